@@ -1,0 +1,41 @@
+# Few verbs. Each works on a bare machine: what it needs, `make setup` installs into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.castor-setup
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: setup demo test test-fast lint bench figures clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Castor needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group lint --group test
+	@touch $@
+
+demo: setup
+	$(BIN)/castor demo --out out/demo
+
+test: setup
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-fast: setup
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/cluster_simulator.py --out out/bench
+
+figures: setup
+	$(BIN)/castor figures --out out/figures
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

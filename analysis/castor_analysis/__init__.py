@@ -1,0 +1,1 @@
+"""Summaries, comparisons, advice and pictures of runs."""

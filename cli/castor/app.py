@@ -1,0 +1,5 @@
+"""The castor command."""
+
+
+def main() -> None:
+    """Run the command line."""

@@ -1,0 +1,1 @@
+"""TOML files become checked values here, once for every room."""

@@ -1,0 +1,1 @@
+"""The cluster simulator: training, checkpoints and recovery driven by failures."""

@@ -1,0 +1,1 @@
+"""Failure traces: the format, importers of public data sets, generators, statistics."""
