@@ -1,5 +1,49 @@
-"""The castor command."""
+"""The castor command: one sub-command a job, errors without tracebacks."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from castor_configs.errors import InputError
+from castor_policy.version import __version__
+
+app = typer.Typer(
+    name="castor",
+    help="Simulate and run training that recovers from in-memory checkpoints.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"castor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Simulate and run training that recovers from in-memory checkpoints."""
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a fault in the input is one clear line on stderr and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"castor: {error}", style="red", markup=False
+        )
+        sys.exit(2)
