@@ -84,4 +84,4 @@ def test_bits_are_the_same_everywhere():
     digest = hashlib.sha256()
     for values in (ieee_math.log(x), ieee_math.exp(-x), ieee_math.normal_quantile(p)):
         digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
-    assert digest.hexdigest() == "GOLDEN"
+    assert digest.hexdigest() == "bbf34fce5f02cbd91e4220113679823f1b0eb45b1152f8d982569067c984e950"
