@@ -1,0 +1,65 @@
+"""The event log's records: one schema, written alike by the simulator and the runtime.
+
+One JSON object a line: `schema`, `time_ns` (integer, from the start of the run), `kind`, and the
+fields of that kind. Readers skip kinds that they do not know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+SCHEMA = 1
+"""Goes up when a field changes its meaning or disappears, not when one is added."""
+
+Value = str | int | float | bool | None | list[int]
+
+
+class EventKind(StrEnum):
+    """What can happen in a run."""
+
+    RUN_STARTED = "run_started"
+    FAILURE = "failure"
+    DETECTED = "detected"
+    PLANNED = "planned"
+    SERIALISED = "serialised"
+    REPLACED = "replaced"
+    RETRIEVED = "retrieved"
+    RESUMED = "resumed"
+    MACHINE_ARRIVED = "machine_arrived"
+    CHECKPOINT_COMPLETED = "checkpoint_completed"
+    RUN_ENDED = "run_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened, `time_ns` after the start of the run."""
+
+    time_ns: int
+    kind: EventKind
+    fields: Mapping[str, Value] = field(default_factory=dict)
+
+    def to_line(self) -> str:
+        """Return the event as one line of JSON, without the line's end."""
+        record = {"schema": SCHEMA, "time_ns": self.time_ns, "kind": str(self.kind), **self.fields}
+        return json.dumps(record, separators=(",", ":"))
+
+
+def parse_line(line: str) -> Event | None:
+    """Read one line; None for a kind that this version does not know.
+
+    Raises:
+        ValueError: the line is no event, or of a newer schema.
+    """
+    record = json.loads(line)
+    if not isinstance(record, dict) or not isinstance(record.get("time_ns"), int):
+        raise ValueError("expected a JSON object with an integer `time_ns`")
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"schema {record.get('schema')!r}; this version reads schema {SCHEMA}")
+    kind = record.get("kind")
+    if kind not in EventKind.__members__.values():
+        return None
+    fields = {k: v for k, v in record.items() if k not in ("schema", "time_ns", "kind")}
+    return Event(record["time_ns"], EventKind(kind), fields)

@@ -1,0 +1,78 @@
+"""The oracle: every iteration and every chunk of every checkpoint is an event of its own.
+
+Only training differs from `castor_sim.simpy_engine`, and none of `castor_sim.path` is used, so
+that the closed form between failures is held against a simulation that does not know it.
+"""
+
+from __future__ import annotations
+
+from castor_sim.simpy_engine import Process, SimpyEngine
+
+CHUNKS = 4
+"""Chunks in which a checkpoint travels; the parts of an iteration, too."""
+
+
+def chunks_ns(total_ns: int, count: int = CHUNKS) -> list[int]:
+    """Cut a time into `count` parts that differ by 1 ns at most and sum to it."""
+    whole, rest = divmod(total_ns, count)
+    return [whole + (index < rest) for index in range(count)]
+
+
+class ExactEngine(SimpyEngine):
+    """The simpy engine with every iteration and chunk simulated one by one."""
+
+    _done = 0
+    _stalled_ns = 0
+    _stall_began_ns = -1
+    _memory_complete = -1
+    _storage_complete = -1
+    _segment = 0
+
+    def training(self) -> Process:
+        """Train iteration by iteration, with the transfers as processes beside it."""
+        profile, env = self.profile, self.env
+        self._segment += 1
+        self._done = self.start
+        self._stalled_ns = 0
+        self._stall_began_ns = -1
+        self._memory_complete = self._storage_complete = -1
+        while True:
+            for chunk_ns in chunks_ns(profile.iteration_ns):
+                yield env.timeout(chunk_ns)
+            self._done += 1
+            if self._done == self.target:
+                return
+            if profile.memory_every and self._done % profile.memory_every == 0:
+                yield from self._stall(profile.memory_stall_ns)
+                env.process(self._transfer(profile.memory_transfer_ns, self._done, memory=True))
+            if profile.storage_every and self._done % profile.storage_every == 0:
+                yield from self._stall(profile.storage_stall_ns)
+                env.process(self._transfer(profile.storage_transfer_ns, self._done, memory=False))
+
+    def _stall(self, stall_ns: int) -> Process:
+        self._stall_began_ns = self.env.now
+        yield self.env.timeout(stall_ns)
+        self._stalled_ns += stall_ns
+        self._stall_began_ns = -1
+
+    def _transfer(self, transfer_ns: int, iteration: int, *, memory: bool) -> Process:
+        segment = self._segment
+        for chunk_ns in chunks_ns(transfer_ns):
+            yield self.env.timeout(chunk_ns)
+            if segment != self._segment or not self._job_trains():
+                return
+        if memory:
+            self._memory_complete = iteration
+        else:
+            self._storage_complete = iteration
+
+    def _job_trains(self) -> bool:
+        return self._phase == 0
+
+    def trained(self, elapsed_ns: int) -> tuple[int, int, int, int]:
+        """Return what was counted one by one; see `SimpyEngine.trained`."""
+        del elapsed_ns
+        stalled_ns = self._stalled_ns
+        if self._stall_began_ns >= 0:
+            stalled_ns += self.env.now - self._stall_began_ns
+        return self._done, stalled_ns, self._memory_complete, self._storage_complete

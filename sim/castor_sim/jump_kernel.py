@@ -1,0 +1,512 @@
+"""The sweep engine's compiled half: from failure to failure, over plain arrays.
+
+The model is `castor_sim.simpy_engine`'s, event for event. The decisions are not written again:
+`assign_sources`, `detection_ns` and the functions of `castor_sim.path` are compiled from the very
+objects that the simpy engine calls (`register_jitable` leaves them as they are).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import register_jitable
+
+from castor_policy import membership, recovery
+from castor_policy.membership import detection_ns
+from castor_policy.recovery import NOTHING, OWN_ONLY, WHOLE, assign_sources
+from castor_sim import path, profile, tally
+from castor_sim.profile import NEVER_NS
+from castor_sim.tally import OWN_MEMORY, PEER, SCRATCH, STORAGE
+
+
+def _cache_folder() -> str:
+    """Name a cache for exactly this source.
+
+    numba looks only at the file of the function it caches, so that a change of the policy that is
+    compiled into it would go unseen; the folder's name carries a digest of all of them.
+    """
+    digest = hashlib.sha256(numba.__version__.encode() + np.__version__.encode())
+    for module in (membership, recovery, path, profile, tally):
+        digest.update(Path(module.__file__).read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(home) / "castor" / "numba" / digest.hexdigest()[:16])
+
+
+numba.config.CACHE_DIR = _cache_folder()
+
+COMPILED_FROM = (
+    assign_sources,
+    detection_ns,
+    path.stalls_ns,
+    path.end_of_iteration_ns,
+    path.iterations_at,
+    path.stalled_ns,
+    path.memory_checkpoint_at,
+    path.storage_checkpoint_at,
+)
+"""The shared functions in this kernel; each is the object that the simpy engine calls."""
+
+for _function in COMPILED_FROM:
+    register_jitable(_function)
+
+iterations_at = path.iterations_at
+stalled_ns = path.stalled_ns
+memory_checkpoint_at = path.memory_checkpoint_at
+storage_checkpoint_at = path.storage_checkpoint_at
+end_of_iteration_ns = path.end_of_iteration_ns
+
+TRAINING, DETECTION, SERIALISATION, REPLACEMENT_WAIT, RETRIEVAL, WARM_UP = range(6)
+
+_FIELDS = [
+    # Progress and phase.
+    "phase", "phase_ns", "phase_end_ns", "start", "segment_ns", "progress_ns", "restored",
+    "iterations", "finished", "now_ns", "struck_ns",
+    # Checkpoints and memory.
+    "memory_iteration", "storage_iteration", "all_memory", "lost", "partial", "whole_ns",
+    "tier", "heaviest",
+    # Machines.
+    "outstanding", "ready_ns", "standbys", "waiting", "queued", "sequence",
+    # Failures of the recovery that is under way, and the next row of the record of sources.
+    "episode_software", "episode_hardware", "recorded",
+    # The tally.
+    "train_ns", "stall_ns", "detection_ns", "serialisation_ns", "replacement_wait_ns",
+    "retrieval_ns", "warm_up_ns", "recoveries", "software_failures", "hardware_failures",
+    "spare_failures", "standby_empty", "own_memory", "peer", "storage", "scratch", "pending",
+]  # fmt: skip
+
+STATE = np.dtype([(name, np.int64) for name in _FIELDS])
+
+FULL = -2
+"""Returned by `advance`: the queue of machines under repair needs more room."""
+
+
+def compiled(function: Any) -> Any:
+    """Compile with numba; the GIL is released, so that replications run on threads."""
+    return numba.njit(cache=True, nogil=True, inline="never")(function)
+
+
+@compiled
+def _become_whole(s, a):  # type: ignore[no-untyped-def]  # numba infers the types
+    for index in range(s.lost):
+        a.memory_state[a.lost[index]] = WHOLE
+    for index in range(s.partial):
+        a.memory_state[a.partial[index]] = WHOLE
+    s.lost = 0
+    s.partial = 0
+    s.all_memory = WHOLE
+    s.whole_ns = NEVER_NS
+
+
+@compiled
+def _settle_training(s, a, p, now_ns):  # type: ignore[no-untyped-def]
+    elapsed_ns = now_ns - s.segment_ns
+    done = iterations_at(p, s.start, elapsed_ns)
+    stalled = stalled_ns(p, s.start, done, elapsed_ns)
+    memory = memory_checkpoint_at(p, s.start, done, elapsed_ns)
+    storage = storage_checkpoint_at(p, s.start, done, elapsed_ns)
+    if memory >= 0:
+        s.memory_iteration = memory
+        _become_whole(s, a)
+    if storage >= 0:
+        s.storage_iteration = storage
+    s.iterations = done
+    s.stall_ns += stalled
+    s.progress_ns = s.start * p.iteration_ns + elapsed_ns - stalled
+
+
+@compiled
+def _book(s, now_ns):  # type: ignore[no-untyped-def]
+    spent_ns = now_ns - s.phase_ns
+    if s.phase == TRAINING:
+        s.train_ns += spent_ns
+    elif s.phase == DETECTION:
+        s.detection_ns += spent_ns
+    elif s.phase == SERIALISATION:
+        s.serialisation_ns += spent_ns
+    elif s.phase == REPLACEMENT_WAIT:
+        s.replacement_wait_ns += spent_ns
+    elif s.phase == RETRIEVAL:
+        s.retrieval_ns += spent_ns
+    else:
+        s.warm_up_ns += spent_ns
+    s.phase_ns = now_ns
+
+
+@compiled
+def _choose(s, a, p, replicas):  # type: ignore[no-untyped-def]
+    s.heaviest = 0
+    if p.memory_every > 0 and s.memory_iteration >= s.storage_iteration and s.all_memory != NOTHING:
+        s.restored = s.memory_iteration
+        if s.lost == 0:
+            s.tier = OWN_MEMORY
+            return
+        if s.all_memory == WHOLE:
+            heaviest = assign_sources(a.lost, s.lost, replicas, a.memory_state, a.load, a.sources)
+            if heaviest > 0:
+                s.heaviest = heaviest
+                s.tier = PEER
+                return
+    s.restored = s.storage_iteration
+    s.tier = STORAGE if s.storage_iteration > 0 else SCRATCH
+
+
+@compiled
+def _retrieved(s, a, p, now_ns):  # type: ignore[no-untyped-def]
+    if p.memory_every == 0:
+        return
+    s.memory_iteration = s.restored
+    if s.tier == STORAGE or s.tier == SCRATCH:
+        _become_whole(s, a)
+        s.all_memory = OWN_ONLY
+    for index in range(s.lost):
+        position = a.lost[index]
+        a.memory_state[position] = OWN_ONLY
+        a.partial[s.partial] = position
+        s.partial += 1
+    s.lost = 0
+    if s.partial > 0 or s.all_memory == OWN_ONLY:
+        s.whole_ns = now_ns + p.replicate_ns
+
+
+@compiled
+def _attribute(s, a, p, tier):  # type: ignore[no-untyped-def]
+    software, hardware = s.episode_software, s.episode_hardware
+    software_source = tier
+    hardware_source = tier
+    if tier == OWN_MEMORY or tier == PEER:
+        software_source = PEER if p.memory_in_trainer else OWN_MEMORY
+        hardware_source = PEER
+    for source, count in ((software_source, software), (hardware_source, hardware)):
+        if source == OWN_MEMORY:
+            s.own_memory += count
+        elif source == PEER:
+            s.peer += count
+        elif source == STORAGE:
+            s.storage += count
+        elif source == SCRATCH:
+            s.scratch += count
+        else:
+            s.pending += count
+    if len(a.record) > 0:
+        for index in range(s.recorded - software - hardware, s.recorded):
+            a.record[index] = hardware_source if a.record[index] else software_source
+    s.episode_software = 0
+    s.episode_hardware = 0
+
+
+@compiled
+def _enter_training(s, p, now_ns, target):  # type: ignore[no-untyped-def]
+    s.phase = TRAINING
+    s.segment_ns = now_ns
+    s.phase_end_ns = NEVER_NS
+    if target > 0:
+        s.phase_end_ns = now_ns + end_of_iteration_ns(p, s.start, target)
+
+
+@compiled
+def _next_phase(s, a, p, replicas, target):  # type: ignore[no-untyped-def]
+    """Go from the phase that ends now to the next; a wait for machines has no end of its own."""
+    now_ns = s.phase_end_ns
+    _book(s, now_ns)
+    if s.phase == TRAINING:
+        s.finished = 1
+        s.now_ns = now_ns
+    elif s.phase == DETECTION:
+        _choose(s, a, p, replicas)
+        s.phase = SERIALISATION
+        in_memory = s.tier == OWN_MEMORY or s.tier == PEER
+        s.phase_end_ns = now_ns + (p.serialise_ns if in_memory else 0)
+    elif s.phase == SERIALISATION:
+        s.phase = REPLACEMENT_WAIT
+        s.phase_end_ns = NEVER_NS
+    elif s.phase == RETRIEVAL:
+        _retrieved(s, a, p, now_ns)
+        s.phase = WARM_UP
+        s.phase_end_ns = now_ns + p.warm_up_ns
+    else:
+        s.recoveries += 1
+        _attribute(s, a, p, s.tier)
+        s.progress_ns = s.restored * p.iteration_ns
+        s.start = s.restored
+        _enter_training(s, p, now_ns, target)
+
+
+@compiled
+def _end_wait(s, p, now_ns):  # type: ignore[no-untyped-def]
+    _book(s, now_ns)
+    s.phase = RETRIEVAL
+    if s.tier == STORAGE:
+        s.all_memory = NOTHING
+        s.phase_end_ns = now_ns + p.retrieve_storage_ns
+    elif s.tier == SCRATCH:
+        s.all_memory = NOTHING
+        s.phase_end_ns = now_ns
+    else:
+        s.phase_end_ns = now_ns + max(p.retrieve_own_ns, s.heaviest * p.retrieve_peer_ns)
+
+
+@compiled
+def _push(s, a, time_ns, machine):  # type: ignore[no-untyped-def]
+    """Queue an arrival; the queue is a binary heap by (time, order of request)."""
+    child = s.queued
+    s.queued += 1
+    sequence = s.sequence
+    s.sequence += 1
+    while child > 0:
+        parent = (child - 1) // 2
+        if a.queue_ns[parent] <= time_ns:
+            break
+        a.queue_ns[child] = a.queue_ns[parent]
+        a.queue_order[child] = a.queue_order[parent]
+        a.queue_machine[child] = a.queue_machine[parent]
+        child = parent
+    a.queue_ns[child] = time_ns
+    a.queue_order[child] = sequence
+    a.queue_machine[child] = machine
+
+
+@compiled
+def _before(a, left, right):  # type: ignore[no-untyped-def]
+    if a.queue_ns[left] != a.queue_ns[right]:
+        return a.queue_ns[left] < a.queue_ns[right]
+    return a.queue_order[left] < a.queue_order[right]
+
+
+@compiled
+def _pop(s, a):  # type: ignore[no-untyped-def]
+    s.queued -= 1
+    last = s.queued
+    a.queue_ns[0] = a.queue_ns[last]
+    a.queue_order[0] = a.queue_order[last]
+    a.queue_machine[0] = a.queue_machine[last]
+    parent = 0
+    while True:
+        child = 2 * parent + 1
+        if child >= last:
+            return
+        if child + 1 < last and _before(a, child + 1, child):
+            child += 1
+        if not _before(a, child, parent):
+            return
+        for queue in (a.queue_ns, a.queue_order, a.queue_machine):
+            queue[parent], queue[child] = queue[child], queue[parent]
+        parent = child
+
+
+@compiled
+def _arrive(s, a, o):  # type: ignore[no-untyped-def]
+    """The earliest machine of the queue is there: a replacement, or one back from repair."""
+    now_ns, machine = a.queue_ns[0], a.queue_machine[0]
+    _pop(s, a)
+    if o.fleet == 0:
+        s.outstanding -= 1
+        return
+    if a.down[machine] == 0 or a.back_ns[machine] != now_ns:
+        return
+    a.down[machine] = 0
+    if s.waiting > 0:
+        a.position_of[machine] = a.waiting[0]
+        s.waiting -= 1
+        for index in range(s.waiting):
+            a.waiting[index] = a.waiting[index + 1]
+    else:
+        a.standbys[s.standbys] = machine
+        s.standbys += 1
+
+
+@compiled
+def _vacant(s, o):  # type: ignore[no-untyped-def]
+    return s.waiting > 0 if o.fleet > 0 else s.outstanding > o.standbys
+
+
+@compiled
+def _run_until(s, a, p, o, replicas, until_ns, target):  # type: ignore[no-untyped-def]
+    """Let everything end that ends by `until_ns`: machines arrive first, then phases end."""
+    while s.finished == 0:
+        phase_end_ns = s.phase_end_ns
+        if s.phase == REPLACEMENT_WAIT and not _vacant(s, o):
+            phase_end_ns = max(s.ready_ns, s.phase_ns, s.now_ns)
+        arrival_ns = a.queue_ns[0] if s.queued > 0 else NEVER_NS
+        if arrival_ns <= phase_end_ns:
+            if arrival_ns > until_ns:
+                return
+            s.now_ns = arrival_ns
+            _arrive(s, a, o)
+        else:
+            if phase_end_ns > until_ns:
+                return
+            s.now_ns = phase_end_ns
+            if s.phase == REPLACEMENT_WAIT:
+                _end_wait(s, p, phase_end_ns)
+            else:
+                _next_phase(s, a, p, replicas, target)
+
+
+@compiled
+def _lose_cloud(s, a, o, restore_ns, detected_ns):  # type: ignore[no-untyped-def]
+    arrival_ns = detected_ns + restore_ns
+    if s.outstanding < o.standbys:
+        s.ready_ns = max(s.ready_ns, detected_ns + o.activation_ns)
+    else:
+        s.standby_empty += 1
+        if o.dedicated:
+            s.ready_ns = max(s.ready_ns, arrival_ns)
+            return
+    s.outstanding += 1
+    _push(s, a, arrival_ns, 0)
+
+
+@compiled
+def _lose_fleet(s, a, o, machine, now_ns, restore_ns, detected_ns):  # type: ignore[no-untyped-def]
+    back_ns = now_ns + restore_ns
+    position = a.position_of[machine]
+    if a.down[machine]:
+        if back_ns <= a.back_ns[machine]:
+            return -1
+    else:
+        a.down[machine] = 1
+        if position < 0:
+            index = 0
+            while a.standbys[index] != machine:
+                index += 1
+            s.standbys -= 1
+            for later in range(index, s.standbys):
+                a.standbys[later] = a.standbys[later + 1]
+        else:
+            a.position_of[machine] = -1
+            if s.standbys > 0:
+                a.position_of[a.standbys[0]] = position
+                s.standbys -= 1
+                for index in range(s.standbys):
+                    a.standbys[index] = a.standbys[index + 1]
+                s.ready_ns = max(s.ready_ns, detected_ns + o.activation_ns)
+            else:
+                s.standby_empty += 1
+                a.waiting[s.waiting] = position
+                s.waiting += 1
+    a.back_ns[machine] = back_ns
+    _push(s, a, back_ns, machine)
+    return position
+
+
+@compiled
+def _lose_memory(s, a, position):  # type: ignore[no-untyped-def]
+    memory = a.memory_state[position]
+    if memory == NOTHING:
+        return
+    if memory == OWN_ONLY:
+        index = 0
+        while a.partial[index] != position:
+            index += 1
+        s.partial -= 1
+        for later in range(index, s.partial):
+            a.partial[later] = a.partial[later + 1]
+    a.memory_state[position] = NOTHING
+    a.lost[s.lost] = position
+    s.lost += 1
+
+
+@compiled
+def _leave_phase(s, a, p, now_ns):  # type: ignore[no-untyped-def]
+    if s.phase == TRAINING:
+        _settle_training(s, a, p, now_ns)
+    if s.whole_ns <= now_ns:
+        _become_whole(s, a)
+    s.whole_ns = NEVER_NS
+    _book(s, now_ns)
+
+
+@compiled
+def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):  # type: ignore[no-untyped-def]
+    """Let one failure strike; those of one instant strike in turn, with no time between them."""
+    position = machine
+    if hardware:
+        if o.fleet > 0:
+            position = _lose_fleet(s, a, o, machine, now_ns, restore_ns, detected_ns)
+        else:
+            _lose_cloud(s, a, o, restore_ns, detected_ns)
+    elif o.fleet > 0:
+        position = a.position_of[machine]
+    if position < 0:
+        s.spare_failures += 1
+        return
+    if s.phase != DETECTION or s.phase_ns != now_ns:
+        _leave_phase(s, a, p, now_ns)
+        s.phase = DETECTION
+    if hardware:
+        s.hardware_failures += 1
+        s.episode_hardware += 1
+    else:
+        s.software_failures += 1
+        s.episode_software += 1
+    if len(a.record) > 0:
+        a.record[s.recorded] = 1 if hardware else 0
+        s.recorded += 1
+    if hardware or p.memory_in_trainer:
+        _lose_memory(s, a, position)
+    s.phase_end_ns = detected_ns
+
+
+@compiled
+def advance(
+    s_array, a, p, o, replicas, times, machines, hardware, restore, first, horizon_ns, target
+):  # type: ignore[no-untyped-def]
+    """Run through the failures from row `first`; return the row to go on from, or FULL rows.
+
+    Returns len(times) when the block is used up or the run has ended. Returns `FULL - row` when
+    the queue has no room for the failures of `row`: call again with larger arrays from `row`.
+    """
+    s = s_array[0]
+    row = first
+    count = len(times)
+    while row < count:
+        now_ns = times[row]
+        if now_ns >= horizon_ns:
+            return count
+        if now_ns != s.struck_ns:
+            _run_until(s, a, p, o, replicas, now_ns, target)
+            if s.finished:
+                return count
+        if s.queued + 1 >= len(a.queue_ns):
+            return FULL - row
+        detected = detection_ns(now_ns, o.heartbeat_ns, o.poll_ns, o.misses)
+        _strike(s, a, p, o, now_ns, machines[row], hardware[row] != 0, restore[row], detected)
+        s.struck_ns = now_ns
+        s.now_ns = now_ns
+        row += 1
+    return count
+
+
+@compiled
+def finish(s_array, a, p, o, replicas, horizon_ns, target):  # type: ignore[no-untyped-def]
+    """Run to the horizon or the target and close the books; return (wall, useful) in ns."""
+    s = s_array[0]
+    _run_until(s, a, p, o, replicas, horizon_ns, target)
+    end_ns = s.now_ns if s.finished else horizon_ns
+    if s.finished == 0:
+        _book(s, end_ns)
+    if s.phase == TRAINING:
+        _settle_training(s, a, p, end_ns)
+        return end_ns, s.progress_ns
+    if s.phase == DETECTION:
+        _choose(s, a, p, replicas)
+    s.iterations = s.restored
+    _attribute(s, a, p, 4)
+    return end_ns, s.restored * p.iteration_ns
+
+
+@compiled
+def begin(s_array, p, target):  # type: ignore[no-untyped-def]
+    """Set the run to its start: nothing trained, nothing checkpointed."""
+    s = s_array[0]
+    s.all_memory = NOTHING
+    s.whole_ns = NEVER_NS
+    s.tier = SCRATCH
+    s.struck_ns = -1
+    _enter_training(s, p, 0, target)

@@ -1,0 +1,455 @@
+"""The cluster under failures as simpy processes: training, detection, replacement, recovery.
+
+Ties at one instant are settled by one rule: whatever ends at time t (an iteration, a checkpoint,
+a repair, a recovery phase) has ended before a failure at t strikes, failures at t strike
+together, and the run ends after both. The engines of `castor_sim.jump_engine` and
+`castor_sim.exact_engine` hold to it too.
+
+Training between two failures is closed form (`castor_sim.path`), so cost follows failures.
+docs/simulator.md states the model in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from enum import IntEnum
+
+import simpy
+from simpy.events import Event as SimpyEvent
+
+from castor_policy.events import Event, EventKind, Value
+from castor_policy.membership import detection_ns
+from castor_policy.recovery import NOTHING, OWN_ONLY, WHOLE, assign_sources
+from castor_sim import path
+from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
+from castor_sim.profile import NEVER_NS, Profile
+from castor_sim.strikes import Strikes
+from castor_sim.tally import (
+    HARDWARE,
+    OWN_MEMORY,
+    PEER,
+    PENDING,
+    SCRATCH,
+    SOFTWARE,
+    SOURCE_NAMES,
+    STORAGE,
+    Operations,
+    Tally,
+)
+
+Process = Generator[SimpyEvent, None, None]
+Batch = tuple[int, list[tuple[int, int, int]]]
+
+STRIKES_LAST = 2
+"""simpy's priorities are 0 (urgent) and 1 (normal); failures come after both."""
+
+RUN_ENDS = 3
+
+
+class Phase(IntEnum):
+    """What the job is doing; each has a bucket of its own."""
+
+    TRAINING = 0
+    DETECTION = 1
+    SERIALISATION = 2
+    REPLACEMENT_WAIT = 3
+    RETRIEVAL = 4
+    WARM_UP = 5
+
+
+class LateEvent(SimpyEvent):
+    """A timeout that is processed after all normal events of its instant."""
+
+    def __init__(self, env: simpy.Environment, delay_ns: int, priority: int) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        env.schedule(self, priority=priority, delay=delay_ns)
+
+
+def batches(strikes: Iterable[Strikes], horizon_ns: int) -> Iterator[Batch]:
+    """Group failures by instant: (time, [(machine, hardware, restore_ns), ...]) up to the horizon."""
+    time_ns = -1
+    members: list[tuple[int, int, int]] = []
+    for block in strikes:
+        rows = zip(
+            block.time_ns.tolist(),
+            block.machine.tolist(),
+            block.hardware.tolist(),
+            block.restore_ns.tolist(),
+            strict=True,
+        )
+        for at_ns, machine, hardware, restore_ns in rows:
+            if at_ns != time_ns:
+                if members:
+                    yield time_ns, members
+                if at_ns >= horizon_ns:
+                    return
+                time_ns, members = at_ns, []
+            members.append((machine, hardware, restore_ns))
+    if members:
+        yield time_ns, members
+
+
+class SimpyEngine:
+    """One run of one strategy; `run` returns its tally.
+
+    Args:
+        profile: the strategy's figures.
+        operations: how the cluster is operated.
+        replicas: for each position, the positions that hold its shard, itself first.
+        strikes: the failures in order of time.
+        horizon_ns: the run ends here at the latest.
+        target_iterations: the run ends with this iteration, if not 0.
+        observe: called with each event, if given.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        operations: Operations,
+        replicas: Sequence[Sequence[int]],
+        strikes: Iterable[Strikes],
+        *,
+        horizon_ns: int = NEVER_NS,
+        target_iterations: int = 0,
+        observe: Callable[[Event], None] | None = None,
+        record_sources: bool = False,
+    ) -> None:
+        self.env = simpy.Environment(initial_time=0)
+        self.profile = profile
+        self.operations = operations
+        self.replicas = replicas
+        self.target = target_iterations
+        self.tally = Tally()
+        self.sources: list[int] | None = [] if record_sources else None
+        self._strikes = strikes
+        self._horizon_ns = horizon_ns
+        self._observe = observe
+        self._arrival: SimpyEvent | None = None
+        kind = FleetMachines if operations.fleet else CloudMachines
+        self._machines: Machines = kind(self.env, operations, self._machine_arrived)
+        # Progress. `start` is the iteration that this segment of training began from.
+        self.start = 0
+        self.segment_ns = 0
+        self._phase = Phase.TRAINING
+        self._phase_ns = 0
+        self._phase_total_ns = [0] * len(Phase)
+        self._progress_ns = 0
+        self._restored = 0
+        # Checkpoints: the newest complete one of each tier, and what is whole in memory.
+        self._memory_iteration = 0
+        self._storage_iteration = 0
+        self._all_memory = NOTHING
+        self._memory_state = [WHOLE] * operations.positions
+        self._lost: list[int] = []
+        self._partial: list[int] = []
+        self._whole_ns = NEVER_NS
+        self._load = [0] * operations.positions
+        self._detected_ns = 0
+        self._tier = SCRATCH
+        self._heaviest = 0
+        self._episode: list[int] = []
+
+    def run(self) -> Tally:
+        """Run to the horizon or the target; return what it came to."""
+        self._emit(EventKind.RUN_STARTED, positions=self.operations.positions)
+        finished = self.env.event()
+        self._job = self.env.process(self._train_and_recover(finished))
+        self.env.process(self._strike_all())
+        if self._horizon_ns < NEVER_NS:
+            LateEvent(self.env, self._horizon_ns, RUN_ENDS).callbacks.append(
+                lambda _event: None if finished.triggered else finished.succeed()
+            )
+        self.env.run(until=finished)
+        self._finish()
+        return self.tally
+
+    # ------------------------------------------------------------------ training
+
+    def training(self) -> Process:
+        """Train from `start` until a failure interrupts; return when the target is reached."""
+        if self.target:
+            end_ns = path.end_of_iteration_ns(self.profile, self.start, self.target)
+            yield self.env.timeout(end_ns)
+        else:
+            yield self.env.event()
+
+    def trained(self, elapsed_ns: int) -> tuple[int, int, int, int]:
+        """Return, `elapsed_ns` into this segment: the last iteration that ended, the time
+        stalled, and the newest complete memory and storage checkpoints (-1: none in it).
+        """
+        profile, start = self.profile, self.start
+        done = path.iterations_at(profile, start, elapsed_ns)
+        return (
+            done,
+            path.stalled_ns(profile, start, done, elapsed_ns),
+            path.memory_checkpoint_at(profile, start, done, elapsed_ns),
+            path.storage_checkpoint_at(profile, start, done, elapsed_ns),
+        )
+
+    def _train_and_recover(self, finished: SimpyEvent) -> Process:
+        while True:
+            try:
+                yield from self.training()
+                if not finished.triggered:
+                    finished.succeed()
+                return
+            except simpy.Interrupt:
+                pass
+            while True:
+                try:
+                    yield from self._recover()
+                    break
+                except simpy.Interrupt:
+                    continue
+
+    def _settle_training(self) -> None:
+        """Book the training since the segment began; note which checkpoints it completed."""
+        elapsed_ns = self.env.now - self.segment_ns
+        done, stalled_ns, memory, storage = self.trained(elapsed_ns)
+        if memory >= 0:
+            self._memory_iteration = memory
+            self._become_whole()
+        if storage >= 0:
+            self._storage_iteration = storage
+        self.tally.iterations = done
+        self.tally.checkpoint_stall_ns += stalled_ns
+        self._progress_ns = self.start * self.profile.iteration_ns + elapsed_ns - stalled_ns
+
+    # ------------------------------------------------------------------ failures
+
+    def _strike_all(self) -> Process:
+        for time_ns, members in batches(self._strikes, self._horizon_ns):
+            yield LateEvent(self.env, time_ns - self.env.now, STRIKES_LAST)
+            self._strike(members)
+
+    def _strike(self, members: list[tuple[int, int, int]]) -> None:
+        """Let all failures of this instant strike at once."""
+        operations, now_ns = self.operations, self.env.now
+        machines = self._machines
+        detected_ns = detection_ns(
+            now_ns, operations.heartbeat_ns, operations.poll_ns, operations.misses
+        )
+        struck = False
+        for machine, hardware, restore_ns in members:
+            if hardware:
+                position = machines.lose(machine, restore_ns, detected_ns)
+            else:
+                position = machines.position(machine)
+            if position == OUTSIDE:
+                self.tally.spare_failures += 1
+                continue
+            if not struck:
+                self._leave_phase()
+                struck = True
+            self._count(hardware)
+            if hardware or self.profile.memory_in_trainer:
+                self._lose_memory(position)
+            if self._observe:
+                kind = "hardware" if hardware else "software"
+                self._emit(EventKind.FAILURE, machine=machine, position=position, failure=kind)
+        if struck:
+            self._detected_ns = detected_ns
+            self._enter(Phase.DETECTION)
+            self._job.interrupt()
+
+    def _count(self, hardware: int) -> None:
+        if hardware:
+            self.tally.hardware_failures += 1
+        else:
+            self.tally.software_failures += 1
+        self._episode.append(HARDWARE if hardware else SOFTWARE)
+
+    def _lose_memory(self, position: int) -> None:
+        state = self._memory_state[position]
+        if state == NOTHING:
+            return
+        if state == OWN_ONLY:
+            self._partial.remove(position)
+        self._memory_state[position] = NOTHING
+        self._lost.append(position)
+
+    def _become_whole(self) -> None:
+        for position in self._lost:
+            self._memory_state[position] = WHOLE
+        for position in self._partial:
+            self._memory_state[position] = WHOLE
+        self._lost.clear()
+        self._partial.clear()
+        self._all_memory = WHOLE
+        self._whole_ns = NEVER_NS
+
+    # ------------------------------------------------------------------ phases
+
+    def _leave_phase(self) -> None:
+        """Close the phase that runs now; replication in the background stops with it."""
+        now_ns = self.env.now
+        if self._phase == Phase.TRAINING:
+            self._settle_training()
+        if self._whole_ns <= now_ns:
+            self._become_whole()
+        self._whole_ns = NEVER_NS
+        self._phase_total_ns[self._phase] += now_ns - self._phase_ns
+        self._phase_ns = now_ns
+
+    def _enter(self, phase: Phase) -> None:
+        now_ns = self.env.now
+        self._phase_total_ns[self._phase] += now_ns - self._phase_ns
+        self._phase = phase
+        self._phase_ns = now_ns
+
+    def _machine_arrived(self) -> None:
+        if self._arrival is not None:
+            self._arrival.succeed()
+            self._arrival = None
+
+    def _recover(self) -> Process:
+        env, profile = self.env, self.profile
+        yield env.timeout(self._detected_ns - env.now)
+        self._plan()
+        self._enter(Phase.SERIALISATION)
+        if self._tier in (OWN_MEMORY, PEER):
+            yield env.timeout(profile.serialise_ns)
+        self._enter(Phase.REPLACEMENT_WAIT)
+        yield from self._replacement()
+        self._enter(Phase.RETRIEVAL)
+        if self._tier in (STORAGE, SCRATCH):
+            # What memory holds is of other iterations and is overwritten from here on.
+            self._all_memory = NOTHING
+        yield env.timeout(self._retrieval_ns())
+        self._retrieved()
+        self._enter(Phase.WARM_UP)
+        yield env.timeout(profile.warm_up_ns)
+        self._resume()
+
+    def _plan(self) -> None:
+        """Choose iteration and tier by the shared policy."""
+        self._restored, self._tier, self._heaviest = self._choose()
+        if self._observe:
+            self._emit(EventKind.DETECTED)
+            self._emit(
+                EventKind.PLANNED,
+                iteration=self._restored,
+                tier=SOURCE_NAMES[self._tier],
+                lost=len(self._lost),
+            )
+
+    def _choose(self) -> tuple[int, int, int]:
+        usable = self.profile.memory_every > 0 and self._memory_iteration >= self._storage_iteration
+        if usable and self._all_memory != NOTHING:
+            if not self._lost:
+                return self._memory_iteration, OWN_MEMORY, 0
+            if self._all_memory == WHOLE:
+                sources = [0] * len(self._lost)
+                heaviest = assign_sources(
+                    self._lost,
+                    len(self._lost),
+                    self.replicas,
+                    self._memory_state,
+                    self._load,
+                    sources,
+                )
+                if heaviest > 0:
+                    return self._memory_iteration, PEER, heaviest
+        if self._storage_iteration > 0:
+            return self._storage_iteration, STORAGE, 0
+        return 0, SCRATCH, 0
+
+    def _replacement(self) -> Process:
+        machines, env = self._machines, self.env
+        while True:
+            if machines.vacant():
+                self._arrival = env.event()
+                yield self._arrival
+            elif machines.ready_ns > env.now:
+                yield env.timeout(machines.ready_ns - env.now)
+            else:
+                return
+
+    def _retrieval_ns(self) -> int:
+        profile = self.profile
+        if self._tier == STORAGE:
+            return profile.retrieve_storage_ns
+        if self._tier == SCRATCH:
+            return 0
+        return max(profile.retrieve_own_ns, self._heaviest * profile.retrieve_peer_ns)
+
+    def _retrieved(self) -> None:
+        """Every rank has its shard; replicas of others follow in the background."""
+        if self.profile.memory_every == 0:
+            return
+        self._memory_iteration = self._restored
+        if self._tier in (STORAGE, SCRATCH):
+            self._become_whole()
+            self._all_memory = OWN_ONLY
+        for position in self._lost:
+            self._memory_state[position] = OWN_ONLY
+        self._partial.extend(self._lost)
+        self._lost.clear()
+        if self._partial or self._all_memory == OWN_ONLY:
+            self._whole_ns = self.env.now + self.profile.replicate_ns
+        if self._observe:
+            self._emit(EventKind.RETRIEVED, iteration=self._restored)
+
+    def _resume(self) -> None:
+        kept_ns = self._restored * self.profile.iteration_ns
+        if self._observe:
+            self._emit(
+                EventKind.RESUMED,
+                iteration=self._restored,
+                tier=SOURCE_NAMES[self._tier],
+                lost_progress_ns=self._progress_ns - kept_ns,
+            )
+        self.tally.recoveries += 1
+        self._attribute(self._tier)
+        self._progress_ns = kept_ns
+        self.start = self._restored
+        self._enter(Phase.TRAINING)
+        self.segment_ns = self.env.now
+
+    def _attribute(self, tier: int) -> None:
+        """Count each failure of this episode by what it was recovered from."""
+        tally = self.tally
+        for kind in self._episode:
+            source = tier
+            if tier in (OWN_MEMORY, PEER):
+                in_memory = kind == SOFTWARE and not self.profile.memory_in_trainer
+                source = OWN_MEMORY if in_memory else PEER
+            name = f"recovered_{SOURCE_NAMES[source]}"
+            setattr(tally, name, getattr(tally, name) + 1)
+            if self.sources is not None:
+                self.sources.append(source)
+        self._episode.clear()
+
+    # ------------------------------------------------------------------ the end
+
+    def _finish(self) -> None:
+        tally, now_ns = self.tally, self.env.now
+        phase = self._phase
+        self._enter(phase)
+        if phase == Phase.TRAINING:
+            self._settle_training()
+            tally.useful_ns = self._progress_ns
+        else:
+            if phase == Phase.DETECTION:
+                self._restored, self._tier, self._heaviest = self._choose()
+            tally.useful_ns = self._restored * self.profile.iteration_ns
+            tally.iterations = self._restored
+            self._attribute(PENDING)
+        total = self._phase_total_ns
+        tally.wall_ns = now_ns
+        trained_ns = total[Phase.TRAINING] - tally.checkpoint_stall_ns
+        tally.lost_progress_ns = trained_ns - tally.useful_ns
+        tally.detection_ns = total[Phase.DETECTION]
+        tally.serialisation_ns = total[Phase.SERIALISATION]
+        tally.replacement_wait_ns = total[Phase.REPLACEMENT_WAIT]
+        tally.retrieval_ns = total[Phase.RETRIEVAL]
+        tally.warm_up_ns = total[Phase.WARM_UP]
+        tally.standby_empty = self._machines.standby_empty
+        self._emit(EventKind.RUN_ENDED, iteration=tally.iterations)
+        tally.check()
+
+    def _emit(self, kind: EventKind, **fields: Value) -> None:
+        if self._observe:
+            self._observe(Event(self.env.now, kind, fields))

@@ -1,0 +1,106 @@
+"""What a simulated run came to: integers, so that the parts sum to the whole exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+SOFTWARE = 0
+HARDWARE = 1
+
+OWN_MEMORY = 0
+PEER = 1
+STORAGE = 2
+SCRATCH = 3
+PENDING = 4
+"""The run ended before training resumed."""
+
+SOURCE_NAMES = ("own_memory", "peer", "storage", "scratch", "pending")
+
+WASTE_PARTS = (
+    "lost_progress",
+    "checkpoint_stall",
+    "detection",
+    "serialisation",
+    "replacement_wait",
+    "retrieval",
+    "warm_up",
+)
+"""The parts of wasted time, in the order in which a failure brings them about."""
+
+
+class Operations(NamedTuple):
+    """How the cluster is operated; times in ns. A named tuple of integers, for numba.
+
+    Attributes:
+        positions: machines that the job needs (N).
+        fleet: 0: machines come from a cloud provider, and a failure names a position of the job.
+            Otherwise the number of physical machines: a failure names a machine, which returns
+            after its repair, and the fleet's spare machines are the standbys.
+        standbys: cloud only: machines kept ready beyond the job's own.
+        dedicated: cloud only: 1: a failure that finds no standby waits for a machine requested
+            for it alone; 0: for whichever requested machine comes first.
+        activation_ns: from detection until a standby has taken over the rank.
+        heartbeat_ns, poll_ns, misses: see `castor_policy.membership.detection_ns`.
+    """
+
+    positions: int
+    fleet: int = 0
+    standbys: int = 0
+    dedicated: int = 0
+    activation_ns: int = 0
+    heartbeat_ns: int = 0
+    poll_ns: int = 0
+    misses: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """The integers that every engine must agree on.
+
+    Times in ns. `useful_ns` is the training time of the iterations that were kept (an iteration
+    cut off by the end of the run counts as far as it came); the other times are wasted, and all
+    of them sum to `wall_ns`. `recovered_*` count failures by what their recovery loaded from:
+    a recovery from memory counts its software failures as `own_memory`, its lost machines as
+    `peer`; one from storage counts all of its failures as `storage`.
+
+    `spare_failures` hit machines that did not work for the job; `standby_empty` counts lost
+    machines for which no standby was ready. `recoveries` counts resumptions of training.
+    """
+
+    wall_ns: int = 0
+    useful_ns: int = 0
+    lost_progress_ns: int = 0
+    checkpoint_stall_ns: int = 0
+    detection_ns: int = 0
+    serialisation_ns: int = 0
+    replacement_wait_ns: int = 0
+    retrieval_ns: int = 0
+    warm_up_ns: int = 0
+    iterations: int = 0
+    recoveries: int = 0
+    software_failures: int = 0
+    hardware_failures: int = 0
+    spare_failures: int = 0
+    standby_empty: int = 0
+    recovered_own_memory: int = 0
+    recovered_peer: int = 0
+    recovered_storage: int = 0
+    recovered_scratch: int = 0
+    recovered_pending: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return every figure by its name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def wasted_ns(self) -> int:
+        """Return the sum of all wasted time."""
+        return sum(getattr(self, f"{part}_ns") for part in WASTE_PARTS)
+
+    def check(self) -> None:
+        """Raise AssertionError unless the parts sum to the whole and every failure is counted."""
+        total = self.useful_ns + self.wasted_ns()
+        assert total == self.wall_ns, f"parts sum to {total} ns, wall time is {self.wall_ns} ns"
+        recovered = sum(getattr(self, f"recovered_{name}") for name in SOURCE_NAMES)
+        failures = self.software_failures + self.hardware_failures
+        assert recovered == failures, f"{failures} failures, {recovered} accounted for"
