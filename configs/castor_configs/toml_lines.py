@@ -63,11 +63,11 @@ def parse_key(written: str) -> tuple[str, ...]:
     Raises:
         ValueError: it is no TOML key.
     """
+    if "\n" in written:
+        raise ValueError("a key stands on one line")
     document: object = tomllib.loads(f"{written} = 0")
     names: list[str] = []
     while isinstance(document, dict):
-        if len(document) != 1:
-            raise ValueError("more than one key")
         name, document = next(iter(document.items()))
         names.append(name)
     return tuple(names)
