@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from castor.commands.interval import interval
 from castor_configs.errors import InputError
 from castor_policy.version import __version__
 
@@ -36,6 +37,9 @@ def root(
     ] = False,
 ) -> None:
     """Simulate and run training that recovers from in-memory checkpoints."""
+
+
+app.command()(interval)
 
 
 def main() -> None:
