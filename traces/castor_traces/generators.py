@@ -49,7 +49,7 @@ DAY_NS: Final = 86_400 * 10**9
 _FIXED_POINT: Final = 2.0**32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PoissonFailures:
     """Every machine fails as a Poisson process; all of them superposed in one stream.
 
@@ -116,7 +116,7 @@ class PoissonFailures:
             yield marker.block(times, machines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RegularFailures:
     """Exactly F failures a day: one in each slot of 1/F day, uniform within it, on any machine.
 
@@ -174,7 +174,7 @@ class RegularFailures:
             start_ns += rows * slot_ns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class EarlyFailures:
     """Infant mortality of a new cluster: failures that grow rarer (or more frequent) with age.
 
@@ -251,7 +251,7 @@ class EarlyFailures:
             rows = min(BLOCK_ROWS, rows * 4)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DomainFailures:
     """Failure domains (racks, switches, power feeds) that go down whole, as Poisson processes.
 

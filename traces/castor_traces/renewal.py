@@ -123,7 +123,7 @@ class _Machines:
         return marked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RenewalFailures:
     """Every machine fails by gaps drawn anew each time, independent of all other machines.
 
