@@ -21,7 +21,7 @@ def dump_toml(model: BaseModel) -> str:
     Raises:
         ValueError: the model has something that TOML cannot hold, so it would not load as equal.
     """
-    data = model.model_dump(mode="json", exclude_none=True)
+    data = model.model_dump(mode="json", exclude_none=True, by_alias=True)
     text = "\n".join(_table_lines(data, ())).strip("\n") + "\n"
     again = type(model).model_validate(tomllib.loads(text))
     if again != model:

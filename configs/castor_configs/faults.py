@@ -115,7 +115,7 @@ def _refused_value(kind: str, details: ErrorDetails, value: object) -> str:
         return _not_a_choice(context, value)
     if kind in _LIMITS:
         word, limit = _LIMITS[kind]
-        return f"expected a value {word} {_shown(context[limit])}, not {_shown(value)}"
+        return f"expected a value {word} {context[limit]:g}, not {_shown(value)}"
     if kind in ("string_too_short", "too_short") and context.get("min_length") == 1:
         return "must not be empty"
     if expected := _EXPECTED_TYPES.get(re.sub(r"_(type|parsing|from_float)$", "", kind)):
@@ -191,8 +191,6 @@ def _shown(value: object) -> str:
         return "nothing"
     if isinstance(value, str):
         return f'"{value}"' if len(value) <= 80 else f'"{value[:77]}..."'
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
     return _KIND_NAMES.get(type(value).__name__, str(value).lower())
 
 
@@ -203,10 +201,7 @@ def _fields(
     models = [model_class]
     for step in path:
         annotations = [
-            field.annotation
-            for model in models
-            for name, field in model.model_fields.items()
-            if name == step
+            field.annotation for model in models for name, field in _keys(model) if name == step
         ]
         data = _value_at(data, (step,))
         models = [
@@ -215,7 +210,11 @@ def _fields(
             for model in _models_in(annotation)
             if _may_be(model, data)
         ]
-    return [item for model in models for item in model.model_fields.items()]
+    return [item for model in models for item in _keys(model)]
+
+
+def _keys(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    return [(field.alias or name, field) for name, field in model.model_fields.items()]
 
 
 def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
@@ -236,7 +235,7 @@ def _may_be(model: type[BaseModel], data: object) -> bool:
     """Whether `data` contradicts none of the model's literal fields, such as a union's tag."""
     if not isinstance(data, dict):
         return True
-    for name, field in model.model_fields.items():
+    for name, field in _keys(model):
         literal = get_origin(field.annotation) is Literal
         if literal and name in data and data[name] not in get_args(field.annotation):
             return False

@@ -41,7 +41,7 @@ def find_config(
             if (base / path).is_file():
                 return base / path
     folders = list(_folders(kind, relative_to))
-    looks_like_a_path = len(path.parts) != 1 or path.suffix == ".toml"
+    looks_like_a_path = len(path.parts) > 1 or path.suffix == ".toml"
     if not looks_like_a_path:
         for folder in folders:
             if (found := folder / f"{written}.toml").is_file():
@@ -49,11 +49,9 @@ def find_config(
     names = available_configs(kind, relative_to=relative_to)
     near = nearest_name(path.stem, names)
     hint = f"; did you mean `{near}`?" if near else ""
-    available = f"available: {', '.join(names)}" if names else "none is available by name"
+    available = f"available: {', '.join(names)}, or" if names else "expected"
     what = "no such file" if looks_like_a_path else f"no {kind.removesuffix('s')} of this name"
-    raise InputError(
-        f"{what}{hint} ({available}, or the path of a TOML file)", file=written or '""'
-    )
+    raise InputError(f"{what}{hint} ({available} the path of a TOML file)", file=written or '""')
 
 
 def available_configs(kind: ConfigKind, *, relative_to: Path | None = None) -> tuple[str, ...]:

@@ -1,0 +1,110 @@
+"""A cluster: its machines, links, storage and price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from castor_configs.find import find_config
+from castor_configs.load import load_toml
+from castor_configs.quantities import BitsPerSecond, Bytes, Seconds
+from castor_configs.schema import ConfigModel, Count, Name
+
+DomainKind: TypeAlias = Literal["rack", "switch", "power_feed"]
+
+PositiveBps: TypeAlias = Annotated[BitsPerSecond, Field(gt=0)]
+PositiveBytes: TypeAlias = Annotated[Bytes, Field(gt=0)]
+
+
+class Storage(ConfigModel):
+    """Remote persistent storage, which all machines share."""
+
+    bandwidth: PositiveBps
+    """Aggregate bandwidth, in bits per second. All machines share it."""
+    per_machine_bandwidth: PositiveBps | None = None
+    """Most that one machine gets of it, in bits per second, if there is such a limit."""
+
+
+class FailureDomains(ConfigModel):
+    """How many consecutive machines share what fails as a whole; left out where unknown."""
+
+    machines_per_rack: Count | None = None
+    """Machines in one rack."""
+    machines_per_switch: Count | None = None
+    """Machines under one switch."""
+    machines_per_power_feed: Count | None = None
+    """Machines on one power feed."""
+
+
+class Cluster(ConfigModel):
+    """Machines that train one model together; every figure is of one machine unless it says not."""
+
+    name: Name
+    """Name, by which a model's measured times refer to the cluster."""
+    machines: Count
+    """Machines that train, standbys not counted."""
+    gpus_per_machine: Count
+    """GPUs in one machine."""
+    gpu: Name
+    """Name of the GPU."""
+    gpu_memory: PositiveBytes
+    """Memory of one GPU, in bytes."""
+    cpu_memory: PositiveBytes
+    """CPU memory of one machine, in bytes."""
+    network_bandwidth: PositiveBps
+    """Bandwidth of one machine's network links together, in bits per second."""
+    network_alpha: Seconds
+    """Start-up time of one transfer over the network, in seconds: alpha of f(s) = alpha + s/B."""
+    gpu_to_cpu_bandwidth: PositiveBps
+    """Bandwidth from one machine's GPUs together to its CPU memory, in bits per second."""
+    storage: Storage
+    """The remote persistent storage."""
+    gpu_hour_price: Annotated[float, Field(strict=True, ge=0)]
+    """Price of one GPU for an hour, in `currency`."""
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
+    """Three-letter code of the price's currency."""
+    domains: FailureDomains = FailureDomains()
+    """What fails together."""
+    source: str = ""
+    """Where the figures come from."""
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs of the cluster."""
+        return self.machines * self.gpus_per_machine
+
+    @property
+    def hour_price(self) -> float:
+        """Price of the whole cluster for an hour, in `currency`."""
+        return self.gpus * self.gpu_hour_price
+
+    def domain_of_machines(self, kind: DomainKind) -> tuple[int, ...]:
+        """Return for each machine the 0-based number of its rack, switch or power feed.
+
+        Consecutive machines share one; the last may hold fewer.
+
+        Raises:
+            ValueError: the cluster does not say how many machines share one.
+        """
+        per_domain: int | None = getattr(self.domains, f"machines_per_{kind}")
+        if per_domain is None:
+            raise ValueError(
+                f"cluster {self.name} does not say which machines share a {kind}: "
+                f"set domains.machines_per_{kind}"
+            )
+        return tuple(machine // per_domain for machine in range(self.machines))
+
+
+def load_cluster(
+    name_or_path: str | Path, *, relative_to: Path | None = None, overrides: Sequence[str] = ()
+) -> Cluster:
+    """Return the cluster of this name or in this file; see `find_config` and `load_toml`.
+
+    Raises:
+        InputError: there is none, or its file is faulty.
+    """
+    path = find_config("clusters", name_or_path, relative_to=relative_to)
+    return load_toml(path, Cluster, overrides=overrides)
