@@ -8,18 +8,17 @@ inside a domain the load is evened out at the end, which moves no copy to anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 
 _SLACK = -1
 """Stands in a path for the step from a domain that may receive more to one that may less."""
 
+_Node = tuple[int, bool]
+"""A domain that the load passes, and whether a shard that can spare a domain gave one up by then.
 
-@dataclass(frozen=True, slots=True)
-class _Path:
-    """Domains that the load passes, from the first one to the one that the copy leaves."""
-
-    domains: tuple[int, ...]
+One such gift a path is enough, and more would cost more domains than the path wins.
+"""
 
 
 class SpreadRepair:
@@ -45,29 +44,40 @@ class SpreadRepair:
         self._fills = [0 for _ in domains]
         self._may_leave = [0 for _ in domains]
         self._repeats = [0 for _ in domains]
+        self._rich = 0
         for shard, row in enumerate(self._rows):
             for holder in row[1:]:
                 self._received[holder] += 1
                 self._domain_load[domain_of[holder]] += 1
-            self._note(shard, domains)
+            self._note(shard, {domain_of[holder] for holder in row})
 
     def run(self) -> tuple[tuple[int, ...], ...]:
         """Return the rows after every improvement that the loads allow."""
         wanted = min(self._copies, len(self._members))
-        # Exchanges that leave all loads alone come first; then one copy more or less a machine.
-        for slack in (False, True):
+        # Exchanges that leave all loads alone come first; then one copy more or less a machine;
+        # then a domain from shards that have two more than the one that gains.
+        for slack, gifts in ((False, False), (True, False), (True, True)):
             for reached in range(1, wanted):
-                closed: list[set[int]] = []
-                for shard in range(len(self._rows)):
-                    while self._spread(shard) == reached:
-                        path = self._find(shard, slack, closed)
-                        if path is None:
-                            break
-                        self._apply(shard, path)
-                        closed.clear()
+                self._raise_layer(reached, slack=slack, gifts=gifts)
         for domain in range(len(self._members)):
             self._even_out(domain)
         return tuple(tuple(row) for row in self._rows)
+
+    def _raise_layer(self, reached: int, *, slack: bool, gifts: bool) -> None:
+        """Give one domain more to as many shards with ``reached`` domains as can have one."""
+        closed: list[set[_Node]] = []
+        spare = reached + 2 if gifts else self._copies + 1
+        self._rich = sum(1 << s for s in range(len(self._rows)) if self._spread(s) >= spare)
+        for shard in range(len(self._rows)):
+            if self._spread(shard) != reached:
+                continue
+            path = self._find(shard, slack, closed)
+            if path is None:
+                continue
+            for moved in self._apply(shard, path):
+                if self._spread(moved) < spare:
+                    self._rich &= ~(1 << moved)
+            closed.clear()
 
     def _spread(self, shard: int) -> int:
         return len({self._domain_of[holder] for holder in self._rows[shard]})
@@ -97,7 +107,11 @@ class SpreadRepair:
         again = self._repeats[source] & ~self._fills[target]
         return once | again
 
-    def _find(self, shard: int, slack: bool, closed: list[set[int]]) -> _Path | None:
+    def _givers(self, source: int, target: int) -> int:
+        """Return the shards that can give up ``source`` for a second copy in ``target``."""
+        return self._may_leave[source] & ~self._fills[target] & self._rich
+
+    def _find(self, shard: int, slack: bool, closed: list[set[_Node]]) -> list[_Node] | None:
         """Return the shortest path by which ``shard`` can give up a repeat for a new domain.
 
         ``closed`` remembers what searches reached in vain: until something moves, a search that
@@ -105,37 +119,53 @@ class SpreadRepair:
         """
         bit = 1 << shard
         domains = range(len(self._members))
-        ends = {domain for domain in domains if self._repeats[domain] & bit}
-        starts = [domain for domain in domains if not self._touches[domain] & bit]
-        if any(set(starts) <= reached and not ends & reached for reached in closed):
+        ends = {(d, gift) for d in domains if self._repeats[d] & bit for gift in (False, True)}
+        starts = [(domain, False) for domain in domains if not self._touches[domain] & bit]
+        if any(reached.issuperset(starts) and ends.isdisjoint(reached) for reached in closed):
             return None
-        came_from: dict[int, int | None] = dict.fromkeys(starts)
-        queue: list[int] = list(starts)
+        came_from: dict[_Node, _Node | None] = dict.fromkeys(starts)
+        # What is not reached yet shrinks quickly; scanning only that keeps a search cheap.
+        gifts = (False, True) if self._rich else (False,)
+        unseen = {(d, gift): None for gift in gifts for d in (*domains, _SLACK)}
+        for start in starts:
+            del unseen[start]
+        queue: list[_Node] = list(starts)
         for current in queue:
-            for target in self._next(current, slack, came_from):
+            for target in self._next(current, slack, unseen):
                 came_from[target] = current
+                del unseen[target]
                 if target in ends:
-                    path: list[int] = []
-                    step: int | None = target
-                    while step is not None:
+                    path = [target]
+                    while (step := came_from[path[-1]]) is not None:
                         path.append(step)
-                        step = came_from[step]
-                    return _Path(tuple(reversed(path)))
+                    return path[::-1]
                 queue.append(target)
         closed.append(set(came_from))
         return None
 
-    def _next(self, current: int, slack: bool, came_from: dict[int, int | None]) -> Iterator[int]:
-        if current == _SLACK:
-            for domain in range(len(self._members)):
-                if domain not in came_from and self._domain_load[domain] > self._least(domain):
-                    yield domain
-            return
-        if slack and _SLACK not in came_from and self._domain_load[current] < self._most(current):
-            yield _SLACK
-        for domain in range(len(self._members)):
-            if domain not in came_from and self._movers(current, domain):
-                yield domain
+    def _next(self, current: _Node, slack: bool, unseen: Collection[_Node]) -> list[_Node]:
+        here, gift = current
+        if here == _SLACK:
+            return [
+                (domain, after)
+                for domain, after in unseen
+                if domain != _SLACK
+                and after == gift
+                and self._domain_load[domain] > self._least(domain)
+            ]
+        reached = []
+        room = slack and self._domain_load[here] < self._most(here)
+        for node in unseen:
+            domain, after = node
+            if domain == _SLACK:
+                reachable = room and after == gift
+            elif after == gift:
+                reachable = self._movers(here, domain) != 0
+            else:
+                reachable = after and self._givers(here, domain) != 0
+            if reachable:
+                reached.append(node)
+        return reached
 
     def _least(self, domain: int) -> int:
         return len(self._members[domain]) * max(0, self._copies - 2)
@@ -143,16 +173,19 @@ class SpreadRepair:
     def _most(self, domain: int) -> int:
         return len(self._members[domain]) * self._copies
 
-    def _apply(self, shard: int, path: _Path) -> None:
-        """Move the copies along the path, from its end, so that each step finds what it needs."""
-        steps = list(zip(path.domains, path.domains[1:], strict=False))
-        self._move(shard, path.domains[-1], path.domains[0])
-        for source, target in steps:
+    def _apply(self, shard: int, path: Sequence[_Node]) -> list[int]:
+        """Move one copy for each step of the path, and return the shards that moved one."""
+        moved = [shard]
+        self._move(shard, path[-1][0], path[0][0])
+        for (source, before), (target, after) in itertools.pairwise(path):
             if _SLACK in (source, target):
                 continue
-            movers = self._movers(source, target) & ~(1 << shard)
+            able = self._movers if before == after else self._givers
+            movers = able(source, target) & ~(1 << shard)
             assert movers, "a shortest path uses every shard once"
-            self._move((movers & -movers).bit_length() - 1, source, target)
+            moved.append((movers & -movers).bit_length() - 1)
+            self._move(moved[-1], source, target)
+        return moved
 
     def _move(self, shard: int, source: int, target: int) -> None:
         row = self._rows[shard]
