@@ -186,7 +186,9 @@ def schedule_pipelined(
     Chunks of at most R/p fill each span in turn. While one sub-buffer receives, the others are
     copied to CPU memory, so a chunk costs its network time alone. Two things that the paper takes
     for granted are charged when they do not hold: where the copy is the slower hop, it sets the
-    pace, and with a single sub-buffer (p = 1) nothing overlaps.
+    pace, and with a single sub-buffer (p = 1) nothing overlaps. Like the paper it does not charge
+    the wait behind a short chunk, where one replica ends and the next begins: with p = 2 that can
+    take up to the time of a chunk, with more parts it hardly arises.
 
     Arguments and errors as `Scheme` says. Source: Gemini sec. 5.2, 5.3, Algorithm 2.
     """
