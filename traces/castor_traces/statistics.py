@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from castor_traces.weibull import WeibullFit, fit_weibull
 
 _DAY_S: Final = 86_400.0
 _LISTED: Final = 10
+_Name = TypeVar("_Name", int, str)
 
 _INTERARRIVAL_NOTE: Final = (
     "of the whole cluster, between distinct instants: failures of one instant count once"
@@ -169,7 +170,7 @@ def trace_statistics(trace: Trace) -> TraceStatistics:
         repair_s=repairs,
         interarrival=interarrival_statistics(trace),
         most_failing_machines=_most(failing)[:_LISTED],
-        kinds=_most(Counter(failure.kind for failure in trace.failures)),
+        kinds=_most(Counter[str](failure.kind for failure in trace.failures)),
         causes=_most(Counter(failure.cause for failure in trace.failures if failure.cause)),
     )
 
@@ -208,7 +209,7 @@ def _repair_statistics(trace: Trace) -> RepairStatistics:
     )
 
 
-def _most(counts: Mapping[int, int] | Mapping[str, int]) -> tuple[NamedCount, ...]:
+def _most(counts: Mapping[_Name, int]) -> tuple[NamedCount, ...]:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple(NamedCount(name, failures) for name, failures in ordered)
 
