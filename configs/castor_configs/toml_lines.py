@@ -92,7 +92,7 @@ def _value_end(text: str, start: int, line: int, path: KeyPath, lines: dict[KeyP
         if depth == 0 and word == "\n":
             break
         starts_value = not (word.isspace() or word[0] in "#,]}")
-        if in_list and depth == 1 and at_element and starts_value:
+        if at_element and starts_value:
             lines[(*path, elements)] = line
             elements, at_element = elements + 1, False
         if word in "[{":

@@ -175,6 +175,13 @@ name = "other"
         text = refusal("machines = 1\nstorage.bandwidth = 1\n[cluster]\nbandwidth = 0\n")
         assert text == "e.toml:4: cluster.bandwidth: expected a value over 0, not 0"
 
+    def test_keys_of_another_alternative_are_not_suggested(self) -> None:
+        text = GOOD.replace('name = "gemini"', 'name = "gemini"\nperiod = 3')
+        assert refusal(text) == (
+            "e.toml:9: strategies.gemini.period: unknown key `period`; "
+            "known here: every, kind, name, replicas"
+        )
+
     def test_a_table_that_is_none_is_refused(self) -> None:
         assert "e.toml:2: storage: expected a table, not 3" in refusal("machines=1\nstorage = 3")
 
@@ -228,6 +235,7 @@ class TestOverrides:
             ("strategies.2.every=1", "--set: strategies: no entry `2`"),
             ("strategies.gemini.evry=1", "--set: strategies.gemini.evry: unknown key `evry`"),
             ("storage=3", "--set: storage: expected a table, not 3"),
+            ("storage={bandwidth=0}", "--set: storage.bandwidth: expected a value over 0, not 0"),
         ],
     )
     def test_a_wrong_override_is_told_as_a_wrong_key_is(self, override: str, message: str) -> None:

@@ -17,6 +17,7 @@ VALUES = [
     '"""\n[no.table]\nx = 1\n"quoted" \\""" """',
     "'''\na = 2\n'''",
     "[1, 2]",
+    "[[1, 2],\n [3, [4,\n 5]]]",
     '[\n  1, # [c]\n  "]",\n]',
     '{ x = "}", y = [1, 2] }',
     "1979-05-27T07:32:00Z",
@@ -66,11 +67,13 @@ h = 3
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["key", "table", "list"]), st.integers(0, 9), st.integers(0, 3)),
+        st.tuples(
+            st.sampled_from(["key", "table", "list"]), st.sampled_from(VALUES), st.integers(0, 3)
+        ),
         max_size=12,
     )
 )
-def test_lines_hold_in_any_layout(parts: list[tuple[str, int, int]]) -> None:
+def test_lines_hold_in_any_layout(parts: list[tuple[str, str, int]]) -> None:
     text, table, lists = "", (), 0
     expected: dict[KeyPath, int] = {}
     for number, (kind, value, space) in enumerate(parts):
@@ -78,7 +81,7 @@ def test_lines_hold_in_any_layout(parts: list[tuple[str, int, int]]) -> None:
         line = text.count("\n") + 1
         if kind == "key":
             expected[(*table, f"k{number}")] = line
-            text += f"k{number} = {VALUES[value]}\n"
+            text += f"k{number} = {value}\n"
         elif kind == "table":
             table = (f"t{number}",)
             expected[table] = line
