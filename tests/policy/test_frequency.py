@@ -7,7 +7,7 @@ import random
 import statistics
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special
 
@@ -120,6 +120,8 @@ def test_lambert_w0_at_its_edges() -> None:
 
 
 @given(log_floats(1e-14, 1e4), log_floats(1e-3, 1e12))
+@example(4.9e-5, 1.0)  # on either side of where the series gives way to the iteration
+@example(5.1e-5, 1.0)
 @deterministic
 def test_the_optimum_solves_its_equation(share: float, mtbf_s: float) -> None:
     """-log(1 - u) - u = delta/M with u = tau/M, summed as a series where it would cancel."""
