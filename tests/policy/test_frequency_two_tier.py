@@ -83,7 +83,9 @@ def test_without_memory_it_is_daly_s_expected_run_time(job: TwoTier, factor: flo
     slowdown = expected_slowdown(
         interval_s, job.storage_stall_s, job.storage_recovery_s, 1.0 / job.failure_rate_per_s
     )
-    assert two_tier_effective_ratio(job, interval_s) == pytest.approx(1.0 / slowdown, rel=1e-9)
+    assert two_tier_effective_ratio(job, interval_s) == pytest.approx(
+        1.0 / slowdown, rel=1e-9, abs=0
+    )
 
 
 @given(jobs, st.floats(1.0, 100.0))
@@ -93,9 +95,11 @@ def test_where_memory_always_saves_the_run_storage_only_costs(job: TwoTier, fact
     interval_s = job.min_storage_interval_s * factor
     recovered = math.exp(-job.failure_rate_per_s * job.memory_recovery_s)
     share = interval_s / (interval_s + job.storage_stall_s)
-    assert two_tier_effective_ratio(job, interval_s) == pytest.approx(recovered * share, rel=1e-12)
+    assert two_tier_effective_ratio(job, interval_s) == pytest.approx(
+        recovered * share, rel=1e-12, abs=0
+    )
     assert optimal_storage_interval_s(job) == math.inf
-    assert two_tier_effective_ratio(job, math.inf) == pytest.approx(recovered, rel=1e-12)
+    assert two_tier_effective_ratio(job, math.inf) == pytest.approx(recovered, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("failures_per_day", range(9))
