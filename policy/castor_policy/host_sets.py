@@ -32,11 +32,11 @@ def connected_groups(rows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ..
         return machine
 
     for row in rows:
-        first = root(row[0])
-        for other in row[1:]:
-            joined = root(other)
-            first, joined = min(first, joined), max(first, joined)
-            parent[joined] = first
+        # Rows of thousands are seen in one go; they have few different parents.
+        roots = {root(above) for above in {parent[machine] for machine in row}}
+        lowest = min(roots)
+        for joined in roots:
+            parent[joined] = lowest
     members: dict[int, list[int]] = {}
     for machine in range(len(rows)):
         members.setdefault(root(machine), []).append(machine)
