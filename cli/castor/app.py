@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from castor.commands.interval import interval
+from castor.commands.trace import trace_app
 from castor_configs.errors import InputError
 from castor_policy.version import __version__
 
@@ -40,6 +41,8 @@ def root(
 
 
 app.command()(interval)
+
+app.add_typer(trace_app, name="trace")
 
 
 def main() -> None:

@@ -177,7 +177,7 @@ def _draw_raster(axes: Axes, trace: Trace, arrays: TraceArrays, unit_s: float) -
     axes.set_ylim(-0.5, trace.machines - 0.5)
     if trace.failures:
         axes.legend(
-            loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=3, borderaxespad=0.0,
+            loc="lower right", bbox_to_anchor=(1.0, 1.02), ncols=3, borderaxespad=0.0,
             columnspacing=1.0, handletextpad=0.3, markerscale=(14.0 / size) ** 0.5 / 1.5,
         )  # fmt: skip
     else:
