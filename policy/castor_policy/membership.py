@@ -12,8 +12,9 @@ def detection_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) 
     paper's 15 s, and up to 5 s more from where in a period the failure falls).
 
     Heartbeats have to come more often than `misses` polls, or live machines are held for dead:
-    `misses * poll_ns > heartbeat_ns` is the caller's to see to. `misses` = 0 stands for a detector that needs no time. The result never decreases with
-    `failure_ns`. Written in the subset of Python that the sweep engine compiles as it stands.
+    `misses * poll_ns > heartbeat_ns` is the caller's to see to. `misses` = 0 stands for a
+    detector that needs no time. The result never decreases with `failure_ns`. Written in the
+    subset of Python that the sweep engine compiles as it stands.
     """
     if misses == 0:
         return failure_ns

@@ -50,7 +50,7 @@ class ExactEngine(SimpyEngine):
                 env.process(self._transfer(profile.storage_transfer_ns, self._done, memory=False))
 
     def _stall(self, stall_ns: int) -> Process:
-        self._stall_began_ns = self.env.now
+        self._stall_began_ns = self.now_ns
         yield self.env.timeout(stall_ns)
         self._stalled_ns += stall_ns
         self._stall_began_ns = -1
@@ -71,8 +71,8 @@ class ExactEngine(SimpyEngine):
 
     def trained(self, elapsed_ns: int) -> tuple[int, int, int, int]:
         """Return what was counted one by one; see `SimpyEngine.trained`."""
-        del elapsed_ns
+        assert elapsed_ns == self.now_ns - self.segment_ns, "asked for another time than now"
         stalled_ns = self._stalled_ns
         if self._stall_began_ns >= 0:
-            stalled_ns += self.env.now - self._stall_began_ns
+            stalled_ns += self.now_ns - self._stall_began_ns
         return self._done, stalled_ns, self._memory_complete, self._storage_complete

@@ -39,14 +39,22 @@ def _arrays(operations: Operations, queue_room: int, record_room: int) -> Arrays
     position_of[:positions] = np.arange(positions)
     standbys = np.zeros(fleet, np.int64)
     standbys[: fleet - positions] = np.arange(positions, fleet)
-    per_position = [np.zeros(positions, np.int64) for _ in range(5)]
-    per_request = [np.zeros(queue_room, np.int64) for _ in range(3)]
+
+    def zeros(size: int) -> NDArray[np.int64]:
+        return np.zeros(size, np.int64)
+
     return Arrays(
-        *per_position,
-        *per_request,
+        memory_state=zeros(positions),
+        lost=zeros(positions),
+        partial=zeros(positions),
+        load=zeros(positions),
+        sources=zeros(positions),
+        queue_ns=zeros(queue_room),
+        queue_order=zeros(queue_room),
+        queue_machine=zeros(queue_room),
         position_of=position_of,
         standbys=standbys,
-        waiting=np.zeros(positions, np.int64),
+        waiting=zeros(positions),
         down=np.zeros(fleet, np.int8),
         back_ns=np.zeros(fleet, np.int64),
         record=np.zeros(record_room, np.int8),
@@ -79,10 +87,10 @@ def run(
     target_iterations: int = 0,
     sources: list[int] | None = None,
 ) -> Tally:
-    """Run one replication; see `castor_sim.simpy_engine.SimpyEngine` for the arguments.
+    """Run one replication; the arguments are those of `castor_sim.simpy_engine.SimpyEngine`.
 
-    Args:
-        sources: if given, receives the recovery source of each failure in order of time.
+    `replicas` comes as `replica_array` makes it; `sources`, if given, receives the recovery
+    source of each failure in order of time.
     """
     state = np.zeros(1, jump_kernel.STATE)
     blocks = strikes

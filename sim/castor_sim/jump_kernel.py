@@ -5,40 +5,22 @@ The model is `castor_sim.simpy_engine`'s, event for event. The decisions are not
 objects that the simpy engine calls (`register_jitable` leaves them as they are).
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls
+# numba infers the types of what it compiles.
+
 from __future__ import annotations
 
-import hashlib
-import os
-from pathlib import Path
-from typing import Any
-
-import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from castor_policy import membership, recovery
 from castor_policy.membership import detection_ns
 from castor_policy.recovery import NOTHING, OWN_ONLY, WHOLE, assign_sources
-from castor_sim import path, profile, tally
+from castor_sim import path
+from castor_sim.compiled import compiled
+from castor_sim.jump_machines import arrive, lose_cloud, lose_fleet, vacant
 from castor_sim.profile import NEVER_NS
 from castor_sim.tally import OWN_MEMORY, PEER, SCRATCH, STORAGE
 
-
-def _cache_folder() -> str:
-    """Name a cache for exactly this source.
-
-    numba looks only at the file of the function it caches, so that a change of the policy that is
-    compiled into it would go unseen; the folder's name carries a digest of all of them.
-    """
-    digest = hashlib.sha256(numba.__version__.encode() + np.__version__.encode())
-    for module in (membership, recovery, path, profile, tally):
-        digest.update(Path(module.__file__).read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return str(Path(home) / "castor" / "numba" / digest.hexdigest()[:16])
-
-
-numba.config.CACHE_DIR = _cache_folder()
 
 COMPILED_FROM = (
     assign_sources,
@@ -86,13 +68,8 @@ FULL = -2
 """Returned by `advance`: the queue of machines under repair needs more room."""
 
 
-def compiled(function: Any) -> Any:
-    """Compile with numba; the GIL is released, so that replications run on threads."""
-    return numba.njit(cache=True, nogil=True, inline="never")(function)
-
-
 @compiled
-def _become_whole(s, a):  # type: ignore[no-untyped-def]  # numba infers the types
+def _become_whole(s, a):
     for index in range(s.lost):
         a.memory_state[a.lost[index]] = WHOLE
     for index in range(s.partial):
@@ -104,7 +81,7 @@ def _become_whole(s, a):  # type: ignore[no-untyped-def]  # numba infers the typ
 
 
 @compiled
-def _settle_training(s, a, p, now_ns):  # type: ignore[no-untyped-def]
+def _settle_training(s, a, p, now_ns):
     elapsed_ns = now_ns - s.segment_ns
     done = iterations_at(p, s.start, elapsed_ns)
     stalled = stalled_ns(p, s.start, done, elapsed_ns)
@@ -121,7 +98,7 @@ def _settle_training(s, a, p, now_ns):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _book(s, now_ns):  # type: ignore[no-untyped-def]
+def _book(s, now_ns):
     spent_ns = now_ns - s.phase_ns
     if s.phase == TRAINING:
         s.train_ns += spent_ns
@@ -139,7 +116,7 @@ def _book(s, now_ns):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _choose(s, a, p, replicas):  # type: ignore[no-untyped-def]
+def _choose(s, a, p, replicas):
     s.heaviest = 0
     if p.memory_every > 0 and s.memory_iteration >= s.storage_iteration and s.all_memory != NOTHING:
         s.restored = s.memory_iteration
@@ -157,11 +134,11 @@ def _choose(s, a, p, replicas):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _retrieved(s, a, p, now_ns):  # type: ignore[no-untyped-def]
+def _retrieved(s, a, p, now_ns):
     if p.memory_every == 0:
         return
     s.memory_iteration = s.restored
-    if s.tier == STORAGE or s.tier == SCRATCH:
+    if s.tier in (STORAGE, SCRATCH):
         _become_whole(s, a)
         s.all_memory = OWN_ONLY
     for index in range(s.lost):
@@ -175,11 +152,11 @@ def _retrieved(s, a, p, now_ns):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _attribute(s, a, p, tier):  # type: ignore[no-untyped-def]
+def _attribute(s, a, p, tier):
     software, hardware = s.episode_software, s.episode_hardware
     software_source = tier
     hardware_source = tier
-    if tier == OWN_MEMORY or tier == PEER:
+    if tier in (OWN_MEMORY, PEER):
         software_source = PEER if p.memory_in_trainer else OWN_MEMORY
         hardware_source = PEER
     for source, count in ((software_source, software), (hardware_source, hardware)):
@@ -201,7 +178,7 @@ def _attribute(s, a, p, tier):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _enter_training(s, p, now_ns, target):  # type: ignore[no-untyped-def]
+def _enter_training(s, p, now_ns, target):
     s.phase = TRAINING
     s.segment_ns = now_ns
     s.phase_end_ns = NEVER_NS
@@ -210,7 +187,7 @@ def _enter_training(s, p, now_ns, target):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _next_phase(s, a, p, replicas, target):  # type: ignore[no-untyped-def]
+def _next_phase(s, a, p, replicas, target):
     """Go from the phase that ends now to the next; a wait for machines has no end of its own."""
     now_ns = s.phase_end_ns
     _book(s, now_ns)
@@ -220,7 +197,7 @@ def _next_phase(s, a, p, replicas, target):  # type: ignore[no-untyped-def]
     elif s.phase == DETECTION:
         _choose(s, a, p, replicas)
         s.phase = SERIALISATION
-        in_memory = s.tier == OWN_MEMORY or s.tier == PEER
+        in_memory = s.tier in (OWN_MEMORY, PEER)
         s.phase_end_ns = now_ns + (p.serialise_ns if in_memory else 0)
     elif s.phase == SERIALISATION:
         s.phase = REPLACEMENT_WAIT
@@ -238,7 +215,7 @@ def _next_phase(s, a, p, replicas, target):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _end_wait(s, p, now_ns):  # type: ignore[no-untyped-def]
+def _end_wait(s, p, now_ns):
     _book(s, now_ns)
     s.phase = RETRIEVAL
     if s.tier == STORAGE:
@@ -252,92 +229,18 @@ def _end_wait(s, p, now_ns):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _push(s, a, time_ns, machine):  # type: ignore[no-untyped-def]
-    """Queue an arrival; the queue is a binary heap by (time, order of request)."""
-    child = s.queued
-    s.queued += 1
-    sequence = s.sequence
-    s.sequence += 1
-    while child > 0:
-        parent = (child - 1) // 2
-        if a.queue_ns[parent] <= time_ns:
-            break
-        a.queue_ns[child] = a.queue_ns[parent]
-        a.queue_order[child] = a.queue_order[parent]
-        a.queue_machine[child] = a.queue_machine[parent]
-        child = parent
-    a.queue_ns[child] = time_ns
-    a.queue_order[child] = sequence
-    a.queue_machine[child] = machine
-
-
-@compiled
-def _before(a, left, right):  # type: ignore[no-untyped-def]
-    if a.queue_ns[left] != a.queue_ns[right]:
-        return a.queue_ns[left] < a.queue_ns[right]
-    return a.queue_order[left] < a.queue_order[right]
-
-
-@compiled
-def _pop(s, a):  # type: ignore[no-untyped-def]
-    s.queued -= 1
-    last = s.queued
-    a.queue_ns[0] = a.queue_ns[last]
-    a.queue_order[0] = a.queue_order[last]
-    a.queue_machine[0] = a.queue_machine[last]
-    parent = 0
-    while True:
-        child = 2 * parent + 1
-        if child >= last:
-            return
-        if child + 1 < last and _before(a, child + 1, child):
-            child += 1
-        if not _before(a, child, parent):
-            return
-        for queue in (a.queue_ns, a.queue_order, a.queue_machine):
-            queue[parent], queue[child] = queue[child], queue[parent]
-        parent = child
-
-
-@compiled
-def _arrive(s, a, o):  # type: ignore[no-untyped-def]
-    """The earliest machine of the queue is there: a replacement, or one back from repair."""
-    now_ns, machine = a.queue_ns[0], a.queue_machine[0]
-    _pop(s, a)
-    if o.fleet == 0:
-        s.outstanding -= 1
-        return
-    if a.down[machine] == 0 or a.back_ns[machine] != now_ns:
-        return
-    a.down[machine] = 0
-    if s.waiting > 0:
-        a.position_of[machine] = a.waiting[0]
-        s.waiting -= 1
-        for index in range(s.waiting):
-            a.waiting[index] = a.waiting[index + 1]
-    else:
-        a.standbys[s.standbys] = machine
-        s.standbys += 1
-
-
-@compiled
-def _vacant(s, o):  # type: ignore[no-untyped-def]
-    return s.waiting > 0 if o.fleet > 0 else s.outstanding > o.standbys
-
-
-@compiled
-def _run_until(s, a, p, o, replicas, until_ns, target):  # type: ignore[no-untyped-def]
+def _run_until(s, a, p, o, replicas, until_ns, target):
     """Let everything end that ends by `until_ns`: machines arrive first, then phases end."""
     while s.finished == 0:
         phase_end_ns = s.phase_end_ns
-        if s.phase == REPLACEMENT_WAIT and not _vacant(s, o):
+        if s.phase == REPLACEMENT_WAIT and not vacant(s, o):
             phase_end_ns = max(s.ready_ns, s.phase_ns, s.now_ns)
         arrival_ns = a.queue_ns[0] if s.queued > 0 else NEVER_NS
         if arrival_ns <= phase_end_ns:
             if arrival_ns > until_ns:
                 return
             s.now_ns = arrival_ns
-            _arrive(s, a, o)
+            arrive(s, a, o)
         else:
             if phase_end_ns > until_ns:
                 return
@@ -349,54 +252,7 @@ def _run_until(s, a, p, o, replicas, until_ns, target):  # type: ignore[no-untyp
 
 
 @compiled
-def _lose_cloud(s, a, o, restore_ns, detected_ns):  # type: ignore[no-untyped-def]
-    arrival_ns = detected_ns + restore_ns
-    if s.outstanding < o.standbys:
-        s.ready_ns = max(s.ready_ns, detected_ns + o.activation_ns)
-    else:
-        s.standby_empty += 1
-        if o.dedicated:
-            s.ready_ns = max(s.ready_ns, arrival_ns)
-            return
-    s.outstanding += 1
-    _push(s, a, arrival_ns, 0)
-
-
-@compiled
-def _lose_fleet(s, a, o, machine, now_ns, restore_ns, detected_ns):  # type: ignore[no-untyped-def]
-    back_ns = now_ns + restore_ns
-    position = a.position_of[machine]
-    if a.down[machine]:
-        if back_ns <= a.back_ns[machine]:
-            return -1
-    else:
-        a.down[machine] = 1
-        if position < 0:
-            index = 0
-            while a.standbys[index] != machine:
-                index += 1
-            s.standbys -= 1
-            for later in range(index, s.standbys):
-                a.standbys[later] = a.standbys[later + 1]
-        else:
-            a.position_of[machine] = -1
-            if s.standbys > 0:
-                a.position_of[a.standbys[0]] = position
-                s.standbys -= 1
-                for index in range(s.standbys):
-                    a.standbys[index] = a.standbys[index + 1]
-                s.ready_ns = max(s.ready_ns, detected_ns + o.activation_ns)
-            else:
-                s.standby_empty += 1
-                a.waiting[s.waiting] = position
-                s.waiting += 1
-    a.back_ns[machine] = back_ns
-    _push(s, a, back_ns, machine)
-    return position
-
-
-@compiled
-def _lose_memory(s, a, position):  # type: ignore[no-untyped-def]
+def _lose_memory(s, a, position):
     memory = a.memory_state[position]
     if memory == NOTHING:
         return
@@ -413,7 +269,7 @@ def _lose_memory(s, a, position):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _leave_phase(s, a, p, now_ns):  # type: ignore[no-untyped-def]
+def _leave_phase(s, a, p, now_ns):
     if s.phase == TRAINING:
         _settle_training(s, a, p, now_ns)
     if s.whole_ns <= now_ns:
@@ -423,14 +279,14 @@ def _leave_phase(s, a, p, now_ns):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):  # type: ignore[no-untyped-def]
+def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):
     """Let one failure strike; those of one instant strike in turn, with no time between them."""
     position = machine
     if hardware:
         if o.fleet > 0:
-            position = _lose_fleet(s, a, o, machine, now_ns, restore_ns, detected_ns)
+            position = lose_fleet(s, a, o, machine, now_ns, restore_ns, detected_ns)
         else:
-            _lose_cloud(s, a, o, restore_ns, detected_ns)
+            lose_cloud(s, a, o, restore_ns, detected_ns)
     elif o.fleet > 0:
         position = a.position_of[machine]
     if position < 0:
@@ -456,7 +312,7 @@ def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):  # 
 @compiled
 def advance(
     s_array, a, p, o, replicas, times, machines, hardware, restore, first, horizon_ns, target
-):  # type: ignore[no-untyped-def]
+):
     """Run through the failures from row `first`; return the row to go on from, or FULL rows.
 
     Returns len(times) when the block is used up or the run has ended. Returns `FULL - row` when
@@ -484,7 +340,7 @@ def advance(
 
 
 @compiled
-def finish(s_array, a, p, o, replicas, horizon_ns, target):  # type: ignore[no-untyped-def]
+def finish(s_array, a, p, o, replicas, horizon_ns, target):
     """Run to the horizon or the target and close the books; return (wall, useful) in ns."""
     s = s_array[0]
     _run_until(s, a, p, o, replicas, horizon_ns, target)
@@ -502,7 +358,7 @@ def finish(s_array, a, p, o, replicas, horizon_ns, target):  # type: ignore[no-u
 
 
 @compiled
-def begin(s_array, p, target):  # type: ignore[no-untyped-def]
+def begin(s_array, p, target):
     """Set the run to its start: nothing trained, nothing checkpointed."""
     s = s_array[0]
     s.all_memory = NOTHING

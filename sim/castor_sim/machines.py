@@ -114,7 +114,7 @@ class FleetMachines:
 
         A fault of a machine that is down already lengthens its repair if it ends later.
         """
-        back_ns = self._env.now + restore_ns
+        back_ns = int(self._env.now) + restore_ns
         position = self._position_of[machine]
         if self._down[machine]:
             if back_ns <= self._back_ns[machine]:
@@ -140,7 +140,8 @@ class FleetMachines:
             self._waiting.append(position)
 
     def _return(self, repair: simpy.Event) -> None:
-        machine: int = repair.value
+        machine = repair.value
+        assert isinstance(machine, int), "the timeout carries the machine"
         if not self._down[machine] or self._back_ns[machine] != self._env.now:
             return
         self._down[machine] = False

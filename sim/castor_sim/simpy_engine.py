@@ -16,6 +16,7 @@ from enum import IntEnum
 
 import simpy
 from simpy.events import Event as SimpyEvent
+from simpy.events import EventPriority
 
 from castor_policy.events import Event, EventKind, Value
 from castor_policy.membership import detection_ns
@@ -40,10 +41,10 @@ from castor_sim.tally import (
 Process = Generator[SimpyEvent, None, None]
 Batch = tuple[int, list[tuple[int, int, int]]]
 
-STRIKES_LAST = 2
+STRIKES_LAST = EventPriority(2)
 """simpy's priorities are 0 (urgent) and 1 (normal); failures come after both."""
 
-RUN_ENDS = 3
+RUN_ENDS = EventPriority(3)
 
 
 class Phase(IntEnum):
@@ -60,7 +61,7 @@ class Phase(IntEnum):
 class LateEvent(SimpyEvent):
     """A timeout that is processed after all normal events of its instant."""
 
-    def __init__(self, env: simpy.Environment, delay_ns: int, priority: int) -> None:
+    def __init__(self, env: simpy.Environment, delay_ns: int, priority: EventPriority) -> None:
         super().__init__(env)
         self._ok = True
         self._value = None
@@ -68,7 +69,7 @@ class LateEvent(SimpyEvent):
 
 
 def batches(strikes: Iterable[Strikes], horizon_ns: int) -> Iterator[Batch]:
-    """Group failures by instant: (time, [(machine, hardware, restore_ns), ...]) up to the horizon."""
+    """Group the failures before the horizon by instant: time, [(machine, hardware, restore)]."""
     time_ns = -1
     members: list[tuple[int, int, int]] = []
     for block in strikes:
@@ -158,12 +159,18 @@ class SimpyEngine:
         self._job = self.env.process(self._train_and_recover(finished))
         self.env.process(self._strike_all())
         if self._horizon_ns < NEVER_NS:
-            LateEvent(self.env, self._horizon_ns, RUN_ENDS).callbacks.append(
-                lambda _event: None if finished.triggered else finished.succeed()
-            )
+            horizon = LateEvent(self.env, self._horizon_ns, RUN_ENDS)
+            horizon.callbacks.append(lambda _event: None if finished.succeed() else None)
         self.env.run(until=finished)
         self._finish()
         return self.tally
+
+    @property
+    def now_ns(self) -> int:
+        """The simulated time; simpy adds integer delays to an integer start, so it is one."""
+        now = self.env.now
+        assert isinstance(now, int), "a delay was no integer"
+        return now
 
     # ------------------------------------------------------------------ training
 
@@ -176,8 +183,10 @@ class SimpyEngine:
             yield self.env.event()
 
     def trained(self, elapsed_ns: int) -> tuple[int, int, int, int]:
-        """Return, `elapsed_ns` into this segment: the last iteration that ended, the time
-        stalled, and the newest complete memory and storage checkpoints (-1: none in it).
+        """Return what `elapsed_ns` of this segment brought.
+
+        The last iteration that ended, the time stalled, and the newest complete memory and
+        storage checkpoints (-1: none in this segment).
         """
         profile, start = self.profile, self.start
         done = path.iterations_at(profile, start, elapsed_ns)
@@ -192,21 +201,24 @@ class SimpyEngine:
         while True:
             try:
                 yield from self.training()
-                if not finished.triggered:
-                    finished.succeed()
-                return
             except simpy.Interrupt:
-                pass
-            while True:
-                try:
-                    yield from self._recover()
-                    break
-                except simpy.Interrupt:
-                    continue
+                yield from self._recover_at_last()
+            else:
+                finished.succeed()
+                return
+
+    def _recover_at_last(self) -> Process:
+        """Recover, anew after each failure that strikes meanwhile."""
+        while True:
+            try:
+                yield from self._recover()
+            except simpy.Interrupt:
+                continue
+            return
 
     def _settle_training(self) -> None:
         """Book the training since the segment began; note which checkpoints it completed."""
-        elapsed_ns = self.env.now - self.segment_ns
+        elapsed_ns = self.now_ns - self.segment_ns
         done, stalled_ns, memory, storage = self.trained(elapsed_ns)
         if memory >= 0:
             self._memory_iteration = memory
@@ -221,12 +233,12 @@ class SimpyEngine:
 
     def _strike_all(self) -> Process:
         for time_ns, members in batches(self._strikes, self._horizon_ns):
-            yield LateEvent(self.env, time_ns - self.env.now, STRIKES_LAST)
+            yield LateEvent(self.env, time_ns - self.now_ns, STRIKES_LAST)
             self._strike(members)
 
     def _strike(self, members: list[tuple[int, int, int]]) -> None:
         """Let all failures of this instant strike at once."""
-        operations, now_ns = self.operations, self.env.now
+        operations, now_ns = self.operations, self.now_ns
         machines = self._machines
         detected_ns = detection_ns(
             now_ns, operations.heartbeat_ns, operations.poll_ns, operations.misses
@@ -284,7 +296,7 @@ class SimpyEngine:
 
     def _leave_phase(self) -> None:
         """Close the phase that runs now; replication in the background stops with it."""
-        now_ns = self.env.now
+        now_ns = self.now_ns
         if self._phase == Phase.TRAINING:
             self._settle_training()
         if self._whole_ns <= now_ns:
@@ -294,7 +306,7 @@ class SimpyEngine:
         self._phase_ns = now_ns
 
     def _enter(self, phase: Phase) -> None:
-        now_ns = self.env.now
+        now_ns = self.now_ns
         self._phase_total_ns[self._phase] += now_ns - self._phase_ns
         self._phase = phase
         self._phase_ns = now_ns
@@ -388,7 +400,7 @@ class SimpyEngine:
         self._partial.extend(self._lost)
         self._lost.clear()
         if self._partial or self._all_memory == OWN_ONLY:
-            self._whole_ns = self.env.now + self.profile.replicate_ns
+            self._whole_ns = self.now_ns + self.profile.replicate_ns
         if self._observe:
             self._emit(EventKind.RETRIEVED, iteration=self._restored)
 
@@ -406,7 +418,7 @@ class SimpyEngine:
         self._progress_ns = kept_ns
         self.start = self._restored
         self._enter(Phase.TRAINING)
-        self.segment_ns = self.env.now
+        self.segment_ns = self.now_ns
 
     def _attribute(self, tier: int) -> None:
         """Count each failure of this episode by what it was recovered from."""
@@ -425,7 +437,7 @@ class SimpyEngine:
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> None:
-        tally, now_ns = self.tally, self.env.now
+        tally, now_ns = self.tally, self.now_ns
         phase = self._phase
         self._enter(phase)
         if phase == Phase.TRAINING:
@@ -452,4 +464,4 @@ class SimpyEngine:
 
     def _emit(self, kind: EventKind, **fields: Value) -> None:
         if self._observe:
-            self._observe(Event(self.env.now, kind, fields))
+            self._observe(Event(self.now_ns, kind, fields))

@@ -1,0 +1,120 @@
+"""A result's folder: the numbers, and all that is needed to run them again from there.
+
+result.json         summary of every strategy, settings, provenance
+summary.csv         the same figures, a row a strategy
+replications.csv    a row for each strategy and seed, all integers
+experiment.toml     the resolved experiment; cluster.toml, model.toml, trace.csv beside it
+events/NAME.jsonl   the event log of the first seed, by the simpy engine
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from castor_analysis.provenance import provenance
+from castor_analysis.summary import Summary
+from castor_configs.atomic import replacing
+from castor_configs.dump import dump_toml
+from castor_policy.events import Event
+from castor_sim.setup import Setup
+from castor_sim.tally import Tally
+from castor_traces.write import write_trace
+
+TALLIES_BY_STRATEGY = Mapping[str, Sequence[tuple[int, Tally]]]
+
+
+def result_document(
+    setup: Setup, summaries: Mapping[str, Summary], *, engine: str
+) -> dict[str, Any]:
+    """Return what result.json holds and `castor simulate --json` prints."""
+    experiment, job = setup.experiment, setup.job
+    return {
+        "schema": 1,
+        "name": experiment.name,
+        "strategies": {name: summary.as_json() for name, summary in summaries.items()},
+        "job": {
+            "machines": job.machines,
+            "gpus": job.machines * job.gpus_per_machine,
+            "model": setup.model.name,
+            "cluster": setup.cluster.name,
+            "replicas": job.replicas,
+            "placement": {name: place.strategy for name, place in setup.placements.items()},
+            "iteration_s": job.iteration_ns / 1e9,
+            "checkpoint_bytes": job.checkpoint_bytes,
+            "failures_per_day": job.failures_per_s * 86_400,
+        },
+        "trace": setup.trace.name if setup.trace else None,
+        "seed": experiment.seed,
+        "seeds": experiment.seeds,
+        "engine": engine,
+        "currency": setup.cluster.currency,
+        "price_per_gpu_hour": setup.price_per_gpu_hour,
+        "provenance": provenance(),
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_result(
+    folder: Path,
+    setup: Setup,
+    document: Mapping[str, Any],
+    tallies: TALLIES_BY_STRATEGY,
+) -> None:
+    """Write everything but the event logs into `folder`."""
+    write_text(folder / "summary.csv", _csv(_summary_rows(document["strategies"])))
+    rows = (
+        {"strategy": name, "seed": seed, **tally.as_dict()}
+        for name, runs in tallies.items()
+        for seed, tally in runs
+    )
+    write_text(folder / "replications.csv", _csv(rows))
+    changes: dict[str, object] = {"cluster": "cluster.toml", "model": "model.toml"}
+    if setup.trace is not None:
+        write_trace(setup.trace, folder / "trace.csv")
+        # The trace is written as it was replayed: it has been rescaled already.
+        failures = setup.experiment.failures
+        changes["failures"] = failures.model_copy(update={"trace": "trace.csv", "rescale": False})
+    write_text(folder / "cluster.toml", dump_toml(setup.cluster))
+    write_text(folder / "model.toml", dump_toml(setup.model))
+    experiment = setup.experiment.model_copy(update=changes)
+    write_text(folder / "experiment.toml", dump_toml(experiment))
+    write_text(folder / "result.json", json.dumps(document, indent=2) + "\n")
+
+
+def write_events(folder: Path, strategy: str, events: Iterable[Event]) -> Path:
+    """Write one strategy's event log; a line an event."""
+    path = folder / "events" / f"{strategy}.jsonl"
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+        for event in events:
+            file.write(event.to_line() + "\n")
+    return path
+
+
+def _summary_rows(strategies: Mapping[str, Mapping[str, Any]]) -> Iterable[dict[str, object]]:
+    for name, summary in strategies.items():
+        row: dict[str, object] = {"strategy": name}
+        for key, value in summary.items():
+            if isinstance(value, Mapping):
+                row.update({f"{key}.{part}": figure for part, figure in value.items()})
+            else:
+                row[key] = value
+        yield row
+
+
+def _csv(rows: Iterable[Mapping[str, object]]) -> str:
+    listed = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(listed[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return text.getvalue()

@@ -1,0 +1,125 @@
+"""From the tallies of replications to the figures that a paper quotes, with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from castor_sim.tally import SOURCE_NAMES, WASTE_PARTS, Tally
+
+NS_PER_S = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over replications with its 95 % confidence interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+
+    def as_json(self) -> dict[str, float]:
+        """Return `mean`, `ci95_low`, `ci95_high`."""
+        return {"mean": self.mean, "ci95_low": self.low, "ci95_high": self.high}
+
+
+def interval_of(values: Sequence[float]) -> Interval:
+    """Return the mean and its 95 % interval; a single value has an interval of no width."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Interval(mean, mean, mean)
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread
+    return Interval(mean, mean - half, mean + half)
+
+
+def effective_ratio(tally: Tally) -> float:
+    """Return useful training time over wall time (PAPER.md sec. 7.3); 1 for an empty run."""
+    return tally.useful_ns / tally.wall_ns if tally.wall_ns else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One strategy over its replications; counts and times are means over them.
+
+    Attributes:
+        ratio: effective training time ratio.
+        wasted_s: seconds by part.
+        failures: by kind, and `spare` for those that hit no machine of the job.
+        recovered_from: failures by what their recovery loaded from.
+        iterations: iterations kept.
+        wall_s: simulated time.
+        gpu_hours_lost: GPU hours in which nothing useful was trained.
+        money_lost: those at the given price.
+        standby_empty: lost machines that found no standby ready.
+    """
+
+    replications: int
+    ratio: Interval
+    wasted_s: dict[str, float]
+    failures: dict[str, float]
+    recovered_from: dict[str, float]
+    recoveries: float
+    iterations: Interval
+    wall_s: float
+    gpu_hours_lost: Interval
+    money_lost: Interval
+    standby_empty: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `castor simulate --json` prints for a strategy."""
+        return {
+            "effective_training_time_ratio": self.ratio.as_json(),
+            "wasted_time_s": {**self.wasted_s, "total": math.fsum(self.wasted_s.values())},
+            "failures": self.failures,
+            "recovered_from": self.recovered_from,
+            "recoveries": self.recoveries,
+            "iterations": self.iterations.as_json(),
+            "wall_time_s": self.wall_s,
+            "gpu_hours_lost": self.gpu_hours_lost.as_json(),
+            "money_lost": self.money_lost.as_json(),
+            "standby_empty": self.standby_empty,
+            "replications": self.replications,
+        }
+
+
+def summarise(tallies: Sequence[Tally], *, gpus: int, price_per_gpu_hour: float) -> Summary:
+    """Summarise the replications of one strategy.
+
+    Args:
+        tallies: one a replication, at least one.
+        gpus: of the job.
+        price_per_gpu_hour: money for one GPU for an hour.
+    """
+    count = len(tallies)
+
+    def mean(name: str, scale: float = 1.0) -> float:
+        # Integer sums first: the mean then does not hang on the order of the replications.
+        total: int = sum(getattr(tally, name) for tally in tallies)
+        return total / scale / count
+
+    hours = [tally.wasted_ns() / NS_PER_S / 3600 * gpus for tally in tallies]
+    software, hardware = mean("software_failures"), mean("hardware_failures")
+    return Summary(
+        replications=count,
+        ratio=interval_of([effective_ratio(tally) for tally in tallies]),
+        wasted_s={part: mean(f"{part}_ns", NS_PER_S) for part in WASTE_PARTS},
+        failures={
+            "total": software + hardware,
+            "software": software,
+            "hardware": hardware,
+            "spare": mean("spare_failures"),
+        },
+        recovered_from={name: mean(f"recovered_{name}") for name in SOURCE_NAMES},
+        recoveries=mean("recoveries"),
+        iterations=interval_of([tally.iterations for tally in tallies]),
+        wall_s=mean("wall_ns", NS_PER_S),
+        gpu_hours_lost=interval_of(hours),
+        money_lost=interval_of([hour * price_per_gpu_hour for hour in hours]),
+        standby_empty=mean("standby_empty"),
+    )

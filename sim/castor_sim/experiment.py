@@ -1,0 +1,196 @@
+"""An experiment: one job on one cluster under one kind of failures, with several strategies."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from castor_configs.errors import InputError
+from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Nanoseconds
+from castor_configs.schema import ConfigModel, Count, CountOrZero, Name
+from castor_sim import strategies as built_in
+from castor_sim.failure_config import FailuresConfig, ReplacementConfig
+from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
+
+Tables = dict[str, object]
+
+
+class TrainingConfig(ConfigModel):
+    """What the job's training takes; what is not given follows from model and cluster."""
+
+    iteration: Nanoseconds | None = None
+    """T_iter without checkpoints; by default the model's on this cluster."""
+    checkpoint_size: Annotated[Bytes, Field(gt=0)] | None = None
+    """The whole model state; by default the model's parameters times its bytes a parameter."""
+    warm_up: Nanoseconds = 253 * 10**9
+    """From loaded states to the first iteration (PAPER.md Fig. 14)."""
+    network_idle: Nanoseconds | None = None
+    """Idle network time in one iteration; by default the model's on this cluster, else
+    `idle_share` of the iteration."""
+    idle_share: Fraction01 = 10.0 / 65.0
+    """Share of an iteration in which the network is idle (PAPER.md Fig. 7, 8: 10.0 s of 65.0)."""
+    network_efficiency: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """What checkpoint traffic reaches of the network bandwidth (PAPER.md 5b-5: 60 % on p4d)."""
+    torch_save: BitsPerSecond = 7_430_000_000
+    """torch.save on one machine (PAPER.md sec. 7.3: 81 s for 75.2 GB)."""
+    storage_jobs: Count = 1
+    """Jobs that share the persistent storage, this one included; each gets an equal part."""
+
+
+class DetectionConfig(ConfigModel):
+    """How a failure is found out; the defaults are the artifact's (PAPER.md 2b)."""
+
+    heartbeat: Nanoseconds = 3 * 10**9
+    poll: Nanoseconds = 5 * 10**9
+    misses: CountOrZero = 3
+    """Polls in a row without a new heartbeat; 0: a failure is known at once."""
+
+    @model_validator(mode="after")
+    def _no_false_alarm(self) -> DetectionConfig:
+        if self.heartbeat <= 0 or self.poll <= 0:
+            raise ValueError("`heartbeat` and `poll` must be above 0")
+        if self.misses and self.misses * self.poll <= self.heartbeat:
+            raise ValueError(
+                f"{self.misses} misses of {self.poll / 1e9:g} s do not span a heartbeat of "
+                f"{self.heartbeat / 1e9:g} s: live machines would be held for dead"
+            )
+        return self
+
+
+class OwnStrategy(ConfigModel):
+    """A strategy from a file or module of the user's, with options that only it knows."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
+    """file.py:Class, relative to the experiment's folder, or package.module:Class."""
+
+
+def _kind_of(value: object) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "own" if isinstance(kind, str) and ":" in kind else str(kind)
+
+
+AnyStrategy = Annotated[
+    Annotated[built_in.NoCheckpoint, Tag("none")]
+    | Annotated[built_in.Strawman, Tag("strawman")]
+    | Annotated[built_in.HighFreq, Tag("highfreq")]
+    | Annotated[built_in.Young, Tag("young")]
+    | Annotated[built_in.Daly, Tag("daly")]
+    | Annotated[built_in.CheckFreq, Tag("checkfreq")]
+    | Annotated[built_in.Gemini, Tag("gemini")]
+    | Annotated[built_in.JustInTime, Tag("jit")]
+    | Annotated[OwnStrategy, Tag("own")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="unknown_strategy",
+        custom_error_message=f"expected a `kind` out of {', '.join(BUILT_IN)}, or file.py:Class",
+    ),
+]
+
+
+def _kind_from_name(value: object) -> object:
+    """Let `[strategies.gemini]` do without `kind = "gemini"`."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: {"kind": name, **table} if isinstance(table, dict) else table
+        for name, table in value.items()
+    }
+
+
+class Experiment(ConfigModel):
+    """The whole of an experiment's TOML file; see configs/experiments for written ones."""
+
+    name: Name
+    description: str = ""
+    cluster: Name
+    """A cluster of configs/clusters by name, or a path."""
+    model: Name
+    """A model of configs/models by name, or a path."""
+    machines: Count | None = None
+    """Machines of the job; by default the cluster's."""
+    replicas: Count = 2
+    """m, copies of each shard in CPU memory, its own machine's included."""
+    placement: PlacementName = "group"
+    """Where replicas go."""
+    placement_domains: Count | None = None
+    """Machines of one failure domain, for the "domains" placement."""
+    duration: Nanoseconds | None = None
+    """How long to simulate; by default a trace's span, or 365 days."""
+    iterations: Count | None = None
+    """Stop once this many iterations are done."""
+    seed: CountOrZero = 1
+    """The first seed; replication i runs with seed + i."""
+    seeds: Count = 20
+    """Replications."""
+    gpu_hour_price: Annotated[float, Field(ge=0)] | None = None
+    """Price of one GPU for an hour; by default the cluster's."""
+    training: TrainingConfig = TrainingConfig()
+    detection: DetectionConfig = DetectionConfig()
+    replacement: ReplacementConfig = ReplacementConfig()
+    failures: FailuresConfig
+    strategies: Annotated[
+        dict[Name, SerializeAsAny[AnyStrategy]], BeforeValidator(_kind_from_name)
+    ] = Field(min_length=1)
+
+
+def load_strategy(own: OwnStrategy, folder: Path) -> Strategy:
+    """Return the user's strategy that `own` names, its options checked by its own class.
+
+    Args:
+        own: the table of the experiment.
+        folder: where a file is looked for.
+
+    Raises:
+        InputError: the file, module or class is not there, or an option is wrong.
+    """
+    place, _, name = own.kind.rpartition(":")
+    if place.endswith(".py"):
+        module = _module_from(folder / place)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ImportError as error:
+            raise InputError(f"cannot import {place}: {error}", key="kind") from error
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise InputError(
+            f"{own.kind} is no strategy; expected a subclass of castor_sim.strategies.Strategy",
+            key="kind",
+        )
+    try:
+        return found.model_validate(own.model_dump())
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise InputError(f"options of {own.kind}: {faults}", key="strategies") from error
+
+
+def _module_from(path: Path) -> Any:
+    specification = importlib.util.spec_from_file_location(
+        re.sub(r"\W", "_", f"castor_own_{path.stem}"), path
+    )
+    if not path.is_file() or specification is None or specification.loader is None:
+        raise InputError(f"there is no file {path}", key="kind")
+    module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{type(error).__name__}: {error}", file=path) from error
+    return module

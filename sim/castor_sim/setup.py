@@ -1,0 +1,257 @@
+"""From an experiment to what an engine runs: profiles, operations, placement, failures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from castor_configs.cluster import Cluster
+from castor_configs.errors import InputError
+from castor_configs.find import find_config
+from castor_configs.load import load_toml
+from castor_configs.model import Model
+from castor_policy.placement import Placement, place
+from castor_sim.experiment import Experiment, OwnStrategy, load_strategy
+from castor_sim.failure_config import stream
+from castor_sim.job import NS_PER_S, Job
+from castor_sim.profile import NEVER_NS, Profile, check_profile
+from castor_sim.strikes import Strikes
+from castor_sim.tally import Operations
+from castor_traces.edit import rescale, shuffle_machines
+from castor_traces.failure_stream import FailureProcess
+from castor_traces.library import load_any
+from castor_traces.random_draws import Draws, uniform_ns
+from castor_traces.trace import Trace
+
+YEAR_NS = 365 * 86_400 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """All that a run of this experiment needs, resolved and checked once.
+
+    Attributes:
+        experiment: as loaded.
+        cluster, model: what it names.
+        job: what strategies compute from.
+        profiles: one for each strategy, by name, in the experiment's order.
+        placements: where each strategy's replicas are, by its name.
+        operations: how machines are watched and replaced.
+        trace: the trace to replay, if any.
+        process: what generates the failures otherwise; None: nothing fails.
+        horizon_ns: the end of a run.
+        target_iterations: the iteration to stop at; 0: none.
+        price_per_gpu_hour: for the money lost.
+    """
+
+    experiment: Experiment
+    cluster: Cluster
+    model: Model
+    job: Job
+    profiles: dict[str, Profile]
+    placements: dict[str, Placement]
+    operations: Operations
+    trace: Trace | None
+    process: FailureProcess | None
+    horizon_ns: int
+    target_iterations: int
+    price_per_gpu_hour: float
+
+    def strikes(self, seed: int) -> Iterator[Strikes]:
+        """Yield the failures of one replication, with what is drawn for each beforehand.
+
+        Each cause of randomness has a stream of its own, and each failure draws as many words
+        whatever its kind, so that all strategies and settings meet the same luck.
+        """
+        failures = self.experiment.failures
+        trace = self.trace
+        if trace is not None and failures.shuffle:
+            trace = shuffle_machines(trace, seed)
+        source = stream(self.process, trace, seed, self.horizon_ns)
+        if source is None:
+            return
+        replacement = self.experiment.replacement
+        fleet = self.operations.fleet
+        which = Draws(seed, "which machine")
+        restore = Draws(seed, "replacement")
+        low_ns, high_ns = replacement.provision
+        for block in source.blocks():
+            rows = len(block)
+            machine = block.machine
+            drawn = which.integers(rows, source.machines).astype(np.int32)
+            machine = np.where(machine < 0, drawn, machine).astype(np.int32)
+            words = restore.words(rows)
+            if fleet:
+                repair_ns = replacement.repair.distribution().durations_ns(words)
+                restore_ns = np.where(block.duration_ns < 0, repair_ns, block.duration_ns)
+            else:
+                restore_ns = uniform_ns(words, low_ns, high_ns + 1) + np.int64(replacement.setup)
+            yield Strikes(block.time_ns, machine, block.hardware.astype(np.int8), restore_ns)
+
+
+def load_setup(path: str | Path, overrides: tuple[str, ...] = ()) -> Setup:
+    """Load an experiment by path or name and resolve it.
+
+    Raises:
+        InputError: a file is missing, or something in one is wrong.
+    """
+    file = find_config("experiments", path)
+    experiment = load_toml(file, Experiment, overrides=overrides)
+    return resolve(experiment, file)
+
+
+def resolve(experiment: Experiment, file: Path) -> Setup:
+    """Resolve a loaded experiment; `file` is where it came from, for names relative to it.
+
+    Raises:
+        InputError: the parts do not fit each other.
+    """
+    folder = file.parent
+    cluster = load_toml(find_config("clusters", experiment.cluster, relative_to=folder), Cluster)
+    model = load_toml(find_config("models", experiment.model, relative_to=folder), Model)
+    machines = experiment.machines or cluster.machines
+    trace = _trace(experiment, file, machines)
+    job = _job(experiment, cluster, model, machines, trace, file)
+    profiles: dict[str, Profile] = {}
+    placements: dict[str, Placement] = {}
+    for name, table in experiment.strategies.items():
+        strategy = load_strategy(table, folder) if isinstance(table, OwnStrategy) else table
+        replicas = strategy.replicas or experiment.replicas
+        kind = strategy.placement or experiment.placement
+        try:
+            placements[name] = _placement(experiment, kind, machines, replicas)
+            profiles[name] = strategy.profile(replace(job, replicas=replicas))
+            check_profile(profiles[name])
+        except ValueError as error:
+            raise InputError(str(error), file=file, key=f"strategies.{name}") from error
+    operations = _operations(experiment, machines, trace, file)
+    repair = experiment.replacement.repair.distribution() if operations.fleet else None
+    failing = operations.fleet or machines
+    try:
+        process = experiment.failures.generated(failing, repair) if trace is None else None
+    except ValueError as error:
+        raise InputError(str(error), file=file, key="failures") from error
+    if experiment.duration is not None:
+        horizon_ns = experiment.duration
+    elif trace is not None:
+        horizon_ns = trace.span_ns
+    else:
+        horizon_ns = YEAR_NS
+    if experiment.iterations is not None and experiment.duration is None and trace is None:
+        horizon_ns = NEVER_NS // 4
+    price = experiment.gpu_hour_price
+    return Setup(
+        experiment=experiment,
+        cluster=cluster,
+        model=model,
+        job=job,
+        profiles=profiles,
+        placements=placements,
+        operations=operations,
+        trace=trace,
+        process=process,
+        horizon_ns=horizon_ns,
+        target_iterations=experiment.iterations or 0,
+        price_per_gpu_hour=cluster.gpu_hour_price if price is None else price,
+    )
+
+
+def _trace(experiment: Experiment, file: Path, machines: int) -> Trace | None:
+    failures = experiment.failures
+    if failures.trace is None:
+        return None
+    beside = file.parent / failures.trace
+    trace = load_any(str(beside) if beside.is_file() else failures.trace).trace
+    fleet = experiment.replacement.operator == "fleet"
+    if failures.rescale:
+        wanted = machines + (experiment.replacement.standbys if fleet else 0)
+        return rescale(trace, wanted, experiment.seed)
+    if trace.machines < machines or (not fleet and trace.machines != machines):
+        raise InputError(
+            f"the job needs {machines} machines and trace {trace.name!r} has {trace.machines}; set "
+            "`machines`, or `failures.rescale = true` to thin the trace or lay it over itself",
+            file=file,
+            key="failures.trace",
+        )
+    return trace
+
+
+def _job(
+    experiment: Experiment,
+    cluster: Cluster,
+    model: Model,
+    machines: int,
+    trace: Trace | None,
+    file: Path,
+) -> Job:
+    training = experiment.training
+    iteration_ns = training.iteration
+    if iteration_ns is None:
+        try:
+            iteration_ns = model.iteration_time_ns(cluster.name)
+        except ValueError as error:
+            hint = f'{error}, or `training.iteration = "60s"` in the experiment'
+            raise InputError(hint, file=file, key="training.iteration") from error
+    idle_ns = training.network_idle or model.idle_time.get(cluster.name)
+    if idle_ns is None:
+        idle_ns = round(iteration_ns * training.idle_share)
+    detection = experiment.detection
+    storage_bps = cluster.storage.bandwidth // training.storage_jobs
+    per_machine = cluster.storage.per_machine_bandwidth
+    if per_machine is not None:
+        storage_bps = min(storage_bps, per_machine * machines)
+    return Job(
+        machines=machines,
+        gpus_per_machine=cluster.gpus_per_machine,
+        replicas=experiment.replicas,
+        iteration_ns=iteration_ns,
+        network_idle_ns=max(1, idle_ns),
+        checkpoint_bytes=training.checkpoint_size or model.checkpoint_bytes,
+        network_bps=int(cluster.network_bandwidth * training.network_efficiency),
+        storage_bps=storage_bps,
+        gpu_to_cpu_bps=cluster.gpu_to_cpu_bandwidth,
+        torch_save_bps=training.torch_save,
+        warm_up_ns=training.warm_up,
+        detection_ns=detection.misses * detection.poll,
+        failures_per_s=experiment.failures.expected_per_s(machines, trace),
+    )
+
+
+def _operations(
+    experiment: Experiment, machines: int, trace: Trace | None, file: Path
+) -> Operations:
+    replacement, detection = experiment.replacement, experiment.detection
+    fleet = 0
+    if replacement.operator == "fleet":
+        fleet = machines + replacement.standbys if trace is None else trace.machines
+        if replacement.standbys > fleet - machines:
+            raise InputError(
+                f"{replacement.standbys} standbys and {machines} machines are more than the "
+                f"{fleet} of the trace",
+                file=file,
+                key="replacement.standbys",
+            )
+    return Operations(
+        positions=machines,
+        fleet=fleet,
+        standbys=replacement.standbys,
+        dedicated=int(replacement.requests == "dedicated"),
+        activation_ns=replacement.activation,
+        heartbeat_ns=detection.heartbeat,
+        poll_ns=detection.poll,
+        misses=detection.misses,
+    )
+
+
+def _placement(experiment: Experiment, kind: str, machines: int, replicas: int) -> Placement:
+    """Place the replicas; ValueError where sizes do not fit or the domains' size is missing."""
+    size = experiment.placement_domains
+    if kind == "domains" and size is None:
+        raise ValueError('`placement = "domains"` needs `placement_domains` (machines of one)')
+    domains = [machine // size for machine in range(machines)] if size else None
+    rng = random.Random(experiment.seed)  # noqa: S311 - a placement, not a secret
+    return place(kind, machines, replicas, domains=domains, rng=rng)

@@ -1,0 +1,254 @@
+"""Checkpoint strategies: each turns a job into a `Profile`, and that is all there is to one.
+
+A strategy of your own is a subclass of `Strategy` in a file of your own, named in the experiment
+as `kind = "my_file.py:MyStrategy"`; its fields are the keys of its table. examples/ has one.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from castor_configs.quantities import Nanoseconds
+from castor_configs.schema import ConfigModel, Count
+from castor_policy import frequency
+from castor_sim.job import NS_PER_S, Job
+from castor_sim.profile import Profile
+
+
+PlacementName = Literal["group", "ring", "random", "domains"]
+"""Placements by name; "group" is Algorithm 1, "mixed" where m does not divide N."""
+
+
+def iterations_for(interval_ns: int, job: Job, transfer_ns: int) -> int:
+    """Return the whole number of iterations nearest to an interval, as far as Eq. 2 allows.
+
+    At least one, and at least as many as the transfer of a checkpoint takes.
+    """
+    nearest = max(1, (2 * interval_ns + job.iteration_ns) // (2 * job.iteration_ns))
+    return max(nearest, -(-transfer_ns // job.iteration_ns))
+
+
+class Strategy(ConfigModel):
+    """The interface: options as fields, one method.
+
+    Attributes:
+        kind: which strategy; a name of this module's, or `file.py:Class`.
+    """
+
+    kind: str
+    replicas: Count | None = None
+    """m, where it is to be another than the experiment's."""
+    placement: PlacementName | None = None
+    """Where replicas go, where it is to be another than the experiment's."""
+
+    @abstractmethod
+    def profile(self, job: Job) -> Profile:
+        """Return the figures that the engines run for `job`."""
+
+
+class NoCheckpoint(Strategy):
+    """No checkpoint at all: each failure starts training anew."""
+
+    kind: Literal["none"] = "none"
+
+    def profile(self, job: Job) -> Profile:
+        """Iterations and the start; nothing else costs anything."""
+        return Profile(iteration_ns=job.iteration_ns, warm_up_ns=job.warm_up_ns)
+
+
+class StorageStrategy(Strategy):
+    """What all strategies on persistent storage share (PAPER.md sec. 5, Baselines).
+
+    torch.save stops training; the transfer to storage goes on beside it. A recovery reads
+    everything back and passes it through torch.load.
+    """
+
+    save: Nanoseconds | None = None
+    """Time that torch.save stops training; by default the shard's size over torch.save's rate."""
+    load: Nanoseconds | None = None
+    """Time of torch.load at recovery; by default as long as torch.save."""
+
+    def save_ns(self, job: Job) -> int:
+        """Stall of one checkpoint."""
+        return job.serialisation_ns() if self.save is None else self.save
+
+    def load_ns(self, job: Job) -> int:
+        """Retrieval: read from storage, then torch.load."""
+        load_ns = job.serialisation_ns() if self.load is None else self.load
+        return job.storage_ns() + load_ns
+
+    def asynchronous(self, job: Job, every: int) -> Profile:
+        """A checkpoint every `every` iterations that stops training only for torch.save."""
+        return Profile(
+            iteration_ns=job.iteration_ns,
+            storage_every=every,
+            storage_stall_ns=self.save_ns(job),
+            storage_transfer_ns=job.storage_ns(),
+            retrieve_storage_ns=self.load_ns(job),
+            warm_up_ns=job.warm_up_ns,
+        )
+
+    def restart_ns(self, job: Job) -> int:
+        """From a failure until training goes on, machine replacement aside."""
+        return job.detection_ns + self.load_ns(job) + job.warm_up_ns
+
+
+class Strawman(StorageStrategy):
+    """A checkpoint to storage every 3 hours, as BLOOM's training had it (PAPER.md sec. 5)."""
+
+    kind: Literal["strawman"] = "strawman"
+    every: Nanoseconds = 3 * 3600 * NS_PER_S
+    """Time between checkpoints."""
+
+    def profile(self, job: Job) -> Profile:
+        """The period rounded to whole iterations."""
+        return self.asynchronous(job, iterations_for(self.every, job, job.storage_ns()))
+
+
+class HighFreq(StorageStrategy):
+    """As often as storage takes it: every ceil(t_ckpt / T_iter) iterations (PAPER.md sec. 5)."""
+
+    kind: Literal["highfreq"] = "highfreq"
+    every_iterations: Count | None = None
+    """Period in iterations, instead of the one that the storage bandwidth gives."""
+
+    def profile(self, job: Job) -> Profile:
+        """The shortest period that Eq. 2 allows, unless one is given."""
+        shortest = -(-job.storage_ns() // job.iteration_ns)
+        return self.asynchronous(job, self.every_iterations or shortest)
+
+
+class Young(StorageStrategy):
+    """Blocking checkpoints to storage at Young's interval sqrt(2 delta M)."""
+
+    kind: Literal["young"] = "young"
+
+    def interval_s(self, job: Job) -> float:
+        """Training time between checkpoints, from the job's failure rate."""
+        return frequency.young_interval_s(self._cost_s(job), self._mtbf_s(job))
+
+    def _cost_s(self, job: Job) -> float:
+        return (self.save_ns(job) + job.storage_ns()) / NS_PER_S
+
+    def _mtbf_s(self, job: Job) -> float:
+        return 1 / job.failures_per_s if job.failures_per_s else math.inf
+
+    def profile(self, job: Job) -> Profile:
+        """Save and transfer both stop training; without failures, no checkpoint is taken."""
+        interval_s = self.interval_s(job) if job.failures_per_s else 0.0
+        every = iterations_for(round(interval_s * NS_PER_S), job, 0) if interval_s else 0
+        return self.asynchronous(job, every)._replace(
+            storage_stall_ns=self.save_ns(job) + job.storage_ns(), storage_transfer_ns=0
+        )
+
+
+class Daly(Young):
+    """As `Young`, at Daly's higher-order interval (2006)."""
+
+    kind: Literal["daly"] = "daly"  # type: ignore[assignment]  # narrower than Young's on purpose
+
+    def interval_s(self, job: Job) -> float:
+        """Training time between checkpoints, from the job's failure rate."""
+        return frequency.daly_interval_s(self._cost_s(job), self._mtbf_s(job))
+
+
+class CheckFreq(StorageStrategy):
+    """Snapshot to CPU memory, persist in the background, as often as a stall budget allows.
+
+    After CheckFreq (FAST '21): the snapshot overlaps the next iteration and stalls training only
+    for what does not fit; the period is the shortest that keeps the stall within the budget and
+    lets one checkpoint persist before the next.
+    """
+
+    kind: Literal["checkfreq"] = "checkfreq"
+    stall_budget: Annotated[float, Field(gt=0, le=1)] = 0.035
+    """Share of the training time that may be spent on stalls."""
+
+    def profile(self, job: Job) -> Profile:
+        """Snapshots pass the CPU memory of the trainer, so a failure aborts the one in flight."""
+        stall_ns = max(0, job.gpu_copy_ns() - job.iteration_ns)
+        persist_ns = min(job.gpu_copy_ns(), job.iteration_ns) + self.save_ns(job) + job.storage_ns()
+        for_budget = math.ceil(stall_ns / (self.stall_budget * job.iteration_ns))
+        every = max(1, -(-persist_ns // job.iteration_ns), for_budget)
+        return self.asynchronous(job, every)._replace(
+            storage_stall_ns=stall_ns, storage_transfer_ns=persist_ns
+        )
+
+
+class Gemini(Strategy):
+    """Checkpoints in the CPU memory of m machines, between the training traffic (the paper)."""
+
+    kind: Literal["gemini"] = "gemini"
+    every: Count = 1
+    """Period of memory checkpoints in iterations."""
+    persist_every: Nanoseconds = 3 * 3600 * NS_PER_S
+    """Period of persistent checkpoints; 0: none."""
+    serialise: Nanoseconds | None = None
+    """torch.save of the memory checkpoints at a failure; by default all m replicas of a shard at
+    torch.save's rate (the paper's 162 s). Castor's own memory format needs none: "0s"."""
+
+    def profile(self, job: Job) -> Profile:
+        """Traffic that finds no idle time stalls training.
+
+        A checkpoint is complete when the iteration that carries its last traffic ends.
+        """
+        remote = job.replicas - 1
+        traffic_ns = job.network_ns(remote)
+        stall_ns = max(0, traffic_ns - job.network_idle_ns * self.every)
+        needed = -(-(traffic_ns - stall_ns) // job.network_idle_ns) if traffic_ns else 1
+        serialise_ns = job.serialisation_ns(job.replicas)
+        persist = self.persist_every
+        return Profile(
+            iteration_ns=job.iteration_ns,
+            memory_every=self.every,
+            memory_stall_ns=stall_ns,
+            memory_transfer_ns=job.iteration_ns * max(1, min(needed, self.every)),
+            storage_every=iterations_for(persist, job, job.storage_ns()) if persist else 0,
+            storage_transfer_ns=job.storage_ns() if persist else 0,
+            serialise_ns=serialise_ns if self.serialise is None else self.serialise,
+            retrieve_own_ns=job.gpu_copy_ns(),
+            retrieve_peer_ns=job.network_ns(),
+            retrieve_storage_ns=job.storage_ns() + job.serialisation_ns(),
+            replicate_ns=traffic_ns,
+            warm_up_ns=job.warm_up_ns,
+        )
+
+
+class JustInTime(StorageStrategy):
+    """Nothing in the steady state; after a failure healthy replicas save what the lost one held.
+
+    After Just-In-Time Checkpointing (EuroSys '24). It needs every shard on m machines by data
+    parallelism (`replicas`); the state lives in the trainers, so a crashed process loses its
+    own. All ranks then read the saved state back from storage.
+    """
+
+    kind: Literal["jit"] = "jit"
+    persist_every: Nanoseconds = 3 * 3600 * NS_PER_S
+    """Period of ordinary checkpoints to storage, for when no replica is left; 0: none."""
+
+    def profile(self, job: Job) -> Profile:
+        """At most the iteration in flight is lost while a replica of every shard lives."""
+        every = iterations_for(self.persist_every, job, job.storage_ns())
+        return self.asynchronous(job, every if self.persist_every else 0)._replace(
+            memory_every=1,
+            serialise_ns=self.save_ns(job) + job.storage_ns(),
+            retrieve_own_ns=self.load_ns(job),
+            memory_in_trainer=1,
+        )
+
+
+BUILT_IN: dict[str, type[Strategy]] = {
+    "none": NoCheckpoint,
+    "strawman": Strawman,
+    "highfreq": HighFreq,
+    "young": Young,
+    "daly": Daly,
+    "checkfreq": CheckFreq,
+    "gemini": Gemini,
+    "jit": JustInTime,
+}
+"""The strategies that an experiment names by `kind`."""
