@@ -102,13 +102,12 @@ def format_of(path: Path) -> str:
         "trace_seren.csv": "acme",
         "trace_kalos.csv": "acme",
     }
-    for packed in ("", ".gz", ".xz"):
-        if packed and not path.name.endswith(packed):
-            continue
-        form = published.get(path.name.removesuffix(packed))
-        if form is not None:
-            return form
-    return ""
+    published = {_unpacked(file): form for file, form in published.items()}
+    return published.get(_unpacked(path.name), "")
+
+
+def _unpacked(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".xz")
 
 
 def _load_named(name: str, skip_bad: bool, cache: Path | None, options: dict[str, Any]) -> Imported:
