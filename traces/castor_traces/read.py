@@ -27,7 +27,7 @@ def read_trace(path: str | Path, skip_bad: bool = False) -> Trace:
     """Read the trace at `path`; rows may stand in any order.
 
     Args:
-        path: a file in the format of docs/formats.md, UTF-8.
+        path: a file in the format of traces/README.md, UTF-8.
         skip_bad: leave malformed rows out; `load` returns them as well.
 
     Raises:

@@ -17,7 +17,7 @@ def format_trace(trace: Trace) -> str:
     """Return the text of the trace's file: `# key: value` lines, the header, one row a failure.
 
     Exact: reading the text gives a trace equal to `trace`, and equal traces give equal text.
-    Lines end in a line feed only. Format: docs/formats.md.
+    Lines end in a line feed only. Format: traces/README.md.
     """
     head = [
         ("name", trace.name),
