@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from castor.commands.demo import demo
 from castor.commands.interval import interval
+from castor.commands.simulate import simulate
 from castor.commands.trace import trace_app
 from castor_configs.errors import InputError
 from castor_policy.version import __version__
@@ -40,6 +42,8 @@ def root(
     """Simulate and run training that recovers from in-memory checkpoints."""
 
 
+app.command()(simulate)
+app.command()(demo)
 app.command()(interval)
 
 app.add_typer(trace_app, name="trace")

@@ -21,7 +21,6 @@ from castor_sim.jump_machines import arrive, lose_cloud, lose_fleet, vacant
 from castor_sim.profile import NEVER_NS
 from castor_sim.tally import OWN_MEMORY, PEER, SCRATCH, STORAGE
 
-
 COMPILED_FROM = (
     assign_sources,
     detection_ns,

@@ -160,7 +160,7 @@ class SimpyEngine:
         self.env.process(self._strike_all())
         if self._horizon_ns < NEVER_NS:
             horizon = LateEvent(self.env, self._horizon_ns, RUN_ENDS)
-            horizon.callbacks.append(lambda _event: None if finished.succeed() else None)
+            horizon.callbacks.append(finished.trigger)
         self.env.run(until=finished)
         self._finish()
         return self.tally

@@ -18,7 +18,6 @@ from castor_policy import frequency
 from castor_sim.job import NS_PER_S, Job
 from castor_sim.profile import Profile
 
-
 PlacementName = Literal["group", "ring", "random", "domains"]
 """Placements by name; "group" is Algorithm 1, "mixed" where m does not divide N."""
 

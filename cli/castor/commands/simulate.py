@@ -1,0 +1,223 @@
+"""castor simulate: strategies against failures, over months of training."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from castor_policy.events import Event
+    from castor_sim.run import Engine
+    from castor_sim.setup import Setup
+    from castor_sim.tally import Tally
+
+STDERR = Console(stderr=True, highlight=False)
+
+
+class EngineName(StrEnum):
+    """The engines by name; castor_sim.run.Engine says what each is."""
+
+    JUMP = "jump"
+    SIMPY = "simpy"
+
+
+def simulate(
+    experiment: Annotated[
+        str,
+        typer.Argument(metavar="EXPERIMENT.toml", help="An experiment, by path or shipped name."),
+    ],
+    trace: Annotated[
+        str | None,
+        typer.Option("--trace", metavar="F", help="Replay this trace instead: a file or a name."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Replications.")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Jobs at a time; 0: one a core.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write results and config here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. replicas=3."),
+    ] = None,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the comparison and the timelines (into --out).")
+    ] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="jump is compiled; simpy gives the same integers.")
+    ] = EngineName.JUMP,
+    exact_iterations: Annotated[
+        bool,
+        typer.Option(help="Simulate every iteration and chunk one by one: slow, the same result."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the effective configuration and stop.")
+    ] = False,
+) -> None:
+    """Simulate training under failures and compare checkpoint strategies."""
+    from castor_analysis.result_folder import result_document
+    from castor_configs.dump import dump_toml
+    from castor_configs.errors import InputError
+    from castor_sim.run import Engine
+    from castor_sim.setup import load_setup
+
+    changes = list(overrides or ())
+    if trace is not None:
+        name = Path(trace).resolve() if Path(trace).is_file() else trace
+        changes += ['failures.process="trace"', f"failures.trace={json.dumps(str(name))}"]
+    if seeds is not None:
+        changes.append(f"seeds={seeds}")
+    if plot and out is None:
+        raise InputError("needs --out DIR to put the pictures into", key="--plot")
+    setup = load_setup(experiment, tuple(changes))
+    if dry_run:
+        typer.echo(dump_toml(setup.experiment), nl=False)
+        return
+    chosen = Engine.EXACT if exact_iterations else Engine(engine.value)
+    say_source(setup)
+    runs = run_all(setup, chosen, jobs or os.cpu_count() or 1)
+    summaries = summaries_of(setup, runs)
+    document = result_document(setup, summaries, engine=chosen.value)
+    if out is not None:
+        write_all(out, setup, document, runs, plot=plot)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        Console().print(comparison_table(document))
+        if out is not None:
+            STDERR.print(f"results in {out}; run again: castor simulate {out}/experiment.toml")
+
+
+def say_source(setup: Setup) -> None:
+    """Say on stderr what fails: which trace, or which generated process."""
+    job, trace = setup.job, setup.trace
+    if trace is not None:
+        days = trace.span_ns / 8.64e13
+        found = dict(trace.notes).get("file", "")
+        where = f" from {found}" if found else ""
+        failing = f"trace {trace.name}{where}: {len(trace.failures)} failures of {trace.machines} "
+        failing += f"machines in {days:.1f} days"
+    else:
+        process = setup.experiment.failures.process
+        failing = f"generated failures ({process}), {job.failures_per_s * 86_400:.3g} a day"
+    STDERR.print(
+        f"{setup.experiment.name}: {setup.model.name} on {job.machines} machines; {failing}",
+        style="dim",
+    )
+
+
+def run_all(setup: Setup, engine: Engine, jobs: int) -> dict[str, list[tuple[int, Tally]]]:
+    """Run all replications with a progress bar on stderr."""
+    from castor_sim.run import replications
+
+    runs: dict[str, list[tuple[int, Tally]]] = {name: [] for name in setup.profiles}
+    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=STDERR, transient=True) as progress:
+        task = progress.add_task("", total=len(setup.profiles) * setup.experiment.seeds)
+        for name, seed, tally in replications(setup, engine, jobs):
+            runs[name].append((seed, tally))
+            progress.advance(task)
+    return runs
+
+
+def summaries_of(setup: Setup, runs: Mapping[str, Sequence[tuple[int, Tally]]]) -> dict[str, Any]:
+    """Summarise each strategy's replications."""
+    from castor_analysis.summary import summarise
+
+    gpus = setup.job.machines * setup.job.gpus_per_machine
+    return {
+        name: summarise(
+            [tally for _seed, tally in tallies],
+            gpus=gpus,
+            price_per_gpu_hour=setup.price_per_gpu_hour,
+        )
+        for name, tallies in runs.items()
+    }
+
+
+def write_all(
+    out: Path,
+    setup: Setup,
+    document: Mapping[str, Any],
+    runs: Mapping[str, Sequence[tuple[int, Tally]]],
+    *,
+    plot: bool,
+) -> None:
+    """Write the result's folder: numbers, configuration, event logs, and pictures if asked for.
+
+    The event logs come from the simpy engine on the first seed, whose tally has to equal the
+    one that the replications gave.
+    """
+    from castor_analysis.result_folder import write_events, write_result
+    from castor_sim.run import Engine, run_once
+
+    write_result(out, setup, document, runs)
+    logs: dict[str, list[Event]] = {}
+    for name, tallies in runs.items():
+        seed, expected = tallies[0]
+        events: list[Event] = []
+        tally = run_once(setup, name, seed, Engine.SIMPY, events.append)
+        if tally != expected:
+            raise AssertionError(
+                f"the engines disagree on strategy {name}, seed {seed}; please report this"
+            )
+        write_events(out, name, events)
+        logs[name] = events
+    if plot:
+        draw_all(out, setup, document, logs)
+
+
+def draw_all(
+    out: Path,
+    setup: Setup,
+    document: Mapping[str, Any],
+    logs: Mapping[str, Sequence[Event]],
+) -> None:
+    """Draw the comparison and each strategy's timeline; write the Perfetto trace beside them."""
+    from castor_analysis.chrome_trace import to_chrome_trace
+    from castor_analysis.pictures import draw_comparison, draw_timeline
+
+    from castor_analysis.result_folder import write_text
+
+    draw_comparison(document, out / "comparison")
+    for name, events in logs.items():
+        draw_timeline(events, f"{setup.experiment.name}: {name}", out / f"timeline-{name}")
+    write_text(out / "timeline.perfetto.json", json.dumps(to_chrome_trace(logs)) + "\n")
+
+
+def comparison_table(document: Mapping[str, Any]) -> Table:
+    """Return the comparison of strategies as a table for a terminal of 80 columns."""
+    job, currency = document["job"], document["currency"]
+    table = Table(
+        title=f"{document['name']}: {job['machines']} machines, {document['seeds']} replications",
+        caption="effective: useful training time over wall time, with its 95 % interval",
+    )
+    table.add_column("strategy")
+    table.add_column("effective", justify="right")
+    table.add_column("95 %", justify="right")
+    table.add_column("failures", justify="right")
+    table.add_column("own/peer/storage", justify="right")
+    table.add_column(f"lost {currency}", justify="right")
+    strategies = document["strategies"].items()
+    ranked = sorted(strategies, key=lambda item: -item[1]["effective_training_time_ratio"]["mean"])
+    for name, row in ranked:
+        ratio, sources = row["effective_training_time_ratio"], row["recovered_from"]
+        from_storage = sources["storage"] + sources["scratch"]
+        table.add_row(
+            name,
+            f"{ratio['mean']:.4f}",
+            f"±{(ratio['ci95_high'] - ratio['ci95_low']) / 2:.4f}",
+            f"{row['failures']['total']:.1f}",
+            f"{sources['own_memory']:.0f}/{sources['peer']:.0f}/{from_storage:.0f}",
+            f"{row['money_lost']['mean']:,.0f}",
+        )
+    return table
