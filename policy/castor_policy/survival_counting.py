@@ -246,7 +246,7 @@ class Frontier:
     def __init__(
         self, machines: int, host_sets: HostSets, order: Sequence[int] | None = None
     ) -> None:
-        self.order = tuple(order) if order is not None else _narrow_order(machines, host_sets)
+        self.order = tuple(order) if order is not None else narrow_order(machines, host_sets)
         when = {machine: turn for turn, machine in enumerate(self.order)}
         self._begins = [0] * machines
         self._contains = [0] * machines
@@ -289,7 +289,7 @@ class Frontier:
         return after
 
 
-def _narrow_order(machines: int, host_sets: HostSets) -> tuple[int, ...]:
+def narrow_order(machines: int, host_sets: HostSets) -> tuple[int, ...]:
     """Order machines greedily: next the one that opens fewest host sets, closing most."""
     sets_of: list[list[int]] = [[] for _ in range(machines)]
     for index, members in enumerate(host_sets):
