@@ -175,7 +175,7 @@ def to_trace(
 
     Args:
         process: what fails, how often and for how long.
-        seed: the seed, from 0; kept in the trace as a note.
+        seed: the seed, from 0; kept in the trace as a note, beside the process.
         horizon_ns: the span of the trace in nanoseconds.
         name: the name of the trace.
         source: where the rates come from.
@@ -214,5 +214,5 @@ def to_trace(
         failures,
         source=source,
         licence="none needed: generated",
-        notes=(("seed", str(seed)), *notes),
+        notes=(("seed", str(seed)), ("process", repr(process)), *notes),
     )

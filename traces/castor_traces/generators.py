@@ -206,9 +206,10 @@ class EarlyFailures:
         check_repair_given(self.while_down, self.marks)
         if not 0.05 <= self.shape <= 20.0:
             raise ValueError(f"the shape of early failures must be 0.05 to 20, got {self.shape!r}")
-        if not 0.0 <= self.expected_per_machine <= 1e6:
+        if self.expected_per_machine != 0.0 and not 1e-12 <= self.expected_per_machine <= 1e6:
             raise ValueError(
-                f"expected_per_machine must be 0 to a million, got {self.expected_per_machine!r}"
+                "expected_per_machine must be 0, or 1e-12 to a million, got "
+                f"{self.expected_per_machine!r}"
             )
         if not 1e-6 <= self.within_s <= MAX_HORIZON_NS / NS_PER_S:
             raise ValueError(f"within_s must be a microsecond to 73 years, got {self.within_s!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -39,7 +40,11 @@ def read_any(
     Raises:
         InputError: there is no such trace, or a row of it is malformed.
     """
-    from castor_traces.library import import_file, load_any  # noqa: PLC0415 - a room loads late
+    from castor_traces.catalog import is_known  # noqa: PLC0415 - a room loads late
+    from castor_traces.library import import_file, load_any  # noqa: PLC0415
+
+    if Path(name).suffix and not is_known(name) and not Path(name).exists():
+        raise InputError("there is no such file", file=name)
 
     given = {"system": system, "year": year}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

@@ -238,6 +238,8 @@ def _preset(name: str | None) -> Preset | None:
 def _process(options: _Options) -> FailureProcess:
     from castor_traces.generators import DomainFailures, EarlyFailures, MergedFailures  # noqa: PLC0415
 
+    if options.while_down is WhileDownChoice.NONE and options.repair is None:
+        raise InputError("none needs a repair time; give --repair too", key="--while-down")
     preset = options.preset
     machines = options.machines or (preset.machines if preset else 0)
     if not machines:
@@ -282,7 +284,7 @@ def _single_machines(options: _Options, machines: int, marks: Marks) -> FailureP
         with naming("--rate"):
             return RegularFailures(machines, rate_per_s * machines * _DAY_S, marks, while_down)
     if options.process is Process.POISSON or rate_per_s == 0.0:
-        with naming("--rate, --while-down"):
+        with naming("--rate"):
             return PoissonFailures(machines, rate_per_s, lemons, marks, while_down)
     mean_s = 1.0 / rate_per_s
     # The renewal density of such gaps has settled well before ten of them.
