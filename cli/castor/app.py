@@ -10,6 +10,7 @@ from rich.console import Console
 
 from castor.commands.demo import demo
 from castor.commands.interval import interval
+from castor.commands.placement import placement
 from castor.commands.simulate import simulate
 from castor.commands.trace import trace_app
 from castor_configs.errors import InputError
@@ -45,6 +46,7 @@ def root(
 app.command()(simulate)
 app.command()(demo)
 app.command()(interval)
+app.command()(placement)
 
 app.add_typer(trace_app, name="trace")
 
