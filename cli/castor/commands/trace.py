@@ -100,10 +100,10 @@ def fetch(
 
     Example: castor trace fetch infinitehbd
     """
-    from castor_traces import fetch as fetching  # noqa: PLC0415 - a room loads when it is needed
+    from castor_traces import fetch as fetching
 
     if as_list:
-        from castor.commands.trace_tables import print_catalog  # noqa: PLC0415 - likewise
+        from castor.commands.trace_tables import print_catalog
 
         print_catalog()
         return
@@ -134,14 +134,14 @@ def stats(
 
     Example: castor trace stats infinitehbd
     """
-    from castor_traces.statistics import trace_statistics  # noqa: PLC0415 - a room loads late
+    from castor_traces.statistics import trace_statistics
 
     imported = read_any(name, form, system, year, skip_bad)
     statistics = trace_statistics(imported.trace)
     if as_json:
         typer.echo(json.dumps(statistics.to_json(), indent=2, allow_nan=False))
         return
-    from castor.commands.trace_tables import print_statistics  # noqa: PLC0415
+    from castor.commands.trace_tables import print_statistics
 
     print_statistics(statistics, imported.trace)
 
@@ -164,7 +164,7 @@ def plot(
 
     Example: castor trace plot infinitehbd -o out/infinitehbd
     """
-    from castor_traces.plot import plot_trace  # noqa: PLC0415 - matplotlib loads when it is needed
+    from castor_traces.plot import plot_trace
 
     trace = read_any(name, form, system, year, skip_bad).trace
     stem = Path(output)
@@ -196,7 +196,7 @@ def slice_(
 
     Example: castor trace slice lanl-20 --from 200d --to 565d -o year.csv
     """
-    from castor_traces import edit  # noqa: PLC0415 - a room loads when it is needed
+    from castor_traces import edit
 
     trace = read_any(name).trace
     start_s = exact_seconds(start, "--from")
@@ -218,7 +218,7 @@ def rescale(
 
     Example: castor trace rescale infinitehbd --machines 16 --seed 1 -o small.csv
     """
-    from castor_traces import edit  # noqa: PLC0415 - a room loads when it is needed
+    from castor_traces import edit
 
     with naming("--machines"):
         write(edit.rescale(read_any(name).trace, machines, seed), output)
@@ -236,7 +236,7 @@ def compress(
 
     Example: castor trace compress infinitehbd --factor 50000 -o minutes.csv
     """
-    from castor_traces import edit  # noqa: PLC0415 - a room loads when it is needed
+    from castor_traces import edit
 
     try:
         ratio = Fraction(factor)
@@ -266,7 +266,7 @@ def merge(
 
     Example: castor trace merge hardware.csv software.csv -o all.csv
     """
-    from castor_traces import edit  # noqa: PLC0415 - a room loads when it is needed
+    from castor_traces import edit
 
     traces = [read_any(name).trace for name in names]
     with naming("TRACE"):
@@ -279,15 +279,15 @@ def shuffle(name: TraceName, seed: SeedOption = 0, output: OutputOption = "-") -
 
     Example: castor trace shuffle infinitehbd --seed 1 -o shuffled.csv
     """
-    from castor_traces import edit  # noqa: PLC0415 - a room loads when it is needed
+    from castor_traces import edit
 
     write(edit.shuffle_machines(read_any(name).trace, seed), output)
 
 
 def _files_here(name: str) -> list[Path]:
     """Return the files of a data set or named trace if all are here and right, else none."""
-    from castor_traces.catalog import find  # noqa: PLC0415 - a room loads when it is needed
-    from castor_traces.fetch import check_published, locate  # noqa: PLC0415
+    from castor_traces.catalog import find
+    from castor_traces.fetch import check_published, locate
 
     data, trace = find(name)
     wanted = data.traces if name == data.name else (trace,)

@@ -40,8 +40,8 @@ def read_any(
     Raises:
         InputError: there is no such trace, or a row of it is malformed.
     """
-    from castor_traces.catalog import is_known  # noqa: PLC0415 - a room loads late
-    from castor_traces.library import import_file, load_any  # noqa: PLC0415
+    from castor_traces.catalog import is_known
+    from castor_traces.library import import_file, load_any
 
     if Path(name).suffix and not is_known(name) and not Path(name).exists():
         raise InputError("there is no such file", file=name)
@@ -66,9 +66,9 @@ def write(trace: Trace, output: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    from castor_configs.quantities import format_seconds  # noqa: PLC0415 - a room loads late
-    from castor_traces.trace import NS_PER_S  # noqa: PLC0415
-    from castor_traces.write import format_trace, write_trace  # noqa: PLC0415
+    from castor_configs.quantities import format_seconds
+    from castor_traces.trace import NS_PER_S
+    from castor_traces.write import format_trace, write_trace
 
     if output == STANDARD_OUTPUT:
         typer.echo(format_trace(trace), nl=False)
@@ -90,7 +90,7 @@ def exact_seconds(text: str, option: str) -> Fraction:
     Raises:
         InputError: it is no time.
     """
-    from castor_configs.quantities import parse_ns  # noqa: PLC0415 - pydantic loads late
+    from castor_configs.quantities import parse_ns
 
     with naming(option):
         return Fraction(parse_ns(text), 1_000_000_000)

@@ -185,10 +185,10 @@ def generate(
 
     castor trace generate --machines 16 --days 365 --rate 1.5%/day --repair 4h -o small.csv
     """
-    from castor_traces.failure_stream import to_trace  # noqa: PLC0415 - a room loads late
+    from castor_traces.failure_stream import to_trace
 
     if as_list:
-        from castor.commands.trace_tables import print_presets  # noqa: PLC0415 - likewise
+        from castor.commands.trace_tables import print_presets
 
         print_presets()
         return
@@ -225,8 +225,8 @@ def generate(
 
 
 def _preset(name: str | None) -> Preset | None:
-    from castor_configs.nearest import nearest_name  # noqa: PLC0415 - a room loads late
-    from castor_traces.presets import PRESETS  # noqa: PLC0415
+    from castor_configs.nearest import nearest_name
+    from castor_traces.presets import PRESETS
 
     if name is None or name in PRESETS:
         return PRESETS[name] if name else None
@@ -236,7 +236,7 @@ def _preset(name: str | None) -> Preset | None:
 
 
 def _process(options: _Options) -> FailureProcess:
-    from castor_traces.generators import DomainFailures, EarlyFailures, MergedFailures  # noqa: PLC0415
+    from castor_traces.generators import DomainFailures, EarlyFailures, MergedFailures
 
     if options.while_down is WhileDownChoice.NONE and options.repair is None:
         raise InputError("none needs a repair time; give --repair too", key="--while-down")
@@ -264,7 +264,7 @@ def _process(options: _Options) -> FailureProcess:
 
 
 def _single_machines(options: _Options, machines: int, marks: Marks) -> FailureProcess:
-    from castor_traces.generators import (  # noqa: PLC0415 - a room loads late
+    from castor_traces.generators import (
         LognormalGaps,
         PoissonFailures,
         RegularFailures,
@@ -301,8 +301,8 @@ def _single_machines(options: _Options, machines: int, marks: Marks) -> FailureP
 
 
 def _marks(options: _Options) -> Marks:
-    from castor_configs.quantities import parse_fraction  # noqa: PLC0415 - pydantic loads late
-    from castor_traces.marks import Marks  # noqa: PLC0415
+    from castor_configs.quantities import parse_fraction
+    from castor_traces.marks import Marks
 
     share, causes = 1.0, options.preset.marks.causes if options.preset else ()
     if options.hardware_share is not None:
@@ -323,20 +323,20 @@ def _marks(options: _Options) -> Marks:
 
 def _hardware_of(marks: Marks) -> Marks:
     """Return the marks of a domain that goes down whole: always hardware, repaired alike."""
-    from castor_traces.marks import Marks  # noqa: PLC0415 - a room loads late
+    from castor_traces.marks import Marks
 
     return Marks(hardware_repair=marks.hardware_repair)
 
 
 def _rate(text: str, option: str) -> float:
-    from castor_configs.quantities import parse_rate_per_s  # noqa: PLC0415 - pydantic loads late
+    from castor_configs.quantities import parse_rate_per_s
 
     with naming(option):
         return parse_rate_per_s(text)
 
 
 def _repair(text: str | None, option: str) -> RepairTime | None:
-    from castor_traces.marks import (  # noqa: PLC0415 - a room loads late
+    from castor_traces.marks import (
         ExponentialRepair,
         FixedRepair,
         LognormalRepair,
@@ -363,8 +363,8 @@ def _repair(text: str | None, option: str) -> RepairTime | None:
 
 
 def _lemons(text: str | None) -> Lemons | None:
-    from castor_configs.quantities import parse_fraction  # noqa: PLC0415 - pydantic loads late
-    from castor_traces.generators import Lemons  # noqa: PLC0415
+    from castor_configs.quantities import parse_fraction
+    from castor_traces.generators import Lemons
 
     if text is None:
         return None
