@@ -117,8 +117,11 @@ def say_source(setup: Setup) -> None:
 
 def run_all(setup: Setup, engine: Engine, jobs: int) -> dict[str, list[tuple[int, Tally]]]:
     """Run all replications with a progress bar on stderr."""
-    from castor_sim.run import replications
+    from castor_sim.compiled import needs_compiling
+    from castor_sim.run import Engine, replications
 
+    if engine == Engine.JUMP and needs_compiling():
+        STDERR.print("compiling the engine, once on this machine: about 10 s", style="dim")
     runs: dict[str, list[tuple[int, Tally]]] = {name: [] for name in setup.profiles}
     columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=STDERR, transient=True) as progress:
