@@ -288,7 +288,12 @@ class _Report:
             f"{host_sets} {'set of machines' if host_sets == 1 else 'sets of machines'} "
             "that must not fail together",
         )
-        parts: list[RenderableType] = [title, "", Columns(drawing(made, self.domains)), ""]
+        parts: list[RenderableType] = [
+            title,
+            "",
+            Columns(drawing(made, self.domains), padding=(0, 2)),
+            "",
+        ]
         if self.domains is not None:
             spread = domain_spread(made, self.domains)
             parts += [f"Failure domains of a shard's copies: {spread_text(spread)}", ""]
