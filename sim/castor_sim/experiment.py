@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,12 +184,12 @@ def load_strategy(own: OwnStrategy, folder: Path) -> Strategy:
 
 
 def _module_from(path: Path) -> Any:
-    specification = importlib.util.spec_from_file_location(
-        re.sub(r"\W", "_", f"castor_own_{path.stem}"), path
-    )
+    name = re.sub(r"\W", "_", f"castor_own_{path.resolve()}")
+    specification = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or specification is None or specification.loader is None:
         raise InputError(f"there is no file {path}", key="kind")
     module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # pydantic looks a class's annotations up there
     try:
         specification.loader.exec_module(module)
     except Exception as error:

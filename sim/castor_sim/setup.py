@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from castor_configs.cluster import Cluster
+from castor_configs.cluster import Cluster, load_cluster
 from castor_configs.errors import InputError
 from castor_configs.find import find_config
 from castor_configs.load import load_toml
-from castor_configs.model import Model
+from castor_configs.model import Model, load_model
 from castor_policy.placement import Placement, place
 from castor_sim.experiment import Experiment, OwnStrategy, load_strategy
 from castor_sim.failure_config import stream
@@ -111,15 +112,18 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         InputError: the parts do not fit each other.
     """
     folder = file.parent
-    cluster = load_toml(find_config("clusters", experiment.cluster, relative_to=folder), Cluster)
-    model = load_toml(find_config("models", experiment.model, relative_to=folder), Model)
+    with at(file, "cluster"):
+        cluster = load_cluster(experiment.cluster, relative_to=folder)
+    with at(file, "model"):
+        model = load_model(experiment.model, relative_to=folder)
     machines = experiment.machines or cluster.machines
     trace = _trace(experiment, file, machines)
     job = _job(experiment, cluster, model, machines, trace, file)
     profiles: dict[str, Profile] = {}
     placements: dict[str, Placement] = {}
     for name, table in experiment.strategies.items():
-        strategy = load_strategy(table, folder) if isinstance(table, OwnStrategy) else table
+        with at(file, f"strategies.{name}"):
+            strategy = load_strategy(table, folder) if isinstance(table, OwnStrategy) else table
         replicas = strategy.replicas or experiment.replicas
         kind = strategy.placement or experiment.placement
         try:
@@ -160,12 +164,24 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
     )
 
 
+@contextmanager
+def at(file: Path, key: str) -> Iterator[None]:
+    """Say which key of the experiment led to an error that has no place in a file of its own."""
+    try:
+        yield
+    except InputError as error:
+        if error.line is not None:
+            raise
+        raise InputError(str(error), file=file, key=key) from error
+
+
 def _trace(experiment: Experiment, file: Path, machines: int) -> Trace | None:
     failures = experiment.failures
     if failures.trace is None:
         return None
     beside = file.parent / failures.trace
-    trace = load_any(str(beside) if beside.is_file() else failures.trace).trace
+    with at(file, "failures.trace"):
+        trace = load_any(str(beside) if beside.is_file() else failures.trace).trace
     fleet = experiment.replacement.operator == "fleet"
     if failures.rescale:
         wanted = machines + (experiment.replacement.standbys if fleet else 0)

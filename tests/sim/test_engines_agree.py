@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from castor_policy.membership import detection_ns
 from castor_policy.placement import place
-from castor_policy.recovery import assign_sources
-from castor_sim import jump_engine, jump_kernel, path, simpy_engine
+from castor_sim import jump_engine
 from castor_sim.exact_engine import ExactEngine
-from castor_sim.profile import NEVER_NS, Profile, check_profile
+from castor_sim.profile import Profile, check_profile
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
@@ -109,7 +106,7 @@ def jump_outcome(run: dict) -> tuple[dict[str, int], list[int]]:
     return tally.as_dict(), sources
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(runs())
 def test_the_three_engines_agree_to_the_nanosecond(run: dict) -> None:
     expected = outcome(ExactEngine, run)

@@ -1,0 +1,116 @@
+"""Experiments resolve into what the engines run, and wrong ones are refused with their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from castor_configs.errors import InputError
+from castor_configs.find import available_configs
+from castor_sim.run import Engine, replications, run_once
+from castor_sim.setup import load_setup
+
+PLAIN = """
+name = "plain"
+cluster = "p4d"
+model = "gpt2-100b"
+duration = "10d"
+seeds = 3
+[failures]
+per_day = 4.0
+hardware_share = 0.5
+[strategies.gemini]
+[strategies.daly]
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "experiment.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_shipped_experiment_without_a_trace_runs() -> None:
+    names = available_configs("experiments")
+    assert len(names) >= 8
+    for name in names:
+        text = (Path("configs/experiments") / f"{name}.toml").read_text()
+        if 'process = "trace"' in text:
+            continue
+        setup = load_setup(name, ('duration="3d"', "seeds=1"))
+        for strategy in setup.profiles:
+            run_once(setup, strategy, 1).check()
+
+
+def test_results_do_not_depend_on_engine_or_jobs(tmp_path: Path) -> None:
+    setup = load_setup(written(tmp_path, PLAIN))
+    alone = list(replications(setup, Engine.JUMP, jobs=1))
+    assert list(replications(setup, Engine.JUMP, jobs=3)) == alone
+    assert list(replications(setup, Engine.SIMPY, jobs=2)) == alone
+
+
+def test_a_seed_gives_the_same_integers_everywhere(tmp_path: Path) -> None:
+    # Golden: a change of these is a change of the model or of the draws, and has to be meant.
+    tally = run_once(load_setup(written(tmp_path, PLAIN)), "gemini", 7)
+    assert (tally.iterations, tally.useful_ns, tally.recoveries) == (13621, 844502000000000, 32)
+
+
+def test_the_jump_engine_says_that_it_shows_no_events(tmp_path: Path) -> None:
+    setup = load_setup(written(tmp_path, PLAIN))
+    with pytest.raises(ValueError, match="simpy engine"):
+        run_once(setup, "gemini", 1, Engine.JUMP, print)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("per_day = 4.0", "per_dya = 4.0", "per_day"),
+        ("per_day = 4.0", "", "say how often"),
+        ("per_day = 4.0", 'per_day = 4.0\nrate = "1%/day"', "say how often"),
+        ("[strategies.daly]", "[strategies.daily]", "none, strawman, highfreq"),
+        ('"p4d"', '"p4"', "p4d"),
+        ("seeds = 3", "seeds = 0", "seeds"),
+        ("seeds = 3", "replicas = 17", "17"),
+        ("seeds = 3", 'placement = "domains"', "placement_domains"),
+        ('"10d"', '"10 parsecs"', "duration"),
+        ("[failures]", "[detection]\nmisses = 1\npoll = '2s'\n[failures]", "held for dead"),
+        ("[failures]", "[replacement]\nprovision = ['7min', '4min']\n[failures]", "shorter"),
+        ("[strategies.daly]", "[strategies.highfreq]\nevery_iterations = 1", "Eq. 2"),
+        ("[strategies.daly]", '[strategies.own]\nkind = "missing.py:Mine"', "missing.py"),
+        ("[strategies.daly]", '[strategies.own]\nkind = "json:Mine"', "subclass"),
+    ],
+)
+def test_a_wrong_experiment_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = written(tmp_path, PLAIN.replace(old, new))
+    with pytest.raises(InputError) as caught:
+        load_setup(path)
+    assert said in str(caught.value)
+    assert "experiment.toml" in str(caught.value)
+
+
+def test_a_strategy_of_the_users_own_runs_like_the_others() -> None:
+    setup = load_setup("examples/own_strategy.toml", ('duration="5d"',))
+    jump = run_once(setup, "local-first", 1)
+    assert jump == run_once(setup, "local-first", 1, Engine.SIMPY)
+    assert jump.recovered_peer == 0
+
+
+def test_an_option_that_an_own_strategy_does_not_know_is_refused() -> None:
+    with pytest.raises(InputError, match="colour"):
+        load_setup("examples/own_strategy.toml", ('strategies.local-first.colour="red"',))
+
+
+def test_a_trace_of_too_few_machines_says_what_to_do(tmp_path: Path) -> None:
+    trace = tmp_path / "small.csv"
+    trace.write_text(
+        "# name: small\n# machines: 4\n# span_s: 1000\n"
+        "time_s,machine,kind,duration_s,domain,cause\n10,1,hardware,5,,\n"
+    )
+    changes = ('failures.process="trace"', 'failures.trace="small.csv"')
+    path = written(tmp_path, PLAIN)
+    with pytest.raises(InputError, match="rescale"):
+        load_setup(path, changes)
+    setup = load_setup(path, (*changes, "failures.rescale=true"))
+    assert setup.trace is not None
+    assert setup.trace.machines == 16
