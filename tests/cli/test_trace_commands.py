@@ -136,7 +136,7 @@ def test_stats_for_people_keeps_brackets_and_fits_80_columns(trace_file):
     code, out, _ = run("stats", trace_file)
     assert code == 0
     assert "GPU [0]" in out
-    assert "in 1 groups of up to 2" in out
+    assert "in 1 group of up to 2" in out
     assert "made up" in out
     assert max(len(line) for line in out.splitlines()) <= 80
 

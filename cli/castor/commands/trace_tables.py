@@ -100,7 +100,8 @@ def _groups(statistics: TraceStatistics) -> str:
     groups, share = statistics.simultaneous_groups, statistics.simultaneous_share
     if not groups or share is None:
         return "never several"
-    return f"{share:.1%} of failures, in {len(groups):,} groups of up to {groups[0]}"
+    count = "1 group" if len(groups) == 1 else f"{len(groups):,} groups"
+    return f"{share:.1%} of failures, in {count} of up to {groups[0]}"
 
 
 def _time(seconds: float | None) -> str:
