@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from castor.commands.demo import demo
+from castor.commands.figures import figures
 from castor.commands.interval import interval
 from castor.commands.placement import placement
 from castor.commands.simulate import simulate
@@ -47,6 +48,7 @@ app.command()(simulate)
 app.command()(demo)
 app.command()(interval)
 app.command()(placement)
+app.command()(figures)
 
 app.add_typer(trace_app, name="trace")
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castor_configs.atomic import replacing
 from castor_traces.downtime import machines_down
+from castor_traces.picture_style import BLACK, BLUE, GREEN, VERMILION, picture, picture_paths
 from castor_traces.statistics import interarrival_gaps_s, interarrival_statistics
 from castor_traces.trace import NS_PER_S, Trace, TraceArrays
 
@@ -19,39 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart by people with any of the common colour blindnesses.
-_BLUE: Final = "#0072B2"
-_VERMILION: Final = "#D55E00"
-_GREEN: Final = "#009E73"
-_BLACK: Final = "#000000"
-
-#: One column of a two-column paper, inches; text is set at its final size.
-_WIDTH_IN: Final = 3.5
 _HEIGHT_IN: Final = 7.6
-
-_STYLE: Final[Mapping[str, object]] = MappingProxyType(
-    {
-        "font.size": 7.5,
-        "axes.titlesize": 8.0,
-        "axes.titlelocation": "left",
-        "axes.labelsize": 7.5,
-        "xtick.labelsize": 7.0,
-        "ytick.labelsize": 7.0,
-        "legend.fontsize": 7.0,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "lines.linewidth": 1.2,
-        "legend.frameon": False,
-        "legend.handlelength": 1.6,
-        "figure.dpi": 200,
-        "savefig.dpi": 200,
-        # Letters stay letters: 42 embeds TrueType, which journals accept and a search finds.
-        "pdf.fonttype": 42,
-        "svg.fonttype": "none",
-    }
-)
 
 _UNITS: Final = ((86_400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 _TICKS_S: Final = (
@@ -87,23 +53,9 @@ def plot_trace(trace: Trace, path_stem: str | Path) -> tuple[Path, Path]:
     Raises:
         OSError: if a file cannot be written.
     """
-    import matplotlib as mpl  # noqa: PLC0415 - half a second that reading a trace need not cost
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    stem = Path(path_stem)
-    paths = (stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".pdf"))
-    # Any: matplotlib's stubs list its keys, another list in each release.
-    style: Any = dict(_STYLE)
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
-        FigureCanvasAgg(figure)
+    with picture(path_stem, _HEIGHT_IN) as figure:
         _draw(figure, trace)
-        # No date in the file: the same trace gives the same bytes.
-        for path, metadata in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
-            with replacing(path) as beside:
-                figure.savefig(beside, format=path.suffix[1:], metadata=metadata)
-    return paths
+    return picture_paths(path_stem)
 
 
 def _draw(figure: Figure, trace: Trace) -> None:
@@ -145,8 +97,8 @@ def _draw_raster(axes: Axes, trace: Trace, arrays: TraceArrays, unit_s: float) -
     named = arrays.machine >= 0
     size = 7.0 if len(time) < 2000 else 2.0 if len(time) < 20_000 else 0.4
     kinds = (
-        ("hardware", arrays.hardware, _BLUE, "o"),
-        ("software", ~arrays.hardware, _VERMILION, "x"),
+        ("hardware", arrays.hardware, BLUE, "o"),
+        ("software", ~arrays.hardware, VERMILION, "x"),
     )
     for kind, chosen, colour, marker in kinds:
         rows = chosen & named
@@ -167,7 +119,7 @@ def _draw_raster(axes: Axes, trace: Trace, arrays: TraceArrays, unit_s: float) -
             time[~named],
             np.zeros(int((~named).sum())),
             s=14.0,
-            c=_BLACK,
+            c=BLACK,
             marker="|",
             linewidths=0.5,
             transform=axes.get_xaxis_transform(),
@@ -193,10 +145,10 @@ def _draw_down(axes: Axes, trace: Trace, arrays: TraceArrays, unit_s: float) -> 
     down = machines_down(trace)
     time = np.append(down.time_ns, trace.span_ns) / NS_PER_S / unit_s
     count = np.append(down.down, down.down[-1])
-    axes.fill_between(time, count, step="post", color=_BLUE, alpha=0.35, linewidth=0.0)
-    axes.step(time, count, where="post", color=_BLUE, linewidth=0.7)
+    axes.fill_between(time, count, step="post", color=BLUE, alpha=0.35, linewidth=0.0)
+    axes.step(time, count, where="post", color=BLUE, linewidth=0.7)
     if down.mean is not None:
-        axes.axhline(down.mean, color=_BLACK, linewidth=0.9, linestyle="--")
+        axes.axhline(down.mean, color=BLACK, linewidth=0.9, linestyle="--")
         axes.set_title(f"mean {down.mean:.3g}, most {down.maximum}", loc="right", fontsize=7.0)
     axes.set_ylim(0, max(1.0, 1.05 * down.maximum))
 
@@ -212,12 +164,12 @@ def _draw_gaps(axes: Axes, trace: Trace) -> None:
         return
     low, high = _draw_cumulated(axes, gaps_s, f"trace ({gaps_s.size:,} gaps)")
     x = np.geomspace(low, high, 300)
-    axes.plot(x, -np.expm1(-x / fit.mean_s), color=_GREEN, linestyle=":", label="exponential")
+    axes.plot(x, -np.expm1(-x / fit.mean_s), color=GREEN, linestyle=":", label="exponential")
     if fit.weibull_shape is not None and fit.weibull_scale_s is not None:
         axes.plot(
             x,
             -np.expm1(-((x / fit.weibull_scale_s) ** fit.weibull_shape)),
-            color=_VERMILION,
+            color=VERMILION,
             linestyle="--",
             label=f"Weibull, shape {fit.weibull_shape:.2f}\n"
             f"(95 %: {fit.ci95_low:.2f} to {fit.ci95_high:.2f})",
@@ -237,8 +189,8 @@ def _draw_repairs(axes: Axes, arrays: TraceArrays) -> None:
     zero = "" if positive.size == known_s.size else f", {known_s.size - positive.size} of zero"
     _draw_cumulated(axes, positive, f"trace ({known_s.size:,}{zero})", below=known_s.size)
     for value, name, colour, style in (
-        (float(np.median(known_s)), "median", _VERMILION, "--"),
-        (float(known_s.mean()), "mean", _GREEN, ":"),
+        (float(np.median(known_s)), "median", VERMILION, "--"),
+        (float(known_s.mean()), "mean", GREEN, ":"),
     ):
         if value > 0:
             axes.axvline(value, color=colour, linestyle=style, label=f"{name} {_spoken(value)}")
@@ -262,7 +214,7 @@ def _draw_cumulated(
     x = np.concatenate([[low], ordered, [high]])
     missing = total - len(ordered)
     share = np.concatenate([[missing], missing + np.arange(1, len(ordered) + 1), [total]]) / total
-    axes.step(x, share, where="post", color=_BLUE, label=label)
+    axes.step(x, share, where="post", color=BLUE, label=label)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(0, 1.02)
@@ -284,5 +236,5 @@ def _spoken(seconds: float) -> str:
 
 
 def _say(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=_BLACK)
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=BLACK)
     axes.set_yticks([])
