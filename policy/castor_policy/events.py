@@ -28,8 +28,6 @@ class EventKind(StrEnum):
     REPLACED = "replaced"
     RETRIEVED = "retrieved"
     RESUMED = "resumed"
-    MACHINE_ARRIVED = "machine_arrived"
-    CHECKPOINT_COMPLETED = "checkpoint_completed"
     RUN_ENDED = "run_ended"
 
 

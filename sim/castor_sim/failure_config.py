@@ -142,7 +142,10 @@ class FailuresConfig(ConfigModel):
                 gaps = WeibullGaps(self.shape, 1 / rate_per_s)
             else:
                 gaps = LognormalGaps(self.shape, 1 / rate_per_s)
-            parts.append(RenewalFailures(machines, gaps, lemons=lemons, marks=marks))
+            renewal = RenewalFailures(
+                machines, gaps, lemons=lemons, marks=marks, while_down=while_down
+            )
+            parts.append(renewal)
         if self.domains and self.domains.rate > 0:
             whole = Marks(hardware_share=1.0, hardware_repair=repair)
             size = self.domains.size

@@ -324,8 +324,10 @@ class SimpyEngine:
         self._enter(Phase.SERIALISATION)
         if self._tier in (OWN_MEMORY, PEER):
             yield env.timeout(profile.serialise_ns)
+            self._emit(EventKind.SERIALISED)
         self._enter(Phase.REPLACEMENT_WAIT)
         yield from self._replacement()
+        self._emit(EventKind.REPLACED)
         self._enter(Phase.RETRIEVAL)
         if self._tier in (STORAGE, SCRATCH):
             # What memory holds is of other iterations and is overwritten from here on.
