@@ -132,7 +132,7 @@ class Experiment(ConfigModel):
     placement_domains: Count | None = None
     """Machines of one failure domain, for the "domains" placement."""
     duration: Nanoseconds | None = None
-    """How long to simulate; by default a trace's span, or 365 days."""
+    """How long to simulate; by default 365 days, with a trace its span, which is also the most."""
     iterations: Count | None = None
     """Stop once this many iterations are done."""
     seed: CountOrZero = 1

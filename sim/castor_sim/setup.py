@@ -19,11 +19,11 @@ from castor_policy.placement import Placement, place
 from castor_sim.experiment import Experiment, OwnStrategy, load_strategy
 from castor_sim.failure_config import stream
 from castor_sim.job import NS_PER_S, Job
-from castor_sim.profile import NEVER_NS, Profile, check_profile
+from castor_sim.profile import Profile, check_profile
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
 from castor_traces.edit import rescale, shuffle_machines
-from castor_traces.failure_stream import FailureProcess
+from castor_traces.failure_stream import MAX_HORIZON_NS, FailureProcess
 from castor_traces.library import load_any
 from castor_traces.random_draws import Draws, uniform_ns
 from castor_traces.trace import Trace
@@ -139,14 +139,6 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         process = experiment.failures.generated(failing, repair) if trace is None else None
     except ValueError as error:
         raise InputError(str(error), file=file, key="failures") from error
-    if experiment.duration is not None:
-        horizon_ns = experiment.duration
-    elif trace is not None:
-        horizon_ns = trace.span_ns
-    else:
-        horizon_ns = YEAR_NS
-    if experiment.iterations is not None and experiment.duration is None and trace is None:
-        horizon_ns = NEVER_NS // 4
     price = experiment.gpu_hour_price
     return Setup(
         experiment=experiment,
@@ -158,7 +150,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         operations=operations,
         trace=trace,
         process=process,
-        horizon_ns=horizon_ns,
+        horizon_ns=_horizon_ns(experiment, trace),
         target_iterations=experiment.iterations or 0,
         price_per_gpu_hour=cluster.gpu_hour_price if price is None else price,
     )
@@ -194,6 +186,16 @@ def _trace(experiment: Experiment, file: Path, machines: int) -> Trace | None:
             key="failures.trace",
         )
     return trace
+
+
+def _horizon_ns(experiment: Experiment, trace: Trace | None) -> int:
+    """Return the end of a run; nothing is known of what follows a trace's span."""
+    given = experiment.duration
+    if trace is not None:
+        return trace.span_ns if given is None else min(given, trace.span_ns)
+    if given is not None:
+        return given
+    return YEAR_NS if experiment.iterations is None else MAX_HORIZON_NS
 
 
 def _job(

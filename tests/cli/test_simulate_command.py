@@ -1,0 +1,164 @@
+"""`castor simulate` and `castor demo`: what they print and write, and that it can be run again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from castor.app import app, main
+from castor_policy.events import EventKind, parse_line
+from castor_sim.tally import WASTE_PARTS
+
+SMALL = ["--set", 'duration="20d"', "--seeds", "3"]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["castor", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    return said.err
+
+
+def test_json_has_what_a_reader_of_the_issue_expects() -> None:
+    document = json.loads(run("simulate", "gpt2-100b-p4d", *SMALL, "--json"))
+    assert set(document["strategies"]) >= {"gemini", "strawman", "highfreq"}
+    for row in document["strategies"].values():
+        ratio = row["effective_training_time_ratio"]
+        assert 0 <= ratio["ci95_low"] <= ratio["mean"] <= ratio["ci95_high"] <= 1
+        waste = row["wasted_time_s"]
+        assert sum(waste[part] for part in WASTE_PARTS) == pytest.approx(waste["total"])
+        useful_s = ratio["mean"] * row["wall_time_s"]
+        assert useful_s + waste["total"] == pytest.approx(row["wall_time_s"])
+        assert sum(row["recovered_from"].values()) == pytest.approx(row["failures"]["total"])
+
+
+def test_a_result_can_be_run_again_from_its_own_folder(tmp_path: Path) -> None:
+    out = tmp_path / "result"
+    run("simulate", "four-node", *SMALL, "--out", str(out))
+    written = json.loads((out / "result.json").read_text())
+    again = json.loads(run("simulate", str(out / "experiment.toml"), "--json", "--jobs", "1"))
+    assert again["strategies"] == written["strategies"]
+    assert written["provenance"]["castor"]
+    with (out / "replications.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * len(written["strategies"])
+    for row in rows:
+        parts = sum(int(row[f"{part}_ns"]) for part in WASTE_PARTS)
+        assert int(row["useful_ns"]) + parts == int(row["wall_ns"])
+    assert not list(out.rglob("*.part"))
+
+
+def test_the_event_log_tells_each_recovery_from_failure_to_resumption(tmp_path: Path) -> None:
+    run("simulate", "gpt2-100b-p4d", *SMALL, "--out", str(tmp_path))
+    lines = (tmp_path / "events" / "gemini.jsonl").read_text().splitlines()
+    events = [event for event in map(parse_line, lines) if event]
+    assert len(events) == len(lines)
+    assert [event.time_ns for event in events] == sorted(event.time_ns for event in events)
+    assert events[0].kind == EventKind.RUN_STARTED
+    assert events[-1].kind == EventKind.RUN_ENDED
+    resumed = [event for event in events if event.kind == EventKind.RESUMED]
+    assert len(resumed) > 20
+    assert {event.fields["tier"] for event in resumed} == {"own_memory"}
+
+
+def test_all_engines_print_the_same_strategies() -> None:
+    arguments = ("simulate", "gpt2-100b-p4d", "--set", 'duration="3d"', "--seeds", "2", "--json")
+    jump = json.loads(run(*arguments))["strategies"]
+    assert json.loads(run(*arguments, "--engine", "simpy"))["strategies"] == jump
+    assert json.loads(run(*arguments, "--exact-iterations"))["strategies"] == jump
+
+
+def test_plot_draws_the_comparison_and_every_timeline(tmp_path: Path) -> None:
+    run("simulate", "four-node", *SMALL, "--out", str(tmp_path), "--plot")
+    for name in ("comparison", "timeline-gemini", "timeline-daly"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert json.loads((tmp_path / "timeline.perfetto.json").read_text())["traceEvents"]
+
+
+def test_a_trace_on_the_command_line_replaces_the_generator(tmp_path: Path) -> None:
+    trace = tmp_path / "two.csv"
+    trace.write_text(
+        "# name: two\n# machines: 4\n# span_s: 100000\n"
+        "time_s,machine,kind,duration_s,domain,cause\n"
+        "1000,1,software,,,\n50000,2,hardware,600,,\n"
+    )
+    words = ("simulate", "four-node", "--trace", str(trace), "--seeds", "2", "--json")
+    row = json.loads(run(*words))["strategies"]["gemini"]
+    assert row["failures"] == {"total": 2.0, "software": 1.0, "hardware": 1.0, "spare": 0.0}
+    assert row["recovered_from"]["own_memory"] == row["recovered_from"]["peer"] == 1.0
+    assert row["wall_time_s"] == 100_000.0
+
+
+def test_dry_run_prints_a_configuration_that_loads(tmp_path: Path) -> None:
+    printed = run("simulate", "gpt2-100b-p4d", "--set", "replicas=3", "--dry-run")
+    path = tmp_path / "printed.toml"
+    path.write_text(printed)
+    assert run("simulate", str(path), "--dry-run") == printed
+    assert "replicas = 3" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("simulate", "gpt2-100b-p5d"), "gpt2-100b-p4d"),
+        (("simulate", "four-node", "--set", "replcas=2"), "replicas"),
+        (("simulate", "four-node", "--set", "replicas"), "--set"),
+        (("simulate", "four-node", "--set", "replicas=9"), "9"),
+        (("simulate", "four-node", "--trace", "missing.csv"), "missing.csv"),
+        (("simulate", "four-node", "--plot"), "--out"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    assert said in fails(capsys, monkeypatch, *words)
+
+
+def test_nothing_is_written_when_the_experiment_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "result"
+    fails(capsys, monkeypatch, "simulate", "four-node", "--set", "replicas=9", "--out", str(out))
+    assert not out.exists()
+
+
+def test_demo_says_which_failures_it_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)], catch_exceptions=False)
+    assert shown.exit_code == 0
+    real = "real failure trace InfiniteHBD" in shown.stderr
+    generated = "generated failures at OPT-175B's published rate" in shown.stderr
+    assert real != generated
+    assert (tmp_path / "comparison.png").exists()
+
+
+def test_help_needs_no_engine_and_the_simulator_no_torch() -> None:
+    code = (
+        "import sys, castor.app\n"
+        "heavy = {'numpy', 'numba', 'simpy', 'matplotlib', 'scipy', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "import castor_sim.run\n"
+        "assert 'torch' not in sys.modules\n"
+        "import castor_runtime\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
