@@ -24,6 +24,14 @@ RACK = 4
 _RACKED_SHARE = 0.5
 
 
+_NOTES = {
+    ("HighFreq", POISSON): "a failure within a recovery or soon after one costs less than the "
+    "formula charges; 26 min are rarely free of another at this rate",
+    ("Strawman", POISSON): "the formula charges every failure 112 min; where the next comes "
+    "sooner, no more than the gap between the two can be lost",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of failures.
@@ -110,6 +118,7 @@ def simulated_rows(
                     ours=interval.mean,
                     unit="ratio",
                     paper=published[panel][(scheme, point)].value if kind.compared else None,
+                    note=_NOTES.get((scheme, kind.series), ""),
                     low=interval.low,
                     high=interval.high,
                 )
