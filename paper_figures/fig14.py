@@ -37,8 +37,8 @@ PARTS = {
 
 TOTAL = "Total"
 _DETECTION = (
-    "three polls of 5 s, and up to 5 s more, as a failure falls anywhere in the period of polls "
-    "and heartbeats"
+    "three polls of 5 s, and up to 5 s more or 3 s less, as a failure falls anywhere in the "
+    "periods of polls and heartbeats"
 )
 _OVERLAP = (
     "the machine is requested at detection, while the others serialise; one after the other, as "

@@ -25,8 +25,8 @@ _RACKED_SHARE = 0.5
 
 
 _NOTES = {
-    ("HighFreq", POISSON): "a failure within a recovery or soon after one costs less than the "
-    "formula charges; 26 min are rarely free of another at this rate",
+    ("HighFreq", POISSON): "a failure during a recovery, or before a checkpoint is complete, "
+    "costs less than the 26 min charged; and torch.save's share is charged as in Eq. 1",
     ("Strawman", POISSON): "the formula charges every failure 112 min; where the next comes "
     "sooner, no more than the gap between the two can be lost",
 }
