@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Final
 
 from castor_configs.errors import InputError
-from castor_configs.nearest import nearest_name
 from castor_traces.picture_style import picture_paths
 from paper_figures import fig09, fig10, fig11, fig12, fig14, fig15
 from paper_figures.figure_data import Effort, FigureData, read_csv, write_csv
@@ -67,9 +66,7 @@ def chosen_figures(names: Iterable[str]) -> tuple[str, ...]:
     """
     wanted = set(names)
     for name in sorted(wanted - set(FIGURES)):
-        near = nearest_name(name, FIGURES)
-        hint = f"; did you mean {near}?" if near else ""
-        raise InputError(f'no figure "{name}"{hint} (there are {", ".join(FIGURES)})', key="--only")
+        raise InputError(f'no figure "{name}"; there are {", ".join(FIGURES)}', key="--only")
     return tuple(name for name in FIGURES if not wanted or name in wanted)
 
 
