@@ -37,9 +37,8 @@ def compiled(function: Any) -> Any:
     is left out (`_nrt`); whoever calls keeps the arrays alive. The GIL is released: replications
     run on threads. No divisor here can be 0, so division goes unchecked.
     """
-    return numba.njit(cache=True, nogil=True, forceinline=True, error_model="numpy", _nrt=False)(
-        function
-    )
+    options: dict[str, Any] = {"cache": True, "nogil": True, "forceinline": True, "_nrt": False}
+    return numba.njit(error_model="numpy", **options)(function)
 
 
 def needs_compiling() -> bool:
