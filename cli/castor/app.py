@@ -13,6 +13,7 @@ from castor.commands.figures import figures
 from castor.commands.interval import interval
 from castor.commands.placement import placement
 from castor.commands.simulate import simulate
+from castor.commands.sweep import sweep
 from castor.commands.trace import trace_app
 from castor_configs.errors import InputError
 from castor_policy.version import __version__
@@ -45,6 +46,7 @@ def root(
 
 
 app.command()(simulate)
+app.command()(sweep)
 app.command()(demo)
 app.command()(interval)
 app.command()(placement)
