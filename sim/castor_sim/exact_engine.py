@@ -6,7 +6,8 @@ that the closed form between failures is held against a simulation that does not
 
 from __future__ import annotations
 
-from castor_sim.simpy_engine import Process, SimpyEngine
+from castor_sim.simpy_engine import SimpyEngine
+from castor_sim.simpy_failures import Process
 
 CHUNKS = 4
 """Chunks in which a checkpoint travels; the parts of an iteration, too."""

@@ -11,12 +11,11 @@ docs/simulator.md states the model in full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 
 import simpy
 from simpy.events import Event as SimpyEvent
-from simpy.events import EventPriority
 
 from castor_policy.events import Event, EventKind, Value
 from castor_policy.membership import detection_ns
@@ -24,6 +23,7 @@ from castor_policy.recovery import NOTHING, OWN_ONLY, WHOLE, assign_sources
 from castor_sim import path
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
 from castor_sim.profile import NEVER_NS, Profile
+from castor_sim.simpy_failures import RUN_ENDS, STRIKES_LAST, LateEvent, Process, batches
 from castor_sim.strikes import Strikes
 from castor_sim.tally import (
     HARDWARE,
@@ -38,14 +38,6 @@ from castor_sim.tally import (
     Tally,
 )
 
-Process = Generator[SimpyEvent, None, None]
-Batch = tuple[int, list[tuple[int, int, int]]]
-
-STRIKES_LAST = EventPriority(2)
-"""simpy's priorities are 0 (urgent) and 1 (normal); failures come after both."""
-
-RUN_ENDS = EventPriority(3)
-
 
 class Phase(IntEnum):
     """What the job is doing; each has a bucket of its own."""
@@ -56,41 +48,6 @@ class Phase(IntEnum):
     REPLACEMENT_WAIT = 3
     RETRIEVAL = 4
     WARM_UP = 5
-
-
-class LateEvent(SimpyEvent):
-    """A timeout that is processed after all normal events of its instant."""
-
-    def __init__(self, env: simpy.Environment, delay_ns: int, priority: EventPriority) -> None:
-        super().__init__(env)
-        self._ok = True
-        self._value = None
-        env.schedule(self, priority=priority, delay=delay_ns)
-
-
-def batches(strikes: Iterable[Strikes], horizon_ns: int) -> Iterator[Batch]:
-    """Group the failures before the horizon by instant: time, [(machine, hardware, restore)]."""
-    time_ns = -1
-    members: list[tuple[int, int, int]] = []
-    for block in strikes:
-        for at_ns, machine, hardware, restore_ns in _rows(block):
-            if at_ns != time_ns:
-                if members:
-                    yield time_ns, members
-                if at_ns >= horizon_ns:
-                    return
-                time_ns, members = at_ns, []
-            members.append((machine, hardware, restore_ns))
-    if members:
-        yield time_ns, members
-
-
-def _rows(block: Strikes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the rows as Python's integers, few at a time: those take ten times the memory."""
-    columns = (block.time_ns, block.machine, block.hardware, block.restore_ns)
-    for start in range(0, len(block.time_ns), 1024):
-        part = slice(start, start + 1024)
-        yield from zip(*(column[part].tolist() for column in columns), strict=True)
 
 
 class SimpyEngine:

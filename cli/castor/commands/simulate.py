@@ -57,7 +57,10 @@ def simulate(
     ] = EngineName.JUMP,
     exact_iterations: Annotated[
         bool,
-        typer.Option(help="Simulate every iteration and chunk one by one: slow, the same result."),
+        typer.Option(
+            "--exact-iterations",
+            help="Simulate every iteration and chunk one by one: slow, the same result.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the effective configuration and stop.")
