@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numba
 import numpy as np
 
 from castor_policy import membership, recovery
+from castor_traces.fetch import cache_folder
 
 
 def _cache_folder() -> str:
@@ -23,8 +25,12 @@ def _cache_folder() -> str:
     files = [Path(module.__file__ or "") for module in (membership, recovery)]
     for file in [*files, *sorted(Path(__file__).parent.glob("*.py"))]:
         digest.update(file.read_bytes())
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return str(Path(home) / "castor" / "numba" / digest.hexdigest()[:16])
+    folder = cache_folder().parent / "numba"
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        # A home that is read-only or missing must not keep the engine from running.
+        folder = Path(tempfile.gettempdir()) / f"castor-numba-{os.getuid()}"
+    return str(folder / digest.hexdigest()[:16])
 
 
 setattr(numba.config, "CACHE_DIR", _cache_folder())  # noqa: B010 - numba.config has no types
