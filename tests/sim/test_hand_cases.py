@@ -257,6 +257,26 @@ def test_a_fleet_machine_that_fails_in_its_repair(all_three) -> None:
     assert tally.useful_ns == 290
 
 
+def test_machines_back_at_one_instant_stand_by_in_the_order_of_their_failures(all_three) -> None:
+    # One position, four machines. 1, 2, 3 stand by and fail at 10, 20, 30; all are back at 50.
+    # At 60 position 0 goes to 1, at 70 to 2; so at 80 a software failure of 2 hits the job, and
+    # at 90 and 95 those of 3, which stands by, and of 1, which is in repair, do not.
+    rows = [
+        (10, 1, 1, 40),
+        (20, 2, 1, 30),
+        (30, 3, 1, 20),
+        (60, 0, 1, 500),
+        (70, 1, 1, 500),
+        (80, 2, 0, 0),
+        (90, 3, 0, 0),
+        (95, 1, 0, 0),
+    ]
+    bare = Profile(iteration_ns=1000)
+    tally, _ = all_three(bare, Operations(1, fleet=4), [[0]], rows, horizon_ns=100)
+    assert (tally.hardware_failures, tally.software_failures, tally.spare_failures) == (2, 1, 5)
+    assert tally.useful_ns == 20
+
+
 def test_a_machine_of_the_trace_that_is_not_in_the_job(all_three) -> None:
     # Machines 1 and 2 stand by. 2 fails at 10 for 500: nothing happens to the job. At 20
     # position 0 goes to 1. At 30 machine 1, now at work, fails: nobody is left until 0 is back,
