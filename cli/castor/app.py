@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from castor.commands.advise import advise
 from castor.commands.demo import demo
 from castor.commands.figures import figures
 from castor.commands.interval import interval
@@ -47,6 +48,7 @@ def root(
 
 app.command()(simulate)
 app.command()(sweep)
+app.command()(advise)
 app.command()(demo)
 app.command()(interval)
 app.command()(placement)
