@@ -338,7 +338,6 @@ def test_losing_a_whole_group_never_ends_in_memory(
     assert set(sources[-len(loss) :]) <= {STORAGE, SCRATCH}
 
 
-@pytest.mark.long
 @settings(max_examples=400)
 @given(any_profile(), st.integers(1, 7), st.integers(0, 3), st.integers(0, 1), st.data())
 def test_parts_sum_to_wall_time_and_every_failure_is_counted(
