@@ -137,7 +137,10 @@ def _retrieved(s, a, p, now_ns):
     if p.memory_every == 0:
         return
     s.memory_iteration = s.restored
-    if s.tier in (STORAGE, SCRATCH):
+    if s.tier == SCRATCH:
+        _become_whole(s, a)
+        s.all_memory = NOTHING
+    elif s.tier == STORAGE:
         _become_whole(s, a)
         s.all_memory = OWN_ONLY
     for index in range(s.lost):
@@ -202,12 +205,12 @@ def _next_phase(s, a, p, replicas, target):
         s.phase = REPLACEMENT_WAIT
         s.phase_end_ns = NEVER_NS
     elif s.phase == RETRIEVAL:
+        _attribute(s, a, p, s.tier)
         _retrieved(s, a, p, now_ns)
         s.phase = WARM_UP
         s.phase_end_ns = now_ns + p.warm_up_ns
     else:
         s.recoveries += 1
-        _attribute(s, a, p, s.tier)
         s.progress_ns = s.restored * p.iteration_ns
         s.start = s.restored
         _enter_training(s, p, now_ns, target)
@@ -218,10 +221,8 @@ def _end_wait(s, p, now_ns):
     _book(s, now_ns)
     s.phase = RETRIEVAL
     if s.tier == STORAGE:
-        s.all_memory = NOTHING
         s.phase_end_ns = now_ns + p.retrieve_storage_ns
     elif s.tier == SCRATCH:
-        s.all_memory = NOTHING
         s.phase_end_ns = now_ns
     else:
         s.phase_end_ns = now_ns + max(p.retrieve_own_ns, s.heaviest * p.retrieve_peer_ns)

@@ -286,9 +286,6 @@ class SimpyEngine:
         yield from self._replacement()
         self._emit(EventKind.REPLACED)
         self._enter(Phase.RETRIEVAL)
-        if self._tier in (STORAGE, SCRATCH):
-            # What memory holds is of other iterations and is overwritten from here on.
-            self._all_memory = NOTHING
         yield env.timeout(self._retrieval_ns())
         self._retrieved()
         self._enter(Phase.WARM_UP)
@@ -349,10 +346,17 @@ class SimpyEngine:
 
     def _retrieved(self) -> None:
         """Every rank has its shard; replicas of others follow in the background."""
+        self._attribute(self._tier)
+        if self._observe:
+            self._emit(EventKind.RETRIEVED, iteration=self._restored)
         if self.profile.memory_every == 0:
             return
         self._memory_iteration = self._restored
-        if self._tier in (STORAGE, SCRATCH):
+        if self._tier == SCRATCH:
+            # The state at the start is no checkpoint: it is made anew, not loaded.
+            self._become_whole()
+            self._all_memory = NOTHING
+        elif self._tier == STORAGE:
             self._become_whole()
             self._all_memory = OWN_ONLY
         for position in self._lost:
@@ -361,8 +365,6 @@ class SimpyEngine:
         self._lost.clear()
         if self._partial or self._all_memory == OWN_ONLY:
             self._whole_ns = self.now_ns + self.profile.replicate_ns
-        if self._observe:
-            self._emit(EventKind.RETRIEVED, iteration=self._restored)
 
     def _resume(self) -> None:
         kept_ns = self._restored * self.profile.iteration_ns
@@ -374,14 +376,13 @@ class SimpyEngine:
                 lost_progress_ns=self._progress_ns - kept_ns,
             )
         self.tally.recoveries += 1
-        self._attribute(self._tier)
         self._progress_ns = kept_ns
         self.start = self._restored
         self._enter(Phase.TRAINING)
         self.segment_ns = self.now_ns
 
     def _attribute(self, tier: int) -> None:
-        """Count each failure of this episode by what it was recovered from."""
+        """Count each failure since the last retrieval by what it was recovered from."""
         tally = self.tally
         for kind in self._episode:
             source = tier

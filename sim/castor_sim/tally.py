@@ -13,7 +13,7 @@ PEER = 1
 STORAGE = 2
 SCRATCH = 3
 PENDING = 4
-"""The run ended before training resumed."""
+"""The run ended before every rank had its shard."""
 
 SOURCE_NAMES = ("own_memory", "peer", "storage", "scratch", "pending")
 
@@ -64,8 +64,9 @@ class Tally:
     a recovery from memory counts its software failures as `own_memory`, its lost machines as
     `peer`; one from storage counts all of its failures as `storage`.
 
-    `spare_failures` hit machines that did not work for the job; `standby_empty` counts lost
-    machines for which no standby was ready. `recoveries` counts resumptions of training.
+    A failure is booked when every rank has its shard. `spare_failures` hit machines that did not
+    work for the job; `standby_empty` counts lost machines for which no standby was ready.
+    `recoveries` counts resumptions of training.
     """
 
     wall_ns: int = 0
