@@ -195,9 +195,14 @@ def test_a_change_of_the_model_the_cluster_or_a_strategys_own_code_runs_again(
     own.write_text(code.replace("warm_up_ns=7", "warm_up_ns=8_000_000_000"))
     os.utime(own, ns=(0, 0))  # past the clock of Python's own cache of compiled files
     assert run_sweep(sweep, tmp_path / "out").ran == 2
-    for kind, old, new in (("cluster", "20Gbps", "21Gbps"), ("model", "62s", "63s")):
+    # The price is in no profile, and still in what is kept.
+    for kind, old, new in (
+        ("cluster", '"20Gbps"', '"21Gbps"'),
+        ("cluster", "gpu_hour_price = 4.10", "gpu_hour_price = 4.20"),
+        ("model", '"62s"', '"63s"'),
+    ):
         changed = tmp_path / f"{kind}.toml"
-        changed.write_text(changed.read_text().replace(f'"{old}"', f'"{new}"'))
+        changed.write_text(changed.read_text().replace(old, new))
         assert run_sweep(sweep, tmp_path / "out").ran == 2
 
 

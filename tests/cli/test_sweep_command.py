@@ -179,12 +179,25 @@ def test_a_killed_sweep_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, jobs: int) -> None:
     with started(tmp_path, jobs) as process:
         wait_until(lambda: len(finished(tmp_path)) >= 2, "2 points finished", process)
-        workers = children(process.pid)
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 130
-        assert "the same command goes on from there" in said
-        assert "Traceback" not in said
-        wait_until(lambda: not any(map(alive, workers)), "all workers gone")
+        interrupt(process)
     assert len(finished(tmp_path)) < LONG_POINTS
     assert not list((tmp_path / "points").glob("*.part"))
+
+
+@pytest.mark.long
+def test_ctrl_c_while_the_workers_start_is_as_quiet(tmp_path: Path) -> None:
+    with started(tmp_path, 2) as process:
+        # Two workers, and the tracker of what they share: as soon as they are there, they import.
+        wait_until(lambda: len(children(process.pid)) >= 3, "workers started", process)
+        interrupt(process)
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Send what a terminal sends for Ctrl-C, and check how the sweep ends."""
+    workers = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    wait_until(lambda: not any(map(alive, workers)), "all workers gone")
