@@ -111,7 +111,7 @@ def interval_report(
 
 
 def _duration_s(text: str, option: str, *, zero_allowed: bool = True) -> float:
-    from castor_configs.quantities import parse_seconds  # noqa: PLC0415 - pydantic loads late
+    from castor_configs.quantities import parse_seconds
 
     try:
         duration_s = parse_seconds(text)
@@ -123,7 +123,7 @@ def _duration_s(text: str, option: str, *, zero_allowed: bool = True) -> float:
 
 
 def _print_table(report: IntervalReport) -> None:
-    from castor_configs.quantities import format_seconds  # noqa: PLC0415 - pydantic loads late
+    from castor_configs.quantities import format_seconds
 
     table = Table(
         title=f"MTBF {format_seconds(report.mtbf_s)}, "

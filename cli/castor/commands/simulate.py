@@ -191,7 +191,6 @@ def draw_all(
     """Draw the comparison and each strategy's timeline; write the Perfetto trace beside them."""
     from castor_analysis.chrome_trace import to_chrome_trace
     from castor_analysis.pictures import draw_comparison, draw_timeline
-
     from castor_analysis.result_folder import write_text
 
     draw_comparison(document, out / "comparison")
