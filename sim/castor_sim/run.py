@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from enum import StrEnum
+from itertools import islice, repeat
 
 from castor_policy.events import Event
 from castor_sim import jump_engine
@@ -68,10 +69,10 @@ def run_once(
     ).run()
 
 
-def seeds_of(setup: Setup) -> list[int]:
+def seeds_of(setup: Setup) -> range:
     """Return the seeds of the experiment's replications."""
     first = setup.experiment.seed
-    return list(range(first, first + setup.experiment.seeds))
+    return range(first, first + setup.experiment.seeds)
 
 
 def _replicate(setup: Setup, strategy: str, seed: int, engine: Engine) -> tuple[str, int, Tally]:
@@ -85,8 +86,8 @@ def replications(
 
     The jump engine leaves the GIL, so its jobs are threads; the simpy engines' are processes.
     """
-    work = [(name, seed) for name in setup.profiles for seed in seeds_of(setup)]
-    if jobs <= 1 or len(work) == 1:
+    work = ((name, seed) for name in setup.profiles for seed in seeds_of(setup))
+    if jobs <= 1:
         for name, seed in work:
             yield _replicate(setup, name, seed, engine)
         return
@@ -97,6 +98,7 @@ def replications(
         # Forked children would inherit the locks of numba's and matplotlib's threads.
         pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
     with pool:
-        names = [name for name, _seed in work]
-        seeds = [seed for _name, seed in work]
-        yield from pool.map(_replicate, [setup] * len(work), names, seeds, [engine] * len(work))
+        # A window of work at a time: a pool takes all that it is given into memory at once.
+        while window := list(islice(work, 16 * jobs)):
+            names, seeds = zip(*window, strict=True)
+            yield from pool.map(_replicate, repeat(setup), names, seeds, repeat(engine))

@@ -71,6 +71,7 @@ def counted_losses(
     return found, now
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "machines", "replicas", "size", "machine_rate", "domain_rate"),
     [

@@ -84,6 +84,7 @@ def test_a_comparison_without_any_waste(tmp_path: Path) -> None:
         draw_comparison(document({}), tmp_path / "none")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recoveries", [0, 1, 9])
 def test_a_timeline_is_the_same_file_each_time(tmp_path: Path, recoveries: int) -> None:
     events = story(recoveries)

@@ -130,6 +130,7 @@ def test_each_point_says_what_simulate_would(experiment: str, tmp_path: Path) ->
         assert float(row["recovered_from.peer"]) == sum(run.recovered_peer for run in runs) / 2
 
 
+@pytest.mark.long
 def test_the_files_hang_neither_on_jobs_nor_on_what_was_there(
     experiment: str, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_all_engines_print_the_same_strategies() -> None:
     assert json.loads(run(*arguments, "--exact-iterations"))["strategies"] == jump
 
 
+@pytest.mark.long
 def test_plot_draws_the_comparison_and_every_timeline(tmp_path: Path) -> None:
     run("simulate", "four-node", *SMALL, "--out", str(tmp_path), "--plot")
     for name in ("comparison", "timeline-gemini", "timeline-daly"):
@@ -142,6 +143,7 @@ def test_nothing_is_written_when_the_experiment_is_wrong(
     assert not out.exists()
 
 
+@pytest.mark.long
 def test_demo_says_which_failures_it_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     shown = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)], catch_exceptions=False)

@@ -219,6 +219,7 @@ def test_many_equal_entangled_components_are_exact() -> None:
     assert recovery_probability(placement, failures) == Fraction(ways, comb(900, failures))
 
 
+@pytest.mark.long
 def test_what_cannot_be_counted_is_estimated() -> None:
     placement = place("random", 120, 4, rng=random.Random(5))
     with pytest.raises(ExactCountTooLargeError, match="use estimate_recovery_probability"):
