@@ -13,7 +13,8 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Castor needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable . --group lint --group test
+	@# setuptools warns of folders named like packages; mypy and the tests hold the imports right.
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable . --group lint --group test
 	@touch $@
 
 demo: setup
