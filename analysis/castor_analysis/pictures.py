@@ -94,8 +94,9 @@ def _draw_ratios(axes: Axes, strategies: Mapping[str, Mapping[str, Any]]) -> Non
     axes.set_title("Effective training time ratio (mean, 95 % interval)")
     figures = [summary["effective_training_time_ratio"] for summary in strategies.values()]
     means = np.array([figure["mean"] for figure in figures])
-    low = np.array([figure["ci95_low"] for figure in figures])
-    high = np.array([figure["ci95_high"] for figure in figures])
+    # A single replication has no interval: its bar gets none.
+    low = np.array([_end(figure, "ci95_low") for figure in figures])
+    high = np.array([_end(figure, "ci95_high") for figure in figures])
     rows = np.arange(len(figures))
     axes.barh(rows, means, height=0.6, color=picture_style.SKY_BLUE)
     axes.errorbar(
@@ -306,3 +307,11 @@ def _spoken(seconds: float) -> str:
         if seconds >= unit_s:
             return f"{seconds / unit_s:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def _end(figure: Mapping[str, float | None], end: str) -> float:
+    """Return an end of an interval, the mean where none is known."""
+    value = figure[end]
+    mean = figure["mean"]
+    assert mean is not None, "a mean is always known"
+    return mean if value is None else value

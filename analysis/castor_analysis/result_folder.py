@@ -3,7 +3,8 @@
 result.json         summary of every strategy, settings, provenance
 summary.csv         the same figures, a row a strategy
 replications.csv    a row for each strategy and seed, all integers
-experiment.toml     the resolved experiment; cluster.toml, model.toml, trace.csv beside it
+experiment.toml     the resolved experiment; cluster.toml, model.toml, trace.csv and
+                        files of one's own strategies beside it
 events/NAME.jsonl   the event log of the first seed, by the simpy engine
 """
 
@@ -21,10 +22,12 @@ from castor_analysis.summary import Summary
 from castor_configs.atomic import replacing
 from castor_configs.dump import dump_toml
 from castor_policy.events import Event
+from castor_sim.experiment import OwnStrategy
 from castor_sim.setup import Setup
 from castor_sim.tally import Tally
 from castor_traces.write import write_trace
 
+PICTURES = ("png", "pdf")
 TALLIES_BY_STRATEGY = Mapping[str, Sequence[tuple[int, Tally]]]
 
 
@@ -84,11 +87,45 @@ def write_result(
         # The trace is written as it was replayed: it has been rescaled already.
         failures = setup.experiment.failures
         changes["failures"] = failures.model_copy(update={"trace": "trace.csv", "rescale": False})
+    changes["strategies"] = _with_own_files(folder, setup)
     write_text(folder / "cluster.toml", dump_toml(setup.cluster))
     write_text(folder / "model.toml", dump_toml(setup.model))
     experiment = setup.experiment.model_copy(update=changes)
     write_text(folder / "experiment.toml", dump_toml(experiment))
-    write_text(folder / "result.json", json.dumps(document, indent=2) + "\n")
+    write_text(folder / "result.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def clear_result(folder: Path) -> None:
+    """Make room for a result: what an earlier one left in `folder` would pass for this one's."""
+    if not (folder / "result.json").exists():
+        return
+    stale = ["result.json", "trace.csv", "timeline.perfetto.json", "events/*.jsonl"]
+    stale += [f"{picture}.{kind}" for picture in ("comparison", "timeline-*") for kind in PICTURES]
+    for pattern in stale:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _with_own_files(folder: Path, setup: Setup) -> dict[str, object]:
+    """Copy the files of the user's own strategies beside the result; return all strategies."""
+    strategies: dict[str, object] = dict(setup.experiment.strategies)
+    copies: dict[Path, str] = {}
+    for name, table in setup.experiment.strategies.items():
+        if not isinstance(table, OwnStrategy):
+            continue
+        place, _, strategy = table.kind.rpartition(":")
+        if not place.endswith(".py"):
+            continue
+        source = (setup.folder / place).resolve()
+        if source not in copies:
+            taken = set(copies.values())
+            copy = source.name
+            while copy in taken:
+                copy = f"_{copy}"
+            copies[source] = copy
+            write_text(folder / copy, source.read_text(encoding="utf-8"))
+        strategies[name] = table.model_copy(update={"kind": f"{copies[source]}:{strategy}"})
+    return strategies
 
 
 def write_events(folder: Path, strategy: str, events: Iterable[Event]) -> Path:

@@ -22,20 +22,31 @@ class Interval:
     mean: float
     low: float
     high: float
+    known: bool = True
+    """False for a single value: it has no interval, and `low` and `high` are the value itself."""
 
-    def as_json(self) -> dict[str, float]:
-        """Return `mean`, `ci95_low`, `ci95_high`."""
-        return {"mean": self.mean, "ci95_low": self.low, "ci95_high": self.high}
+    def as_json(self) -> dict[str, float | None]:
+        """Return `mean`, `ci95_low`, `ci95_high`; null where no interval is known."""
+        low, high = (self.low, self.high) if self.known else (None, None)
+        return {"mean": self.mean, "ci95_low": low, "ci95_high": high}
 
 
-def interval_of(values: Sequence[float]) -> Interval:
-    """Return the mean and its 95 % interval; a single value has an interval of no width."""
+def interval_of(
+    values: Sequence[float], *, least: float = -math.inf, most: float = math.inf
+) -> Interval:
+    """Return the mean and its 95 % interval, cut to what the figure can be at all.
+
+    Args:
+        values: one a replication, at least one.
+        least: the least that the figure can be.
+        most: the most that it can be.
+    """
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
-        return Interval(mean, mean, mean)
+        return Interval(mean, mean, mean, known=False)
     spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     half = float(stats.t.ppf(0.975, len(values) - 1)) * spread
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, max(least, mean - half), min(most, mean + half))
 
 
 def effective_ratio(tally: Tally) -> float:
@@ -107,7 +118,7 @@ def summarise(tallies: Sequence[Tally], *, gpus: int, price_per_gpu_hour: float)
     software, hardware = mean("software_failures"), mean("hardware_failures")
     return Summary(
         replications=count,
-        ratio=interval_of([effective_ratio(tally) for tally in tallies]),
+        ratio=interval_of([effective_ratio(tally) for tally in tallies], least=0, most=1),
         wasted_s={part: mean(f"{part}_ns", NS_PER_S) for part in WASTE_PARTS},
         failures={
             "total": software + hardware,
@@ -117,9 +128,9 @@ def summarise(tallies: Sequence[Tally], *, gpus: int, price_per_gpu_hour: float)
         },
         recovered_from={name: mean(f"recovered_{name}") for name in SOURCE_NAMES},
         recoveries=mean("recoveries"),
-        iterations=interval_of([tally.iterations for tally in tallies]),
+        iterations=interval_of([tally.iterations for tally in tallies], least=0),
         wall_s=mean("wall_ns", NS_PER_S),
-        gpu_hours_lost=interval_of(hours),
-        money_lost=interval_of([hour * price_per_gpu_hour for hour in hours]),
+        gpu_hours_lost=interval_of(hours, least=0),
+        money_lost=interval_of([hour * price_per_gpu_hour for hour in hours], least=0),
         standby_empty=mean("standby_empty"),
     )

@@ -23,6 +23,7 @@ from castor_analysis.sweep_points import (
     run_point,
 )
 from castor_analysis.sweep_workers import Workers
+from castor_configs.atomic import output_folder
 from castor_configs.errors import InputError
 
 POINTS = "points"
@@ -174,7 +175,8 @@ def run_sweep(
         finished_one: called after each point that was run.
 
     Raises:
-        InputError: points whose configuration is wrong, by their names; nothing has run then.
+        InputError: points whose configuration is wrong, by their names, or a folder that cannot
+            be written; nothing has run then.
         SweepError: points that failed as they ran; all others were run.
     """
     points = sweep.points
@@ -184,6 +186,7 @@ def run_sweep(
     ]
     with Workers(jobs) as workers:
         keys = _checked(points, tasks, workers)
+        output_folder(folder)
         # Two spellings of one value, such as 1h and 60min, are one point.
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
         missing = sorted(index for key, index in first.items() if read_point(store, key) is None)

@@ -133,7 +133,9 @@ def _line(
         if ratio is None or (only is not None and point.settings[only[0]][1] != only[1]):
             continue
         place = position_of[point.settings[along][1]]
-        found.append((place, ratio["mean"], ratio["ci95_low"], ratio["ci95_high"]))
+        mean = ratio["mean"]
+        low, high = ratio["ci95_low"], ratio["ci95_high"]  # null for a single replication
+        found.append((place, mean, mean if low is None else low, mean if high is None else high))
     return sorted(found)
 
 

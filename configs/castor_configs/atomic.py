@@ -7,6 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from castor_configs.errors import InputError
+
+
+def output_folder(path: str | Path) -> Path:
+    """Make a folder for results, and find out before the work whether it can be written.
+
+    Raises:
+        InputError: it is no folder, or not writable.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made a folder: {error.strerror}", file=folder) from error
+    if not os.access(folder, os.W_OK):
+        raise InputError("cannot be written", file=folder)
+    return folder
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

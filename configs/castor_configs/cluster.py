@@ -62,7 +62,7 @@ class Cluster(ConfigModel):
     """Bandwidth from one machine's GPUs together to its CPU memory, in bits per second."""
     storage: Storage
     """The remote persistent storage."""
-    gpu_hour_price: Annotated[float, Field(strict=True, ge=0)]
+    gpu_hour_price: Annotated[float, Field(strict=True, ge=0, le=1e6)]
     """Price of one GPU for an hour, in `currency`."""
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
     """Three-letter code of the price's currency."""

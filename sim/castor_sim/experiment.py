@@ -25,6 +25,7 @@ from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Nanoseco
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Name
 from castor_sim import strategies as built_in
 from castor_sim.failure_config import FailuresConfig, ReplacementConfig
+from castor_sim.profile import MAX_HORIZON_NS
 from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
 
 Tables = dict[str, object]
@@ -33,7 +34,7 @@ Tables = dict[str, object]
 class TrainingConfig(ConfigModel):
     """What the job's training takes; what is not given follows from model and cluster."""
 
-    iteration: Nanoseconds | None = None
+    iteration: Annotated[Nanoseconds, Field(gt=0)] | None = None
     """T_iter without checkpoints; by default the model's on this cluster."""
     checkpoint_size: Annotated[Bytes, Field(gt=0)] | None = None
     """The whole model state; by default the model's parameters times its bytes a parameter."""
@@ -46,9 +47,9 @@ class TrainingConfig(ConfigModel):
     """Share of an iteration in which the network is idle (PAPER.md Fig. 7, 8: 10.0 s of 65.0)."""
     network_efficiency: Annotated[float, Field(gt=0, le=1)] = 0.6
     """What checkpoint traffic reaches of the network bandwidth (PAPER.md 5b-5: 60 % on p4d)."""
-    torch_save: BitsPerSecond = 7_430_000_000
+    torch_save: Annotated[BitsPerSecond, Field(gt=0)] = 7_430_000_000
     """torch.save on one machine (PAPER.md sec. 7.3: 81 s for 75.2 GB)."""
-    storage_jobs: Count = 1
+    storage_jobs: Annotated[Count, Field(le=1_000_000)] = 1
     """Jobs that share the persistent storage, this one included; each gets an equal part."""
 
 
@@ -57,7 +58,7 @@ class DetectionConfig(ConfigModel):
 
     heartbeat: Nanoseconds = 3 * 10**9
     poll: Nanoseconds = 5 * 10**9
-    misses: CountOrZero = 3
+    misses: Annotated[CountOrZero, Field(le=1_000_000)] = 3
     """Polls in a row without a new heartbeat; 0: a failure is known at once."""
 
     @model_validator(mode="after")
@@ -123,15 +124,15 @@ class Experiment(ConfigModel):
     """A cluster of configs/clusters by name, or a path."""
     model: Name
     """A model of configs/models by name, or a path."""
-    machines: Count | None = None
-    """Machines of the job; by default the cluster's."""
+    machines: Annotated[Count, Field(le=1_000_000)] | None = None
+    """Machines of the job, up to a million; by default the cluster's."""
     replicas: Count = 2
     """m, copies of each shard in CPU memory, its own machine's included."""
     placement: PlacementName = "group"
     """Where replicas go."""
     placement_domains: Count | None = None
     """Machines of one failure domain, for the "domains" placement."""
-    duration: Nanoseconds | None = None
+    duration: Annotated[Nanoseconds, Field(gt=0, le=MAX_HORIZON_NS)] | None = None
     """How long to simulate; by default 365 days, with a trace its span, which is also the most."""
     iterations: Count | None = None
     """Stop once this many iterations are done."""
@@ -139,7 +140,7 @@ class Experiment(ConfigModel):
     """The first seed; replication i runs with seed + i."""
     seeds: Count = 20
     """Replications."""
-    gpu_hour_price: Annotated[float, Field(ge=0)] | None = None
+    gpu_hour_price: Annotated[float, Field(ge=0, le=1e6)] | None = None
     """Price of one GPU for an hour; by default the cluster's."""
     training: TrainingConfig = TrainingConfig()
     detection: DetectionConfig = DetectionConfig()

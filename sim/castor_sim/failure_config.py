@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from castor_configs.quantities import Fraction01, Nanoseconds, RatePerSecond
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Flag
+from castor_sim.profile import MAX_PART_NS
 from castor_traces.failure_stream import (
     FailureProcess,
     FailureStream,
@@ -32,6 +33,10 @@ DAY_S = 86_400.0
 NS_PER_S = 1e9
 
 
+PartNs = Annotated[Nanoseconds, Field(le=MAX_PART_NS)]
+"""A time of 10 years at most."""
+
+
 class RepairConfig(ConfigModel):
     """Log-normal repair times, for failures that do not say how long they last."""
 
@@ -39,6 +44,12 @@ class RepairConfig(ConfigModel):
     """Half of the repairs are over by then."""
     mean: Nanoseconds = 12 * 3600 * 10**9
     """Their mean; at least the median."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RepairConfig:
+        if not 0 < self.median <= self.mean:
+            raise ValueError("`median` has to be above 0 and at most `mean`")
+        return self
 
     def distribution(self) -> RepairTime:
         """Return the distribution of the repair times."""
@@ -70,7 +81,7 @@ class FailuresConfig(ConfigModel):
     """"regular": one failure at a uniform time in each slot of 1/rate, the assumption of the
     paper's closed form; "poisson": independent failures; "weibull", "lognormal": each machine
     renewed by its own failures; "trace": replayed from `trace`."""
-    per_day: Annotated[float, Field(ge=0)] | None = None
+    per_day: Annotated[float, Field(ge=0, le=1e6)] | None = None
     """Failures a day of the whole job; or give `rate`."""
     rate: RatePerSecond | None = None
     """Failures of one machine, as in "1.5%/day"."""
@@ -84,6 +95,9 @@ class FailuresConfig(ConfigModel):
     """A trace file, or a data set by name ("infinitehbd", "lanl-20", "bamboo-p3")."""
     shuffle: Flag = True
     """Trace: give its machines to the job's positions in an order drawn from the seed."""
+    keep: Fraction01 = 1.0
+    """Share of the failures that is kept. Of one seed, a smaller share keeps a part of what a
+    larger one keeps, so that runs can be compared failure by failure."""
     rescale: Flag = False
     """Trace: thin it or lay it over itself until it has as many machines as the job."""
 
@@ -107,7 +121,7 @@ class FailuresConfig(ConfigModel):
         """Return the expected rate of failure instants of the whole job, for intervals."""
         if trace is not None:
             span_s = trace.span_ns / NS_PER_S
-            instants = len({failure.time_ns for failure in trace.failures})
+            instants = len({failure.time_ns for failure in trace.failures}) * self.keep
             return instants / span_s * machines / trace.machines if span_s else 0.0
         if self.process == "none":
             return 0.0
@@ -116,7 +130,7 @@ class FailuresConfig(ConfigModel):
             rate *= 1 + self.lemons.share * (self.lemons.factor - 1)
         if self.domains:
             rate += self.domains.rate * machines / self.domains.size
-        return rate
+        return rate * self.keep
 
     def generated(self, machines: int, repair: RepairTime | None) -> FailureProcess | None:
         """Return the process; None where nothing fails.
@@ -163,11 +177,11 @@ class ReplacementConfig(ConfigModel):
     standbys: CountOrZero = 0
     """Machines kept ready beyond the job's own. A fleet replaying a trace has as many as the
     trace has machines beyond the job's."""
-    provision: tuple[Nanoseconds, Nanoseconds] = (240 * 10**9, 420 * 10**9)
+    provision: tuple[PartNs, PartNs] = (240 * 10**9, 420 * 10**9)
     """Cloud: a requested machine comes after a time between these two (PAPER.md: 4 to 7 min)."""
-    setup: Nanoseconds = 0
+    setup: PartNs = 0
     """Cloud: and takes this long to be set up."""
-    activation: Nanoseconds = 0
+    activation: PartNs = 0
     """From detection until a standby has taken over the rank."""
     requests: Literal["first", "dedicated"] = "first"
     """Cloud: a job without a standby takes whichever requested machine comes first, or waits for

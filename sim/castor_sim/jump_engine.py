@@ -122,7 +122,7 @@ def run(
             if row < 0:
                 row = jump_kernel.FULL - row
                 arrays = _with_more_room(arrays)
-        if state[0]["finished"] or (rows and block.time_ns[-1] >= horizon_ns):
+        if state[0]["finished"] or (rows and block.time_ns[-1] > horizon_ns):
             break
     wall_ns, useful_ns = jump_kernel.finish(
         state, arrays, profile, operations, replicas, horizon_ns, target_iterations

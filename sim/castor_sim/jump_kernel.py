@@ -323,7 +323,7 @@ def advance(
     count = len(times)
     while row < count:
         now_ns = times[row]
-        if now_ns >= horizon_ns:
+        if now_ns > horizon_ns:
             return count
         if now_ns != s.struck_ns:
             _run_until(s, a, p, o, replicas, now_ns, target)

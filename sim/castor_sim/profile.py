@@ -13,6 +13,13 @@ NEVER_NS = (1 << 62) - 1
 """A time that no run reaches (146 years)."""
 
 
+MAX_HORIZON_NS = 1 << 60
+"""The longest run, 36 years: sums of two such times and a few shorter ones fit into int64."""
+
+MAX_PART_NS = 10 * 365 * 86_400 * 10**9
+"""The longest part of a recovery or checkpoint, 10 years."""
+
+
 class Profile(NamedTuple):
     """The figures that drive an engine; times in ns, periods in iterations, 0 for "not there".
 
@@ -53,13 +60,34 @@ class Profile(NamedTuple):
     memory_in_trainer: int = 0
 
 
-def check_profile(profile: Profile) -> None:
-    """Raise ValueError where the figures contradict each other (PAPER.md Eq. 2)."""
+def check_profile(profile: Profile, *, positions: int = 1, horizon_ns: int = MAX_PART_NS) -> None:
+    """Raise ValueError where the figures contradict each other or the engines' integers.
+
+    Args:
+        profile: what a strategy returned.
+        positions: machines of the job; a holder may have to serve as many.
+        horizon_ns: how long the run may be.
+    """
     if profile.iteration_ns <= 0:
         raise ValueError(f"iteration_ns is {profile.iteration_ns}; an iteration takes time")
     for name, value in profile._asdict().items():
-        if value < 0:
-            raise ValueError(f"{name} is {value}; expected 0 or more")
+        if not 0 <= value <= MAX_PART_NS:
+            raise ValueError(
+                f"{name} is {value}; expected 0 to {MAX_PART_NS} ns (10 years): are the sizes and "
+                "bandwidths that it follows from what they should be?"
+            )
+    if profile.retrieve_peer_ns * positions > MAX_PART_NS:
+        raise ValueError("fetching every shard from one peer would take over 10 years")
+    iterations = horizon_ns // profile.iteration_ns
+    for every, stall_ns in (
+        (profile.memory_every, profile.memory_stall_ns),
+        (profile.storage_every, profile.storage_stall_ns),
+    ):
+        if every and iterations // every * stall_ns > 2 * MAX_HORIZON_NS:
+            raise ValueError(
+                f"a checkpoint stalls training for {stall_ns / 1e9:.1f} s every {every} iterations "
+                f"of {profile.iteration_ns / 1e9:g} s: it would hardly train; checkpoint less often"
+            )
     for tier, every, transfer_ns in (
         ("memory", profile.memory_every, profile.memory_transfer_ns),
         ("storage", profile.storage_every, profile.storage_transfer_ns),

@@ -19,11 +19,11 @@ from castor_policy.placement import Placement, place
 from castor_sim.experiment import Experiment, OwnStrategy, load_strategy
 from castor_sim.failure_config import stream
 from castor_sim.job import NS_PER_S, Job
-from castor_sim.profile import Profile, check_profile
+from castor_sim.profile import MAX_HORIZON_NS, MAX_PART_NS, Profile, check_profile
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
 from castor_traces.edit import rescale, shuffle_machines
-from castor_traces.failure_stream import MAX_HORIZON_NS, FailureProcess
+from castor_traces.failure_stream import FailureProcess
 from castor_traces.library import load_any
 from castor_traces.random_draws import Draws, uniform_ns
 from castor_traces.trace import Trace
@@ -37,6 +37,7 @@ class Setup:
 
     Attributes:
         experiment: as loaded.
+        folder: where it was loaded from; names in it are relative to that.
         cluster, model: what it names.
         job: what strategies compute from.
         profiles: one for each strategy, by name, in the experiment's order.
@@ -50,6 +51,7 @@ class Setup:
     """
 
     experiment: Experiment
+    folder: Path
     cluster: Cluster
     model: Model
     job: Job
@@ -77,6 +79,7 @@ class Setup:
             return
         replacement = self.experiment.replacement
         fleet = self.operations.fleet
+        kept = Draws(seed, "kept")
         which = Draws(seed, "which machine")
         restore = Draws(seed, "replacement")
         low_ns, high_ns = replacement.provision
@@ -91,7 +94,12 @@ class Setup:
                 restore_ns = np.where(block.duration_ns < 0, repair_ns, block.duration_ns)
             else:
                 restore_ns = uniform_ns(words, low_ns, high_ns + 1) + np.int64(replacement.setup)
-            yield Strikes(block.time_ns, machine, block.hardware.astype(np.int8), restore_ns)
+            # Whoever is away for longer than any run never comes back; sums stay within int64.
+            restore_ns = np.minimum(restore_ns, MAX_HORIZON_NS)
+            strikes = Strikes(block.time_ns, machine, block.hardware.astype(np.int8), restore_ns)
+            if failures.keep < 1:
+                strikes = strikes.rows(kept.uniform(rows) < failures.keep)
+            yield strikes
 
 
 def load_setup(path: str | Path, overrides: tuple[str, ...] = ()) -> Setup:
@@ -119,6 +127,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
     machines = experiment.machines or cluster.machines
     trace = _trace(experiment, file, machines)
     job = _job(experiment, cluster, model, machines, trace, file)
+    horizon_ns = _horizon_ns(experiment, job, trace, file)
     profiles: dict[str, Profile] = {}
     placements: dict[str, Placement] = {}
     for name, table in experiment.strategies.items():
@@ -129,10 +138,12 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         try:
             placements[name] = _placement(experiment, kind, machines, replicas)
             profiles[name] = strategy.profile(replace(job, replicas=replicas))
-            check_profile(profiles[name])
+            check_profile(profiles[name], positions=machines, horizon_ns=horizon_ns)
         except ValueError as error:
             raise InputError(str(error), file=file, key=f"strategies.{name}") from error
     operations = _operations(experiment, machines, trace, file)
+    if max(operations.activation_ns, operations.misses * operations.poll_ns) > MAX_PART_NS:
+        raise InputError("activation and detection take 10 years at most", file=file)
     repair = experiment.replacement.repair.distribution() if operations.fleet else None
     failing = operations.fleet or machines
     try:
@@ -142,6 +153,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
     price = experiment.gpu_hour_price
     return Setup(
         experiment=experiment,
+        folder=folder,
         cluster=cluster,
         model=model,
         job=job,
@@ -150,7 +162,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         operations=operations,
         trace=trace,
         process=process,
-        horizon_ns=_horizon_ns(experiment, trace),
+        horizon_ns=horizon_ns,
         target_iterations=experiment.iterations or 0,
         price_per_gpu_hour=cluster.gpu_hour_price if price is None else price,
     )
@@ -188,10 +200,14 @@ def _trace(experiment: Experiment, file: Path, machines: int) -> Trace | None:
     return trace
 
 
-def _horizon_ns(experiment: Experiment, trace: Trace | None) -> int:
+def _horizon_ns(experiment: Experiment, job: Job, trace: Trace | None, file: Path) -> int:
     """Return the end of a run; nothing is known of what follows a trace's span."""
     given = experiment.duration
+    if experiment.iterations and experiment.iterations * job.iteration_ns > MAX_HORIZON_NS:
+        raise InputError("more than 36 years of training", file=file, key="iterations")
     if trace is not None:
+        if trace.span_ns > MAX_HORIZON_NS:
+            raise InputError("a trace of over 36 years", file=file, key="failures.trace")
         return trace.span_ns if given is None else min(given, trace.span_ns)
     if given is not None:
         return given
@@ -218,7 +234,7 @@ def _job(
     if idle_ns is None:
         idle_ns = round(iteration_ns * training.idle_share)
     detection = experiment.detection
-    storage_bps = cluster.storage.bandwidth // training.storage_jobs
+    storage_bps = max(1, cluster.storage.bandwidth // training.storage_jobs)
     per_machine = cluster.storage.per_machine_bandwidth
     if per_machine is not None:
         storage_bps = min(storage_bps, per_machine * machines)
@@ -229,7 +245,7 @@ def _job(
         iteration_ns=iteration_ns,
         network_idle_ns=max(1, idle_ns),
         checkpoint_bytes=training.checkpoint_size or model.checkpoint_bytes,
-        network_bps=int(cluster.network_bandwidth * training.network_efficiency),
+        network_bps=max(1, int(cluster.network_bandwidth * training.network_efficiency)),
         storage_bps=storage_bps,
         gpu_to_cpu_bps=cluster.gpu_to_cpu_bandwidth,
         torch_save_bps=training.torch_save,

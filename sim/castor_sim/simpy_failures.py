@@ -30,7 +30,7 @@ class LateEvent(SimpyEvent):
 
 
 def batches(strikes: Iterable[Strikes], horizon_ns: int) -> Iterator[Batch]:
-    """Group the failures before the horizon by instant: time, [(machine, hardware, restore)]."""
+    """Group the failures up to the horizon by instant: time, [(machine, hardware, restore)]."""
     time_ns = -1
     members: list[tuple[int, int, int]] = []
     for block in strikes:
@@ -38,7 +38,7 @@ def batches(strikes: Iterable[Strikes], horizon_ns: int) -> Iterator[Batch]:
             if at_ns != time_ns:
                 if members:
                     yield time_ns, members
-                if at_ns >= horizon_ns:
+                if at_ns > horizon_ns:
                     return
                 time_ns, members = at_ns, []
             members.append((machine, hardware, restore_ns))

@@ -24,3 +24,12 @@ class Strikes:
     machine: NDArray[np.int32]
     hardware: NDArray[np.int8]
     restore_ns: NDArray[np.int64]
+
+    def rows(self, chosen: NDArray[np.bool_]) -> Strikes:
+        """Return the chosen rows."""
+        return Strikes(
+            self.time_ns[chosen],
+            self.machine[chosen],
+            self.hardware[chosen],
+            self.restore_ns[chosen],
+        )

@@ -164,3 +164,60 @@ def test_help_needs_no_engine_and_the_simulator_no_torch() -> None:
         "import castor_runtime\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_result_with_an_own_strategy_can_be_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "result"
+    run("simulate", "examples/own_strategy.toml", *SMALL, "--out", str(out))
+    again = json.loads(run("simulate", str(out / "experiment.toml"), "--json"))
+    assert again["strategies"] == json.loads((out / "result.json").read_text())["strategies"]
+
+
+def test_a_new_result_clears_what_an_older_one_left(tmp_path: Path) -> None:
+    run("simulate", "four-node", *SMALL, "--out", str(tmp_path))
+    assert (tmp_path / "events" / "none.jsonl").exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    run("simulate", "gpt2-100b-p4d", *SMALL, "--out", str(tmp_path))
+    assert not (tmp_path / "events" / "none.jsonl").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_one_replication_has_no_interval(tmp_path: Path) -> None:
+    words = ("simulate", "four-node", "--set", 'duration="20d"', "--seeds", "1")
+    ratio = json.loads(run(*words, "--json"))["strategies"]["gemini"]
+    assert ratio["effective_training_time_ratio"]["ci95_low"] is None
+    assert "±" not in run(*words)
+    run(*words, "--out", str(tmp_path), "--plot")
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for command in (("simulate", "four-node"), ("figures",), ("demo",)):
+        said = fails(capsys, monkeypatch, *command, "--out", str(tmp_path / "file" / "x"))
+        assert "cannot be made a folder" in said
+
+
+def test_a_failure_at_the_end_of_a_trace_counts(tmp_path: Path) -> None:
+    trace = tmp_path / "end.csv"
+    trace.write_text(
+        "# name: end\n# machines: 4\n# span_s: 100000\n"
+        "time_s,machine,kind,duration_s,domain,cause\n100000,1,hardware,,,\n"
+    )
+    for engine in ("jump", "simpy"):
+        words = ("simulate", "four-node", "--trace", str(trace), "--engine", engine, "--json")
+        row = json.loads(run(*words, "--seeds", "1"))["strategies"]["gemini"]
+        assert row["failures"]["total"] == row["recovered_from"]["pending"] == 1.0
+
+
+def test_a_machine_that_never_comes_back_is_waited_for_to_the_end(tmp_path: Path) -> None:
+    trace = tmp_path / "never.csv"
+    trace.write_text(
+        "# name: never\n# machines: 4\n# span_s: 1000000\n"
+        "time_s,machine,kind,duration_s,domain,cause\n500000,1,hardware,9223000000,,\n"
+    )
+    words = ("simulate", "four-node", "--trace", str(trace), "--seeds", "1", "--json")
+    jump = json.loads(run(*words))["strategies"]
+    assert json.loads(run(*words, "--engine", "simpy"))["strategies"] == jump
+    assert jump["gemini"]["effective_training_time_ratio"]["mean"] == pytest.approx(0.5, abs=0.001)

@@ -114,3 +114,40 @@ def test_a_trace_of_too_few_machines_says_what_to_do(tmp_path: Path) -> None:
     setup = load_setup(path, (*changes, "failures.rescale=true"))
     assert setup.trace is not None
     assert setup.trace.machines == 16
+
+
+def test_a_smaller_share_keeps_a_part_of_what_a_larger_one_keeps(tmp_path: Path) -> None:
+    path = written(tmp_path, PLAIN)
+
+    def kept(share: float) -> set[tuple[int, int]]:
+        blocks = load_setup(path, (f"failures.keep={share}",)).strikes(3)
+        return {(t, m) for b in blocks for t, m in zip(b.time_ns, b.machine, strict=True)}
+
+    half, most, every = kept(0.5), kept(0.8), kept(1.0)
+    assert half < most < every
+    useful = [
+        run_once(load_setup(path, (f"failures.keep={share}",)), "gemini", 3).useful_ns
+        for share in (0.0, 0.5, 0.8, 1.0)
+    ]
+    assert useful == sorted(useful, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'training.torch_save="1bps"',
+        'training.checkpoint_size="1e30B"',
+        'replacement.setup="106000d"',
+        "detection.misses=10000000000",
+        "iterations=1000000000000000",
+        'duration="40000d"',
+        "machines=10000000000",
+        'training.iteration="0s"',
+        'training.torch_save="0bps"',
+        'replacement={operator="fleet", repair={median="6h", mean="2h"}}',
+        "gpu_hour_price=1e308",
+    ],
+)
+def test_figures_beyond_what_the_engines_count_are_refused(tmp_path: Path, change: str) -> None:
+    with pytest.raises(InputError):
+        load_setup(written(tmp_path, PLAIN), (change,))

@@ -21,10 +21,15 @@ def demo(
     Replays the InfiniteHBD trace of 400 GPU servers if it is on this computer
     (see castor trace fetch), and generated failures at published rates if not.
     """
+    from castor_configs.errors import InputError
     from castor_traces.fetch import locate
 
     stderr = Console(stderr=True, highlight=False)
-    found = locate("infinitehbd")
+    try:
+        found = locate("infinitehbd")
+    except InputError as error:
+        stderr.print(str(error))
+        found = None
     if found is not None:
         experiment = "infinitehbd"
         stderr.print(f"using the real failure trace InfiniteHBD from {found}")

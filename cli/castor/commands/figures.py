@@ -47,10 +47,12 @@ def figures(
 
     Example: castor figures --only fig09 --only fig15 --out out/figures
     """
+    from castor_configs.atomic import output_folder
     from paper_figures.catalog import chosen_figures, make_figure
     from paper_figures.figure_data import Effort
 
     names = chosen_figures(only or ())
+    output_folder(out)
     with STDERR.status("figures") as status:
         effort = Effort(
             seeds=seeds or (_QUICK_SEEDS if quick else Effort().seeds),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -67,7 +68,8 @@ def simulate(
     ] = False,
 ) -> None:
     """Simulate training under failures and compare checkpoint strategies."""
-    from castor_analysis.result_folder import result_document
+    from castor_analysis.result_folder import clear_result, result_document
+    from castor_configs.atomic import output_folder
     from castor_configs.dump import dump_toml
     from castor_configs.errors import InputError
     from castor_sim.run import Engine
@@ -75,8 +77,9 @@ def simulate(
 
     changes = list(overrides or ())
     if trace is not None:
-        name = Path(trace).resolve() if Path(trace).is_file() else trace
-        changes += ['failures.process="trace"', f"failures.trace={json.dumps(str(name))}"]
+        name = str(Path(trace).resolve() if Path(trace).is_file() else trace)
+        check_trace(name)
+        changes += ['failures.process="trace"', f"failures.trace={json.dumps(name)}"]
     if seeds is not None:
         changes.append(f"seeds={seeds}")
     if plot and out is None:
@@ -85,6 +88,8 @@ def simulate(
     if dry_run:
         typer.echo(dump_toml(setup.experiment), nl=False)
         return
+    if out is not None:
+        clear_result(output_folder(out))
     chosen = Engine.EXACT if exact_iterations else Engine(engine.value)
     say_source(setup)
     runs = run_all(setup, chosen, jobs or os.cpu_count() or 1)
@@ -93,11 +98,22 @@ def simulate(
     if out is not None:
         write_all(out, setup, document, runs, plot=plot)
     if as_json:
-        typer.echo(json.dumps(document, indent=2))
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
         Console().print(comparison_table(document))
         if out is not None:
             STDERR.print(f"results in {out}; run again: castor simulate {out}/experiment.toml")
+
+
+def check_trace(name: str) -> None:
+    """Read the trace that --trace names, so that an error says so and not the experiment."""
+    from castor_configs.errors import InputError
+    from castor_traces.library import load_any
+
+    try:
+        load_any(name)
+    except InputError as error:
+        raise InputError(str(error), key="--trace") from error
 
 
 def say_source(setup: Setup) -> None:
@@ -201,26 +217,29 @@ def draw_all(
 
 def comparison_table(document: Mapping[str, Any]) -> Table:
     """Return the comparison of strategies as a table for a terminal of 80 columns."""
-    job, currency = document["job"], document["currency"]
+    job, currency, seeds = document["job"], document["currency"], document["seeds"]
+    runs = "1 replication" if seeds == 1 else f"{seeds} replications"
     table = Table(
-        title=f"{document['name']}: {job['machines']} machines, {document['seeds']} replications",
-        caption="effective: useful training time over wall time, with its 95 % interval",
+        title=f"{document['name']}: {job['machines']} machines, {runs}",
+        caption="effective: useful training time over wall time, with its 95 % interval; own, peer,"
+        " storage: failures recovered from there, storage with starts from scratch",
+        box=box.SIMPLE_HEAD,
     )
-    table.add_column("strategy")
-    table.add_column("effective", justify="right")
-    table.add_column("95 %", justify="right")
-    table.add_column("failures", justify="right")
-    table.add_column("own/peer/storage", justify="right")
-    table.add_column(f"lost {currency}", justify="right")
+    table.add_column("strategy", overflow="fold")
+    table.add_column("effective", justify="right", no_wrap=True)
+    table.add_column("failures", justify="right", no_wrap=True)
+    table.add_column("own/peer/storage", justify="right", no_wrap=True)
+    table.add_column(f"lost {currency}", justify="right", no_wrap=True)
     strategies = document["strategies"].items()
     ranked = sorted(strategies, key=lambda item: -item[1]["effective_training_time_ratio"]["mean"])
     for name, row in ranked:
         ratio, sources = row["effective_training_time_ratio"], row["recovered_from"]
+        known = ratio["ci95_low"] is not None
+        half = (ratio["ci95_high"] - ratio["ci95_low"]) / 2 if known else 0.0
         from_storage = sources["storage"] + sources["scratch"]
         table.add_row(
             name,
-            f"{ratio['mean']:.4f}",
-            f"±{(ratio['ci95_high'] - ratio['ci95_low']) / 2:.4f}",
+            f"{ratio['mean']:.4f} ±{half:.4f}" if known else f"{ratio['mean']:.4f}",
             f"{row['failures']['total']:.1f}",
             f"{sources['own_memory']:.0f}/{sources['peer']:.0f}/{from_storage:.0f}",
             f"{row['money_lost']['mean']:,.0f}",
