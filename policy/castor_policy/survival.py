@@ -119,7 +119,7 @@ def recovery_probability(placement: Placement, failures: int) -> Fraction:
     if all(part.kind != "other" for part in parts):
         terms: Terms = {(0, 0): 1}
         for part, times in _by_kind(parts):
-            terms = multiply_terms(terms, _terms(part, times))
+            terms = multiply_terms(terms, _terms(part, times, failures))
             terms = {key: value for key, value in terms.items() if key[0] <= failures}
         survivable = count_survivable(terms, placement.machines, failures)
     else:
@@ -296,12 +296,12 @@ def _by_kind(parts: Counter[Component]) -> list[tuple[Component, int]]:
     return sorted(parts.items(), key=lambda item: (item[0].kind, item[0].machines))
 
 
-def _terms(part: Component, times: int) -> Terms:
+def _terms(part: Component, times: int, most_failed: int | None = None) -> Terms:
     if part.kind == "group":
-        return group_terms(part.machines, times)
+        return group_terms(part.machines, times, most_failed)
     terms: Terms = {(0, 0): 1}
     for _ in range(times):
-        terms = multiply_terms(terms, ring_terms(part.machines, part.replicas))
+        terms = multiply_terms(terms, ring_terms(part.machines, part.replicas, most_failed))
     return terms
 
 

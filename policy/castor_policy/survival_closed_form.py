@@ -16,25 +16,29 @@ Terms = dict[tuple[int, int], int]
 """Coefficient of each event, by (failed, alive)."""
 
 
-def group_terms(size: int, groups: int = 1) -> Terms:
+def group_terms(size: int, groups: int = 1, most_failed: int | None = None) -> Terms:
     """Terms of ``groups`` groups whose shards all lie on all ``size`` members: (1 - q^size)^groups.
 
-    A group is lost only as a whole (sec. 4, proof of Corollary 1).
+    A group is lost only as a whole (sec. 4, proof of Corollary 1). Terms of more than
+    ``most_failed`` failures are left out: whoever counts fewer has no use for them.
     """
-    return {(size * lost, 0): (-1) ** lost * comb(groups, lost) for lost in range(groups + 1)}
+    most = groups if most_failed is None else min(groups, most_failed // size)
+    return {(size * lost, 0): (-1) ** lost * comb(groups, lost) for lost in range(most + 1)}
 
 
-def ring_terms(machines: int, replicas: int) -> Terms:
+def ring_terms(machines: int, replicas: int, most_failed: int | None = None) -> Terms:
     """Terms of a ring of n machines, each sending to the next m - 1, where m <= n.
 
     It survives if no m machines in a row fail. Counting the circular strings without m failures in
     a row (the logarithmic derivative of the linear strings' generating function) gives
     sum_j (-1)^j n/(n-jm) C(n-jm, j) (q^m (1-q))^j - q^n: j disjoint runs of m failures, each ended
     by a live machine; the last term takes away the ring without any live machine.
+    Terms of more than ``most_failed`` failures are left out, but for that one.
     """
     n, m = machines, replicas
     terms: Terms = {}
-    for runs in range(n // (m + 1) + 1):
+    most = n // (m + 1) if most_failed is None else min(n // (m + 1), most_failed // m)
+    for runs in range(most + 1):
         rest = n - runs * m
         terms[(runs * m, runs)] = (-1) ** runs * (n * comb(rest, runs) // rest)
     terms[(n, 0)] = terms.get((n, 0), 0) - 1

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _SHORT_FRACTION = 40
 """Characters up to which a fraction is printed: longer ones nobody reads."""
 
+_MACHINES_MOST = 1_000_000
+
 
 def placement(
     machines: Annotated[
@@ -175,6 +177,10 @@ class _Report:
             )
         if self.machines < 1:
             raise InputError(f"{self.machines} machines; use at least 1", key="--machines")
+        if self.machines > _MACHINES_MOST:
+            raise InputError(
+                f"{self.machines} machines; use at most {_MACHINES_MOST}", key="--machines"
+            )
         if not 1 <= self.replicas <= self.machines:
             raise InputError(
                 f"{self.replicas} copies on {self.machines} machines; use 1 to {self.machines}, "
@@ -259,6 +265,8 @@ class _Report:
                 corollary1_bound(self.machines, self.replicas, self.failures)
             ),
         }
+        if made.strategy not in ("group", "mixed"):
+            answer["corollary1_bound_of"] = "group"  # it bounds Algorithm 1, not this placement
         if made.strategy == "ring":
             published = published_ring_formula(self.machines, self.replicas, self.failures)
             answer["published_ring_formula"] = float(published)
