@@ -175,11 +175,10 @@ class _Report:
                 f"unknown strategy {self.strategy!r}; use one of {', '.join(STRATEGIES)}",
                 key="--strategy",
             )
-        if self.machines < 1:
-            raise InputError(f"{self.machines} machines; use at least 1", key="--machines")
-        if self.machines > _MACHINES_MOST:
+        if not 1 <= self.machines <= _MACHINES_MOST:
             raise InputError(
-                f"{self.machines} machines; use at most {_MACHINES_MOST}", key="--machines"
+                f"{self.machines} machines; use at least 1 and at most {_MACHINES_MOST:,}",
+                key="--machines",
             )
         if not 1 <= self.replicas <= self.machines:
             raise InputError(
