@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -95,13 +95,23 @@ def _interrupts_held() -> Iterator[None]:
     """Keep Ctrl-C from processes started meanwhile: they inherit what is blocked, for good.
 
     A terminal sends it to all of them, and each would print a traceback of its own. Here it is
-    only late.
+    only late: blocking is not enough for that, since another thread may take the signal and Python
+    then runs the handler in this one, which may leave a worker half started.
     """
+    came: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    in_main_thread = current_thread() is main_thread()
+    if in_main_thread:
+        signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _begin(stopped: Connection) -> None:
