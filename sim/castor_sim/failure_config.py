@@ -107,7 +107,8 @@ class FailuresConfig(ConfigModel):
             raise ValueError('`process = "trace"` and `trace = "..."` go together')
         if self.process not in ("none", "trace") and (self.per_day is None) == (self.rate is None):
             raise ValueError(
-                "say how often: either `per_day` (failures of the job) or `rate` (of one machine)"
+                "say how often: either `per_day` (failures of the job) or `rate` (of one machine); "
+                'to go from one to the other: --set \'failures={process="poisson", rate="1%/day"}\''
             )
         return self
 
