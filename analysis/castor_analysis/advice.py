@@ -24,7 +24,7 @@ from castor_analysis.advice_model import (
     standbys_for,
     storage_interval,
 )
-from castor_analysis.summary import Interval, Summary, summarise
+from castor_analysis.summary import Interval, Summary, summarise_runs
 from castor_configs.cluster import load_cluster
 from castor_configs.model import load_model
 from castor_configs.quantities import exact_seconds
@@ -405,9 +405,4 @@ def _simulate(
     runs: dict[str, list[Tally]] = {name: [] for name in setup.profiles}
     for name, _seed, tally in replications(setup, Engine.JUMP, jobs):
         runs[name].append(tally)
-    gpus = setup.job.machines * setup.job.gpus_per_machine
-    price = setup.price_per_gpu_hour
-    return {
-        name: summarise(tallies, gpus=gpus, price_per_gpu_hour=price)
-        for name, tallies in runs.items()
-    }
+    return summarise_runs(setup, runs)

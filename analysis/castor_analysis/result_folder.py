@@ -10,8 +10,6 @@ events/NAME.jsonl   the event log of the first seed, by the simpy engine
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import Any
 
 from castor_analysis.provenance import provenance
 from castor_analysis.summary import Summary
-from castor_configs.atomic import replacing
+from castor_analysis.summary_csv import csv_text, flat_row
+from castor_configs.atomic import replacing, write_text
 from castor_configs.dump import dump_toml
 from castor_policy.events import Event
 from castor_sim.experiment import OwnStrategy
@@ -28,7 +27,7 @@ from castor_sim.tally import Tally
 from castor_traces.write import write_trace
 
 PICTURES = ("png", "pdf")
-TALLIES_BY_STRATEGY = Mapping[str, Sequence[tuple[int, Tally]]]
+TalliesByStrategy = Mapping[str, Sequence[tuple[int, Tally]]]
 
 
 def result_document(
@@ -42,7 +41,7 @@ def result_document(
         "strategies": {name: summary.as_json() for name, summary in summaries.items()},
         "job": {
             "machines": job.machines,
-            "gpus": job.machines * job.gpus_per_machine,
+            "gpus": job.gpus,
             "model": setup.model.name,
             "cluster": setup.cluster.name,
             "replicas": job.replicas,
@@ -61,26 +60,23 @@ def result_document(
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
 def write_result(
     folder: Path,
     setup: Setup,
     document: Mapping[str, Any],
-    tallies: TALLIES_BY_STRATEGY,
+    tallies: TalliesByStrategy,
 ) -> None:
     """Write everything but the event logs into `folder`."""
-    write_text(folder / "summary.csv", _csv(_summary_rows(document["strategies"])))
+    summaries = (
+        {"strategy": name, **flat_row(summary)} for name, summary in document["strategies"].items()
+    )
+    write_text(folder / "summary.csv", csv_text(summaries))
     rows = (
         {"strategy": name, "seed": seed, **tally.as_dict()}
         for name, runs in tallies.items()
         for seed, tally in runs
     )
-    write_text(folder / "replications.csv", _csv(rows))
+    write_text(folder / "replications.csv", csv_text(rows))
     changes: dict[str, object] = {"cluster": "cluster.toml", "model": "model.toml"}
     if setup.trace is not None:
         write_trace(setup.trace, folder / "trace.csv")
@@ -135,23 +131,3 @@ def write_events(folder: Path, strategy: str, events: Iterable[Event]) -> Path:
         for event in events:
             file.write(event.to_line() + "\n")
     return path
-
-
-def _summary_rows(strategies: Mapping[str, Mapping[str, Any]]) -> Iterable[dict[str, object]]:
-    for name, summary in strategies.items():
-        row: dict[str, object] = {"strategy": name}
-        for key, value in summary.items():
-            if isinstance(value, Mapping):
-                row.update({f"{key}.{part}": figure for part, figure in value.items()})
-            else:
-                row[key] = value
-        yield row
-
-
-def _csv(rows: Iterable[Mapping[str, object]]) -> str:
-    listed = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(listed[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(listed)
-    return text.getvalue()

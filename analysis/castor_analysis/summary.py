@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from castor_sim.setup import Setup
 from castor_sim.tally import SOURCE_NAMES, WASTE_PARTS, Tally
 
 NS_PER_S = 1e9
@@ -134,3 +135,12 @@ def summarise(tallies: Sequence[Tally], *, gpus: int, price_per_gpu_hour: float)
         money_lost=interval_of([hour * price_per_gpu_hour for hour in hours], least=0),
         standby_empty=mean("standby_empty"),
     )
+
+
+def summarise_runs(setup: Setup, runs: Mapping[str, Sequence[Tally]]) -> dict[str, Summary]:
+    """Summarise the replications of each strategy at the price that the setup names."""
+    gpus, price = setup.job.gpus, setup.price_per_gpu_hour
+    return {
+        name: summarise(tallies, gpus=gpus, price_per_gpu_hour=price)
+        for name, tallies in runs.items()
+    }

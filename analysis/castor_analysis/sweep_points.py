@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from castor_analysis.summary import summarise
-from castor_configs.atomic import replacing
+from castor_analysis.summary import summarise_runs
+from castor_configs.atomic import write_text
 from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError
 from castor_policy.version import __version__
@@ -74,8 +73,7 @@ def run_point(task: PointTask) -> PointOutcome:
         setup = load_setup(task.experiment, task.overrides)
         key = key_of(setup)
         document = _run(setup, key)
-        with replacing(point_file(task.folder, key)) as part:
-            part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_text(point_file(task.folder, key), json.dumps(document, indent=1) + "\n")
     except Exception as error:  # noqa: BLE001 - any fault of a point is reported with its name
         return PointOutcome(fault=f"{type(error).__name__}: {error}")
     return PointOutcome(key=key)
@@ -146,7 +144,9 @@ def _run(setup: Setup, key: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "key": key,
-        "strategies": {name: _summary(setup, runs) for name, runs in tallies.items()},
+        "strategies": {
+            name: summary.as_json() for name, summary in summarise_runs(setup, tallies).items()
+        },
         "trace": None
         if setup.trace is None
         else {"name": setup.trace.name, "sha256": _trace_digest(setup)},
@@ -154,9 +154,3 @@ def _run(setup: Setup, key: str) -> dict[str, Any]:
         "cluster": dump_toml(setup.cluster),
         "model": dump_toml(setup.model),
     }
-
-
-def _summary(setup: Setup, tallies: Sequence[Tally]) -> dict[str, Any]:
-    gpus = setup.job.machines * setup.job.gpus_per_machine
-    summary = summarise(tallies, gpus=gpus, price_per_gpu_hour=setup.price_per_gpu_hour)
-    return summary.as_json()

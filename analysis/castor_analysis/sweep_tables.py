@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from castor_analysis.provenance import provenance
+from castor_analysis.summary_csv import csv_text, flat_row
 from castor_analysis.sweep import Sweep, SweepResult
 from castor_analysis.sweep_points import SCHEMA, sources_digest
-from castor_configs.atomic import replacing
+from castor_configs.atomic import write_text
 from castor_policy.version import __version__
 
 
@@ -46,12 +45,7 @@ def sweep_document(result: SweepResult) -> dict[str, Any]:
 
 def sweep_csv(result: SweepResult) -> str:
     """Return sweep.csv: a row for each point and strategy, the parameters as they were written."""
-    rows = list(_rows(result))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(_rows(result))
 
 
 def write_sweep(result: SweepResult, folder: Path) -> dict[str, Any]:
@@ -61,20 +55,15 @@ def write_sweep(result: SweepResult, folder: Path) -> dict[str, Any]:
     runs of one sweep.
     """
     document = sweep_document(result)
-    _write(folder / "sweep.csv", sweep_csv(result))
-    _write(folder / "sweep.json", json.dumps(document, indent=1) + "\n")
-    _write(folder / "provenance.json", json.dumps(provenance(), indent=1) + "\n")
+    write_text(folder / "sweep.csv", sweep_csv(result))
+    write_text(folder / "sweep.json", json.dumps(document, indent=1) + "\n")
+    write_text(folder / "provenance.json", json.dumps(provenance(), indent=1) + "\n")
     return document
 
 
 def varying(sweep: Sweep) -> tuple[int, ...]:
     """Return the places of the axes with more than one value."""
     return tuple(place for place, axis in enumerate(sweep.axes) if len(axis.values) > 1)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def _plain(written: str) -> object:
@@ -92,17 +81,7 @@ def _plain(written: str) -> object:
 def _rows(result: SweepResult) -> Iterator[dict[str, object]]:
     for point, document in zip(result.sweep.points, result.documents, strict=True):
         for name, summary in document["strategies"].items():
-            yield {**dict(point.settings), "strategy": name, **_flat(summary)}
-
-
-def _flat(summary: Mapping[str, Any]) -> dict[str, object]:
-    row: dict[str, object] = {}
-    for key, value in summary.items():
-        if isinstance(value, Mapping):
-            row.update({f"{key}.{part}": figure for part, figure in value.items()})
-        else:
-            row[key] = value
-    return row
+            yield {**dict(point.settings), "strategy": name, **flat_row(summary)}
 
 
 def ratios(result: SweepResult, strategy: str) -> Sequence[Mapping[str, float] | None]:

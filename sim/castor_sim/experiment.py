@@ -25,7 +25,7 @@ from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Nanoseco
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Name
 from castor_sim import strategies as built_in
 from castor_sim.failure_config import FailuresConfig, ReplacementConfig
-from castor_sim.profile import MAX_HORIZON_NS
+from castor_sim.profile import MAX_HORIZON_NS, MAX_PART_NS
 from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
 
 Tables = dict[str, object]
@@ -70,6 +70,8 @@ class DetectionConfig(ConfigModel):
                 f"{self.misses} misses of {self.poll / 1e9:g} s do not span a heartbeat of "
                 f"{self.heartbeat / 1e9:g} s: live machines would be held for dead"
             )
+        if self.misses * self.poll > MAX_PART_NS:
+            raise ValueError("`misses` times `poll` is 10 years at most")
         return self
 
 

@@ -48,6 +48,11 @@ class Job:
     failures_per_s: float
 
     @property
+    def gpus(self) -> int:
+        """All GPUs of the job."""
+        return self.machines * self.gpus_per_machine
+
+    @property
     def shard_bytes(self) -> int:
         """The state of one machine's ranks."""
         return -(-self.checkpoint_bytes // self.machines)

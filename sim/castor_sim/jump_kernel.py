@@ -19,7 +19,7 @@ from castor_sim import path
 from castor_sim.compiled import compiled
 from castor_sim.jump_machines import arrive, lose_cloud, lose_fleet, vacant
 from castor_sim.profile import NEVER_NS
-from castor_sim.tally import OWN_MEMORY, PEER, SCRATCH, STORAGE
+from castor_sim.tally import OWN_MEMORY, PEER, PENDING, SCRATCH, STORAGE
 
 COMPILED_FROM = (
     assign_sources,
@@ -353,7 +353,7 @@ def finish(s_array, a, p, o, replicas, horizon_ns, target):
     if s.phase == DETECTION:
         _choose(s, a, p, replicas)
     s.iterations = s.restored
-    _attribute(s, a, p, 4)
+    _attribute(s, a, p, PENDING)
     return end_ns, s.restored * p.iteration_ns
 
 

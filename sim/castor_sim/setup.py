@@ -19,7 +19,7 @@ from castor_policy.placement import Placement, place
 from castor_sim.experiment import Experiment, OwnStrategy, load_strategy
 from castor_sim.failure_config import stream
 from castor_sim.job import NS_PER_S, Job
-from castor_sim.profile import MAX_HORIZON_NS, MAX_PART_NS, Profile, check_profile
+from castor_sim.profile import MAX_HORIZON_NS, Profile, check_profile
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
 from castor_traces.edit import rescale, shuffle_machines
@@ -142,8 +142,6 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         except ValueError as error:
             raise InputError(str(error), file=file, key=f"strategies.{name}") from error
     operations = _operations(experiment, machines, trace, file)
-    if max(operations.activation_ns, operations.misses * operations.poll_ns) > MAX_PART_NS:
-        raise InputError("activation and detection take 10 years at most", file=file)
     repair = experiment.replacement.repair.distribution() if operations.fleet else None
     failing = operations.fleet or machines
     try:

@@ -216,9 +216,8 @@ class SimpyEngine:
             self._count(hardware)
             if hardware or self.profile.memory_in_trainer:
                 self._lose_memory(position)
-            if self._observe:
-                kind = "hardware" if hardware else "software"
-                self._emit(EventKind.FAILURE, machine=machine, position=position, failure=kind)
+            kind = "hardware" if hardware else "software"
+            self._emit(EventKind.FAILURE, machine=machine, position=position, failure=kind)
         if struck:
             self._detected_ns = detected_ns
             self._enter(Phase.DETECTION)
@@ -260,8 +259,7 @@ class SimpyEngine:
         if self._whole_ns <= now_ns:
             self._become_whole()
         self._whole_ns = NEVER_NS
-        self._phase_total_ns[self._phase] += now_ns - self._phase_ns
-        self._phase_ns = now_ns
+        self._enter(self._phase)
 
     def _enter(self, phase: Phase) -> None:
         now_ns = self.now_ns
@@ -295,14 +293,13 @@ class SimpyEngine:
     def _plan(self) -> None:
         """Choose iteration and tier by the shared policy."""
         self._restored, self._tier, self._heaviest = self._choose()
-        if self._observe:
-            self._emit(EventKind.DETECTED)
-            self._emit(
-                EventKind.PLANNED,
-                iteration=self._restored,
-                tier=SOURCE_NAMES[self._tier],
-                lost=len(self._lost),
-            )
+        self._emit(EventKind.DETECTED)
+        self._emit(
+            EventKind.PLANNED,
+            iteration=self._restored,
+            tier=SOURCE_NAMES[self._tier],
+            lost=len(self._lost),
+        )
 
     def _choose(self) -> tuple[int, int, int]:
         usable = self.profile.memory_every > 0 and self._memory_iteration >= self._storage_iteration
@@ -347,8 +344,7 @@ class SimpyEngine:
     def _retrieved(self) -> None:
         """Every rank has its shard; replicas of others follow in the background."""
         self._attribute(self._tier)
-        if self._observe:
-            self._emit(EventKind.RETRIEVED, iteration=self._restored)
+        self._emit(EventKind.RETRIEVED, iteration=self._restored)
         if self.profile.memory_every == 0:
             return
         self._memory_iteration = self._restored
@@ -368,13 +364,12 @@ class SimpyEngine:
 
     def _resume(self) -> None:
         kept_ns = self._restored * self.profile.iteration_ns
-        if self._observe:
-            self._emit(
-                EventKind.RESUMED,
-                iteration=self._restored,
-                tier=SOURCE_NAMES[self._tier],
-                lost_progress_ns=self._progress_ns - kept_ns,
-            )
+        self._emit(
+            EventKind.RESUMED,
+            iteration=self._restored,
+            tier=SOURCE_NAMES[self._tier],
+            lost_progress_ns=self._progress_ns - kept_ns,
+        )
         self.tally.recoveries += 1
         self._progress_ns = kept_ns
         self.start = self._restored

@@ -57,6 +57,11 @@ def read_text(path: str | Path) -> str:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from error
+    return decoded(data, path)
+
+
+def decoded(data: bytes, path: str | Path) -> str:
+    """Return the UTF-8 text of a file's content; InputError with its line where it is none."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -67,7 +67,7 @@ def advise(
     """
     from castor_analysis.advice import advise as advise_on
     from castor_analysis.advice_text import advice_json, portable
-    from castor_configs.atomic import replacing
+    from castor_configs.atomic import write_text
     from castor_configs.dump import dump_toml
 
     request = _request(
@@ -76,8 +76,7 @@ def advise(
     advice = advise_on(request, jobs=os.cpu_count() or 1)
     if out is not None:
         text = dump_toml(portable(advice.experiment, out))
-        with replacing(out) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(out, text)
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"wrote {out}; run it: castor simulate {out}", markup=False
         )

@@ -69,22 +69,18 @@ def simulate(
 ) -> None:
     """Simulate training under failures and compare checkpoint strategies."""
     from castor_analysis.result_folder import clear_result, result_document
+    from castor_analysis.summary import summarise_runs
     from castor_configs.atomic import output_folder
     from castor_configs.dump import dump_toml
     from castor_configs.errors import InputError
     from castor_sim.run import Engine
-    from castor_sim.setup import load_setup
 
-    changes = list(overrides or ())
-    if trace is not None:
-        name = str(Path(trace).resolve() if Path(trace).is_file() else trace)
-        check_trace(name)
-        changes += ['failures.process="trace"', f"failures.trace={json.dumps(name)}"]
-    if seeds is not None:
-        changes.append(f"seeds={seeds}")
     if plot and out is None:
         raise InputError("needs --out DIR to put the pictures into", key="--plot")
-    setup = load_setup(experiment, tuple(changes))
+    changes = list(overrides or ())
+    if seeds is not None:
+        changes.append(f"seeds={seeds}")
+    setup = load(experiment, changes, trace)
     if dry_run:
         typer.echo(dump_toml(setup.experiment), nl=False)
         return
@@ -93,7 +89,8 @@ def simulate(
     chosen = Engine.EXACT if exact_iterations else Engine(engine.value)
     say_source(setup)
     runs = run_all(setup, chosen, jobs or os.cpu_count() or 1)
-    summaries = summaries_of(setup, runs)
+    tallies = {name: [tally for _seed, tally in of_seeds] for name, of_seeds in runs.items()}
+    summaries = summarise_runs(setup, tallies)
     document = result_document(setup, summaries, engine=chosen.value)
     if out is not None:
         write_all(out, setup, document, runs, plot=plot)
@@ -105,15 +102,22 @@ def simulate(
             STDERR.print(f"results in {out}; run again: castor simulate {out}/experiment.toml")
 
 
-def check_trace(name: str) -> None:
-    """Read the trace that --trace names, so that an error says so and not the experiment."""
+def load(experiment: str, changes: list[str], trace: str | None) -> Setup:
+    """Load the experiment; `trace`, if given, takes the place of what fails in it."""
     from castor_configs.errors import InputError
-    from castor_traces.library import load_any
+    from castor_sim.setup import load_setup
 
+    if trace is None:
+        return load_setup(experiment, tuple(changes))
+    name = str(Path(trace).resolve() if Path(trace).is_file() else trace)
+    replay = ('failures.process="trace"', f"failures.trace={json.dumps(name)}")
     try:
-        load_any(name)
+        return load_setup(experiment, (*changes, *replay))
     except InputError as error:
-        raise InputError(str(error), key="--trace") from error
+        if error.key == "failures.trace" and error.__cause__ is not None:
+            # The trace itself is at fault, not the experiment that it was put into.
+            raise InputError(error.message, key="--trace") from error
+        raise
 
 
 def say_source(setup: Setup) -> None:
@@ -149,21 +153,6 @@ def run_all(setup: Setup, engine: Engine, jobs: int) -> dict[str, list[tuple[int
             runs[name].append((seed, tally))
             progress.advance(task)
     return runs
-
-
-def summaries_of(setup: Setup, runs: Mapping[str, Sequence[tuple[int, Tally]]]) -> dict[str, Any]:
-    """Summarise each strategy's replications."""
-    from castor_analysis.summary import summarise
-
-    gpus = setup.job.machines * setup.job.gpus_per_machine
-    return {
-        name: summarise(
-            [tally for _seed, tally in tallies],
-            gpus=gpus,
-            price_per_gpu_hour=setup.price_per_gpu_hour,
-        )
-        for name, tallies in runs.items()
-    }
 
 
 def write_all(
@@ -207,7 +196,7 @@ def draw_all(
     """Draw the comparison and each strategy's timeline; write the Perfetto trace beside them."""
     from castor_analysis.chrome_trace import to_chrome_trace
     from castor_analysis.pictures import draw_comparison, draw_timeline
-    from castor_analysis.result_folder import write_text
+    from castor_configs.atomic import write_text
 
     draw_comparison(document, out / "comparison")
     for name, events in logs.items():

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from castor_configs.errors import InputError
-from castor_traces.read import BadRow
+from castor_traces.read import BadRow, decoded
 from castor_traces.trace import NS_PER_S, Trace
 
 NS_PER_MS = 1_000_000
@@ -87,11 +87,7 @@ def read_published(path: str | Path) -> str:
         raise InputError(f"damaged or cut short ({error}); fetch it again", file=path) from error
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError("expected UTF-8 text", file=path, line=line) from error
+    return decoded(data, path)
 
 
 def numbered_rows(text: str) -> Iterator[tuple[int, str]]:
