@@ -14,7 +14,9 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@# setuptools warns of folders named like packages; mypy and the tests hold the imports right.
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable . --group lint --group test
+	@# torch alone and first: named together with what needs it, pip may take a build with CUDA.
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[runtime]' --group lint --group test
 	@touch $@
 
 demo: setup
