@@ -29,6 +29,16 @@ class EventKind(StrEnum):
     RETRIEVED = "retrieved"
     RESUMED = "resumed"
     RUN_ENDED = "run_ended"
+    # Of real runs only; the simulator's logs would grow with the horizon.
+    ITERATION_ENDED = "iteration_ended"
+    CHECKPOINT_COMPLETED = "checkpoint_completed"
+    TRAINER_STARTED = "trainer_started"
+    REDUNDANT = "redundant"
+    ROOT_ELECTED = "root_elected"
+    STORE_LOST = "store_lost"
+    STORE_BACK = "store_back"
+    PERSISTED = "persisted"
+    CORRUPT = "corrupt"
 
 
 @dataclass(frozen=True, slots=True)

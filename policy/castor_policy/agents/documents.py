@@ -1,0 +1,267 @@
+"""What the agents keep in the store: the job, its plan, and a report of every agent.
+
+Each document is JSON, so that an operator reads it with any etcd client. Unknown keys are an error:
+an agent of another version must not act on half a document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Self
+
+PROTOCOL = 1
+"""Goes up when a document changes its meaning; agents of different protocols do not mix."""
+
+
+class _Document:
+    """JSON both ways for a frozen dataclass."""
+
+    def to_json(self) -> str:
+        """Return the document as one line of JSON with sorted keys."""
+        record = asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
+        return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is not such a document, or of another version of Castor.
+        """
+        record = json.loads(text)
+        known = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # as above
+        if not isinstance(record, dict) or set(record) - known:
+            raise ValueError(f"expected a {cls.__name__} with {sorted(known)}, got {text[:200]}")
+        return cls(**cls._restored(record))
+
+    @classmethod
+    def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+        return record
+
+
+def _tuples(rows: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec(_Document):
+    """What a job is; written once, before any agent acts, and never changed.
+
+    Attributes:
+        job: its name; everything in the store and in shared memory is named after it.
+        machines: N, the machines that train.
+        ranks_per_machine: R, trainers on each.
+        strategy: the placement's name.
+        replicas: the placement: `replicas[i]` are the machines that hold shard i, i first.
+        script: the training program, a path on every machine.
+        arguments: its arguments.
+        started_ns: CLOCK_REALTIME when the job was made; event logs count from it.
+        lease_s: an agent that has not renewed for so long is dead.
+        hang_s: a trainer whose process has stood still for so long is hung.
+        stall_factor: no iteration for so many times the median iteration is a stall.
+        persist: where persistent checkpoints go; "" for none.
+        persist_every_s: seconds between persistent checkpoints.
+        persist_keep: how many of them are kept.
+        chunk_bytes: size of a checkpoint chunk, the unit of checksums and of transfer.
+        scheme: how checkpoint traffic is scheduled.
+        profile_iterations: iterations whose idle spans are averaged before a schedule is made.
+        memory_limit_bytes: most CPU memory a machine may spend on checkpoints; 0: what there is.
+        max_attempts: generations in a row without a new iteration after which the job gives up.
+        protocol: `PROTOCOL`.
+    """
+
+    job: str
+    machines: int
+    ranks_per_machine: int
+    strategy: str
+    replicas: tuple[tuple[int, ...], ...]
+    script: str
+    arguments: tuple[str, ...] = ()
+    started_ns: int = 0
+    lease_s: float = 5.0
+    hang_s: float = 0.8
+    stall_factor: float = 10.0
+    persist: str = ""
+    persist_every_s: float = 10800.0
+    persist_keep: int = 2
+    chunk_bytes: int = 16 << 20
+    scheme: str = "eager"
+    profile_iterations: int = 5
+    memory_limit_bytes: int = 0
+    max_attempts: int = 5
+    protocol: int = PROTOCOL
+
+    @classmethod
+    def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+        if record.get("protocol") != PROTOCOL:
+            raise ValueError(
+                f"job of protocol {record.get('protocol')!r}; this version speaks {PROTOCOL}: "
+                "run the same version of Castor on every machine"
+            )
+        return record | {
+            "replicas": _tuples(record["replicas"]),
+            "arguments": tuple(record["arguments"]),
+        }
+
+    def ranks_of(self, machine: int) -> range:
+        """Return the ranks that train on `machine`."""
+        first = machine * self.ranks_per_machine
+        return range(first, first + self.ranks_per_machine)
+
+    def ranks_held_by(self, machine: int) -> list[int]:
+        """Return the ranks whose part `machine` keeps a replica of, its own first."""
+        shards = [machine]
+        shards += [s for s, row in enumerate(self.replicas) if machine in row[1:]]
+        return [rank for shard in shards for rank in self.ranks_of(shard)]
+
+
+class Phase(StrEnum):
+    """How far a generation has come. Only the root moves it on."""
+
+    GATHER = "gather"
+    """Trainers stop; agents say which iterations they hold; empty machines are filled."""
+    LOAD = "load"
+    """The iteration and the sources are decided; agents fetch, trainers start and train."""
+    FINISHED = "finished"
+    """Every trainer has ended well."""
+    FAILED = "failed"
+    """Given up; `reason` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(_Document):
+    """The one document that moves the job: written by the root, in its term, obeyed by all.
+
+    Attributes:
+        generation: which attempt at running all trainers.
+        term: of the root that wrote it; for reading only, the store fences.
+        phase: see `Phase`.
+        agents: for each machine the agent that fills it, "" while none does.
+        incarnations: for each machine the incarnation of that agent.
+        reason: what made this generation necessary.
+        iteration: what every rank loads (phase LOAD); 0 for the start.
+        tier: "own_memory", "peer", "storage" or "scratch": the slowest tier that is needed.
+        sources: for each machine, the machines to load its shard from, in this order; its own
+            number first where its own memory has it. Empty for "storage" and "scratch".
+        addresses: for each machine the address of its agent's checkpoint server.
+        rendezvous: host:port at which the trainers of this generation meet.
+        attempts: generations since the last one that finished an iteration.
+    """
+
+    generation: int
+    term: int
+    phase: str
+    agents: tuple[str, ...]
+    incarnations: tuple[str, ...]
+    reason: str = ""
+    iteration: int = 0
+    tier: str = "scratch"
+    sources: tuple[tuple[int, ...], ...] = ()
+    addresses: tuple[str, ...] = ()
+    rendezvous: str = ""
+    attempts: int = 0
+
+    @classmethod
+    def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+        return record | {
+            "agents": tuple(record["agents"]),
+            "incarnations": tuple(record["incarnations"]),
+            "sources": _tuples(record["sources"]),
+            "addresses": tuple(record["addresses"]),
+        }
+
+    def machine_of(self, agent: str, incarnation: str) -> int | None:
+        """Return the machine that this life of `agent` fills; None if it fills none."""
+        for machine, name in enumerate(self.agents):
+            if name == agent and self.incarnations[machine] == incarnation:
+                return machine
+        return None
+
+
+class State(StrEnum):
+    """What an agent says of itself."""
+
+    IDLE = "idle"
+    """Fills no machine: a standby, or the job has not begun."""
+    GATHERED = "gathered"
+    """Its trainers are stopped and its holdings of this generation are in the report."""
+    LOADING = "loading"
+    RUNNING = "running"
+    """Its trainers have loaded and train; `redundant` says whether its replicas are re-made."""
+    FAILED = "failed"
+    """A trainer of this generation ended, hung, or could not be loaded."""
+    FINISHED = "finished"
+    """Every trainer of this generation ended well."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport(_Document):
+    """One agent's word, under its lease: gone when the agent is.
+
+    Attributes:
+        agent: its name.
+        incarnation: which life of it; a restarted agent has a new one.
+        standby: it was started as one; it fills a machine only when one is lost.
+        address: of its checkpoint server, host:port.
+        generation: which generation `state` and all below speak of.
+        state: see `State`.
+        holdings: for each rank (as a string), the complete iterations of its part held here.
+        persistent: complete persistent iterations that it sees.
+        rendezvous: host:port that its first trainer would use (GATHERED).
+        reason: what failed (FAILED).
+        kind: of the failure: "software", "hang", "corrupt", "fetch" or "start".
+        iteration: the newest iteration that its trainers finished in this generation.
+        redundant: all replicas that belong here are here.
+    """
+
+    agent: str
+    incarnation: str
+    standby: bool
+    address: str
+    generation: int = 0
+    state: str = State.IDLE
+    holdings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    persistent: tuple[int, ...] = ()
+    rendezvous: str = ""
+    reason: str = ""
+    kind: str = ""
+    iteration: int = 0
+    redundant: bool = False
+
+    @classmethod
+    def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+        holdings = {rank: tuple(held) for rank, held in record["holdings"].items()}
+        return record | {"holdings": holdings, "persistent": tuple(record["persistent"])}
+
+
+def root_key(job: str) -> str:
+    """Key of the root's name, under the root's lease; its create revision is the term."""
+    return f"/castor/{job}/root"
+
+
+def plan_key(job: str) -> str:
+    """Key of the `Plan`."""
+    return f"/castor/{job}/plan"
+
+
+def spec_key(job: str) -> str:
+    """Key of the `JobSpec`."""
+    return f"/castor/{job}/spec"
+
+
+def layout_key(job: str) -> str:
+    """Key of the sizes of all ranks' parts, written by the first machine that knows them."""
+    return f"/castor/{job}/layout"
+
+
+def agents_prefix(job: str) -> str:
+    """Prefix of the `AgentReport`s, one key an agent."""
+    return f"/castor/{job}/agents/"
+
+
+def requests_prefix(job: str) -> str:
+    """Prefix of requests for machines: one key each, deleted by the operator that serves it."""
+    return f"/castor/{job}/requests/"

@@ -1,0 +1,37 @@
+"""How one agent is started; what the job is stands in the store (`JobSpec`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """Arguments of `castor agent`.
+
+    Attributes:
+        name: unique in the job.
+        job: the job to join.
+        store: etcd://host:port[,host:port...].
+        folder: where logs, `agent.json` and `events.jsonl` of this agent go.
+        standby: fill a machine only when one is lost.
+        listen: address to bind the checkpoint server to; peers must reach it.
+        secret: file with the job's secret, unless TLS files are given.
+        tls_ca: certificate authority of all agents.
+        tls_certificate: of this agent.
+        tls_key: of this agent.
+        wait_s: how long to wait for the job to appear in the store.
+    """
+
+    name: str
+    job: str
+    store: str
+    folder: Path
+    standby: bool = False
+    listen: str = "127.0.0.1"
+    secret: Path | None = None
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    wait_s: float = 60.0
