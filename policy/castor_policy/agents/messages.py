@@ -1,0 +1,385 @@
+"""What goes into the agents' state machines and what comes out.
+
+Times are seconds on the driver's own steady clock. Every event that answers an effect carries the
+generation that the effect was issued in, so that an answer from an earlier one is recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from castor_policy.agents.documents import AgentReport, Plan
+from castor_policy.events import EventKind, Value
+
+# ---- events ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """A lease was granted; `plan` is the plan as read after that, None if there is none yet."""
+
+    plan: Plan | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRenewed:
+    """The lease was renewed by a request that was sent at `sent_s`."""
+
+    sent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """The store says that the lease is gone; the driver opens a new session next."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLost:
+    """The store does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChanged:
+    """The plan in the store, as a watch or a read shows it."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class ReportChanged:
+    """An agent's report; None once its lease has expired."""
+
+    agent: str
+    report: AgentReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class RootChanged:
+    """Who holds the root's key; "" for nobody."""
+
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersistChanged:
+    """The root asks for a persistent checkpoint of this iteration."""
+
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What this machine's memory and the storage hold, its trainers being dead.
+
+    `holdings` gives for each rank the complete iterations of its part.
+    """
+
+    generation: int
+    holdings: Mapping[int, tuple[int, ...]]
+    persistent: tuple[int, ...]
+    rendezvous: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The part of `rank` in own memory was read against its checksums."""
+
+    generation: int
+    rank: int
+    intact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A part has come from machine `source`, whole, and is complete in own memory."""
+
+    generation: int
+    rank: int
+    source: int
+    size_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """Machine `source` could not give the part: dead, without it, or with a corrupt copy."""
+
+    generation: int
+    rank: int
+    source: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerResumed:
+    """A trainer has loaded its part and begins to train."""
+
+    generation: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerRefused:
+    """A trainer found its part corrupt when it loaded it."""
+
+    generation: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerEnded:
+    """A trainer's process ended; negative codes are signals, as in `subprocess`."""
+
+    generation: int
+    rank: int
+    code: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerHung:
+    """A trainer's process stands still, or none of its iterations ends."""
+
+    generation: int
+    rank: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRefused:
+    """The parts do not fit into this machine's memory; `reason` has the table."""
+
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """The newest iteration that this machine's trainers have all finished."""
+
+    generation: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finalised:
+    """The final digests of this machine's parts are written."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeersAnswered:
+    """Peers that answered a ping, with the generation that each of them knows."""
+
+    generations: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes. The driver sends one at least every `TICK_S`."""
+
+
+TICK_S = 0.25
+"""Longest time between two ticks; every deadline of the agents is a multiple of it."""
+
+WorkerEvent: TypeAlias = (
+    SessionOpened
+    | SessionRenewed
+    | SessionLost
+    | StoreLost
+    | PlanChanged
+    | RootChanged
+    | PersistChanged
+    | Inspected
+    | Verified
+    | Fetched
+    | FetchFailed
+    | TrainerResumed
+    | TrainerRefused
+    | TrainerEnded
+    | TrainerHung
+    | MemoryRefused
+    | Progressed
+    | Finalised
+    | PeersAnswered
+    | Tick
+)
+RootEvent: TypeAlias = PlanChanged | ReportChanged | Tick
+
+# ---- effects -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Put this report into the store, under the agent's lease."""
+
+    report: AgentReport
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Try to create the root's key under the agent's lease; who succeeds is root."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopTrainers:
+    """Kill this machine's trainers and wait for their end; give up fetches and verifications.
+
+    Effects that follow in the same list are carried out after it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Look at own memory and at storage; answer with `Inspected`."""
+
+    generation: int
+    machine: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Invalidate every replica of another iteration than this; None: of any."""
+
+    iteration: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """This agent fills no machine any more: give its checkpoint memory back."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTrainers:
+    """Start this machine's trainers of the plan's generation."""
+
+    plan: Plan
+    machine: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Read own memory's part of `rank` against its checksums; answer with `Verified`."""
+
+    generation: int
+    rank: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Fetch a part from machine `source` into own memory; answer `Fetched` or `FetchFailed`.
+
+    `urgent`: a trainer of this machine waits for it; the others make redundancy whole again.
+    """
+
+    generation: int
+    rank: int
+    iteration: int
+    source: int
+    address: str
+    urgent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Tell the trainer of `rank` to load `iteration` from `tier`."""
+
+    generation: int
+    rank: int
+    iteration: int
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redundant:
+    """Every replica that belongs on this machine is settled: trainers may checkpoint again."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finalise:
+    """Every trainer ended well: write the digests of the final state; answer `Finalised`."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write this machine's parts of `iteration` to persistent storage once they are complete."""
+
+    generation: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class PingPeers:
+    """Ask the other machines' agents for the generation they know; answer `PeersAnswered`."""
+
+    addresses: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """Put the plan into the store if the root's key still has this term (invariant 6)."""
+
+    term: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class AskPersist:
+    """Put the iteration to persist into the store, fenced as `WritePlan` is."""
+
+    term: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMachine:
+    """Ask the operator for a machine, fenced as `WritePlan` is; same `request`, same machine."""
+
+    term: int
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Write an event into the event log."""
+
+    kind: EventKind
+    fields: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The agent's work is over."""
+
+    code: int
+    reason: str = ""
+
+
+WorkerEffect: TypeAlias = (
+    Report
+    | Campaign
+    | StopTrainers
+    | Inspect
+    | Keep
+    | Forget
+    | StartTrainers
+    | Verify
+    | Fetch
+    | Offer
+    | Redundant
+    | Finalise
+    | Persist
+    | PingPeers
+    | Log
+    | Exit
+)
+RootEffect: TypeAlias = WritePlan | AskPersist | RequestMachine | Log
+Effect: TypeAlias = WorkerEffect | RootEffect

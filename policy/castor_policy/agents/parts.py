@@ -1,0 +1,143 @@
+"""Which part comes from where, and what to do when a source fails: the ladder of one machine.
+
+The plan has fixed the iteration for all ranks; here only sources change (DESIGN invariants 5, 7).
+Own memory is read against its checksums before it is offered, then the peers that the plan names
+are tried in its order. A rank whose every source has failed ends the generation: the next one is
+planned without the copies that were found bad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from castor_policy.agents.documents import JobSpec, Plan
+from castor_policy.agents.messages import (
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Log,
+    Offer,
+    TrainerRefused,
+    Verified,
+    Verify,
+    WorkerEffect,
+)
+from castor_policy.events import EventKind
+from castor_policy.recovery import Tier
+
+
+class PartLoading:
+    """Brings every part that belongs on one machine into its memory, in one generation.
+
+    Args:
+        spec: the job.
+        plan: in phase LOAD.
+        machine: this machine.
+        holdings: what its memory held when it was inspected.
+
+    Attributes:
+        failed: why a rank of this machine cannot be loaded; "" while it can.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        plan: Plan,
+        machine: int,
+        holdings: Mapping[int, tuple[int, ...]],
+    ) -> None:
+        self.failed = ""
+        self._spec = spec
+        self._plan = plan
+        self._machine = machine
+        self._own = frozenset(spec.ranks_of(machine))
+        self._held = {r for r, iterations in holdings.items() if plan.iteration in iterations}
+        self._open: set[int] = set()
+        self._sources: dict[int, list[int]] = {}
+
+    @property
+    def settled(self) -> bool:
+        """Whether every part is here, or found to be nowhere."""
+        return not self._open and not self.failed
+
+    def begin(self) -> list[WorkerEffect]:
+        """Return the first steps; own parts before the replicas of others."""
+        plan = self._plan
+        if plan.tier not in (Tier.OWN_MEMORY, Tier.PEER):
+            return [self._offer(rank, plan.tier) for rank in sorted(self._own)]
+        effects: list[WorkerEffect] = []
+        for rank in self._spec.ranks_held_by(self._machine):
+            shard = rank // self._spec.ranks_per_machine
+            self._sources[rank] = [m for m in plan.sources[shard] if m != self._machine]
+            if rank not in self._held:
+                self._open.add(rank)
+                effects += self._next_source(rank, "not in own memory")
+            elif rank in self._own:
+                self._open.add(rank)
+                effects.append(Verify(plan.generation, rank, plan.iteration))
+        return effects
+
+    def handle(
+        self, event: Verified | Fetched | FetchFailed | TrainerRefused
+    ) -> list[WorkerEffect]:
+        """Take an answer in and return the next steps."""
+        rank = event.rank
+        match event:
+            case Verified(_, _, True):
+                self._open.discard(rank)
+                found = self._retrieved(rank, "own_memory", 0, 0.0)
+                return [found, self._offer(rank, Tier.OWN_MEMORY)]
+            case Verified() | TrainerRefused():
+                self._open.add(rank)
+                return [self._corrupt(rank), *self._next_source(rank, "own copy is corrupt")]
+            case Fetched(_, _, source, size_bytes, seconds):
+                self._open.discard(rank)
+                name = f"peer:{self._plan.agents[source]}"
+                found = self._retrieved(rank, name, size_bytes, seconds)
+                return [found, self._offer(rank, Tier.PEER)] if rank in self._own else [found]
+            case FetchFailed(_, _, _, reason):
+                return self._next_source(rank, reason)
+
+    def _next_source(self, rank: int, why: str) -> list[WorkerEffect]:
+        sources = self._sources.get(rank, [])
+        if sources:
+            source = sources.pop(0)
+            return [
+                Fetch(
+                    self._plan.generation,
+                    rank,
+                    self._plan.iteration,
+                    source,
+                    self._plan.addresses[source],
+                    urgent=rank in self._own,
+                )
+            ]
+        self._open.discard(rank)
+        if rank in self._own:
+            self.failed = (
+                f"no source is left for rank {rank} at iteration {self._plan.iteration}: {why}"
+            )
+        # A replica of another's part that cannot be had is made again by the next checkpoint.
+        return []
+
+    def _offer(self, rank: int, tier: str) -> Offer:
+        return Offer(self._plan.generation, rank, self._plan.iteration, str(tier))
+
+    def _corrupt(self, rank: int) -> Log:
+        found = {"machine": self._machine, "rank": rank, "iteration": self._plan.iteration}
+        return Log(EventKind.CORRUPT, {**found, "generation": self._plan.generation})
+
+    def _retrieved(self, rank: int, source: str, size_bytes: int, seconds: float) -> Log:
+        return Log(
+            EventKind.RETRIEVED,
+            {
+                "generation": self._plan.generation,
+                "machine": self._machine,
+                "rank": rank,
+                "own": rank in self._own,
+                "iteration": self._plan.iteration,
+                "source": source,
+                "bytes": size_bytes,
+                "seconds": seconds,
+            },
+        )

@@ -1,0 +1,359 @@
+"""The root: one agent decides for the job, and every decision is a write of the plan.
+
+The root keeps nothing that is not in the store, apart from times: whoever is elected after it reads
+the plan and the reports, and goes on where it stopped. A plan is written in the root's term and
+the store refuses it once another root has been elected (invariant 6).
+
+A generation goes GATHER -> LOAD -> FINISHED. Machines are filled, and filled again, during GATHER,
+when no trainer runs; a failure during LOAD starts the next generation. So another failure during a
+recovery, the death of a standby, and the death of the root need no rules of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.messages import (
+    AskPersist,
+    Log,
+    PlanChanged,
+    ReportChanged,
+    RequestMachine,
+    RootEffect,
+    RootEvent,
+    WritePlan,
+)
+from castor_policy.events import EventKind
+from castor_policy.placement import Placement
+from castor_policy.recovery import Tier, plan_recovery
+
+REQUEST_AGAIN_S = 60.0
+"""A machine that was asked for and has not come is asked for again."""
+
+BEGIN_WITHOUT_S = 20.0
+"""A standby fills a machine at the start only if no ordinary agent has come for so long."""
+
+PERSIST_AHEAD_S = 2.0
+"""The iteration to persist is announced so far ahead that every machine hears of it in time."""
+
+
+class Root:
+    """Decisions of one root during one term.
+
+    Args:
+        spec: the job.
+        term: create revision of the root's key.
+        plan: the plan as read after the election.
+        reports: the agents' reports as read with it.
+        now_s: the driver's clock.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        term: int,
+        plan: Plan | None,
+        reports: Sequence[AgentReport],
+        now_s: float,
+    ) -> None:
+        self.spec = spec
+        self.term = term
+        self.plan = plan
+        self.reports = {report.agent: report for report in reports}
+        self._placement = placement_of(spec)
+        self._since_s = now_s
+        self._pending: Plan | None = None
+        self._requested_s: dict[int, float] = {}
+        self._persist_due_s = now_s + spec.persist_every_s
+        self._pace_from: tuple[float, int] | None = None
+
+    def handle(self, event: RootEvent, now_s: float) -> list[RootEffect]:
+        """Take an event in and return what is to be done."""
+        match event:
+            case PlanChanged(plan):
+                self.plan = plan
+                if self._pending == plan:
+                    self._pending = None
+            case ReportChanged(agent, None):
+                self.reports.pop(agent, None)
+            case ReportChanged(agent, AgentReport() as report):
+                self.reports[agent] = report
+            case _:
+                pass
+        return self._decide(now_s)
+
+    def _decide(self, now_s: float) -> list[RootEffect]:
+        if self._pending is not None:
+            return []  # one write at a time: the next decision is taken on what the store holds
+        if self.plan is None:
+            return self._begin(now_s)
+        if self.plan.phase == Phase.GATHER:
+            return self._gather(self.plan, now_s)
+        if self.plan.phase == Phase.LOAD:
+            return self._watch(self.plan, now_s)
+        return []
+
+    def write_failed(self) -> None:
+        """The store did not take the plan (unreachable); decide again at the next event."""
+        self._pending = None
+
+    def _write(self, plan: Plan) -> WritePlan:
+        self._pending = replace(plan, term=self.term)
+        return WritePlan(self.term, self._pending)
+
+    # ---- the first generation -------------------------------------------------------------
+
+    def _begin(self, now_s: float) -> list[RootEffect]:
+        waited = now_s - self._since_s >= BEGIN_WITHOUT_S
+        ready = [report for report in self._free_agents(()) if waited or not report.standby]
+        if len(ready) < self.spec.machines:
+            return []
+        chosen = ready[: self.spec.machines]
+        return [
+            self._write(
+                Plan(
+                    generation=1,
+                    term=self.term,
+                    phase=Phase.GATHER,
+                    agents=tuple(report.agent for report in chosen),
+                    incarnations=tuple(report.incarnation for report in chosen),
+                    reason="start",
+                )
+            )
+        ]
+
+    # ---- GATHER: fill machines, learn what is held, decide ----------------------------------
+
+    def _gather(self, plan: Plan, now_s: float) -> list[RootEffect]:
+        filled, effects = self._fill(plan, now_s)
+        if (filled.agents, filled.incarnations) != (plan.agents, plan.incarnations):
+            return [*effects, self._write(filled)]
+        reports = [self._member(plan, machine) for machine in range(self.spec.machines)]
+        gathered = [
+            report
+            for report in reports
+            if report is not None
+            and report.generation == plan.generation
+            and report.state == State.GATHERED
+        ]
+        if len(gathered) < self.spec.machines:
+            return effects
+        decided = self._decided(plan, gathered)
+        return [
+            *effects,
+            Log(
+                EventKind.PLANNED,
+                {
+                    "generation": plan.generation,
+                    "iteration": decided.iteration,
+                    "tier": decided.tier,
+                    "term": self.term,
+                },
+            ),
+            self._write(decided),
+        ]
+
+    def _fill(self, plan: Plan, now_s: float) -> tuple[Plan, list[RootEffect]]:
+        """Give every machine without a live agent one, or ask for one."""
+        agents, incarnations = list(plan.agents), list(plan.incarnations)
+        effects: list[RootEffect] = []
+        empty = []
+        for machine, name in enumerate(plan.agents):
+            report = self.reports.get(name)
+            if name and report is None:
+                agents[machine] = incarnations[machine] = ""
+                effects.append(self._lost(plan.generation, machine, name))
+            elif report is not None:
+                incarnations[machine] = report.incarnation
+            if not agents[machine]:
+                empty.append(machine)
+        free = self._free_agents(agents)
+        for machine in empty:
+            if free:
+                report = free.pop(0)
+                agents[machine], incarnations[machine] = report.agent, report.incarnation
+                self._requested_s.pop(machine, None)
+                effects.append(
+                    Log(
+                        EventKind.REPLACED,
+                        {
+                            "generation": plan.generation,
+                            "machine": machine,
+                            "agent": report.agent,
+                        },
+                    )
+                )
+            elif now_s - self._requested_s.get(machine, -REQUEST_AGAIN_S) >= REQUEST_AGAIN_S:
+                self._requested_s[machine] = now_s
+                effects.append(RequestMachine(self.term, f"{plan.generation}-{machine}"))
+        filled = replace(plan, agents=tuple(agents), incarnations=tuple(incarnations))
+        return filled, effects
+
+    def _free_agents(self, taken: Sequence[str]) -> list[AgentReport]:
+        """Live agents that fill no machine; ordinary ones before standbys, then by name."""
+        free = [report for report in self.reports.values() if report.agent not in taken]
+        return sorted(free, key=lambda report: (report.standby, _natural(report.agent)))
+
+    def _decided(self, plan: Plan, reports: Sequence[AgentReport]) -> Plan:
+        holdings = {
+            machine: self._shards_whole_in(report) for machine, report in enumerate(reports)
+        }
+        persistent = set(reports[0].persistent)
+        for report in reports[1:]:
+            persistent &= set(report.persistent)
+        recovery = plan_recovery(self._placement, holdings, max(persistent, default=None))
+        in_memory = recovery.tier in (Tier.OWN_MEMORY, Tier.PEER)
+        sources: list[tuple[int, ...]] = []
+        for shard, row in enumerate(self.spec.replicas if in_memory else ()):
+            able = [m for m in row if recovery.iteration in holdings[m].get(shard, ())]
+            first = shard if shard in able else recovery.peers[shard]
+            sources.append((first, *(m for m in able if m != first)))
+        return replace(
+            plan,
+            phase=Phase.LOAD,
+            iteration=recovery.iteration,
+            tier=str(recovery.tier),
+            sources=tuple(sources),
+            addresses=tuple(report.address for report in reports),
+            rendezvous=reports[0].rendezvous,
+        )
+
+    def _shards_whole_in(self, report: AgentReport) -> dict[int, set[int]]:
+        whole: dict[int, set[int]] = {}
+        for shard in range(self.spec.machines):
+            held = [set(report.holdings.get(str(rank), ())) for rank in self.spec.ranks_of(shard)]
+            common = set.intersection(*held)
+            if common:
+                whole[shard] = common
+        return whole
+
+    # ---- LOAD: watch over the trainers -------------------------------------------------------
+
+    def _watch(self, plan: Plan, now_s: float) -> list[RootEffect]:
+        members = [self._member(plan, machine) for machine in range(self.spec.machines)]
+        effects: list[RootEffect] = []
+        lost = [machine for machine, report in enumerate(members) if report is None]
+        current = [r for r in members if r is not None and r.generation == plan.generation]
+        failed = [report for report in current if report.state == State.FAILED]
+        if lost or failed:
+            return self._next_generation(plan, lost, failed, current)
+        if len(current) == self.spec.machines and all(
+            report.state == State.FINISHED for report in current
+        ):
+            return [self._write(replace(plan, phase=Phase.FINISHED, reason="finished"))]
+        effects.extend(self._persist(current, now_s))
+        return effects
+
+    def _next_generation(
+        self,
+        plan: Plan,
+        lost: Sequence[int],
+        failed: Sequence[AgentReport],
+        current: Sequence[AgentReport],
+    ) -> list[RootEffect]:
+        following = plan.generation + 1
+        moved_on = any(report.iteration > plan.iteration for report in current)
+        attempts = 0 if moved_on else plan.attempts + 1
+        effects: list[RootEffect] = []
+        reasons = []
+        for report in failed:
+            machine = plan.agents.index(report.agent)
+            reasons.append(f"machine {machine}: {report.reason}")
+            effects.append(
+                Log(
+                    EventKind.DETECTED,
+                    {
+                        "generation": following,
+                        "kind": "software",
+                        "how": report.kind,
+                        "machine": machine,
+                        "agent": report.agent,
+                        "cause": report.reason,
+                    },
+                )
+            )
+        for machine in lost:
+            name = plan.agents[machine]
+            restarted = name in self.reports
+            reasons.append(
+                f"machine {machine}: agent {name} {'restarted' if restarted else 'lost'}"
+            )
+            if restarted:
+                effects.append(
+                    Log(
+                        EventKind.DETECTED,
+                        {
+                            "generation": following,
+                            "kind": "software",
+                            "how": "agent",
+                            "machine": machine,
+                            "agent": name,
+                            "cause": "the agent was restarted",
+                        },
+                    )
+                )
+        reason = "; ".join(reasons)
+        unfit = next((report for report in failed if report.kind == "memory"), None)
+        if unfit is not None or attempts > self.spec.max_attempts:
+            given_up = reason if unfit is not None else f"{attempts} attempts in a row: {reason}"
+            return [*effects, self._write(replace(plan, phase=Phase.FAILED, reason=given_up))]
+        next_plan = Plan(
+            generation=following,
+            term=self.term,
+            phase=Phase.GATHER,
+            agents=plan.agents,
+            incarnations=plan.incarnations,
+            reason=reason,
+            attempts=attempts,
+        )
+        # Machines are filled in the same write: with a standby at hand there is one round only.
+        filled, filling = self._fill(next_plan, float("-inf"))
+        return [*effects, *filling, self._write(filled)]
+
+    def _lost(self, generation: int, machine: int, agent: str) -> Log:
+        return Log(
+            EventKind.DETECTED,
+            {
+                "generation": generation,
+                "kind": "hardware",
+                "how": "lease",
+                "machine": machine,
+                "agent": agent,
+                "cause": f"the lease of agent {agent} expired",
+            },
+        )
+
+    def _member(self, plan: Plan, machine: int) -> AgentReport | None:
+        """Return the report of the agent that fills `machine`, in the life that the plan names."""
+        report = self.reports.get(plan.agents[machine])
+        if report is None or report.incarnation != plan.incarnations[machine]:
+            return None
+        return report
+
+    def _persist(self, current: Sequence[AgentReport], now_s: float) -> list[RootEffect]:
+        """Announce an iteration ahead of time: every machine must persist the same one."""
+        newest = max((report.iteration for report in current), default=0)
+        if not self.spec.persist or now_s < self._persist_due_s or newest == 0:
+            return []
+        if self._pace_from is None:
+            self._pace_from = (now_s, newest)
+        since_s, since_iteration = self._pace_from
+        if now_s - since_s < PERSIST_AHEAD_S:
+            return []
+        ahead = max(0, newest - since_iteration)
+        self._pace_from = None
+        self._persist_due_s = since_s + self.spec.persist_every_s
+        return [AskPersist(self.term, newest + 2 + ahead)]
+
+
+def placement_of(spec: JobSpec) -> Placement:
+    """Return the job's placement as the value that all of `policy` reasons with."""
+    return Placement(spec.strategy, spec.replicas, (tuple(range(spec.machines)),))
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    stem = name.rstrip("0123456789")
+    digits = name[len(stem) :]
+    return stem, int(digits) if digits else -1, name

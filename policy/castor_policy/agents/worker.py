@@ -1,0 +1,368 @@
+"""The worker: one on every machine; obeys the plan, and says what it sees in its report.
+
+It decides alone only where nobody can be asked: it stops its trainers when it is cut off from the
+store and from every peer for as long as its lease can have lasted, for then its place may have been
+given away. Where only the store is silent it goes on: peers that answer know of no newer plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.messages import (
+    Campaign,
+    Exit,
+    Fetched,
+    FetchFailed,
+    Finalise,
+    Finalised,
+    Forget,
+    Inspect,
+    Inspected,
+    Keep,
+    Log,
+    MemoryRefused,
+    PeersAnswered,
+    Persist,
+    PersistChanged,
+    PingPeers,
+    PlanChanged,
+    Progressed,
+    Redundant,
+    Report,
+    RootChanged,
+    SessionLost,
+    SessionOpened,
+    SessionRenewed,
+    StartTrainers,
+    StopTrainers,
+    StoreLost,
+    TrainerEnded,
+    TrainerHung,
+    TrainerRefused,
+    TrainerResumed,
+    Verified,
+    WorkerEffect,
+    WorkerEvent,
+)
+from castor_policy.agents.parts import PartLoading
+from castor_policy.events import EventKind
+from castor_policy.recovery import Tier
+
+STANDBY_CAMPAIGN_S = 1.0
+"""A machine that trains is preferred as root; a standby stands only when none has for so long."""
+
+PING_EVERY_S = 0.5
+"""While the store is silent, peers are asked so often for the plan that they know."""
+
+REPORT_PROGRESS_S = 1.0
+"""The report's iteration is for people and for counting attempts: not worth a write each."""
+
+
+class Worker:
+    """One life of one agent.
+
+    Args:
+        spec: the job.
+        agent: its name.
+        incarnation: unique to this life.
+        address: host:port of its checkpoint server.
+        standby: see `AgentReport.standby`.
+        now_s: the driver's clock.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        agent: str,
+        incarnation: str,
+        address: str,
+        standby: bool,
+        now_s: float,
+    ) -> None:
+        self.spec = spec
+        self.report = AgentReport(agent, incarnation, standby, address)
+        self.plan: Plan | None = None
+        self.machine: int | None = None
+        self.generation = 0
+        self._inspected: Inspected | None = None
+        self._parts: PartLoading | None = None
+        self._resumed: set[int] = set()
+        self._ended: set[int] = set()
+        self._persist = 0
+        self._in_session = False
+        self._store_silent = False
+        self._renewed_s = now_s
+        self._peers_answered_s = now_s
+        self._pinged_s = now_s
+        self._rootless_since_s: float | None = None
+        self._reported_s = now_s
+
+    # ---- events ------------------------------------------------------------------------------
+
+    def handle(self, event: WorkerEvent, now_s: float) -> list[WorkerEffect]:  # noqa: C901, PLR0911, PLR0912 - one branch an event
+        """Take an event in and return what is to be done, in this order."""
+        match event:
+            case SessionOpened(plan):
+                return self._session_opened(plan, now_s)
+            case SessionRenewed(sent_s):
+                return self._renewed(sent_s)
+            case SessionLost():
+                self._in_session = False
+                return []
+            case StoreLost():
+                return self._store_lost()
+            case PlanChanged(plan):
+                return self._obey(plan)
+            case RootChanged(agent):
+                self._rootless_since_s = None if agent else now_s
+                return self._campaign(now_s)
+            case PersistChanged(iteration):
+                self._persist = iteration
+                return self._persisting()
+            case PeersAnswered(generations):
+                return self._peers_answered(max(generations.values(), default=-1), now_s)
+            case Progressed(generation, iteration):
+                return self._progressed(generation, iteration, now_s)
+            case _:
+                pass
+        if self._is_stale(event):
+            return []
+        match event:
+            case Inspected():
+                return self._gathered(event)
+            case TrainerResumed(_, rank):
+                return self._trainer_resumed(rank)
+            case TrainerEnded(_, rank, 0, _):
+                return self._trainer_finished(rank)
+            case TrainerEnded(_, rank, code, reason):
+                said = f": {reason}" if reason else ""
+                ended = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+                return self._fail("exit", f"rank {rank} {ended}{said}")
+            case TrainerHung(_, rank, reason):
+                return self._fail("hang", f"rank {rank} {reason}")
+            case MemoryRefused(_, reason):
+                return self._fail("memory", reason)
+            case Finalised():
+                return self._change(state=State.FINISHED)
+            case Verified() | Fetched() | FetchFailed() | TrainerRefused():
+                return self._part_event(event)
+            case _:
+                return self._tick(now_s)
+
+    def _is_stale(self, event: WorkerEvent) -> bool:
+        """Whether the event answers an earlier generation, or one that this machine gave up."""
+        generation = getattr(event, "generation", None)
+        if generation is None:
+            return False
+        if generation != self.generation or self.machine is None:
+            return True
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        """Whether this machine has nothing left to do in its generation."""
+        over = self.report.state in (State.FAILED, State.FINISHED)
+        return over and self.report.generation == self.generation
+
+    # ---- the session -------------------------------------------------------------------------
+
+    def _session_opened(self, plan: Plan | None, now_s: float) -> list[WorkerEffect]:
+        self._in_session = True
+        self._renewed_s = now_s
+        effects = self._store_back()
+        # What was decided meanwhile comes before anything else is done or said.
+        if plan is not None:
+            effects += self._obey(plan)
+        return [*effects, Report(self.report)]
+
+    def _renewed(self, sent_s: float) -> list[WorkerEffect]:
+        self._renewed_s = max(self._renewed_s, sent_s)
+        return self._store_back()
+
+    def _store_lost(self) -> list[WorkerEffect]:
+        if self._store_silent:
+            return []
+        self._store_silent = True
+        return [Log(EventKind.STORE_LOST, {"agent": self.report.agent})]
+
+    def _store_back(self) -> list[WorkerEffect]:
+        if not self._store_silent:
+            return []
+        self._store_silent = False
+        return [Log(EventKind.STORE_BACK, {"agent": self.report.agent})]
+
+    def _tick(self, now_s: float) -> list[WorkerEffect]:
+        return [*self._campaign(now_s), *self._watch_isolation(now_s)]
+
+    def _campaign(self, now_s: float) -> list[WorkerEffect]:
+        if self._rootless_since_s is None or not self._in_session or self._store_silent:
+            return []
+        trains = self.machine is not None or (self.plan is None and not self.report.standby)
+        if not trains and now_s - self._rootless_since_s < STANDBY_CAMPAIGN_S:
+            return []
+        return [Campaign()]
+
+    def _watch_isolation(self, now_s: float) -> list[WorkerEffect]:
+        plan = self.plan
+        if not self._store_silent or plan is None or plan.phase != Phase.LOAD:
+            return []
+        if self.machine is None or self._is_over() or len(plan.agents) < 2:
+            return []
+        expired = now_s - self._renewed_s >= self.spec.lease_s
+        unheard = now_s - self._peers_answered_s >= self.spec.lease_s / 2
+        if expired and unheard:
+            cut_off = "cut off from the store and from every peer; the lease must have expired"
+            return [*self._fail("isolated", cut_off), StopTrainers()]
+        if now_s - self._pinged_s < PING_EVERY_S:
+            return []
+        self._pinged_s = now_s
+        peers = {m: a for m, a in enumerate(plan.addresses) if m != self.machine}
+        return [PingPeers(peers)]
+
+    def _peers_answered(self, newest_generation: int, now_s: float) -> list[WorkerEffect]:
+        if newest_generation < 0:
+            return []
+        self._peers_answered_s = now_s
+        if newest_generation <= self.generation or self._is_over():
+            return []
+        behind = f"a peer knows generation {newest_generation}; this machine was left behind"
+        return [*self._fail("isolated", behind), StopTrainers()]
+
+    # ---- the plan ----------------------------------------------------------------------------
+
+    def _obey(self, plan: Plan) -> list[WorkerEffect]:
+        if self.plan is not None and _is_older(plan, self.plan):
+            return []
+        self.plan = plan
+        if plan.phase == Phase.FINISHED:
+            return [StopTrainers(), Exit(0)]
+        if plan.phase == Phase.FAILED:
+            return [StopTrainers(), Exit(1, plan.reason)]
+        machine = plan.machine_of(self.report.agent, self.report.incarnation)
+        if machine is None:
+            return self._superseded(plan)
+        if plan.phase == Phase.GATHER:
+            return self._gather(plan, machine)
+        return self._load(plan, machine)
+
+    def _superseded(self, plan: Plan) -> list[WorkerEffect]:
+        had, self.machine = self.machine, None
+        if had is None:
+            return []
+        self.generation = plan.generation
+        # Trainers first: whoever has this machine's place now must not meet them.
+        return [StopTrainers(), Forget(), *self._change(state=State.IDLE, holdings={})]
+
+    def _gather(self, plan: Plan, machine: int) -> list[WorkerEffect]:
+        if plan.generation == self.generation and machine == self.machine:
+            return []
+        self.generation, self.machine = plan.generation, machine
+        self._inspected, self._parts = None, None
+        self._resumed, self._ended = set(), set()
+        return [StopTrainers(), Inspect(plan.generation, machine)]
+
+    def _gathered(self, inspected: Inspected) -> list[WorkerEffect]:
+        self._inspected = inspected
+        return self._change(
+            state=State.GATHERED,
+            holdings={str(rank): held for rank, held in sorted(inspected.holdings.items())},
+            persistent=inspected.persistent,
+            rendezvous=inspected.rendezvous,
+        )
+
+    def _load(self, plan: Plan, machine: int) -> list[WorkerEffect]:
+        if plan.generation == self.generation and self._parts is not None:
+            return []  # read again: being carried out
+        if plan.generation == self.generation and self._is_over():
+            return []
+        known = self._inspected
+        if known is None or known.generation != plan.generation or machine != self.machine:
+            self.generation, self.machine = plan.generation, machine
+            return [StopTrainers(), *self._fail("start", "the plan came before its gathering")]
+        in_memory = plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
+        self._parts = PartLoading(self.spec, plan, machine, known.holdings)
+        return [
+            Keep(plan.iteration if in_memory else None),
+            StartTrainers(plan, machine),
+            *self._change(state=State.LOADING, holdings={}),
+            *self._parts.begin(),
+            *self._settled(),
+            *self._persisting(),
+        ]
+
+    # ---- parts and trainers ------------------------------------------------------------------
+
+    def _part_event(
+        self, event: Verified | Fetched | FetchFailed | TrainerRefused
+    ) -> list[WorkerEffect]:
+        if self._parts is None:
+            return []
+        effects = self._parts.handle(event)
+        if self._parts.failed:
+            return [*effects, *self._fail("corrupt", self._parts.failed)]
+        return [*effects, *self._settled()]
+
+    def _settled(self) -> list[WorkerEffect]:
+        if self._parts is None or not self._parts.settled or self.report.redundant:
+            return []
+        told: list[WorkerEffect] = [
+            Redundant(self.generation),
+            Log(EventKind.REDUNDANT, {"generation": self.generation, "machine": self.machine}),
+        ]
+        return [*told, *self._change(redundant=True)]
+
+    def _trainer_resumed(self, rank: int) -> list[WorkerEffect]:
+        self._resumed.add(rank)
+        if len(self._resumed) < self.spec.ranks_per_machine:
+            return []
+        return self._change(state=State.RUNNING)
+
+    def _trainer_finished(self, rank: int) -> list[WorkerEffect]:
+        self._ended.add(rank)
+        if len(self._ended) < self.spec.ranks_per_machine:
+            return []
+        return [Finalise(self.generation)]
+
+    def _progressed(self, generation: int, iteration: int, now_s: float) -> list[WorkerEffect]:
+        if generation != self.generation or iteration <= self.report.iteration:
+            return []
+        first = self.report.iteration == 0
+        if not first and now_s - self._reported_s < REPORT_PROGRESS_S:
+            return []
+        self._reported_s = now_s
+        return self._change(iteration=iteration)
+
+    def _persisting(self) -> list[WorkerEffect]:
+        plan = self.plan
+        if self._parts is None or plan is None or self._persist <= plan.iteration:
+            return []
+        return [Persist(self.generation, self._persist)]
+
+    def _fail(self, kind: str, reason: str) -> list[WorkerEffect]:
+        return self._change(state=State.FAILED, kind=kind, reason=reason)
+
+    def _change(self, **changes: object) -> list[WorkerEffect]:
+        """Change the report; a report of a new generation starts from nothing."""
+        if self.report.generation != self.generation:
+            blank = AgentReport(
+                self.report.agent,
+                self.report.incarnation,
+                self.report.standby,
+                self.report.address,
+                self.generation,
+            )
+            self.report = replace(blank, **changes)  # type: ignore[arg-type]  # fields of it
+        else:
+            self.report = replace(self.report, **changes)  # type: ignore[arg-type]  # as above
+        return [Report(self.report)]
+
+
+_ORDER = {Phase.GATHER: 0, Phase.LOAD: 1, Phase.FINISHED: 2, Phase.FAILED: 2}
+
+
+def _is_older(plan: Plan, known: Plan) -> bool:
+    """Whether `plan` comes before `known`: late messages must not turn a machine back."""
+    if plan.generation != known.generation:
+        return plan.generation < known.generation
+    return _ORDER[Phase(plan.phase)] < _ORDER[Phase(known.phase)]

@@ -1,0 +1,220 @@
+"""What the agents need of a store: leases, compare-and-set transactions, watches, fencing.
+
+The runtime's store is etcd, the simulator's a model of it; one contract test holds both to what is
+written here. The rules:
+
+1. The store counts its changes: every transaction that changes anything takes the next *revision*,
+   and all its changes bear that one.
+2. A key lives from its creation to its deletion; `create_revision` names that life. A key deleted
+   and put again has another one, so that `Compare` fences off whoever still means the old life
+   (Gemini sec. 6.2: a root that lost its lease must not act).
+3. A lease that is not kept alive ends, at its time or somewhat later; its keys then vanish, all at
+   one revision. An outage of the store ends no lease: once it is back, every lease has its whole
+   time again.
+4. A watch sees every change of its prefix from a revision on, in order, none left out and none
+   twice, the changes of one transaction together; or it raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+MAX_OPERATIONS = 128
+"""Most compares, and most operations, in one transaction: what etcd takes as it comes."""
+
+
+class StoreUnavailableError(Exception):
+    """The store did not answer in time, or a watch can't go on; whether a write was made is open.
+
+    After a failed `transact` or `revoke` read the keys again: it may or may not have been carried
+    out. After a failed `watch` read the prefix again and watch from there.
+    """
+
+
+class LeaseLostError(Exception):
+    """The lease has ended, or never was; all its keys are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """A key as it stands.
+
+    Attributes:
+        key: its name.
+        value: its value.
+        create_revision: revision that began this life of the key; at least 1.
+        mod_revision: revision of its last change.
+        lease: the lease that it lives by; None: it stays until it is deleted.
+    """
+
+    key: str
+    value: str
+    create_revision: int
+    mod_revision: int
+    lease: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Holds if the key's current life began at `create_revision`; 0: if there is no such key."""
+
+    key: str
+    create_revision: int
+
+    def __post_init__(self) -> None:
+        _require_name("key", self.key)
+        if self.create_revision < 0:
+            raise ValueError(f"create_revision must be 0 (no key) or more: {self.create_revision}")
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Set a key; from now on it lives by `lease`, or by none, whatever it lived by before."""
+
+    key: str
+    value: str
+    lease: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_name("key", self.key)
+        if self.lease is not None and self.lease <= 0:
+            raise ValueError(f"lease must be one that `grant` returned, or None: {self.lease}")
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a key; deleting a key that is not there changes nothing and is no error."""
+
+    key: str
+
+    def __post_init__(self) -> None:
+        _require_name("key", self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Txn:
+    """Carry out all operations if all compares hold, else none.
+
+    Attributes:
+        compares: what must hold; empty: always.
+        operations: what is done then, at one revision; each key at most once.
+
+    Raises:
+        ValueError: a key in two operations, no operation, or more than `MAX_OPERATIONS`.
+    """
+
+    compares: tuple[Compare, ...]
+    operations: tuple[Put | Delete, ...]
+
+    def __post_init__(self) -> None:
+        if not self.operations:
+            raise ValueError("a transaction needs at least one operation; to read use get_prefix")
+        if len({operation.key for operation in self.operations}) < len(self.operations):
+            keys = sorted(operation.key for operation in self.operations)
+            raise ValueError(f"name each key in one operation of a transaction only: {keys}")
+        if max(len(self.compares), len(self.operations)) > MAX_OPERATIONS:
+            raise ValueError(f"split the transaction: at most {MAX_OPERATIONS} compares/operations")
+
+
+@dataclass(frozen=True, slots=True)
+class TxnResult:
+    """What came of a transaction.
+
+    Attributes:
+        succeeded: the compares held and the operations were carried out.
+        revision: the store's revision after it; if anything changed, the change's own, and thus
+            the `create_revision` of each key that it created.
+    """
+
+    succeeded: bool
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEvent:
+    """A key was put or deleted.
+
+    Attributes:
+        key: which.
+        value: what it was set to; None: it was deleted, by an operation or with its lease.
+        create_revision: revision that began this life of the key; 0 for a deletion.
+        mod_revision: revision of this change.
+    """
+
+    key: str
+    value: str | None
+    create_revision: int
+    mod_revision: int
+
+
+def require_prefix(prefix: str) -> None:
+    """Refuse the empty prefix: a watch of everything would see other jobs' keys.
+
+    Raises:
+        ValueError: the prefix is empty or holds NUL.
+    """
+    _require_name("prefix", prefix)
+
+
+def _require_name(what: str, name: str) -> None:
+    if not name or "\0" in name:
+        raise ValueError(f"a {what} must be some text without NUL: {name!r}")
+
+
+class Store(Protocol):
+    """A store as an agent sees it. Every call may raise StoreUnavailableError, soon if it must.
+
+    One store serves one event loop. No call hangs: each answers or raises within a bound that is
+    the store's own (`watch` aside, which waits for changes, not for the store).
+    """
+
+    async def grant(self, ttl_s: float) -> int:
+        """Return a new lease that ends once it has not been kept alive for `ttl_s`.
+
+        The store may take a longer time than asked (etcd: whole seconds, and no less than one and
+        a half of its election timeouts); `keep_alive` tells the time granted.
+        """
+        ...
+
+    async def keep_alive(self, lease: int) -> float:
+        """Renew the lease and return the seconds that it has from now.
+
+        Raises:
+            LeaseLostError: it has ended; its keys are gone, and so is its holder's claim.
+        """
+        ...
+
+    async def revoke(self, lease: int) -> None:
+        """End the lease and delete its keys at one revision; an ended one is no error."""
+        ...
+
+    async def transact(self, txn: Txn) -> TxnResult:
+        """Carry out the transaction, all or nothing.
+
+        Raises:
+            LeaseLostError: a put names a lease that has ended; nothing was changed.
+        """
+        ...
+
+    async def get_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
+        """Return all keys that begin with `prefix`, by name, and the store's revision as of then.
+
+        The read is linearizable: it shows every transaction that was answered before it began.
+        """
+        ...
+
+    def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[list[StoreEvent], None]:
+        """Yield the changes of keys that begin with `prefix`, from `from_revision` (included) on.
+
+        After `get_prefix` watch from its revision + 1. A list holds whole revisions, one or more,
+        in order. The generator never ends by itself; close it with `aclose` (a cancelled task
+        does). It raises StoreUnavailableError when the connection is lost, when the store is
+        closed, or when what it was to show has been compacted away.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection; leases live on until they end. Calls after it raise."""
+        ...
