@@ -150,12 +150,23 @@ class StoreEvent:
 
 
 def require_prefix(prefix: str) -> None:
-    """Refuse the empty prefix: a watch of everything would see other jobs' keys.
+    """Refuse the empty prefix: a read or watch of everything would see other jobs' keys.
 
     Raises:
         ValueError: the prefix is empty or holds NUL.
     """
     _require_name("prefix", prefix)
+
+
+def require_watch(prefix: str, from_revision: int) -> None:
+    """Refuse a watch without a prefix or without a place to begin: it would have gaps.
+
+    Raises:
+        ValueError: the prefix is empty or holds NUL, or the revision is not positive.
+    """
+    _require_name("prefix", prefix)
+    if from_revision < 1:
+        raise ValueError(f"watch from a revision of 1 or more: {from_revision}")
 
 
 def _require_name(what: str, name: str) -> None:

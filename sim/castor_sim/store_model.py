@@ -1,0 +1,326 @@
+"""The store of `castor_policy.store` as a model: etcd's semantics, an explicit clock, no waiting.
+
+`StoreModel` is synchronous and takes the time with each call, so that a simulation drives it from
+its own clock; `ModelStore` is a `Store` over it with a clock that the caller moves by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from castor_policy.store import (
+    Compare,
+    KeyValue,
+    LeaseLostError,
+    Put,
+    StoreEvent,
+    StoreUnavailableError,
+    Txn,
+    TxnResult,
+    require_prefix,
+    require_watch,
+)
+
+
+@dataclass(slots=True)
+class _Lease:
+    ttl_s: float
+    renewed_s: float
+    delay_s: float
+    keys: set[str]
+
+    def end_s(self) -> float:
+        return max(self.renewed_s, self.renewed_s + self.ttl_s + self.delay_s)
+
+
+class StoreModel:
+    """A deterministic store.
+
+    Every call that takes `now_s` first ends the leases that are due, as `advance` does. Time must
+    not go backwards. Between `stop` and `start` each call raises StoreUnavailableError and no lease
+    ends.
+
+    Args:
+        expiry_delay_s: how much later than its time a lease ends by itself (etcd looks twice a
+            second); negative: earlier, which a correct store never does and a skewed clock may.
+            `delay_expiry` sets it for one lease.
+    """
+
+    __slots__ = (
+        "_compacted",
+        "_events",
+        "_expiry_delay_s",
+        "_keys",
+        "_leases",
+        "_next_end_s",
+        "_next_lease",
+        "_now_s",
+        "_revision",
+        "_revisions",
+        "_running",
+    )
+
+    def __init__(self, *, expiry_delay_s: float = 0.0) -> None:
+        self._keys: dict[str, KeyValue] = {}
+        self._leases: dict[int, _Lease] = {}
+        self._next_lease = 1
+        # The first change has revision 2, as in etcd, whose empty store stands at 1.
+        self._revision = 1
+        self._compacted = 0
+        self._events: list[StoreEvent] = []
+        self._revisions: list[int] = []  # of each event: what `events` bisects
+        self._now_s = 0.0
+        self._next_end_s = math.inf
+        self._expiry_delay_s = expiry_delay_s
+        self._running = True
+
+    @property
+    def revision(self) -> int:
+        """The revision of the last change; 1 in a new store."""
+        return self._revision
+
+    @property
+    def running(self) -> bool:
+        """Whether calls are answered."""
+        return self._running
+
+    def next_end_s(self) -> float:
+        """Return when the next lease ends unless it is renewed; infinity if none does."""
+        return self._next_end_s if self._running else math.inf
+
+    def advance(self, now_s: float) -> None:
+        """Let time pass: end each lease that is due, in order of time, one revision a lease.
+
+        Raises:
+            ValueError: time went backwards.
+        """
+        if now_s < self._now_s:
+            raise ValueError(f"time must not go backwards: {now_s} after {self._now_s}")
+        self._now_s = now_s
+        if self._running and now_s >= self._next_end_s:
+            due = [(lease.end_s(), number) for number, lease in self._leases.items()]
+            for end_s, number in sorted(due):
+                if end_s > now_s:
+                    break
+                self._end(number)
+            self._schedule()
+
+    def stop(self, now_s: float) -> None:
+        """Make the store unreachable to all, as when its process dies; its data are kept."""
+        self.advance(now_s)
+        self._running = False
+
+    def start(self, now_s: float) -> None:
+        """Bring the store back; every lease has its whole time again, as after etcd's restart."""
+        self.advance(now_s)
+        if not self._running:
+            self._running = True
+            for lease in self._leases.values():
+                lease.renewed_s = now_s
+            self._schedule()
+
+    def grant(self, ttl_s: float, now_s: float) -> int:
+        """Return a new lease of `ttl_s`; leases are numbered from 1."""
+        self._enter(now_s)
+        if not ttl_s > 0:
+            raise ValueError(f"a lease needs a positive time: ttl_s = {ttl_s}")
+        number = self._next_lease
+        self._next_lease += 1
+        self._leases[number] = _Lease(ttl_s, now_s, self._expiry_delay_s, set())
+        self._schedule()
+        return number
+
+    def keep_alive(self, lease: int, now_s: float) -> float:
+        """Renew the lease and return its time in seconds; LeaseLostError if it has ended."""
+        self._enter(now_s)
+        held = self._lease(lease)
+        held.renewed_s = now_s
+        self._schedule()
+        return held.ttl_s
+
+    def revoke(self, lease: int, now_s: float) -> None:
+        """End the lease; an ended one is no error."""
+        self._enter(now_s)
+        if lease in self._leases:
+            self._end(lease)
+            self._schedule()
+
+    def expire(self, lease: int, now_s: float) -> None:
+        """End the lease at once though its time is not over, whether the store runs or not.
+
+        Raises:
+            LeaseLostError: it has ended already.
+        """
+        self.advance(now_s)
+        self._lease(lease)
+        self._end(lease)
+        self._schedule()
+
+    def delay_expiry(self, lease: int, delay_s: float) -> None:
+        """Let this lease end `delay_s` after its time (negative: before), from now on.
+
+        Raises:
+            LeaseLostError: it has ended already.
+        """
+        self._lease(lease).delay_s = delay_s
+        self._schedule()
+
+    def transact(self, txn: Txn, now_s: float) -> TxnResult:
+        """Carry out all operations if all compares hold, else none; see `Store.transact`."""
+        self._enter(now_s)
+        if not all(self._holds(compare) for compare in txn.compares):
+            return TxnResult(succeeded=False, revision=self._revision)
+        for operation in txn.operations:
+            if isinstance(operation, Put) and operation.lease is not None:
+                self._lease(operation.lease)
+        revision = self._revision + 1
+        for operation in txn.operations:
+            if isinstance(operation, Put):
+                self._put(operation, revision)
+            else:
+                self._delete(operation.key, revision)
+        return TxnResult(succeeded=True, revision=self._revision)
+
+    def get_prefix(self, prefix: str, now_s: float) -> tuple[list[KeyValue], int]:
+        """Return the keys that begin with `prefix`, by name, and the revision."""
+        self._enter(now_s)
+        require_prefix(prefix)
+        found = sorted(key for key in self._keys if key.startswith(prefix))
+        return [self._keys[key] for key in found], self._revision
+
+    def events(self, prefix: str, from_revision: int, now_s: float) -> list[StoreEvent]:
+        """Return what happened to keys that begin with `prefix` since `from_revision`, included.
+
+        Raises:
+            StoreUnavailableError: the store is stopped, or that revision has been compacted away.
+        """
+        self._enter(now_s)
+        require_watch(prefix, from_revision)
+        if from_revision <= self._compacted:
+            raise StoreUnavailableError(f"revision {from_revision} is compacted; read again")
+        first = bisect_left(self._revisions, from_revision)
+        return [event for event in self._events[first:] if event.key.startswith(prefix)]
+
+    def compact(self, revision: int) -> None:
+        """Forget what happened up to `revision`, included; keys as they stand are not touched.
+
+        Raises:
+            ValueError: the revision is yet to come.
+        """
+        if revision > self._revision:
+            raise ValueError(f"compact at most up to the revision {self._revision}: {revision}")
+        self._compacted = max(self._compacted, revision)
+        kept = bisect_left(self._revisions, self._compacted + 1)
+        del self._events[:kept]
+        del self._revisions[:kept]
+
+    def _enter(self, now_s: float) -> None:
+        self.advance(now_s)
+        if not self._running:
+            raise StoreUnavailableError("the store is stopped")
+
+    def _lease(self, lease: int) -> _Lease:
+        held = self._leases.get(lease)
+        if held is None:
+            raise LeaseLostError(f"lease {lease} has ended")
+        return held
+
+    def _schedule(self) -> None:
+        ends = [lease.end_s() for lease in self._leases.values()]
+        self._next_end_s = min(ends, default=math.inf)
+
+    def _end(self, lease: int) -> None:
+        revision = self._revision + 1
+        for key in sorted(self._leases[lease].keys):
+            self._delete(key, revision)
+        del self._leases[lease]
+
+    def _holds(self, compare: Compare) -> bool:
+        current = self._keys.get(compare.key)
+        created = 0 if current is None else current.create_revision
+        return created == compare.create_revision
+
+    def _put(self, put: Put, revision: int) -> None:
+        before = self._keys.get(put.key)
+        created = revision if before is None else before.create_revision
+        if before is not None and before.lease is not None:
+            self._leases[before.lease].keys.discard(put.key)
+        if put.lease is not None:
+            self._leases[put.lease].keys.add(put.key)
+        self._keys[put.key] = KeyValue(put.key, put.value, created, revision, put.lease)
+        self._record(StoreEvent(put.key, put.value, created, revision))
+
+    def _delete(self, key: str, revision: int) -> None:
+        before = self._keys.pop(key, None)
+        if before is not None:
+            if before.lease is not None:
+                self._leases[before.lease].keys.discard(key)
+            self._record(StoreEvent(key, None, 0, revision))
+
+    def _record(self, event: StoreEvent) -> None:
+        self._revision = event.mod_revision
+        self._events.append(event)
+        self._revisions.append(event.mod_revision)
+
+
+class ModelStore:
+    """A `castor_policy.store.Store` over a `StoreModel`; several may share one model.
+
+    A watch looks at the model whenever the event loop comes round, so it keeps that loop busy: for
+    tests and demonstrations. A simulation drives the model itself.
+
+    Args:
+        model: the store's state.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(self, model: StoreModel, clock: Callable[[], float]) -> None:
+        self._model = model
+        self._clock = clock
+        self._closed = False
+
+    async def grant(self, ttl_s: float) -> int:
+        """See `Store.grant`."""
+        return self._reached().grant(ttl_s, self._clock())
+
+    async def keep_alive(self, lease: int) -> float:
+        """See `Store.keep_alive`."""
+        return self._reached().keep_alive(lease, self._clock())
+
+    async def revoke(self, lease: int) -> None:
+        """See `Store.revoke`."""
+        self._reached().revoke(lease, self._clock())
+
+    async def transact(self, txn: Txn) -> TxnResult:
+        """See `Store.transact`."""
+        return self._reached().transact(txn, self._clock())
+
+    async def get_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
+        """See `Store.get_prefix`."""
+        return self._reached().get_prefix(prefix, self._clock())
+
+    async def watch(
+        self, prefix: str, from_revision: int
+    ) -> AsyncGenerator[list[StoreEvent], None]:
+        """See `Store.watch`."""
+        require_watch(prefix, from_revision)
+        while True:
+            events = self._reached().events(prefix, from_revision, self._clock())
+            if events:
+                from_revision = events[-1].mod_revision + 1
+                yield events
+            else:
+                await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        self._closed = True
+
+    def _reached(self) -> StoreModel:
+        if self._closed:
+            raise StoreUnavailableError("the store was closed")
+        return self._model
