@@ -1,0 +1,1 @@
+"""`castor train`: starts, supervises, injures, shows and sums up a run on one machine."""

@@ -1,0 +1,107 @@
+"""Processes by the kernel's own word (/proc): who lives, who descends from whom, who is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_CHILD_SUBREAPER: Final = 36
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel send this process SIGKILL when `parent`, which made it, dies.
+
+    Linux's prctl(2). What it cannot see is a parent that died before the call, so that is looked
+    at afterwards.
+    """
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all processes below whose own parent dies, so that they can be reaped.
+
+    A container's first process often reaps nobody.
+    """
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat from the third (state) on; None if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field, the name, may hold spaces and parentheses.
+    return text.rpartition(")")[2].split()
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether `pid` runs or is stopped; a zombie is dead."""
+    fields = _stat(pid) if pid > 0 else None
+    return fields is not None and fields[0] not in ("Z", "X")
+
+
+def started_before(pid: int, time_s: float) -> bool:
+    """Say whether `pid` lives and began before `time_s` (CLOCK_REALTIME).
+
+    Whoever reads a process's number in a file asks this with the file's time: a number that was
+    given to another process since fails.
+    """
+    fields = _stat(pid) if pid > 0 else None
+    if fields is None or fields[0] in ("Z", "X"):
+        return False
+    with Path("/proc/stat").open(encoding="ascii") as lines:
+        boot_s = next(float(line.split()[1]) for line in lines if line.startswith("btime"))
+    # btime is in whole seconds, the start in ticks: neither may cost a true answer.
+    return boot_s + int(fields[19]) / _TICKS_PER_S <= time_s + 2.0
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below `pid`, parents first; none if it is dead."""
+    children: dict[int, list[int]] = {}
+    for entry in sorted(Path("/proc").iterdir()):
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = list(children.get(pid, ()))
+    for one in found:  # grows while it is walked: breadth first
+        found += children.get(one, ())
+    return found
+
+
+def send(pids: Iterable[int], number: signal.Signals) -> list[int]:
+    """Send a signal to each of `pids` that still lives; return those reached."""
+    reached = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+            reached.append(pid)
+    return reached
+
+
+def kill_tree(pid: int) -> list[int]:
+    """Kill `pid` and all below it, at once: none can act on the death of another.
+
+    All are stopped first, so that no parent sees its child die and starts another; then all are
+    killed.
+    """
+    tree = [pid, *descendants(pid)]
+    send(tree, signal.SIGSTOP)
+    # A process may have forked before it was stopped.
+    tree += [one for one in descendants(pid) if one not in tree]
+    return send(tree, signal.SIGKILL)
