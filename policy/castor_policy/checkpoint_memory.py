@@ -1,0 +1,86 @@
+"""Which of a replica's two buffers may be written, and which iterations may be offered.
+
+Every replica has two buffers, one complete and one in progress (Gemini, sec. 7.1). Double buffering
+alone keeps one iteration that all shards share only if nobody writes over the newest iteration that
+is complete *everywhere*: a rank may be one iteration ahead of the others when a machine dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class BufferState(IntEnum):
+    """What a buffer holds; the numbers are part of the layout of checkpoint memory."""
+
+    EMPTY = 0
+    WRITING = 1
+    COMPLETE = 2
+    CORRUPT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BufferHeader:
+    """What one buffer says of itself.
+
+    Attributes:
+        state: see `BufferState`.
+        iteration: the iteration it holds, or held when it was found corrupt; -1 where unknown.
+        generation: the attempt at running all trainers that wrote it; -1 where unknown.
+
+    Raises:
+        ValueError: a buffer being written or complete names no iteration or generation.
+    """
+
+    state: BufferState
+    iteration: int = -1
+    generation: int = -1
+
+    def __post_init__(self) -> None:
+        if self.state in (BufferState.WRITING, BufferState.COMPLETE) and (
+            self.iteration < 0 or self.generation < 0
+        ):
+            raise ValueError(
+                f"a buffer that is {self.state.name} needs an iteration and a generation of 0 or "
+                f"more, not {self.iteration} and {self.generation}"
+            )
+
+
+def buffer_to_write(headers: Sequence[BufferHeader], agreed: int | None) -> int:
+    """Return the index of the buffer that the next capture or transfer may overwrite.
+
+    Never the complete buffer of `agreed`, the newest iteration known to be complete on every rank
+    (None: none is); where several hold it, the one of the newest generation is kept. What is not
+    complete goes first, then the oldest iteration; of equals the lower index.
+
+    Raises:
+        ValueError: every buffer is the kept one, or there is none.
+    """
+    kept = max(
+        (
+            (header.generation, index)
+            for index, header in enumerate(headers)
+            if header.state is BufferState.COMPLETE and header.iteration == agreed
+        ),
+        default=(0, -1),
+    )[1]
+    free = [index for index in range(len(headers)) if index != kept]
+    if not free:
+        raise ValueError(
+            f"none of {len(headers)} buffers may be written while iteration {agreed} is the newest "
+            "on every rank; give each replica two buffers"
+        )
+    return min(free, key=lambda index: _worth(headers[index]))
+
+
+def offered(headers: Sequence[BufferHeader]) -> frozenset[int]:
+    """Return the iterations that may be offered for recovery: those of complete buffers."""
+    return frozenset(header.iteration for header in headers if header.state is BufferState.COMPLETE)
+
+
+def _worth(header: BufferHeader) -> tuple[bool, int, int]:
+    if header.state is BufferState.COMPLETE:
+        return True, header.iteration, header.generation
+    return False, 0, 0

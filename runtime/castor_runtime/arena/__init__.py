@@ -1,0 +1,49 @@
+"""Checkpoint memory: POSIX shared memory that the agent owns, so a dead trainer loses nothing.
+
+Two buffers a held part, a fixed layout (`castor_runtime.arena.layout`), a digest a chunk, the
+header written last (issue: no serialisation at recovery; Gemini, sec. 7.1, pickles for 162 s).
+"""
+
+from castor_runtime.arena.arena import Arena
+from castor_runtime.arena.budget import available_bytes, check_budget, required_bytes
+from castor_runtime.arena.control import ControlBlock, RankControl, TrainerPhase
+from castor_runtime.arena.digests import chunk_digest, chunk_digests
+from castor_runtime.arena.errors import (
+    ArenaError,
+    DamagedPartError,
+    ForeignCheckpointError,
+    IterationMissingError,
+    WritingLostError,
+)
+from castor_runtime.arena.job_lock import JobLock, remove_dead
+from castor_runtime.arena.layout import LAYOUT_VERSION, PartLayout, SegmentOwner
+from castor_runtime.arena.replica import Replica, Snapshot, Writing
+from castor_runtime.arena.segments import SHARED_MEMORY, control_name, segment_name
+
+__all__ = [
+    "LAYOUT_VERSION",
+    "SHARED_MEMORY",
+    "Arena",
+    "ArenaError",
+    "ControlBlock",
+    "DamagedPartError",
+    "ForeignCheckpointError",
+    "IterationMissingError",
+    "JobLock",
+    "PartLayout",
+    "RankControl",
+    "Replica",
+    "SegmentOwner",
+    "Snapshot",
+    "TrainerPhase",
+    "Writing",
+    "WritingLostError",
+    "available_bytes",
+    "check_budget",
+    "chunk_digest",
+    "chunk_digests",
+    "control_name",
+    "remove_dead",
+    "required_bytes",
+    "segment_name",
+]

@@ -1,0 +1,124 @@
+"""Is there memory for the checkpoints? Asked before training starts, told in a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from castor_configs.errors import InputError
+from castor_runtime.arena.layout import PartLayout
+from castor_runtime.arena.segments import PREFIX, SHARED_MEMORY
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def required_bytes(parts: Sequence[PartLayout]) -> int:
+    """Return the memory that holding `parts` takes: two buffers a part, and their headers."""
+    return sum(part.segment_bytes for part in parts)
+
+
+def available_bytes() -> int:
+    """Return the memory that this process may still take: the machine's, or its cgroup's.
+
+    Reclaimable page cache counts as available.
+    """
+    meminfo = dict(
+        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
+    )
+    free = int(meminfo["MemAvailable"].split()[0]) * 1024
+    limits = _cgroup_free_bytes(Path("/proc/self/cgroup").read_text(), _CGROUPS)
+    return min([free, *limits])
+
+
+def check_budget(
+    parts: Sequence[PartLayout],
+    *,
+    live_note: str,
+    limit_bytes: int | None = None,
+    held: Sequence[PartLayout] = (),
+    folder: Path = SHARED_MEMORY,
+) -> None:
+    """See whether `parts` can be held, before any memory is taken.
+
+    Args:
+        parts: what is still to be made; what an agent re-attaches to is no part of it.
+        live_note: a line on what else needs memory, which goes under the table.
+        limit_bytes: most that checkpoints may take here; None or 0: what there is.
+        held: what is in memory already, which counts against `limit_bytes` only.
+        folder: where the machine's shared memory is.
+
+    Raises:
+        InputError: they do not fit; the error shows what needs how much, and what there is.
+    """
+    needed = required_bytes(parts)
+    promised = _promised_bytes(folder)
+    status = os.statvfs(folder)
+    sources = [
+        ("memory available", available_bytes() - promised),
+        (f"room in {folder}", status.f_bavail * status.f_frsize - promised),
+    ]
+    if limit_bytes:
+        sources.append(("left of the limit", limit_bytes - required_bytes(held)))
+    short = [name for name, there in sources if there < needed]
+    if not short:
+        return
+    rows = [(f"part of rank {part.rank}, 2 buffers", part.segment_bytes) for part in parts]
+    rows.append(("needed", needed))
+    rows += [(name + (", too little" if name in short else ""), there) for name, there in sources]
+    if promised:
+        rows.append(("(promised to other segments)", promised))
+    width = max(len(name) for name, _ in rows)
+    table = "\n".join(f"  {name:<{width}}  {size / 2**30:9.3f} GiB" for name, size in rows)
+    raise InputError(
+        f"checkpoint memory does not fit on this machine:\n{table}\n  {live_note}\n"
+        "hold fewer replicas, use fewer ranks a machine, or give it more memory"
+    )
+
+
+def _promised_bytes(folder: Path) -> int:
+    """Return what segments were made for but have not touched: agents beside us may be at it."""
+    promised = 0
+    for entry in os.scandir(folder):
+        if entry.name.startswith(PREFIX) and entry.is_file(follow_symlinks=False):
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            promised += max(0, status.st_size - 512 * status.st_blocks)
+    return promised
+
+
+def _cgroup_free_bytes(own: str, root: Path) -> list[int]:
+    """Return what each limited cgroup above this process has left, versions 2 and 1."""
+    free: list[int] = []
+    for line in own.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        for level in (folder, *folder.parents):
+            if level == top.parent:
+                break
+            left = _left_bytes(level, *names)
+            if left is not None:
+                free.append(left)
+    return free
+
+
+def _left_bytes(folder: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+    try:
+        most = (folder / limit).read_text().strip()
+        used = int((folder / usage).read_text())
+        statistics = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return None
+    if most == "max":
+        return None
+    cached = sum(int(line.split()[1]) for line in statistics if line.split()[0] == reclaimable)
+    return max(0, int(most) - used + cached)
