@@ -1,0 +1,151 @@
+"""Files that are whole or absent after a crash, with their digest taken while they are written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from xxhash import xxh3_128
+
+WRITE_BYTES = 4 << 20
+"""Most bytes handed to the kernel at once: the grain of pacing, small beside the page cache."""
+
+
+class Pacer:
+    """Holds what passes through it to a rate, on average over all threads that share it.
+
+    A benchmark emulates with it the storage that sixteen machines share (paper section 7.1); an
+    operator keeps with it the persistent tier off a network that training needs.
+
+    Args:
+        bytes_per_s: the rate; None for no limit.
+        clock: monotonic seconds.
+        sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        bytes_per_s: float | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if bytes_per_s is not None and not bytes_per_s > 0:
+            raise ValueError(f"a rate is positive bytes per second, or None; got {bytes_per_s}")
+        self._bytes_per_s = bytes_per_s
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = Lock()
+        self._free_at_s = float("-inf")
+
+    def pace(self, size_bytes: int) -> None:
+        """Wait until `size_bytes` more may have passed."""
+        if self._bytes_per_s is None:
+            return
+        with self._lock:
+            now_s = self._clock()
+            self._free_at_s = max(self._free_at_s, now_s) + size_bytes / self._bytes_per_s
+            wait_s = self._free_at_s - now_s
+        self._sleep(wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file as it was written.
+
+    Attributes:
+        name: in the checkpoint's folder.
+        size_bytes: its size.
+        xxh3_128: digest of its content, 32 hexadecimal digits.
+    """
+
+    name: str
+    size_bytes: int
+    xxh3_128: str
+
+    def __post_init__(self) -> None:
+        # A name comes back from a manifest on shared storage: it must not lead out of the folder.
+        if not self.name or "/" in self.name or self.name in {".", ".."}:
+            raise ValueError(f"a file's name must be a plain name, got {self.name!r}")
+
+
+class DigestedFile:
+    """What `torch.save` writes to: passes data on in paced pieces and digests it on its way."""
+
+    def __init__(self, handle: int, pacer: Pacer) -> None:
+        self._handle = handle
+        self._pacer = pacer
+        self._digest = xxh3_128()
+        self.size_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write all of `data`; return its size in bytes."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), WRITE_BYTES):
+            piece = view[start : start + WRITE_BYTES]
+            self._digest.update(piece)
+            self._pacer.pace(len(piece))
+            while piece:
+                piece = piece[os.write(self._handle, piece) :]
+        self.size_bytes += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        """Do nothing: `write` hands everything to the kernel. `torch.save` asks for it."""
+
+    def record(self, name: str) -> FileRecord:
+        """Return what has been written so far as a file of this name."""
+        return FileRecord(name, self.size_bytes, self._digest.hexdigest())
+
+
+@contextmanager
+def writing(path: Path, pacer: Pacer | None = None) -> Iterator[DigestedFile]:
+    """Yield a file beside `path`, which is synced and renamed to `path` when the block ends.
+
+    On an error nothing is left behind. The name beside begins with a dot, so that the patterns by
+    which DeepSpeed finds its files never match it.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb", buffering=0) as raw:
+            file = DigestedFile(raw.fileno(), pacer or Pacer())
+            yield file
+            os.fsync(raw.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a small file, whole or not at all, and on the disk when this returns."""
+    with writing(path) as file:
+        file.write(content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries (what was made, renamed or removed in it) on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_digest(path: Path, pacer: Pacer | None = None) -> tuple[int, str]:
+    """Return a file's size in bytes and its xxh3_128 digest."""
+    pacer = pacer or Pacer()
+    digest = xxh3_128()
+    size_bytes = 0
+    buffer = memoryview(bytearray(WRITE_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            size_bytes += count
+            pacer.pace(count)
+    return size_bytes, digest.hexdigest()

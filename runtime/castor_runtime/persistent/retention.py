@@ -1,0 +1,99 @@
+"""Which persistent checkpoints stay, and what becomes of attempts that nobody finishes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from castor_runtime.persistent.durable_files import sync_folder
+from castor_runtime.persistent.storage import (
+    OWN_FOLDER,
+    complete_manifests,
+    tag,
+    writing_folder,
+)
+
+_ATTEMPT = re.compile(r"global_step(\d+)-g(\d+)")
+
+
+def prune(
+    folder: Path,
+    *,
+    job: str,
+    keep: int,
+    generation: int,
+    protect: Collection[int] = (),
+) -> list[str]:
+    """Remove what is not needed any more of this job, and return the names of it.
+
+    Of the job's checkpoints that count, the `keep` newest stay, so the last one always does, and
+    those in `protect`. An attempt goes once it can no longer be of use: it is of an earlier
+    generation, or not newer than a checkpoint that counts of its own generation (machines write
+    one attempt after the other). Other jobs' checkpoints, and what Castor did not write, are not
+    touched. Every machine may call it at any time; a crash within it is made good by the next call.
+
+    Args:
+        folder: the persistent folder.
+        job: whose checkpoints.
+        keep: how many checkpoints stay, at least 1.
+        generation: the job's current generation.
+        protect: iterations that stay all the same, such as one that is being loaded.
+
+    Raises:
+        ValueError: `keep` is less than 1.
+        OSError: the storage refuses.
+    """
+    if keep < 1:
+        raise ValueError(f"at least one persistent checkpoint must stay: keep >= 1, got {keep}")
+    own = {
+        iteration: manifest
+        for iteration, manifest in complete_manifests(folder).items()
+        if manifest.attempt.job == job
+    }
+    stay = set(sorted(own)[-keep:]) | set(protect)
+    unneeded = [folder / tag(iteration) for iteration in sorted(set(own) - stay)]
+    newest = {
+        manifest.attempt.generation: iteration
+        for iteration, manifest in sorted(own.items())  # the last of a generation wins
+    }
+    for path in sorted(writing_folder(folder, job).glob("global_step*-g*")):
+        match = _ATTEMPT.fullmatch(path.name)
+        if match is None:
+            continue
+        iteration, made_in = int(match[1]), int(match[2])
+        if made_in < generation or iteration <= newest.get(made_in, -1):
+            unneeded.append(path)
+    removed = [path.name for path in unneeded if _remove(folder, path)]
+    _empty(_removal_folder(folder))
+    return removed
+
+
+def _removal_folder(folder: Path) -> Path:
+    return folder / OWN_FOLDER / "removing"
+
+
+def _remove(folder: Path, path: Path) -> bool:
+    """Take a folder out of sight in one step, so that a crash leaves no half of it in place."""
+    removal = _removal_folder(folder)
+    removal.mkdir(parents=True, exist_ok=True)
+    grave = removal / path.name
+    _clear(grave)
+    try:
+        path.rename(grave)
+    except FileNotFoundError:
+        return False  # another machine was faster
+    sync_folder(path.parent)
+    return True
+
+
+def _empty(removal: Path) -> None:
+    if removal.is_dir():
+        for path in sorted(removal.iterdir()):
+            _clear(path)
+
+
+def _clear(path: Path) -> None:
+    # Several machines may clear at once; what one of them misses the next call finds.
+    shutil.rmtree(path, ignore_errors=True)
