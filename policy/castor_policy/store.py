@@ -58,15 +58,23 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Holds if the key's current life began at `create_revision`; 0: if there is no such key."""
+    """Holds if the key's current life began at `create_revision`; 0: if there is no such key.
+
+    With `mod_revision` the key's last change must also be that one: what was decided on one value
+    is then not written over another (0: there is no such key).
+    """
 
     key: str
-    create_revision: int
+    create_revision: int | None = None
+    mod_revision: int | None = None
 
     def __post_init__(self) -> None:
         _require_name("key", self.key)
-        if self.create_revision < 0:
-            raise ValueError(f"create_revision must be 0 (no key) or more: {self.create_revision}")
+        if self.create_revision is None and self.mod_revision is None:
+            raise ValueError("compare create_revision, mod_revision or both")
+        for name in ("create_revision", "mod_revision"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must be 0 (no key) or more: {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,11 @@ class StoreModel:
     def _holds(self, compare: Compare) -> bool:
         current = self._keys.get(compare.key)
         created = 0 if current is None else current.create_revision
-        return created == compare.create_revision
+        changed = 0 if current is None else current.mod_revision
+        return compare.create_revision in (None, created) and compare.mod_revision in (
+            None,
+            changed,
+        )
 
     def _put(self, put: Put, revision: int) -> None:
         before = self._keys.get(put.key)

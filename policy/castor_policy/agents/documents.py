@@ -215,6 +215,7 @@ class AgentReport(_Document):
         kind: of the failure: "software", "hang", "corrupt", "fetch" or "start".
         iteration: the newest iteration that its trainers finished in this generation.
         redundant: all replicas that belong here are here.
+        memory_bytes: checkpoint memory that it has taken.
     """
 
     agent: str
@@ -230,6 +231,7 @@ class AgentReport(_Document):
     kind: str = ""
     iteration: int = 0
     redundant: bool = False
+    memory_bytes: int = 0
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
@@ -247,14 +249,24 @@ def plan_key(job: str) -> str:
     return f"/castor/{job}/plan"
 
 
+def job_prefix(job: str) -> str:
+    """Prefix of everything about the job."""
+    return f"/castor/{job}/"
+
+
 def spec_key(job: str) -> str:
     """Key of the `JobSpec`."""
     return f"/castor/{job}/spec"
 
 
-def layout_key(job: str) -> str:
-    """Key of the sizes of all ranks' parts, written by the first machine that knows them."""
-    return f"/castor/{job}/layout"
+def layout_prefix(job: str) -> str:
+    """Prefix of the sizes of the ranks' parts, one key a rank, written once by its first trainer."""
+    return f"/castor/{job}/layout/"
+
+
+def persist_key(job: str) -> str:
+    """Key of the iteration that is to be persisted next."""
+    return f"/castor/{job}/persist"
 
 
 def agents_prefix(job: str) -> str:

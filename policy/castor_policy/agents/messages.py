@@ -42,9 +42,10 @@ class StoreLost:
 
 @dataclass(frozen=True, slots=True)
 class PlanChanged:
-    """The plan in the store, as a watch or a read shows it."""
+    """The plan in the store, as a watch or a read shows it; `revision` is of its last change."""
 
     plan: Plan
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,10 +326,15 @@ class PingPeers:
 
 @dataclass(frozen=True, slots=True)
 class WritePlan:
-    """Put the plan into the store if the root's key still has this term (invariant 6)."""
+    """Put the plan into the store if the root's key still has this term (invariant 6).
+
+    And if the plan there was last changed at `after` (0: there is none): a write whose answer was
+    lost may still arrive, and what is decided must be decided on what it left.
+    """
 
     term: int
     plan: Plan
+    after: int
 
 
 @dataclass(frozen=True, slots=True)

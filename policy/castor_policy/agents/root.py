@@ -46,6 +46,7 @@ class Root:
         spec: the job.
         term: create revision of the root's key.
         plan: the plan as read after the election.
+        revision: of its last change; 0 if there is no plan.
         reports: the agents' reports as read with it.
         now_s: the driver's clock.
     """
@@ -55,12 +56,14 @@ class Root:
         spec: JobSpec,
         term: int,
         plan: Plan | None,
+        revision: int,
         reports: Sequence[AgentReport],
         now_s: float,
     ) -> None:
         self.spec = spec
         self.term = term
         self.plan = plan
+        self._revision = revision
         self.reports = {report.agent: report for report in reports}
         self._placement = placement_of(spec)
         self._since_s = now_s
@@ -72,10 +75,9 @@ class Root:
     def handle(self, event: RootEvent, now_s: float) -> list[RootEffect]:
         """Take an event in and return what is to be done."""
         match event:
-            case PlanChanged(plan):
-                self.plan = plan
-                if self._pending == plan:
-                    self._pending = None
+            case PlanChanged(plan, revision) if revision > self._revision:
+                self.plan, self._revision = plan, revision
+                self._pending = None
             case ReportChanged(agent, None):
                 self.reports.pop(agent, None)
             case ReportChanged(agent, AgentReport() as report):
@@ -101,7 +103,7 @@ class Root:
 
     def _write(self, plan: Plan) -> WritePlan:
         self._pending = replace(plan, term=self.term)
-        return WritePlan(self.term, self._pending)
+        return WritePlan(self.term, self._pending, self._revision)
 
     # ---- the first generation -------------------------------------------------------------
 

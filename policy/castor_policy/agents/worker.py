@@ -113,7 +113,7 @@ class Worker:
                 return []
             case StoreLost():
                 return self._store_lost()
-            case PlanChanged(plan):
+            case PlanChanged(plan, _):
                 return self._obey(plan)
             case RootChanged(agent):
                 self._rootless_since_s = None if agent else now_s
