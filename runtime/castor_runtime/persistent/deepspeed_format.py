@@ -39,6 +39,7 @@ _DTYPES = {
     for dtype in vars(torch).values()
     if isinstance(dtype, torch.dtype)
 }
+_OF_THE_MODULE = ("buffer/", "frozen/")  # all other sections are "<optimizer's key>/<sub-group>"
 _CONVERTERS = ("zero_to_fp32.py", "zero_to_torch.py")
 
 
@@ -274,13 +275,14 @@ def _optimizer_states(
     state: dict[int, dict[str, Any]] = {}
     master = [_taken(tensors, f"fp32/{index}") for index in range(len(group_of))]
     for index in order:
-        entries = dict(small.get(index, small.get(str(index), {})))
-        for name in sorted(tensors):
-            key, _, owner = name.partition("/")
-            if owner == str(index):
-                entries[key] = tensors.pop(name)
-        if entries:
-            state[number[index]] = entries
+        entries = small.get(index, small.get(str(index)))
+        long = {
+            name.partition("/")[0]: tensors.pop(name)
+            for name in sorted(tensors)
+            if name.partition("/")[2] == str(index) and not name.startswith(_OF_THE_MODULE)
+        }
+        if entries is not None:  # None: no update has made any state yet, and `long` is zeros
+            state[number[index]] = {**entries, **long}
     return {
         "optimizer_state_dict": {
             "zero_stage": 3,

@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from uuid import uuid4
 
 from xxhash import xxh3_128
 
 WRITE_BYTES = 4 << 20
 """Most bytes handed to the kernel at once: the grain of pacing, small beside the page cache."""
+
+PART_SUFFIX = ".part"
+"""Ends the name of a file that is still being written, or whose writer died."""
 
 
 class Pacer:
@@ -110,7 +114,8 @@ def writing(path: Path, pacer: Pacer | None = None) -> Iterator[DigestedFile]:
     On an error nothing is left behind. The name beside begins with a dot, so that the patterns by
     which DeepSpeed finds its files never match it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Not the process id: machines share the folder, and each has its own count of processes.
+    beside = path.with_name(f".{path.name}.{uuid4().hex}{PART_SUFFIX}")
     try:
         with beside.open("wb", buffering=0) as raw:
             file = DigestedFile(raw.fileno(), pacer or Pacer())

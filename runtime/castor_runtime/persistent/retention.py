@@ -8,9 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from castor_runtime.persistent.durable_files import sync_folder
+from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.storage import (
     OWN_FOLDER,
     complete_manifests,
+    publish_if_complete,
     tag,
     writing_folder,
 )
@@ -68,6 +70,26 @@ def prune(
     removed = [path.name for path in unneeded if _remove(folder, path)]
     _empty(_removal_folder(folder))
     return removed
+
+
+def publish_and_prune(
+    folder: Path, attempt: Attempt, *, keep: int, protect: Collection[int] = ()
+) -> bool:
+    """Publish the attempt if all its ranks' receipts are there, and then prune; say whether it was.
+
+    Every machine calls it after its own writing, and again every few seconds until it is true or
+    `complete_iterations` knows a newer checkpoint (then this one may have been pruned already).
+
+    Raises:
+        DamagedCheckpointError: the name is taken by a damaged checkpoint, or a file is gone.
+        ForeignStorageError: the name is taken by something that is not this job's.
+        OSError: the storage refuses.
+        ValueError: `keep` is less than 1.
+    """
+    if publish_if_complete(folder, attempt) is None:
+        return False
+    prune(folder, job=attempt.job, keep=keep, generation=attempt.generation, protect=protect)
+    return True
 
 
 def _removal_folder(folder: Path) -> Path:

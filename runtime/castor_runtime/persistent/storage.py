@@ -25,6 +25,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from castor_runtime.persistent.durable_files import (
+    PART_SUFFIX,
     Pacer,
     file_digest,
     sync_folder,
@@ -132,6 +133,9 @@ def publish_if_complete(folder: Path, attempt: Attempt) -> Manifest | None:
             raise
         return existing
     sync_folder(folder)
+    # All ranks have their receipts, so these are of writers that died.
+    for stale in (folder / tag(attempt.iteration)).glob(f".*{PART_SUFFIX}"):
+        stale.unlink(missing_ok=True)
     write_latest(folder)
     return manifest
 

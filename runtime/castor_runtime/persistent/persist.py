@@ -1,0 +1,158 @@
+"""One machine's share of a persistent checkpoint, from order to published.
+
+Runs in a process of its own that has torch (forked from the trainer host): training neither waits
+for it nor dies with it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from castor_runtime.arena import Replica
+from castor_runtime.persistent.deepspeed_format import write_converters, write_rank_files
+from castor_runtime.persistent.durable_files import Pacer
+from castor_runtime.persistent.manifest import Attempt
+from castor_runtime.persistent.memory_copy import await_iteration, copy_part, reserve
+from castor_runtime.persistent.retention import publish_and_prune
+from castor_runtime.persistent.storage import start_attempt
+from castor_runtime.trainer.meta import decode
+
+
+@dataclass(frozen=True, slots=True)
+class PartOrder:
+    """One rank's part.
+
+    Attributes:
+        rank: whose.
+        segment: the name of its replica in this machine's checkpoint memory.
+        template: the file that the rank's trainer wrote with `write_template`.
+        sections: what lies where in the part, as the trainer said in "layout".
+    """
+
+    rank: int
+    segment: str
+    template: str
+    sections: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class PersistOrder:
+    """What a machine is to write; the same on all machines but for the parts.
+
+    Attributes:
+        folder: the persistent folder.
+        attempt: the iteration, and in which generation it is written. Name an iteration that is
+            still to come: memory keeps each one for two iterations only.
+        parts: of the machine's own ranks.
+        wait_s: how long to wait for the iteration.
+        keep: checkpoints that stay.
+        bytes_per_s: bandwidth for all parts together; None for what there is.
+    """
+
+    folder: str
+    attempt: Attempt
+    parts: tuple[PartOrder, ...]
+    wait_s: float
+    keep: int
+    bytes_per_s: float | None = None
+
+    def to_json(self) -> str:
+        """Return the order as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            TypeError: it is something else.
+            ValueError: it is something else.
+        """
+        record = json.loads(text)
+        attempt = Attempt(**record.pop("attempt"))
+        parts = tuple(PartOrder(**part) for part in record.pop("parts"))
+        return cls(attempt=attempt, parts=parts, **record)
+
+
+@dataclass(frozen=True, slots=True)
+class PersistResult:
+    """What became of an order.
+
+    Attributes:
+        published: the checkpoint counts. If not, call `publish_and_prune` every few seconds: other
+            machines are still writing.
+        written_bytes: written here.
+        waited_s: until the iteration was complete in memory.
+        copied_s: to copy all parts out of checkpoint memory.
+        written_s: to write them.
+    """
+
+    published: bool
+    written_bytes: int
+    waited_s: float
+    copied_s: float
+    written_s: float
+
+
+def persist(order: PersistOrder) -> PersistResult:
+    """Carry out an order. Doing it again after a crash takes up where it ended.
+
+    Raises:
+        IterationMissingError: the iteration did not come, or was gone before it was copied.
+        DamagedPartError: checkpoint memory is damaged.
+        DamagedCheckpointError: the checkpoint's name is taken by a damaged one.
+        ForeignStorageError: the folder is another job's.
+        OSError: the storage refuses, or the memory for the copy is not there.
+        ValueError: template, sections and memory do not belong together.
+    """
+    folder, attempt = Path(order.folder), order.attempt
+    staging = start_attempt(folder, attempt)
+    if staging is None:
+        return PersistResult(True, 0, 0.0, 0.0, 0.0)
+    written_bytes = 0
+    with ExitStack() as stack:
+        fingerprint = bytes.fromhex(attempt.fingerprint)
+        replicas = [
+            stack.enter_context(Replica.open(part.segment, fingerprint=fingerprint))
+            for part in order.parts
+        ]
+        memory = [reserve(replica.data_bytes) for replica in replicas]
+        started_s = time.monotonic()
+        for replica in replicas:
+            await_iteration(replica, attempt.iteration, order.wait_s)
+        complete_s = time.monotonic()
+        copies = [
+            copy_part(replica, attempt.iteration, into)
+            for replica, into in zip(replicas, memory, strict=True)
+        ]
+        copied_s = time.monotonic()
+    pacer = Pacer(order.bytes_per_s)
+    for part, copy in zip(order.parts, copies, strict=True):
+        receipt = write_rank_files(
+            Path(part.template),
+            copy.data,
+            part.sections,
+            decode(copy.meta),
+            copy.meta,
+            staging,
+            attempt,
+            part.rank,
+            pacer=pacer,
+        )
+        written_bytes += sum(record.size_bytes for record in receipt.files)
+    if any(part.rank == 0 for part in order.parts):
+        write_converters(folder)
+    published = publish_and_prune(folder, attempt, keep=order.keep)
+    return PersistResult(
+        published=published,
+        written_bytes=written_bytes,
+        waited_s=complete_s - started_s,
+        copied_s=copied_s - complete_s,
+        written_s=time.monotonic() - copied_s,
+    )
