@@ -27,7 +27,7 @@ def available_bytes() -> int:
         line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
     )
     free = int(meminfo["MemAvailable"].split()[0]) * 1024
-    limits = _cgroup_free_bytes(Path("/proc/self/cgroup").read_text(), _CGROUPS)
+    limits = cgroup_free_bytes(Path("/proc/self/cgroup").read_text(), _CGROUPS)
     return min([free, *limits])
 
 
@@ -76,21 +76,13 @@ def check_budget(
     )
 
 
-def _promised_bytes(folder: Path) -> int:
-    """Return what segments were made for but have not touched: agents beside us may be at it."""
-    promised = 0
-    for entry in os.scandir(folder):
-        if entry.name.startswith(PREFIX) and entry.is_file(follow_symlinks=False):
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            promised += max(0, status.st_size - 512 * status.st_blocks)
-    return promised
+def cgroup_free_bytes(own: str, root: Path) -> list[int]:
+    """Return what each limited cgroup above a process has left, by versions 2 and 1.
 
-
-def _cgroup_free_bytes(own: str, root: Path) -> list[int]:
-    """Return what each limited cgroup above this process has left, versions 2 and 1."""
+    Args:
+        own: the process's /proc/PID/cgroup.
+        root: where the cgroups are mounted.
+    """
     free: list[int] = []
     for line in own.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -109,6 +101,19 @@ def _cgroup_free_bytes(own: str, root: Path) -> list[int]:
             if left is not None:
                 free.append(left)
     return free
+
+
+def _promised_bytes(folder: Path) -> int:
+    """Return what segments were made for but have not touched: agents beside us may be at it."""
+    promised = 0
+    for entry in os.scandir(folder):
+        if entry.name.startswith(PREFIX) and entry.is_file(follow_symlinks=False):
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            promised += max(0, status.st_size - 512 * status.st_blocks)
+    return promised
 
 
 def _left_bytes(folder: Path, limit: str, usage: str, reclaimable: str) -> int | None:

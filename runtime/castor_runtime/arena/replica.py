@@ -118,10 +118,11 @@ class Replica:
                 "otherwise"
             )
         mapped = open_file(path)
-        if len(mapped) != part.segment_bytes:
+        found_bytes = len(mapped)
+        if found_bytes != part.segment_bytes:
             mapped.close()
             raise ForeignCheckpointError(
-                f"{name} is {len(mapped)} bytes long where its header says "
+                f"{name} is {found_bytes} bytes long where its header says "
                 f"{part.segment_bytes}; remove it"
             )
         return cls(path, mapped, owner, part)

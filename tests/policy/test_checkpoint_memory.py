@@ -1,0 +1,104 @@
+"""Which buffer may be written: never the one iteration that every rank still has."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castor_policy.checkpoint_memory import BufferHeader, BufferState, buffer_to_write, offered
+
+EMPTY = BufferHeader(BufferState.EMPTY)
+
+
+def complete(iteration: int, generation: int = 0) -> BufferHeader:
+    return BufferHeader(BufferState.COMPLETE, iteration, generation)
+
+
+def every_header() -> list[BufferHeader]:
+    numbers = list(itertools.product(range(3), range(2)))
+    return [EMPTY, BufferHeader(BufferState.CORRUPT)] + [
+        BufferHeader(state, iteration, generation)
+        for state in (BufferState.WRITING, BufferState.COMPLETE, BufferState.CORRUPT)
+        for iteration, generation in numbers
+    ]
+
+
+def test_of_all_pairs_what_the_ranks_agreed_on_is_kept_and_the_rest_goes_by_worth() -> None:
+    for pair in itertools.product(every_header(), repeat=2):
+        for agreed in (None, 0, 1, 2, 7):
+            chosen = buffer_to_write(pair, agreed)
+            written, kept = pair[chosen], pair[1 - chosen]
+            # What is lost is never the only copy of the agreed iteration.
+            if agreed in offered(pair):
+                assert agreed in offered([kept])
+            # Nor a complete one while there is something worthless to write over.
+            if written.state is BufferState.COMPLETE:
+                assert kept.state is BufferState.COMPLETE
+                if agreed not in offered(pair):
+                    assert (written.iteration, written.generation) <= (
+                        kept.iteration,
+                        kept.generation,
+                    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "agreed", "chosen"),
+    [
+        ([EMPTY, EMPTY], None, 0),
+        ([complete(4), EMPTY], 4, 1),
+        ([complete(4), complete(5)], 5, 0),
+        ([complete(5), complete(4)], 5, 1),
+        # One iteration ahead of the others: what is ahead goes, or the common one would.
+        ([complete(4), complete(5)], 4, 1),
+        # A rank re-made both: the newer generation stays.
+        ([complete(4, 1), complete(4, 2)], 4, 0),
+        ([complete(4, 2), complete(4, 1)], 4, 1),
+        ([BufferHeader(BufferState.CORRUPT, 9, 0), complete(3)], None, 0),
+        ([complete(3), BufferHeader(BufferState.WRITING, 9, 0)], None, 1),
+    ],
+)
+def test_by_hand(headers: list[BufferHeader], agreed: int | None, chosen: int) -> None:
+    assert buffer_to_write(headers, agreed) == chosen
+
+
+@given(st.lists(st.sampled_from(["write 0", "write 1", "crash 0", "crash 1"]), max_size=60))
+def test_two_ranks_always_share_the_iteration_they_agreed_on(steps: list[str]) -> None:
+    buffers = [[complete(0), EMPTY], [complete(0), EMPTY]]
+    ahead = [0, 0]
+    agreed = 0
+    for step in steps:
+        verb, rank = step.split()[0], int(step.split()[1])
+        if ahead[rank] > agreed:
+            continue  # invariant 2: the next iteration waits for the others
+        index = buffer_to_write(buffers[rank], agreed)
+        buffers[rank][index] = BufferHeader(BufferState.WRITING, agreed + 1, 0)
+        if verb == "write":
+            buffers[rank][index] = complete(agreed + 1)
+            ahead[rank] = agreed + 1
+        assert agreed in offered(buffers[0]) & offered(buffers[1])
+        if min(ahead) > agreed:
+            agreed += 1
+
+
+def test_only_what_is_complete_is_offered() -> None:
+    for state in BufferState:
+        assert offered([BufferHeader(state, 3, 1), EMPTY]) == (
+            {3} if state is BufferState.COMPLETE else set()
+        )
+
+
+def test_with_a_single_buffer_there_is_no_safe_choice() -> None:
+    assert buffer_to_write([complete(3)], 2) == 0
+    for headers, agreed in (([complete(3)], 3), ([], None)):
+        with pytest.raises(ValueError, match="give each replica two buffers"):
+            buffer_to_write(headers, agreed)
+
+
+@pytest.mark.parametrize("state", [BufferState.WRITING, BufferState.COMPLETE])
+@pytest.mark.parametrize("numbers", [(-1, 0), (0, -1)])
+def test_a_buffer_in_use_names_what_it_holds(state: BufferState, numbers: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="needs an iteration and a generation"):
+        BufferHeader(state, *numbers)
