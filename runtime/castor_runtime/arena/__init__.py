@@ -1,7 +1,7 @@
 """Checkpoint memory: POSIX shared memory that the agent owns, so a dead trainer loses nothing.
 
 Two buffers a held part, a fixed layout (`castor_runtime.arena.layout`), a digest a chunk, the
-header written last. Nothing is serialised at recovery, which costs Gemini 162 s (sec. 7.3).
+header written last. Nothing is serialised at recovery, which costs Gemini 162 s (Fig. 14).
 """
 
 from castor_runtime.arena.arena import Arena
