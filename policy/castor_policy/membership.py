@@ -21,3 +21,67 @@ def detection_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) 
     last_heartbeat_ns = failure_ns // heartbeat_ns * heartbeat_ns
     first_poll_ns = -(-last_heartbeat_ns // poll_ns) * poll_ns
     return max(failure_ns, first_poll_ns + misses * poll_ns)
+
+
+class Stillness:
+    """Says when a process has stood still for too long: stopped, or stuck in the kernel.
+
+    It stands still while its heartbeat does not count up and it is given no processor time: a
+    process that computes without ever letting its heartbeat thread run is busy, not hung, and one
+    that waits for a peer still beats. Time is counted as it was watched: an observer that was
+    itself kept from running for a second has not seen a second of stillness.
+
+    Args:
+        limit_s: stillness that counts as a hang.
+        longest_gap_s: the most that one observation may add to what was watched.
+    """
+
+    def __init__(self, limit_s: float, longest_gap_s: float) -> None:
+        self._limit_s = limit_s
+        self._longest_gap_s = longest_gap_s
+        self._seen: tuple[int, float] | None = None
+        self._at_s = 0.0
+        self._still_s = 0.0
+
+    def observe(self, now_s: float, heartbeat: int, processor_s: float) -> bool:
+        """Take an observation in; return whether the process is held for hung."""
+        if self._seen != (heartbeat, processor_s):
+            self._seen = (heartbeat, processor_s)
+            self._still_s = 0.0
+        else:
+            self._still_s += min(now_s - self._at_s, self._longest_gap_s)
+        self._at_s = now_s
+        return self._still_s >= self._limit_s
+
+
+class Stall:
+    """Says when training makes no progress though its processes live: a deadlock, a lost peer.
+
+    Args:
+        factor: an iteration that takes so many times the median is a stall.
+        least_s: but never earlier than this, for evaluations and the user's own checkpoints.
+        first_s: patience with the first iteration of a generation, which loads and compiles.
+    """
+
+    def __init__(self, factor: float, least_s: float = 60.0, first_s: float = 900.0) -> None:
+        self._factor = factor
+        self._least_s = least_s
+        self._first_s = first_s
+        self._iteration: int | None = None
+        self._since_s: float | None = None
+        self._times_s: list[float] = []
+
+    def observe(self, now_s: float, iteration: int) -> bool:
+        """Take the newest iteration in; return whether training is held for stalled."""
+        if self._since_s is None or self._iteration is None:
+            self._iteration, self._since_s = iteration, now_s
+            return False
+        if iteration != self._iteration:
+            self._times_s = [*self._times_s[-20:], now_s - self._since_s]
+            self._iteration, self._since_s = iteration, now_s
+            return False
+        limit_s = self._first_s
+        if len(self._times_s) > 1:
+            median_s = sorted(self._times_s)[len(self._times_s) // 2]
+            limit_s = max(self._factor * median_s, self._least_s)
+        return now_s - self._since_s >= limit_s

@@ -260,7 +260,7 @@ def spec_key(job: str) -> str:
 
 
 def layout_prefix(job: str) -> str:
-    """Prefix of the sizes of the ranks' parts, one key a rank, written once by its first trainer."""
+    """Prefix of the sizes of the ranks' parts, one key a rank, made by its first trainer."""
     return f"/castor/{job}/layout/"
 
 

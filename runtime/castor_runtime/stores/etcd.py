@@ -295,15 +295,27 @@ def _store_event(event: Any) -> StoreEvent:
 
 
 def _txn_request(txn: Txn) -> Any:
-    compares = [
-        etcdrpc.Compare(
-            key=compare.key.encode(),
-            target=etcdrpc.Compare.CREATE,
-            result=etcdrpc.Compare.EQUAL,
-            create_revision=compare.create_revision,
-        )
-        for compare in txn.compares
-    ]
+    compares = []
+    for compare in txn.compares:
+        key = compare.key.encode()
+        if compare.create_revision is not None:
+            compares.append(
+                etcdrpc.Compare(
+                    key=key,
+                    target=etcdrpc.Compare.CREATE,
+                    result=etcdrpc.Compare.EQUAL,
+                    create_revision=compare.create_revision,
+                )
+            )
+        if compare.mod_revision is not None:
+            compares.append(
+                etcdrpc.Compare(
+                    key=key,
+                    target=etcdrpc.Compare.MOD,
+                    result=etcdrpc.Compare.EQUAL,
+                    mod_revision=compare.mod_revision,
+                )
+            )
     operations = [
         etcdrpc.RequestOp(
             request_put=etcdrpc.PutRequest(

@@ -1,0 +1,283 @@
+"""The agent's event loop: events into the shared state machines, their effects into the world.
+
+Events are taken one after the other. An effect that takes time is begun and answers with an event
+of its own, except `StopTrainers`: what follows it in a list must not begin before it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+from castor_configs.atomic import write_text
+from castor_policy.agents.documents import JobSpec, persist_key
+from castor_policy.agents.messages import (
+    TICK_S,
+    AskPersist,
+    Campaign,
+    Effect,
+    Exit,
+    Fetch,
+    Finalise,
+    Forget,
+    Inspect,
+    Keep,
+    Log,
+    Offer,
+    PeersAnswered,
+    Persist,
+    PingPeers,
+    PlanChanged,
+    Redundant,
+    Report,
+    ReportChanged,
+    RequestMachine,
+    RootChanged,
+    StartTrainers,
+    StopTrainers,
+    StoreLost,
+    Tick,
+    Verify,
+    WritePlan,
+)
+from castor_policy.agents.root import Root
+from castor_policy.agents.worker import Worker
+from castor_policy.events import EventKind
+from castor_policy.store import Store, StoreUnavailableError
+from castor_runtime.agent.event_log import EventLog
+from castor_runtime.agent.host_link import HostLink
+from castor_runtime.agent.machine import Machine
+from castor_runtime.agent.memory import CheckpointMemory
+from castor_runtime.agent.options import AgentOptions
+from castor_runtime.agent.session import StoreSeen, StoreSession
+from castor_runtime.transport import PeerClient, PeerError, PeerServer
+
+HOST_LOST = 3
+"""Exit code of an agent whose trainer host died: whoever supervises it starts it again."""
+
+_PING_TIMEOUT_S = 1.0
+
+
+class Agent:
+    """One life of one agent.
+
+    Args:
+        options: how it was started.
+        spec: the job.
+        store: of the job.
+        host: the trainer host, connected.
+        server_credentials: see `castor_runtime.transport`.
+    """
+
+    def __init__(
+        self,
+        options: AgentOptions,
+        spec: JobSpec,
+        store: Store,
+        host: HostLink,
+        credentials: Any,
+    ) -> None:
+        self._options = options
+        self._spec = spec
+        self._host = host
+        self.incarnation = secrets.token_hex(4)
+        self._events: asyncio.Queue[StoreSeen] = asyncio.Queue()
+        self._log = EventLog(options.folder / "events.jsonl", spec.started_ns)
+        self._memory = CheckpointMemory(spec, options.name)
+        self._client = PeerClient(credentials)
+        self._session = StoreSession(store, spec, options.name, self._events.put_nowait)
+        self._server = PeerServer(
+            options.listen, credentials=credentials, source=self._memory, status=self._status
+        )
+        self._machine = Machine(
+            spec,
+            options.name,
+            options.folder,
+            options.listen,
+            self._memory,
+            host,
+            self._session,
+            self._client,
+            self._log,
+            self._events.put_nowait,
+        )
+        self._worker: Worker | None = None
+        self._root: Root | None = None
+        self._campaigning = False
+        self._exit: Exit | None = None
+        self._written: dict[str, Any] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """Serve until the job ends; return the exit code."""
+        await self._server.start()
+        await self._machine.link.open()
+        self._host.preload(self._spec.script)
+        self._worker = Worker(
+            self._spec,
+            self._options.name,
+            self.incarnation,
+            self._server.address,
+            self._options.standby,
+            time.monotonic(),
+        )
+        self._events.put_nowait(RootChanged(""))
+        self._session.open()
+        ticking = asyncio.create_task(self._tick())
+        try:
+            while self._exit is None:
+                await self._take(await self._events.get())
+                self._write_record()
+            if self._exit.code and self._exit.reason:
+                sys.stderr.write(f"castor: {self._exit.reason}\n")
+            return self._exit.code
+        finally:
+            ticking.cancel()
+            ended = self._exit is not None and self._exit.code != HOST_LOST
+            await self._machine.close(unlink=ended)
+            await self._server.close()
+            await self._session.close()
+            self._log.close()
+
+    def host_lost(self) -> None:
+        """End: the trainers died with their host, and only a new agent has a new one."""
+        self._exit = Exit(HOST_LOST, "the trainer host died")
+        self._events.put_nowait(Tick())
+
+    def _status(self) -> dict[str, Any]:
+        """Return what a ping answers."""
+        worker = self._worker
+        generation = worker.plan.generation if worker and worker.plan else 0
+        return {"agent": self._options.name, "generation": generation}
+
+    # ---- events --------------------------------------------------------------------------------
+
+    async def _take(self, event: StoreSeen) -> None:
+        assert self._worker is not None
+        now_s = time.monotonic()
+        if not isinstance(event, ReportChanged):
+            await self._carry_out(list(self._worker.handle(event, now_s)))
+        if isinstance(event, RootChanged):
+            self._see_root(now_s)
+        if self._root is not None and isinstance(event, PlanChanged | ReportChanged | Tick):
+            await self._carry_out(list(self._root.handle(event, now_s)))
+
+    def _see_root(self, now_s: float) -> None:
+        key = self._session.root()
+        if key is None or not self._session.is_ours(key):
+            self._root = None
+        elif self._root is None or self._root.term != key.create_revision:
+            plan, revision = self._session.plan()
+            reports = self._session.reports()
+            self._root = Root(self._spec, key.create_revision, plan, revision, reports, now_s)
+            self._log.write(
+                EventKind.ROOT_ELECTED,
+                {"agent": self._options.name, "term": key.create_revision},
+            )
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._events.put_nowait(Tick())
+
+    # ---- effects -------------------------------------------------------------------------------
+
+    async def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            await self._do(effect)
+
+    async def _do(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one branch an effect
+        machine = self._machine
+        match effect:
+            case Report(report):
+                self._session.report(replace(report, memory_bytes=self._memory.memory_bytes))
+            case StopTrainers():
+                await machine.stop_trainers()
+            case Inspect(generation, number):
+                await machine.inspect(generation, number)
+            case Keep(iteration):
+                self._memory.keep_only(iteration)
+            case StartTrainers(plan, number):
+                machine.start_trainers(plan, number)
+            case Verify(generation, rank, iteration):
+                machine.verify(generation, rank, iteration)
+            case Fetch():
+                machine.fetch(effect)
+            case Offer():
+                machine.offer(effect)
+            case Redundant(generation):
+                machine.redundant(generation)
+            case Finalise(generation):
+                machine.finalise(generation)
+            case Persist(generation, iteration):
+                machine.persist(generation, iteration)
+            case Forget():
+                machine.forget()
+            case Log(kind, fields):
+                self._log.write(kind, fields)
+            case Exit():
+                self._exit = effect
+            case Campaign():
+                self._spawn(self._run_campaign())
+            case PingPeers(addresses):
+                self._spawn(self._ping(addresses))
+            case WritePlan() | AskPersist() | RequestMachine():
+                self._spawn(self._write_as_root(effect))
+
+    async def _run_campaign(self) -> None:
+        if not self._campaigning:
+            self._campaigning = True
+            try:
+                await self._session.campaign()
+            finally:
+                self._campaigning = False
+
+    async def _ping(self, addresses: Any) -> None:
+        async def ask(machine: int, address: str) -> tuple[int, int] | None:
+            try:
+                answer = await self._client.ping(address, _PING_TIMEOUT_S)
+            except PeerError:
+                return None
+            return machine, int(answer["generation"])
+
+        answers = await asyncio.gather(*(ask(m, a) for m, a in addresses.items()))
+        self._events.put_nowait(PeersAnswered(dict(a for a in answers if a is not None)))
+
+    async def _write_as_root(self, effect: WritePlan | AskPersist | RequestMachine) -> None:
+        root = self._root
+        try:
+            match effect:
+                case WritePlan(term, plan, after):
+                    done = await self._session.write_plan(term, plan, after)
+                case AskPersist(term, iteration):
+                    key = persist_key(self._spec.job)
+                    done = await self._session.write_fenced(term, key, str(iteration))
+                case RequestMachine(term, request):
+                    key = self._session.request_key(request)
+                    done = await self._session.write_fenced(term, key, self._options.name)
+        except StoreUnavailableError:
+            self._events.put_nowait(StoreLost())
+            done = False
+        if not done and isinstance(effect, WritePlan) and root is not None:
+            root.write_failed()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _write_record(self) -> None:
+        """Keep agent.json true: operators and the fault injector find processes by it."""
+        record = {
+            "name": self._options.name,
+            "incarnation": self.incarnation,
+            **self._machine.pids(),
+        }
+        if record != self._written:
+            self._written = record
+            write_text(self._options.folder / "agent.json", json.dumps(record, indent=1))

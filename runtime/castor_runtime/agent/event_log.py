@@ -1,0 +1,34 @@
+"""The event log of one agent and its trainers: a line an event, on the job's clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from castor_policy.events import Event, EventKind, Value
+
+
+class EventLog:
+    """Appends events to a file; each line is written whole, so that readers may follow it.
+
+    Args:
+        path: the file; an earlier life's events stay.
+        started_ns: CLOCK_REALTIME when the job was made, from which all logs of it count.
+    """
+
+    def __init__(self, path: Path, started_ns: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        self._started_ns = started_ns
+
+    def write(
+        self, kind: EventKind, fields: Mapping[str, Value], realtime_ns: int | None = None
+    ) -> None:
+        """Write an event that happened at `realtime_ns`, or now."""
+        at_ns = (time.time_ns() if realtime_ns is None else realtime_ns) - self._started_ns
+        self._file.write(Event(at_ns, kind, fields).to_line().encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,462 @@
+"""This machine's trainers, memory and fetches: what the worker's effects do here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from castor_configs.errors import InputError
+from castor_policy.agents.documents import JobSpec, Plan, layout_prefix
+from castor_policy.agents.messages import (
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Finalised,
+    Inspected,
+    MemoryRefused,
+    Offer,
+    TrainerEnded,
+    TrainerHung,
+    TrainerRefused,
+    TrainerResumed,
+    Verified,
+    WorkerEvent,
+)
+from castor_policy.events import EventKind
+from castor_policy.recovery import Tier
+from castor_runtime.agent.event_log import EventLog
+from castor_runtime.agent.host_link import HostLink
+from castor_runtime.agent.log_tail import last_words
+from castor_runtime.agent.memory import CheckpointMemory, RankLayout
+from castor_runtime.agent.session import StoreSession
+from castor_runtime.agent.trainer_link import TrainerLink
+from castor_runtime.agent.watchdog import Watchdog
+from castor_runtime.arena import ArenaError, ControlBlock
+from castor_runtime.persistent.storage import complete_iterations
+from castor_runtime.transport import (
+    CorruptPartError,
+    PartMissingError,
+    PeerClient,
+    PeerRefusedError,
+    PeerUnreachableError,
+)
+
+_PERSIST_WAIT_S = 3600.0
+
+
+class Machine:
+    """Carries out what the worker decides, and tells it what came of it.
+
+    Args:
+        spec: the job.
+        agent: name of the agent.
+        folder: of the agent, for logs.
+        listen: address at which this machine's first trainer can be met.
+        memory: its checkpoint memory.
+        host: forks the trainers.
+        session: the store, for the parts' layouts.
+        client: fetches from peers.
+        log: the event log.
+        emit: gets the worker's events.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        agent: str,
+        folder: Path,
+        listen: str,
+        memory: CheckpointMemory,
+        host: HostLink,
+        session: StoreSession,
+        client: PeerClient,
+        log: EventLog,
+        emit: Callable[[WorkerEvent], None],
+    ) -> None:
+        self.spec = spec
+        self.memory = memory
+        self.generation = 0
+        self.number: int | None = None
+        self.trainers: dict[int, int] = {}
+        self._agent = agent
+        self._folder = folder
+        self._listen = listen
+        self._host = host
+        self._session = session
+        self._client = client
+        self._log = log
+        self._emit = emit
+        self.link = TrainerLink(spec.job, self._on_message)
+        self.control = ControlBlock.create(spec.job, agent, spec.ranks_per_machine)
+        self._watchdog = Watchdog(spec, self.control, emit)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._offers: dict[int, Offer] = {}
+        self._asked: set[int] = set()
+        self._sections: dict[int, list[dict[str, Any]]] = {}
+        self._templates: dict[int, str] = {}
+        self._redundant = 0
+        self._persisting: set[tuple[int, int]] = set()
+        self._writers: list[int] = []
+        self._fingerprint = ""
+
+    # ---- trainers ------------------------------------------------------------------------------
+
+    async def stop_trainers(self) -> None:
+        """Kill the trainers, and give up what was begun for them."""
+        self._watchdog.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await self._host.kill([*self.trainers.values(), *self._writers])
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.trainers.clear()
+        self._offers.clear()
+        self._asked.clear()
+        self._sections.clear()
+        self._writers.clear()
+
+    def start_trainers(self, plan: Plan, machine: int) -> None:
+        """Fork this machine's trainers of the plan's generation."""
+        self.generation, self.number = plan.generation, machine
+        self._spawn(self._run_trainers(plan, machine))
+
+    async def _run_trainers(self, plan: Plan, machine: int) -> None:
+        await self._host.ready.wait()
+        for local, rank in enumerate(self.spec.ranks_of(machine)):
+            self.control.rank(local).clear()
+            pid = await self._host.start_trainer(
+                rank,
+                self.spec.script,
+                self.spec.arguments,
+                self._environment(plan, machine, local, rank),
+                self._folder / f"rank-{rank}.log",
+            )
+            self.trainers[rank] = pid
+            self._spawn(self._wait_for_end(plan.generation, rank, pid))
+            self._log.write(
+                EventKind.TRAINER_STARTED,
+                {"generation": plan.generation, "rank": rank, "pid": pid},
+            )
+        self._watchdog.watch(plan.generation, dict(self.trainers))
+
+    def _environment(self, plan: Plan, machine: int, local: int, rank: int) -> dict[str, str]:
+        address, _, port = plan.rendezvous.rpartition(":")
+        ranks = self.spec.ranks_per_machine
+        trainer = {
+            "job": self.spec.job,
+            "rank": rank,
+            "machine": machine,
+            "local_rank": local,
+            "generation": plan.generation,
+            "ranks_per_machine": ranks,
+            "replicas": [list(row) for row in self.spec.replicas],
+            "socket": self.link.address,
+            "control": self.control.name,
+            "scheme": self.spec.scheme,
+            "chunk_bytes": self.spec.chunk_bytes,
+            "profile_iterations": self.spec.profile_iterations,
+            "started_ns": self.spec.started_ns,
+        }
+        return {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(self.spec.machines * ranks),
+            "LOCAL_RANK": str(local),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "NODE_RANK": str(machine),
+            "MASTER_ADDR": address,
+            "MASTER_PORT": port,
+            "PYTHONUNBUFFERED": "1",
+            "CASTOR_TRAINER": json.dumps(trainer),
+        }
+
+    async def _wait_for_end(self, generation: int, rank: int, pid: int) -> None:
+        code = await self._host.ended(pid)
+        said = last_words(self._folder / f"rank-{rank}.log") if code > 0 else ""
+        self._emit(TrainerEnded(generation, rank, code, said))
+
+    async def _on_message(self, generation: int, rank: int, message: dict[str, Any]) -> None:
+        if generation != self.generation:
+            return
+        match message["op"]:
+            case "layout":
+                self._sections[rank] = message["sections"]
+                self._templates[rank] = message.get("template") or ""
+                self._spawn(self._prepare(generation, rank, message))
+            case "resumed":
+                iteration, seconds = int(message["iteration"]), message.get("seconds") or {}
+                self._log.write(
+                    EventKind.RESUMED,
+                    {"generation": generation, "rank": rank, "iteration": iteration, **seconds},
+                )
+                self._emit(TrainerResumed(generation, rank))
+            case "corrupt":
+                self.memory.mark_corrupt(rank, int(message["iteration"]))
+                self._offers.pop(rank, None)
+                self._asked.add(rank)
+                self._emit(TrainerRefused(generation, rank))
+            case "event":
+                self._log_event(generation, rank, message)
+            case _:
+                pass
+
+    def _log_event(self, generation: int, rank: int, message: Mapping[str, Any]) -> None:
+        kind = str(message["kind"])
+        if kind in EventKind.__members__.values():
+            fields = {"generation": generation, "rank": rank, **message["fields"]}
+            self._log.write(EventKind(kind), fields, int(message["time_ns"]))
+
+    # ---- memory --------------------------------------------------------------------------------
+
+    async def _prepare(self, generation: int, rank: int, message: Mapping[str, Any]) -> None:
+        """Have memory for what this trainer will checkpoint, then let it load."""
+        layout = RankLayout.from_message(message)
+        known = await self._publish(layout)
+        if known != layout:
+            self._emit(
+                MemoryRefused(
+                    generation,
+                    f"rank {rank} trains another model than the job's first trainers did: its "
+                    f"part is {layout.data_bytes} bytes of {layout.fingerprint}, theirs was "
+                    f"{known.data_bytes} bytes of {known.fingerprint}; start a new job for it",
+                )
+            )
+            return
+        if self.number is not None and await self._hold(generation, self.number, wait=True):
+            self._asked.add(rank)
+            self._answer(rank)
+
+    async def _publish(self, layout: RankLayout) -> RankLayout:
+        rank = str(layout.rank)
+        if rank not in self._session.layouts():
+            key = layout_prefix(self.spec.job) + rank
+            await self._session.write_once(key, layout.to_json())
+        while rank not in self._session.layouts():
+            await self._session.wait_for_change()
+        return RankLayout.from_message(json.loads(self._session.layouts()[rank]))
+
+    async def _hold(self, generation: int, machine: int, *, wait: bool) -> bool:
+        """Take the memory that belongs to `machine`; False if sizes are not known, or refused."""
+        needed = {str(rank) for rank in self.spec.ranks_held_by(machine)}
+        while not needed <= set(self._session.layouts()):
+            if not wait:
+                return False
+            await self._session.wait_for_change()
+        layouts = {
+            int(rank): RankLayout.from_message(json.loads(text))
+            for rank, text in self._session.layouts().items()
+        }
+        self._fingerprint = layouts[0 if 0 in layouts else min(layouts)].fingerprint
+        before = self.memory.segments()
+        try:
+            self.memory.hold(machine, layouts)
+        except (InputError, ArenaError) as error:
+            self._emit(MemoryRefused(generation, str(error)))
+            return False
+        if self.memory.segments() != before:
+            await self.memory.touch()
+        return True
+
+    async def inspect(self, generation: int, machine: int) -> None:
+        """Tell the worker what is held here; trainers must be dead."""
+        self.generation, self.number = generation, machine
+        await self._hold(generation, machine, wait=False)
+        held = self.memory.holdings()
+        self._emit(Inspected(generation, held, self._persistent(), self._free_address()))
+
+    def _persistent(self) -> tuple[int, ...]:
+        if not self.spec.persist:
+            return ()
+        return complete_iterations(Path(self.spec.persist), self._fingerprint or None)
+
+    def _free_address(self) -> str:
+        """Return an address for the trainers' rendezvous; new for each generation."""
+        with socket.socket() as probe:
+            probe.bind((self._listen, 0))
+            host, port = probe.getsockname()
+        return f"{host}:{port}"
+
+    def verify(self, generation: int, rank: int, iteration: int) -> None:
+        """Read a part against its checksums."""
+
+        async def work() -> None:
+            intact = await self.memory.verify(rank, iteration)
+            self._emit(Verified(generation, rank, intact))
+
+        self._spawn(work())
+
+    def fetch(self, effect: Fetch) -> None:
+        """Fetch a part from a peer into own memory."""
+        self._spawn(self._fetch(effect))
+
+    async def _fetch(self, effect: Fetch) -> None:
+        began_s = time.monotonic()
+        try:
+            writing = self.memory.replica(effect.rank).begin(
+                effect.iteration, effect.generation, None
+            )
+            got = await self._client.fetch(
+                effect.address,
+                effect.rank,
+                effect.iteration,
+                bytes.fromhex(self._fingerprint),
+                writing,
+            )
+        except (
+            PeerUnreachableError,
+            PartMissingError,
+            CorruptPartError,
+            PeerRefusedError,
+            ArenaError,
+        ) as error:
+            reason = f"machine {effect.source}: {error}"
+            self._emit(FetchFailed(effect.generation, effect.rank, effect.source, reason))
+            return
+        seconds = time.monotonic() - began_s
+        self._emit(Fetched(effect.generation, effect.rank, effect.source, got.bytes, seconds))
+
+    def offer(self, effect: Offer) -> None:
+        """Let a trainer load, as soon as it asks."""
+        rank = effect.rank
+        self._offers[rank] = effect
+        if effect.tier in (Tier.STORAGE, Tier.SCRATCH):
+            self._log.write(
+                EventKind.RETRIEVED,
+                {
+                    "generation": effect.generation,
+                    "rank": rank,
+                    "machine": self.number,
+                    "own": True,
+                    "iteration": effect.iteration,
+                    "source": effect.tier,
+                    "bytes": 0,
+                    "seconds": 0.0,
+                },
+            )
+        self._answer(rank)
+
+    def _answer(self, rank: int) -> None:
+        offer = self._offers.get(rank)
+        if offer is None or rank not in self._asked:
+            return
+        self._asked.discard(rank)
+        message = {
+            "op": "load",
+            "generation": offer.generation,
+            "iteration": offer.iteration,
+            "tier": offer.tier,
+            "path": self.spec.persist if offer.tier == Tier.STORAGE else None,
+            "segments": {str(r): name for r, name in self.memory.segments().items()},
+        }
+        self.link.tell(offer.generation, rank, message)
+        if self._redundant == offer.generation:
+            self.link.tell(offer.generation, rank, {"op": "redundant"})
+
+    def redundant(self, generation: int) -> None:
+        """Let the trainers checkpoint: every replica that belongs here is settled."""
+        self._redundant = generation
+        for rank in self.trainers:
+            self.link.tell(generation, rank, {"op": "redundant"})
+
+    def finalise(self, generation: int) -> None:
+        """Write the digests of the final state."""
+
+        async def work() -> None:
+            assert self.number is not None
+            iteration, digests = await self.memory.final_digests(self.number)
+            final = {"iteration": iteration, "sha256": {str(r): d for r, d in digests.items()}}
+            (self._folder / "final.json").write_text(json.dumps(final), encoding="utf-8")
+            self._emit(Finalised(generation))
+
+        self._spawn(work())
+
+    def persist(self, generation: int, iteration: int) -> None:
+        """Have this machine's parts of `iteration` written to persistent storage."""
+        if self.number is None or (generation, iteration) in self._persisting:
+            return
+        self._persisting.add((generation, iteration))
+        self._spawn(self._persist(generation, iteration, self.number))
+
+    async def _persist(self, generation: int, iteration: int, machine: int) -> None:
+        ranks = self.spec.ranks_of(machine)
+        while not all(rank in self._sections for rank in ranks):
+            await asyncio.sleep(1.0)  # trainers of this generation have yet to say what they have
+        began_s = time.monotonic()
+        segments = self.memory.segments()
+        order = {
+            "folder": self.spec.persist,
+            "attempt": {
+                "job": self.spec.job,
+                "fingerprint": self._fingerprint,
+                "iteration": iteration,
+                "generation": generation,
+                "world_size": self.spec.machines * self.spec.ranks_per_machine,
+            },
+            "parts": [
+                {
+                    "rank": rank,
+                    "segment": segments[rank],
+                    "template": self._templates[rank],
+                    "sections": self._sections[rank],
+                }
+                for rank in ranks
+            ],
+            "wait_s": _PERSIST_WAIT_S,
+            "keep": self.spec.persist_keep,
+        }
+        log = self._folder / "persist.log"
+        pid = await self._host.start_call(
+            f"persist {generation} {iteration}",
+            "castor_runtime.persistent.machine_share:write",
+            {"order": json.dumps(order)},
+            log,
+        )
+        self._writers.append(pid)
+        code = await self._host.ended(pid)
+        self._writers.remove(pid)
+        fields = {"machine": machine, "iteration": iteration, "generation": generation}
+        seconds = time.monotonic() - began_s
+        if code == 0:
+            self._log.write(EventKind.PERSISTED, {**fields, "seconds": seconds})
+        else:
+            # The next one comes in time; training does not depend on this one.
+            print(f"iteration {iteration} was not persisted: {last_words(log)}", file=sys.stderr)
+
+    def forget(self) -> None:
+        """Give the checkpoint memory back."""
+        self.number = None
+        self.memory.forget()
+
+    async def close(self, *, unlink: bool) -> None:
+        """End everything that runs here; with `unlink` the checkpoint memory too."""
+        await self.stop_trainers()
+        await self.link.close()
+        self.memory.close(unlink=unlink)
+        self.control.close(unlink=unlink)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._emit(TrainerHung(self.generation, -1, f"agent: {type(error).__name__}: {error}"))
+
+    def pids(self) -> dict[str, Any]:
+        """Return what `agent.json` says of this machine."""
+        return {
+            "pid": os.getpid(),
+            "host_pid": self._host.pid,
+            "trainers": {str(rank): pid for rank, pid in self.trainers.items()},
+            "generation": self.generation,
+            "machine": self.number,
+            "segments": {str(r): name for r, name in self.memory.segments().items()},
+            "control": self.control.name,
+        }

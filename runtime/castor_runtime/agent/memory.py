@@ -1,0 +1,196 @@
+"""The agent's checkpoint memory in the job's terms: which parts are here, and which are whole."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from castor_policy.agents.documents import JobSpec
+from castor_runtime.arena import (
+    Arena,
+    IterationMissingError,
+    JobLock,
+    PartLayout,
+    Replica,
+    Snapshot,
+)
+from castor_runtime.transport import PartMissingError
+
+_TOUCH_THREADS = max(1, min(8, (os.cpu_count() or 2) // 2))
+_VERIFY_THREADS = max(1, min(4, (os.cpu_count() or 2) // 2))
+
+
+@dataclass(frozen=True, slots=True)
+class RankLayout:
+    """Size of a rank's part and what it is of, as its first trainer told: the same on all ranks.
+
+    Attributes:
+        rank: the rank.
+        data_bytes: its flat states.
+        meta_bytes: room for everything else.
+        chunk_bytes: size of a chunk.
+        fingerprint: 32 hex digits of job, topology and layout; of all ranks together.
+    """
+
+    rank: int
+    data_bytes: int
+    meta_bytes: int
+    chunk_bytes: int
+    fingerprint: str
+
+    @property
+    def part(self) -> PartLayout:
+        """The layout of its segment."""
+        return PartLayout(self.rank, self.data_bytes, self.meta_bytes, self.chunk_bytes)
+
+    def to_json(self) -> str:
+        """Return it as it stands in the store."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}, sort_keys=True)
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> RankLayout:
+        """Read a trainer's "layout" or a document in the store."""
+        return cls(
+            rank=int(message["rank"]),
+            data_bytes=int(message["data_bytes"]),
+            meta_bytes=int(message["meta_bytes"]),
+            chunk_bytes=int(message["chunk_bytes"]),
+            fingerprint=str(message["fingerprint"]),
+        )
+
+
+class CheckpointMemory:
+    """The parts that one agent holds; the source from which its peers fetch.
+
+    Args:
+        spec: the job.
+        agent: name of the agent; a later life of it finds the same memory again.
+    """
+
+    def __init__(self, spec: JobSpec, agent: str) -> None:
+        self._spec = spec
+        self._agent = agent
+        self._lock = JobLock(spec.job)
+        self._arena: Arena | None = None
+        self._touched: asyncio.Task[None] | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it has taken."""
+        return self._arena.memory_bytes if self._arena else 0
+
+    def segments(self) -> dict[int, str]:
+        """Return the segments' names by rank."""
+        return self._arena.segments() if self._arena else {}
+
+    def hold(self, machine: int, layouts: Mapping[int, RankLayout]) -> None:
+        """Hold what belongs on `machine`, and nothing else; what is here already stays.
+
+        Raises:
+            InputError: it does not fit; the message has the table.
+            ForeignCheckpointError: memory of that name belongs to another job or topology.
+            KeyError: a layout is missing.
+        """
+        wanted = [layouts[rank] for rank in self._spec.ranks_held_by(machine)]
+        fingerprint = bytes.fromhex(wanted[0].fingerprint)
+        if self._arena is None:
+            self._arena = Arena(self._spec.job, self._agent, fingerprint)
+        ranks = {layout.rank for layout in wanted}
+        self._arena.remove_parts([r for r in self._arena.ranks if r not in ranks])
+        self._arena.add_parts(
+            [layout.part for layout in wanted], limit_bytes=self._spec.memory_limit_bytes or None
+        )
+
+    async def touch(self) -> None:
+        """Fault all of it in, once; a page fault during training costs seconds a GiB."""
+        if self._arena is not None:
+            await asyncio.to_thread(self._arena.touch, threads=_TOUCH_THREADS)
+
+    def holdings(self) -> dict[int, tuple[int, ...]]:
+        """Return for each rank the iterations that are complete here."""
+        return {r: tuple(sorted(self._replica(r).offered())) for r in self._ranks()}
+
+    def keep_only(self, iteration: int | None) -> None:
+        """Invalidate what is of another iteration."""
+        for rank in self._ranks():
+            self._replica(rank).keep_only(iteration)
+
+    async def verify(self, rank: int, iteration: int) -> bool:
+        """Read a part against its checksums; a bad one is never offered again."""
+        replica = self._replica(rank)
+        try:
+            bad = await asyncio.to_thread(replica.verify, iteration, _VERIFY_THREADS)
+        except IterationMissingError:
+            return False
+        if bad:
+            replica.mark_corrupt(iteration)
+        return not bad
+
+    def mark_corrupt(self, rank: int, iteration: int) -> None:
+        """See to it that this copy is never offered again."""
+        self._replica(rank).mark_corrupt(iteration)
+
+    def replica(self, rank: int) -> Replica:
+        """Return the part of `rank`.
+
+        Raises:
+            PartMissingError: it is not held here.
+        """
+        return self._replica(rank)
+
+    def open(self, rank: int, iteration: int) -> Snapshot:
+        """Return a complete part for a peer that asks for it.
+
+        Raises:
+            PartMissingError: it is not here, or not complete.
+        """
+        try:
+            return self._replica(rank).snapshot(iteration)
+        except IterationMissingError as error:
+            raise PartMissingError(str(error)) from error
+
+    async def final_digests(self, machine: int) -> tuple[int, dict[int, str]]:
+        """Return the newest iteration whole on `machine`, and SHA-256 of each of its ranks' data.
+
+        Raises:
+            LookupError: there is no iteration that all its ranks have.
+        """
+        ranks = self._spec.ranks_of(machine)
+        common = set.intersection(*(set(self._replica(rank).offered()) for rank in ranks))
+        if not common:
+            raise LookupError(f"machine {machine} holds no complete iteration of its ranks")
+        iteration = max(common)
+        return iteration, {
+            rank: await asyncio.to_thread(_sha256, self._replica(rank).snapshot(iteration))
+            for rank in ranks
+        }
+
+    def forget(self) -> None:
+        """Give the memory back; the job may still come to need this agent."""
+        if self._arena is not None:
+            self._arena.close(unlink=True)
+            self._arena = None
+
+    def close(self, *, unlink: bool) -> None:
+        """Let go of it; with `unlink` the memory is gone."""
+        if self._arena is not None:
+            self._arena.close(unlink=unlink)
+            self._arena = None
+        self._lock.close()
+
+    def _ranks(self) -> tuple[int, ...]:
+        return self._arena.ranks if self._arena else ()
+
+    def _replica(self, rank: int) -> Replica:
+        if self._arena is None or rank not in self._arena.ranks:
+            raise PartMissingError(f"agent {self._agent} holds no part of rank {rank}")
+        return self._arena.replica(rank)
+
+
+def _sha256(snapshot: Snapshot) -> str:
+    return hashlib.sha256(snapshot.data).hexdigest()

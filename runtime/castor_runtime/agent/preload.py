@@ -1,0 +1,79 @@
+"""What a trainer would spend seconds to import, imported before there is a failure.
+
+DeepSpeed 0.19 imports most of what `deepspeed.initialize` needs only inside it: 4.7 s of the 5 s
+that it takes for a small model on two cores (docs/recovery.md). A trainer that is forked from a
+process with all of it at hand starts in milliseconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import sys
+from pathlib import Path
+
+MODULES = (
+    "torch",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "torch.distributed.fsdp",
+    "deepspeed",
+    "deepspeed.comm.torch",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.zero.stage3",
+    "castor_runtime.trainer.checkpointer",
+)
+
+
+def preload(script: Path | None = None) -> None:
+    """Import what every DeepSpeed trainer needs, and what `script` imports at its top.
+
+    Nothing here may start a thread or touch a GPU: the process is forked afterwards. An import of
+    the script's that fails is left to the trainer, which will say so in its own log.
+    """
+    # Asking CUDA's runtime for devices would make every forked child unable to use them.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import torch  # noqa: PLC0415 - after the variable that it reads
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name in MODULES:
+        importlib.import_module(name)
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        _keep_to_the_network()
+    if script is not None:
+        _import_as(script)
+
+
+def _keep_to_the_network() -> None:
+    """Switch off DeepSpeed's shared-memory collectives of CPUs.
+
+    They would be compiled at the first start, need a compiler, and take ranks of one computer for
+    one machine, which they are not where machines are emulated.
+    """
+    import deepspeed.comm.torch as backend  # noqa: PLC0415 - imports torch
+
+    backend.build_shm_op = lambda: None
+
+
+def _import_as(script: Path) -> None:
+    try:
+        tree = ast.parse(script.read_bytes(), filename=str(script))
+    except (OSError, SyntaxError, ValueError):
+        return
+    sys.path.insert(0, str(script.resolve().parent))
+    try:
+        for node in tree.body:
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names = [node.module]
+            for name in names:
+                try:
+                    importlib.import_module(name)
+                except Exception:  # noqa: BLE001, S112 - the trainer will say it
+                    continue
+    finally:
+        sys.path.pop(0)
