@@ -425,7 +425,7 @@ class Machine:
             self._log.write(EventKind.PERSISTED, {**fields, "seconds": seconds})
         else:
             # The next one comes in time; training does not depend on this one.
-            print(f"iteration {iteration} was not persisted: {last_words(log)}", file=sys.stderr)
+            sys.stderr.write(f"iteration {iteration} was not persisted: {last_words(log)}\n")
 
     def forget(self) -> None:
         """Give the checkpoint memory back."""
