@@ -149,6 +149,7 @@ class Plan(_Document):
         addresses: for each machine the address of its agent's checkpoint server.
         rendezvous: host:port at which the trainers of this generation meet.
         attempts: generations since the last one that finished an iteration.
+        thorough: a source was found bad: what is offered now is read against its checksums first.
     """
 
     generation: int
@@ -163,6 +164,7 @@ class Plan(_Document):
     addresses: tuple[str, ...] = ()
     rendezvous: str = ""
     attempts: int = 0
+    thorough: bool = False
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:

@@ -235,10 +235,14 @@ class StopTrainers:
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """Look at own memory and at storage; answer with `Inspected`."""
+    """Look at own memory and at storage; answer with `Inspected`.
+
+    `thorough`: read every part against its checksums, and do not offer what does not match.
+    """
 
     generation: int
     machine: int
+    thorough: bool = False
 
 
 @dataclass(frozen=True, slots=True)

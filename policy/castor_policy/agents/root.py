@@ -309,6 +309,7 @@ class Root:
             incarnations=plan.incarnations,
             reason=reason,
             attempts=attempts,
+            thorough=any(report.kind == "corrupt" for report in failed),
         )
         # Machines are filled in the same write: with a standby at hand there is one round only.
         filled, filling = self._fill(next_plan, float("-inf"))

@@ -260,7 +260,7 @@ class Worker:
         self.generation, self.machine = plan.generation, machine
         self._inspected, self._parts = None, None
         self._resumed, self._ended = set(), set()
-        return [StopTrainers(), Inspect(plan.generation, machine)]
+        return [StopTrainers(), Inspect(plan.generation, machine, plan.thorough)]
 
     def _gathered(self, inspected: Inspected) -> list[WorkerEffect]:
         self._inspected = inspected

@@ -198,8 +198,8 @@ class Agent:
                 self._session.report(replace(report, memory_bytes=self._memory.memory_bytes))
             case StopTrainers():
                 await machine.stop_trainers()
-            case Inspect(generation, number):
-                await machine.inspect(generation, number)
+            case Inspect(generation, number, thorough):
+                await machine.inspect(generation, number, thorough=thorough)
             case Keep(iteration):
                 self._memory.keep_only(iteration)
             case StartTrainers(plan, number):

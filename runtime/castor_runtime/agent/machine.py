@@ -259,13 +259,21 @@ class Machine:
             self._emit(MemoryRefused(generation, str(error)))
             return False
         if self.memory.segments() != before:
-            await self.memory.touch()
+            touching = asyncio.create_task(self.memory.touch())
+            if wait:
+                await touching
+            else:
+                self._keep(touching)  # a fetch is under way at once, and touches as it goes
         return True
 
-    async def inspect(self, generation: int, machine: int) -> None:
+    async def inspect(self, generation: int, machine: int, *, thorough: bool) -> None:
         """Tell the worker what is held here; trainers must be dead."""
         self.generation, self.number = generation, machine
         await self._hold(generation, machine, wait=False)
+        if thorough:
+            for rank, iterations in self.memory.holdings().items():
+                for iteration in iterations:
+                    await self.memory.verify(rank, iteration)
         held = self.memory.holdings()
         self._emit(Inspected(generation, held, self._persistent(), self._free_address()))
 
@@ -440,7 +448,9 @@ class Machine:
         self.control.close(unlink=unlink)
 
     def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+        self._keep(asyncio.create_task(work))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
