@@ -122,6 +122,14 @@ def test_an_unreadable_segment_goes_when_no_job_can_own_it(folder: Path) -> None
     assert names(folder) == []
 
 
+def test_the_last_to_go_takes_the_lock_file_along(folder: Path) -> None:
+    with JobLock("job", folder=folder):
+        with JobLock("job", folder=folder):
+            pass
+        assert names(folder) == ["castor-job.lock"]
+    assert names(folder) == []
+
+
 def test_what_is_not_ours_stays(folder: Path) -> None:
     (folder / "other-r0").write_bytes(b"")
     (folder / "castor-notes").write_bytes(b"")

@@ -43,13 +43,16 @@ class JobLock:
     def __init__(self, job: str, *, folder: Path = SHARED_MEMORY) -> None:
         check_name("job", job)
         self.job = job
+        self._folder = folder
         self._descriptor: int | None = _lock(_lock_path(folder, job), fcntl.LOCK_SH)
 
     def close(self) -> None:
-        """Give the lock up; its file stays until `remove_dead`."""
+        """Give the lock up; the last of the job's holders removes its file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+            with _exclusive(self._folder, self.job):
+                return
 
     def __enter__(self) -> Self:
         return self
