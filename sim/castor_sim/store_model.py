@@ -200,13 +200,13 @@ class StoreModel:
         """
         self._enter(now_s)
         require_watch(prefix, from_revision)
-        if from_revision <= self._compacted:
-            raise StoreUnavailableError(f"revision {from_revision} is compacted; read again")
+        if from_revision < self._compacted:
+            raise StoreUnavailableError(f"revision {from_revision} was compacted; read again")
         first = bisect_left(self._revisions, from_revision)
         return [event for event in self._events[first:] if event.key.startswith(prefix)]
 
     def compact(self, revision: int) -> None:
-        """Forget what happened up to `revision`, included; keys as they stand are not touched.
+        """Forget what happened before `revision`; keys as they stand are not touched.
 
         Raises:
             ValueError: the revision is yet to come.
@@ -214,7 +214,7 @@ class StoreModel:
         if revision > self._revision:
             raise ValueError(f"compact at most up to the revision {self._revision}: {revision}")
         self._compacted = max(self._compacted, revision)
-        kept = bisect_left(self._revisions, self._compacted + 1)
+        kept = bisect_left(self._revisions, self._compacted)
         del self._events[:kept]
         del self._revisions[:kept]
 

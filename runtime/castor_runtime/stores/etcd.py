@@ -65,11 +65,11 @@ class EtcdStore:
         if not timeout_s > 0:
             raise ValueError(f"a call needs a positive time: timeout_s = {timeout_s}")
         self._endpoints = [EtcdEndpoint(host, port) for host, port in endpoints]
-        self._current = 0
         self._timeout_s = timeout_s
-        self._streams: dict[EtcdEndpoint, list[_WatchStream]] = {
-            endpoint: [] for endpoint in self._endpoints
-        }
+        # Goes up with each failure of the member that is current; the calls and watches that were
+        # begun in one turn and fail together then count as one failure.
+        self._turn = 0
+        self._streams: list[_WatchStream] = []
         self._closed = False
 
     async def grant(self, ttl_s: float) -> int:
@@ -122,9 +122,8 @@ class EtcdStore:
         """See `Store.watch`."""
         require_watch(prefix, from_revision)
         self._require_open()
-        endpoint = self._endpoints[self._current]
-        stream = _WatchStream(endpoint, prefix, from_revision)
-        self._streams[endpoint].append(stream)
+        turn, stream = self._turn, _WatchStream(self._current(), prefix, from_revision)
+        self._streams.append(stream)
         try:
             # A connection that hangs would else keep us waiting for the events of a watch that
             # was never made.
@@ -132,18 +131,18 @@ class EtcdStore:
             while True:
                 yield await stream.next()
         except StoreUnavailableError:
-            self._avoid(endpoint)
+            if stream.lost:
+                self._avoid(turn)
             raise
         finally:
             stream.cancel()
-            self._streams[endpoint].remove(stream)
+            self._streams.remove(stream)
 
     async def close(self) -> None:
         """See `Store.close`; ends watches with StoreUnavailableError."""
         self._closed = True
-        for streams in self._streams.values():
-            for stream in streams:
-                stream.fail("the store was closed")
+        for stream in self._streams:
+            stream.fail("the store was closed")
         for endpoint in self._endpoints:
             endpoint.close()
 
@@ -167,7 +166,7 @@ class EtcdStore:
             ValueError: etcd can't take such a request, ever.
         """
         self._require_open()
-        endpoint = self._endpoints[self._current]
+        turn, endpoint = self._turn, self._current()
         call = endpoint.begin(request, timeout_s)
         await _done(call)
         code = call.code()
@@ -178,15 +177,19 @@ class EtcdStore:
             raise LeaseLostError(message)
         if code is StatusCode.INVALID_ARGUMENT:
             raise ValueError(message)
-        self._avoid(endpoint)
+        self._avoid(turn)
         raise StoreUnavailableError(message)
 
-    def _avoid(self, endpoint: EtcdEndpoint) -> None:
-        """Take the next member from now on; watches of this one may have died unheard: end them."""
-        if not self._closed and endpoint is self._endpoints[self._current]:
-            self._current = (self._current + 1) % len(self._endpoints)
-            for stream in self._streams[endpoint]:
-                stream.fail(f"etcd at {endpoint.name} did not answer another call")
+    def _current(self) -> EtcdEndpoint:
+        return self._endpoints[self._turn % len(self._endpoints)]
+
+    def _avoid(self, turn: int) -> None:
+        """Take the next member, and end the watches of this one: they may have died unheard."""
+        if not self._closed and turn == self._turn:
+            name = self._current().name
+            self._turn += 1
+            for stream in self._streams:
+                stream.fail(f"etcd at {name} did not answer")
 
     def _require_open(self) -> None:
         if self._closed:
@@ -214,6 +217,8 @@ class _WatchStream:
     """One watch on one member: a thread reads the stream and hands batches to the event loop."""
 
     def __init__(self, endpoint: EtcdEndpoint, prefix: str, from_revision: int) -> None:
+        self.lost = False
+        """Whether the member failed it, rather than we."""
         self._name = endpoint.name
         self._loop = asyncio.get_running_loop()
         self._batches: asyncio.Queue[list[StoreEvent] | StoreUnavailableError] = asyncio.Queue()
@@ -229,6 +234,7 @@ class _WatchStream:
         try:
             await asyncio.wait_for(self._is_created.wait(), timeout_s)
         except TimeoutError:
+            self.lost = True
             raise StoreUnavailableError(f"etcd at {self._name} made no watch in time") from None
 
     async def next(self) -> list[StoreEvent]:
@@ -259,8 +265,10 @@ class _WatchStream:
             reason = "ended the watch"
         except RpcError as error:
             reason = f"{error.code().name}: {error.details()}"
-        self._ended.set()
-        self._call_loop(self._put, StoreUnavailableError(f"etcd at {self._name}: {reason}"))
+        if not self._ended.is_set():
+            self.lost = True
+            self._ended.set()
+            self._call_loop(self._put, StoreUnavailableError(f"etcd at {self._name}: {reason}"))
 
     def _hand_over(self, response: Any) -> None:
         if response.canceled:

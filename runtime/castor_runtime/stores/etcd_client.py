@@ -49,7 +49,7 @@ with _python_protobuf():
     import grpc  # type: ignore[import-untyped]  # ships no types
     from etcd3 import Etcd3Client, etcdrpc
 
-__all__ = ["EtcdEndpoint", "RpcError", "StatusCode", "etcdrpc", "prefix_range"]
+__all__ = ["Etcd3Client", "EtcdEndpoint", "RpcError", "StatusCode", "etcdrpc", "prefix_range"]
 
 RpcError = grpc.RpcError
 StatusCode = grpc.StatusCode
