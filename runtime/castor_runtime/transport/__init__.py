@@ -1,0 +1,43 @@
+"""Parts of a checkpoint from one agent's memory into another's, over TCP.
+
+A `PeerServer` offers the parts that its agent holds; a `PeerClient` fetches one straight into the
+checkpoint memory that it shall live in. Every connection is authenticated both ways (`JobSecret` or
+`MutualTls`), every chunk is verified when it arrives, and a fetch outlives dropped connections.
+
+From here outwards: `wire` (frames and their seals), `channel` (one authenticated connection),
+`fetching` (what several streams of one fetch share), `client`, `turns` (who may send), `server`.
+"""
+
+from __future__ import annotations
+
+from castor_runtime.transport.client import FetchStats, PeerClient
+from castor_runtime.transport.credentials import Credentials, JobSecret, MutualTls
+from castor_runtime.transport.errors import (
+    CorruptPartError,
+    PartMissingError,
+    PeerError,
+    PeerRefusedError,
+    PeerUnreachableError,
+)
+from castor_runtime.transport.parts import PartSource, ReadablePart, WritablePart
+from castor_runtime.transport.server import PeerServer, ServerLimits
+from castor_runtime.transport.timeouts import Timeouts
+
+__all__ = [
+    "CorruptPartError",
+    "Credentials",
+    "FetchStats",
+    "JobSecret",
+    "MutualTls",
+    "PartMissingError",
+    "PartSource",
+    "PeerClient",
+    "PeerError",
+    "PeerRefusedError",
+    "PeerServer",
+    "PeerUnreachableError",
+    "ReadablePart",
+    "ServerLimits",
+    "Timeouts",
+    "WritablePart",
+]

@@ -1,0 +1,313 @@
+"""One authenticated connection between two agents, for one thread at a time.
+
+Sockets block here, in threads of the transport's own, because receiving into place, digesting and
+sending all release the interpreter's lock: the agent's event loop stays free, and several streams
+use several cores. Every wait has a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+from castor_runtime.transport.credentials import Credentials
+from castor_runtime.transport.errors import BrokenFrameError, PeerRefusedError
+from castor_runtime.transport.wire import (
+    CONTROL_BYTES,
+    HEADER_BYTES,
+    MAGIC,
+    NONCE_BYTES,
+    PROOF_BYTES,
+    SEAL_BYTES,
+    Challenge,
+    Frame,
+    Kind,
+    Seal,
+)
+
+# What one system call moves. A slice that fits the second-level cache is still there when it is
+# digested; one TLS write must also be repeatable as it was.
+_SLICE_BYTES = 1 << 20
+# A send that gets no byte away for so long waits for its receiver, not for the link.
+_STALL_S = 0.2
+# How much of a refused peer's data is read so that it sees the refusal and not a reset.
+_DRAINED_BYTES = 1 << 16
+
+
+class Channel:
+    """Frames over a connected socket.
+
+    All methods raise OSError (with TimeoutError, ConnectionError, ssl.SSLError) when the
+    connection is lost or a deadline passes; the channel is then of no more use.
+
+    Args:
+        connection: the socket, authenticated.
+        outgoing: seals what is sent.
+        incoming: checks what arrives.
+    """
+
+    def __init__(self, connection: socket.socket, outgoing: Seal, incoming: Seal) -> None:
+        self._connection = connection
+        self._outgoing = outgoing
+        self._incoming = incoming
+
+    def send(self, kind: Kind, body: bytes = b"", *, index: int = 0, timeout_s: float) -> None:
+        """Send a frame with a sealed body; any kind but CHUNK."""
+        frame = Frame(kind, index, len(body))
+        message = self._outgoing.pack(frame) + body + self._outgoing.of_body(body)
+        send_all(self._connection, memoryview(message), _deadline(timeout_s))
+
+    def send_json(self, kind: Kind, document: dict[str, Any], *, timeout_s: float) -> None:
+        """Send a frame whose body is a JSON object.
+
+        Raises:
+            ValueError: it is larger than a peer would read.
+        """
+        body = json.dumps(document).encode()
+        if len(body) > CONTROL_BYTES:
+            raise ValueError(f"{kind.name} of {len(body)} bytes; {CONTROL_BYTES} at most")
+        self.send(kind, body, timeout_s=timeout_s)
+
+    def send_chunk(
+        self,
+        index: int,
+        data: memoryview,
+        digest: int,
+        *,
+        timeout_s: float,
+        on_stall: Callable[[], None],
+    ) -> None:
+        """Send a chunk; `on_stall` is called when the receiver takes nothing for a while."""
+        header = self._outgoing.pack(Frame(Kind.CHUNK, index, len(data), digest))
+        deadline_s = _deadline(timeout_s)
+        send_all(self._connection, memoryview(header), deadline_s, on_stall)
+        send_all(self._connection, data, deadline_s, on_stall)
+
+    def receive(self, *, timeout_s: float) -> Frame:
+        """Return the next frame's header; its body must be received next."""
+        header = receive_exactly(self._connection, HEADER_BYTES, _deadline(timeout_s))
+        return self._incoming.unpack(bytes(header))
+
+    def receive_body(
+        self, frame: Frame, *, limit_bytes: int = CONTROL_BYTES, timeout_s: float
+    ) -> bytes:
+        """Return the body of any frame but a CHUNK.
+
+        Raises:
+            BrokenFrameError: it is larger than `limit_bytes`, of which nothing is read, or does
+                not fit its seal.
+        """
+        if frame.length_bytes > limit_bytes:
+            raise BrokenFrameError(
+                f"a {frame.kind.name} of {frame.length_bytes} bytes, {limit_bytes} at most"
+            )
+        size_bytes = frame.length_bytes + SEAL_BYTES
+        message = receive_exactly(self._connection, size_bytes, _deadline(timeout_s))
+        body = bytes(message[: frame.length_bytes])
+        self._incoming.check_body(body, message[frame.length_bytes :])
+        return body
+
+    def receive_json(self, frame: Frame, *, timeout_s: float) -> dict[str, Any]:
+        """Return the JSON object that is the frame's body.
+
+        Raises:
+            BrokenFrameError: it is none.
+        """
+        body = self.receive_body(frame, timeout_s=timeout_s)
+        try:
+            document = json.loads(body)
+        except ValueError as error:
+            raise BrokenFrameError(f"a {frame.kind.name} that is not JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise BrokenFrameError(f"a {frame.kind.name} that is no JSON object")
+        return document
+
+    def receive_data(self, into: memoryview, *, timeout_s: float) -> None:
+        """Receive the body of a CHUNK into place; its length has been compared before."""
+        receive_into(self._connection, into, _deadline(timeout_s))
+
+
+def connected(address: tuple[str, int], timeout_s: float) -> socket.socket:
+    """Return a connection to a host and port.
+
+    Raises:
+        OSError: there is none within that time.
+    """
+    connection = socket.create_connection(address, timeout=timeout_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def secured_client(
+    connection: socket.socket, context: ssl.SSLContext | None, timeout_s: float
+) -> socket.socket:
+    """Return the connection under TLS if there is a context, else as it is.
+
+    The socket given is then detached. The caller registers the one returned before the handshake.
+    """
+    if context is None:
+        return connection
+    connection.settimeout(timeout_s)
+    return context.wrap_socket(connection, do_handshake_on_connect=False)
+
+
+def secured_server(
+    connection: socket.socket, context: ssl.SSLContext | None, timeout_s: float
+) -> socket.socket:
+    """Return the accepted connection under TLS if there is a context, else as it is."""
+    if context is None:
+        return connection
+    connection.settimeout(timeout_s)
+    return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+
+
+def greet_server(connection: socket.socket, credentials: Credentials, timeout_s: float) -> Channel:
+    """Do the client's part of the handshake.
+
+    Raises:
+        PeerRefusedError: the other side is no agent of this job, or does not take us for one.
+        OSError: the connection is lost or takes too long.
+    """
+    deadline_s = _deadline(timeout_s)
+    try:
+        _handshake_tls(connection, deadline_s)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        send_all(connection, memoryview(MAGIC + nonce), deadline_s)
+        magic = receive_exactly(connection, len(MAGIC), deadline_s)
+        if bytes(magic) != MAGIC:
+            raise PeerRefusedError(
+                "it does not speak this version of Castor's peer protocol, "
+                "or only under TLS; give all agents the same credentials and version"
+            )
+        answer = receive_exactly(connection, NONCE_BYTES + PROOF_BYTES, deadline_s)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        raise
+    except ssl.SSLError as error:
+        raise PeerRefusedError(f"TLS: {error}") from error
+    challenge = Challenge(credentials.handshake_key, nonce, bytes(answer[:NONCE_BYTES]))
+    if not secrets.compare_digest(bytes(answer[NONCE_BYTES:]), challenge.server_proof()):
+        raise PeerRefusedError("it does not know this job's secret")
+    send_all(connection, memoryview(challenge.client_proof()), deadline_s)
+    return Channel(connection, challenge.client_seal(), challenge.server_seal())
+
+
+def greet_client(connection: socket.socket, credentials: Credentials, timeout_s: float) -> Channel:
+    """Do the server's part of the handshake.
+
+    Raises:
+        PeerRefusedError: the other side is no agent of this job.
+        OSError: the connection is lost or takes too long.
+    """
+    deadline_s = _deadline(timeout_s)
+    try:
+        _handshake_tls(connection, deadline_s)
+    except ssl.SSLError as error:
+        raise PeerRefusedError(f"TLS: {error}") from error
+    hello = receive_exactly(connection, len(MAGIC), deadline_s)
+    if bytes(hello) != MAGIC:
+        raise PeerRefusedError("it does not speak this version of Castor's peer protocol")
+    client_nonce = bytes(receive_exactly(connection, NONCE_BYTES, deadline_s))
+    challenge = Challenge(credentials.handshake_key, client_nonce, secrets.token_bytes(NONCE_BYTES))
+    answer = MAGIC + challenge.server_nonce + challenge.server_proof()
+    send_all(connection, memoryview(answer), deadline_s)
+    proof = receive_exactly(connection, PROOF_BYTES, deadline_s)
+    if not secrets.compare_digest(bytes(proof), challenge.client_proof()):
+        raise PeerRefusedError("it does not know this job's secret")
+    return Channel(connection, challenge.server_seal(), challenge.client_seal())
+
+
+def _handshake_tls(connection: socket.socket, deadline_s: float) -> None:
+    if isinstance(connection, ssl.SSLSocket):
+        connection.settimeout(_remaining(deadline_s))
+        connection.do_handshake()
+
+
+def interrupt(connection: socket.socket) -> None:
+    """Wake whichever thread waits on the connection, with an error; safe from another thread."""
+    # Not SSLSocket.shutdown: that drops the encryption under the thread that still reads.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def part_with(connection: socket.socket, timeout_s: float) -> None:
+    """Close after a refusal so that the other side can read why: a reset would overtake it."""
+    deadline_s = _deadline(timeout_s)
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        left_bytes = _DRAINED_BYTES
+        while left_bytes > 0:
+            connection.settimeout(_remaining(deadline_s))
+            received = socket.socket.recv(connection, left_bytes)
+            if not received:
+                break
+            left_bytes -= len(received)
+    connection.close()
+
+
+def send_all(
+    connection: socket.socket,
+    data: memoryview,
+    deadline_s: float,
+    on_stall: Callable[[], None] | None = None,
+) -> None:
+    """Send all of `data` before the deadline (by the monotonic clock).
+
+    Raises:
+        OSError: the connection is lost or the deadline has passed.
+    """
+    sent = 0
+    while sent < len(data):
+        wait_s = _remaining(deadline_s)
+        connection.settimeout(wait_s if on_stall is None else min(wait_s, _STALL_S))
+        with data[sent : sent + _SLICE_BYTES] as piece:
+            try:
+                sent += connection.send(piece)
+            except TimeoutError:
+                # The loop ends by the deadline; TLS asks that the same piece be sent again.
+                if on_stall is not None:
+                    on_stall()
+
+
+def receive_into(connection: socket.socket, into: memoryview, deadline_s: float) -> None:
+    """Fill `into` before the deadline (by the monotonic clock).
+
+    Raises:
+        OSError: the connection is lost or the deadline has passed.
+    """
+    received = 0
+    while received < len(into):
+        connection.settimeout(_remaining(deadline_s))
+        with into[received : received + _SLICE_BYTES] as piece:
+            count = connection.recv_into(piece)
+        if not count:
+            raise ConnectionResetError("the connection was closed by the peer")
+        received += count
+
+
+def receive_exactly(connection: socket.socket, size_bytes: int, deadline_s: float) -> bytearray:
+    """Return the next bytes; the caller has bounded their number.
+
+    Raises:
+        OSError: the connection is lost or the deadline has passed.
+    """
+    message = bytearray(size_bytes)
+    with memoryview(message) as into:
+        receive_into(connection, into, deadline_s)
+    return message
+
+
+def _deadline(timeout_s: float) -> float:
+    return time.monotonic() + timeout_s
+
+
+def _remaining(deadline_s: float) -> float:
+    remaining_s = deadline_s - time.monotonic()
+    if remaining_s <= 0:
+        raise TimeoutError("the peer was silent for too long")
+    return remaining_s

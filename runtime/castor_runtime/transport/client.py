@@ -1,0 +1,218 @@
+"""Fetches parts from peers, and asks how they are."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from castor_runtime.transport.credentials import Credentials
+from castor_runtime.transport.errors import PeerRefusedError, PeerUnreachableError
+from castor_runtime.transport.fetching import Fetching, PartRequest
+from castor_runtime.transport.parts import WritablePart, chunk_count
+from castor_runtime.transport.stream import Dialler, Stream, ask_status
+from castor_runtime.transport.timeouts import Timeouts
+
+# Measured over loopback on two cores: 1 GiB in 0.32 s with one stream, 0.24 s with two, and no
+# less with four.
+_STREAMS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FetchStats:
+    """What a fetch took.
+
+    Attributes:
+        bytes: of data and metadata that are in place.
+        seconds: from the call until the commit.
+        reconnections: how often a connection was opened anew.
+        asked_again: chunks that arrived damaged once.
+    """
+
+    bytes: int
+    seconds: float
+    reconnections: int = 0
+    asked_again: int = 0
+
+
+class PeerClient:
+    """Talks to peers' servers; holds no connection between calls.
+
+    Args:
+        credentials: what both sides prove.
+        streams: connections of one fetch.
+        timeouts: bounds on waiting for a peer.
+
+    Raises:
+        ValueError: there is no stream.
+        OSError: a certificate cannot be read.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        streams: int = _STREAMS,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        if streams < 1:
+            raise ValueError(f"a fetch needs 1 stream or more, not {streams}")
+        self._credentials = credentials
+        self._context = credentials.client_context()
+        self._streams = streams
+        self._timeouts = timeouts or Timeouts()
+
+    async def fetch(
+        self,
+        address: str,
+        rank: int,
+        iteration: int,
+        fingerprint: bytes,
+        writing: WritablePart,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> FetchStats:
+        """Fill `writing` with a peer's part and commit it.
+
+        A dropped connection is opened anew, and only what is missing is asked for. When this
+        returns or raises, cancelled or not, nobody writes to `writing.data` any more. When it
+        raises, the caller abandons the writing, or goes on with another peer.
+
+        Args:
+            address: host:port of the peer's server.
+            rank: whose part.
+            iteration: which checkpoint.
+            fingerprint: what it must be of.
+            writing: where it goes.
+            on_progress: called with bytes arrived and bytes in all, in the event loop's thread.
+
+        Raises:
+            PeerUnreachableError: no connection lasts long enough.
+            PeerRefusedError: one side refuses the other: credentials, fingerprint, sizes.
+            PartMissingError: the peer does not hold it complete.
+            CorruptPartError: the peer's copy is damaged.
+            ValueError: the address is none.
+        """
+        started_s = time.monotonic()
+        host, port = parse_address(address)
+        loop = asyncio.get_running_loop()
+        total_bytes = writing.data.nbytes
+        streams = min(self._streams, max(1, chunk_count(total_bytes, writing.chunk_bytes)))
+
+        def report(arrived_bytes: int) -> None:
+            if on_progress is not None:
+                loop.call_soon_threadsafe(on_progress, arrived_bytes, total_bytes)
+
+        request = PartRequest(
+            address=address,
+            fetch=secrets.token_hex(8),
+            rank=rank,
+            iteration=iteration,
+            fingerprint=fingerprint.hex(),
+            data_bytes=total_bytes,
+            chunk_bytes=writing.chunk_bytes,
+            meta_limit_bytes=writing.meta_bytes,
+        )
+        fetching = Fetching(request, streams, report)
+        workers = [
+            Stream(self._dialler(host, port), fetching, writing.data, self._timeouts)
+            for _ in range(streams)
+        ]
+        with ThreadPoolExecutor(streams, "castor-fetch") as pool:
+            await _run(pool, fetching, workers)
+            if fetching.failure is not None:
+                raise fetching.failure
+            committed = loop.run_in_executor(pool, _commit, fetching, writing)
+            await _settled([committed])
+            committed.result()
+        return FetchStats(
+            bytes=total_bytes + len(fetching.meta),
+            seconds=time.monotonic() - started_s,
+            reconnections=fetching.reconnections,
+            asked_again=fetching.asked_again,
+        )
+
+    async def ping(self, address: str, timeout_s: float) -> dict[str, Any]:
+        """Return what the peer's server says of its agent's state.
+
+        Args:
+            address: host:port of the peer's server.
+            timeout_s: bound on the whole call.
+
+        Raises:
+            PeerUnreachableError: no answer in that time.
+            PeerRefusedError: one side refuses the other.
+            ValueError: the address is none, or the timeout is not above 0.
+        """
+        host, port = parse_address(address)
+        timeouts = replace(
+            self._timeouts, connect_s=timeout_s, handshake_s=timeout_s, silence_s=timeout_s
+        )
+        dialler = self._dialler(host, port, timeouts)
+        loop = asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(1, "castor-ping")
+        try:
+            asked = loop.run_in_executor(pool, ask_status, dialler, timeouts)
+            return await asyncio.wait_for(asked, timeout_s)
+        except PeerRefusedError as error:
+            raise PeerRefusedError(f"{address}: {error}") from error
+        except OSError as error:
+            reason = str(error) or f"no answer within {timeout_s:g} s"
+            raise PeerUnreachableError(f"{address}: {reason}") from error
+        finally:
+            dialler.interrupt()
+            pool.shutdown(wait=False)
+
+    def _dialler(self, host: str, port: int, timeouts: Timeouts | None = None) -> Dialler:
+        return Dialler(host, port, self._credentials, self._context, timeouts or self._timeouts)
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port` or `[host]:port`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"the address of a peer is host:port, not {address!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _commit(fetching: Fetching, writing: WritablePart) -> None:
+    writing.commit(fetching.meta, fetching.digests)
+
+
+async def _run(pool: ThreadPoolExecutor, fetching: Fetching, workers: list[Stream]) -> None:
+    loop = asyncio.get_running_loop()
+    ended = [loop.run_in_executor(pool, worker.run) for worker in workers]
+    running = set(ended)
+    try:
+        while running and not fetching.is_over:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if any(stream.exception() is not None for stream in done):
+                break
+    finally:
+        # Whatever ended the fetch, those who still wait for the peer are woken.
+        fetching.stop()
+        for worker in workers:
+            worker.interrupt()
+        await _settled(ended)
+    for stream in ended:
+        stream.result()
+
+
+async def _settled(futures: Iterable[asyncio.Future[None]]) -> None:
+    """Wait for all of them, also when cancelled: their threads write into the caller's memory."""
+    pending = set(futures)
+    cancelled: asyncio.CancelledError | None = None
+    while pending:
+        try:
+            _, pending = await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
