@@ -43,11 +43,20 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened, `time_ns` after the start of the run."""
+    """One thing that happened, `time_ns` after the start of the run.
+
+    Raises:
+        ValueError: a field has the name of one that every event has.
+    """
 
     time_ns: int
     kind: EventKind
     fields: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = {"schema", "time_ns", "kind"} & set(self.fields)
+        if taken:
+            raise ValueError(f"every event has {sorted(taken)} already; name the field otherwise")
 
     def to_line(self) -> str:
         """Return the event as one line of JSON, without the line's end."""

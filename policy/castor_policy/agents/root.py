@@ -268,7 +268,7 @@ class Root:
                     EventKind.DETECTED,
                     {
                         "generation": following,
-                        "kind": "software",
+                        "failure": "software",
                         "how": report.kind,
                         "machine": machine,
                         "agent": report.agent,
@@ -288,7 +288,7 @@ class Root:
                         EventKind.DETECTED,
                         {
                             "generation": following,
-                            "kind": "software",
+                            "failure": "software",
                             "how": "agent",
                             "machine": machine,
                             "agent": name,
@@ -320,7 +320,7 @@ class Root:
             EventKind.DETECTED,
             {
                 "generation": generation,
-                "kind": "hardware",
+                "failure": "hardware",
                 "how": "lease",
                 "machine": machine,
                 "agent": agent,
