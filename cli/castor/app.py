@@ -11,13 +11,17 @@ import typer
 from rich.console import Console
 
 from castor.commands.advise import advise
+from castor.commands.agent import agent
 from castor.commands.demo import demo
 from castor.commands.figures import figures
 from castor.commands.interval import interval
+from castor.commands.kill import kill
 from castor.commands.placement import placement
 from castor.commands.simulate import simulate
+from castor.commands.status import status
 from castor.commands.sweep import sweep
 from castor.commands.trace import trace_app
+from castor.commands.train import train
 from castor_configs.errors import InputError
 from castor_policy.version import __version__
 
@@ -55,6 +59,11 @@ app.command()(demo)
 app.command()(interval)
 app.command()(placement)
 app.command()(figures)
+# What is not Castor's own goes to the training program.
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command()(agent)
+app.command()(status)
+app.command()(kill)
 
 app.add_typer(trace_app, name="trace")
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from castor_policy.events import Event, EventKind, Value, parse_line
+from castor_policy.events import Event, EventKind, parse_line
 
 
 class EventTail:
@@ -48,22 +48,36 @@ class EventTail:
         return events
 
 
-class EventWriter:
-    """Appends events to a log, each at once."""
+class History:
+    """What recoveries are computed from, of a run that goes on: bounded by their number.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+    Of the iterations that ended, it keeps each rank's first and the newest of each generation.
+    """
 
-    def write(self, time_ns: int, kind: EventKind, **fields: Value) -> Event:
-        """Write one event and return it."""
-        event = Event(time_ns, kind, fields)
-        self._file.write(event.to_line() + "\n")
-        self._file.flush()
-        return event
+    def __init__(self) -> None:
+        self._kept: list[Event] = []
+        self._newest: dict[object, Event] = {}
+        self._ranks: set[tuple[object, object]] = set()
 
-    def close(self) -> None:
-        """Close the log."""
-        self._file.close()
+    def add(self, event: Event) -> bool:
+        """Take an event in; True if it is the first iteration of rank 0 in its generation."""
+        if event.kind == EventKind.CHECKPOINT_COMPLETED:
+            return False
+        if event.kind != EventKind.ITERATION_ENDED:
+            self._kept.append(event)
+            return False
+        generation, rank = event.fields.get("generation"), event.fields.get("rank")
+        first = (generation, rank) not in self._ranks
+        if first:
+            self._ranks.add((generation, rank))
+            self._kept.append(event)
+        self._newest[generation] = event
+        return first and rank == 0
+
+    @property
+    def events(self) -> list[Event]:
+        """What was kept."""
+        return [*self._kept, *self._newest.values()]
 
 
 def merge(logs: Iterable[Path]) -> list[Event]:

@@ -93,6 +93,11 @@ class NurseryLink:
         self._reading = asyncio.create_task(self._read(reader))
 
     @property
+    def is_empty(self) -> bool:
+        """No agent lives, and none is being started."""
+        return not self.pids and not self._starting
+
+    @property
     def pid(self) -> int:
         """The nursery's own process."""
         assert self._process is not None, "open() comes first"

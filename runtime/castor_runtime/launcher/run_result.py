@@ -147,11 +147,11 @@ def _recovery(log: _Log, tried: tuple[int, ...]) -> Recovery:
     iteration = _whole(next(iter(resumed.values())), "iteration") if resumed else None
     lost = None if iteration is None else max(0, _reached(log, first) - iteration)
     replaced = [event for one in tried for event in log.of(EventKind.REPLACED, one)]
-    hardware = replaced or any(event.fields.get("kind") == "hardware" for event in failures)
+    hardware = replaced or any(event.fields.get("failure") == "hardware" for event in failures)
     return Recovery(
         generation=last,
         generations=tried,
-        kind="hardware" if hardware else str(seen[0].fields.get("kind", "")),
+        kind="hardware" if hardware else str(seen[0].fields.get("failure", "")),
         cause="; ".join(dict.fromkeys(str(event.fields.get("cause", "")) for event in seen)),
         machines=_machines(failures) or _machines(seen),
         sources={rank: str(e.fields.get("source", "")) for rank, e in sorted(retrieved.items())},
@@ -230,7 +230,7 @@ def _detected_ns(log: _Log, generation: int) -> int:
     from then, because nothing could be done about it before.
     """
     events = log.of(EventKind.DETECTED, generation)
-    lost = [event.time_ns for event in events if event.fields.get("kind") == "hardware"]
+    lost = [event.time_ns for event in events if event.fields.get("failure") == "hardware"]
     return max(lost, default=events[0].time_ns)
 
 

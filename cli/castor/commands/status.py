@@ -1,0 +1,148 @@
+"""castor status: how a job is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from castor_configs.errors import InputError
+
+WATCH_EVERY_S = 1.0
+
+
+def status(
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; default: newest under out/.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="Or the job's etcd://HOST:PORT, with --job.")
+    ] = None,
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="The job's name.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep up to date until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Show a job's machines, leases, root, checkpoints by shard and holder, and recoveries.
+
+    Example: castor status --watch
+    """
+    from castor_runtime.launcher.run_folder import RunFolder, newest_run
+    from castor_runtime.launcher.train_options import check_store
+
+    folder: RunFolder | None = None
+    if (store is None) != (job is None):
+        raise InputError("--store and --job go together", key="--job" if store else "--store")
+    if store is None or job is None:
+        folder = RunFolder(run) if run is not None else newest_run()
+        document = folder.run()
+        if folder.result_file.exists() and not folder.is_live():
+            _print_ended(folder, as_json)
+            return
+        store, job = str(document["store"]), str(document["job"])
+    check_store(store, embedded=False)
+    if not watch:
+        _print(_document(store, job, folder), as_json)
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        _watch(store, job, folder, as_json)
+
+
+def _watch(store: str, job: str, folder: Any, as_json: bool) -> None:
+    console = Console(highlight=False, markup=False)
+    with contextlib.ExitStack() as stack:
+        live = None
+        if not as_json and console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False))
+        while True:
+            document = _document(store, job, folder)
+            if live is not None:
+                live.update(_shown(document), refresh=True)
+            else:
+                _print(document, as_json)
+            if document["phase"] in ("finished", "failed"):
+                return
+            time.sleep(WATCH_EVERY_S)
+
+
+def _document(url: str, job: str, folder: Any) -> dict[str, Any]:
+    from castor_policy.store import StoreUnavailableError
+    from castor_runtime.launcher.job_view import JobView, read_view
+    from castor_runtime.launcher.status import status_document
+    from castor_runtime.stores import open_store
+
+    async def read() -> JobView:
+        store = open_store(url)
+        try:
+            return await read_view(store, job)
+        finally:
+            await store.close()
+
+    try:
+        return status_document(asyncio.run(read()), folder)
+    except StoreUnavailableError as error:
+        raise InputError(f"the store at {url} does not answer: {error}", key="--store") from error
+    except ValueError as error:
+        raise InputError(str(error), key="--job") from error
+
+
+def _print(document: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(document, allow_nan=False))
+    else:
+        Console(highlight=False, markup=False).print(_shown(document))
+
+
+def _print_ended(folder: Any, as_json: bool) -> None:
+    from castor_runtime.launcher.screen import print_summary
+
+    text = folder.result_file.read_text(encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(json.loads(text)))
+    else:
+        print_summary(Console(highlight=False, markup=False), json.loads(text))
+
+
+def _shown(document: dict[str, Any]) -> Group:
+    from castor_configs.quantities import format_bytes
+
+    redundancy = "DEGRADED: replicas are missing" if document["degraded"] else "all replicas whole"
+    persistent = document["persistent"]
+    head = Text(
+        f"job {document['job']}: {document['phase']}, generation {document['generation']}, "
+        f"iteration {document['iteration']}, complete in memory {document['complete_iteration']}, "
+        f"in storage {persistent[-1] if persistent else 'none'}\n"
+        f"root {document['root'] or 'none'}, term {document['term']}; {redundancy}; "
+        f"{len(document['recoveries'])} recoveries so far",
+        style="yellow" if document["degraded"] else "",
+    )
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("machine", "agent", "lease", "state"):
+        table.add_column(heading)
+    for heading in ("iteration", "memory", "holds shard: iteration"):
+        table.add_column(heading, justify="right")
+    for one in [*document["machines"], *document["standbys"]]:
+        machine, memory = one["machine"], one["memory_bytes"]
+        held = [
+            f"{shard['shard']}: {shard['holders'][str(machine)]}"
+            for shard in document["shards"]
+            if str(machine) in shard["holders"]
+        ]
+        table.add_row(
+            "-" if machine is None else str(machine),
+            one["agent"] or "-",
+            one["lease"],
+            "standby" if machine is None and one["state"] == "idle" else one["state"],
+            str(one["iteration"]),
+            "-" if memory is None else format_bytes(memory),
+            ", ".join(held),
+        )
+    return Group(head, table)

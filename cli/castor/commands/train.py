@@ -1,0 +1,160 @@
+"""castor train: real training that survives failures, on emulated nodes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from castor_configs.errors import InputError
+
+if TYPE_CHECKING:
+    from castor_runtime.launcher.train_options import TrainOptions
+
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class AgentsFrom(StrEnum):
+    """Who starts the agents."""
+
+    LOCAL = "local"
+    EXTERNAL = "external"
+
+
+def train(
+    context: typer.Context,
+    script: Annotated[
+        Path, typer.Argument(metavar="SCRIPT", help="A DeepSpeed program; its options follow.")
+    ],
+    *,
+    nodes: Annotated[int, typer.Option(help="Machines that train; here each is emulated.")] = 4,
+    ranks_per_node: Annotated[int, typer.Option(help="Trainers on each machine.")] = 1,
+    standby: Annotated[int, typer.Option(min=0, help="Machines that wait to replace one.")] = 0,
+    replicas: Annotated[
+        int, typer.Option(help="Copies of each shard in memory, its own included.")
+    ] = 2,
+    placement: Annotated[str, typer.Option(help="mixed, group or ring.")] = "mixed",
+    persist: Annotated[
+        str, typer.Option(metavar="PATH", help="Folder for persistent checkpoints.")
+    ] = "",
+    persist_every: Annotated[str, typer.Option(metavar="TIME", help="How often.")] = "3h",
+    persist_keep: Annotated[int, typer.Option(help="How many are kept.")] = 2,
+    store: Annotated[
+        str, typer.Option(metavar="URL", help="etcd://HOST:PORT, or embedded: start one.")
+    ] = "embedded",
+    job: Annotated[str, typer.Option(metavar="NAME", help="Default: after the script.")] = "",
+    lease: Annotated[
+        str, typer.Option(metavar="TIME", help="A machine silent for so long is lost.")
+    ] = "5s",
+    scheme: Annotated[str, typer.Option(help="When checkpoint traffic is sent.")] = "eager",
+    chunk: Annotated[str, typer.Option(metavar="SIZE", help="Unit of transfer.")] = "16MiB",
+    memory_limit: Annotated[
+        str, typer.Option(metavar="SIZE", help="Most memory for checkpoints on a machine.")
+    ] = "",
+    max_attempts: Annotated[
+        int, typer.Option(help="Recoveries in a row without progress before giving up.")
+    ] = 5,
+    kill: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND:TARGET@WHEN",
+            help="Inject a failure: machine:2@10, rank:1@20, agent:0@5, root@7, store@9/10s, "
+            "flip:0@8, stop:3@12, agentstop:1@6; WHEN: iteration, 40s, recovery+0.5s.",
+        ),
+    ] = None,
+    replay: Annotated[
+        str | None, typer.Option(metavar="TRACE", help="Inject a failure trace: file or name.")
+    ] = None,
+    speedup: Annotated[
+        float, typer.Option(metavar="X", help="The trace's time passes X times faster.")
+    ] = 1.0,
+    agents: Annotated[
+        AgentsFrom, typer.Option(help="external: run castor agent on each machine yourself.")
+    ] = AgentsFrom.LOCAL,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; default out/train-JOB.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and summary.")] = False,
+) -> None:
+    """Train through failures: every iteration is checkpointed into other machines' memory.
+
+    All options that are not Castor's go to SCRIPT, and all that follow a "--".
+
+    Example: castor train examples/gpt2_tiny.py --iterations 30 --kill machine:2@10
+    """
+    from castor_runtime.launcher import train_options as checks
+
+    spec = checks.job_spec(
+        job=job or checks.job_name(script, secrets.token_hex(3)),
+        script=script,
+        arguments=context.args,
+        nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        replicas=replicas,
+        placement=placement,
+        persist=persist,
+        persist_every=persist_every,
+        persist_keep=persist_keep,
+        lease=lease,
+        scheme=scheme,
+        chunk=chunk,
+        memory_limit=memory_limit,
+        max_attempts=max_attempts,
+    )
+    checks.check_store(store)
+    local = agents == AgentsFrom.LOCAL
+    if not local and standby:
+        raise InputError("external agents are standbys by their own --standby", key="--standby")
+    trace = None
+    if replay is not None:
+        from castor_traces.library import load_any
+
+        trace = load_any(replay).trace
+    options = checks.TrainOptions(
+        spec=spec,
+        out=out or Path("out") / f"train-{spec.job}",
+        store=store,
+        standby=standby,
+        faults=checks.faults(kill or (), trace, speedup, spec, store),
+        local_agents=local,
+        overwrite=overwrite,
+        command=("castor", *sys.argv[1:]),
+    )
+    raise typer.Exit(_run(options, quiet=quiet))
+
+
+def _run(options: TrainOptions, *, quiet: bool) -> int:
+    from castor_runtime.launcher.result_file import failure_tail, write_result
+    from castor_runtime.launcher.screen import print_summary
+    from castor_runtime.launcher.training_run import TrainingRun
+
+    console = Console(highlight=False, markup=False)
+    run = TrainingRun(options, console, quiet=quiet)
+    outcome = asyncio.run(run.run())
+    result = write_result(run.folder, options, run.spec, outcome)
+    print_summary(console, result)
+    console.print(f"details: {run.folder.result_file}", soft_wrap=True)
+    for fault in outcome.not_injected:
+        _complain(f"{fault} did not come to be: the run ended first", "yellow")
+    if outcome.code:
+        _complain(outcome.reason, "red")
+    if outcome.outcome in ("failed", "refused") and (found := failure_tail(run.folder)):
+        log, tail = found
+        STDERR.print(f"the end of {log}:", markup=False)
+        STDERR.print(tail, style="dim", markup=False)
+    if outcome.outcome == "interrupted":
+        again = shlex.join(options.command)
+        _complain(f"stopped; to start anew: {again}", "yellow")
+    return outcome.code
+
+
+def _complain(message: str, style: str) -> None:
+    STDERR.print(f"castor: {message}", style=style, markup=False)

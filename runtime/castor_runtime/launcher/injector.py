@@ -1,0 +1,222 @@
+"""Injects the faults of a run at their moments, and those that `castor kill` asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from castor_configs.errors import InputError
+from castor_policy.agents.documents import JobSpec
+from castor_policy.events import Event, EventKind, Value
+from castor_runtime.launcher.fault_schedule import FaultSchedule
+from castor_runtime.launcher.faults import Fault, FaultKind, parse_fault
+from castor_runtime.launcher.injection import SIGNALS, Struck, TargetMissingError, strike
+from castor_runtime.launcher.run_folder import RunFolder
+from castor_runtime.stores import EmbeddedEtcd
+
+TARGET_WAIT_S: Final = 60.0
+"""For a fault whose target is not there, such as a trainer that is being restarted."""
+
+_AGAIN_S = 0.01
+
+Report = Callable[[EventKind, int, Mapping[str, Value]], None]
+
+
+class OwnEtcd:
+    """The embedded etcd, driven from a thread of its own that lives as long as etcd may.
+
+    Its starts block, and etcd dies with the thread that started it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._etcd = EmbeddedEtcd(data_dir)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="castor-etcd")
+
+    async def start(self) -> str:
+        """Start it and return its address.
+
+        Raises:
+            EtcdStartError: it did not come up.
+        """
+        await self._call(self._etcd.start)
+        return self._etcd.url
+
+    async def kill(self) -> None:
+        """Kill -9."""
+        await self._call(self._etcd.kill)
+
+    async def restart(self) -> None:
+        """Start it again with its data, on its port.
+
+        Raises:
+            EtcdStartError: it did not come up.
+        """
+        await self._call(self._etcd.restart)
+
+    async def stop(self) -> None:
+        """End it for good."""
+        await self._call(self._etcd.stop)
+        self._thread.shutdown()
+
+    async def _call(self, function: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+
+class Injector:
+    """The faults of one run.
+
+    Args:
+        folder: of the run.
+        spec: the job.
+        faults: what was asked for at the start.
+        etcd: the store, if it is the launcher's own.
+        root: says which agent is root, "" for none.
+        doomed: told of each agent whose machine is about to die.
+        report: logs an event: kind, CLOCK_REALTIME in ns, fields.
+        say: told in a line what happens.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: JobSpec,
+        faults: Iterable[Fault],
+        etcd: OwnEtcd | None,
+        *,
+        root: Callable[[], str],
+        doomed: Callable[[str], None],
+        report: Report,
+        say: Callable[[str], None],
+    ) -> None:
+        self._folder = folder
+        self._spec = spec
+        self._schedule = FaultSchedule(faults)
+        self._etcd = etcd
+        self._root = root
+        self._doomed = doomed
+        self._report = report
+        self._say = say
+        self._iteration = 0
+        # A fault is a value; two equal ones may be under way, so they are told apart by identity.
+        self._answers: dict[int, asyncio.Future[list[Struck]]] = {}
+        self._under_way: dict[int, Fault] = {}
+        self._missed: list[Fault] = []
+
+    @property
+    def not_injected(self) -> tuple[str, ...]:
+        """What has not come to be so far."""
+        faults = [*self._missed, *self._under_way.values(), *self._schedule.waiting]
+        return tuple(map(str, faults))
+
+    def saw(self, event: Event, now_s: float) -> None:
+        """Take in what happened in the run."""
+        self._schedule.saw(event, now_s)
+        iteration = event.fields.get("iteration")
+        if event.kind == EventKind.ITERATION_ENDED and isinstance(iteration, int):
+            self._iteration = iteration
+
+    def due(self, now_s: float) -> list[Fault]:
+        """Return the faults to `inject` now."""
+        return self._schedule.due(now_s)
+
+    async def inject(self, fault: Fault) -> None:
+        """Carry a fault out as soon as its targets are there; a killed store comes back later."""
+        self._under_way[id(fault)] = fault
+        answer = self._answers.get(id(fault))
+        try:
+            struck = await (self._kill_store() if _is_store(fault) else self._strike(fault))
+        except TargetMissingError as error:
+            self._missed.append(fault)
+            self._say(f"{fault} was not injected: {error}")
+            if answer is not None and not answer.done():
+                answer.set_exception(error)
+            return
+        finally:
+            del self._under_way[id(fault)]
+        for one in struck:
+            self._report(
+                EventKind.FAILURE,
+                one.time_ns,
+                {
+                    "failure": one.kind,
+                    "target": one.target,
+                    "agent": one.agent,
+                    "machine": one.machine,
+                    "rank": one.rank,
+                    "iteration": self._iteration,
+                    "cause": fault.cause,
+                },
+            )
+        if answer is not None and not answer.done():
+            answer.set_result(struck)
+        if self._etcd is not None and _is_store(fault):
+            await asyncio.sleep(fault.outage_s)
+            await self._etcd.restart()
+            self._say("the store runs again")
+
+    async def asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer `castor kill` once its fault was carried out.
+
+        Raises:
+            ValueError: it asks for what cannot be.
+        """
+        if request.get("op") != "inject":
+            raise ValueError(f"unknown request {request.get('op')!r}")
+        number = str(request.get("signal", ""))
+        if number not in ("", *SIGNALS):
+            raise ValueError(f"unknown signal {number!r}; use {', '.join(SIGNALS)}")
+        try:
+            fault = parse_fault(
+                str(request.get("fault", "")),
+                machines=self._spec.machines,
+                ranks_per_machine=self._spec.ranks_per_machine,
+            )
+        except InputError as error:
+            raise ValueError(error.message) from error
+        if _is_store(fault) and self._etcd is None:
+            raise ValueError("this run's store was not started by its launcher")
+        fault = replace(fault, signal=number, cause="castor kill")
+        answer: asyncio.Future[list[Struck]] = asyncio.get_running_loop().create_future()
+        self._answers[id(fault)] = answer
+        self._schedule.add(fault)
+        try:
+            struck = await answer
+        except TargetMissingError as error:
+            return {"ok": False, "reason": str(error)}
+        finally:
+            del self._answers[id(fault)]
+        return {"ok": True, "struck": [one.target for one in struck]}
+
+    async def _strike(self, fault: Fault) -> list[Struck]:
+        deadline_s = time.monotonic() + TARGET_WAIT_S
+        while True:
+            try:
+                # In a thread: it waits until a machine's processes are dead.
+                return await asyncio.to_thread(
+                    strike,
+                    self._folder,
+                    fault,
+                    ranks_per_machine=self._spec.ranks_per_machine,
+                    root=self._root(),
+                    doomed=self._doomed,
+                )
+            except TargetMissingError:
+                if time.monotonic() > deadline_s:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _kill_store(self) -> list[Struck]:
+        if self._etcd is None:
+            raise TargetMissingError("this run's store was not started by its launcher")
+        now_ns = time.time_ns()
+        await self._etcd.kill()
+        return [Struck("store", "software", "", None, time_ns=now_ns)]
+
+
+def _is_store(fault: Fault) -> bool:
+    return fault.kind == FaultKind.STORE

@@ -1,0 +1,84 @@
+"""A job as the store has it, kept up to date by what a watch brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from castor_policy.agents.documents import (
+    AgentReport,
+    JobSpec,
+    Plan,
+    agents_prefix,
+    plan_key,
+    requests_prefix,
+    root_key,
+    spec_key,
+)
+from castor_policy.store import KeyValue, Store, StoreEvent
+
+
+def job_prefix(job: str) -> str:
+    """Return the prefix of all keys of a job."""
+    return f"/castor/{job}/"
+
+
+@dataclass(slots=True)
+class JobView:
+    """What stands in the store about one job.
+
+    Attributes:
+        job: its name.
+        spec: the job; None if there is no such job.
+        plan: the plan; None before the first.
+        root: name of the agent that is root, "" while there is none.
+        term: of that root.
+        reports: live agents' reports, by name.
+        requests: keys of the requests for machines that nobody has served.
+        revision: of the store, when this was read.
+    """
+
+    job: str
+    spec: JobSpec | None = None
+    plan: Plan | None = None
+    root: str = ""
+    term: int = 0
+    reports: dict[str, AgentReport] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    revision: int = 0
+
+    def apply(self, event: StoreEvent | KeyValue) -> None:
+        """Take one key's change (or state) in; keys that mean nothing here are passed over.
+
+        Raises:
+            ValueError: a document of another version of Castor.
+        """
+        key, value = event.key, event.value
+        if key == plan_key(self.job):
+            self.plan = None if value is None else Plan.from_json(value)
+        elif key == root_key(self.job):
+            self.root = value or ""
+            self.term = event.create_revision
+        elif key == spec_key(self.job):
+            self.spec = None if value is None else JobSpec.from_json(value)
+        elif key.startswith(agents_prefix(self.job)):
+            name = key.removeprefix(agents_prefix(self.job))
+            if value is None:
+                self.reports.pop(name, None)
+            else:
+                self.reports[name] = AgentReport.from_json(value)
+        elif key.startswith(requests_prefix(self.job)):
+            self.requests = sorted({*self.requests, key} - ({key} if value is None else set()))
+
+
+async def read_view(store: Store, job: str) -> JobView:
+    """Read a job as it stands.
+
+    Raises:
+        StoreUnavailableError: the store does not answer.
+        ValueError: a document of another version of Castor.
+    """
+    keys, revision = await store.get_prefix(job_prefix(job))
+    view = JobView(job, revision=revision)
+    for key in keys:
+        view.apply(key)
+    return view

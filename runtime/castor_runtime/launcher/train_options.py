@@ -1,0 +1,205 @@
+"""What `castor train` is asked to do, checked as a whole before anything is started."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from castor_configs.errors import InputError
+from castor_configs.nearest import nearest_name
+from castor_configs.quantities import parse_bytes, parse_seconds
+from castor_policy.agents.documents import JobSpec
+from castor_policy.interleaving import SCHEMES
+from castor_policy.placement import place
+from castor_runtime.launcher.fault_schedule import faults_of_trace
+from castor_runtime.launcher.faults import Fault, FaultKind, parse_fault
+
+if TYPE_CHECKING:
+    from castor_traces.trace import Trace
+
+EMBEDDED = "embedded"
+PLACEMENTS = ("mixed", "group", "ring")
+EAGER = "eager"
+JOB_NAME_MAX = 32
+
+ValueT = TypeVar("ValueT")
+
+_JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_STORE = re.compile(r"etcd://[^/\s,]+:\d+(,[^/\s,]+:\d+)*/?")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """One run, as checked.
+
+    Attributes:
+        spec: the job; `started_ns` is set when it starts.
+        out: its run folder.
+        store: "embedded" or etcd://host:port[,...].
+        standby: machines that wait from the start.
+        faults: what shall fail when.
+        local_agents: the launcher starts the agents; else they are started elsewhere.
+        overwrite: an earlier run's result in `out` may go.
+        command: as it was typed, for result.json.
+    """
+
+    spec: JobSpec
+    out: Path
+    store: str = EMBEDDED
+    standby: int = 0
+    faults: tuple[Fault, ...] = ()
+    local_agents: bool = True
+    overwrite: bool = False
+    command: tuple[str, ...] = ()
+
+
+def job_spec(
+    *,
+    job: str,
+    script: Path,
+    arguments: Sequence[str],
+    nodes: int,
+    ranks_per_node: int,
+    replicas: int,
+    placement: str,
+    persist: str,
+    persist_every: str,
+    persist_keep: int,
+    lease: str,
+    scheme: str,
+    chunk: str,
+    memory_limit: str,
+    max_attempts: int,
+) -> JobSpec:
+    """Check what a job is made of and return it.
+
+    Raises:
+        InputError: naming the option at fault.
+    """
+    _check_script(script)
+    check_job_name(job)
+    for option, value in (
+        ("--nodes", nodes),
+        ("--ranks-per-node", ranks_per_node),
+        ("--persist-keep", persist_keep),
+        ("--max-attempts", max_attempts),
+    ):
+        if value < 1:
+            raise InputError(f"must be 1 or more, not {value}", key=option)
+    _check_name(placement, PLACEMENTS, "--placement")
+    _check_name(scheme, (EAGER, *(name for name in SCHEMES if name != EAGER)), "--scheme")
+    if not 1 <= replicas <= nodes:
+        raise InputError(
+            f"expected 1 to {nodes} (the nodes), not {replicas}: each copy of a shard is on "
+            "another machine",
+            key="--replicas",
+        )
+    placed = place(placement, nodes, replicas)
+    every_s = _parsed(parse_seconds, persist_every, "--persist-every")
+    lease_s = _parsed(parse_seconds, lease, "--lease")
+    chunk_bytes = _parsed(parse_bytes, chunk, "--chunk")
+    if not 1.0 <= lease_s <= 600.0:
+        raise InputError("expected 1 s to 10 min: etcd's leases are no shorter", key="--lease")
+    if every_s <= 0:
+        raise InputError("must be above 0", key="--persist-every")
+    if chunk_bytes < 4096 or chunk_bytes % 4096:
+        raise InputError("expected a multiple of 4 KiB, such as 16MiB", key="--chunk")
+    return JobSpec(
+        job=job,
+        machines=nodes,
+        ranks_per_machine=ranks_per_node,
+        strategy=placed.strategy,
+        replicas=placed.replicas,
+        script=str(script.resolve()),
+        arguments=tuple(arguments),
+        lease_s=lease_s,
+        persist=str(Path(persist).resolve()) if persist else "",
+        persist_every_s=every_s,
+        persist_keep=persist_keep,
+        chunk_bytes=chunk_bytes,
+        scheme=scheme,
+        memory_limit_bytes=_parsed(parse_bytes, memory_limit, "--memory-limit")
+        if memory_limit
+        else 0,
+        max_attempts=max_attempts,
+    )
+
+
+def _check_script(script: Path) -> None:
+    if not script.is_file():
+        hint = ": name the SCRIPT before its own options" if str(script).startswith("-") else ""
+        raise InputError(f"there is no such script{hint}", file=script)
+
+
+def _check_name(name: str, known: Sequence[str], option: str) -> None:
+    if name not in known:
+        near = nearest_name(name, known)
+        meant = f", did you mean {near}?" if near else ""
+        raise InputError(f"expected {', '.join(known)}, not {name!r}{meant}", key=option)
+
+
+def check_job_name(job: str) -> None:
+    """Refuse a name that cannot be part of a key, a file and a segment of shared memory.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not _JOB_NAME.fullmatch(job) or len(job) > JOB_NAME_MAX:
+        raise InputError(
+            f"expected at most {JOB_NAME_MAX} letters, digits, '_', '.' or '-', a letter or digit "
+            f"first, not {job!r}",
+            key="--job",
+        )
+
+
+def job_name(script: Path, suffix: str) -> str:
+    """Return a job's name after its script, where the user gives none."""
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", script.stem).strip("-_") or "job"
+    return f"{stem[: JOB_NAME_MAX - len(suffix) - 1]}-{suffix}"
+
+
+def check_store(url: str, *, embedded: bool = True) -> str:
+    """Return the store's address, checked in form.
+
+    Raises:
+        InputError: neither "embedded" (where that may be) nor etcd://host:port[,host:port].
+    """
+    if (embedded and url == EMBEDDED) or _STORE.fullmatch(url):
+        return url
+    also = "embedded or " if embedded else ""
+    raise InputError(
+        f"expected {also}etcd://HOST:PORT[,HOST:PORT], not {url!r}",
+        key="--store",
+    )
+
+
+def faults(
+    specs: Sequence[str], trace: Trace | None, speedup: float, spec: JobSpec, store: str
+) -> tuple[Fault, ...]:
+    """Read what shall fail: each SPEC of --kill, then the failures of a trace.
+
+    Raises:
+        InputError: a SPEC that is none, or a fault that this run cannot have.
+    """
+    found = [
+        parse_fault(text, machines=spec.machines, ranks_per_machine=spec.ranks_per_machine)
+        for text in specs
+    ]
+    if store != EMBEDDED and any(fault.kind == FaultKind.STORE for fault in found):
+        raise InputError("only --store embedded can be killed from here", key="--kill")
+    if trace is not None:
+        try:
+            found += faults_of_trace(trace, speedup, spec.machines, spec.ranks_per_machine)
+        except ValueError as error:
+            raise InputError(str(error), key="--speedup") from error
+    return tuple(found)
+
+
+def _parsed(parser: Callable[[object], ValueT], text: str, option: str) -> ValueT:
+    try:
+        return parser(text)
+    except ValueError as error:
+        raise InputError(str(error), key=option) from error

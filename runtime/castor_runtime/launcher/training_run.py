@@ -1,0 +1,389 @@
+"""One run from its first process to its last: what `castor train` does once all is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from castor_configs.errors import InputError
+from castor_policy.agents.documents import spec_key
+from castor_policy.events import Event, EventKind, Value
+from castor_policy.store import Compare, Delete, Put, Store, StoreUnavailableError, Txn
+from castor_runtime.agent.event_log import EventLog
+from castor_runtime.agent.options import AgentOptions
+from castor_runtime.arena.job_lock import JobLock, remove_dead
+from castor_runtime.launcher.control import ControlServer
+from castor_runtime.launcher.event_logs import EventTail, History
+from castor_runtime.launcher.injector import Injector, OwnEtcd
+from castor_runtime.launcher.job_view import JobView, job_prefix, read_view
+from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
+from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
+from castor_runtime.launcher.result_file import Outcome, judge
+from castor_runtime.launcher.run_folder import RunFolder
+from castor_runtime.launcher.run_result import recoveries
+from castor_runtime.launcher.screen import Screen
+from castor_runtime.launcher.supervisor import FAILED, Supervisor
+from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
+from castor_runtime.stores import open_store
+
+POLL_S: Final = 0.01
+"""Logs are looked at this often: a fault "at iteration 10" comes that late at most."""
+
+GRACE_S: Final = 20.0
+"""For the rest of the agents to end, once one has."""
+
+_TABLE_EVERY_S: Final = 0.25
+
+
+def _environment() -> dict[str, str]:
+    """Return what agents and trainers inherit: one thread each, unless the user says otherwise.
+
+    Emulated machines share the cores, and the nursery must have one thread when it forks.
+    """
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return one | dict(os.environ)
+
+
+class TrainingRun:
+    """Starts, supervises and injures one run.
+
+    Args:
+        options: what to run.
+        console: where progress is shown.
+        quiet: show only failures.
+        agent_main: what an agent process runs.
+        preload: what the nursery imports first.
+    """
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        console: Console,
+        *,
+        quiet: bool = False,
+        agent_main: str = AGENT_MAIN,
+        preload: str = PRELOAD,
+    ) -> None:
+        self.options = options
+        self.spec = replace(options.spec, started_ns=time.time_ns())
+        self.folder = RunFolder(options.out)
+        self.nursery_ready_s = 0.0
+        self._screen = Screen(console, self.spec.ranks_per_machine, quiet=quiet)
+        self._entries = (agent_main, preload)
+        self._history = History()
+        self._tails: dict[str, EventTail] = {}
+        self._view: JobView | None = None
+        self._reached = 0
+        self._served: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._interrupted = 0
+        self._ended_at_s: float | None = None
+        self._table_at_s = 0.0
+        self._fatal = ""
+        # Made in `run`, in this order.
+        self._log: EventLog
+        self._store: Store
+        self._store_url = ""
+        self._injector: Injector
+        self._nursery: NurseryLink
+        self._supervisor: Supervisor
+
+    async def run(self) -> Outcome:
+        """Run to the end; whatever comes, no process and no shared memory is left behind.
+
+        Raises:
+            InputError: the folder, the store or the job cannot be used.
+        """
+        self.folder.prepare(overwrite=self.options.overwrite)
+        try:
+            async with AsyncExitStack() as stack:
+                self._catch_signals(stack)
+                try:
+                    await self._start(stack)
+                    return await self._supervise()
+                except (NurseryError, StoreUnavailableError) as error:
+                    return Outcome("failed", str(error), FAILED)
+        finally:
+            self._screen.close()
+
+    def _catch_signals(self, stack: AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt, number)
+            stack.callback(loop.remove_signal_handler, number)
+
+    def _interrupt(self, number: signal.Signals) -> None:
+        self._interrupted = number
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        spec = self.spec
+        for name in remove_dead():
+            self._say(f"removed {name} from shared memory: all of its job are dead")
+        # Callbacks run last in, first out: these when all that use the memory are gone.
+        stack.callback(remove_dead, job=spec.job)
+        stack.callback(stack.enter_context(JobLock(spec.job)).close)
+        self._log = EventLog(self.folder.launcher_events, spec.started_ns)
+        stack.callback(self._log.close)
+        self._write_run()
+        self.folder.write_secret()
+        self._nursery = NurseryLink(
+            Path(spec.script),
+            self.folder.nursery_log,
+            self._exited,
+            agent_main=self._entries[0],
+            preload=self._entries[1],
+            environment=_environment(),
+        )
+        self._supervisor = Supervisor(self._nursery, self._agent_options, self._say)
+        if self.options.local_agents:
+            stack.callback(self._nursery.close)
+            stack.push_async_callback(self._supervisor.close)
+            await self._nursery.open()
+        await self._open_store(stack)
+        self._write_run()
+        self._event(
+            EventKind.RUN_STARTED,
+            spec.started_ns,
+            {
+                "machines": spec.machines,
+                "ranks": spec.machines * spec.ranks_per_machine,
+                "replicas": len(spec.replicas[0]),
+                "placement": spec.strategy,
+            },
+        )
+        control = ControlServer(self.folder.control_socket, self._injector.asked)
+        await control.open()
+        stack.push_async_callback(control.close)
+        stack.push_async_callback(self._cancel_tasks)
+        self._spawn(self._follow())
+        if self.options.local_agents:
+            await self._start_agents()
+        else:
+            self._say(
+                f"waiting for {spec.machines} agents: castor agent --store {self._store_url} "
+                f"--job {spec.job} --secret {self.folder.secret_file}"
+            )
+
+    async def _start_agents(self) -> None:
+        ready = asyncio.ensure_future(self._nursery.wait_ready())
+        while not ready.done() and not self._interrupted:
+            await asyncio.wait([ready], timeout=0.1)
+        if self._interrupted:
+            ready.cancel()
+            return
+        self.nursery_ready_s = float(ready.result()["seconds"])
+        self._say(f"all that a trainer imports is loaded ({self.nursery_ready_s:.1f} s)")
+        for machine in range(self.spec.machines):
+            await self._supervisor.start(f"node-{machine}")
+        for _ in range(self.options.standby):
+            await self._supervisor.start_spare()
+        self._write_run()
+
+    async def _open_store(self, stack: AsyncExitStack) -> None:
+        self._store_url, etcd = self.options.store, None
+        if self.options.store == EMBEDDED:
+            etcd = OwnEtcd(self.folder.etcd)
+            stack.push_async_callback(etcd.stop)
+            self._store_url = await etcd.start()
+        self._injector = Injector(
+            self.folder,
+            self.spec,
+            self.options.faults,
+            etcd,
+            root=lambda: "" if self._view is None else self._view.root,
+            doomed=self._supervisor.doom,
+            report=self._event,
+            say=self._say,
+        )
+        self._store = open_store(self._store_url)
+        stack.push_async_callback(self._store.close)
+        key = spec_key(self.spec.job)
+        try:
+            made = await self._store.transact(
+                Txn((Compare(key, 0),), (Put(key, self.spec.to_json()),))
+            )
+        except StoreUnavailableError as error:
+            raise InputError(f"the store does not answer: {error}", key="--store") from error
+        if not made.succeeded:
+            raise InputError(
+                f"the store has a job {self.spec.job!r} already: choose another name", key="--job"
+            )
+        if self.options.store != EMBEDDED:
+            stack.push_async_callback(self._forget_job)
+
+    async def _forget_job(self) -> None:
+        """Take the job out of a store that outlives it, so that its name can be used again."""
+        with contextlib.suppress(StoreUnavailableError):
+            keys, _ = await self._store.get_prefix(job_prefix(self.spec.job))
+            if keys:
+                await self._store.transact(Txn((), tuple(Delete(key.key) for key in keys)))
+
+    # ---- while it runs ---------------------------------------------------------------------
+
+    async def _supervise(self) -> Outcome:
+        while True:
+            self._read_logs()
+            for fault in self._injector.due(time.monotonic()):
+                self._spawn(self._injector.inject(fault))
+            if (outcome := await self._outcome()) is not None:
+                self._read_logs()
+                return replace(outcome, not_injected=self._injector.not_injected)
+            if time.monotonic() - self._table_at_s >= _TABLE_EVERY_S:
+                self._table_at_s = time.monotonic()
+                self._screen.table(self._view, self.folder.records())
+            await asyncio.sleep(POLL_S)
+
+    def _read_logs(self) -> None:
+        for name in self.folder.agent_names():
+            if name not in self._tails:
+                self._tails[name] = EventTail(self.folder.agent(name) / "events.jsonl")
+        for name in sorted(self._tails):
+            for event in self._tails[name].read():
+                self._saw(event)
+
+    def _saw(self, event: Event) -> None:
+        self._injector.saw(event, time.monotonic())
+        recovered = self._history.add(event)
+        self._screen.event(event)
+        iteration = event.fields.get("iteration")
+        if event.kind == EventKind.ITERATION_ENDED and isinstance(iteration, int):
+            if iteration > self._reached:
+                self._reached = iteration
+                self._supervisor.progressed()
+            if recovered:
+                generation = event.fields.get("generation")
+                for one in recoveries(self._history.events):
+                    if one.generation == generation:
+                        self._screen.recovery(event.time_ns, one)
+
+    async def _outcome(self) -> Outcome | None:
+        """Return how the run ended, once it has: all agents are gone or their time is up."""
+        if self._interrupted:
+            return Outcome("interrupted", "interrupted", 128 + self._interrupted)
+        if self._fatal:
+            return Outcome("failed", self._fatal, FAILED)
+        plan = None if self._view is None else self._view.plan
+        outcome = judge(plan, self._supervisor.codes)
+        if outcome is None:
+            return await self._without_agents() if self._agents_are_gone() else None
+        if self._ended_at_s is None:
+            self._ended_at_s = time.monotonic()
+        late = time.monotonic() - self._ended_at_s > GRACE_S
+        # What an agent refused, such as too little memory, the others would wait for in vain.
+        over = outcome.code == REFUSED or late or self._agents_are_gone()
+        return outcome if over else None
+
+    def _agents_are_gone(self) -> bool:
+        if self.options.local_agents:
+            return self._supervisor.idle
+        return self._view is not None and self._view.plan is not None and not self._view.reports
+
+    async def _without_agents(self) -> Outcome | None:
+        """Nobody is left, so nobody can ask for a machine: bring one, unless agents just crash."""
+        if not self.options.local_agents:
+            return None
+        if self._supervisor.given_up:
+            name = self._supervisor.given_up[0]
+            log = self.folder.agent(name) / "agent.log"
+            return Outcome("failed", f"agent {name} died again and again; see {log}", FAILED)
+        name = await self._supervisor.start_spare()
+        self._say(f"no machine is left: starting {name}")
+        return None
+
+    # ---- the store -------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Keep the view of the job, and serve requests for machines."""
+        while True:
+            try:
+                view = await read_view(self._store, self.spec.job)
+                self._view = view
+                await self._serve_requests(view)
+                changes = self._store.watch(job_prefix(self.spec.job), view.revision + 1)
+                async with aclosing(changes):
+                    async for events in changes:
+                        for event in events:
+                            view.apply(event)
+                        await self._serve_requests(view)
+            except StoreUnavailableError:
+                await asyncio.sleep(0.1)
+
+    async def _serve_requests(self, view: JobView) -> None:
+        if not self.options.local_agents:
+            return
+        for key in list(view.requests):
+            if key not in self._served:
+                self._served.add(key)
+                name = await self._supervisor.start_spare()
+                self._say(f"a machine was asked for: starting {name}")
+            await self._store.transact(Txn((), (Delete(key),)))
+            # The same request may be made again when this machine dies too.
+            self._served.discard(key)
+            view.requests.remove(key)
+
+    # ---- small things ----------------------------------------------------------------------
+
+    def _exited(self, end: AgentExit) -> None:
+        self._supervisor.exited(end)
+
+    def _agent_options(self, name: str, standby: bool) -> AgentOptions:
+        return AgentOptions(
+            name=name,
+            job=self.spec.job,
+            store=self._store_url,
+            folder=self.folder.agent(name),
+            standby=standby,
+            secret=self.folder.secret_file,
+        )
+
+    def _say(self, text: str) -> None:
+        self._screen.say(time.time_ns() - self.spec.started_ns, text)
+
+    def _event(self, kind: EventKind, time_ns: int, fields: Mapping[str, Value]) -> None:
+        """Log and show an event of the launcher's own; `time_ns` is CLOCK_REALTIME."""
+        self._log.write(kind, fields, time_ns)
+        event = Event(time_ns - self.spec.started_ns, kind, fields)
+        self._history.add(event)
+        self._screen.event(event)
+
+    def _write_run(self) -> None:
+        agents = dict(sorted(self._nursery.pids.items())) if hasattr(self, "_nursery") else {}
+        self.folder.write_run(
+            {
+                "job": self.spec.job,
+                "store": self._store_url,
+                "nodes": self.spec.machines,
+                "ranks_per_node": self.spec.ranks_per_machine,
+                "replicas": [list(row) for row in self.spec.replicas],
+                "pid": os.getpid(),
+                "agents": agents,
+                "started_ns": self.spec.started_ns,
+                "command": list(self.options.command),
+            }
+        )
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fatal = f"{type(error).__name__}: {error}"
+
+    async def _cancel_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,205 @@
+"""Recoveries and the final state, from event logs written by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castor_policy.events import Event, EventKind, Value
+from castor_runtime.launcher.event_logs import History
+from castor_runtime.launcher.run_result import (
+    PARTS,
+    Recovery,
+    final_state,
+    last_iteration,
+    recoveries,
+)
+
+K = EventKind
+
+
+def at(time_s: float, kind: EventKind, **fields: Value) -> Event:
+    return Event(round(time_s * 1e9), kind, fields)
+
+
+def trained(start_s: float, generation: int, first: int, last: int, ranks: int = 2) -> list[Event]:
+    """Iterations of one second each, rank 1 a little after rank 0."""
+    return [
+        at(
+            start_s + i + rank / 100,
+            K.ITERATION_ENDED,
+            rank=rank,
+            generation=generation,
+            iteration=n,
+        )
+        for i, n in enumerate(range(first, last + 1))
+        for rank in range(ranks)
+    ]
+
+
+def recovered(start_s: float, generation: int, iteration: int, source: str) -> list[Event]:
+    """From the plan on: retrieval takes 1 s, the restart 0.5 s; rank 1 is the slower."""
+    return [
+        at(start_s, K.PLANNED, generation=generation, iteration=iteration, tier=source),
+        at(start_s + 0.2, K.RETRIEVED, generation=generation, rank=0, source="own_memory"),
+        at(start_s + 1.0, K.RETRIEVED, generation=generation, rank=1, source=source),
+        at(start_s + 1.2, K.RESUMED, generation=generation, rank=0, iteration=iteration),
+        at(start_s + 1.5, K.RESUMED, generation=generation, rank=1, iteration=iteration),
+    ]
+
+
+def only(events: list[Event]) -> Recovery:
+    (found,) = recoveries(events)
+    return found
+
+
+def check_sum(found: Recovery) -> None:
+    parts = [found.seconds[part] for part in PARTS]
+    assert sum(part for part in parts if part is not None) == pytest.approx(found.seconds["total"])
+
+
+def test_a_killed_trainer_is_restarted_from_own_memory() -> None:
+    events = [
+        *trained(1, 1, 1, 9),
+        at(9.5, K.FAILURE, failure="software", target="rank:1", machine=1, rank=1),
+        at(9.6, K.DETECTED, generation=2, failure="software", machine=1, cause="killed"),
+        *recovered(9.7, 2, 8, "own_memory"),
+        *trained(12.2, 2, 9, 12),
+    ]
+    found = only(events)
+    assert (found.kind, found.generation, found.iteration) == ("software", 2, 8)
+    assert (found.machines, found.cause, found.iterations_lost) == ((1,), "killed", 1)
+    assert found.sources == {0: "own_memory", 1: "own_memory"}
+    expected = {
+        "detection": 0.1,
+        "interrupted": 0.0,
+        "replacement": 0.0,
+        "planning": 0.1,
+        "retrieval": 1.0,
+        "restart": 0.5,
+        "first_iteration": 1.0,
+        "total": 2.7,
+    }
+    assert found.seconds == pytest.approx(expected)
+    check_sum(found)
+    assert recoveries(list(reversed(events))) == [found]
+
+
+def test_a_lost_machine_counts_from_its_lease_and_its_replacement_apart() -> None:
+    events = [
+        *trained(1, 1, 1, 9),
+        at(9.5, K.FAILURE, failure="hardware", target="machine:1", machine=1, rank=None),
+        at(9.6, K.DETECTED, generation=2, failure="software", machine=0, cause="peer gone"),
+        at(14.5, K.DETECTED, generation=2, failure="hardware", machine=1, cause="lease expired"),
+        at(15.5, K.REPLACED, generation=2, machine=1, agent="spare-0"),
+        *recovered(15.7, 2, 9, "peer:node-0"),
+        *trained(18.2, 2, 10, 12),
+        # Redundancy comes back later, and is no part of the recovery.
+        at(19.0, K.RETRIEVED, generation=2, rank=0, source="peer:node-0"),
+    ]
+    found = only(events)
+    assert (found.kind, found.machines, found.iterations_lost) == ("hardware", (1,), 0)
+    assert found.cause == "peer gone; lease expired"
+    assert found.sources[1] == "peer:node-0"
+    assert found.seconds["detection"] == pytest.approx(5.0)
+    assert found.seconds["replacement"] == pytest.approx(1.0)
+    assert found.seconds["planning"] == pytest.approx(0.2)
+    assert found.seconds["retrieval"] == pytest.approx(1.0)
+    check_sum(found)
+
+
+def test_a_failure_during_a_recovery_makes_one_outage_of_both() -> None:
+    events = [
+        *trained(1, 1, 1, 9),
+        at(9.5, K.FAILURE, failure="software", target="rank:1", machine=1, rank=1),
+        at(9.6, K.DETECTED, generation=2, failure="software", machine=1, cause="killed"),
+        *recovered(9.7, 2, 9, "own_memory"),
+        at(11.3, K.FAILURE, failure="hardware", target="machine:0", machine=0, rank=None),
+        at(11.6, K.DETECTED, generation=3, failure="hardware", machine=0, cause="lease expired"),
+        at(11.8, K.REPLACED, generation=3, machine=0, agent="spare-0"),
+        *recovered(12.0, 3, 9, "peer:node-1"),
+        *trained(14.0, 3, 10, 12),
+    ]
+    found = only(events)
+    assert (found.generation, found.generations, found.machines) == (3, (2, 3), (0, 1))
+    assert (found.kind, found.iterations_lost) == ("hardware", 0)
+    assert found.seconds["detection"] == pytest.approx(0.1)
+    assert found.seconds["interrupted"] == pytest.approx(2.0)
+    assert found.seconds["total"] == pytest.approx(4.5)
+    check_sum(found)
+
+
+def test_each_outage_is_a_recovery_of_its_own() -> None:
+    events = [
+        *trained(1, 1, 1, 9),
+        at(9.0, K.FAILURE, failure="software", target="store", machine=None, rank=None),
+        at(9.1, K.FAILURE, failure="software", target="agent:spare-1", machine=None, rank=None),
+        at(9.6, K.DETECTED, generation=2, failure="software", machine=1, cause="crash"),
+        *recovered(9.7, 2, 9, "own_memory"),
+        *trained(12.0, 2, 10, 20),
+        at(23.0, K.FAILURE, failure="software", target="rank:0", machine=0, rank=0),
+        at(23.5, K.DETECTED, generation=3, failure="software", machine=0, cause="killed"),
+        at(23.6, K.PLANNED, generation=3, iteration=12, tier="storage"),
+        at(25.0, K.RESUMED, generation=3, rank=0, iteration=12),
+        at(25.0, K.RESUMED, generation=3, rank=1, iteration=12),
+        *trained(26.0, 3, 13, 14),
+        at(27.5, K.DETECTED, generation=4, failure="software", machine=0, cause="crash"),
+        *recovered(27.6, 4, 14, "own_memory"),
+        *trained(30.0, 4, 15, 15),
+    ]
+    first, second, third = recoveries(events)
+    # Nothing was injected on a machine: nobody knows when it failed.
+    assert first.seconds["detection"] == 0.0
+    assert first.machines == (1,)
+    assert second.seconds["detection"] == pytest.approx(0.5)
+    assert (second.iteration, second.iterations_lost) == (12, 8)
+    assert second.seconds["retrieval"] == 0.0
+    assert second.seconds["restart"] == pytest.approx(1.4)
+    assert second.sources == {}
+    # Lost is what the training before it had, not what an earlier one once had.
+    assert third.iterations_lost == 0
+    history = History()
+    for event in sorted(events, key=lambda event: event.time_ns):
+        history.add(event)
+    assert recoveries(history.events) == [first, second, third]
+    assert len(history.events) < len(events)
+
+
+def test_a_recovery_that_never_ended_has_no_total() -> None:
+    events = [
+        *trained(1, 1, 1, 3),
+        at(4.6, K.DETECTED, generation=2, failure="software", machine=1, cause="crash"),
+        at(4.7, K.DETECTED, generation=3, failure="software", machine=1, cause="crash again"),
+    ]
+    found = only(events)
+    assert (found.generations, found.iteration, found.iterations_lost) == ((2, 3), None, None)
+    assert found.seconds["planning"] is None
+    assert found.seconds["total"] is None
+    assert recoveries([]) == []
+    assert last_iteration(events) == 3
+    assert last_iteration([]) == 0
+
+
+digests = st.lists(st.binary(min_size=32, max_size=32).map(bytes.hex), min_size=1, max_size=6)
+
+
+@given(digests, st.randoms(use_true_random=False))
+def test_the_final_state_is_a_hash_over_ranks_in_order(ranks: list[str], rng: object) -> None:
+    finals = [{"iteration": 7, "ranks": {str(r): d}} for r, d in enumerate(ranks)]
+    expected = hashlib.sha256("".join(ranks).encode()).hexdigest()
+    for order in itertools.islice(itertools.permutations(finals), 6):
+        assert final_state(order, len(ranks)) == (7, expected)
+    flat = [{"iteration": 7, **{str(r): d for r, d in enumerate(ranks)}}]
+    assert final_state(flat, len(ranks)) == (7, expected)
+    assert final_state(finals, len(ranks) + 1) == (None, None)
+
+
+def test_agents_that_disagree_on_the_final_state_are_an_error() -> None:
+    with pytest.raises(ValueError, match="different iterations"):
+        final_state([{"iteration": 7, "ranks": {"0": "a"}}, {"iteration": 8, "ranks": {}}], 1)
+    with pytest.raises(ValueError, match="rank 0"):
+        final_state([{"ranks": {"0": "a"}}, {"ranks": {"0": "b"}}], 1)
