@@ -117,10 +117,12 @@ def _module_state(module: torch.nn.Module) -> tuple[OrderedDict[str, Any], dict[
 
     ZeRO-3 saves every parameter as an empty placeholder, so nothing of them is lost here.
     """
-    state = OrderedDict[str, Any](module.state_dict(keep_vars=True))
+    found = module.state_dict(keep_vars=True)
+    state: OrderedDict[str, Any] = OrderedDict(found)
+    vars(state).update(vars(found))  # versions of the modules, which torch reads when it loads
     buffers = {id(tensor): name for name, tensor in module.named_buffers()}
     aliases = {}
-    for key, value in list(state.items()):
+    for key, value in found.items():
         if not torch.is_tensor(value):
             raise ValueError(
                 f"the persistent tier cannot write {key}, extra state of type "
