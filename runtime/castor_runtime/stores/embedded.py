@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
@@ -139,7 +140,7 @@ class EmbeddedEtcd:
                 start_new_session=True,  # Ctrl-C means the launcher, which ends etcd last
             )
         deadline_s = time.monotonic() + timeout_s
-        while not _healthy(port):
+        while not (_listens(self._process.pid, port) and _healthy(port)):
             exited = self._process.poll() is not None
             if exited or time.monotonic() > deadline_s:
                 self.kill()
@@ -147,10 +148,6 @@ class EmbeddedEtcd:
                 tail = self.log_path.read_bytes()[begun:][-2000:].decode(errors="replace")
                 raise EtcdStartError(f"{how} (port {port}); the end of {self.log_path}:\n{tail}")
             time.sleep(0.01)
-        # Somebody else's etcd on our port would answer as well.
-        if self._process.poll() is not None:
-            self._process = None
-            raise EtcdStartError(f"port {port}: address already in use by another etcd")
 
     def _arguments(self, port: int) -> Iterator[str]:
         options = {
@@ -211,6 +208,21 @@ def _free_ports(count: int) -> Iterator[int]:
         count -= 1
         if not count:
             return
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether it is this process that listens there: another job's etcd would answer as well."""
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        columns = line.split()
+        if columns[3] == "0A" and int(columns[1].partition(":")[2], 16) == port:
+            inodes.add(f"socket:[{columns[9]}]")
+    with contextlib.suppress(OSError):  # it has exited
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if str(descriptor.readlink()) in inodes:
+                    return True
+    return False
 
 
 def _healthy(port: int) -> bool:
