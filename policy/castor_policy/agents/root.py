@@ -70,6 +70,7 @@ class Root:
         self._pending: Plan | None = None
         self._requested_s: dict[int, float] = {}
         self._persist_due_s = now_s + spec.persist_every_s
+        self._asked = 0
         self._pace_from: tuple[float, int] | None = None
 
     def handle(self, event: RootEvent, now_s: float) -> list[RootEffect]:
@@ -142,7 +143,7 @@ class Root:
         ]
         if len(gathered) < self.spec.machines:
             return effects
-        decided = self._decided(plan, gathered)
+        decided = self._decided(plan, gathered, now_s)
         return [
             *effects,
             Log(
@@ -198,13 +199,16 @@ class Root:
         free = [report for report in self.reports.values() if report.agent not in taken]
         return sorted(free, key=lambda report: (report.standby, _natural(report.agent)))
 
-    def _decided(self, plan: Plan, reports: Sequence[AgentReport]) -> Plan:
+    def _decided(self, plan: Plan, reports: Sequence[AgentReport], now_s: float) -> Plan:
         holdings = {
             machine: self._shards_whole_in(report) for machine, report in enumerate(reports)
         }
         persistent = set(reports[0].persistent)
         for report in reports[1:]:
             persistent &= set(report.persistent)
+        if self._asked and self._asked not in persistent:
+            # It was being written, or was yet to come: what a failure tore is written again.
+            self._persist_due_s = min(self._persist_due_s, now_s)
         recovery = plan_recovery(self._placement, holdings, max(persistent, default=None))
         in_memory = recovery.tier in (Tier.OWN_MEMORY, Tier.PEER)
         sources: list[tuple[int, ...]] = []
@@ -348,7 +352,8 @@ class Root:
         ahead = max(0, newest - since_iteration)
         self._pace_from = None
         self._persist_due_s = since_s + self.spec.persist_every_s
-        return [AskPersist(self.term, newest + 2 + ahead)]
+        self._asked = newest + 2 + ahead
+        return [AskPersist(self.term, self._asked)]
 
 
 def placement_of(spec: JobSpec) -> Placement:

@@ -86,15 +86,20 @@ class HostLink:
         """Wait for the end of a process and return its code; negative: the signal."""
         return await asyncio.shield(self._ended[pid])
 
-    async def kill(self, pids: list[int]) -> None:
-        """Kill processes with all their children, and wait until they are gone."""
-        waiting = [self._ended[pid] for pid in pids if pid in self._ended]
-        for pid in pids:
-            if pid in self._ended and not self._ended[pid].done():
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
-        if waiting:
-            await asyncio.gather(*(asyncio.shield(end) for end in waiting))
+    async def kill_all(self) -> None:
+        """Kill every process that was started, with all its children; wait until they are gone.
+
+        One whose start was asked for and is not yet confirmed is waited for, and killed too.
+        """
+        while starting := list(self._started.values()):
+            await asyncio.wait(starting)
+        running = {pid: end for pid, end in self._ended.items() if not end.done()}
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        if running:
+            await asyncio.wait(running.values())
+        self._ended.clear()
 
     def close(self) -> None:
         """Let the host end, and with it whatever it started."""
@@ -105,11 +110,11 @@ class HostLink:
             self._writer.close()
 
     async def _ask(self, name: str, request: dict[str, Any]) -> int:
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._started[name] = answer
         self._send(request)
-        pid: int = await answer
-        return pid
+        # Shielded: who waits may be cancelled, and the process is started all the same.
+        return await asyncio.shield(answer)
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._writer is None or self._writer.is_closing():
@@ -135,4 +140,8 @@ class HostLink:
                             end.set_result(message["code"])
         for waiting in self._started.values():
             waiting.set_exception(HostLostError("the trainer host has died"))
+        self._started.clear()
+        for end in self._ended.values():
+            if not end.done():
+                end.set_result(-signal.SIGKILL)  # they die with their host
         self._lost.set()

@@ -6,49 +6,35 @@ import asyncio
 import json
 import os
 import socket
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec, Plan, layout_prefix
+from castor_policy.agents.documents import JobSpec, Plan
 from castor_policy.agents.messages import (
     Fetch,
-    Fetched,
-    FetchFailed,
     Finalised,
     Inspected,
-    MemoryRefused,
     Offer,
     TrainerEnded,
     TrainerHung,
     TrainerRefused,
     TrainerResumed,
-    Verified,
     WorkerEvent,
 )
 from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
 from castor_runtime.agent.event_log import EventLog
+from castor_runtime.agent.holding import Holding
 from castor_runtime.agent.host_link import HostLink
 from castor_runtime.agent.log_tail import last_words
-from castor_runtime.agent.memory import CheckpointMemory, RankLayout
+from castor_runtime.agent.memory import CheckpointMemory
+from castor_runtime.agent.persisting import Described, Persister
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
-from castor_runtime.arena import ArenaError, ControlBlock
-from castor_runtime.persistent.storage import complete_iterations
-from castor_runtime.transport import (
-    CorruptPartError,
-    PartMissingError,
-    PeerClient,
-    PeerRefusedError,
-    PeerUnreachableError,
-)
-
-_PERSIST_WAIT_S = 3600.0
+from castor_runtime.arena import ControlBlock
+from castor_runtime.transport import PeerClient
 
 
 class Machine:
@@ -89,22 +75,18 @@ class Machine:
         self._folder = folder
         self._listen = listen
         self._host = host
-        self._session = session
-        self._client = client
         self._log = log
         self._emit = emit
+        self._holding = Holding(spec, memory, session, client, emit)
+        self._persister = Persister(spec, folder, host, log)
         self.link = TrainerLink(spec.job, self._on_message)
         self.control = ControlBlock.create(spec.job, agent, spec.ranks_per_machine)
         self._watchdog = Watchdog(spec, self.control, emit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._offers: dict[int, Offer] = {}
         self._asked: set[int] = set()
-        self._sections: dict[int, list[dict[str, Any]]] = {}
-        self._templates: dict[int, str] = {}
+        self._described: dict[int, Described] = {}
         self._redundant = 0
-        self._persisting: set[tuple[int, int]] = set()
-        self._writers: list[int] = []
-        self._fingerprint = ""
 
     # ---- trainers ------------------------------------------------------------------------------
 
@@ -113,13 +95,12 @@ class Machine:
         self._watchdog.stop()
         for task in list(self._tasks):
             task.cancel()
-        await self._host.kill([*self.trainers.values(), *self._writers])
+        await self._host.kill_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.trainers.clear()
         self._offers.clear()
         self._asked.clear()
-        self._sections.clear()
-        self._writers.clear()
+        self._described.clear()
 
     def start_trainers(self, plan: Plan, machine: int) -> None:
         """Fork this machine's trainers of the plan's generation."""
@@ -185,8 +166,7 @@ class Machine:
             return
         match message["op"]:
             case "layout":
-                self._sections[rank] = message["sections"]
-                self._templates[rank] = message.get("template") or ""
+                self._described[rank] = Described(message["sections"], message["template"] or "")
                 self._spawn(self._prepare(generation, rank, message))
             case "resumed":
                 iteration, seconds = int(message["iteration"]), message.get("seconds") or {}
@@ -213,74 +193,19 @@ class Machine:
 
     # ---- memory --------------------------------------------------------------------------------
 
-    async def _prepare(self, generation: int, rank: int, message: Mapping[str, Any]) -> None:
+    async def _prepare(self, generation: int, rank: int, message: dict[str, Any]) -> None:
         """Have memory for what this trainer will checkpoint, then let it load."""
-        layout = RankLayout.from_message(message)
-        known = await self._publish(layout)
-        if known != layout:
-            self._emit(
-                MemoryRefused(
-                    generation,
-                    f"rank {rank} trains another model than the job's first trainers did: its "
-                    f"part is {layout.data_bytes} bytes of {layout.fingerprint}, theirs was "
-                    f"{known.data_bytes} bytes of {known.fingerprint}; start a new job for it",
-                )
-            )
-            return
-        if self.number is not None and await self._hold(generation, self.number, wait=True):
+        if self.number is not None and await self._holding.prepare(
+            generation, self.number, message
+        ):
             self._asked.add(rank)
             self._answer(rank)
-
-    async def _publish(self, layout: RankLayout) -> RankLayout:
-        rank = str(layout.rank)
-        if rank not in self._session.layouts():
-            key = layout_prefix(self.spec.job) + rank
-            await self._session.write_once(key, layout.to_json())
-        while rank not in self._session.layouts():
-            await self._session.wait_for_change()
-        return RankLayout.from_message(json.loads(self._session.layouts()[rank]))
-
-    async def _hold(self, generation: int, machine: int, *, wait: bool) -> bool:
-        """Take the memory that belongs to `machine`; False if sizes are not known, or refused."""
-        needed = {str(rank) for rank in self.spec.ranks_held_by(machine)}
-        while not needed <= set(self._session.layouts()):
-            if not wait:
-                return False
-            await self._session.wait_for_change()
-        layouts = {
-            int(rank): RankLayout.from_message(json.loads(text))
-            for rank, text in self._session.layouts().items()
-        }
-        self._fingerprint = layouts[0 if 0 in layouts else min(layouts)].fingerprint
-        before = self.memory.segments()
-        try:
-            self.memory.hold(machine, layouts)
-        except (InputError, ArenaError) as error:
-            self._emit(MemoryRefused(generation, str(error)))
-            return False
-        if self.memory.segments() != before:
-            touching = asyncio.create_task(self.memory.touch())
-            if wait:
-                await touching
-            else:
-                self._keep(touching)  # a fetch is under way at once, and touches as it goes
-        return True
 
     async def inspect(self, generation: int, machine: int, *, thorough: bool) -> None:
         """Tell the worker what is held here; trainers must be dead."""
         self.generation, self.number = generation, machine
-        await self._hold(generation, machine, wait=False)
-        if thorough:
-            for rank, iterations in self.memory.holdings().items():
-                for iteration in iterations:
-                    await self.memory.verify(rank, iteration)
-        held = self.memory.holdings()
-        self._emit(Inspected(generation, held, self._persistent(), self._free_address()))
-
-    def _persistent(self) -> tuple[int, ...]:
-        if not self.spec.persist:
-            return ()
-        return complete_iterations(Path(self.spec.persist), self._fingerprint or None)
+        held, persistent = await self._holding.inspect(generation, machine, thorough=thorough)
+        self._emit(Inspected(generation, held, persistent, self._free_address()))
 
     def _free_address(self) -> str:
         """Return an address for the trainers' rendezvous; new for each generation."""
@@ -291,42 +216,11 @@ class Machine:
 
     def verify(self, generation: int, rank: int, iteration: int) -> None:
         """Read a part against its checksums."""
-
-        async def work() -> None:
-            intact = await self.memory.verify(rank, iteration)
-            self._emit(Verified(generation, rank, intact))
-
-        self._spawn(work())
+        self._spawn(self._holding.verify(generation, rank, iteration))
 
     def fetch(self, effect: Fetch) -> None:
         """Fetch a part from a peer into own memory."""
-        self._spawn(self._fetch(effect))
-
-    async def _fetch(self, effect: Fetch) -> None:
-        began_s = time.monotonic()
-        try:
-            writing = self.memory.replica(effect.rank).begin(
-                effect.iteration, effect.generation, None
-            )
-            got = await self._client.fetch(
-                effect.address,
-                effect.rank,
-                effect.iteration,
-                bytes.fromhex(self._fingerprint),
-                writing,
-            )
-        except (
-            PeerUnreachableError,
-            PartMissingError,
-            CorruptPartError,
-            PeerRefusedError,
-            ArenaError,
-        ) as error:
-            reason = f"machine {effect.source}: {error}"
-            self._emit(FetchFailed(effect.generation, effect.rank, effect.source, reason))
-            return
-        seconds = time.monotonic() - began_s
-        self._emit(Fetched(effect.generation, effect.rank, effect.source, got.bytes, seconds))
+        self._spawn(self._holding.fetch(effect))
 
     def offer(self, effect: Offer) -> None:
         """Let a trainer load, as soon as it asks."""
@@ -385,55 +279,21 @@ class Machine:
 
     def persist(self, generation: int, iteration: int) -> None:
         """Have this machine's parts of `iteration` written to persistent storage."""
-        if self.number is None or (generation, iteration) in self._persisting:
-            return
-        self._persisting.add((generation, iteration))
-        self._spawn(self._persist(generation, iteration, self.number))
+        self._spawn(self._persist(generation, iteration))
 
-    async def _persist(self, generation: int, iteration: int, machine: int) -> None:
-        ranks = self.spec.ranks_of(machine)
-        while not all(rank in self._sections for rank in ranks):
+    async def _persist(self, generation: int, iteration: int) -> None:
+        while self.number is None or not self._described.keys() >= set(
+            self.spec.ranks_of(self.number)
+        ):
             await asyncio.sleep(1.0)  # trainers of this generation have yet to say what they have
-        began_s = time.monotonic()
-        segments = self.memory.segments()
-        order = {
-            "folder": self.spec.persist,
-            "attempt": {
-                "job": self.spec.job,
-                "fingerprint": self._fingerprint,
-                "iteration": iteration,
-                "generation": generation,
-                "world_size": self.spec.machines * self.spec.ranks_per_machine,
-            },
-            "parts": [
-                {
-                    "rank": rank,
-                    "segment": segments[rank],
-                    "template": self._templates[rank],
-                    "sections": self._sections[rank],
-                }
-                for rank in ranks
-            ],
-            "wait_s": _PERSIST_WAIT_S,
-            "keep": self.spec.persist_keep,
-        }
-        log = self._folder / "persist.log"
-        pid = await self._host.start_call(
-            f"persist {generation} {iteration}",
-            "castor_runtime.persistent.machine_share:write",
-            {"order": json.dumps(order)},
-            log,
+        await self._persister.write(
+            generation,
+            iteration,
+            self.number,
+            self._holding.fingerprint,
+            self.memory.segments(),
+            self._described,
         )
-        self._writers.append(pid)
-        code = await self._host.ended(pid)
-        self._writers.remove(pid)
-        fields = {"machine": machine, "iteration": iteration, "generation": generation}
-        seconds = time.monotonic() - began_s
-        if code == 0:
-            self._log.write(EventKind.PERSISTED, {**fields, "seconds": seconds})
-        else:
-            # The next one comes in time; training does not depend on this one.
-            sys.stderr.write(f"iteration {iteration} was not persisted: {last_words(log)}\n")
 
     def forget(self) -> None:
         """Give the checkpoint memory back."""

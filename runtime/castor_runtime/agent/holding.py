@@ -1,0 +1,147 @@
+"""Brings this machine's parts into its checkpoint memory, and says what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from castor_configs.errors import InputError
+from castor_policy.agents.documents import JobSpec, layout_prefix
+from castor_policy.agents.messages import (
+    Fetch,
+    Fetched,
+    FetchFailed,
+    MemoryRefused,
+    Verified,
+    WorkerEvent,
+)
+from castor_runtime.agent.memory import CheckpointMemory, RankLayout
+from castor_runtime.agent.session import StoreSession
+from castor_runtime.arena import ArenaError
+from castor_runtime.persistent.storage import complete_iterations
+from castor_runtime.transport import PeerClient, PeerError
+
+
+class Holding:
+    """Checkpoint memory with what it needs from elsewhere: sizes from the store, parts from peers.
+
+    Args:
+        spec: the job.
+        memory: of this machine.
+        session: the store.
+        client: fetches from peers.
+        emit: gets the worker's events.
+
+    Attributes:
+        fingerprint: of the job's checkpoints; "" before any trainer has told its layout.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        memory: CheckpointMemory,
+        session: StoreSession,
+        client: PeerClient,
+        emit: Callable[[WorkerEvent], None],
+    ) -> None:
+        self.fingerprint = ""
+        self._spec = spec
+        self._memory = memory
+        self._session = session
+        self._client = client
+        self._emit = emit
+        self._touching: set[asyncio.Task[None]] = set()
+
+    async def prepare(self, generation: int, machine: int, message: Mapping[str, Any]) -> bool:
+        """Have memory for what a trainer says it will checkpoint; False if that is refused."""
+        layout = RankLayout.from_message(message)
+        known = await self._publish(layout)
+        if known != layout:
+            reason = (
+                f"rank {layout.rank} trains another model than the job's first trainers did: its "
+                f"part is {layout.data_bytes} bytes of {layout.fingerprint}, theirs was "
+                f"{known.data_bytes} bytes of {known.fingerprint}; start a new job for it"
+            )
+            self._emit(MemoryRefused(generation, reason))
+            return False
+        return await self._hold(generation, machine, wait=True)
+
+    async def inspect(
+        self, generation: int, machine: int, *, thorough: bool
+    ) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...]]:
+        """Return the iterations held by rank, and the persistent ones; trainers must be dead."""
+        await self._hold(generation, machine, wait=False)
+        if thorough:
+            for rank, iterations in self._memory.holdings().items():
+                for iteration in iterations:
+                    await self._memory.verify(rank, iteration)
+        persistent: tuple[int, ...] = ()
+        if self._spec.persist:
+            persistent = await asyncio.to_thread(
+                complete_iterations, Path(self._spec.persist), self.fingerprint or None
+            )
+        return self._memory.holdings(), persistent
+
+    async def verify(self, generation: int, rank: int, iteration: int) -> None:
+        """Read a part against its checksums."""
+        self._emit(Verified(generation, rank, await self._memory.verify(rank, iteration)))
+
+    async def fetch(self, effect: Fetch) -> None:
+        """Fetch a part from a peer."""
+        began_s = time.monotonic()
+        try:
+            writing = self._memory.replica(effect.rank).begin(
+                effect.iteration, effect.generation, None
+            )
+            got = await self._client.fetch(
+                effect.address,
+                effect.rank,
+                effect.iteration,
+                bytes.fromhex(self.fingerprint),
+                writing,
+            )
+        except (PeerError, ArenaError) as error:
+            reason = f"machine {effect.source}: {error}"
+            self._emit(FetchFailed(effect.generation, effect.rank, effect.source, reason))
+            return
+        seconds = time.monotonic() - began_s
+        self._emit(Fetched(effect.generation, effect.rank, effect.source, got.bytes, seconds))
+
+    async def _publish(self, layout: RankLayout) -> RankLayout:
+        rank = str(layout.rank)
+        if rank not in self._session.layouts():
+            await self._session.write_once(layout_prefix(self._spec.job) + rank, layout.to_json())
+        while rank not in self._session.layouts():
+            await self._session.wait_for_change()
+        return RankLayout.from_message(json.loads(self._session.layouts()[rank]))
+
+    async def _hold(self, generation: int, machine: int, *, wait: bool) -> bool:
+        """Take the memory that belongs to `machine`; False if sizes are not known, or refused."""
+        needed = {str(rank) for rank in self._spec.ranks_held_by(machine)}
+        while not needed <= set(self._session.layouts()):
+            if not wait:
+                return False
+            await self._session.wait_for_change()
+        layouts = {
+            int(rank): RankLayout.from_message(json.loads(text))
+            for rank, text in self._session.layouts().items()
+        }
+        self.fingerprint = layouts[min(layouts)].fingerprint
+        before = self._memory.segments()
+        try:
+            self._memory.hold(machine, layouts)
+        except (InputError, ArenaError) as error:
+            self._emit(MemoryRefused(generation, str(error)))
+            return False
+        if self._memory.segments() != before:
+            touching = asyncio.create_task(self._memory.touch())
+            if wait:
+                await touching
+            else:  # a fetch is under way at once, and touches as it goes
+                self._touching.add(touching)
+                touching.add_done_callback(self._touching.discard)
+        return True

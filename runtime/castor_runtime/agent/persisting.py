@@ -1,0 +1,105 @@
+"""Has this machine's share of persistent checkpoints written, beside training."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from castor_policy.agents.documents import JobSpec
+from castor_policy.events import EventKind
+from castor_runtime.agent.event_log import EventLog
+from castor_runtime.agent.host_link import HostLink
+from castor_runtime.agent.log_tail import last_words
+
+_WAIT_S = 3600.0
+"""An iteration that was announced and has not come by then never will."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a trainer said of its part: where the tensors lie, and the file of everything else."""
+
+    sections: Sequence[Mapping[str, Any]]
+    template: str
+
+
+class Persister:
+    """Starts the processes that write; they copy out of checkpoint memory before they write.
+
+    Args:
+        spec: the job.
+        folder: of the agent, for the log.
+        host: forks the processes.
+        log: the event log.
+    """
+
+    def __init__(self, spec: JobSpec, folder: Path, host: HostLink, log: EventLog) -> None:
+        self._spec = spec
+        self._log_file = folder / "persist.log"
+        self._host = host
+        self._log = log
+        self._begun: set[tuple[int, int]] = set()
+
+    async def write(
+        self,
+        generation: int,
+        iteration: int,
+        machine: int,
+        fingerprint: str,
+        segments: Mapping[int, str],
+        described: Mapping[int, Described],
+    ) -> None:
+        """Write the machine's parts of `iteration` once it is complete; a second call does nothing.
+
+        A checkpoint that fails costs nothing but itself: training does not wait for it.
+        """
+        if (generation, iteration) in self._begun:
+            return
+        self._begun.add((generation, iteration))
+        began_s = time.monotonic()
+        order = {
+            "folder": self._spec.persist,
+            "attempt": {
+                "job": self._spec.job,
+                "fingerprint": fingerprint,
+                "iteration": iteration,
+                "generation": generation,
+                "world_size": self._spec.machines * self._spec.ranks_per_machine,
+            },
+            "parts": [
+                {
+                    "rank": rank,
+                    "segment": segments[rank],
+                    "template": described[rank].template,
+                    "sections": list(described[rank].sections),
+                }
+                for rank in self._spec.ranks_of(machine)
+            ],
+            "wait_s": _WAIT_S,
+            "keep": self._spec.persist_keep,
+        }
+        pid = await self._host.start_call(
+            f"persist {generation} {iteration}",
+            "castor_runtime.persistent.machine_share:write",
+            {"order": json.dumps(order)},
+            self._log_file,
+        )
+        code = await self._host.ended(pid)
+        if code == 0:
+            self._log.write(
+                EventKind.PERSISTED,
+                {
+                    "machine": machine,
+                    "iteration": iteration,
+                    "generation": generation,
+                    "seconds": time.monotonic() - began_s,
+                },
+            )
+        else:
+            said = last_words(self._log_file)
+            sys.stderr.write(f"iteration {iteration} was not persisted: {said}\n")
