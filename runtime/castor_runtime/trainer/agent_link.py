@@ -1,0 +1,204 @@
+"""How a trainer talks with the agent that started it: JSON lines over a Unix stream socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from castor_runtime.arena import RankControl
+
+ENVIRONMENT = "CASTOR_TRAINER"
+_HEARTBEAT_S = 0.05
+
+
+class AgentLostError(RuntimeError):
+    """The agent closed the link; a trainer without an agent has no checkpoint memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSettings:
+    """What the agent tells a trainer when it starts it, in the environment.
+
+    Attributes:
+        job: its name.
+        rank: machine * ranks_per_machine + local_rank.
+        machine: the place that this machine fills.
+        local_rank: which trainer of the machine.
+        generation: the attempt at running all trainers.
+        ranks_per_machine: R.
+        replicas: the placement; row i: the machines that hold shard i, i first.
+        socket: path of the agent's Unix socket.
+        control: name of the control segment.
+        scheme: "eager", or a key of `castor_policy.interleaving.SCHEMES`.
+        chunk_bytes: size of a chunk.
+        profile_iterations: how many iterations' idle spans are averaged.
+        started_ns: start of the run, CLOCK_REALTIME.
+    """
+
+    job: str
+    rank: int
+    machine: int
+    local_rank: int
+    generation: int
+    ranks_per_machine: int
+    replicas: tuple[tuple[int, ...], ...]
+    socket: str
+    control: str
+    scheme: str
+    chunk_bytes: int
+    profile_iterations: int
+    started_ns: int
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str] = os.environ
+    ) -> TrainerSettings | None:
+        """Return what CASTOR_TRAINER says; None outside Castor.
+
+        Raises:
+            ValueError: it is set, but misses a setting.
+        """
+        text = environment.get(ENVIRONMENT)
+        if not text:
+            return None
+        record = json.loads(text)
+        missing = [item.name for item in fields(cls) if item.name not in record]
+        if missing:
+            raise ValueError(f"{ENVIRONMENT} misses {missing}: start trainers by `castor agent`")
+        record["replicas"] = tuple(tuple(row) for row in record["replicas"])
+        return cls(**{item.name: record[item.name] for item in fields(cls)})
+
+    def holders(self) -> list[int]:
+        """Return the ranks that keep a remote replica of this rank's part, in placement's order."""
+        row = self.replicas[self.machine][1:]
+        return [machine * self.ranks_per_machine + self.local_rank for machine in row]
+
+    def sources(self) -> list[tuple[int, int]]:
+        """Return (rank, which remote replica) of each part whose replica this trainer receives."""
+        return [
+            (machine * self.ranks_per_machine + self.local_rank, row.index(self.machine) - 1)
+            for machine, row in enumerate(self.replicas)
+            if self.machine in row[1:]
+        ]
+
+
+class AgentLink:
+    """A connection to the agent. Safe to use from several threads.
+
+    Args:
+        path: of the agent's socket.
+
+    Raises:
+        AgentLostError: nobody listens there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            raise AgentLostError(f"the agent does not answer at {path}: {error}") from error
+        self._sending = threading.Lock()
+        self._arrived = threading.Condition()
+        self._messages: deque[dict[str, Any]] = deque()
+        self._redundant = False
+        self._lost = False
+        threading.Thread(target=self._read, name="castor-link", daemon=True).start()
+
+    def send(self, op: str, **body: object) -> None:
+        """Send one message.
+
+        Raises:
+            AgentLostError: the agent is gone.
+        """
+        line = json.dumps({"op": op, **body}, separators=(",", ":")) + "\n"
+        try:
+            with self._sending:
+                self._socket.sendall(line.encode())
+        except OSError as error:
+            raise AgentLostError(f"the agent is gone: {error}") from error
+
+    def event(self, kind: str, **values: object) -> None:
+        """Send an event of the run, with the time it has now.
+
+        Raises:
+            AgentLostError: the agent is gone.
+        """
+        self.send("event", kind=kind, time_ns=time.time_ns(), fields=values)
+
+    def load_order(self) -> dict[str, Any]:
+        """Wait for the next "load" and return it.
+
+        Raises:
+            AgentLostError: the agent is gone.
+        """
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._messages or self._lost)
+            if self._messages:
+                return self._messages.popleft()
+        raise AgentLostError("the agent is gone; it closed the link before it said what to load")
+
+    def is_redundant(self) -> bool:
+        """Say whether every replica that belongs on this machine is there again."""
+        with self._arrived:
+            return self._redundant
+
+    def wait_redundant(self) -> None:
+        """Wait until `is_redundant`: nothing may be overwritten before that.
+
+        Raises:
+            AgentLostError: the agent is gone.
+        """
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._redundant or self._lost)
+            if not self._redundant:
+                raise AgentLostError("the agent is gone; it closed the link")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            with self._socket.makefile("rb") as lines:
+                for line in lines:
+                    self._take(json.loads(line))
+        except (OSError, ValueError):
+            pass  # as if it had ended: the agent is gone, or speaks no JSON
+        with self._arrived:
+            self._lost = True
+            self._arrived.notify_all()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        with self._arrived:
+            if message["op"] == "load":
+                self._messages.append(message)
+            elif message["op"] == "redundant":
+                self._redundant = True
+            self._arrived.notify_all()
+
+
+class Heartbeat:
+    """Counts `control.heartbeat` up every 50 ms, until the process stands still or ends."""
+
+    def __init__(self, control: RankControl) -> None:
+        self._control = control
+        self._stop = threading.Event()
+        threading.Thread(target=self._beat, name="castor-heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Let it end."""
+        self._stop.set()
+
+    def _beat(self) -> None:
+        while True:
+            self._control.heartbeat += 1
+            if self._stop.wait(_HEARTBEAT_S):
+                return

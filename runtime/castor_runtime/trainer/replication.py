@@ -1,0 +1,378 @@
+"""The thread that captures each iteration and brings its replicas into other machines' memory.
+
+One checkpoint at a time, the same steps on every rank, over process groups that nothing else uses:
+
+1. wait until this machine's replicas are re-made (once a generation), then take the buffers;
+2. capture the live state into the own replica;
+3. send pieces in rounds as the gate releases them, and receive those of other ranks, straight into
+   their replicas' buffers; digest each chunk as soon as it is whole;
+4. exchange digests and meta, compare, commit (the header is written last);
+5. agree: all ranks committed. Only then is the iteration complete, and only then may the buffer of
+   the iteration before be overwritten (invariants 1 and 2 of the design).
+
+Any error ends the thread and is raised in the main thread at its next wait.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import xxhash
+
+from castor_policy.interleaving import Link
+from castor_runtime.arena import Replica, Writing, chunk_digest
+from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.device import Device, Receive, Send
+from castor_runtime.trainer.idle_spans import Gate, fold_spans
+from castor_runtime.trainer.sections import Section
+from castor_runtime.trainer.traffic import EAGER, PARTS, Piece, Traffic
+
+_IN_FLIGHT = PARTS
+_ALPHA_NS = 100_000
+"""Start-up time of a transfer that schedules reckon with, until the next issue measures it."""
+_U64 = (1 << 64) - 1
+
+
+class ReplicationError(RuntimeError):
+    """A checkpoint could not be completed: a peer is gone, or bytes arrived damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What the main thread hands over at the end of an iteration.
+
+    Attributes:
+        iteration: which.
+        meta: encoded.
+        live: a tensor for each section; None where it does not exist yet.
+        spans_ns: typical idle spans, once enough iterations were measured; else None.
+    """
+
+    iteration: int
+    meta: bytes
+    live: Sequence[torch.Tensor | None]
+    spans_ns: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A checkpoint that is complete on every rank.
+
+    Attributes:
+        iteration: of it.
+        seconds: from its hand-over to the agreement.
+        sent_bytes: to other machines.
+        traffic: how the next checkpoints travel.
+    """
+
+    iteration: int
+    seconds: float
+    sent_bytes: int
+    traffic: Traffic
+
+
+class _Part:
+    """A buffer that is being filled in byte order; digests its chunks as they become whole."""
+
+    def __init__(self, writing: Writing) -> None:
+        self.writing = writing
+        self.data = torch.frombuffer(writing.data, dtype=torch.uint8)
+        self.digests: list[int] = []
+
+    def digest_up_to(self, end: int, *, at_most: int | None = None) -> None:
+        """Digest the chunks that end at or before `end`, or the first `at_most` of them."""
+        size, total = self.writing.chunk_bytes, self.data.numel()
+        while len(self.digests) < self.writing.chunks and at_most != 0:
+            index = len(self.digests)
+            if min((index + 1) * size, total) > end:
+                return
+            with self.writing.chunk(index) as chunk:
+                self.digests.append(chunk_digest(chunk))
+            at_most = None if at_most is None else at_most - 1
+
+
+class Replicator:
+    """Owns the checkpoint thread of one trainer.
+
+    Args:
+        settings: of the trainer.
+        sections: of its part.
+        own: this machine's replica of it.
+        remote: replicas, on this machine, of the parts in `settings.sources()`, by rank.
+        device: how to copy and exchange.
+        control: a gloo group of all ranks that nothing else uses.
+        gate: releases pieces.
+        agreed: the iteration that all ranks have loaded; None if they have loaded none from memory.
+        before_first: blocks until buffers may be overwritten.
+        on_completed: called in the thread after each agreement.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: TrainerSettings,
+        sections: Sequence[Section],
+        own: Replica,
+        remote: Mapping[int, Replica],
+        device: Device,
+        control: dist.ProcessGroup,
+        gate: Gate,
+        agreed: int | None,
+        before_first: Callable[[], None],
+        on_completed: Callable[[Completed], None],
+    ) -> None:
+        self._settings = settings
+        self._sections = sections
+        self._own = own
+        self._remote = dict(sorted(remote.items()))
+        self._device = device
+        self._control = control
+        self._gate = gate
+        self._agreed = agreed
+        self._before_first: Callable[[], None] | None = before_first
+        self._on_completed = on_completed
+        copies = len(settings.holders())
+        self._traffic = Traffic(EAGER, settings.chunk_bytes, copies)
+        self._traffic_at_end = Traffic(settings.scheme, settings.chunk_bytes, copies)
+        self._slowest_bps: list[float] = []
+        self._changed = threading.Condition()
+        self._capture: Capture | None = None
+        self._state_busy = False
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="castor-replication", daemon=True)
+        self._thread.start()
+
+    @property
+    def agreed(self) -> int | None:
+        """The newest iteration that is complete on every rank."""
+        return self._agreed
+
+    def start(self, capture: Capture) -> None:
+        """Hand an iteration over. The one before must be complete: see `wait_complete`.
+
+        Raises:
+            ReplicationError: the thread has failed.
+        """
+        with self._changed:
+            self._raise_failure()
+            assert self._capture is None, "the iteration before is still under way"
+            self._capture = capture
+            self._state_busy = True
+            self._changed.notify_all()
+
+    def wait_state_free(self, while_waiting: Callable[[], None]) -> None:
+        """Return when nothing reads the live state any more; `while_waiting` is called meanwhile.
+
+        Raises:
+            ReplicationError: the thread has failed.
+        """
+        self._wait(lambda: not self._state_busy, while_waiting)
+
+    def wait_complete(self, while_waiting: Callable[[], None]) -> None:
+        """Return when the iteration that was handed over is complete on every rank.
+
+        Raises:
+            ReplicationError: the thread has failed.
+        """
+        self._wait(lambda: self._capture is None, while_waiting)
+
+    def close(self) -> None:
+        """End the thread once it is idle."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _wait(self, done: Callable[[], bool], while_waiting: Callable[[], None]) -> None:
+        with self._changed:
+            while not self._changed.wait_for(lambda: done() or self._failure is not None, 0.2):
+                while_waiting()
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise ReplicationError(
+                f"the checkpoint thread of rank {self._settings.rank} failed: {self._failure}"
+            ) from self._failure
+
+    def _run(self) -> None:
+        try:
+            for replica in (self._own, *self._remote.values()):
+                replica.touch(threads=1)
+                self._device.pin(torch.frombuffer(replica.mapped[1], dtype=torch.uint8))
+            while (capture := self._next()) is not None:
+                self._replicate(capture)
+                with self._changed:
+                    self._capture = None
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - raised in the main thread
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _next(self) -> Capture | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._capture is not None or self._closing)
+            return self._capture
+
+    def _replicate(self, capture: Capture) -> None:
+        began = time.monotonic()
+        if self._before_first is not None:
+            self._before_first()
+            self._before_first = None
+        if capture.spans_ns is not None:
+            self._traffic = self._agree_on_traffic(capture.spans_ns)
+        own = self._begin(self._own, capture.iteration)
+        parts = {rank: self._begin(held, capture.iteration) for rank, held in self._remote.items()}
+        try:
+            self._device.capture(self._sections, capture.live, own.data)
+            if not self._device.sends_live:
+                self._free_state()
+            sending = time.monotonic()
+            sent_bytes = self._exchange(own, parts)
+            self._free_state()
+            seconds = max(time.monotonic() - sending, 1e-6)
+            self._slowest_bps.append(8 * sent_bytes / seconds)
+            own.digest_up_to(own.data.numel())
+            metas = self._exchange_records(own, capture.meta, parts)
+        except BaseException:
+            for part in (own, *parts.values()):
+                part.writing.abandon()
+            raise
+        own.writing.commit(capture.meta, own.digests)
+        for rank, part in parts.items():
+            part.writing.commit(metas[rank], part.digests)
+        self._agree(capture.iteration)
+        seconds = time.monotonic() - began
+        self._on_completed(Completed(capture.iteration, seconds, sent_bytes, self._traffic))
+
+    def _begin(self, replica: Replica, iteration: int) -> _Part:
+        return _Part(replica.begin(iteration, self._settings.generation, self._agreed))
+
+    def _free_state(self) -> None:
+        with self._changed:
+            self._state_busy = False
+            self._changed.notify_all()
+
+    def _exchange(self, own: _Part, parts: Mapping[int, _Part]) -> int:
+        """Do all rounds; return the bytes sent."""
+        mine = self._traffic.pieces(own.data.numel())
+        holders = self._settings.holders()
+        theirs = {
+            rank: (replica, self._traffic.pieces(parts[rank].data.numel()))
+            for rank, replica in self._settings.sources()
+        }
+        rounds = max([len(mine), *(len(pieces) for _, pieces in theirs.values())])
+        under_way: deque[tuple[Callable[[], None], dict[int, int]]] = deque()
+        sent_bytes = 0
+        for number in range(rounds):
+            sends = [
+                Send(holders[piece.replica], piece.start, piece.end)
+                for piece in mine[number : number + 1]
+            ]
+            arriving = {
+                rank: pieces[number]
+                for rank, (replica, pieces) in theirs.items()
+                if number < len(pieces) and pieces[number].replica == replica
+            }
+            self._wait_for_span(mine[number : number + 1], arriving)
+            if len(under_way) == _IN_FLIGHT:
+                _finish(*under_way.popleft(), parts)
+            receives = [
+                Receive(rank, parts[rank].data[piece.start : piece.end])
+                for rank, piece in arriving.items()
+            ]
+            transfer = self._device.post(number, sends, receives)
+            ends = {rank: piece.end for rank, piece in arriving.items()}
+            under_way.append((transfer.wait, ends))
+            sent_bytes += sum(send.end - send.start for send in sends)
+            own.digest_up_to(own.data.numel(), at_most=1)
+        for transfer_wait, ends in under_way:
+            _finish(transfer_wait, ends, parts)
+        return sent_bytes
+
+    def _wait_for_span(self, mine: Sequence[Piece], arriving: Mapping[int, Piece]) -> None:
+        spans = [piece.span for piece in (*mine, *arriving.values())]
+        if spans:
+            self._gate.wait(max(spans))
+
+    def _exchange_records(
+        self, own: _Part, meta: bytes, parts: Mapping[int, _Part]
+    ) -> dict[int, bytes]:
+        """Send digests and meta to the holders; check those received; return the metas received."""
+        record = _pack_record(own.digests, meta)
+        metas = {
+            rank: torch.empty(part.writing.chunks + 2, dtype=torch.int64)
+            for rank, part in parts.items()
+        }
+        self._swap(0, record, metas)
+        bodies = {
+            rank: torch.empty(int(table[0]), dtype=torch.uint8) for rank, table in metas.items()
+        }
+        self._swap(1, torch.frombuffer(bytearray(meta), dtype=torch.uint8), bodies)
+        for rank, table in metas.items():
+            words = [int(word) & _U64 for word in table]
+            body = bodies[rank].numpy().data
+            if words[2:] != parts[rank].digests or words[1] != xxhash.xxh3_64_intdigest(body):
+                raise ReplicationError(f"the part of rank {rank} arrived damaged")
+        return {rank: body.numpy().tobytes() for rank, body in bodies.items()}
+
+    def _swap(self, tag: int, outgoing: torch.Tensor, incoming: Mapping[int, torch.Tensor]) -> None:
+        works = [
+            dist.irecv(target, rank, self._control, tag=tag) for rank, target in incoming.items()
+        ]
+        works += [
+            dist.isend(outgoing, rank, self._control, tag=tag) for rank in self._settings.holders()
+        ]
+        for work in works:
+            if work is not None:
+                work.wait()
+
+    def _agree(self, iteration: int) -> None:
+        lowest = torch.tensor([iteration], dtype=torch.int64)
+        dist.all_reduce(lowest, dist.ReduceOp.MIN, self._control)
+        if int(lowest) != iteration:
+            raise ReplicationError(
+                f"ranks checkpoint different iterations: {int(lowest)} and {iteration}; call "
+                "Checkpointer.step() on every rank after every engine.step()"
+            )
+        self._agreed = iteration
+
+    def _agree_on_traffic(self, spans_ns: tuple[int, ...]) -> Traffic:
+        """Average the spans and take the slowest link over all ranks: one schedule for all."""
+        slowest_bps = int(np.median(self._slowest_bps)) if self._slowest_bps else 0
+        shared = torch.tensor([len(spans_ns), slowest_bps], dtype=torch.int64)
+        dist.all_reduce(shared, dist.ReduceOp.MIN, self._control)
+        count, bandwidth_bps = int(shared[0]), int(shared[1])
+        if bandwidth_bps == 0 or count == 0:
+            return self._traffic  # nothing travels, or nothing was measured
+        total = torch.tensor(fold_spans(spans_ns, count), dtype=torch.int64)
+        dist.all_reduce(total, dist.ReduceOp.SUM, self._control)
+        world = dist.get_world_size(self._control)
+        later = self._traffic_at_end
+        return Traffic(
+            later.scheme,
+            later.chunk_bytes,
+            later.remote_copies,
+            tuple(int(span) // world for span in total),
+            Link(_ALPHA_NS, bandwidth_bps),
+        )
+
+
+def _finish(wait: Callable[[], None], ends: Mapping[int, int], parts: Mapping[int, _Part]) -> None:
+    wait()
+    for rank, end in ends.items():
+        parts[rank].digest_up_to(end)
+
+
+def _pack_record(digests: Sequence[int], meta: bytes) -> torch.Tensor:
+    words = [len(meta), xxhash.xxh3_64_intdigest(meta), *digests]
+    return torch.from_numpy(np.array(words, dtype=np.uint64).view(np.int64))

@@ -1,0 +1,119 @@
+"""Where each tensor of a rank lies in its part of the checkpoint.
+
+A part is one run of bytes; a section is a tensor in it, as it stands in memory, without any header.
+Every section starts at a multiple of `ALIGNMENT` bytes, so that any dtype can be viewed in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+
+import torch
+
+ALIGNMENT = 64
+LAYOUT_VERSION = 1
+"""Goes up when parts of earlier versions can no longer be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One tensor's place.
+
+    Attributes:
+        name: "fp32/0", "exp_avg/0", "buffer/<module's name>", "frozen/<parameter's name>", or the
+            name that a `TensorState` gave it.
+        offset: bytes from the part's start.
+        dtype: torch's name of it, "float32".
+        shape: of the tensor.
+    """
+
+    name: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype itself."""
+        dtype = getattr(torch, self.dtype)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the tensor takes."""
+        return prod(self.shape) * self.torch_dtype.itemsize
+
+    def view(self, part: torch.Tensor) -> torch.Tensor:
+        """Return the section of `part` (flat, uint8) as a tensor that shares its memory."""
+        raw = part[self.offset : self.offset + self.size_bytes]
+        return raw.view(self.torch_dtype).view(self.shape)
+
+
+def lay_out(
+    tensors: Iterable[tuple[str, torch.dtype, Sequence[int]]],
+) -> tuple[Section, ...]:
+    """Return the sections of the named tensors, in the given order.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    sections: list[Section] = []
+    names: set[str] = set()
+    offset = 0
+    for name, dtype, shape in tensors:
+        if name in names:
+            raise ValueError(f"two tensors are called {name!r}: give each its own name")
+        names.add(name)
+        section = Section(name, offset, str(dtype).removeprefix("torch."), tuple(shape))
+        sections.append(section)
+        offset += -(-section.size_bytes // ALIGNMENT) * ALIGNMENT
+    return tuple(sections)
+
+
+def part_bytes(sections: Sequence[Section]) -> int:
+    """Return how many bytes the part takes; never 0, so that it can be mapped."""
+    if not sections:
+        return ALIGNMENT
+    last = max(sections, key=lambda section: section.offset)
+    return max(ALIGNMENT, last.offset + -(-last.size_bytes // ALIGNMENT) * ALIGNMENT)
+
+
+def copy_section(section: Section, part: torch.Tensor, live: torch.Tensor | None) -> None:
+    """Copy a live tensor into its section; one that does not exist yet is written as zeros."""
+    if live is None:
+        section.view(part).zero_()
+    else:
+        section.view(part).copy_(live.detach())
+
+
+def views(part: torch.Tensor, sections: Sequence[Section]) -> dict[str, torch.Tensor]:
+    """Return every section of `part` by name, without copying."""
+    return {section.name: section.view(part) for section in sections}
+
+
+def sections_digest(sections: Sequence[Section]) -> bytes:
+    """Return 16 bytes that differ when the sections do; the ranks' digests make the fingerprint."""
+    text = json.dumps([LAYOUT_VERSION, [asdict(section) for section in sections]])
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def fingerprint(
+    digests: Sequence[bytes], ranks_per_machine: int, replicas: Sequence[Sequence[int]]
+) -> str:
+    """Return what binds checkpoints to a topology and a layout, as 32 hex digits.
+
+    Args:
+        digests: `sections_digest` of every rank, in rank order.
+        ranks_per_machine: R.
+        replicas: the placement.
+    """
+    topology = [LAYOUT_VERSION, len(digests), ranks_per_machine, [list(row) for row in replicas]]
+    state = hashlib.blake2b(json.dumps(topology).encode(), digest_size=16)
+    for digest in digests:
+        state.update(digest)
+    return state.hexdigest()

@@ -1,0 +1,91 @@
+"""Plain PyTorch tensors as a state to checkpoint, without DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from castor_runtime.trainer.optimizer_state import OptimizerState
+from castor_runtime.trainer.sections import Section, lay_out, views
+
+
+class TensorState:
+    """Named tensors of this rank, and the optimizer that updates them if there is one.
+
+    Without an optimizer the user calls `Checkpointer.before_update()` before the tensors change.
+    The tensors given must stay the same objects; their values may change.
+
+    Args:
+        tensors: by name; contiguous, all on one device.
+        optimizer: its own tensors and options are then checkpointed too.
+
+    Raises:
+        ValueError: no tensor is given, or one is not contiguous.
+    """
+
+    early: frozenset[str] = frozenset()
+
+    def __init__(
+        self, tensors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        if not tensors:
+            raise ValueError("TensorState holds nothing: give at least one tensor")
+        for name, tensor in tensors.items():
+            if not tensor.is_contiguous():
+                raise ValueError(f"tensor {name!r} is not contiguous: give tensor.contiguous()")
+        self._tensors = dict(tensors)
+        self._iteration = 0
+        self.optimizer = optimizer
+        self._optimizer_state: OptimizerState | None = None
+        if optimizer is not None:
+            flat = [
+                (p, g) for g, entry in enumerate(optimizer.param_groups) for p in entry["params"]
+            ]
+            self._optimizer_state = OptimizerState(
+                optimizer, [parameter for parameter, _ in flat], [group for _, group in flat]
+            )
+        moments = self._optimizer_state.tensors() if self._optimizer_state else []
+        self.sections: tuple[Section, ...] = lay_out(
+            [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self._tensors.items()]
+            + moments
+        )
+
+    def advance(self) -> None:
+        """Count one more update; `Checkpointer.step` does it."""
+        self._iteration += 1
+
+    def iteration(self) -> int:
+        """Return the number of updates."""
+        return self._iteration
+
+    def device(self) -> torch.device:
+        """Return where the tensors are."""
+        return next(iter(self._tensors.values())).device
+
+    def live(self) -> list[torch.Tensor | None]:
+        """Return the live tensor of each section."""
+        moments = self._optimizer_state.live() if self._optimizer_state else []
+        return [*self._tensors.values(), *moments]
+
+    def meta(self) -> dict[str, Any]:
+        """Return the count of updates and the optimizer's options."""
+        small = self._optimizer_state.small() if self._optimizer_state else None
+        return {"iteration": self._iteration, "optimizer": small}
+
+    def restore(self, part: torch.Tensor, meta: Mapping[str, Any]) -> None:
+        """Copy a part into the live tensors."""
+        found = views(part, self.sections)
+        for name, tensor in self._tensors.items():
+            tensor.detach().copy_(found[name])
+        if self._optimizer_state is not None:
+            moments = [found[name] for name, _, _ in self._optimizer_state.tensors()]
+            self._optimizer_state.restore(meta["optimizer"], moments)
+        self._iteration = meta["iteration"]
+
+    def write_template(self, path: Path) -> bool:
+        """Return False: there is no persistent format of plain tensors."""
+        del path
+        return False

@@ -1,0 +1,94 @@
+"""Which bytes travel when: a schedule of `castor_policy.interleaving` as pieces of a part.
+
+Every rank computes the pieces of its own part and of the parts that it receives from the same
+numbers, so that sender and receiver agree without a word. The k-th pieces of all ranks travel
+together; that keeps NCCL's paired sends and receives in one order everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from castor_policy.interleaving import SCHEMES, Chunk, Link
+
+EAGER = "eager"
+PARTS = 4
+"""p: sub-buffers of a chunk each, so R = p chunks."""
+MU = Fraction(9, 10)
+"""Share of an idle span that is used; the rest absorbs its variance (Gemini, sec. 5.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive bytes of a part that travel as one message.
+
+    Attributes:
+        span: the idle span that releases it; 0 begins with the iteration.
+        replica: which remote replica, 0 to m - 2.
+        start: its first byte.
+        end: after its last byte.
+    """
+
+    span: int
+    replica: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How checkpoints travel; the same on every rank.
+
+    Attributes:
+        scheme: `EAGER`, or a key of `SCHEMES`.
+        chunk_bytes: largest piece, but for scheme "naive".
+        remote_copies: m - 1.
+        spans_ns: measured idle spans; empty for `EAGER`.
+        link: measured; None for `EAGER`.
+
+    Raises:
+        ValueError: the scheme is not known.
+    """
+
+    scheme: str
+    chunk_bytes: int
+    remote_copies: int
+    spans_ns: tuple[int, ...] = ()
+    link: Link | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheme != EAGER and self.scheme not in SCHEMES:
+            known = ", ".join([EAGER, *SCHEMES])
+            raise ValueError(f"there is no scheme {self.scheme!r}: choose one of {known}")
+
+    def pieces(self, part_bytes: int) -> tuple[Piece, ...]:
+        """Return the pieces of a part of that size, in the order of sending."""
+        if self.link is None:
+            return tuple(
+                Piece(0, replica, start, min(start + self.chunk_bytes, part_bytes))
+                for start in range(0, part_bytes, self.chunk_bytes)
+                for replica in range(self.remote_copies)
+            )
+        schedule = SCHEMES[self.scheme](
+            self.spans_ns,
+            part_bytes,
+            self.remote_copies,
+            self.link,
+            self.chunk_bytes * PARTS,
+            PARTS,
+            MU,
+        )
+        spans = [schedule.upfront, *(span.chunks for span in schedule.spans)]
+        return _placed([(max(0, i - 1), chunk) for i, row in enumerate(spans) for chunk in row])
+
+
+def _placed(chunks: Sequence[tuple[int, Chunk]]) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    ends: dict[int, int] = {}
+    for span, chunk in chunks:
+        start = ends.get(chunk.replica, 0)
+        ends[chunk.replica] = start + chunk.size_bytes
+        pieces.append(Piece(span, chunk.replica, start, ends[chunk.replica]))
+    return tuple(pieces)

@@ -1,0 +1,212 @@
+"""A warm process that forks real training ranks for the tests of the checkpointer.
+
+Reads one JSON object a line: {"environment": {...}, "program": name, "options": {...}, "log":
+path}; answers each with {"pid": ...}, and {"exited": pid, "code": ...} when a rank has ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["DS_ACCELERATOR"] = "cpu"
+
+import deepspeed
+import deepspeed.comm.torch
+import deepspeed.runtime.zero.muon.muon_optimizer
+import numpy as np
+import torch
+import torch._dynamo
+import torch._inductor.compile_fx
+import torch.distributed as dist
+import torch.distributed.fsdp
+
+from castor import Checkpointer, TensorState
+from castor_configs.model import Model
+from castor_runtime.programs.language_model import build_language_model
+from castor_runtime.programs.text import TextSampler
+from castor_runtime.trainer.deepspeed_state import DeepSpeedState
+from castor_runtime.trainer.meta import encode
+from castor_runtime.trainer.random_state import capture_random_state
+
+torch.set_num_threads(1)
+# It would compile a C++ op, and would send through memory what is to go over gloo.
+deepspeed.comm.torch.build_shm_op = lambda: None
+
+SHAPE = Model(
+    name="small",
+    family="gpt2",
+    hidden=32,
+    intermediate=64,
+    layers=2,
+    heads=2,
+    vocab=260,
+    sequence_length=16,
+    micro_batch=2,
+)
+
+
+class Odd(torch.nn.Module):
+    """A language model with what is neither trained nor derived: a buffer and a frozen layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = build_language_model(SHAPE, dropout=0.1)
+        self.frozen = torch.nn.Linear(32, 1)
+        self.frozen.requires_grad_(False)
+        self.register_buffer("seen", torch.zeros(3, dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float32), persistent=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.seen += tokens.shape[0]
+        self.mean.mul_(0.9).add_(float(tokens.float().mean()) * 0.1)
+        noise = random.random() + float(np.random.rand())  # noqa: NPY002 - the global state
+        scale = self.frozen(torch.ones(32, dtype=self.frozen.weight.dtype)).float().sum()
+        return self.model(tokens) * (1 + 0.01 * noise + 0.001 * scale + 0.001 * self.mean)
+
+
+def digest(tensor: torch.Tensor | None) -> str:
+    if tensor is None:
+        return ""
+    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def train_deepspeed(options: dict[str, Any]) -> dict[str, Any]:
+    deepspeed.init_distributed("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(3)
+    model = Odd()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [{"params": trained[:3], "lr": 0.01}, {"params": trained[3:], "lr": 0.02}]
+    optimizer = torch.optim.AdamW(groups)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config={
+            "train_micro_batch_size_per_gpu": 2,
+            "gradient_accumulation_steps": 2,
+            "gradient_clipping": 1.0,
+            "zero_optimization": {
+                "stage": 3,
+                "stage3_param_persistence_threshold": 100,
+                "sub_group_size": 5000,
+            },
+            "bf16": {"enabled": options["dtype"] == "bf16"},
+            "fp16": {"enabled": options["dtype"] == "fp16", "initial_scale_power": 20},
+            "steps_per_print": 1 << 30,
+        },
+    )
+    torch.manual_seed(100 + rank)
+    random.seed(200 + rank)
+    np.random.seed(300 + rank)  # noqa: NPY002 - the global state
+    text = torch.arange(20_000, dtype=torch.int64).mul(7919) % 256
+    sampler = TextSampler(text.byte(), sequence=16, batch=2, rank=rank, world=world, seed=5)
+    checkpointer = Checkpointer(engine, state={"sampler": sampler})
+    start = checkpointer.resume()
+    losses = []
+    for _ in range(start, options["iterations"]):
+        for _ in range(2):
+            loss = engine(sampler.next_batch())
+            engine.backward(loss)
+            engine.step()
+            checkpointer.step(loss=loss)
+        losses.append(float(loss))
+        time.sleep(options.get("pause_s", 0.0))
+    checkpointer.finish()
+    state = DeepSpeedState(engine)
+    live = {s.name: digest(t) for s, t in zip(state.sections, state.live(), strict=True)}
+    weights = {name: digest(p.ds_tensor) for name, p in model.named_parameters()}
+    meta = hashlib.sha256(encode(state.meta() | {"random": capture_random_state()})).hexdigest()
+    next_loss = engine(sampler.next_batch())  # what a persistent parameter gone stale would change
+    return {
+        "start": start,
+        "losses": losses,
+        "live": live,
+        "weights": weights,
+        "meta": meta,
+        "sampler": sampler.state_dict(),
+        "next_loss": float(next_loss),
+        "lr": engine.get_lr(),
+    }
+
+
+def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    sizes = options["sizes"]
+    # Ranks of different sizes: receivers must not reckon with their own.
+    tensors = {
+        f"t{i}": torch.full((size + 10 * rank,), float(rank + 1)) for i, size in enumerate(sizes)
+    }
+    checkpointer = Checkpointer(TensorState(tensors), timeout_s=options.get("timeout_s", 30.0))
+    start = checkpointer.resume()
+    blocked: list[float] = []
+    for iteration in range(start, options["iterations"]):
+        began = time.monotonic()
+        checkpointer.before_update()
+        blocked.append(time.monotonic() - began)
+        for tensor in tensors.values():
+            tensor.mul_(1.0001).add_(iteration)
+        began = time.monotonic()
+        checkpointer.step()
+        blocked[-1] += time.monotonic() - began
+        time.sleep(options.get("pause_s", 0.0))
+    checkpointer.finish()
+    live = {name: digest(tensor) for name, tensor in tensors.items()}
+    return {"start": start, "live": live, "blocked_s": blocked}
+
+
+PROGRAMS = {"deepspeed": train_deepspeed, "tensors": train_tensors}
+
+
+def run_rank(order: dict[str, Any]) -> int:
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(order["environment"])
+    try:
+        result = PROGRAMS[order["program"]](order["options"])
+        Path(order["log"]).with_suffix(".json").write_text(json.dumps(result))
+    except BaseException:  # noqa: BLE001 - the process ends with it
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def answer(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    answer({"ready": True})
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            code = run_rank(json.loads(line))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        answer({"pid": pid})
+        threading.Thread(target=_reap, args=(pid,), daemon=True).start()
+
+
+def _reap(pid: int) -> None:
+    _, status = os.waitpid(pid, 0)
+    answer({"exited": pid, "code": os.waitstatus_to_exitcode(status)})
+
+
+if __name__ == "__main__":
+    main()
