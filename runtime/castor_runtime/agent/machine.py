@@ -105,6 +105,7 @@ class Machine:
     def start_trainers(self, plan: Plan, machine: int) -> None:
         """Fork this machine's trainers of the plan's generation."""
         self.generation, self.number = plan.generation, machine
+        (self._folder / "final.json").unlink(missing_ok=True)
         self._spawn(self._run_trainers(plan, machine))
 
     async def _run_trainers(self, plan: Plan, machine: int) -> None:
@@ -271,7 +272,7 @@ class Machine:
         async def work() -> None:
             assert self.number is not None
             iteration, digests = await self.memory.final_digests(self.number)
-            final = {"iteration": iteration, "sha256": {str(r): d for r, d in digests.items()}}
+            final = {"iteration": iteration, "ranks": {str(r): d for r, d in digests.items()}}
             (self._folder / "final.json").write_text(json.dumps(final), encoding="utf-8")
             self._emit(Finalised(generation))
 
