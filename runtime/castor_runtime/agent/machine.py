@@ -144,6 +144,7 @@ class Machine:
             "chunk_bytes": self.spec.chunk_bytes,
             "profile_iterations": self.spec.profile_iterations,
             "started_ns": self.spec.started_ns,
+            "folder": str(self._folder.resolve()),
         }
         return {
             "RANK": str(rank),

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from castor_runtime.arena import RankControl
@@ -40,6 +40,7 @@ class TrainerSettings:
         chunk_bytes: size of a chunk.
         profile_iterations: how many iterations' idle spans are averaged.
         started_ns: start of the run, CLOCK_REALTIME.
+        folder: where files of this machine's trainers go; "" for beside the socket.
     """
 
     job: str
@@ -55,6 +56,7 @@ class TrainerSettings:
     chunk_bytes: int
     profile_iterations: int
     started_ns: int
+    folder: str = ""
 
     @classmethod
     def from_environment(
@@ -69,11 +71,13 @@ class TrainerSettings:
         if not text:
             return None
         record = json.loads(text)
-        missing = [item.name for item in fields(cls) if item.name not in record]
+        missing = [
+            item.name for item in fields(cls) if item.default is MISSING and item.name not in record
+        ]
         if missing:
             raise ValueError(f"{ENVIRONMENT} misses {missing}: start trainers by `castor agent`")
         record["replicas"] = tuple(tuple(row) for row in record["replicas"])
-        return cls(**{item.name: record[item.name] for item in fields(cls)})
+        return cls(**{item.name: record[item.name] for item in fields(cls) if item.name in record})
 
     def holders(self) -> list[int]:
         """Return the ranks that keep a remote replica of this rank's part, in placement's order."""

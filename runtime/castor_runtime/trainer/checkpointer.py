@@ -313,7 +313,8 @@ class _Session:
         )
 
     def _send_layout(self) -> None:
-        template = Path(self._settings.socket).with_name(f"template-{self._settings.rank}")
+        folder = Path(self._settings.folder or Path(self._settings.socket).parent)
+        template = folder / f"template-{self._settings.rank}"
         wrote = self._state.write_template(template)
         sections = self._state.sections
         self._link.send(
