@@ -1,0 +1,491 @@
+"""Who is let in, and what a hostile or broken peer can do: nothing, and not for long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from castor_runtime.transport import (
+    JobSecret,
+    MutualTls,
+    PartMissingError,
+    PeerClient,
+    PeerError,
+    PeerRefusedError,
+    PeerServer,
+    PeerUnreachableError,
+    ServerLimits,
+    Timeouts,
+)
+from castor_runtime.transport.channel import Channel, connected, greet_client, greet_server
+from castor_runtime.transport.client import parse_address
+from castor_runtime.transport.wire import MAGIC, Challenge, Frame, Kind, Seal
+
+SECRET = JobSecret(b"a secret of this job")
+FINGERPRINT = bytes(16)
+QUICK = Timeouts(connect_s=0.5, handshake_s=0.5, silence_s=0.5, idle_s=0.5, patience_s=0.5)
+
+
+@dataclass(frozen=True)
+class Part:
+    iteration: int = 1
+    data: memoryview = field(default_factory=lambda: memoryview(b"abcdefgh"))
+    meta: bytes = b"m"
+    digests: tuple[int, ...] = (0x6F45A76842A96483,)
+    chunk_bytes: int = 8
+    fingerprint: bytes = FINGERPRINT
+
+
+class Buffer:
+    def __init__(self, size: int = 8) -> None:
+        self.data = memoryview(bytearray(size))
+        self.chunk_bytes = 8
+        self.meta_bytes = 100
+        self.committed: tuple[bytes, list[int]] | None = None
+
+    def commit(self, meta: bytes, digests: Any) -> None:
+        self.committed = meta, list(digests)
+
+
+@dataclass(frozen=True)
+class Source:
+    part: Part = field(default_factory=Part)
+
+    def open(self, rank: int, iteration: int) -> Part:
+        if (rank, iteration) != (0, 1):
+            raise PartMissingError(f"no part of rank {rank}, iteration {iteration}")
+        return self.part
+
+
+@contextmanager
+def server(**options: Any) -> Iterator[str]:
+    """Run a server in a thread of its own; yield its address."""
+    options.setdefault("credentials", SECRET)
+    options.setdefault("timeouts", QUICK)
+    address: list[str] = []
+    started, ended = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        made = PeerServer("127.0.0.1", source=Source(), status=lambda: {"fine": True}, **options)
+        async with made:
+            address.append(made.address)
+            started.set()
+            await asyncio.get_running_loop().run_in_executor(None, ended.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert started.wait(5)
+    try:
+        yield address[0]
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def impostor(act: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Run `act` on every connection to a port; yield its address."""
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError, PeerError):
+                    connection.settimeout(2)
+                    act(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def ping(address: str, credentials: Any = SECRET, timeout_s: float = 2.0) -> dict[str, Any]:
+    return asyncio.run(PeerClient(credentials).ping(address, timeout_s))
+
+
+def fetch(address: str, credentials: Any = SECRET) -> Buffer:
+    buffer = Buffer()
+    client = PeerClient(credentials, timeouts=QUICK)
+    asyncio.run(client.fetch(address, 0, 1, FINGERPRINT, buffer))
+    return buffer
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    connection.settimeout(5)
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while block := connection.recv(1 << 16):
+            received += block
+    return received
+
+
+def test_the_right_secret_is_let_in() -> None:
+    with server() as address:
+        assert ping(address) == {"fine": True}
+        buffer = fetch(address)
+    assert (bytes(buffer.data), buffer.committed) == (b"abcdefgh", (b"m", [0x6F45A76842A96483]))
+
+
+def test_a_client_refuses_a_server_with_another_secret() -> None:
+    other = JobSecret(b"a secret of that job")
+    with server() as address:
+        for call in (ping, fetch):
+            with pytest.raises(PeerRefusedError, match=f"{address}.*secret"):
+                call(address, other)
+
+
+def test_a_server_refuses_a_client_with_another_secret() -> None:
+    with server() as address, connected(parse_address(address), 2) as connection:
+        nonce = bytes(32)
+        connection.sendall(MAGIC + nonce)
+        answer = connection.recv(80, socket.MSG_WAITALL)
+        challenge = Challenge(b"a secret of that job", nonce, answer[16:48])
+        seal = challenge.client_seal()
+        asked = seal.pack(Frame(Kind.PING)) + seal.of_body(b"")
+        connection.sendall(challenge.client_proof() + asked)
+        assert read_to_end(connection) == b""
+
+
+def test_a_server_refuses_its_own_proof_sent_back() -> None:
+    with server() as address, connected(parse_address(address), 2) as connection:
+        connection.sendall(MAGIC + bytes(32))
+        answer = connection.recv(80, socket.MSG_WAITALL)
+        connection.sendall(answer[48:])
+        assert read_to_end(connection) == b""
+
+
+def test_a_recorded_session_is_refused_when_it_is_played_again() -> None:
+    recorded = bytearray()
+
+    def relay(client: socket.socket) -> None:
+        with connected(parse_address(address), 2) as upstream:
+
+            def back() -> None:
+                with contextlib.suppress(OSError):
+                    while block := upstream.recv(1 << 16):
+                        client.sendall(block)
+
+            thread = threading.Thread(target=back)
+            thread.start()
+            while block := client.recv(1 << 16):
+                recorded.extend(block)
+                upstream.sendall(block)
+            upstream.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+    with server() as address:
+        with impostor(relay) as through:
+            assert ping(through) == {"fine": True}
+        assert len(recorded) == 16 + 32 + 32 + 40 + 16
+        with connected(parse_address(address), 2) as connection:
+            connection.sendall(recorded)
+            # Magic, a fresh nonce and a proof that fits it; no status.
+            assert len(read_to_end(connection)) == 80
+
+
+def test_a_frame_of_another_session_or_one_that_is_repeated_is_refused() -> None:
+    def greeted(connection: socket.socket) -> tuple[Channel, Seal]:
+        channel = greet_server(connection, SECRET, 2)
+        return channel, channel._outgoing
+
+    with server() as address:
+        where = parse_address(address)
+        with connected(where, 2) as first, connected(where, 2) as second:
+            channel, seal = greeted(first)
+            frame = seal.pack(Frame(Kind.PING)) + seal.of_body(b"")
+            greeted(second)
+            second.sendall(frame)
+            assert read_to_end(second) == b""
+            first.sendall(frame)
+            assert channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
+            first.sendall(frame)
+            assert read_to_end(first) == b""
+
+
+@settings(max_examples=40)
+@given(st.binary(max_size=200))
+@example(MAGIC)
+@example(MAGIC + bytes(32))
+@example(MAGIC + bytes(64))
+@example(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+@example(b"\x16\x03\x01" + bytes(200))
+def test_garbage_to_the_port_learns_nothing(garbage_server: str, garbage: bytes) -> None:
+    with connected(parse_address(garbage_server), 2) as connection:
+        connection.sendall(garbage)
+        connection.shutdown(socket.SHUT_WR)
+        answer = read_to_end(connection)
+    assert len(answer) == (80 if garbage.startswith(MAGIC) and len(garbage) >= 48 else 0)
+
+
+@pytest.fixture(scope="module")
+def garbage_server() -> Iterator[str]:
+    with server() as address:
+        yield address
+        assert ping(address) == {"fine": True}, "it still serves"
+
+
+def test_those_who_connect_and_say_nothing_are_cut_off_and_limited() -> None:
+    with server(limits=ServerLimits(connections=3)) as address:
+        where = parse_address(address)
+        with contextlib.ExitStack() as stack:
+            idle = [stack.enter_context(connected(where, 2)) for _ in range(3)]
+            time.sleep(0.1)
+            with connected(where, 2) as turned_away:
+                began = time.monotonic()
+                assert read_to_end(turned_away) == b""
+                assert time.monotonic() - began < 0.3
+            for connection in idle:
+                assert read_to_end(connection) == b""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with contextlib.suppress(PeerUnreachableError):
+                assert ping(address) == {"fine": True}
+                return
+        pytest.fail("the places were not given free")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (Kind.GET, b"\0\0\0\1"),
+        (Kind.GET_META, b""),
+        (Kind.OPEN, b"no json"),
+        (Kind.OPEN, b"[]"),
+        (Kind.OPEN, b'{"rank": "x"}'),
+        (Kind.STATUS, b""),
+    ],
+)
+def test_a_peer_that_asks_nonsense_is_cut_off(kind: Kind, body: bytes) -> None:
+    with server() as address, connected(parse_address(address), 2) as connection:
+        channel = greet_server(connection, SECRET, 2)
+        channel.send(kind, body, timeout_s=2)
+        assert read_to_end(connection) == b""
+
+
+def test_chunks_beyond_the_end_are_not_served() -> None:
+    with server() as address, connected(parse_address(address), 2) as connection:
+        channel = greet_server(connection, SECRET, 2)
+        opening = {"fetch": "f", "rank": 0, "iteration": 1, "fingerprint": FINGERPRINT.hex()}
+        channel.send_json(Kind.OPEN, opening, timeout_s=2)
+        channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
+        channel.send(Kind.GET, b"\xff\xff\xff\xff", index=0, timeout_s=2)
+        assert read_to_end(connection) == b""
+
+
+@pytest.mark.parametrize("said", [b"", b"x", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(5000)])
+def test_a_client_is_not_taken_in_by_garbage(said: bytes) -> None:
+    def act(connection: socket.socket) -> None:
+        connection.sendall(said)
+        connection.recv(100)
+
+    with impostor(act) as address:
+        kind = PeerRefusedError if len(said) > 16 else PeerUnreachableError
+        for call in (ping, fetch):
+            with pytest.raises(kind, match=address):
+                call(address)
+
+
+def test_a_frame_that_claims_to_be_huge_takes_no_memory() -> None:
+    def act(connection: socket.socket) -> None:
+        channel = greet_client(connection, SECRET, 2)
+        channel.receive_body(channel.receive(timeout_s=2), timeout_s=2)
+        for kind in (Kind.STATUS, Kind.PART):
+            connection.sendall(channel._outgoing.pack(Frame(kind, 0, 1 << 40)))
+            connection.recv(1)
+
+    tracemalloc.start()
+    try:
+        with impostor(act) as address:
+            for call in (ping, fetch):
+                with pytest.raises(PeerUnreachableError, match=r"1099511627776|came where"):
+                    call(address)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_chunk_of_another_size_is_not_received() -> None:
+    def act(connection: socket.socket) -> None:
+        channel = greet_client(connection, SECRET, 2)
+        channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
+        opened = {
+            "data_bytes": 8,
+            "chunk_bytes": 8,
+            "meta_bytes": 1,
+            "identity": "i",
+            "fingerprint": FINGERPRINT.hex(),
+        }
+        channel.send_json(Kind.PART, opened, timeout_s=2)
+        while True:
+            asked = channel.receive(timeout_s=2)
+            channel.receive_body(asked, timeout_s=2)
+            if asked.kind is Kind.GET_META:
+                channel.send(Kind.META, b"m", timeout_s=2)
+            else:
+                longer = channel._outgoing.pack(Frame(Kind.CHUNK, 0, 9)) + b"123456789"
+                connection.sendall(longer)
+
+    with (
+        impostor(act) as address,
+        pytest.raises(PeerUnreachableError, match="chunk 0 of 9 bytes came"),
+    ):
+        fetch(address)
+
+
+def test_a_peer_that_drips_is_given_up() -> None:
+    def act(connection: socket.socket) -> None:
+        for byte in MAGIC + bytes(64):
+            connection.sendall(bytes([byte]))
+            time.sleep(0.1)
+
+    with impostor(act) as address:
+        began = time.monotonic()
+        with pytest.raises(PeerUnreachableError, match=r"timed out|silent|no answer"):
+            ping(address, timeout_s=0.4)
+        assert time.monotonic() - began < 2
+
+
+def test_the_server_is_bound_to_its_address_only() -> None:
+    with server() as address:
+        _, port = parse_address(address)
+        with pytest.raises(ConnectionRefusedError):
+            connected(("127.0.0.2", port), 2)
+    with pytest.raises(ValueError, match="name the address"):
+        PeerServer("", credentials=SECRET, source=Source(), status=dict)
+
+
+def test_a_secret_is_long_and_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 16"):
+        JobSecret(b"short")
+    assert "secret of" not in repr(SECRET)
+    made = JobSecret.new()
+    assert made != JobSecret.new()
+    file = tmp_path / "secret"
+    file.write_bytes(made.secret)
+    assert JobSecret.read(file) == made
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two authorities, `ours` and `theirs`, and an agent's certificate of each."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for ca in ("ours", "theirs"):
+        openssl(
+            *["req", "-x509", *new_key, "-subj", f"/CN={ca}", "-days", "2"],
+            *["-keyout", f"{ca}.key", "-out", f"{ca}.pem"],
+        )
+        agent = f"agent-{ca}"
+        openssl(
+            *["req", *new_key, "-subj", f"/CN={agent}"],
+            *["-keyout", f"{agent}.key", "-out", f"{agent}.csr"],
+        )
+        openssl(
+            *["x509", "-req", "-in", f"{agent}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key"],
+            *["-CAcreateserial", "-days", "2", "-out", f"{agent}.pem"],
+        )
+    return folder
+
+
+def tls(folder: Path, ca: str = "ours", agent: str = "ours") -> MutualTls:
+    return MutualTls(
+        folder / f"{ca}.pem", folder / f"agent-{agent}.pem", folder / f"agent-{agent}.key"
+    )
+
+
+def test_certificates_of_one_authority_let_in(certificates: Path) -> None:
+    credentials = tls(certificates)
+    with server(credentials=credentials) as address:
+        assert ping(address, credentials) == {"fine": True}
+        assert bytes(fetch(address, credentials).data) == b"abcdefgh"
+
+
+@pytest.mark.parametrize(
+    ("client", "named"),
+    [
+        # The client trusts the server, but the server does not trust the client.
+        (("ours", "theirs"), "TLS: .*unknown ca"),
+        # The client does not trust the server.
+        (("theirs", "ours"), "TLS: .*certificate verify failed"),
+    ],
+)
+def test_certificates_of_another_authority_do_not(
+    certificates: Path, client: tuple[str, str], named: str
+) -> None:
+    with server(credentials=tls(certificates)) as address:
+        for call in (ping, fetch):
+            with pytest.raises(PeerRefusedError, match=named):
+                call(address, tls(certificates, *client))
+
+
+def test_a_client_without_a_certificate_is_refused(certificates: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(certificates / "ours.pem")
+    with (
+        server(credentials=tls(certificates)) as address,
+        connected(parse_address(address), 2) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        connection.sendall(MAGIC + bytes(32))
+        with pytest.raises(ssl.SSLError, match=r"certificate required|handshake failure"):
+            connection.recv(100)
+
+
+def test_one_with_a_secret_and_one_with_certificates_do_not_mix(certificates: Path) -> None:
+    with server(credentials=tls(certificates)) as address:
+        for call in (ping, fetch):
+            with pytest.raises(PeerError, match=address):
+                call(address, SECRET)
+        assert ping(address, tls(certificates)) == {"fine": True}
+    with server() as address:
+        for call in (ping, fetch):
+            with pytest.raises(PeerError, match=address):
+                call(address, tls(certificates))
+        assert ping(address) == {"fine": True}
+
+
+def test_a_large_part_travels_under_tls(certificates: Path) -> None:
+    data = bytes(range(256)) * 40_000
+    digests = tuple(
+        xxhash.xxh3_64_intdigest(data[start : start + 1_000_000])
+        for start in range(0, len(data), 1_000_000)
+    )
+    part = Part(data=memoryview(data), digests=digests, chunk_bytes=1_000_000)
+
+    async def carry() -> bytes:
+        credentials = tls(certificates)
+        buffer = Buffer(len(data))
+        buffer.chunk_bytes = 1_000_000
+        made = PeerServer("127.0.0.1", credentials=credentials, source=Source(part), status=dict)
+        async with made:
+            client = PeerClient(credentials)
+            await client.fetch(made.address, 0, 1, FINGERPRINT, buffer)
+        return bytes(buffer.data)
+
+    assert asyncio.run(carry()) == data
