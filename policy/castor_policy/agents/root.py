@@ -35,7 +35,7 @@ REQUEST_AGAIN_S = 60.0
 BEGIN_WITHOUT_S = 20.0
 """A standby fills a machine at the start only if no ordinary agent has come for so long."""
 
-PERSIST_AHEAD_S = 2.0
+PERSIST_AHEAD_S = 1.0
 """The iteration to persist is announced so far ahead that every machine hears of it in time."""
 
 
