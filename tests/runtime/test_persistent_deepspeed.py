@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from castor_runtime.persistent.manifest import DamagedCheckpointError, ForeignStorageError
+from castor_runtime.persistent.manifest import Attempt, DamagedCheckpointError, ForeignStorageError
 from castor_runtime.persistent.storage import checkpoint_manifest, complete_iterations
 
 pytestmark = pytest.mark.long  # each starts real DeepSpeed, which imports for seconds
@@ -164,3 +164,52 @@ def test_load_rank_refuses_before_it_touches_the_engine(run: Path, tmp_path: Pat
     with pytest.raises(DamagedCheckpointError, match="global_step4 has no castor-manifest"):
         load_rank(None, folder, 4, 0, **key)
     assert complete_iterations(folder) == (3,)
+
+
+def test_a_dynamic_loss_scale_is_written_as_deepspeed_keeps_it(runs: Path, tmp_path: Path) -> None:
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler  # noqa: PLC0415 - as above
+
+    from castor_runtime.persistent.deepspeed_format import write_rank_files  # noqa: PLC0415
+    from castor_runtime.persistent.template import read_template  # noqa: PLC0415
+    from castor_runtime.trainer.meta import decode, encode  # noqa: PLC0415
+
+    # CPUs train without fp16, so the scaler is put into the template of an fp32 run.
+    template = read_template(runs / "fp32" / "template-0")
+    scaler = DynamicLossScaler(2.0**16, 1000, 1.0, 2, False)
+    template["loss_scaler"] = {"class": "DynamicLossScaler", "attributes": dict(vars(scaler))}
+    torch.save(template, tmp_path / "template")
+    for _ in range(3):
+        scaler.update_scale(overflow=False)
+    scaler.cur_scale = 2.0**13
+    folder = runs / "fp32" / "castor"
+    meta = decode((folder / "global_step3" / "castor_rank_0_meta.bin").read_bytes())
+    meta["loss_scaler"] = {key: value for key, value in vars(scaler).items() if key != "dtype"}
+    attempt = checkpoint_manifest(folder, 3, job="persistent-test", fingerprint="5c" * 16).attempt
+    sections = load(runs / "fp32" / "uninterrupted-0.pt")["sections"]
+    data = memoryview(bytearray(1 << 20))
+    arguments = (tmp_path / "template", data, sections, meta, encode(meta), tmp_path, attempt)
+    receipt = write_rank_files(*arguments, 0)
+    found = load(tmp_path / receipt.files[1].name)["optimizer_state_dict"]["loss_scaler"]
+    assert type(found) is DynamicLossScaler
+    assert vars(found) == vars(scaler)
+    assert found.loss_scale == 2.0**13
+    # Written already: a process that takes over writes nothing again.
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert write_rank_files(*arguments, 0) == receipt
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="is the template of rank 0 of 2, expected 1 of 2"):
+        write_rank_files(*arguments, 1)
+    other = Attempt(attempt.job, attempt.fingerprint, 4, attempt.generation, 2)
+    with pytest.raises(ValueError, match="snapshot of rank 0 is of iteration 3, expected 4"):
+        write_rank_files(*arguments[:-1], other, 0)
+    with pytest.raises(ValueError, match=r"no section 'fp32/0', which the template needs"):
+        write_rank_files(
+            tmp_path / "template",
+            data,
+            [section for section in sections if section["name"] != "fp32/0"],
+            meta,
+            b"",
+            tmp_path / "other",
+            attempt,
+            0,
+        )

@@ -85,7 +85,13 @@ def copy_part(replica: Replica, iteration: int, into: memoryview) -> PartCopy:
         DamagedPartError: it is there, but a chunk does not match its digest.
         ValueError: `into` is too small.
     """
-    snapshot = replica.snapshot(iteration)
+    try:
+        snapshot = replica.snapshot(iteration)
+    except DamagedPartError as error:
+        if iteration in replica.offered():
+            raise
+        # Not damaged: its buffer was taken between the look at its header and at its digests.
+        raise _overwritten(replica, iteration) from error
     size_bytes = snapshot.data.nbytes
     if into.nbytes < size_bytes:
         raise ValueError(f"a part of {size_bytes} B does not fit into {into.nbytes} B")
@@ -97,11 +103,15 @@ def copy_part(replica: Replica, iteration: int, into: memoryview) -> PartCopy:
         if chunk_digest(into[start:end]) != expected:
             damaged.append(index)
     if not snapshot.is_current():
-        raise IterationMissingError(
-            f"{replica.name}: iteration {iteration} was overwritten while it was copied"
-        )
+        raise _overwritten(replica, iteration)
     if damaged:
         raise DamagedPartError(
             f"{replica.name}: chunks {damaged} of iteration {iteration} do not match their digests"
         )
     return PartCopy(snapshot.rank, iteration, into[:size_bytes], snapshot.meta)
+
+
+def _overwritten(replica: Replica, iteration: int) -> IterationMissingError:
+    return IterationMissingError(
+        f"{replica.name}: iteration {iteration} was overwritten while it was copied"
+    )
