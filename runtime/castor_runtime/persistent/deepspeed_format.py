@@ -122,7 +122,7 @@ def write_rank_files(
         data: the rank's snapshot; it must not change meanwhile (see `memory_copy`).
         sections: what lies where in it.
         meta: `meta_bytes` decoded; "engine", "lr_scheduler", "loss_scaler", "dynamic_loss_scale",
-            "overflow" and "optimizer" are read (docstring of `castor_runtime.trainer`).
+            "overflow" and "optimizer" are read; they are as `DeepSpeedState.meta` returns them.
         meta_bytes: kept as they are for the trainer that resumes.
         staging: from `storage.start_attempt`.
         attempt: what is written.

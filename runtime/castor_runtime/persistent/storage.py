@@ -5,7 +5,8 @@
     FOLDER/global_step300/                         a checkpoint: it has a manifest
         zero_pp_rank_0_mp_rank_00_model_states.pt      DeepSpeed's files of rank 0
         zero_pp_rank_0_mp_rank_00_optim_states.pt
-        castor_rank_0_state.bin                        what DeepSpeed has no place for
+        castor_rank_0_meta.bin                         what DeepSpeed has no place for
+        castor_rank_0_extra.pt                         the same, as tensors, if there are any
         castor_rank_0_receipt.json
         castor-manifest.json
     FOLDER/.castor/writing/JOB/global_step300-g4/  the same while machines still write it
