@@ -141,7 +141,8 @@ def forget_memory(job: str, record: AgentRecord) -> None:
 def _struck(
     fault: Fault, record: AgentRecord, kind: str, time_ns: int, rank: int | None = None
 ) -> Struck:
-    target = record.machine if rank is None else rank
+    of_rank = fault.kind in (FaultKind.RANK, FaultKind.STOP)
+    target = rank if of_rank else record.machine
     shown = f"{fault.kind}:{record.name if target is None else target}"
     return Struck(shown, kind, record.name, record.machine, rank, time_ns)
 
