@@ -1,0 +1,302 @@
+"""An agent's process under simulation: the policy's own `Worker` and `Root`, and what drives them.
+
+Nothing here decides. As in the runtime's driver events go in one at a time, the effects of each are
+carried out in order, and all wait while trainers are being stopped or memory is inspected.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from castor_policy.agents.documents import persist_key, plan_key, requests_prefix, root_key
+from castor_policy.agents.messages import (
+    TICK_S,
+    AskPersist,
+    Campaign,
+    Effect,
+    Exit,
+    Offer,
+    Persist,
+    PersistChanged,
+    PlanChanged,
+    Report,
+    ReportChanged,
+    RequestMachine,
+    RootChanged,
+    StopTrainers,
+    Tick,
+    TrainerEnded,
+    TrainerHung,
+    WorkerEvent,
+    WritePlan,
+)
+from castor_policy.agents.root import Root
+from castor_policy.agents.worker import Worker
+from castor_policy.store import Compare, Put, TxnResult
+from castor_sim.explore.checkpoint_model import Memory
+from castor_sim.explore.machine import carry_out
+from castor_sim.explore.session import Session
+from castor_sim.explore.training import Trainer
+
+if TYPE_CHECKING:
+    from castor_sim.explore.world import World
+
+STALL_S = 6.0
+"""A trainer none of whose iterations ends for so long is held for stalled."""
+
+_LATENCY_S = (0.001, 0.01)
+_SELDOM_S = (0.02, 0.3)  # a few messages take much longer, and are overtaken
+_SELDOM = 0.05
+_STOP_S = (0.005, 0.05)
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A machine: what outlives an agent's process, and what slows all of it down."""
+
+    name: str
+    standby: bool
+    memory: Memory = field(default_factory=dict)
+    paused: bool = False
+    slowness: float = 1.0
+    lives: int = 0
+
+
+class SimulatedAgent:
+    """One life of one agent.
+
+    Args:
+        world: it lives in.
+        host: its machine.
+    """
+
+    def __init__(self, world: World, host: Host) -> None:
+        host.lives += 1
+        self.world = world
+        self.host = host
+        self.name = host.name
+        self.incarnation = f"{host.name}.{host.lives}"
+        self.draw = random.Random(f"{world.seed} {self.incarnation}")  # noqa: S311 - no secret
+        self.alive = True
+        self.exited: int | None = None
+        self.paused = False
+        self.trainers: dict[int, Trainer] = {}
+        self.offers: dict[int, Offer] = {}
+        self.redundant_generation = 0
+        self.work = 0  # goes up when what was begun is given up
+        self.persist: Persist | None = None
+        self.root: Root | None = None
+        self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._effects: deque[Effect] = deque()
+        self._events: deque[WorkerEvent | ReportChanged] = deque()
+        self._held = False
+        self._clock = (world.now_s, world.now_s, 1.0)
+        self._hangs_told: set[int] = set()
+        self.worker = Worker(
+            world.spec, self.name, self.incarnation, self.incarnation, host.standby, self.local_s()
+        )
+        self.session = Session(self)
+
+    def start(self) -> None:
+        """Come up."""
+        self.session.open()
+        self._tick()
+
+    # ---- time ----------------------------------------------------------------------------------
+
+    def local_s(self) -> float:
+        """Return what this machine's steady clock says."""
+        since_s, shown_s, rate = self._clock
+        return shown_s + (self.world.now_s - since_s) * rate
+
+    def real_s(self, local_s: float) -> float:
+        """Return how long it takes until this clock has gone on by `local_s`."""
+        return local_s / self._clock[2]
+
+    def set_clock(self, rate: float, jump_s: float) -> None:
+        """Let the clock jump forward and run at another rate from now on."""
+        self._clock = (self.world.now_s, self.local_s() + jump_s, rate)
+
+    def latency_s(self) -> float:
+        """Return how long a message to or from the store takes."""
+        bounds = _SELDOM_S if self.draw.random() < _SELDOM else _LATENCY_S
+        return self.draw.uniform(*bounds) * self.host.slowness
+
+    def later(self, delay_s: float, what: Callable[..., None], *arguments: Any) -> None:
+        """Call back after a time, unless the agent has died; once it is awake, if it is paused."""
+        self.world.after(delay_s, self._arrive, what, arguments)
+
+    def _arrive(self, what: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if not self.alive:
+            return
+        if self.paused:
+            self._inbox.append((what, arguments))
+        else:
+            what(*arguments)
+
+    def wake(self, *, timers_first: bool) -> None:
+        """Go on after a pause with what has come meanwhile; timers may come before it or after."""
+        self.paused = False
+        inbox, self._inbox = self._inbox, []
+        if timers_first:
+            inbox.sort(key=lambda item: item[0] != self._tick)
+        for what, arguments in inbox:
+            self._arrive(what, arguments)
+
+    # ---- events --------------------------------------------------------------------------------
+
+    def see(self, event: WorkerEvent | ReportChanged) -> None:
+        """Take an event in: for the worker, and for the root where there is one."""
+        if not self.alive:
+            return
+        self._events.append(event)
+        self._carry_on()
+
+    def hold(self, span_s: float, then: Callable[[], None]) -> None:
+        """Take no event and carry out no effect until `then` is done, `span_s` from now."""
+        self._held = True
+        self.later(span_s * self.host.slowness, self._go_on, then)
+
+    def _go_on(self, then: Callable[[], None]) -> None:
+        then()
+        self._held = False
+        self._carry_on()
+
+    def _carry_on(self) -> None:
+        while self.alive and not self._held and (self._effects or self._events):
+            if self._effects:
+                self._do(self._effects.popleft())
+            else:
+                self._take(self._events.popleft())
+
+    def _take(self, event: WorkerEvent | ReportChanged) -> None:
+        now_s = self.local_s()
+        if not isinstance(event, ReportChanged):
+            self._effects.extend(self.worker.handle(event, now_s))
+        if isinstance(event, RootChanged):
+            self._take_office()
+        if self.root is not None and isinstance(event, (PlanChanged, ReportChanged, Tick)):
+            self._effects.extend(self.root.handle(event, now_s))
+
+    def _tick(self) -> None:
+        self.later(self.real_s(TICK_S), self._tick)
+        self._watch_trainers()
+        self.see(Tick())
+
+    def trainer_said(self, event: WorkerEvent) -> None:
+        """Pass on what a trainer of this machine said, or what it shows in shared memory."""
+        self._arrive(self.see, (event,))
+
+    def trainer_ended(self, trainer: Trainer, code: int) -> None:
+        """Pass on that a trainer's process has ended, unless it was killed from here."""
+        if self.trainers.get(trainer.rank) is trainer:
+            self.see(TrainerEnded(trainer.generation, trainer.rank, code))
+
+    def _watch_trainers(self) -> None:
+        now_s = self.world.now_s
+        for rank, trainer in sorted(self.trainers.items()):
+            if not trainer.alive or rank in self._hangs_told:
+                continue
+            hung_s = trainer.hung_since_s
+            if hung_s is not None and now_s - hung_s >= self.world.spec.hang_s:
+                self._tell_hang(trainer, "stands still")
+            elif trainer.resumed and now_s - trainer.progress_s >= STALL_S:
+                self._tell_hang(trainer, "makes no progress")
+
+    def _tell_hang(self, trainer: Trainer, reason: str) -> None:
+        self._hangs_told.add(trainer.rank)
+        self.see(TrainerHung(trainer.generation, trainer.rank, reason))
+
+    # ---- effects -------------------------------------------------------------------------------
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Report(report):
+                self.session.report(report)
+            case Campaign():
+                self.session.campaign()
+            case StopTrainers():
+                self.stop_trainers()
+                self.hold(self.draw.uniform(*_STOP_S), _nothing)
+            case Exit(code, reason):
+                self.world.note(f"{self.incarnation} exits with {code} {reason}")
+                self.exited = code
+                self.end()
+            case WritePlan() | AskPersist() | RequestMachine():
+                self._write_as_root(effect)
+            case _:
+                carry_out(self, effect)
+
+    def stop_trainers(self) -> None:
+        """Kill the trainers and give up fetches, verifications and inspections."""
+        self.work += 1
+        for trainer in self.trainers.values():
+            trainer.kill()
+        self.trainers.clear()
+        self.offers.clear()
+        self._hangs_told.clear()
+
+    def persist_parts(self, generation: int) -> None:
+        """Write this machine's parts to storage if they are wanted and complete."""
+        wanted = self.persist
+        if wanted is None or wanted.generation != generation:
+            return
+        mine = [trainer for trainer in self.trainers.values() if trainer.generation == generation]
+        if any((trainer.agreed or 0) < wanted.iteration for trainer in mine):
+            return
+        self.persist = None
+        for trainer in mine:
+            replica = self.host.memory[trainer.rank]
+            index = replica.find(wanted.iteration)
+            # Announced too late, or flipped meanwhile: this iteration never becomes complete.
+            if index is not None and replica.is_intact(index):
+                part = replica.chunks(index)
+                self.world.storage.write(wanted.iteration, trainer.rank, part)
+
+    def end(self) -> None:
+        """End the process; its trainers end with it."""
+        self.alive = False
+        for trainer in self.trainers.values():
+            trainer.kill()
+
+    # ---- the root ------------------------------------------------------------------------------
+
+    def _take_office(self) -> None:
+        term = self.session.term()
+        if term is None:
+            self.root = None
+        elif self.root is None or self.root.term != term:
+            self.world.note(f"{self.incarnation} is root in term {term}")
+            plan, revision = self.session.plan()
+            reports = self.session.reports()
+            self.root = Root(self.world.spec, term, plan, revision, reports, self.local_s())
+
+    def _write_as_root(self, effect: WritePlan | AskPersist | RequestMachine) -> None:
+        job, root = self.world.spec.job, self.root
+        fence = (Compare(root_key(job), create_revision=effect.term),)
+        late_s, strike = 0.0, _nothing
+        match effect:
+            case WritePlan(_, plan, after):
+                fence = (*fence, Compare(plan_key(job), mod_revision=after))
+                put = Put(plan_key(job), plan.to_json())
+                late_s, strike = self.world.strike_root(self)
+            case AskPersist(_, iteration):
+                put = Put(persist_key(job), str(iteration))
+            case RequestMachine(_, request):
+                put = Put(requests_prefix(job) + request, self.name)
+
+        def written(answer: TxnResult | Exception) -> None:
+            done = isinstance(answer, TxnResult) and answer.succeeded
+            if not done and isinstance(effect, WritePlan) and root is not None:
+                root.write_failed()
+
+        self.session.transact(self.world.variant.fenced(fence, put), written, late_s)
+        strike()
+
+
+def _nothing() -> None:
+    pass

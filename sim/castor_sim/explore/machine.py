@@ -1,0 +1,197 @@
+"""What the worker's effects do on a simulated machine: memory, fetches, trainers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from castor_policy.agents.messages import (
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Finalise,
+    Finalised,
+    Forget,
+    Inspect,
+    Inspected,
+    Keep,
+    Offer,
+    PeersAnswered,
+    Persist,
+    PingPeers,
+    Redundant,
+    StartTrainers,
+    Verified,
+    Verify,
+    WorkerEffect,
+)
+from castor_sim.explore.checkpoint_model import Chunk, Replica
+from castor_sim.explore.training import Trainer
+
+if TYPE_CHECKING:
+    from castor_sim.explore.agent import SimulatedAgent
+
+_READ_S = (0.01, 0.1)
+_CONNECT_S = (0.001, 0.05)
+_FETCH_S = (0.02, 0.3)
+_REFUSED_S = (0.01, 1.0)
+_PING_S = (0.01, 0.3)
+
+
+def carry_out(agent: SimulatedAgent, effect: WorkerEffect) -> None:
+    """Do what the worker wants done; answers go to `agent.see`."""
+    match effect:
+        case Inspect():
+            # What follows waits for the answer, as it does in the runtime's driver.
+            agent.hold(agent.draw.uniform(*_READ_S), lambda: _inspect(agent, effect))
+        case Keep(iteration):
+            _keep(agent, iteration)
+        case Forget():
+            agent.host.memory.clear()
+        case StartTrainers(plan, machine):
+            for rank in agent.world.spec.ranks_of(machine):
+                trainer = Trainer(agent, rank, machine, plan.generation, plan.rendezvous)
+                agent.trainers[rank] = trainer
+                trainer.begin()
+        case Verify():
+            _begin(agent, _READ_S, lambda: _verify(agent, effect))
+        case Fetch():
+            _begin(agent, _CONNECT_S, lambda: _fetch(agent, effect))
+        case Offer(_, rank, _, _):
+            agent.offers[rank] = effect
+            if rank in agent.trainers:
+                agent.trainers[rank].load()
+        case Redundant(generation):
+            agent.redundant_generation = generation
+            for group in {id(t.group): t.group for t in agent.trainers.values()}.values():
+                group.redundant(agent)
+        case Finalise(generation):
+            _begin(agent, _READ_S, lambda: agent.see(Finalised(generation)))
+        case Persist():
+            agent.persist = effect
+            agent.persist_parts(effect.generation)
+        case PingPeers():
+            _ping(agent, effect)
+        case _:
+            pass  # Log
+
+
+def _begin(agent: SimulatedAgent, span_s: tuple[float, float], what: object) -> None:
+    """Do something in the background, unless it is given up meanwhile."""
+    agent.later(agent.draw.uniform(*span_s) * agent.host.slowness, _end, agent, agent.work, what)
+
+
+def _end(agent: SimulatedAgent, work: int, what: object) -> None:
+    if work == agent.work and callable(what):
+        what()
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
+    world = agent.world
+    held = set(world.spec.ranks_held_by(effect.machine))
+    for rank in set(agent.host.memory) - held:
+        del agent.host.memory[rank]
+    holdings: dict[int, tuple[int, ...]] = {}
+    for rank, replica in sorted(agent.host.memory.items()):
+        if effect.thorough:
+            replica.read_through()
+        offered = world.variant.offered(replica.headers)
+        if offered:
+            holdings[rank] = tuple(sorted(offered))
+    world.monitor.inspected(agent, holdings)
+    world.meetings += 1
+    rendezvous = f"{agent.incarnation}:{world.meetings}"
+    persistent = world.storage.complete()
+    agent.see(Inspected(effect.generation, holdings, persistent, rendezvous))
+
+
+def _keep(agent: SimulatedAgent, iteration: int | None) -> None:
+    machine = agent.worker.machine
+    assert machine is not None
+    for rank in agent.world.spec.ranks_held_by(machine):
+        agent.host.memory.setdefault(rank, Replica()).keep_only(iteration)
+
+
+def _verify(agent: SimulatedAgent, effect: Verify) -> None:
+    replica = agent.host.memory[effect.rank]
+    index = replica.find(effect.iteration)
+    intact = index is not None and replica.is_intact(index)
+    if index is not None and not intact:
+        replica.mark_corrupt(index)
+    agent.see(Verified(effect.generation, effect.rank, intact))
+
+
+# ---- peers ---------------------------------------------------------------------------------------
+
+
+def _peer(agent: SimulatedAgent, address: str) -> SimulatedAgent | None:
+    """Return the agent at an address if it can be reached and answers."""
+    peer = agent.world.at(address)
+    if peer is None or not agent.world.network.reaches(agent.name, peer.name):
+        return None
+    return None if peer.paused or peer.host.paused else peer
+
+
+def _fetch(agent: SimulatedAgent, effect: Fetch) -> None:
+    replica = agent.host.memory[effect.rank]
+    index = replica.begin(
+        effect.iteration, effect.generation, None, agent.world.variant.buffer_to_write
+    )
+    peer = _peer(agent, effect.address)
+    if peer is None:
+        _fail(agent, effect, "cannot be reached")
+        return
+    theirs = peer.host.memory.get(effect.rank)
+    place = theirs.find(effect.iteration) if theirs is not None else None
+    if theirs is None or place is None:
+        _fail(agent, effect, "does not have the part")
+        return
+    # The table of digests comes first; whoever fetches holds what comes against it.
+    digests, first = theirs.digests(place), theirs.chunks(place)[:1]
+    slow_s = (_FETCH_S[0] * peer.host.slowness, _FETCH_S[1] * peer.host.slowness)
+    _begin(agent, slow_s, lambda: _fetched(agent, effect, peer, index, digests, first))
+
+
+def _fetched(
+    agent: SimulatedAgent,
+    effect: Fetch,
+    peer: SimulatedAgent,
+    index: int,
+    digests: list[Chunk],
+    first: list[Chunk],
+) -> None:
+    if _peer(agent, effect.address) is not peer:
+        _fail(agent, effect, "went away")
+        return
+    replica = agent.host.memory[effect.rank]
+    theirs = peer.host.memory.get(effect.rank)
+    place = theirs.find(effect.iteration) if theirs is not None else None
+    # The last chunk is read now, from what is there now.
+    last = theirs.chunks(place)[1:] if theirs is not None and place is not None else []
+    for chunk in [*first, *last]:
+        replica.write(index, chunk)
+    if not replica.commit(index, digests):
+        _fail(agent, effect, "sent chunks that differ from their digests")
+        return
+    agent.world.monitor.stored(agent, effect.rank, replica, index)
+    agent.see(Fetched(effect.generation, effect.rank, effect.source, len(digests), 0.0))
+
+
+def _fail(agent: SimulatedAgent, effect: Fetch, reason: str) -> None:
+    said = FetchFailed(effect.generation, effect.rank, effect.source, reason)
+    _begin(agent, _REFUSED_S, lambda: agent.see(said))
+
+
+def _ping(agent: SimulatedAgent, effect: PingPeers) -> None:
+    def answered() -> None:
+        known = {}
+        for machine, address in sorted(effect.addresses.items()):
+            peer = _peer(agent, address)
+            if peer is not None:
+                plan = peer.worker.plan
+                known[machine] = plan.generation if plan is not None else 0
+        agent.see(PeersAnswered(known))
+
+    agent.later(agent.draw.uniform(*_PING_S), answered)

@@ -1,0 +1,51 @@
+"""Who reaches whom, how long it takes, and what gets lost on the way to the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+STORE = "store"
+"""The store's name among the machines'."""
+
+
+class Network:
+    """Cuts, losses and delays that are in force; faults put them in and take them out."""
+
+    __slots__ = ("_cuts", "_late_s", "_loss")
+
+    def __init__(self) -> None:
+        self._cuts: Counter[tuple[str, str]] = Counter()
+        self._loss: dict[str, float] = {}
+        self._late_s: dict[str, float] = {}
+
+    def cut(self, one: str, other: str) -> None:
+        """Part two ends; cuts add up."""
+        self._cuts[_pair(one, other)] += 1
+
+    def mend(self, one: str, other: str) -> None:
+        """Take one cut back."""
+        self._cuts[_pair(one, other)] -= 1
+
+    def reaches(self, one: str, other: str) -> bool:
+        """Whether there is no cut between two ends."""
+        return not self._cuts or one == other or self._cuts[_pair(one, other)] <= 0
+
+    def set_loss(self, name: str, probability: float) -> None:
+        """Lose each message between this machine and the store with this probability."""
+        self._loss[name] = probability
+
+    def loss(self, name: str) -> float:
+        """Return that probability."""
+        return self._loss.get(name, 0.0)
+
+    def set_late(self, name: str, delay_s: float) -> None:
+        """Delay this machine's requests to the store."""
+        self._late_s[name] = delay_s
+
+    def late_s(self, name: str) -> float:
+        """Return that delay."""
+        return self._late_s.get(name, 0.0)
+
+
+def _pair(one: str, other: str) -> tuple[str, str]:
+    return (one, other) if one < other else (other, one)

@@ -1,0 +1,207 @@
+"""The store at the far end of the network: `StoreModel`, its watches, and the time that it takes.
+
+A request may be lost, or carried out and its answer lost, or carried out long after its sender has
+given it up. A watch shows every change in order until it is cut; then it has to be made again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from castor_policy.agents.documents import job_prefix
+from castor_policy.store import LeaseLostError, StoreEvent, StoreUnavailableError
+from castor_sim.explore.network import STORE
+from castor_sim.store_model import StoreModel
+
+if TYPE_CHECKING:
+    from castor_sim.explore.agent import SimulatedAgent
+    from castor_sim.explore.world import World
+
+ResultT = TypeVar("ResultT")
+
+TIMEOUT_S = 1.0
+"""A client gives a request up after so long."""
+
+_NOTICE_S = (0.05, 1.5)  # from when a connection breaks until its watch says so
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One watch of one agent."""
+
+    agent: SimulatedAgent
+    deliver: Callable[[list[StoreEvent]], None]
+    broken: Callable[[], None]
+    open: bool = True
+    delivered_s: float = 0.0
+
+
+class StoreServer:
+    """The store of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._prefix = job_prefix(world.spec.job)
+        self.model = StoreModel()
+        self._shown = self.model.revision
+        self._streams: list[Stream] = []
+        self._wakes_s = math.inf
+
+    # ---- the server ----------------------------------------------------------------------------
+
+    def apply(self, operation: Callable[[StoreModel, float], ResultT]) -> ResultT:
+        """Carry out a request now, and show what it changed to those who watch.
+
+        Raises:
+            StoreUnavailableError: the store is down.
+            LeaseLostError: see `StoreModel`.
+        """
+        try:
+            return operation(self.model, self._world.now_s)
+        finally:
+            self._show()
+
+    def stop(self) -> None:
+        """Take the store down; every connection breaks."""
+        self.model.stop(self._world.now_s)
+        for stream in list(self._streams):
+            self.cut(stream)
+
+    def start(self) -> None:
+        """Bring it back."""
+        self.apply(lambda model, now_s: model.start(now_s))
+
+    def cut_watches(self, agent: SimulatedAgent) -> None:
+        """Break the watches of one agent."""
+        for stream in [s for s in self._streams if s.agent is agent]:
+            self.cut(stream)
+
+    def cut(self, stream: Stream) -> None:
+        """Break one watch; its owner notices some time later."""
+        if stream.open:
+            stream.open = False
+            self._streams.remove(stream)
+            stream.agent.later(stream.agent.draw.uniform(*_NOTICE_S), stream.broken)
+
+    def _show(self) -> None:
+        """Send what is new to the watches, tell the monitor, and wake when a lease ends."""
+        if not self.model.running:
+            return
+        events = self.model.events(self._prefix, self._shown + 1, self._world.now_s)
+        if events:
+            self._shown = events[-1].mod_revision
+            self._world.store_changed(events)
+            for stream in list(self._streams):
+                self._send(stream, events)
+        end_s = self.model.next_end_s()
+        if end_s < self._wakes_s:
+            self._wakes_s = end_s
+            self._world.after(max(0.0, end_s - self._world.now_s), self._wake, end_s)
+
+    def _wake(self, at_s: float) -> None:
+        if at_s != self._wakes_s:
+            return  # an earlier wake has been set since
+        self._wakes_s = math.inf
+        self.model.advance(self._world.now_s)
+        self._show()
+
+    def _send(self, stream: Stream, events: list[StoreEvent]) -> None:
+        agent = stream.agent
+        network = self._world.network
+        lost = network.loss(agent.name) > 0 and agent.draw.random() < network.loss(agent.name)
+        if lost or not agent.alive or not network.reaches(agent.name, STORE):
+            self.cut(stream)
+            return
+        # One connection: what was sent later arrives later.
+        at_s = max(self._world.now_s + agent.latency_s(), stream.delivered_s)
+        stream.delivered_s = at_s
+        agent.later(at_s - self._world.now_s, _deliver, stream, events)
+
+    # ---- a client ------------------------------------------------------------------------------
+
+    def request(
+        self,
+        agent: SimulatedAgent,
+        operation: Callable[[StoreModel, float], ResultT],
+        done: Callable[[ResultT | Exception], None],
+        late_s: float = 0.0,
+    ) -> None:
+        """Send a request for `agent`; `done` gets the answer, or the error, unless it has died.
+
+        A request sent is carried out even when its sender dies meanwhile.
+        """
+        network, now_s = self._world.network, self._world.now_s
+        timed_out = StoreUnavailableError("no answer in time")
+        on_the_way_s = agent.latency_s() + late_s + network.late_s(agent.name)
+        if self._is_lost(agent):
+            agent.later(TIMEOUT_S, done, timed_out)
+        elif on_the_way_s >= TIMEOUT_S:
+            agent.later(TIMEOUT_S, done, timed_out)
+            self._world.after(on_the_way_s, self._arrive, agent, operation, None, now_s)
+        else:
+            self._world.after(on_the_way_s, self._arrive, agent, operation, done, now_s)
+
+    def _arrive(
+        self,
+        agent: SimulatedAgent,
+        operation: Callable[[StoreModel, float], ResultT],
+        done: Callable[[ResultT | Exception], None] | None,
+        sent_s: float,
+    ) -> None:
+        answer: ResultT | Exception
+        try:
+            answer = self.apply(operation)
+        except (StoreUnavailableError, LeaseLostError) as error:
+            answer = error
+        if done is None:
+            return
+        left_s = sent_s + TIMEOUT_S - self._world.now_s
+        back_s = agent.latency_s()
+        if self._is_lost(agent) or back_s >= left_s:
+            agent.later(max(0.0, left_s), done, StoreUnavailableError("no answer in time"))
+        else:
+            agent.later(back_s, done, answer)
+
+    def watch(
+        self,
+        agent: SimulatedAgent,
+        from_revision: int,
+        deliver: Callable[[list[StoreEvent]], None],
+        broken: Callable[[], None],
+    ) -> Stream:
+        """Watch the job's keys; after `broken` read again and watch again."""
+        stream = Stream(agent, deliver, broken)
+
+        def attach(model: StoreModel, now_s: float) -> None:
+            events = model.events(self._prefix, from_revision, now_s)
+            if stream.open:
+                self._streams.append(stream)
+                if events:
+                    self._send(stream, events)
+
+        def attached(answer: None | Exception) -> None:
+            if answer is None or not stream.open:
+                return
+            if stream in self._streams:
+                self.cut(stream)
+            else:
+                stream.open = False
+                broken()
+
+        self.request(agent, attach, attached)
+        return stream
+
+    def _is_lost(self, agent: SimulatedAgent) -> bool:
+        network = self._world.network
+        if not network.reaches(agent.name, STORE):
+            return True
+        loss = network.loss(agent.name)
+        return loss > 0 and agent.draw.random() < loss
+
+
+def _deliver(stream: Stream, events: list[StoreEvent]) -> None:
+    if stream.open:
+        stream.deliver(events)

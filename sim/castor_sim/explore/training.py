@@ -1,0 +1,334 @@
+"""Trainers as processes: iterations in lock-step over all ranks, and a capture after each.
+
+What the runtime's trainer does with tensors, sockets and shared memory, with the same order of
+steps: update, take a buffer, copy and send chunks, compare digests, header last, and an all-reduce
+that makes the iteration agreed. The next update waits for that (DESIGN invariant 2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from castor_policy.agents.messages import (
+    Offer,
+    Progressed,
+    TrainerEnded,
+    TrainerRefused,
+    TrainerResumed,
+)
+from castor_policy.recovery import Tier
+from castor_sim.explore.checkpoint_model import Chunk, next_state, state_after
+
+if TYPE_CHECKING:
+    from castor_sim.explore.agent import SimulatedAgent
+    from castor_sim.explore.world import World
+
+ITERATION_S = 0.4
+"""Time that an iteration computes for."""
+
+_SKEW_S = (0.0, 0.04)  # between the updates of different ranks
+_CHUNK_S = (0.02, 0.15)  # between a part's first chunk and its last
+_AGREE_S = (0.001, 0.03)  # until a rank learns of an all-reduce
+_BLOCKED_S = 0.1  # who is kept from going on tries again so often
+_NOTICE_S = (0.02, 1.0)  # until a rank sees a dead peer's connection break
+_NOTICES = 0.7  # the others hang in the collective
+
+GroupKey = tuple[int, str]
+"""(generation, rendezvous): trainers meet who were given the same."""
+
+
+class Trainer:
+    """One trainer's process."""
+
+    __slots__ = (
+        "agent",
+        "agreed",
+        "alive",
+        "captured",
+        "capturing",
+        "generation",
+        "group",
+        "hung_since_s",
+        "iteration",
+        "machine",
+        "progress_s",
+        "rank",
+        "ready",
+        "resumed",
+        "state",
+        "world",
+    )
+
+    def __init__(
+        self, agent: SimulatedAgent, rank: int, machine: int, generation: int, rendezvous: str
+    ) -> None:
+        self.world: World = agent.world
+        self.agent = agent
+        self.rank = rank
+        self.machine = machine
+        self.generation = generation
+        self.group = agent.world.group((generation, rendezvous))
+        self.alive = True
+        self.ready = False
+        self.resumed = False
+        self.hung_since_s: float | None = None
+        self.progress_s = 0.0
+        self.iteration = 0
+        self.state = 0
+        self.agreed: int | None = None
+        self.captured = 0  # newest iteration whose capture is over; no update before it is
+        self.capturing = 0  # the one that is being captured
+
+    def begin(self) -> None:
+        """Come up; then ask what to load."""
+        self._later(self.agent.draw.uniform(0.05, 0.3), self._came_up)
+
+    def _came_up(self) -> None:
+        self.ready = True
+        self.load()
+
+    def load(self) -> None:
+        """Load what is offered, once both are there: the offer and this process."""
+        offer = self.agent.offers.get(self.rank)
+        if offer is not None and self.ready and not self.resumed:
+            del self.agent.offers[self.rank]
+            self._later(self.agent.draw.uniform(0.02, 0.1), self._load, offer)
+
+    def _load(self, offer: Offer) -> None:
+        found = self._read(offer)
+        if found is None:
+            self.agent.trainer_said(TrainerRefused(self.generation, self.rank))
+            return
+        self.iteration, self.captured = offer.iteration, offer.iteration
+        self.state = found[0][0]
+        self.agreed = self.iteration if offer.tier in (Tier.OWN_MEMORY, Tier.PEER) else None
+        self.resumed = True
+        self.progress_s = self.world.now_s
+        self.world.monitor.loaded(self, offer.tier, found)
+        self.agent.trainer_said(TrainerResumed(self.generation, self.rank))
+        self.group.join(self)
+
+    def _read(self, offer: Offer) -> list[Chunk] | None:
+        """Return the part that is offered; None if it is not there or its digests differ."""
+        if offer.tier == Tier.SCRATCH:
+            return [(state_after(self.rank, 0), place) for place in range(2)]
+        if offer.tier == Tier.STORAGE:
+            return self.world.storage.read(offer.iteration, self.rank)
+        replica = self.agent.host.memory.get(self.rank)
+        index = replica.find(offer.iteration) if replica is not None else None
+        if replica is None or index is None:
+            return None
+        if not replica.is_intact(index):
+            replica.mark_corrupt(index)
+            return None
+        return replica.chunks(index)
+
+    def can_run(self) -> bool:
+        """Whether the process is given time."""
+        return self.alive and self.hung_since_s is None and not self.agent.host.paused
+
+    def update(self) -> None:
+        """Do the optimizer's update: the state before it is gone."""
+        self.iteration += 1
+        self.state = next_state(self.state, self.iteration)
+        self.progress_s = self.world.now_s
+        self.world.monitor.iteration_ended(self)
+        mine = [t for t in self.agent.trainers.values() if t.generation == self.generation]
+        newest = min(trainer.iteration for trainer in mine)
+        self.agent.trainer_said(Progressed(self.generation, newest))
+
+    def agree(self, iteration: int) -> None:
+        """Learn that every rank has all replicas of `iteration`."""
+        self.agreed = self.captured = iteration
+        self.agent.persist_parts(self.generation)
+
+    def end(self, code: int) -> None:
+        """End the process; who waits for it is told."""
+        if self.alive:
+            self.alive = False
+            self.world.note(f"rank {self.rank} of generation {self.generation} ends: {code}")
+            self.agent.later(0.01, self.agent.trainer_ended, self, code)
+            if code != 0:
+                self.group.lost(self)
+
+    def kill(self) -> None:
+        """End the process by its own agent's hand."""
+        if self.alive:
+            self.alive = False
+            self.group.lost(self)
+
+    def _later(self, delay_s: float, what: object, *arguments: object) -> None:
+        self.world.after(delay_s * self.agent.host.slowness, self._go_on, what, arguments)
+
+    def _go_on(self, what: object, arguments: tuple[object, ...]) -> None:
+        if not self.alive:
+            return
+        if not self.can_run():
+            self.world.after(_BLOCKED_S, self._go_on, what, arguments)
+        elif callable(what):
+            what(*arguments)
+
+
+class Group:
+    """The trainers of one generation, bound together by their collectives."""
+
+    def __init__(self, world: World, key: GroupKey) -> None:
+        self._world = world
+        self._generation = key[0]
+        self._members: dict[int, Trainer] = {}
+        self._needed = world.spec.machines * world.spec.ranks_per_machine
+        self._computed = False
+        self._copies = 0  # of the iteration that is being captured
+
+    def join(self, trainer: Trainer) -> None:
+        """Enter the first collective: it begins when all ranks are there."""
+        self._members[trainer.rank] = trainer
+        if len(self._members) == self._needed and self._is_whole():
+            self._world.note(f"generation {self._generation} trains from {trainer.iteration}")
+            if trainer.iteration >= self._world.iterations:
+                for member in self._ordered():
+                    self._finish(member)
+            else:
+                self._compute()
+
+    def lost(self, trainer: Trainer) -> None:
+        """Let the others find out, or hang."""
+        if self._members.get(trainer.rank) is not trainer:
+            return
+        for other in self._ordered():
+            draw = other.agent.draw
+            if other.alive and other.agent is not trainer.agent and draw.random() < _NOTICES:
+                self._world.after(draw.uniform(*_NOTICE_S), self._notice, other)
+
+    def _notice(self, trainer: Trainer) -> None:
+        if trainer.can_run():
+            trainer.end(1)
+
+    def redundant(self, agent: SimulatedAgent) -> None:
+        """Begin captures that waited for the machine's replicas to be settled."""
+        for member in self._ordered():
+            if member.agent is agent and member.iteration > member.captured:
+                self._capture(member)
+
+    def _ordered(self) -> list[Trainer]:
+        return [self._members[rank] for rank in sorted(self._members)]
+
+    def _is_whole(self) -> bool:
+        return all(member.alive for member in self._members.values())
+
+    def _is_blocked(self) -> bool:
+        members = self._members.values()
+        if not all(member.can_run() for member in members):
+            return True
+        names = sorted({member.agent.name for member in members})
+        reaches = self._world.network.reaches
+        return not all(reaches(a, b) for a in names for b in names if a < b)
+
+    def _compute(self) -> None:
+        slowness = max(member.agent.host.slowness for member in self._members.values())
+        self._world.after(ITERATION_S * slowness, self._gradients_are_there)
+
+    def _gradients_are_there(self) -> None:
+        self._computed = True
+        self._update_when_possible()
+
+    def _update_when_possible(self) -> None:
+        """Update every rank; the one gate between a capture and the next update."""
+        waits = any(m.captured < m.iteration for m in self._members.values())
+        if not self._computed or waits or not self._is_whole():
+            return
+        if self._is_blocked():
+            self._world.after(_BLOCKED_S, self._update_when_possible)
+            return
+        self._computed = False
+        self._copies = 0
+        for member in self._ordered():
+            self._world.after(member.agent.draw.uniform(*_SKEW_S), self._update, member)
+
+    def _update(self, member: Trainer) -> None:
+        if not member.alive:
+            return
+        if not member.can_run():
+            self._world.after(_BLOCKED_S, self._update, member)
+            return
+        member.update()
+        if len({other.iteration for other in self._members.values()}) == 1:
+            if member.iteration < self._world.iterations:
+                self._compute()
+        self._capture(member)
+
+    def _capture(self, member: Trainer) -> None:
+        """Begin to copy: what is sent goes where the receiver has begun as well."""
+        if member.agent.redundant_generation != self._generation:
+            return
+        member.capturing = member.iteration
+        spec = self._world.spec
+        local = member.rank % spec.ranks_per_machine
+        for machine, row in enumerate(spec.replicas):
+            if machine == member.machine:
+                receivers = row
+            elif member.machine in row:
+                receivers = (member.machine,)
+            else:
+                continue
+            sender = self._members[machine * spec.ranks_per_machine + local]
+            for place in receivers:
+                receiver = self._members[place * spec.ranks_per_machine + local]
+                if sender.capturing == receiver.capturing == member.iteration:
+                    self._begin_copy(sender, receiver)
+
+    def _begin_copy(self, sender: Trainer, receiver: Trainer) -> None:
+        if not (sender.alive and receiver.alive):
+            return
+        replica = receiver.agent.host.memory[sender.rank]
+        choose = self._world.variant.buffer_to_write
+        index = replica.begin(sender.iteration, self._generation, receiver.agreed, choose)
+        first = (sender.state, 0)
+        replica.write(index, first)
+        slowness = max(sender.agent.host.slowness, receiver.agent.host.slowness)
+        copy_s = receiver.agent.draw.uniform(*_CHUNK_S) * slowness
+        self._world.after(copy_s, self._end_copy, sender, receiver, index, first)
+
+    def _end_copy(self, sender: Trainer, receiver: Trainer, index: int, first: Chunk) -> None:
+        if not (sender.alive and receiver.alive):
+            return
+        reached = self._world.network.reaches(sender.agent.name, receiver.agent.name)
+        if not (reached and sender.can_run() and receiver.can_run()):
+            self._world.after(_BLOCKED_S, self._end_copy, sender, receiver, index, first)
+            return
+        last = (sender.state, 1)
+        replica = receiver.agent.host.memory[sender.rank]
+        replica.write(index, last)
+        replica.commit(index, (first, last))
+        self._world.monitor.stored(receiver.agent, sender.rank, replica, index)
+        self._copies += 1
+        if self._copies == self._needed * len(self._world.spec.replicas[0]):
+            for member in self._ordered():
+                delay_s = member.agent.draw.uniform(*_AGREE_S)
+                self._world.after(delay_s, self._agree, member, sender.iteration)
+
+    def _agree(self, member: Trainer, iteration: int) -> None:
+        if not member.alive:
+            return
+        if not member.can_run():
+            self._world.after(_BLOCKED_S, self._agree, member, iteration)
+            return
+        member.agree(iteration)
+        if iteration >= self._world.iterations:
+            self._finish(member)
+        else:
+            self._update_when_possible()
+
+    def _finish(self, member: Trainer) -> None:
+        self._world.after(0.02, self._exit, member)
+
+    def _exit(self, member: Trainer) -> None:
+        if member.alive and not member.can_run():
+            self._world.after(_BLOCKED_S, self._exit, member)
+        else:
+            member.end(0)
+
+
+def ended(trainer: Trainer, code: int) -> TrainerEnded:
+    """Return what the agent says of a process that ended."""
+    return TrainerEnded(trainer.generation, trainer.rank, code)

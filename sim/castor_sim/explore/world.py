@@ -1,0 +1,242 @@
+"""One run of one schedule: the machines, the store, the network, time, and who watches over them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+
+from castor_policy.agents.documents import (
+    JobSpec,
+    agents_prefix,
+    plan_key,
+    requests_prefix,
+)
+from castor_policy.placement import place
+from castor_policy.store import Delete, StoreEvent, Txn
+from castor_sim.explore.agent import Host, SimulatedAgent
+from castor_sim.explore.checkpoint_model import CHUNKS, Chunk
+from castor_sim.explore.inject import Injector
+from castor_sim.explore.monitor import Monitor
+from castor_sim.explore.network import Network
+from castor_sim.explore.schedule import Fault
+from castor_sim.explore.session import read_plan
+from castor_sim.explore.store_server import StoreServer
+from castor_sim.explore.training import Group, GroupKey
+from castor_sim.explore.variant import Variant
+
+JOB = "explored"
+
+SETTLE_S = 240.0
+"""The job must end so long after the last fault: three requests for a machine fit in."""
+
+_SERVE_S = (2.0, 8.0)  # the operator brings a machine
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Size of the explored job.
+
+    Raises:
+        ValueError: no placement of this size.
+    """
+
+    machines: int = 4
+    ranks_per_machine: int = 1
+    replicas: int = 2
+    standby: int = 1
+    iterations: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.ranks_per_machine, self.iterations) < 1 or self.standby < 0:
+            raise ValueError("give at least 1 rank a machine, 1 iteration and 0 standbys")
+        place("mixed", self.machines, self.replicas)
+
+    def spec(self) -> JobSpec:
+        """Return the job; times are short, so that a run is."""
+        placement = place("mixed", self.machines, self.replicas)
+        return JobSpec(
+            job=JOB,
+            machines=self.machines,
+            ranks_per_machine=self.ranks_per_machine,
+            strategy=placement.strategy,
+            replicas=placement.replicas,
+            script="train.py",
+            lease_s=3.0,
+            persist="storage",
+            persist_every_s=1.0,
+            # A schedule may well hold more failures than iterations; giving up has its own tests.
+            max_attempts=1000,
+        )
+
+
+class Storage:
+    """Persistent storage: whole iterations, the newest few."""
+
+    def __init__(self, ranks: int, keep: int) -> None:
+        self._ranks = ranks
+        self._keep = keep
+        self._parts: dict[int, dict[int, list[Chunk]]] = {}
+
+    def write(self, iteration: int, rank: int, part: list[Chunk]) -> None:
+        """Store a part; an iteration counts once it has them all."""
+        self._parts.setdefault(iteration, {})[rank] = part
+        for old in self.complete()[: -self._keep]:
+            del self._parts[old]
+
+    def complete(self) -> tuple[int, ...]:
+        """Return the complete iterations, oldest first."""
+        whole = (i for i, parts in self._parts.items() if len(parts) == self._ranks)
+        return tuple(sorted(whole))
+
+    def read(self, iteration: int, rank: int) -> list[Chunk] | None:
+        """Return a part of a complete iteration."""
+        if iteration not in self.complete():
+            return None
+        return self._parts[iteration][rank]
+
+
+class World:
+    """Everything around the agents, driven by simpy.
+
+    Args:
+        shape: of the job.
+        seed: of every delay and chance; faults come apart.
+        faults: what goes wrong.
+        variant: the right code, or one that is broken on purpose.
+        keep_notes: keep a log of what happened, for people.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        seed: int,
+        faults: Sequence[Fault],
+        variant: Variant,
+        *,
+        keep_notes: bool = False,
+    ) -> None:
+        self.seed = seed
+        self.shape = shape
+        self.spec = shape.spec()
+        self.iterations = shape.iterations
+        self.variant = variant
+        self.notes: list[str] | None = [] if keep_notes else None
+        self._environment = simpy.Environment()
+        self._draw = random.Random(f"{seed} world")  # noqa: S311 - a simulation, no secret
+        self.network = Network()
+        self.monitor = Monitor(self)
+        self.store = StoreServer(self)
+        ranks = shape.machines * shape.ranks_per_machine
+        self.storage = Storage(ranks, self.spec.persist_keep)
+        self.agents: dict[str, SimulatedAgent] = {}
+        self.meetings = 0
+        self._groups: dict[GroupKey, Group] = {}
+        self._served: set[str] = set()
+        self._named = shape.machines
+        self._injector = Injector(self, faults)
+        names = [f"node-{n}" for n in range(shape.machines)]
+        for name in names:
+            self.after(self._draw.uniform(0.0, 0.3), self.start, Host(name, standby=False))
+        for number in range(shape.standby):
+            host = Host(f"spare-{number}", standby=True)
+            self.after(self._draw.uniform(0.0, 0.3), self.start, host)
+
+    # ---- time ----------------------------------------------------------------------------------
+
+    @property
+    def now_s(self) -> float:
+        """Simulated time."""
+        return float(self._environment.now)
+
+    def after(self, delay_s: float, what: Callable[..., None], *arguments: Any) -> None:
+        """Call back after a time."""
+        timeout = self._environment.timeout(delay_s)
+        timeout.callbacks.append(lambda _event: what(*arguments))
+
+    def run(self) -> None:
+        """Run until every agent has ended well.
+
+        Raises:
+            Violation: an invariant did not hold, or the job did not end in time.
+        """
+        while not self.monitor.is_over():
+            self.monitor.check_time(self._injector.quiet_since_s() + SETTLE_S)
+            self._environment.step()
+            self.monitor.check()
+        self.monitor.check_end(self._injector.faults)
+
+    def note(self, text: str) -> None:
+        """Write down what happened, if somebody wants to know."""
+        if self.notes is not None:
+            self.notes.append(f"{self.now_s:8.3f}  {text}")
+
+    # ---- agents --------------------------------------------------------------------------------
+
+    def start(self, host: Host) -> None:
+        """Start an agent on a machine, for the first time or again."""
+        running = self.agents.get(host.name)
+        if running is not None and (running.alive or running.exited is not None):
+            return
+        agent = SimulatedAgent(self, host)
+        self.agents[host.name] = agent
+        self.note(f"{agent.incarnation} starts")
+        agent.start()
+
+    def live(self) -> list[SimulatedAgent]:
+        """Return the agents that live, by name."""
+        return [agent for _, agent in sorted(self.agents.items()) if agent.alive]
+
+    def at(self, address: str) -> SimulatedAgent | None:
+        """Return the live agent at an address: its incarnation's."""
+        agent = self.agents.get(address.rpartition(".")[0])
+        if agent is None or not agent.alive or agent.incarnation != address:
+            return None
+        return agent
+
+    def group(self, key: GroupKey) -> Group:
+        """Return the trainers that meet at one place in one generation."""
+        if key not in self._groups:
+            self._groups[key] = Group(self, key)
+        return self._groups[key]
+
+    def strike_root(self, agent: SimulatedAgent) -> tuple[float, Callable[[], None]]:
+        """Return how late the root's write is to be, and what befalls its agent after it."""
+        return self._injector.strike_root(agent)
+
+    # ---- the store's changes -------------------------------------------------------------------
+
+    def store_changed(self, events: Sequence[StoreEvent]) -> None:
+        """See what was written: plans for the monitor, requests for the operator."""
+        for event in events:
+            if event.key == plan_key(JOB) and event.value is not None:
+                plan = read_plan(event.value)
+                self.note(
+                    f"plan: generation {plan.generation} {plan.phase} {plan.iteration} "
+                    f"{plan.tier} term {plan.term} {plan.incarnations} {plan.reason}"
+                )
+                self.monitor.planned(plan)
+                self._injector.planned(plan)
+            elif event.key.startswith(agents_prefix(JOB)) and self.notes is not None:
+                self.note(f"report: {event.value}" if event.value else f"gone: {event.key}")
+            elif event.key.startswith(requests_prefix(JOB)) and event.value is not None:
+                if event.key not in self._served:
+                    self._served.add(event.key)
+                    self.after(self._draw.uniform(*_SERVE_S), self._serve, event.key)
+
+    def _serve(self, key: str) -> None:
+        """Bring the machine that was asked for, as the operator does."""
+        if not self.store.model.running:
+            self.after(1.0, self._serve, key)
+            return
+        self._served.discard(key)
+        self.store.apply(lambda model, now_s: model.transact(Txn((), (Delete(key),)), now_s))
+        name = f"node-{self._named}"
+        self._named += 1
+        self.start(Host(name, standby=False))
+
+
+assert CHUNKS == 2  # noqa: S101 - what the trainers copy and the storage keeps
