@@ -19,8 +19,11 @@ MODULES = (
     "torch._inductor.compile_fx",
     "torch.distributed.fsdp",
     "deepspeed",
+    "deepspeed.comm.mori",
     "deepspeed.comm.torch",
+    "deepspeed.module_inject.auto_ep_layer",
     "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
     "deepspeed.runtime.zero.stage3",
     "castor_runtime.trainer.checkpointer",
 )
@@ -52,9 +55,9 @@ def _keep_to_the_network() -> None:
     They would be compiled at the first start, need a compiler, and take ranks of one computer for
     one machine, which they are not where machines are emulated.
     """
-    import deepspeed.comm.torch as backend  # noqa: PLC0415 - imports torch
-
-    backend.build_shm_op = lambda: None
+    # Not `import deepspeed.comm.torch as backend`: that name is torch itself in deepspeed.comm.
+    backend = importlib.import_module("deepspeed.comm.torch")
+    vars(backend)["build_shm_op"] = lambda: None
 
 
 def _import_as(script: Path) -> None:
