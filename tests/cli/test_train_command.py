@@ -1,0 +1,178 @@
+"""Arguments of `castor train`, `agent`, `kill` and `status`: what is wrong is said at once.
+
+Whole runs are in tests/cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from castor.app import app
+from castor.commands import train as train_command
+from castor_configs.errors import InputError
+from castor_runtime.launcher.faults import AtTime
+from castor_runtime.launcher.train_options import TrainOptions, job_name
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "gpt2 tiny.py"
+    path.write_text("raise SystemExit('it must not run')")
+    return str(path)
+
+
+@pytest.fixture
+def options(monkeypatch: pytest.MonkeyPatch) -> list[TrainOptions]:
+    """Return the list that takes the options of each run instead of running it."""
+    taken: list[TrainOptions] = []
+
+    def take(given: TrainOptions, *, quiet: bool) -> int:
+        assert quiet is False
+        taken.append(given)
+        return 0
+
+    monkeypatch.setattr(train_command, "_run", take)
+    return taken
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(InputError) as error:
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def accepted(*arguments: str) -> None:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--nodes", "0"), "--nodes: must be 1 or more"),
+        (("--ranks-per-node", "0"), "--ranks-per-node: must be 1 or more"),
+        (("--replicas", "5"), "--replicas: expected 1 to 4"),
+        (("--placement", "rings"), "did you mean ring?"),
+        (("--scheme", "pipeline"), "did you mean pipelined?"),
+        (("--persist-every", "3m"), "--persist-every: expected a time"),
+        (("--persist-every", "0"), "--persist-every: must be above 0"),
+        (("--persist-keep", "0"), "--persist-keep"),
+        (("--lease", "10ms"), "--lease: expected 1 s to 10 min"),
+        (("--chunk", "16Mb"), "--chunk: expected a size"),
+        (("--chunk", "100"), "--chunk: expected a multiple of 4 KiB"),
+        (("--memory-limit", "lots"), "--memory-limit: expected a size"),
+        (("--max-attempts", "0"), "--max-attempts"),
+        (("--store", "redis://h:1"), "--store: expected embedded or etcd://"),
+        (("--store", "etcd://host"), "--store: expected embedded or etcd://"),
+        (("--store", "etcd://h:1", "--kill", "store@3"), "only --store embedded"),
+        (("--kill", "machine:4@10"), "use 0..3"),
+        (("--kill", "machine:2"), "say when"),
+        (("--job", "a/b"), "--job: expected at most"),
+        (("--job", "a" * 33), "--job: expected at most"),
+        (("--replay", "no-such-trace"), "no-such-trace"),
+        (("--agents", "external", "--standby", "1"), "--standby"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_starts(
+    script: str, arguments: tuple[str, ...], part: str
+) -> None:
+    assert part in refused("train", script, *arguments)
+
+
+def test_a_script_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "no such script" in refused("train", str(tmp_path / "none.py"))
+    assert "SCRIPT before" in refused("train", "--iterations", "30", "train.py")
+
+
+def test_what_is_not_castors_goes_to_the_script(script: str, options: list[TrainOptions]) -> None:
+    accepted("train", script, "--nodes", "5", "--iterations", "30", "-v", "--lr=1e-3", "words")
+    accepted("train", script, "--nodes", "5", "--", "--nodes", "7")
+    first, second = options
+    assert first.spec.arguments == ("--iterations", "30", "-v", "--lr=1e-3", "words")
+    assert second.spec.arguments == ("--nodes", "7")
+    for one in options:
+        assert (one.spec.machines, one.spec.strategy) == (5, "mixed")
+        assert one.spec.replicas == ((0, 1), (1, 0), (2, 3), (3, 4), (4, 2))
+        assert one.spec.script == str(Path(script).resolve())
+        assert one.out == Path("out") / f"train-{one.spec.job}"
+    assert first.spec.job != second.spec.job
+
+
+def test_units_and_faults_are_read(
+    script: str, options: list[TrainOptions], tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(
+        "# machines: 8\n# span_s: 7200\ntime_s,machine,kind,duration_s,domain,cause\n"
+        "3600,5,hardware,,,DIMM\n"
+    )
+    accepted(
+        *("train", script, "--persist", str(tmp_path / "p"), "--persist-every", "90min"),
+        *("--chunk", "1MiB", "--lease", "2s", "--memory-limit", "2GiB", "--job", "mine"),
+        *("--kill", "rank:1@20", "--kill", "root@5", "--replay", str(trace), "--speedup", "360"),
+    )
+    (given,) = options
+    spec = given.spec
+    assert (spec.persist_every_s, spec.chunk_bytes, spec.lease_s) == (5400.0, 1 << 20, 2.0)
+    assert (spec.memory_limit_bytes, spec.job, spec.persist) == (2 << 30, "mine", f"{tmp_path}/p")
+    assert [str(fault) for fault in given.faults] == ["rank:1@20", "root@5", "machine:1@10s"]
+    assert given.faults[2].when == AtTime(10.0)
+    assert type(spec).from_json(spec.to_json()) == spec
+
+
+def test_a_job_is_named_after_its_script() -> None:
+    assert job_name(Path("examples/gpt2_tiny.py"), "a1") == "gpt2_tiny-a1"
+    assert job_name(Path("__ ü.py"), "a1") == "job-a1"
+    assert len(job_name(Path("x" * 99), "a1b2c3")) == 32
+
+
+def test_an_agent_never_talks_in_the_open(tmp_path: Path) -> None:
+    common = ("agent", "--store", "etcd://h:1", "--job", "j")
+    assert "never talk in the open" in refused(*common)
+    assert "no file" in refused(*common, "--secret", str(tmp_path / "none"))
+    assert "needs --tls-certificate and --tls-key" in refused(*common, "--tls-ca", "ca.pem")
+    assert "expected etcd://" in refused("agent", "--store", "embedded", "--job", "j")
+    assert "--wait" in refused(*common, "--secret", __file__, "--wait", "soon")
+
+
+def test_kill_and_status_name_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no run under out" in refused("kill", "--machine", "1")
+    assert "no run under out" in refused("status")
+    assert "give one of" in refused("kill", "--machine", "1", "--root")
+    assert "--signal" in refused("kill", "--rank", "1", "--signal", "HUP")
+    assert "can only be killed" in refused("kill", "--store", "--signal", "STOP")
+    assert "go together" in refused("status", "--job", "j")
+    assert "no run.json" in refused("status", "--run", str(tmp_path))
+    run = {"job": "j", "pid": 0, "nodes": 2, "ranks_per_node": 1, "store": "etcd://127.0.0.1:1"}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    here = ("--run", str(tmp_path))
+    assert "use 0..1" in refused("kill", "--machine", "2", *here)
+    assert "no live process for machine 1" in refused("kill", "--machine", "1", *here)
+    assert "its launcher does not run" in refused("kill", "--store", *here)
+    assert "does not answer" in refused("status", *here)
+    result = {"job": "j", "outcome": "finished", "iterations": 9, "wall_s": 3.0}
+    result |= {"recoveries": [], "final_state_sha256": "ab" * 32}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    shown = CliRunner().invoke(app, ["status", *here])
+    assert "finished" in shown.output
+    assert json.loads(CliRunner().invoke(app, ["status", "--json", *here]).output) == result
+
+
+def test_the_command_line_loads_no_torch_for_its_help() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from castor.app import app; "
+        "r = CliRunner().invoke(app, ['train', '--help']); assert r.exit_code == 0; "
+        "print([m for m in ('torch', 'deepspeed', 'etcd3', 'simpy', 'numba') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
