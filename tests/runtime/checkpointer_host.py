@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import runpy
 import sys
 import threading
 import time
@@ -159,6 +160,7 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
         blocked.append(time.monotonic() - began)
         for tensor in tensors.values():
             tensor.mul_(1.0001).add_(iteration)
+        time.sleep(options.get("pause_after_update_s", 0.0))
         began = time.monotonic()
         checkpointer.step()
         blocked[-1] += time.monotonic() - began
@@ -168,7 +170,33 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
     return {"start": start, "live": live, "blocked_s": blocked}
 
 
-PROGRAMS = {"deepspeed": train_deepspeed, "tensors": train_tensors}
+def run_script(options: dict[str, Any]) -> dict[str, Any]:
+    sys.argv = options["arguments"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    return {}
+
+
+def train_unevenly(options: dict[str, Any]) -> dict[str, Any]:
+    """Fail in the user's code on rank 0; the others must find out, and not hang."""
+    dist.init_process_group("gloo")
+    checkpointer = Checkpointer(TensorState({"t": torch.zeros(50_000)}))
+    checkpointer.resume()
+    for iteration in range(options["iterations"]):
+        checkpointer.before_update()
+        checkpointer.step()
+        if dist.get_rank() == 0 and iteration == 2:
+            raise KeyError("a fault of the user's")
+        time.sleep(0.02)
+    checkpointer.finish()
+    return {}
+
+
+PROGRAMS = {
+    "deepspeed": train_deepspeed,
+    "tensors": train_tensors,
+    "script": run_script,
+    "uneven": train_unevenly,
+}
 
 
 def run_rank(order: dict[str, Any]) -> int:

@@ -370,3 +370,96 @@ def test_deepspeed_resumes_bit_for_bit(make_cluster: MakeCluster, dtype: str) ->
     assert without_start(again) == without_start(whole)
     done = again[0]["start"]
     assert [r["losses"] for r in again] == [r["losses"][done:] for r in whole]
+
+
+def test_two_ranks_a_machine_and_a_lost_machine(make_cluster: MakeCluster) -> None:
+    options = {"sizes": [3000, 9], "iterations": 10}
+    whole = make_cluster(3, 2, 2).run("tensors", options).results()
+    cluster = make_cluster(3, 2, 2)
+    first = cluster.run("tensors", options | {"pause_s": 0.03})
+    first.wait_completed(5)
+    first.kill()
+    cluster.lose_machine(2)
+    second = cluster.run("tensors", options)
+    assert [r["live"] for r in second.results()] == [r["live"] for r in whole]
+    assert second.iteration >= 5
+    assert second.tiers[2] == "peer"
+
+
+def test_every_machine_holds_what_the_placement_says(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(4, 3)
+    run = cluster.run("tensors", {"sizes": [5000], "iterations": 5})
+    run.results()
+    for machine in range(4):
+        for rank in cluster.held_by(machine):
+            replica = cluster.arenas[machine].replica(rank)
+            assert replica.offered() == {4, 5}
+            assert replica.verify(5) == []
+            own = cluster.arenas[rank].replica(rank)
+            assert replica.snapshot(5).data == own.snapshot(5).data
+            assert replica.snapshot(5).meta == own.snapshot(5).meta
+    control = cluster._controls[3].rank(0)
+    assert (control.iteration, control.agreed, control.generation) == (5, 5, 1)
+    assert control.pid == run.pids[3]
+
+
+def test_a_damaged_own_part_is_found_and_another_is_used(make_cluster: MakeCluster) -> None:
+    options = {"sizes": [4000], "iterations": 6}
+    cluster = make_cluster(2, 2)
+    first = cluster.run("tensors", options)
+    whole = first.results()
+    # Both buffers are complete; the newest is damaged on machine 0, after the agents looked at it.
+    cluster.arenas[0].replica(0).snapshot(6).data[4097] ^= 1
+    second = cluster.run("tensors", options)
+    again = second.results()
+    assert [m["iteration"] for m in second.messages[0] if m["op"] == "corrupt"] == [6]
+    assert [r["live"] for r in again] == [r["live"] for r in whole]
+
+
+def test_nothing_is_overwritten_before_the_replicas_are_there_again(
+    make_cluster: MakeCluster,
+) -> None:
+    options = {"sizes": [4000], "iterations": 3}
+    cluster = make_cluster(2, 2)
+    cluster.run("tensors", options).results()
+    second = cluster.run("tensors", options | {"iterations": 6}, redundant=False)
+    second.wait_until(lambda: bool(second.events(0, "iteration_ended")))
+    time.sleep(0.3)
+    assert not second.events(0, "checkpoint_completed")
+    assert [h.iteration for h in cluster.arenas[0].replica(0).headers()].count(3) == 1
+    second.say_redundant()
+    second.results()
+    assert cluster.arenas[0].replica(1).offered() == {5, 6}
+
+
+def test_a_fault_on_one_rank_ends_the_others_with_an_error(make_cluster: MakeCluster) -> None:
+    run = make_cluster(2, 2).run("uneven", {"iterations": 1000})
+    assert run.wait_exit() == [1, 1]
+    assert "ReplicationError: the checkpoint thread of rank 1 failed" in run.logs()
+    assert not run._said("finished")
+
+
+@pytest.mark.parametrize("scheme", ["blocking", "naive", "unpipelined", "pipelined"])
+def test_every_scheme_completes_every_iteration(make_cluster: MakeCluster, scheme: str) -> None:
+    cluster = make_cluster(3, 3)
+    options = {"sizes": [9000, 3000], "iterations": 6}
+    run = cluster.run("tensors", options, scheme=scheme, profile_iterations=2)
+    run.results()
+    completed = run.events(1, "checkpoint_completed")
+    assert [event["iteration"] for event in completed] == [1, 2, 3, 4, 5, 6]
+    assert [event["scheme"] for event in completed] == ["eager"] * 2 + [scheme] * 4
+    assert all(cluster.arenas[m].replica(0).verify(6) == [] for m in cluster.rows[0])
+
+
+@pytest.mark.long
+def test_the_example_trains_on_four_machines(make_cluster: MakeCluster) -> None:
+    script = Path(__file__).parents[2] / "examples" / "gpt2_tiny.py"
+    cluster = make_cluster(4, 2)
+    arguments = [str(script), "--iterations", "6"]
+    run = cluster.run("script", {"arguments": arguments}, scheme="pipelined")
+    run.results()
+    ended = run.events(0, "iteration_ended")
+    assert [event["iteration"] for event in ended] == [1, 2, 3, 4, 5, 6]
+    assert ended[-1]["loss"] < ended[0]["loss"]
+    spans = run.events(0, "checkpoint_completed")[-1]["spans_ns"]
+    assert len(spans) > 5, "DeepSpeed's collectives must have been seen"

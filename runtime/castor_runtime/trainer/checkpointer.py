@@ -19,7 +19,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,7 +78,7 @@ class Checkpointer:
         state: Mapping[str, Stateful] | None = None,
         *,
         meta_bytes: int | None = None,
-        timeout_s: float = 120.0,
+        timeout_s: float = 300.0,
     ) -> None:
         self._state = engine if isinstance(engine, TensorState) else DeepSpeedState(engine)
         self._user = dict(sorted((state or {}).items()))
@@ -128,7 +128,7 @@ class Checkpointer:
         if isinstance(self._state, TensorState):
             self._state.advance()
         if self._session is not None:
-            self._session.step(None if loss is None else float(loss), self._meta)
+            self._session.step(loss, self._meta)
 
     def before_update(self) -> None:
         """Wait until the state may change. The optimizer's steps call it by themselves.
@@ -190,6 +190,7 @@ class _Session:
         self._fingerprint = self._agree_on_fingerprint()
         self._send_layout()
         self._replicator: Replicator | None = None
+        self._opened: dict[str, Replica] = {}
         self._last = 0
         self._ended_at = time.monotonic()
         self._blocked_s = 0.0
@@ -217,7 +218,7 @@ class _Session:
             _watch(self._idle)
         return self._last
 
-    def step(self, loss: float | None, meta: Any) -> None:
+    def step(self, loss: Any, meta: Callable[[], dict[str, Any]]) -> None:
         self._progress()
         iteration = self._state.iteration()
         if iteration == self._last:
@@ -227,7 +228,10 @@ class _Session:
         self._last = iteration
         self._line.iteration = iteration
         self._link.event(
-            "iteration_ended", iteration=iteration, loss=loss, seconds=began - self._ended_at
+            "iteration_ended",
+            iteration=iteration,
+            loss=None if loss is None else float(loss),
+            seconds=began - self._ended_at,
         )
         self._gate.open()
         replicator.wait_complete(self._while_waiting)
@@ -291,10 +295,14 @@ class _Session:
 
     def _spans(self) -> tuple[int, ...] | None:
         """Return the typical idle spans at the one iteration at which a schedule is made."""
-        if not self._watches_spans or len(self._measured) > self._settings.profile_iterations:
+        wanted = max(1, self._settings.profile_iterations)
+        if not self._watches_spans:
             return None
-        self._measured.append(self._idle.begin_iteration())
-        if len(self._measured) <= self._settings.profile_iterations:
+        spans_ns = self._idle.begin_iteration()
+        if len(self._measured) > wanted:
+            return None
+        self._measured.append(spans_ns)
+        if len(self._measured) <= wanted:
             return None
         return typical_spans(self._measured[1:])
 
@@ -397,7 +405,10 @@ class _Session:
         return meta
 
     def _open(self, name: str) -> Replica:
-        return Replica.open(name, fingerprint=bytes.fromhex(self._fingerprint))
+        if name not in self._opened:
+            mark = bytes.fromhex(self._fingerprint)
+            self._opened[name] = Replica.open(name, fingerprint=mark)
+        return self._opened[name]
 
     def _make_replicator(self, order: Mapping[str, Any]) -> Replicator:
         segments = order["segments"]
