@@ -22,7 +22,14 @@ from castor_policy.agents.messages import (
 from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.arena import ArenaError
-from castor_runtime.persistent.storage import complete_iterations
+from castor_runtime.persistent.manifest import DamagedCheckpointError, ForeignStorageError
+from castor_runtime.persistent.storage import (
+    checkpoint_manifest,
+    complete_manifests,
+    damaged_files,
+    require_own_folder,
+    set_aside_damaged,
+)
 from castor_runtime.transport import PeerClient, PeerError
 
 
@@ -68,7 +75,36 @@ class Holding:
             )
             self._emit(MemoryRefused(generation, reason))
             return False
-        return await self._hold(generation, machine, wait=True)
+        return await self._hold(generation, machine, wait=True) and await self._owns_storage(
+            generation
+        )
+
+    async def _owns_storage(self, generation: int) -> bool:
+        """Whether the folder for persistent checkpoints holds no other job's."""
+        if self._spec.persist:
+            folder = Path(self._spec.persist)
+            try:
+                await asyncio.to_thread(
+                    require_own_folder, folder, self._spec.job, self.fingerprint
+                )
+            except (ForeignStorageError, DamagedCheckpointError) as error:
+                self._emit(MemoryRefused(generation, str(error)))
+                return False
+        return True
+
+    async def distrust(self, machine: int, iteration: int) -> None:
+        """Read a persistent checkpoint against its checksums; a damaged one counts no longer."""
+        folder, ranks = Path(self._spec.persist), list(self._spec.ranks_of(machine))
+
+        def look() -> None:
+            try:
+                manifest = checkpoint_manifest(folder, iteration, self._spec.job, self.fingerprint)
+            except (ForeignStorageError, DamagedCheckpointError):
+                return  # counts no longer already
+            if damaged_files(folder, manifest, ranks):
+                set_aside_damaged(folder, manifest)
+
+        await asyncio.to_thread(look)
 
     async def inspect(
         self, generation: int, machine: int, *, thorough: bool
@@ -81,8 +117,14 @@ class Holding:
                     await self._memory.verify(rank, iteration)
         persistent: tuple[int, ...] = ()
         if self._spec.persist:
-            persistent = await asyncio.to_thread(
-                complete_iterations, Path(self._spec.persist), self.fingerprint or None
+            found = await asyncio.to_thread(complete_manifests, Path(self._spec.persist))
+            persistent = tuple(
+                sorted(
+                    iteration
+                    for iteration, manifest in found.items()
+                    if manifest.attempt.job == self._spec.job
+                    and self.fingerprint in ("", manifest.attempt.fingerprint)
+                )
             )
         return self._memory.holdings(), persistent
 

@@ -178,14 +178,20 @@ class Machine:
                 )
                 self._emit(TrainerResumed(generation, rank))
             case "corrupt":
-                self.memory.mark_corrupt(rank, int(message["iteration"]))
-                self._offers.pop(rank, None)
-                self._asked.add(rank)
-                self._emit(TrainerRefused(generation, rank))
+                await self._refused(generation, rank, int(message["iteration"]))
             case "event":
                 self._log_event(generation, rank, message)
             case _:
                 pass
+
+    async def _refused(self, generation: int, rank: int, iteration: int) -> None:
+        offer = self._offers.pop(rank, None)
+        if offer is not None and offer.tier == Tier.STORAGE and self.number is not None:
+            await self._holding.distrust(self.number, iteration)
+        else:
+            self.memory.mark_corrupt(rank, iteration)
+        self._asked.add(rank)
+        self._emit(TrainerRefused(generation, rank))
 
     def _log_event(self, generation: int, rank: int, message: Mapping[str, Any]) -> None:
         kind = str(message["kind"])

@@ -1,4 +1,4 @@
-"""The process that writes one machine's share of a persistent checkpoint, and waits for the rest."""
+"""The process that writes a machine's share of a persistent checkpoint and waits for the rest."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ def write(order: str) -> None:
     """
     wanted = PersistOrder.from_json(order)
     try:
-        published = persist(wanted).published
-        while not published:
-            newest = max(complete_iterations(Path(wanted.folder)), default=-1)
-            if newest > wanted.attempt.iteration:
-                raise SystemExit(f"iteration {newest} was persisted before all wrote this one")
-            time.sleep(_LOOK_EVERY_S)
-            published = publish_and_prune(Path(wanted.folder), wanted.attempt, keep=wanted.keep)
+        published = persist(wanted).published or _wait_for_the_others(wanted)
     except Exception as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
+    if not published:
+        raise SystemExit("a newer checkpoint was persisted before all machines wrote this one")
+
+
+def _wait_for_the_others(wanted: PersistOrder) -> bool:
+    folder = Path(wanted.folder)
+    while not publish_and_prune(folder, wanted.attempt, keep=wanted.keep):
+        if max(complete_iterations(folder), default=-1) > wanted.attempt.iteration:
+            return False
+        time.sleep(_LOOK_EVERY_S)
+    return True
