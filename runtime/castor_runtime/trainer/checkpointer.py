@@ -230,7 +230,7 @@ class _Session:
         self._link.event(
             "iteration_ended",
             iteration=iteration,
-            loss=None if loss is None else float(loss),
+            loss=_number(loss),
             seconds=began - self._ended_at,
         )
         self._gate.open()
@@ -440,6 +440,12 @@ class _Session:
             scheme=EAGER if traffic.link is None else traffic.scheme,
             spans_ns=list(traffic.spans_ns),
         )
+
+
+def _number(loss: Any) -> float | None:
+    if loss is None:
+        return None
+    return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
 
 
 class _DamagedError(Exception):

@@ -71,16 +71,18 @@ def lay_out(
         names.add(name)
         section = Section(name, offset, str(dtype).removeprefix("torch."), tuple(shape))
         sections.append(section)
-        offset += -(-section.size_bytes // ALIGNMENT) * ALIGNMENT
+        offset += _aligned(section.size_bytes)
     return tuple(sections)
 
 
 def part_bytes(sections: Sequence[Section]) -> int:
     """Return how many bytes the part takes; never 0, so that it can be mapped."""
-    if not sections:
-        return ALIGNMENT
-    last = max(sections, key=lambda section: section.offset)
-    return max(ALIGNMENT, last.offset + -(-last.size_bytes // ALIGNMENT) * ALIGNMENT)
+    ends = [section.offset + _aligned(section.size_bytes) for section in sections]
+    return max(ALIGNMENT, *ends, 0)
+
+
+def _aligned(size_bytes: int) -> int:
+    return -(-size_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def copy_section(section: Section, part: torch.Tensor, live: torch.Tensor | None) -> None:
