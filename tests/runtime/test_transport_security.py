@@ -155,7 +155,9 @@ def test_a_client_refuses_a_server_with_another_secret() -> None:
                 call(address, other)
 
 
-def test_a_server_refuses_a_client_with_another_secret() -> None:
+def test_a_server_refuses_a_client_with_another_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with server() as address, connected(parse_address(address), 2) as connection:
         nonce = bytes(32)
         connection.sendall(MAGIC + nonce)
@@ -165,14 +167,18 @@ def test_a_server_refuses_a_client_with_another_secret() -> None:
         asked = seal.pack(Frame(Kind.PING)) + seal.of_body(b"")
         connection.sendall(challenge.client_proof() + asked)
         assert read_to_end(connection) == b""
+    assert "does not know this job's secret" in caplog.text
 
 
-def test_a_server_refuses_its_own_proof_sent_back() -> None:
+def test_a_server_refuses_its_own_proof_sent_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with server() as address, connected(parse_address(address), 2) as connection:
         connection.sendall(MAGIC + bytes(32))
         answer = connection.recv(80, socket.MSG_WAITALL)
         connection.sendall(answer[48:])
         assert read_to_end(connection) == b""
+    assert "does not know this job's secret" in caplog.text
 
 
 def test_a_recorded_session_is_refused_when_it_is_played_again() -> None:
