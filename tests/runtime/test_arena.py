@@ -513,3 +513,29 @@ class ReplicaAgainstModel(RuleBasedStateMachine):
 
 TestReplicaAgainstModel = ReplicaAgainstModel.TestCase
 TestReplicaAgainstModel.settings = settings(max_examples=60, stateful_step_count=30)
+
+
+def test_a_standby_s_memory_is_given_to_another_rank_and_comes_empty(folder: Path) -> None:
+    part = PartLayout(rank=0, data_bytes=3 * 4096 + 5, meta_bytes=100, chunk_bytes=4096)
+    other = PartLayout(rank=7, data_bytes=3 * 4096 + 5, meta_bytes=100, chunk_bytes=4096)
+    with Arena("job", "spare", b"f" * 16, folder=folder) as arena:
+        arena.add_parts([part])
+        arena.replica(0).begin(4, 1, None).commit(b"meta")
+        arena.reassign(0, other)
+        assert arena.ranks == (7,)
+        assert arena.replica(7).offered() == frozenset()
+        arena.replica(7).begin(5, 2, None).commit(b"seven")
+        assert not arena.missing([other])
+    assert [path.name for path in folder.glob("*-r*")] == ["castor-job-spare-r7"]
+    with Replica.open("castor-job-spare-r7", folder=folder) as again:
+        assert again.rank == 7
+        assert again.snapshot(5).meta == b"seven"
+
+
+def test_memory_of_another_size_is_not_given_away(folder: Path) -> None:
+    part = PartLayout(rank=0, data_bytes=4096, meta_bytes=100, chunk_bytes=4096)
+    with Arena("job", "spare", b"f" * 16, folder=folder) as arena:
+        arena.add_parts([part])
+        with pytest.raises(ValueError, match="cannot hold"):
+            arena.reassign(0, PartLayout(rank=1, data_bytes=8192, meta_bytes=100, chunk_bytes=4096))
+        assert arena.ranks == (0,)

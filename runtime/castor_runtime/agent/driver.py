@@ -162,6 +162,8 @@ class Agent:
         now_s = time.monotonic()
         if not isinstance(event, ReportChanged):
             await self._carry_out(list(self._worker.handle(event, now_s)))
+        if isinstance(event, Tick) and self._worker.machine is None:
+            self._machine.make_ready()
         if isinstance(event, RootChanged):
             self._see_root(now_s)
         if self._root is not None and isinstance(event, PlanChanged | ReportChanged | Tick):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,6 +62,7 @@ class Holding:
         self._session = session
         self._client = client
         self._emit = emit
+        self._ready = False
         self._touching: set[asyncio.Task[None]] = set()
 
     async def prepare(self, generation: int, machine: int, message: Mapping[str, Any]) -> bool:
@@ -105,6 +107,36 @@ class Holding:
                 set_aside_damaged(folder, manifest)
 
         await asyncio.to_thread(look)
+
+    def make_ready(self) -> None:
+        """Take and fault in memory for some machine's parts, while this agent fills none.
+
+        Which machine it will be nobody knows; the memory is given to the ranks that come to belong
+        here, where their sizes are the same (`Arena.reassign`).
+        """
+        ranks = self._spec.machines * self._spec.ranks_per_machine
+        if self._ready or len(self._session.layouts()) < ranks:
+            return
+        self._ready = True
+        task = asyncio.create_task(self._take_some())
+        self._touching.add(task)
+        task.add_done_callback(self._touching.discard)
+
+    async def _take_some(self) -> None:
+        layouts = self._layouts()
+        self.fingerprint = layouts[0].fingerprint
+        try:
+            self._memory.hold(0, layouts)
+        except (InputError, ArenaError) as error:
+            # It will be asked for again, and refused by name, when this agent is needed.
+            sys.stderr.write(f"no memory is made ready: {error}\n")
+            return
+        await self._memory.touch()
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._memory.forget()
+        self._ready = False
 
     async def inspect(
         self, generation: int, machine: int, *, thorough: bool
@@ -161,6 +193,12 @@ class Holding:
             await self._session.wait_for_change()
         return RankLayout.from_message(json.loads(self._session.layouts()[rank]))
 
+    def _layouts(self) -> dict[int, RankLayout]:
+        return {
+            int(rank): RankLayout.from_message(json.loads(text))
+            for rank, text in self._session.layouts().items()
+        }
+
     async def _hold(self, generation: int, machine: int, *, wait: bool) -> bool:
         """Take the memory that belongs to `machine`; False if sizes are not known, or refused."""
         needed = {str(rank) for rank in self._spec.ranks_held_by(machine)}
@@ -168,10 +206,7 @@ class Holding:
             if not wait:
                 return False
             await self._session.wait_for_change()
-        layouts = {
-            int(rank): RankLayout.from_message(json.loads(text))
-            for rank, text in self._session.layouts().items()
-        }
+        layouts = self._layouts()
         self.fingerprint = layouts[min(layouts)].fingerprint
         before = self._memory.segments()
         try:

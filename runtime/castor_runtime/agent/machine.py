@@ -306,7 +306,11 @@ class Machine:
     def forget(self) -> None:
         """Give the checkpoint memory back."""
         self.number = None
-        self.memory.forget()
+        self._holding.forget()
+
+    def make_ready(self) -> None:
+        """Have memory at hand for whichever machine this idle agent will be asked to fill."""
+        self._holding.make_ready()
 
     async def close(self, *, unlink: bool) -> None:
         """End everything that runs here; with `unlink` the checkpoint memory too."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from castor_policy.agents.documents import JobSpec
@@ -101,10 +101,19 @@ class CheckpointMemory:
         if self._arena is None:
             self._arena = Arena(self._spec.job, self._agent, fingerprint)
         ranks = {layout.rank for layout in wanted}
-        self._arena.remove_parts([r for r in self._arena.ranks if r not in ranks])
+        unwanted = [rank for rank in self._arena.ranks if rank not in ranks]
+        for part in self._arena.missing([layout.part for layout in wanted]):
+            fitting = (r for r in unwanted if self._fits(r, part))
+            if (rank := next(fitting, None)) is not None:
+                self._arena.reassign(rank, part)
+                unwanted.remove(rank)
+        self._arena.remove_parts(unwanted)
         self._arena.add_parts(
             [layout.part for layout in wanted], limit_bytes=self._spec.memory_limit_bytes or None
         )
+
+    def _fits(self, rank: int, part: PartLayout) -> bool:
+        return replace(self._replica(rank).part, rank=part.rank) == part
 
     async def touch(self) -> None:
         """Fault all of it in, once; a page fault during training costs seconds a GiB."""

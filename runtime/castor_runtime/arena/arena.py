@@ -129,6 +129,21 @@ class Arena:
                 replica.close()
                 (self._folder / replica.name).unlink(missing_ok=True)
 
+    def reassign(self, rank: int, part: PartLayout) -> None:
+        """Hold `part` in the memory of `rank`'s, whose contents are lost. See `Replica.reassign`.
+
+        Raises:
+            KeyError: `rank` is not held here.
+            ValueError: the sizes differ.
+        """
+        replica = self._replicas[rank]
+        replica.reassign(part)
+        del self._replicas[rank]
+        stale = self._replicas.pop(part.rank, None)
+        if stale is not None:
+            stale.close()
+        self._replicas[part.rank] = replica
+
     def touch(self, *, threads: int = 2, on_progress: Progress | None = None) -> None:
         """Take all memory now, and map it; contents stay. Slow once (up to 5 s/GiB), then cheap.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,6 +50,7 @@ from castor_runtime.arena.segments import (
     fault_in,
     open_file,
     read_start,
+    segment_name,
 )
 
 # A reader may catch a header half written; the writer needs nanoseconds to finish it.
@@ -250,6 +251,25 @@ class Replica:
             kept = header.state is BufferState.COMPLETE and header.iteration == iteration
             if not kept and header.state in (BufferState.COMPLETE, BufferState.WRITING):
                 self._store(buffer, BufferRecord(BufferHeader(BufferState.EMPTY)))
+
+    def reassign(self, part: PartLayout) -> None:
+        """Hold another rank's part in the same memory, which is empty afterwards.
+
+        Memory that was faulted in stays so: a standby takes it before it knows whose place it
+        will fill. Killed within it, the segment is found not to be what its name says.
+
+        Raises:
+            ValueError: the sizes differ.
+            OSError: the segment cannot be renamed.
+        """
+        if replace(part, rank=self.rank) != self.part:
+            raise ValueError(f"{self.name} holds {self.part}; it cannot hold {part}")
+        self.keep_only(None)
+        fixed = pack_fixed(self.owner, part)
+        self._view[: len(fixed)] = fixed
+        path = self._path.with_name(segment_name(self.owner.job, self.owner.agent, part.rank))
+        self._path.rename(path)
+        self._path, self.name, self.part = path, path.name, part
 
     def touch(self, *, threads: int = 2, on_progress: Progress | None = None) -> None:
         """Fault in every page for this process; contents stay.
