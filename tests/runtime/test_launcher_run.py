@@ -13,8 +13,9 @@ import json
 import os
 import secrets
 import signal
+import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from typer.testing import CliRunner
 from castor.app import app
 from castor_configs.errors import InputError
 from castor_policy.events import EventKind, parse_line
+from castor_policy.store import Delete, Put, Txn
 from castor_runtime.launcher.control import ask
 from castor_runtime.launcher.processes import descendants
 from castor_runtime.launcher.result_file import Outcome, write_result
 from castor_runtime.launcher.train_options import TrainOptions, faults, job_spec
 from castor_runtime.launcher.training_run import TrainingRun
+from castor_runtime.stores import EmbeddedEtcd, open_store
 
 # Each iteration lasts 20 ms.
 AGENT = """
@@ -186,7 +189,15 @@ class Agent:
 class Run:
     """One run of the launcher, in this process."""
 
-    def __init__(self, path: Path, *arguments: str, kill: tuple[str, ...] = (), nodes: int = 2):
+    def __init__(
+        self,
+        path: Path,
+        *arguments: str,
+        kill: tuple[str, ...] = (),
+        nodes: int = 2,
+        store: str = "embedded",
+        local: bool = True,
+    ) -> None:
         (path / "standin_agent.py").write_text(AGENT)
         script = path / "train.py"
         script.write_text("")
@@ -209,9 +220,14 @@ class Run:
             max_attempts=5,
         )
         self.options = TrainOptions(
-            spec=spec, out=path / "run", faults=faults(kill, None, 1.0, spec, "embedded")
+            spec=spec,
+            out=path / "run",
+            faults=faults(kill, None, 1.0, spec, store),
+            store=store,
+            local_agents=local,
         )
         self.shown = io.StringIO()
+        self.others = descendants(os.getpid())
         self.run = TrainingRun(
             self.options,
             Console(file=self.shown, width=200),
@@ -228,7 +244,7 @@ class Run:
 
         outcome = asyncio.run(both())
         self.result = write_result(self.run.folder, self.options, self.run.spec, outcome)
-        assert descendants(os.getpid()) == []
+        assert self.others == descendants(os.getpid())
         assert list(Path("/dev/shm").glob(f"castor-{self.job}*")) == []
         assert not self.run.folder.control_socket.exists()
         return outcome
@@ -360,7 +376,83 @@ def test_another_terminal_asks_for_status_and_kills(tmp_path: Path) -> None:
     assert run.failures() == ["rank:1", "agent:1", "root:0", "store"]
 
 
-def test_a_job_that_the_store_has_already_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[str]:
+    etcd = EmbeddedEtcd(tmp_path / "own-etcd")
+    etcd.start()
+    yield etcd.url
+    etcd.stop()
+
+
+def keys(url: str) -> list[str]:
+    async def read() -> list[str]:
+        opened = open_store(url)
+        try:
+            found, _ = await opened.get_prefix("/castor/")
+            return [item.key for item in found]
+        finally:
+            await opened.close()
+
+    return asyncio.run(read())
+
+
+def test_a_users_store_is_left_as_it_was_found(tmp_path: Path, store: str) -> None:
+    assert Run(tmp_path, "5", store=store).to_the_end().outcome == "finished"
+    assert keys(store) == []
+
+
+def test_agents_that_are_started_elsewhere_are_waited_for(tmp_path: Path, store: str) -> None:
+    run = Run(tmp_path, "30", store=store, local=False)
+    agents: list[asyncio.subprocess.Process] = []
+    code = (
+        "import sys; from pathlib import Path; from standin_agent import run_agent; "
+        "from castor_runtime.agent.options import AgentOptions; "
+        "name, job, store, out = sys.argv[1:]; "
+        "run_agent(AgentOptions(name=name, job=job, store=store, folder=Path(out) / name))"
+    )
+
+    waiting = f"waiting for 2 agents: castor agent --store {store} --job {run.job}"
+
+    async def elsewhere() -> None:
+        await until(lambda: waiting in run.shown.getvalue(), "waiting")
+        for name in ("node-0", "node-1"):
+            where = (name, run.job, store, str(run.options.out / "agents"))
+            agents.append(await asyncio.create_subprocess_exec(sys.executable, "-c", code, *where))
+        for agent in agents:
+            assert await agent.wait() == 0
+        # The stand-in's reports have no lease to end with.
+        opened = open_store(store)
+        names = [f"/castor/{run.job}/agents/node-{machine}" for machine in (0, 1)]
+        await opened.transact(Txn((), tuple(map(Delete, names))))
+        await opened.close()
+
+    assert run.to_the_end(elsewhere()).outcome == "finished"
+    assert run.result["iterations"] == 30
+    assert keys(store) == []
+
+
+def test_a_job_that_the_store_has_already_is_refused(tmp_path: Path, store: str) -> None:
+    async def occupy() -> None:
+        opened = open_store(store)
+        await opened.transact(Txn((), (Put(f"/castor/{run.job}/spec", "{}"),)))
+        await opened.close()
+
+    run = Run(tmp_path, "3", store=store)
+    asyncio.run(occupy())
+    with pytest.raises(InputError, match="choose another name"):
+        asyncio.run(run.run.run())
+    assert keys(store) == [f"/castor/{run.job}/spec"]
+    assert descendants(os.getpid()) == run.others
+
+
+def test_a_store_that_does_not_answer_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path, "3", store="etcd://127.0.0.1:1")
+    with pytest.raises(InputError, match="does not answer"):
+        asyncio.run(run.run.run())
+    assert descendants(os.getpid()) == run.others
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path, "3")
     folder = run.run.folder
     folder.prepare(overwrite=False)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -22,6 +23,7 @@ from castor_runtime.launcher.run_result import PARTS, Recovery
 
 _LINE_EVERY_NS = 1_000_000_000
 _NS_PER_S = 1_000_000_000
+_LINE_LENGTH = 140
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ class Screen:
                 self._completed(event)
             case kind if kind in _LINES:
                 template, style = _LINES[kind]
-                text = template.format_map(_Shown(event.fields))
+                text = _shortened(template.format_map(_Shown(event.fields)))
                 if not self._quiet or kind in (EventKind.FAILURE, EventKind.DETECTED):
                     self.say(event.time_ns, text, style)
             case _:
@@ -165,6 +167,12 @@ def _agent_cells(
     return name + root, (str(report.state) + degraded) if alive else "dead"
 
 
+def _shortened(text: str) -> str:
+    """Return the first line of `text`, cut: the rest of a long error is in its log."""
+    line = text.partition("\n")[0]
+    return line if len(line) <= _LINE_LENGTH else line[: _LINE_LENGTH - 3] + "..."
+
+
 class _Shown(dict[str, Any]):
     """An event's fields for a template: those that are missing are shown as "?"."""
 
@@ -213,33 +221,61 @@ def recovery_line(recovery: Recovery) -> str:
 
 def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     """Print what a run came to, from its result document."""
-    table = Table(title=f"Run {result['job']}: {result['outcome']}", title_justify="left")
-    table.add_column("")
-    table.add_column("", overflow="fold")
+    title = f"Run {result['job']}: {result['outcome']}"
+    console.print(f"\n{title}", style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("Iterations", str(result["iterations"]))
     table.add_row("Wall time", format_seconds(result["wall_s"]))
     table.add_row("Recoveries", str(len(result["recoveries"])))
     lost = sum(one["iterations_lost"] or 0 for one in result["recoveries"])
     table.add_row("Iterations lost", str(lost))
-    table.add_row("Final state", result["final_state_sha256"] or "-")
     console.print(table)
+    # On a line of its own, so that 64 digits can be copied from a narrow terminal.
+    state = result["final_state_sha256"] or "unknown"
+    console.print(f" Final state      {state}", soft_wrap=True, highlight=False)
     if not result["recoveries"]:
         return
-    table = Table(title="Recoveries, parts in seconds", title_justify="left")
-    headings = ("kind", "machines", "from", "lost")
-    for heading in headings:
-        table.add_column(heading)
-    columns = [*PARTS, "total"]
-    for part in columns:
-        table.add_column(part.replace("_", "\n"), justify="right")
-    for one in result["recoveries"]:
-        seconds = one["seconds"]
-        cells = ["-" if seconds[part] is None else f"{seconds[part]:.3f}" for part in columns]
+    console.print(_recovery_table(result["recoveries"]))
+
+
+def _recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the recoveries with their parts, narrow enough for 80 columns."""
+    table = Table(
+        title="Recoveries, parts in seconds",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    table.add_column("lost")
+    table.add_column("from", justify="right")
+    table.add_column("redo", justify="right")
+    shown = [
+        part
+        for part in (*PARTS, "total")
+        if part != "interrupted" or any(one["seconds"][part] for one in recoveries)
+    ]
+    for part in shown:
+        table.add_column(_HEADINGS.get(part, part), justify="right", no_wrap=True)
+    for one in recoveries:
+        seconds = [one["seconds"][part] for part in shown]
+        what = "machine" if one["kind"] == "hardware" else "trainer"
         table.add_row(
-            one["kind"],
-            ",".join(map(str, one["machines"])),
-            f"{one['iteration']}",
-            f"{one['iterations_lost']}",
-            *cells,
+            f"{what} {','.join(map(str, one['machines']))}",
+            "-" if one["iteration"] is None else str(one["iteration"]),
+            "-" if one["iterations_lost"] is None else str(one["iterations_lost"]),
+            *("-" if value is None else f"{value:.3f}" for value in seconds),
         )
-    console.print(table)
+    return table
+
+
+_HEADINGS = {
+    "detection": "detect",
+    "interrupted": "again",
+    "replacement": "replace",
+    "planning": "plan",
+    "retrieval": "retrieve",
+    "first_iteration": "first",
+}

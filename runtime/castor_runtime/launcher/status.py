@@ -30,11 +30,14 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
         raise ValueError(f"the store has no job {view.job!r}")
     records = {} if folder is None else {record.name: record for record in folder.records()}
     agents = plan.agents if plan is not None else ("",) * spec.machines
+    shards = _shards(spec, [view.reports.get(n) for n in agents], [records.get(n) for n in agents])
     machines = [
         _machine(machine, name, view.reports.get(name), records.get(name))
         for machine, name in enumerate(agents)
     ]
-    shards = _shards(spec, [view.reports.get(n) for n in agents], [records.get(n) for n in agents])
+    for machine, shard in zip(machines, shards, strict=True):
+        # Reports are written about once a second; the memory is of this moment.
+        machine["iteration"] = max(machine["iteration"], shard["complete"])
     standbys = sorted(set(view.reports) - set(agents))
     over = plan is not None and plan.phase in (Phase.FINISHED, Phase.FAILED)
     return {
@@ -58,13 +61,16 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
 def _machine(
     machine: int | None, name: str, report: AgentReport | None, record: AgentRecord | None
 ) -> dict[str, Any]:
+    state = "lost" if report is None else str(report.state)
+    if record is not None and not record.lives:
+        state = "dead"  # its lease may not have expired yet
     return {
         "machine": machine,
         "agent": name,
         "lease": "held" if report is not None else "none",
-        "state": str(report.state) if report is not None else "lost",
+        "state": state,
         "iteration": report.iteration if report is not None else 0,
-        "redundant": report is not None and report.redundant and report.state == State.RUNNING,
+        "redundant": report is not None and report.redundant and state == State.RUNNING,
         "address": report.address if report is not None else "",
         "memory_bytes": record.memory_bytes() if record is not None else None,
     }

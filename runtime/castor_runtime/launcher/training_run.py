@@ -247,9 +247,9 @@ class TrainingRun:
         for name in self.folder.agent_names():
             if name not in self._tails:
                 self._tails[name] = EventTail(self.folder.agent(name) / "events.jsonl")
-        for name in sorted(self._tails):
-            for event in self._tails[name].read():
-                self._saw(event)
+        events = [event for name in sorted(self._tails) for event in self._tails[name].read()]
+        for event in sorted(events, key=lambda event: event.time_ns):
+            self._saw(event)
 
     def _saw(self, event: Event) -> None:
         self._injector.saw(event, time.monotonic())

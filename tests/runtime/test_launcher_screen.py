@@ -1,0 +1,125 @@
+"""What a person reads: lines with their times, few of them, and the parts of a recovery."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from castor_policy.agents.documents import (
+    AgentReport,
+    Plan,
+    State,
+    agents_prefix,
+    plan_key,
+    root_key,
+)
+from castor_policy.events import Event, EventKind, Value
+from castor_policy.store import StoreEvent
+from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.run_result import Recovery
+from castor_runtime.launcher.screen import Screen, print_summary
+
+K = EventKind
+
+
+def at(time_s: float, kind: EventKind, **fields: Value) -> Event:
+    return Event(round(time_s * 1e9), kind, fields)
+
+
+def shown(events: list[Event], *, quiet: bool = False) -> list[str]:
+    text = io.StringIO()
+    screen = Screen(Console(file=text, width=60), 2, quiet=quiet)
+    for event in events:
+        screen.event(event)
+    screen.close()
+    return [line.strip() for line in text.getvalue().splitlines()]
+
+
+def test_iterations_are_shown_once_a_second_and_before_whatever_follows() -> None:
+    events = [at(i / 10, K.ITERATION_ENDED, rank=0, iteration=i, loss=1 / i) for i in range(1, 16)]
+    events.insert(5, at(0.55, K.CHECKPOINT_COMPLETED, rank=0, iteration=4))
+    events.append(at(1.55, K.ITERATION_ENDED, rank=1, iteration=15, loss=0.0))
+    events.append(at(1.6, K.FAILURE, target="rank:1", failure="software", iteration=15))
+    events.append(at(1.7, K.DETECTED, machine=0, agent="node-0", cause="x" * 500 + "\nmore"))
+    lines = shown(events)
+    assert lines[:4] == [
+        "0.100 s  iteration 1, loss 1.0000",
+        "1.100 s  iteration 11, loss 0.0909, checkpoint 4",
+        "1.500 s  iteration 15, loss 0.0667, checkpoint 4",
+        "1.600 s  FAILURE injected: rank:1 (software), iteration 15",
+    ]
+    assert lines[4].startswith("1.700 s  detected: machine 0 (node-0): xxx")
+    assert lines[4].endswith("...")
+    assert shown(events, quiet=True) == lines[3:]
+
+
+def test_an_event_without_its_fields_is_shown_all_the_same() -> None:
+    for kind in EventKind:
+        shown([Event(1, kind, {}), Event(2, kind, {"rank": None, "iteration": "odd"})])
+
+
+def test_a_recovery_is_one_line_and_the_summary_fits_80_columns() -> None:
+    seconds: dict[str, float | None] = {
+        "detection": 5.0,
+        "interrupted": 0.0,
+        "replacement": 0.25,
+        "planning": 0.01,
+        "retrieval": 0.5,
+        "restart": 1.0,
+        "first_iteration": 0.3,
+        "total": 7.06,
+    }
+    recovery = Recovery(
+        2, (2,), "hardware", "lease", (1,), {0: "own_memory", 1: "peer:node-0"}, 9, 0, seconds
+    )
+    text = io.StringIO()
+    screen = Screen(Console(file=text, width=60), 1)
+    screen.recovery(10**9, recovery)
+    assert text.getvalue().strip() == (
+        "1.000 s  recovery (hardware) took 7.06 s: iteration 9 from own_memory, peer:node-0, 0 "
+        "lost; detection 5.000, replacement 0.250, planning 0.010, retrieval 0.500, "
+        "restart 1.000, first iteration 0.300 s"
+    )
+    unfinished = Recovery(3, (3,), "software", "?", (0,), {}, None, None, dict.fromkeys(seconds))
+    result = {
+        "job": "j" * 32,
+        "outcome": "finished",
+        "iterations": 30,
+        "wall_s": 93.0,
+        "final_state_sha256": "ab" * 32,
+        "recoveries": [recovery.to_json(), unfinished.to_json()],
+    }
+    summary = io.StringIO()
+    print_summary(Console(file=summary, width=80), result)
+    lines = summary.getvalue().splitlines()
+    assert any(" ".join(line.split()).startswith("machine 1 9 0 5.000 0.250") for line in lines)
+    assert any(line.endswith("ab" * 32) for line in lines)
+    assert "1 min 33 s" in summary.getvalue()
+    assert not any("…" in line for line in lines)
+
+
+def test_the_table_says_who_fills_which_machine() -> None:
+    view = JobView("j")
+    plan = Plan(2, 7, "load", ("node-0", ""), ("1", ""))
+    report = AgentReport("node-0", "1", False, "h:1", 2, State.RUNNING)
+    for key, value in (
+        (plan_key("j"), plan.to_json()),
+        (root_key("j"), "node-0"),
+        (agents_prefix("j") + "node-0", report.to_json()),
+        (agents_prefix("j") + "spare-0", AgentReport("spare-0", "1", True, "h:2").to_json()),
+        (agents_prefix("j") + "gone", AgentReport("gone", "1", True, "h:2").to_json()),
+        (agents_prefix("j") + "gone", None),
+    ):
+        view.apply(StoreEvent(key, value, 7 if value else 0, 9))
+    assert (view.root, view.term, sorted(view.reports)) == ("node-0", 7, ["node-0", "spare-0"])
+    text = io.StringIO()
+    console = Console(file=text, width=100, force_terminal=True, color_system=None)
+    screen = Screen(console, 1)
+    screen.event(at(1, K.ITERATION_ENDED, rank=0, iteration=12, loss=0.5))
+    screen.table(view, [])
+    screen.close()
+    table = " ".join(text.getvalue().split())
+    assert "node-0 (root) │ running (degraded) │ 12 │ 0.5000" in table
+    assert "being replaced" in table
+    assert "spare-0 │ idle" in table
