@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MAX_OPERATIONS = 128
-"""Most compares, and most operations, in one transaction: what etcd takes as it comes."""
+"""Most revisions compared, and most operations, in one transaction: etcd takes no more."""
 
 
 class StoreUnavailableError(Exception):
@@ -58,10 +58,16 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Holds if the key's current life began at `create_revision`; 0: if there is no such key.
+    """Holds if the key stands as named; at least one revision must be given.
 
-    With `mod_revision` the key's last change must also be that one: what was decided on one value
-    is then not written over another (0: there is no such key).
+    Attributes:
+        key: which.
+        create_revision: its current life must have begun at this revision; 0: there is no such key.
+        mod_revision: its last change must be this one, so that what was decided on one value is not
+            written over another; 0: there is no such key.
+
+    Raises:
+        ValueError: neither revision, or a negative one.
     """
 
     key: str
@@ -110,7 +116,8 @@ class Txn:
         operations: what is done then, at one revision; each key at most once.
 
     Raises:
-        ValueError: a key in two operations, no operation, or more than `MAX_OPERATIONS`.
+        ValueError: a key in two operations, no operation, or more than `MAX_OPERATIONS`
+            of them, or of revisions to compare.
     """
 
     compares: tuple[Compare, ...]
@@ -122,7 +129,13 @@ class Txn:
         if len({operation.key for operation in self.operations}) < len(self.operations):
             keys = sorted(operation.key for operation in self.operations)
             raise ValueError(f"name each key in one operation of a transaction only: {keys}")
-        if max(len(self.compares), len(self.operations)) > MAX_OPERATIONS:
+        revisions = [
+            revision
+            for compare in self.compares
+            for revision in (compare.create_revision, compare.mod_revision)
+            if revision is not None
+        ]
+        if max(len(revisions), len(self.operations)) > MAX_OPERATIONS:
             raise ValueError(f"split the transaction: at most {MAX_OPERATIONS} compares/operations")
 
 

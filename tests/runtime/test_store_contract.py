@@ -198,6 +198,30 @@ def test_a_stale_root_is_fenced_off(world: World, here: str) -> None:
     tell(story)
 
 
+def test_what_was_decided_on_one_value_is_not_written_over_another(world: World, here: str) -> None:
+    async def story() -> None:
+        async with opened(world) as store:
+            key = f"{here}plan"
+            made = await store.transact(Txn((Compare(key, mod_revision=0),), (Put(key, "1"),)))
+            assert made.succeeded
+            guarded = Txn((Compare(key, mod_revision=made.revision),), (Put(key, "2"),))
+            changed = await store.transact(guarded)
+            assert changed.succeeded
+            for compare in (
+                Compare(key, mod_revision=made.revision),
+                Compare(key, mod_revision=0),
+                Compare(key, made.revision, made.revision),
+                Compare(key, changed.revision, changed.revision),
+                Compare(key, 0, changed.revision),
+            ):
+                assert not (await store.transact(Txn((compare,), (Put(key, "3"),)))).succeeded
+            both = Txn((Compare(key, made.revision, changed.revision),), (Put(key, "4"),))
+            assert (await store.transact(both)).succeeded
+            assert values(await store.get_prefix(here)) == {key: "4"}
+
+    tell(story)
+
+
 def test_a_lease_that_ends_deletes_its_keys_and_tells_watchers(world: World, here: str) -> None:
     async def story() -> None:
         async with opened(world) as store, opened(world) as watcher:
@@ -479,7 +503,8 @@ def test_what_no_store_can_do_is_refused(world: World) -> None:
 # One script on both stores, every answer compared. Keys and leases are few, so that they meet.
 _keys = st.sampled_from(["a", "b", "b/c"])
 _slots = st.integers(0, 2)
-_guards = st.tuples(_keys, st.sampled_from(["absent", "current", "stale"]))
+_kinds = st.sampled_from(["none", "absent", "current", "stale"])
+_guards = st.tuples(_keys, _kinds, _kinds).filter(lambda guard: guard[1:] != ("none", "none"))
 _puts = st.tuples(st.just("put"), _keys, st.text(max_size=2), st.none() | _slots)
 _deletes = st.tuples(st.just("delete"), _keys)
 _steps = st.one_of(
@@ -494,11 +519,32 @@ _steps = st.one_of(
 )
 
 
+def guard(
+    key: str,
+    created: str,
+    changed: str,
+    current: dict[str, KeyValue],
+    first: dict[str, KeyValue],
+) -> Compare:
+    nothing = KeyValue(key, "", 0, 0, None)
+    pairs = {
+        "absent": nothing,
+        "current": current.get(key, nothing),
+        "stale": first.get(key, nothing),
+    }
+    return Compare(
+        key,
+        None if created == "none" else pairs[created].create_revision,
+        None if changed == "none" else pairs[changed].mod_revision,
+    )
+
+
 async def play(store: Store, here: str, script: list[tuple]) -> list[object]:
     """Return what every step answers, revisions counted from the start, leases by their slot."""
     _, start = await store.get_prefix(here)
     leases = {slot: await store.grant(60) for slot in range(3)}
-    lives: dict[str, list[int]] = {}
+    # Of each key the first life and the first change that was seen: stale, mostly.
+    first: dict[str, KeyValue] = {}
     answers: list[object] = []
     for step in script:
         try:
@@ -512,30 +558,24 @@ async def play(store: Store, here: str, script: list[tuple]) -> list[object]:
                     answers.append(await store.keep_alive(leases[slot]))
                 case ("transact", guards, operations):
                     found, _ = await store.get_prefix(here)
-                    current = {pair.key: pair.create_revision for pair in found}
-                    for key, revision in current.items():
-                        lives.setdefault(key, []).append(revision)
-                    compares = []
-                    for name, kind in guards:
-                        stale = lives.get(here + name, [1])[0]
-                        revision = {
-                            "absent": 0,
-                            "current": current.get(here + name, 0),
-                            "stale": stale,
-                        }[kind]
-                        compares.append(Compare(here + name, revision))
+                    current = {pair.key: pair for pair in found}
+                    first = current | first
+                    compares = tuple(
+                        guard(here + name, created, changed, current, first)
+                        for name, created, changed in guards
+                    )
                     made = tuple(
                         Put(here + item[1], item[2], None if item[3] is None else leases[item[3]])
                         if item[0] == "put"
                         else Delete(here + item[1])
                         for item in operations
                     )
-                    result = await store.transact(Txn(tuple(compares), made))
+                    result = await store.transact(Txn(compares, made))
                     answers.append((result.succeeded, result.revision - start))
         except LeaseLostError:
             answers.append("lease lost")
         slots = {lease: slot for slot, lease in leases.items()}
-        found, revision = await store.get_prefix(here)
+        found, _ = await store.get_prefix(here)
         answers += [
             (p.key, p.value, p.create_revision - start, p.mod_revision - start, slots.get(p.lease))
             for p in found

@@ -149,7 +149,10 @@ def test_time_and_compaction_keep_their_order() -> None:
         (lambda: Put("a", "1", 0), "lease"),
         (lambda: Delete(""), "key"),
         (lambda: Compare("", 0), "key"),
+        (lambda: Txn((Compare("a", 1, 1),) * (MAX_OPERATIONS // 2 + 1), (Delete("a"),)), "split"),
+        (lambda: Compare("a"), "compare"),
         (lambda: Compare("a", -1), "create_revision"),
+        (lambda: Compare("a", mod_revision=-1), "mod_revision"),
     ],
 )
 def test_what_no_store_takes_cannot_be_written_down(make: Callable[[], object], named: str) -> None:
