@@ -1,0 +1,230 @@
+"""One run of `castor train` as a process of its own, and what it left behind.
+
+Everything below the process carries a token in its environment, which forks inherit and nobody can
+shake off, so that a process left behind is found whatever it calls itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from castor_policy.events import Event, EventKind, parse_line
+from castor_runtime.launcher.control import ask
+from castor_runtime.launcher.processes import is_alive, send
+
+_TOKEN = "CASTOR_TRIAL"  # noqa: S105 - the name of a variable
+_SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies, not a temporary file
+_DEATH_S: Final = 10.0
+"""For the kernel to carry out, on a loaded machine, what the end of a parent brings about."""
+
+
+class TrialTimeoutError(Exception):
+    """A run, or what was waited for in it, took too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How a run ended.
+
+    Attributes:
+        folder: its run folder.
+        code: exit code of `castor train`.
+        output: what it printed, stdout and stderr together.
+        result: result.json; empty if there is none.
+        events: the merged event log.
+        processes_left: command lines of processes that outlived it.
+        memory_left: names in /dev/shm that outlived it.
+    """
+
+    folder: Path
+    code: int
+    output: str
+    result: Mapping[str, Any]
+    events: tuple[Event, ...]
+    processes_left: tuple[str, ...]
+    memory_left: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the final state over all ranks; None if the run has not come to it."""
+        found = self.result.get("final_state_sha256")
+        return None if found is None else str(found)
+
+    @property
+    def recoveries(self) -> list[dict[str, Any]]:
+        """What result.json says of each."""
+        return list(self.result.get("recoveries", ()))
+
+    def of(self, kind: EventKind) -> list[Event]:
+        """Return the events of a kind, by time."""
+        return [event for event in self.events if event.kind == kind]
+
+
+class Running:
+    """A run that is going on.
+
+    Args:
+        folder: becomes its run folder; output.txt is written beside it.
+        arguments: of `castor train`, without --out and --job.
+        environment: on top of this process's own.
+    """
+
+    def __init__(
+        self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.job = f"t{secrets.token_hex(4)}"
+        self._token = secrets.token_hex(8)
+        self._output = folder.with_name(folder.name + "-output.txt")
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        command = [str(Path(sys.executable).with_name("castor")), "train", *arguments]
+        command[2:2] = ["--job", self.job, "--out", str(folder)]
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {}), _TOKEN: self._token},
+                start_new_session=True,
+            )
+
+    def output(self) -> str:
+        """Return what it has printed so far."""
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
+    def events(self) -> list[Event]:
+        """Return what all agents and the launcher have logged so far, by time."""
+        logs = [*sorted(self.folder.glob("agents/*/events.jsonl")), self.folder / "launcher.jsonl"]
+        found: list[Event] = []
+        for log in logs:
+            with contextlib.suppress(FileNotFoundError):
+                for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+                    # The last line may be half written.
+                    event = parse_line(line) if line.endswith("\n") else None
+                    found += [] if event is None else [event]
+        return sorted(found, key=lambda event: event.time_ns)
+
+    def iteration(self) -> int:
+        """Return the newest iteration that any rank has ended."""
+        ended = (e for e in self.events() if e.kind == EventKind.ITERATION_ENDED)
+        return max((int(str(event.fields["iteration"])) for event in ended), default=0)
+
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+        """Wait until `condition` holds.
+
+        Raises:
+            TrialTimeoutError: it does not come to hold, or the run ended before.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                raise TrialTimeoutError(f"not {what}:\n{self.output()[-4000:]}")
+            time.sleep(0.05)
+
+    def processes(self) -> dict[int, str]:
+        """Return the live processes of this run: number -> command line."""
+        sign = f"{_TOKEN}={self._token}".encode()
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or not is_alive(int(entry.name)):
+                continue
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                if sign in (entry / "environ").read_bytes().split(b"\0"):
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                    found[int(entry.name)] = line.decode(errors="replace").strip()
+        return found
+
+    def memory(self) -> list[str]:
+        """Return the names of this job in /dev/shm."""
+        return sorted(path.name for path in _SHM.glob(f"castor-{self.job}*"))
+
+    def inject(self, fault: str) -> None:
+        """Have the launcher carry a fault out, as `castor kill` does.
+
+        Raises:
+            ValueError: it says that this cannot be.
+        """
+        answer = ask(self.folder / "control.sock", {"op": "inject", "fault": fault})
+        if answer is None or not answer["ok"]:
+            raise ValueError(f"{fault}: {answer}")
+
+    def kill_all(self) -> None:
+        """Kill -9 every process of this run, all at once."""
+        pids = [*self.processes()]
+        send(pids, signal.SIGSTOP)
+        send(pids, signal.SIGKILL)
+        self.process.wait()
+
+    def wait(self, timeout_s: float = 300) -> Trial:
+        """Wait for its end and for that of all that it has started.
+
+        Raises:
+            TrialTimeoutError: it did not end in time; it was killed.
+        """
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            said = self.output()[-4000:]
+            self.kill_all()
+            raise TrialTimeoutError(f"no end after {timeout_s:g} s:\n{said}") from None
+        deadline_s = time.monotonic() + _DEATH_S
+        while (left := self.processes()) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        result_file = self.folder / "result.json"
+        result = json.loads(result_file.read_text()) if result_file.exists() else {}
+        trial = Trial(
+            folder=self.folder,
+            code=code,
+            output=self.output(),
+            result=result,
+            events=tuple(self.events()),
+            processes_left=tuple(left.values()),
+            memory_left=tuple(self.memory()),
+        )
+        send(left, signal.SIGKILL)
+        return trial
+
+
+@contextmanager
+def running(
+    folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """Start a run; whatever happens, none of its processes and memory outlives the block."""
+    run = Running(folder, arguments, environment)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.kill_all()
+        send(run.processes(), signal.SIGKILL)
+        for name in run.memory():
+            (_SHM / name).unlink(missing_ok=True)
+
+
+def train(folder: Path, arguments: Sequence[str], timeout_s: float = 300) -> Trial:
+    """Run `castor train` to its end.
+
+    Raises:
+        TrialTimeoutError: it did not end in time.
+    """
+    with running(folder, arguments) as run:
+        return run.wait(timeout_s)
+
+
+def plain(text: str) -> str:
+    """Return `text` with every run of spaces and line ends as one space: screens wrap lines."""
+    return re.sub(r"\s+", " ", text)

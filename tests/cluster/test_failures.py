@@ -1,0 +1,262 @@
+"""Every failure that the runtime promises to survive, on real processes, with the right end."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import Any
+
+import pytest
+
+from castor_policy.events import EventKind
+from castor_runtime.soak.trial import Trial
+
+pytestmark = pytest.mark.long
+
+PARTS = {
+    "detection",
+    "interrupted",
+    "replacement",
+    "planning",
+    "retrieval",
+    "restart",
+    "first_iteration",
+    "total",
+}
+
+
+def check_end(trial: Trial, sha256: str, iterations: int = 30) -> None:
+    """The run ended by itself with the state of a run without failures."""
+    assert trial.code == 0, trial.output
+    assert trial.result["outcome"] == "finished"
+    assert trial.result["faults_not_injected"] == []
+    assert trial.result["iterations"] == iterations
+    assert trial.sha256 == sha256
+
+
+def check_recovery(recovery: dict[str, Any], kind: str, sources: dict[int, str]) -> None:
+    """It cost no more than the iteration in flight, and every shard came from where it should."""
+    assert recovery["kind"] == kind
+    assert recovery["iterations_lost"] <= 1
+    assert {int(rank): source for rank, source in recovery["sources"].items()} == sources
+    seconds = recovery["seconds"]
+    assert set(seconds) == PARTS
+    assert all(part is not None and part >= 0 for part in seconds.values())
+    total = sum(part for name, part in seconds.items() if name != "total")
+    assert total == pytest.approx(seconds["total"], abs=1e-6)
+
+
+def check_redundancy(trial: Trial) -> None:
+    """In every generation that trained, every machine had all its replicas again."""
+    machines = trial.result["nodes"]
+    again: dict[int, set[object]] = {}
+    for event in trial.of(EventKind.REDUNDANT):
+        again.setdefault(int(str(event.fields["generation"])), set()).add(event.fields["machine"])
+    trained = {int(str(e.fields["generation"])) for e in trial.of(EventKind.ITERATION_ENDED)}
+    assert all(again[generation] == set(range(machines)) for generation in trained)
+
+
+def own(ranks: int = 4, **peers: str) -> dict[int, str]:
+    """Own memory for every rank but those named: rank_2="node-3"."""
+    sources = dict.fromkeys(range(ranks), "own_memory")
+    return sources | {int(rank[5:]): f"peer:{agent}" for rank, agent in peers.items()}
+
+
+def test_a_machine_and_then_a_trainer(castor_train: Any, baseline: Any) -> None:
+    faults = ("--kill", "machine:2@10", "--kill", "rank:1@20")
+    trial = castor_train("--nodes", "4", "--lease", "5s", *faults)
+    check_end(trial, baseline(4, 30))
+    machine, process = trial.recoveries
+    check_recovery(machine, "hardware", own(rank_2="node-3"))
+    check_recovery(process, "software", own())
+    assert machine["machines"] == [2]
+    assert machine["iteration"] in (9, 10)
+    assert process["machines"] == [1]
+    assert process["iteration"] in (19, 20)
+    # A process's end is seen at once; a machine's only by its lease.
+    assert process["seconds"]["detection"] < 1.0
+    assert process["seconds"]["total"] < machine["seconds"]["total"]
+    check_redundancy(trial)
+
+
+def test_the_roots_machine(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--kill", "root@10")
+    check_end(trial, baseline(4, 30))
+    (recovery,) = trial.recoveries
+    assert recovery["kind"] == "hardware"
+    assert recovery["iterations_lost"] <= 1
+    elected = trial.of(EventKind.ROOT_ELECTED)
+    terms = [int(str(event.fields["term"])) for event in elected]
+    assert len(elected) >= 2
+    assert all(a < b for a, b in itertools.pairwise(terms))
+    (failure,) = trial.of(EventKind.FAILURE)
+    assert failure.fields["agent"] == elected[0].fields["agent"]
+    assert failure.fields["agent"] not in {event.fields["agent"] for event in elected[1:]}
+    check_redundancy(trial)
+
+
+def test_two_machines_of_different_groups_at_once(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--kill", "machine:0,2@10")
+    check_end(trial, baseline(4, 30))
+    (recovery,) = trial.recoveries
+    check_recovery(recovery, "hardware", own(rank_0="node-1", rank_2="node-3"))
+    assert recovery["machines"] == [0, 2]
+    check_redundancy(trial)
+
+
+def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, tmp_path: Any) -> None:
+    run = start("--persist", str(tmp_path / "kept"), "--persist-every", "2s", iterations=100)
+
+    def is_persisted() -> bool:
+        shares: dict[object, int] = {}
+        for event in run.events():
+            if event.kind == EventKind.PERSISTED:
+                iteration = event.fields["iteration"]
+                shares[iteration] = shares.get(iteration, 0) + 1
+        return 4 in shares.values()
+
+    run.wait_until(is_persisted, "persisted")
+    run.inject("machine:0,1@now")
+    trial = run.wait()
+    sys.stdout.write(trial.output)
+    check_end(trial, baseline(4, 100), 100)
+    (recovery,) = trial.recoveries
+    assert recovery["kind"] == "hardware"
+    assert set(recovery["sources"].values()) == {"storage"}
+    resumed = [e for e in trial.of(EventKind.RESUMED) if e.fields["generation"] != 1]
+    assert {event.fields["iteration"] for event in resumed} == {recovery["iteration"]}
+    assert 0 < recovery["iteration"] < 100
+    assert trial.processes_left == trial.memory_left == ()
+
+
+@pytest.mark.parametrize(
+    "moment", [EventKind.DETECTED, EventKind.REPLACED, EventKind.PLANNED, EventKind.REDUNDANT]
+)
+def test_a_machine_during_a_recovery(start: Any, baseline: Any, moment: EventKind) -> None:
+    run = start("--kill", "machine:1@10")
+
+    def is_that_far() -> bool:
+        of_it = (e for e in run.events() if e.kind == moment)
+        return any(int(str(event.fields["generation"])) == 2 for event in of_it)
+
+    run.wait_until(is_that_far, f"at {moment} of the recovery")
+    run.inject("machine:2@now")
+    trial = run.wait()
+    sys.stdout.write(trial.output)
+    check_end(trial, baseline(4, 30))
+    assert sum(recovery["iterations_lost"] for recovery in trial.recoveries) <= 1
+    assert all(recovery["iteration"] >= 9 for recovery in trial.recoveries)
+    assert len(trial.of(EventKind.REPLACED)) >= 2
+    check_redundancy(trial)
+    assert trial.processes_left == trial.memory_left == ()
+
+
+def test_a_standby_takes_over(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--standby", "1", "--kill", "machine:2@10")
+    check_end(trial, baseline(4, 30))
+    (recovery,) = trial.recoveries
+    check_recovery(recovery, "hardware", own(rank_2="node-3"))
+    (replaced,) = trial.of(EventKind.REPLACED)
+    assert (replaced.fields["machine"], replaced.fields["agent"]) == (2, "spare-0")
+    assert "a machine was asked for" not in trial.output
+
+
+def test_a_standby_dies_when_it_is_needed(castor_train: Any, baseline: Any) -> None:
+    faults = ("--kill", "machine:2@10", "--kill", "machine:spare-0@recovery")
+    trial = castor_train("--standby", "1", *faults)
+    check_end(trial, baseline(4, 30))
+    assert all(recovery["iterations_lost"] <= 1 for recovery in trial.recoveries)
+    assert trial.of(EventKind.REPLACED)[-1].fields["agent"] == "spare-1"
+
+
+def test_a_second_machine_right_after_the_first(castor_train: Any, baseline: Any) -> None:
+    # Machine 3 holds the only other replica of shard 2: without redundancy all would be lost.
+    trial = castor_train("--kill", "machine:2@10", "--kill", "machine:3@12")
+    check_end(trial, baseline(4, 30))
+    first, second = trial.recoveries
+    check_recovery(first, "hardware", own(rank_2="node-3"))
+    check_recovery(second, "hardware", own(rank_3="spare-0"))
+    assert second["iteration"] >= 11
+    check_redundancy(trial)
+
+
+def test_an_agent_alone(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--kill", "agent:1@10")
+    check_end(trial, baseline(4, 30))
+    (recovery,) = trial.recoveries
+    # Its memory outlives it: no peer is needed.
+    check_recovery(recovery, "software", own())
+    assert trial.of(EventKind.REPLACED) == []
+
+
+def test_an_agent_that_stands_still_loses_its_machine(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--kill", "agentstop:1@10")
+    check_end(trial, baseline(4, 30))
+    (recovery,) = trial.recoveries
+    check_recovery(recovery, "hardware", own(rank_1="node-0"))
+
+
+def test_a_store_that_is_away_stops_nobody(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--kill", "store@10/10s", iterations=100)
+    check_end(trial, baseline(4, 100), 100)
+    assert trial.recoveries == []
+    assert trial.of(EventKind.DETECTED) == []
+    assert {e.fields["generation"] for e in trial.of(EventKind.TRAINER_STARTED)} == {1}
+    (failure,) = trial.of(EventKind.FAILURE)
+    back_ns = min(event.time_ns for event in trial.of(EventKind.STORE_BACK))
+    ended = [e for e in trial.of(EventKind.ITERATION_ENDED) if e.fields["rank"] == 0]
+    meanwhile = [e for e in ended if failure.time_ns < e.time_ns < back_ns]
+    assert len(meanwhile) >= 20
+    complete = [e for e in trial.of(EventKind.CHECKPOINT_COMPLETED) if e.fields["rank"] == 0]
+    assert len([e for e in complete if failure.time_ns < e.time_ns < back_ns]) >= 20
+
+
+def test_trainers_that_stand_still(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--kill", "stop:3@8", "--kill", "stop:1@18")
+    check_end(trial, baseline(4, 30))
+    for recovery in trial.recoveries:
+        check_recovery(recovery, "software", own())
+    detections = [recovery["seconds"]["detection"] for recovery in trial.recoveries]
+    assert len(detections) == 2
+    # The agents share two cores with all that trains here; one of the two shows what they can.
+    assert min(detections) < 1.0
+    assert max(detections) < 3.0
+
+
+def test_a_flipped_bit(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--kill", "flip:0@10")
+    check_end(trial, baseline(4, 30))
+    (recovery,) = trial.recoveries
+    check_recovery(recovery, "software", own(rank_0="node-1"))
+    corrupt = trial.of(EventKind.CORRUPT)
+    assert [(event.fields["machine"], event.fields["rank"]) for event in corrupt] == [(0, 0)]
+
+
+def test_three_replicas_on_four_machines(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--nodes", "4", "--replicas", "3", "--kill", "machine:0,1@10")
+    check_end(trial, baseline(4, 30))
+    (recovery,) = trial.recoveries
+    assert recovery["iterations_lost"] <= 1
+    assert all(recovery["sources"][rank].startswith("peer:") for rank in "01")
+    assert all(recovery["sources"][rank] == "own_memory" for rank in "23")
+    check_redundancy(trial)
+
+
+def test_three_replicas_on_five_machines(castor_train: Any, baseline: Any) -> None:
+    trial = castor_train("--nodes", "5", "--replicas", "3", "--kill", "machine:3,4@10")
+    check_end(trial, baseline(5, 30))
+    (recovery,) = trial.recoveries
+    assert recovery["iterations_lost"] <= 1
+    assert all(recovery["sources"][rank].startswith("peer:") for rank in "34")
+    assert all(recovery["sources"][rank] == "own_memory" for rank in "012")
+    check_redundancy(trial)
+
+
+def test_two_ranks_on_each_of_two_machines(castor_train: Any, baseline: Any) -> None:
+    shape = ("--nodes", "2", "--ranks-per-node", "2")
+    trial = castor_train(*shape, "--kill", "machine:1@10", "--kill", "rank:0@20")
+    check_end(trial, baseline(4, 30))
+    machine, process = trial.recoveries
+    check_recovery(machine, "hardware", own(rank_2="node-0", rank_3="node-0"))
+    check_recovery(process, "software", own())
+    check_redundancy(trial)
