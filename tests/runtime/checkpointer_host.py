@@ -41,7 +41,8 @@ from castor_runtime.trainer.random_state import capture_random_state
 
 torch.set_num_threads(1)
 # It would compile a C++ op, and would send through memory what is to go over gloo.
-deepspeed.comm.torch.build_shm_op = lambda: None
+# (By its full name: `deepspeed.comm.torch` as an attribute is torch itself.)
+vars(sys.modules["deepspeed.comm.torch"])["build_shm_op"] = lambda: None
 
 SHAPE = Model(
     name="small",

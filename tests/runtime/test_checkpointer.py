@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from castor_policy.placement import place
-from castor_runtime.arena import Arena, ControlBlock, PartLayout
+from castor_runtime.arena import Arena, ControlBlock, JobLock, PartLayout
 
 HOST = Path(__file__).with_name("checkpointer_host.py")
 DEADLINE_S = 90.0
@@ -79,7 +81,9 @@ class Cluster:
         self.per_machine = ranks_per_machine
         self.rows = place("group", machines, replicas).replicas
         self._job = f"test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+        self._lock = JobLock(self._job)  # what nobody holds is cleared away as dead
         self.arenas: dict[int, Arena] = {}
+        self._runs: list[Generation] = []
         self._controls = [
             ControlBlock.create(self._job, f"node-{m}", ranks_per_machine) for m in range(machines)
         ]
@@ -87,14 +91,18 @@ class Cluster:
         self.world = machines * ranks_per_machine
 
     def close(self) -> None:
+        for run in self._runs:
+            run.kill()
         for arena in self.arenas.values():
             arena.close(unlink=True)
         for control in self._controls:
             control.close(unlink=True)
+        self._lock.close()
 
     def run(self, program: str, options: dict[str, Any], **settings: Any) -> Generation:
         self.generation += 1
-        return Generation(self, self._host, self._folder, program, options, settings)
+        self._runs.append(Generation(self, self._host, self._folder, program, options, settings))
+        return self._runs[-1]
 
     def lose_machine(self, machine: int) -> None:
         self.arenas.pop(machine).close(unlink=True)
@@ -296,7 +304,8 @@ class Generation:
 
     def kill(self) -> None:
         for pid in self.pids:
-            os.kill(pid, signal.SIGKILL)
+            if pid not in self._host.exited:
+                os.kill(pid, signal.SIGKILL)
         self.wait_exit()
 
     def wait_exit(self) -> list[int]:
@@ -401,6 +410,21 @@ def test_every_machine_holds_what_the_placement_says(make_cluster: MakeCluster) 
     control = cluster._controls[3].rank(0)
     assert (control.iteration, control.agreed, control.generation) == (5, 5, 1)
     assert control.pid == run.pids[3]
+
+
+def test_what_is_captured_is_the_state_before_the_next_update(make_cluster: MakeCluster) -> None:
+    # Large, and updated as soon as before_update() lets it: a torn capture would show.
+    cluster = make_cluster(2, 2)
+    cluster.run("tensors", {"sizes": [1 << 20], "iterations": 5}, chunk_bytes=1 << 18).results()
+    value = torch.ones(())
+    expected = []
+    for iteration in range(5):
+        value.mul_(1.0001).add_(iteration)
+        expected.append(value.clone())
+    for holder, iteration in itertools.product((0, 1), (4, 5)):
+        data = cluster.arenas[holder].replica(0).snapshot(iteration).data
+        found = torch.frombuffer(data, dtype=torch.float32)
+        assert (found[: 1 << 20] == expected[iteration - 1]).all()
 
 
 def test_a_damaged_own_part_is_found_and_another_is_used(make_cluster: MakeCluster) -> None:
