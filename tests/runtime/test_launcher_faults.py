@@ -104,6 +104,10 @@ def test_faults_become_due_once_and_in_their_order() -> None:
     # Iterations that are done again do not bring a fault back.
     schedule.saw(ended(3), 14.0)
     assert schedule.due(14.0) == []
+    # Nor do they keep away one that is asked for later and whose iteration has been.
+    schedule.add(early)
+    schedule.add(late)
+    assert schedule.due(14.0) == [early, late]
     schedule.saw(Event(0, EventKind.DETECTED, {"generation": 2}), 20.0)
     schedule.saw(Event(0, EventKind.DETECTED, {"generation": 3}), 30.0)
     assert schedule.due(20.4) == []
