@@ -37,7 +37,6 @@ from castor_runtime.transport.wire import Kind, pack_count
 
 FINGERPRINT = bytes(range(16))
 SECRET = JobSecret(b"the secret of a test job, 32 bytes"[:32])
-IMPATIENT = Timeouts(connect_s=0.5, handshake_s=0.5, silence_s=0.5, idle_s=2.0, patience_s=1.0)
 ITERATION = 7
 
 
@@ -245,7 +244,7 @@ def test_progress_is_told_in_the_loop_and_the_source_is_asked_there() -> None:
     assert len(told) >= 5
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 250_000), min_size=1, max_size=4), streams=st.integers(1, 2))
 @example(cuts=[0, 16, 96, 97], streams=1)
 def test_a_cut_connection_is_resumed(cuts: list[int], streams: int) -> None:
@@ -298,7 +297,7 @@ def test_a_flipped_byte_is_found(offset: int, streams: int) -> None:
         ):
             writing = sink.begin(ITERATION, 2, None)
             try:
-                stats = await PeerClient(SECRET, streams=streams, timeouts=IMPATIENT).fetch(
+                stats = await PeerClient(SECRET, streams=streams).fetch(
                     address, 0, ITERATION, FINGERPRINT, writing
                 )
             except PeerRefusedError:
@@ -513,7 +512,7 @@ def test_a_receiver_that_stalls_holds_nobody_up() -> None:
     size, chunk = 64 << 20, 16 << 20
     with filled(0, size, chunk) as source, replica(0, size, chunk) as sink:
         # The server would give the stalled one up after 10 s of silence.
-        assert asyncio.run(fetch()) < 5
+        assert asyncio.run(fetch()) < 9
         assert_whole(sink)
 
 
@@ -535,7 +534,7 @@ def ask_for_everything(address: str) -> socket.socket:
 def test_ping_answers_what_status_says() -> None:
     async def ping() -> dict[str, Any]:
         async with serving() as server:
-            return await PeerClient(SECRET).ping(server.address, 2)
+            return await PeerClient(SECRET).ping(server.address, 10)
 
     assert asyncio.run(ping()) == {"iteration": ITERATION}
 
@@ -568,7 +567,7 @@ def test_ping_ends_in_time_though_the_peers_loop_is_stuck() -> None:
     began = time.monotonic()
     with pytest.raises(PeerUnreachableError, match=addresses[0]):
         asyncio.run(PeerClient(SECRET).ping(addresses[0], 0.3))
-    assert 0.25 < time.monotonic() - began < 3
+    assert 0.25 < time.monotonic() - began < 8
     free.set()
     thread.join()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
 import subprocess
@@ -77,7 +78,6 @@ class Source:
 def server(**options: Any) -> Iterator[str]:
     """Run a server in a thread of its own; yield its address."""
     options.setdefault("credentials", SECRET)
-    options.setdefault("timeouts", QUICK)
     address: list[str] = []
     started, ended = threading.Event(), threading.Event()
 
@@ -120,15 +120,19 @@ def impostor(act: Callable[[socket.socket], None]) -> Iterator[str]:
             thread.join()
 
 
-def ping(address: str, credentials: Any = SECRET, timeout_s: float = 2.0) -> dict[str, Any]:
+def ping(address: str, credentials: Any = SECRET, timeout_s: float = 10.0) -> dict[str, Any]:
     return asyncio.run(PeerClient(credentials).ping(address, timeout_s))
 
 
-def fetch(address: str, credentials: Any = SECRET) -> Buffer:
+def fetch(address: str, credentials: Any = SECRET, timeouts: Timeouts | None = None) -> Buffer:
     buffer = Buffer()
-    client = PeerClient(credentials, timeouts=QUICK)
+    client = PeerClient(credentials, timeouts=timeouts)
     asyncio.run(client.fetch(address, 0, 1, FINGERPRINT, buffer))
     return buffer
+
+
+def fetch_quickly(address: str) -> Buffer:
+    return fetch(address, timeouts=QUICK)
 
 
 def read_to_end(connection: socket.socket) -> bytes:
@@ -252,18 +256,17 @@ def garbage_server() -> Iterator[str]:
 
 
 def test_those_who_connect_and_say_nothing_are_cut_off_and_limited() -> None:
-    with server(limits=ServerLimits(connections=3)) as address:
+    timeouts = Timeouts(handshake_s=1.5)
+    with server(limits=ServerLimits(connections=3), timeouts=timeouts) as address:
         where = parse_address(address)
         with contextlib.ExitStack() as stack:
             idle = [stack.enter_context(connected(where, 2)) for _ in range(3)]
-            time.sleep(0.1)
             with connected(where, 2) as turned_away:
-                began = time.monotonic()
                 assert read_to_end(turned_away) == b""
-                assert time.monotonic() - began < 0.3
+            assert select.select(idle, [], [], 0)[0] == [], "these still have their time"
             for connection in idle:
                 assert read_to_end(connection) == b""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(PeerUnreachableError):
                 assert ping(address) == {"fine": True}
@@ -307,7 +310,7 @@ def test_a_client_is_not_taken_in_by_garbage(said: bytes) -> None:
 
     with impostor(act) as address:
         kind = PeerRefusedError if len(said) > 16 else PeerUnreachableError
-        for call in (ping, fetch):
+        for call in (ping, fetch_quickly):
             with pytest.raises(kind, match=address):
                 call(address)
 
@@ -323,7 +326,7 @@ def test_a_frame_that_claims_to_be_huge_takes_no_memory() -> None:
     tracemalloc.start()
     try:
         with impostor(act) as address:
-            for call in (ping, fetch):
+            for call in (ping, fetch_quickly):
                 with pytest.raises(PeerUnreachableError, match=r"1099511627776|came where"):
                     call(address)
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
@@ -356,7 +359,7 @@ def test_a_chunk_of_another_size_is_not_received() -> None:
         impostor(act) as address,
         pytest.raises(PeerUnreachableError, match="chunk 0 of 9 bytes came"),
     ):
-        fetch(address)
+        fetch_quickly(address)
 
 
 def test_a_peer_that_drips_is_given_up() -> None:
@@ -369,7 +372,7 @@ def test_a_peer_that_drips_is_given_up() -> None:
         began = time.monotonic()
         with pytest.raises(PeerUnreachableError, match=r"timed out|silent|no answer"):
             ping(address, timeout_s=0.4)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 6
 
 
 def test_the_server_is_bound_to_its_address_only() -> None:

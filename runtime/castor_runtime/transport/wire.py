@@ -106,9 +106,10 @@ class Seal:
         if not hmac.compare_digest(seal, self._of(b"head", header)):
             raise BrokenFrameError("a frame's seal does not fit: forged, repeated or damaged")
         kind, index, length_bytes, digest = _HEADER.unpack(header)
-        if kind not in Kind._value2member_map_:
-            raise BrokenFrameError(f"frame of unknown kind {kind}")
-        return Frame(Kind(kind), index, length_bytes, digest)
+        try:
+            return Frame(Kind(kind), index, length_bytes, digest)
+        except ValueError as error:
+            raise BrokenFrameError(f"frame of unknown kind {kind}") from error
 
     def of_body(self, body: bytes | bytearray) -> bytes:
         """Return the seal of the body of the frame that was packed or unpacked last."""
