@@ -113,7 +113,7 @@ def plan_recovery(
     holdings: Mapping[int, Mapping[int, Collection[int]]],
     persistent_iteration: int | None,
 ) -> RecoveryPlan:
-    """Choose the newest iteration that is whole everywhere, and spread its sources.
+    """Choose the newest iteration that is as safe as any, and spread its sources.
 
     Args:
         placement: where replicas belong.
@@ -121,7 +121,9 @@ def plan_recovery(
             it holds complete and verified. A machine that is not a key is dead.
         persistent_iteration: the newest complete persistent checkpoint, or None.
 
-    The newest iteration that every rank can load wins, memory before storage where both have it.
+    The newest iteration that every rank can load wins, memory before storage where both have it,
+    unless an older one has a copy that it lacks: it was in flight, and since a recovery keeps no
+    other iteration, the next machine lost could take the only copy of a shard with it.
     Equal inputs give equal plans, so a plan made again after the death of the root that made it
     is the same plan.
     """
@@ -134,7 +136,7 @@ def plan_recovery(
         candidates = held if candidates is None else candidates & held
         if not candidates:
             break
-    newest = max(candidates or (), default=None)
+    newest = _newest_safe(placement, holdings, candidates or ())
     if newest is None or (persistent_iteration is not None and persistent_iteration > newest):
         if persistent_iteration is None:
             return RecoveryPlan(0, Tier.SCRATCH, {}, 0)
@@ -154,3 +156,24 @@ def plan_recovery(
     heaviest = assign_sources(lost, len(lost), able, every_holder, load, sources)
     tier = Tier.PEER if lost else Tier.OWN_MEMORY
     return RecoveryPlan(newest, tier, dict(zip(lost, sources, strict=True)), heaviest)
+
+
+def _newest_safe(
+    placement: Placement,
+    holdings: Mapping[int, Mapping[int, Collection[int]]],
+    candidates: Collection[int],
+) -> int | None:
+    """Return the newest candidate of which every copy exists that an older one has."""
+    chosen = None
+    kept: set[tuple[int, int]] = set()
+    for iteration in sorted(candidates):
+        copies = {
+            (machine, rank)
+            for rank in range(placement.machines)
+            for machine in placement.replicas[rank]
+            if iteration in holdings.get(machine, {}).get(rank, ())
+        }
+        if copies >= kept:
+            chosen = iteration
+        kept |= copies
+    return chosen

@@ -52,13 +52,32 @@ def held(placement: Placement, holdings: Holdings, rank: int) -> set[int]:
     return found
 
 
+def copies(placement: Placement, holdings: Holdings, iteration: int) -> set[tuple[int, int]]:
+    found = set()
+    for rank in range(placement.machines):
+        for machine in placement.replicas[rank]:
+            if iteration in holdings.get(machine, {}).get(rank, ()):
+                found.add((machine, rank))
+    return found
+
+
 @settings(max_examples=400)
 @given(situations())
-def test_it_is_the_newest_iteration_that_every_rank_can_load(situation) -> None:
+def test_it_is_the_newest_iteration_that_every_rank_can_load_and_none_older_is_safer(
+    situation,
+) -> None:
     placement, holdings, persistent = situation
     common = set.intersection(*(held(placement, holdings, r) for r in range(placement.machines)))
     plan = plan_recovery(placement, holdings, persistent)
-    newest = max(common, default=None)
+    safe = [
+        i
+        for i in common
+        if all(
+            copies(placement, holdings, i) >= copies(placement, holdings, j)
+            for j in common & set(range(i))
+        )
+    ]
+    newest = max(safe, default=None)
     if newest is not None and (persistent is None or newest >= persistent):
         assert plan.iteration == newest
         assert plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
@@ -66,6 +85,21 @@ def test_it_is_the_newest_iteration_that_every_rank_can_load(situation) -> None:
         assert (plan.iteration, plan.tier, plan.peers) == (persistent, Tier.STORAGE, {})
     else:
         assert (plan.iteration, plan.tier, plan.peers) == (0, Tier.SCRATCH, {})
+
+
+def test_an_iteration_in_flight_is_not_taken_for_one_that_is_whole() -> None:
+    """Seed 897 of `castor explore`: then machine 0 is lost, and shard 0 at iteration 2 with it."""
+    placement = place("group", 4, 2)
+    whole = {m: {rank: {1} for rank in placement.shards_on(m)} for m in range(4)}
+    in_flight = {
+        m: {rank: set(held) for rank, held in shards.items()} for m, shards in whole.items()
+    }
+    for machine, rank in ((0, 0), (0, 1), (1, 1), (2, 2), (3, 2), (3, 3)):
+        in_flight[machine][rank].add(2)
+    assert plan_recovery(placement, in_flight, None).iteration == 1
+    for machine, rank in ((1, 0), (2, 3)):
+        in_flight[machine][rank].add(2)
+    assert plan_recovery(placement, in_flight, None).iteration == 2
 
 
 @settings(max_examples=400)

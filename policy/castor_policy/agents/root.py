@@ -112,7 +112,8 @@ class Root:
         waited = now_s - self._since_s >= BEGIN_WITHOUT_S
         ready = [report for report in self._free_agents(()) if waited or not report.standby]
         if len(ready) < self.spec.machines:
-            return []
+            missing = range(len(ready), self.spec.machines) if waited else range(0)
+            return self._requested([(machine, f"0-{machine}") for machine in missing], now_s)
         chosen = ready[: self.spec.machines]
         return [
             self._write(
@@ -188,11 +189,19 @@ class Root:
                         },
                     )
                 )
-            elif now_s - self._requested_s.get(machine, -REQUEST_AGAIN_S) >= REQUEST_AGAIN_S:
-                self._requested_s[machine] = now_s
-                effects.append(RequestMachine(self.term, f"{plan.generation}-{machine}"))
+            else:
+                effects += self._requested([(machine, f"{plan.generation}-{machine}")], now_s)
         filled = replace(plan, agents=tuple(agents), incarnations=tuple(incarnations))
         return filled, effects
+
+    def _requested(self, wanted: Sequence[tuple[int, str]], now_s: float) -> list[RootEffect]:
+        """Ask for machines, for each again once nobody has come for `REQUEST_AGAIN_S`."""
+        effects: list[RootEffect] = []
+        for machine, request in wanted:
+            if now_s - self._requested_s.get(machine, -REQUEST_AGAIN_S) >= REQUEST_AGAIN_S:
+                self._requested_s[machine] = now_s
+                effects.append(RequestMachine(self.term, request))
+        return effects
 
     def _free_agents(self, taken: Sequence[str]) -> list[AgentReport]:
         """Live agents that fill no machine; ordinary ones before standbys, then by name."""
