@@ -13,6 +13,7 @@ from rich.console import Console
 from castor.commands.advise import advise
 from castor.commands.agent import agent
 from castor.commands.demo import demo
+from castor.commands.explore import explore
 from castor.commands.figures import figures
 from castor.commands.interval import interval
 from castor.commands.kill import kill
@@ -59,6 +60,7 @@ app.command()(demo)
 app.command()(interval)
 app.command()(placement)
 app.command()(figures)
+app.command()(explore)
 # What is not Castor's own goes to the training program.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(agent)

@@ -21,7 +21,6 @@ from castor_policy.agents.messages import (
     Exit,
     Offer,
     Persist,
-    PersistChanged,
     PlanChanged,
     Report,
     ReportChanged,
@@ -277,7 +276,7 @@ class SimulatedAgent:
 
     def _write_as_root(self, effect: WritePlan | AskPersist | RequestMachine) -> None:
         job, root = self.world.spec.job, self.root
-        fence = (Compare(root_key(job), create_revision=effect.term),)
+        fence: tuple[Compare, ...] = (Compare(root_key(job), create_revision=effect.term),)
         late_s, strike = 0.0, _nothing
         match effect:
             case WritePlan(_, plan, after):

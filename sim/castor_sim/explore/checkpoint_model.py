@@ -115,7 +115,7 @@ class Replica:
                 self.headers[index] = BufferHeader(BufferState.EMPTY)
 
     def flip(self) -> int | None:
-        """Flip a byte in the newest complete buffer; return its iteration, None if there is none."""
+        """Flip a byte in the newest complete buffer; return its iteration, None without one."""
         complete = [
             (header.iteration, index)
             for index, header in enumerate(self.headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from castor_policy.agents.documents import Plan
@@ -48,11 +49,11 @@ class Injector:
 
     def strike_root(self, agent: SimulatedAgent) -> tuple[float, Callable[[], None]]:
         """Return how late this write of the root is to be, and what befalls its agent after it."""
-        for fault in self._waiting:
-            if fault.kind == "root":
-                self._waiting.remove(fault)
-                return fault.lag_s, lambda: self._strike_at(fault, agent)
-        return 0.0, lambda: None
+        fault = next((fault for fault in self._waiting if fault.kind == "root"), None)
+        if fault is None:
+            return 0.0, lambda: None
+        self._waiting.remove(fault)
+        return fault.lag_s, partial(self._strike_at, fault, agent)
 
     def _arm(self, fault: Fault) -> None:
         if fault.after or fault.kind == "root":

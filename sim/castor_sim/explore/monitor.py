@@ -89,9 +89,7 @@ class Monitor:
         elif plan.phase == Phase.FAILED:
             raise Violation(11, f"the root gave the job up: {plan.reason}")
 
-    def inspected(
-        self, agent: SimulatedAgent, holdings: Mapping[int, Sequence[int]]
-    ) -> None:
+    def inspected(self, agent: SimulatedAgent, holdings: Mapping[int, Sequence[int]]) -> None:
         """Check what a machine offers (invariant 1)."""
         for rank, iterations in holdings.items():
             for iteration in iterations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from castor_sim.explore.broken import BROKEN
 from castor_sim.explore.monitor import Violation
@@ -39,7 +39,7 @@ class Search:
         broken: name in `broken.BROKEN`, "" for the right code.
     """
 
-    shape: Shape = Shape()
+    shape: Shape = field(default_factory=Shape)
     kinds: tuple[str, ...] = tuple(KINDS)
     broken: str = ""
 
@@ -102,7 +102,9 @@ def shrink(search: Search, found: Found) -> Found:
     return smallest
 
 
-def _without_needless(found: Found, leads_there: Callable[[Sequence[Fault]], Found | None]) -> Found:
+def _without_needless(
+    found: Found, leads_there: Callable[[Sequence[Fault]], Found | None]
+) -> Found:
     smallest, parts = found, 2
     while smallest.faults:
         faults = smallest.faults
@@ -127,3 +129,9 @@ def _plainer(fault: Fault) -> list[Fault]:
         replace(fault, time_s=round(fault.time_s, 1)),
     ]
     return [form for form in forms if form != fault]
+
+
+def run_seeds(search: Search, seeds: Sequence[int]) -> list[Found]:
+    """Run some seeds' schedules and return the violations; a function of a module, for workers."""
+    found = (run_seed(search, seed) for seed in seeds)
+    return [violation for violation in found if violation is not None]

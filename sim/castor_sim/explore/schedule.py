@@ -48,6 +48,15 @@ _SPAN_S = {
     "clock": (1.0, 10.0),
     "root": (0.2, 8.0),
 }
+_VALUES = {
+    "pause": (0.0, 1.0),
+    "slow": (3.0, 10.0, 30.0),
+    "loss": (0.1, 0.3, 0.6),
+    "late": (0.5, 1.5, 3.0, 6.0),
+    "clock": (0.3, 0.7, 1.5, 3.0),
+    "lease": (-1.0, -1.0, 2.0, 8.0),
+    "root": (0.0, 1.0, 2.0),
+}
 _TRAINING_S = 9.0  # most of a run without faults lies before it
 _MOST_FAULTS = 5
 _AFTER = ("gather", "load")
@@ -63,7 +72,8 @@ class Fault:
         target: the machine, counted over the live agents by name; for "trainer", "hang" and
             "flip" the rank.
         other: whom "net" cuts it off from: a machine, `STORE`, `PEERS` or `EVERYBODY`; which copy
-            "flip" hits.
+            "flip" hits; how far a "clock" jumps in seconds; for "pause" and "root" 1 means that
+            timers come before messages on waking.
         span_s: how long it lasts; 0: it is over at once, or for good.
         value: how much: slowness, probability of loss, delay of a request, rate of a clock, how
             late a lease ends (negative: at once); for "pause" 1 means the whole machine, for
@@ -127,14 +137,17 @@ def faults_from_json(text: str) -> tuple[Fault, ...]:
     Raises:
         InputError: it is no schedule; the message says what is wrong.
     """
-    known = {item.name for item in fields(Fault)}
     try:
         records = json.loads(text)
-        if not isinstance(records, list):
-            raise TypeError("a schedule is a list of faults")
-        for record in records:
-            if not isinstance(record, dict) or set(record) - known:
-                raise ValueError(f"a fault has the keys {', '.join(sorted(known))}: {record}")
+    except ValueError as error:
+        raise InputError(f"a schedule is a list of faults in JSON: {error}") from error
+    known = {item.name for item in fields(Fault)}
+    if not isinstance(records, list):
+        raise InputError("a schedule is a list of faults in JSON")
+    for record in records:
+        if not isinstance(record, dict) or set(record) - known:
+            raise InputError(f"a fault has the keys {', '.join(sorted(known))}, not {record}")
+    try:
         return tuple(Fault(**record) for record in records)
     except (ValueError, TypeError) as error:
         raise InputError(f"not a schedule of faults: {error}") from error
@@ -174,26 +187,17 @@ def _draw_one(draw: random.Random, kind: str, time_s: float, agents: int, ranks:
     target, other, value = draw.randrange(agents), 0, 0.0
     if kind == "crash":
         span_s = draw.choice((0.0, span_s))
-    elif kind in ("trainer", "hang"):
-        target = draw.randrange(ranks)
-    elif kind == "flip":
+    elif kind in ("trainer", "hang", "flip"):
         target, other = draw.randrange(ranks), draw.randrange(4)
-    elif kind == "pause":
-        value = float(draw.random() < 0.5)
-    elif kind == "slow":
-        value = draw.choice((3.0, 10.0, 30.0))
     elif kind == "net":
         other = draw.choice((STORE, STORE, PEERS, EVERYBODY, EVERYBODY, draw.randrange(agents)))
-    elif kind == "loss":
-        value = draw.choice((0.1, 0.3, 0.6))
-    elif kind == "late":
-        value = draw.uniform(0.5, 6.0)
+    elif kind == "pause":
+        other = draw.randrange(2)
     elif kind == "clock":
-        value = draw.choice((0.3, 0.7, 1.5, 3.0))
         other = draw.choice((0, 0, 5, 100))
-    elif kind == "lease":
-        value = draw.choice((-1.0, -1.0, draw.uniform(1.0, 10.0)))
     elif kind == "root":
-        value, after, lag_s = float(draw.randrange(3)), "", draw.choice((0.0, 0.01, 1.0, 5.0))
+        other, after, lag_s = draw.randrange(2), "", draw.choice((0.0, 0.01, 1.0, 5.0))
+    if kind in _VALUES:
+        value = draw.choice(_VALUES[kind])
     times = {"time_s": round(time_s, 3), "span_s": round(span_s, 3), "lag_s": round(lag_s, 3)}
-    return Fault(kind, target=target, other=other, value=round(value, 3), after=after, **times)
+    return Fault(kind, target=target, other=other, value=value, after=after, **times)

@@ -182,7 +182,7 @@ class StoreServer:
                 if events:
                     self._send(stream, events)
 
-        def attached(answer: None | Exception) -> None:
+        def attached(answer: Exception | None) -> None:
             if answer is None or not stream.open:
                 return
             if stream in self._streams:

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 from castor_policy.agents.messages import (
     Offer,
     Progressed,
-    TrainerEnded,
     TrainerRefused,
     TrainerResumed,
 )
 from castor_policy.recovery import Tier
-from castor_sim.explore.checkpoint_model import Chunk, next_state, state_after
+from castor_sim.explore.checkpoint_model import Chunk, next_state, part_of, state_after
 
 if TYPE_CHECKING:
     from castor_sim.explore.agent import SimulatedAgent
     from castor_sim.explore.world import World
 
-ITERATION_S = 0.4
+ITERATION_S = 0.5
 """Time that an iteration computes for."""
 
 _SKEW_S = (0.0, 0.04)  # between the updates of different ranks
@@ -111,7 +110,7 @@ class Trainer:
     def _read(self, offer: Offer) -> list[Chunk] | None:
         """Return the part that is offered; None if it is not there or its digests differ."""
         if offer.tier == Tier.SCRATCH:
-            return [(state_after(self.rank, 0), place) for place in range(2)]
+            return part_of(state_after(self.rank, 0))
         if offer.tier == Tier.STORAGE:
             return self.world.storage.read(offer.iteration, self.rank)
         replica = self.agent.host.memory.get(self.rank)
@@ -252,9 +251,9 @@ class Group:
             self._world.after(_BLOCKED_S, self._update, member)
             return
         member.update()
-        if len({other.iteration for other in self._members.values()}) == 1:
-            if member.iteration < self._world.iterations:
-                self._compute()
+        last_one = len({other.iteration for other in self._members.values()}) == 1
+        if last_one and member.iteration < self._world.iterations:
+            self._compute()
         self._capture(member)
 
     def _capture(self, member: Trainer) -> None:
@@ -327,8 +326,3 @@ class Group:
             self._world.after(_BLOCKED_S, self._exit, member)
         else:
             member.end(0)
-
-
-def ended(trainer: Trainer, code: int) -> TrainerEnded:
-    """Return what the agent says of a process that ended."""
-    return TrainerEnded(trainer.generation, trainer.rank, code)

@@ -1,4 +1,4 @@
-"""One run of one schedule: the machines, the store, the network, time, and who watches over them."""
+"""One run of one schedule: machines, store, network, time, and who watches over them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from castor_policy.agents.documents import (
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn
 from castor_sim.explore.agent import Host, SimulatedAgent
-from castor_sim.explore.checkpoint_model import CHUNKS, Chunk
+from castor_sim.explore.checkpoint_model import Chunk
 from castor_sim.explore.inject import Injector
 from castor_sim.explore.monitor import Monitor
 from castor_sim.explore.network import Network
@@ -48,7 +48,7 @@ class Shape:
     ranks_per_machine: int = 1
     replicas: int = 2
     standby: int = 1
-    iterations: int = 8
+    iterations: int = 12
 
     def __post_init__(self) -> None:
         if min(self.ranks_per_machine, self.iterations) < 1 or self.standby < 0:
@@ -223,9 +223,12 @@ class World:
             elif event.key.startswith(agents_prefix(JOB)) and self.notes is not None:
                 self.note(f"report: {event.value}" if event.value else f"gone: {event.key}")
             elif event.key.startswith(requests_prefix(JOB)) and event.value is not None:
-                if event.key not in self._served:
-                    self._served.add(event.key)
-                    self.after(self._draw.uniform(*_SERVE_S), self._serve, event.key)
+                self._ask_operator(event.key)
+
+    def _ask_operator(self, key: str) -> None:
+        if key not in self._served:
+            self._served.add(key)
+            self.after(self._draw.uniform(*_SERVE_S), self._serve, key)
 
     def _serve(self, key: str) -> None:
         """Bring the machine that was asked for, as the operator does."""
@@ -237,6 +240,3 @@ class World:
         name = f"node-{self._named}"
         self._named += 1
         self.start(Host(name, standby=False))
-
-
-assert CHUNKS == 2  # noqa: S101 - what the trainers copy and the storage keeps

@@ -1,0 +1,188 @@
+"""castor explore: the agents' protocol under thousands of fault schedules, in simulation."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from castor_configs.errors import InputError
+
+if TYPE_CHECKING:
+    from castor_sim.explore.run import Found, Search
+
+_STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+_INTERRUPTED = 130
+_BATCH = 25
+_SHOWN = 3
+_LAST_NOTES = 25
+
+
+def explore(
+    seeds: Annotated[int, typer.Option(min=1, help="How many schedules of faults.")] = 1000,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first.")] = 0,
+    machines: Annotated[int, typer.Option(min=1, help="Machines that train.")] = 4,
+    ranks_per_machine: Annotated[int, typer.Option(min=1, help="Trainers on each.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Copies of each shard, m.")] = 2,
+    standby: Annotated[int, typer.Option(min=0, help="Standby machines.")] = 1,
+    iterations: Annotated[int, typer.Option(min=1, help="Iterations of the job.")] = 12,
+    faults: Annotated[
+        str, typer.Option(metavar="KINDS", help="all, or some kinds: crash,net,store,...")
+    ] = "all",
+    events: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Replay this schedule, with --first-seed.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same, from a file.")
+    ] = None,
+    broken: Annotated[
+        str, typer.Option(metavar="NAME", help="Break the protocol on purpose (docs/explore.md).")
+    ] = "",
+    jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: one a core.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False,
+) -> None:
+    """Look for fault schedules that break the agents' invariants.
+
+    The runtime's own worker and root run in a simulated cluster. Exit code 1
+    and a shrunk schedule with its replay command if an invariant breaks.
+
+    Example: castor explore --seeds 10000 --jobs 2
+    """
+    from castor_sim.explore.broken import BROKEN
+    from castor_sim.explore.run import Search
+    from castor_sim.explore.world import Shape
+
+    if broken and broken not in BROKEN:
+        raise InputError(f"--broken takes one of {', '.join(BROKEN)}, not {broken!r}")
+    if events is not None and replay is not None:
+        raise InputError("give the schedule once: --events or --replay")
+    try:
+        shape = Shape(machines, ranks_per_machine, replicas, standby, iterations)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    search = Search(shape, _kinds(faults), broken)
+    text = replay.read_text(encoding="utf-8") if replay is not None else events
+    if text is not None:
+        _replay(search, first_seed, text, as_json=as_json)
+        return
+    wanted = range(first_seed, first_seed + seeds)
+    try:
+        found = _search(search, wanted, jobs or os.cpu_count() or 1)
+    except KeyboardInterrupt:
+        _STDERR.print("interrupted", markup=False)
+        raise typer.Exit(_INTERRUPTED) from None
+    _report(search, found, wanted, as_json=as_json)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    from castor_sim.explore.schedule import KINDS
+
+    if text == "all":
+        return tuple(KINDS)
+    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        known = "\n".join(f"  {kind:8s} {what}" for kind, what in KINDS.items())
+        raise InputError(f"--faults does not know {', '.join(map(repr, unknown))}:\n{known}")
+    return kinds
+
+
+def _search(search: Search, seeds: range, jobs: int) -> list[Found]:
+    from castor_analysis.sweep_workers import Workers
+    from castor_sim.explore.run import run_seeds
+
+    batches = [seeds[begin : begin + _BATCH] for begin in range(0, len(seeds), _BATCH)]
+    columns = (TextColumn("exploring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    found: list[Found] = []
+    with (
+        Progress(*columns, console=_STDERR, transient=True, disable=not _STDERR.is_terminal) as bar,
+        Workers(min(jobs, len(batches))) as workers,
+    ):
+        task = bar.add_task("", total=len(seeds))
+        for index, violations in workers.map(partial(run_seeds, search), batches):
+            found += violations
+            bar.advance(task, len(batches[index]))
+    return sorted(found, key=lambda violation: violation.seed)
+
+
+def _report(search: Search, found: list[Found], seeds: range, *, as_json: bool) -> None:
+    from castor_sim.explore.run import notes_of, shrink
+
+    if found:
+        _STDERR.print(f"{len(found)} violations; shrinking {min(_SHOWN, len(found))}", markup=False)
+    small = [shrink(search, violation) for violation in found[:_SHOWN]]
+    if as_json:
+        document = {
+            "seeds": [seeds[0], seeds[-1]],
+            "violations": len(found),
+            "shown": [_document(search, violation) for violation in small],
+        }
+        typer.echo(json.dumps(document, indent=1))
+    else:
+        for violation in small:
+            _print(search, violation, notes_of(search, violation)[-_LAST_NOTES:])
+        typer.echo(f"{len(seeds)} schedules, {len(found)} violations")
+    if found:
+        raise typer.Exit(1)
+
+
+def _replay(search: Search, seed: int, text: str, *, as_json: bool) -> None:
+    from castor_sim.explore.run import Found, notes_of, run_schedule
+    from castor_sim.explore.schedule import faults_from_json
+
+    faults = faults_from_json(text)
+    violation = run_schedule(search, seed, faults)
+    if as_json:
+        shown = [] if violation is None else [_document(search, violation)]
+        document = {"seeds": [seed, seed], "violations": len(shown), "shown": shown}
+        typer.echo(json.dumps(document, indent=1))
+    elif violation is None:
+        typer.echo("\n".join(notes_of(search, Found(seed, 0, "", faults))))
+        typer.echo("no violation")
+    else:
+        _print(search, violation, notes_of(search, violation))
+    if violation is not None:
+        raise typer.Exit(1)
+
+
+def _print(search: Search, violation: Found, notes: list[str]) -> None:
+    typer.echo(f"seed {violation.seed}: {violation.text}")
+    for fault in violation.faults:
+        typer.echo(f"  {fault.describe()}")
+    typer.echo("what happened:")
+    for note in notes:
+        typer.echo(f"  {note}")
+    typer.echo(f"replay: {replay_command(search, violation)}\n")
+
+
+def _document(search: Search, violation: Found) -> dict[str, object]:
+    return {
+        "seed": violation.seed,
+        "invariant": violation.invariant,
+        "text": violation.text,
+        "faults": [asdict(fault) for fault in violation.faults],
+        "replay": replay_command(search, violation),
+    }
+
+
+def replay_command(search: Search, violation: Found) -> str:
+    """Return the command that runs a schedule again, quoted for a shell."""
+    from castor_sim.explore.run import Search
+    from castor_sim.explore.schedule import faults_to_json
+
+    words = ["castor", "explore", "--first-seed", str(violation.seed)]
+    usual = Search().shape
+    for name, value in asdict(search.shape).items():
+        if value != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if search.broken:
+        words += ["--broken", search.broken]
+    return shlex.join([*words, "--events", faults_to_json(violation.faults)])
