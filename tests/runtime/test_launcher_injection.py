@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from castor_runtime.arena.arena import Arena
+from castor_runtime.arena.job_lock import remove_dead
 from castor_runtime.arena.layout import PartLayout
 from castor_runtime.launcher.faults import Fault, FaultKind
 from castor_runtime.launcher.injection import Struck, TargetMissingError, strike
@@ -113,6 +114,7 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         for arena in self.arenas:
             arena.close(unlink=True)
+        remove_dead(job=self.job)
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path / "run")
     yield made
     made.close()
-    assert made.segments() == []
+    assert list(SHM.glob(f"castor-{made.job}*")) == []
 
 
 def test_a_killed_machine_loses_its_processes_and_its_memory_alone(cluster: Cluster) -> None:

@@ -244,10 +244,13 @@ class Run:
 
         outcome = asyncio.run(both())
         self.result = write_result(self.run.folder, self.options, self.run.spec, outcome)
+        self.left_nothing()
+        return outcome
+
+    def left_nothing(self) -> None:
         assert self.others == descendants(os.getpid())
         assert list(Path("/dev/shm").glob(f"castor-{self.job}*")) == []
         assert not self.run.folder.control_socket.exists()
-        return outcome
 
     def failures(self) -> list[str]:
         lines = self.run.folder.events_file.read_text().splitlines()
@@ -442,14 +445,14 @@ def test_a_job_that_the_store_has_already_is_refused(tmp_path: Path, store: str)
     with pytest.raises(InputError, match="choose another name"):
         asyncio.run(run.run.run())
     assert keys(store) == [f"/castor/{run.job}/spec"]
-    assert descendants(os.getpid()) == run.others
+    run.left_nothing()
 
 
 def test_a_store_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path, "3", store="etcd://127.0.0.1:1")
     with pytest.raises(InputError, match="does not answer"):
         asyncio.run(run.run.run())
-    assert descendants(os.getpid()) == run.others
+    run.left_nothing()
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
