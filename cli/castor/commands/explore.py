@@ -37,11 +37,9 @@ def explore(
     faults: Annotated[
         str, typer.Option(metavar="KINDS", help="all, or some kinds: crash,net,store,...")
     ] = "all",
-    events: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Replay this schedule, with --first-seed.")
-    ] = None,
     replay: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The same, from a file.")
+        str | None,
+        typer.Option(metavar="JSON|FILE", help="Run this schedule, with seed --first-seed."),
     ] = None,
     broken: Annotated[
         str, typer.Option(metavar="NAME", help="Break the protocol on purpose (docs/explore.md).")
@@ -62,15 +60,14 @@ def explore(
 
     if broken and broken not in BROKEN:
         raise InputError(f"--broken takes one of {', '.join(BROKEN)}, not {broken!r}")
-    if events is not None and replay is not None:
-        raise InputError("give the schedule once: --events or --replay")
     try:
         shape = Shape(machines, ranks_per_machine, replicas, standby, iterations)
     except ValueError as error:
         raise InputError(str(error)) from error
     search = Search(shape, _kinds(faults), broken)
-    text = replay.read_text(encoding="utf-8") if replay is not None else events
-    if text is not None:
+    if replay is not None:
+        inline = replay.lstrip().startswith("[")
+        text = replay if inline else Path(replay).read_text(encoding="utf-8")
         _replay(search, first_seed, text, as_json=as_json)
         return
     wanted = range(first_seed, first_seed + seeds)
@@ -185,4 +182,4 @@ def replay_command(search: Search, violation: Found) -> str:
             words += [f"--{name.replace('_', '-')}", str(value)]
     if search.broken:
         words += ["--broken", search.broken]
-    return shlex.join([*words, "--events", faults_to_json(violation.faults)])
+    return shlex.join([*words, "--replay", faults_to_json(violation.faults)])

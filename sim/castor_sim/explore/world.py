@@ -23,7 +23,7 @@ from castor_sim.explore.inject import Injector
 from castor_sim.explore.monitor import Monitor
 from castor_sim.explore.network import Network
 from castor_sim.explore.schedule import Fault
-from castor_sim.explore.session import read_plan
+from castor_sim.explore.session import read_plan, read_report
 from castor_sim.explore.store_server import StoreServer
 from castor_sim.explore.training import Group, GroupKey
 from castor_sim.explore.variant import Variant
@@ -221,7 +221,7 @@ class World:
                 self.monitor.planned(plan)
                 self._injector.planned(plan)
             elif event.key.startswith(agents_prefix(JOB)) and self.notes is not None:
-                self.note(f"report: {event.value}" if event.value else f"gone: {event.key}")
+                self.note(_told(event))
             elif event.key.startswith(requests_prefix(JOB)) and event.value is not None:
                 self._ask_operator(event.key)
 
@@ -240,3 +240,16 @@ class World:
         name = f"node-{self._named}"
         self._named += 1
         self.start(Host(name, standby=False))
+
+
+def _told(event: StoreEvent) -> str:
+    if event.value is None:
+        return f"gone: {event.key}"
+    report = read_report(event.value)
+    held = "".join(f" {rank}:{list(held)}" for rank, held in sorted(report.holdings.items()))
+    return (
+        f"{report.incarnation} {report.state} in generation {report.generation}"
+        f"{f' at {report.iteration}' if report.iteration else ''}"
+        f"{', redundant' if report.redundant else ''}"
+        f"{f', holds{held}' if held else ''}{f': {report.reason}' if report.reason else ''}"
+    )
