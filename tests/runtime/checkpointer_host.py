@@ -35,7 +35,9 @@ from castor import Checkpointer, TensorState
 from castor_configs.model import Model
 from castor_runtime.programs.language_model import build_language_model
 from castor_runtime.programs.text import TextSampler
+from castor_runtime.trainer import checkpointer as checkpointer_module
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
+from castor_runtime.trainer.device import CpuDevice
 from castor_runtime.trainer.meta import encode
 from castor_runtime.trainer.random_state import capture_random_state
 
@@ -115,6 +117,8 @@ def train_deepspeed(options: dict[str, Any]) -> dict[str, Any]:
     np.random.seed(300 + rank)  # noqa: NPY002 - the global state
     text = torch.arange(20_000, dtype=torch.int64).mul(7919) % 256
     sampler = TextSampler(text.byte(), sequence=16, batch=2, rank=rank, world=world, seed=5)
+    with torch.no_grad():
+        engine(sampler.next_batch())  # gathers the parameters that stay whole, before the resuming
     checkpointer = Checkpointer(engine, state={"sampler": sampler})
     start = checkpointer.resume()
     losses = []
@@ -144,7 +148,17 @@ def train_deepspeed(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class LateDevice(CpuDevice):
+    """Captures late, as on a machine that has other things to do."""
+
+    def capture(self, *arguments: Any) -> None:
+        time.sleep(0.1)
+        super().capture(*arguments)
+
+
 def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
+    if options.get("late_capture"):
+        checkpointer_module.CpuDevice = LateDevice
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     sizes = options["sizes"]

@@ -363,6 +363,7 @@ def test_tensors_survive_kill_9_of_all(make_cluster: MakeCluster) -> None:
     assert set(second.tiers.values()) == {"own_memory"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_deepspeed_resumes_bit_for_bit(make_cluster: MakeCluster, dtype: str) -> None:
     options = {"dtype": dtype, "iterations": 7}
@@ -413,9 +414,9 @@ def test_every_machine_holds_what_the_placement_says(make_cluster: MakeCluster) 
 
 
 def test_what_is_captured_is_the_state_before_the_next_update(make_cluster: MakeCluster) -> None:
-    # Large, and updated as soon as before_update() lets it: a torn capture would show.
     cluster = make_cluster(2, 2)
-    cluster.run("tensors", {"sizes": [1 << 20], "iterations": 5}, chunk_bytes=1 << 18).results()
+    options = {"sizes": [1 << 20], "iterations": 5, "late_capture": True}
+    cluster.run("tensors", options, chunk_bytes=1 << 18).results()
     value = torch.ones(())
     expected = []
     for iteration in range(5):
