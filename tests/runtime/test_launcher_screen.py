@@ -81,7 +81,8 @@ def test_a_recovery_is_one_line_and_the_summary_fits_80_columns() -> None:
         "lost; detection 5.000, replacement 0.250, planning 0.010, retrieval 0.500, "
         "restart 1.000, first iteration 0.300 s"
     )
-    unfinished = Recovery(3, (3,), "software", "?", (0,), {}, None, None, dict.fromkeys(seconds))
+    seconds["interrupted"] = 2.5
+    unfinished = Recovery(3, (3,), "software", "?", (0, 10), {}, None, None, dict.fromkeys(seconds))
     result = {
         "job": "j" * 32,
         "outcome": "finished",
@@ -93,9 +94,12 @@ def test_a_recovery_is_one_line_and_the_summary_fits_80_columns() -> None:
     summary = io.StringIO()
     print_summary(Console(file=summary, width=80), result)
     lines = summary.getvalue().splitlines()
-    assert any(" ".join(line.split()).startswith("machine 1 9 0 5.000 0.250") for line in lines)
+    assert any(
+        " ".join(line.split()).startswith("machine 1 9 0 5.000 2.500 0.250") for line in lines
+    )
     assert any(line.endswith("ab" * 32) for line in lines)
     assert "1 min 33 s" in summary.getvalue()
+    assert any(line.startswith("trainer 0,10 ") for line in lines)
     assert not any("…" in line for line in lines)
 
 

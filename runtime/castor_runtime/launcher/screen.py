@@ -249,9 +249,9 @@ def _recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    table.add_column("lost")
-    table.add_column("from", justify="right")
-    table.add_column("redo", justify="right")
+    table.add_column("lost", no_wrap=True)
+    table.add_column("from", justify="right", no_wrap=True)
+    table.add_column("redo", justify="right", no_wrap=True)
     shown = [
         part
         for part in (*PARTS, "total")
@@ -276,6 +276,6 @@ _HEADINGS = {
     "interrupted": "again",
     "replacement": "replace",
     "planning": "plan",
-    "retrieval": "retrieve",
+    "retrieval": "fetch",
     "first_iteration": "first",
 }
