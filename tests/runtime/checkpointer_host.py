@@ -35,7 +35,7 @@ from castor import Checkpointer, TensorState
 from castor_configs.model import Model
 from castor_runtime.programs.language_model import build_language_model
 from castor_runtime.programs.text import TextSampler
-from castor_runtime.trainer import checkpointer as checkpointer_module
+from castor_runtime.trainer import session
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.device import CpuDevice
 from castor_runtime.trainer.meta import encode
@@ -158,7 +158,7 @@ class LateDevice(CpuDevice):
 
 def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
     if options.get("late_capture"):
-        checkpointer_module.CpuDevice = LateDevice
+        session.CpuDevice = LateDevice
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     sizes = options["sizes"]

@@ -15,44 +15,20 @@ script was not started by `castor train` or an agent) it does nothing but say so
 from __future__ import annotations
 
 import atexit
-import os
 import sys
-import time
 import warnings
-from collections.abc import Callable, Mapping
-from datetime import timedelta
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from castor_runtime.arena import ArenaError, ControlBlock, RankControl, Replica, TrainerPhase
-from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
+from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
-from castor_runtime.trainer.device import CpuDevice, CudaDevice, Device
-from castor_runtime.trainer.idle_spans import Gate, IdleSpans, typical_spans
-from castor_runtime.trainer.meta import decode, encode
-from castor_runtime.trainer.random_state import capture_random_state, restore_random_state
-from castor_runtime.trainer.replication import Capture, Completed, Replicator
-from castor_runtime.trainer.sections import fingerprint, part_bytes, sections_digest
+from castor_runtime.trainer.meta import encode
+from castor_runtime.trainer.random_state import capture_random_state
+from castor_runtime.trainer.session import Stateful, TrainerSession
 from castor_runtime.trainer.tensor_state import TensorState
-from castor_runtime.trainer.traffic import EAGER, PARTS, Traffic
 
 _META_SLACK_BYTES = 64 << 10
 _PAGE_BYTES = 4096
-
-
-class Stateful(Protocol):
-    """Anything of the user's that belongs in a checkpoint: a sampler, a tokenizer, a curriculum."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return the state: numbers, strings, lists, tuples, dicts, arrays, tensors."""
-        ...
-
-    def load_state_dict(self, state: Any, /) -> Any:
-        """Set what `state_dict` returned."""
-        ...
 
 
 class Checkpointer:
@@ -83,7 +59,7 @@ class Checkpointer:
         self._state = engine if isinstance(engine, TensorState) else DeepSpeedState(engine)
         self._user = dict(sorted((state or {}).items()))
         settings = TrainerSettings.from_environment()
-        self._session: _Session | None = None
+        self._session: TrainerSession | None = None
         if settings is None:
             warnings.warn(
                 "not started by castor: nothing is checkpointed; use `castor train SCRIPT`",
@@ -94,7 +70,7 @@ class Checkpointer:
         needed = len(encode(self._meta()))
         capacity = 2 * needed + _META_SLACK_BYTES if meta_bytes is None else meta_bytes
         capacity = -(-capacity // _PAGE_BYTES) * _PAGE_BYTES
-        self._session = _Session(settings, self._state, capacity, timeout_s)
+        self._session = TrainerSession(settings, self._state, capacity, timeout_s)
         if self._state.optimizer is not None:
             self._state.optimizer.register_step_pre_hook(lambda *_: self.before_update())
         _finish_at_exit(self)
@@ -157,326 +133,6 @@ class Checkpointer:
             "random": capture_random_state(),
             "user": {name: held.state_dict() for name, held in self._user.items()},
         }
-
-
-class _Session:
-    """A trainer's part in one generation."""
-
-    def __init__(
-        self,
-        settings: TrainerSettings,
-        state: DeepSpeedState | TensorState,
-        meta_bytes: int,
-        timeout_s: float,
-    ) -> None:
-        Traffic(settings.scheme, settings.chunk_bytes, 0)  # an unknown scheme is an error now
-        self._settings = settings
-        self._state = state
-        self._meta_bytes = meta_bytes
-        self._line = _open_line(settings)
-        self._heartbeat = Heartbeat(self._line)
-        self._link = AgentLink(settings.socket)
-        self._link.send(
-            "hello", rank=settings.rank, generation=settings.generation, pid=os.getpid()
-        )
-        timeout = timedelta(seconds=timeout_s)
-        # Every rank makes the groups in this order.
-        self._control = _new_group("gloo", timeout)
-        self._device = _device(state.device(), timeout)
-        self._gate = Gate()
-        self._idle = IdleSpans(self._gate, self._progress)
-        self._watches_spans = settings.scheme != EAGER
-        self._measured: list[tuple[int, ...]] = []
-        self._fingerprint = self._agree_on_fingerprint()
-        self._send_layout()
-        self._replicator: Replicator | None = None
-        self._opened: dict[str, Replica] = {}
-        self._last = 0
-        self._ended_at = time.monotonic()
-        self._blocked_s = 0.0
-
-    def resume(self, user: Mapping[str, Stateful]) -> int:
-        self._line.phase = TrainerPhase.LOADING
-        began = time.monotonic()
-        while True:
-            order = self._link.load_order()
-            ordered = time.monotonic()
-            try:
-                seconds = self._load(order, user)
-                break
-            except _DamagedError:
-                self._link.send("corrupt", rank=self._settings.rank, iteration=order["iteration"])
-        self._last = int(order["iteration"])
-        self._replicator = self._make_replicator(order)
-        self._link.send(
-            "resumed", iteration=self._last, seconds={"wait": ordered - began, **seconds}
-        )
-        self._line.iteration = self._last
-        self._line.phase = TrainerPhase.TRAINING
-        self._begin_iteration()
-        if self._watches_spans:
-            _watch(self._idle)
-        return self._last
-
-    def step(self, loss: Any, meta: Callable[[], dict[str, Any]]) -> None:
-        self._progress()
-        iteration = self._state.iteration()
-        if iteration == self._last:
-            return  # within gradient accumulation
-        replicator = self._running()
-        began = time.monotonic()
-        self._last = iteration
-        self._line.iteration = iteration
-        self._link.event(
-            "iteration_ended",
-            iteration=iteration,
-            loss=_number(loss),
-            seconds=began - self._ended_at,
-        )
-        self._gate.open()
-        replicator.wait_complete(self._while_waiting)
-        encoded = encode(meta())
-        if len(encoded) > self._meta_bytes:
-            raise ValueError(
-                f"random, scheduler and user states take {len(encoded)} bytes, and there is room "
-                f"for {self._meta_bytes}: give Checkpointer(..., meta_bytes={2 * len(encoded)})"
-            )
-        live = [
-            tensor.detach().clone()
-            if section.name in self._state.early and tensor is not None
-            else tensor
-            for section, tensor in zip(self._state.sections, self._state.live(), strict=True)
-        ]
-        spans_ns = self._spans()
-        self._gate.close()
-        self._blocked_s = 0.0
-        replicator.start(Capture(iteration, encoded, live, spans_ns))
-        if self._settings.scheme == "blocking":
-            self._gate.open()
-            replicator.wait_complete(self._while_waiting)
-        self._begin_iteration()
-        self._blocked_s += time.monotonic() - began
-
-    def before_update(self) -> None:
-        self._progress()
-        if self._replicator is None:
-            return
-        began = time.monotonic()
-        self._gate.open()
-        self._replicator.wait_state_free(self._while_waiting)
-        self._blocked_s += time.monotonic() - began
-
-    def finish(self) -> None:
-        if self._replicator is not None:
-            self._gate.open()
-            self._replicator.wait_complete(self._while_waiting)
-            self._replicator.close()
-        self._idle.remove()
-        self._line.phase = TrainerPhase.FINISHED
-        self._link.send("finished", iteration=self._last)
-        self._heartbeat.stop()
-
-    def _running(self) -> Replicator:
-        if self._replicator is None:
-            raise ValueError("call Checkpointer.resume() before the first iteration")
-        return self._replicator
-
-    def _begin_iteration(self) -> None:
-        self._ended_at = time.monotonic()
-        self._line.iteration_started_ns = time.monotonic_ns()
-
-    def _progress(self) -> None:
-        self._line.main_heartbeat += 1
-
-    def _while_waiting(self) -> None:
-        # Waiting for the agent to re-make replicas is no sign that this trainer hangs.
-        if not self._link.is_redundant():
-            self._progress()
-
-    def _spans(self) -> tuple[int, ...] | None:
-        """Return the typical idle spans at the one iteration at which a schedule is made."""
-        wanted = max(1, self._settings.profile_iterations)
-        if not self._watches_spans:
-            return None
-        spans_ns = self._idle.begin_iteration()
-        if len(self._measured) > wanted:
-            return None
-        self._measured.append(spans_ns)
-        if len(self._measured) <= wanted:
-            return None
-        return typical_spans(self._measured[1:])
-
-    def _agree_on_fingerprint(self) -> str:
-        world = dist.get_world_size(self._control)
-        expected = len(self._settings.replicas) * self._settings.ranks_per_machine
-        if world != expected:
-            raise ValueError(f"{world} ranks train, but Castor started {expected}: use them all")
-        mine = torch.frombuffer(bytearray(sections_digest(self._state.sections)), dtype=torch.uint8)
-        digests = [torch.empty_like(mine) for _ in range(world)]
-        dist.all_gather(digests, mine, self._control)
-        return fingerprint(
-            [digest.numpy().tobytes() for digest in digests],
-            self._settings.ranks_per_machine,
-            self._settings.replicas,
-        )
-
-    def _send_layout(self) -> None:
-        folder = Path(self._settings.folder or Path(self._settings.socket).parent)
-        template = folder / f"template-{self._settings.rank}"
-        wrote = self._state.write_template(template)
-        sections = self._state.sections
-        self._link.send(
-            "layout",
-            rank=self._settings.rank,
-            data_bytes=part_bytes(sections),
-            meta_bytes=self._meta_bytes,
-            chunk_bytes=self._settings.chunk_bytes,
-            sections=[
-                {"name": s.name, "offset": s.offset, "dtype": s.dtype, "shape": list(s.shape)}
-                for s in sections
-            ],
-            fingerprint=self._fingerprint,
-            template=str(template) if wrote else None,
-        )
-
-    def _load(self, order: Mapping[str, Any], user: Mapping[str, Stateful]) -> dict[str, float]:
-        """Load as ordered; return the seconds by part.
-
-        Raises:
-            _DamagedError: what was to be loaded is not whole; nothing was changed.
-        """
-        tier = order["tier"]
-        if tier == "scratch":
-            return {}
-        began = time.monotonic()
-        if tier == "storage":
-            meta = self._load_from_storage(Path(order["path"]), int(order["iteration"]))
-            seconds = {"storage": time.monotonic() - began}
-        else:
-            meta, seconds = self._load_from_memory(order)
-        for name, held in user.items():
-            if name not in meta["user"]:
-                raise ValueError(f"the checkpoint has no state {name!r}: keep the state's names")
-            held.load_state_dict(meta["user"][name])
-        restore_random_state(meta["random"])
-        return seconds
-
-    def _load_from_memory(
-        self, order: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, float]]:
-        began = time.monotonic()
-        iteration = int(order["iteration"])
-        replica = self._open(order["segments"][str(self._settings.rank)])
-        try:
-            snapshot = replica.snapshot(iteration)
-            damaged = replica.verify(iteration)
-        except ArenaError as error:
-            raise _DamagedError(str(error)) from error
-        if damaged:
-            raise _DamagedError(f"chunks {damaged[:8]} of iteration {iteration} are damaged")
-        verified = time.monotonic()
-        meta = decode(snapshot.meta)
-        self._state.restore(torch.frombuffer(snapshot.data, dtype=torch.uint8), meta)
-        seconds = {"verify": verified - began, "restore": time.monotonic() - verified}
-        return meta, seconds
-
-    def _load_from_storage(self, folder: Path, iteration: int) -> dict[str, Any]:
-        from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415
-        from castor_runtime.persistent.manifest import (  # noqa: PLC0415 - costs time, seldom used
-            DamagedCheckpointError,
-            ForeignStorageError,
-        )
-
-        if not isinstance(self._state, DeepSpeedState):
-            raise TypeError("plain tensors have no persistent form: train without --persist")
-        try:
-            loaded = load_rank(
-                self._state.engine(),
-                folder,
-                iteration,
-                self._settings.rank,
-                job=self._settings.job,
-                fingerprint=self._fingerprint,
-            )
-        except (DamagedCheckpointError, ForeignStorageError) as error:
-            raise _DamagedError(str(error)) from error
-        meta = decode(loaded.meta)
-        self._state.restore_small(meta, loaded.extra)
-        return meta
-
-    def _open(self, name: str) -> Replica:
-        if name not in self._opened:
-            mark = bytes.fromhex(self._fingerprint)
-            self._opened[name] = Replica.open(name, fingerprint=mark)
-        return self._opened[name]
-
-    def _make_replicator(self, order: Mapping[str, Any]) -> Replicator:
-        segments = order["segments"]
-        own = self._open(segments[str(self._settings.rank)])
-        remote = {rank: self._open(segments[str(rank)]) for rank, _ in self._settings.sources()}
-        in_memory = order["tier"] in ("own_memory", "peer")
-        return Replicator(
-            settings=self._settings,
-            sections=self._state.sections,
-            own=own,
-            remote=remote,
-            device=self._device,
-            control=self._control,
-            gate=self._gate,
-            agreed=int(order["iteration"]) if in_memory else None,
-            before_first=self._link.wait_redundant,
-            on_completed=self._completed,
-        )
-
-    def _completed(self, completed: Completed) -> None:
-        self._line.agreed = completed.iteration
-        traffic = completed.traffic
-        self._link.event(
-            "checkpoint_completed",
-            iteration=completed.iteration,
-            seconds=completed.seconds,
-            blocked_s=self._blocked_s,
-            sent_bytes=completed.sent_bytes,
-            scheme=EAGER if traffic.link is None else traffic.scheme,
-            spans_ns=list(traffic.spans_ns),
-        )
-
-
-def _number(loss: Any) -> float | None:
-    if loss is None:
-        return None
-    return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-
-
-class _DamagedError(Exception):
-    """What was to be loaded is not whole."""
-
-
-def _open_line(settings: TrainerSettings) -> RankControl:
-    line = ControlBlock.open(settings.control).rank(settings.local_rank)
-    line.pid = os.getpid()
-    line.generation = settings.generation
-    line.phase = TrainerPhase.STARTING
-    return line
-
-
-def _new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
-    group = dist.new_group(backend=backend, timeout=timeout)
-    assert isinstance(group, dist.ProcessGroup)
-    return group
-
-
-def _device(device: torch.device, timeout: timedelta) -> Device:
-    if device.type == "cuda":
-        return CudaDevice(_new_group("nccl", timeout), device, PARTS)
-    return CpuDevice(_new_group("gloo", timeout))
-
-
-def _watch(idle: IdleSpans) -> None:
-    comm = sys.modules.get("deepspeed.comm.comm")
-    if comm is not None and comm.cdb is not None:
-        idle.install(comm.cdb)
-    idle.begin_iteration()
 
 
 def _finish_at_exit(checkpointer: Checkpointer) -> None:
