@@ -246,7 +246,7 @@ def _recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
         title="Recoveries, parts in seconds",
         title_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         show_edge=False,
     )
     table.add_column("lost", no_wrap=True)
