@@ -190,8 +190,8 @@ def test_an_agent_alone(castor_train: Any, baseline: Any) -> None:
 
 
 def test_an_agent_that_stands_still_loses_its_machine(castor_train: Any, baseline: Any) -> None:
-    trial = castor_train("--kill", "agentstop:1@10")
-    check_end(trial, baseline(4, 30))
+    trial = castor_train("--kill", "agentstop:1@10", iterations=100)
+    check_end(trial, baseline(4, 100), 100)
     (recovery,) = trial.recoveries
     check_recovery(recovery, "hardware", own(rank_1="node-0"))
 

@@ -12,6 +12,8 @@ from castor_runtime.arena.segments import PREFIX, SHARED_MEMORY
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
+_UNITS = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
+
 
 def required_bytes(parts: Sequence[PartLayout]) -> int:
     """Return the memory that holding `parts` takes: two buffers a part, and their headers."""
@@ -69,7 +71,11 @@ def check_budget(
     if promised:
         rows.append(("(promised to other segments)", promised))
     width = max(len(name) for name, _ in rows)
-    table = "\n".join(f"  {name:<{width}}  {size / 2**30:9.3f} GiB" for name, size in rows)
+    # One unit for all, that of what is needed: rows are there to be compared.
+    exponent, unit = next(u for u in _UNITS if needed >= 1 << u[0] or u is _UNITS[-1])
+    table = "\n".join(
+        f"  {name:<{width}}  {size / 2**exponent:12.3f} {unit}" for name, size in rows
+    )
     raise InputError(
         f"checkpoint memory does not fit on this machine:\n{table}\n  {live_note}\n"
         "hold fewer replicas, use fewer ranks a machine, or give it more memory"

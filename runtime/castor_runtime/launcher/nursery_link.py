@@ -8,14 +8,18 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, options_to_json
-from castor_runtime.launcher.processes import kill_tree
+from castor_runtime.launcher.processes import is_alive, kill_tree
+
+_DEATH_S: Final = 5.0
+"""At most so long for the kernel to end what was killed; a process in its hands may take longer."""
 
 
 class NurseryError(RuntimeError):
@@ -130,10 +134,17 @@ class NurseryLink:
         return await waiting
 
     def close(self) -> None:
-        """Kill the nursery and everything below it, and wait for the nursery's end."""
-        if self._process is not None and self._process.poll() is None:
-            kill_tree(self._process.pid)
+        """Kill the nursery and everything below it, and wait until all of it is dead.
+
+        What they hold of the job's shared memory cannot be removed before.
+        """
+        if self._process is not None:
+            killed = kill_tree(self._process.pid) if self._process.poll() is None else []
             self._process.wait()
+            deadline_s = time.monotonic() + _DEATH_S
+            dying = [*killed, *self.pids.values()]
+            while any(is_alive(pid) for pid in dying) and time.monotonic() < deadline_s:
+                time.sleep(0.002)
         if self._reading is not None:
             self._reading.cancel()
         if self._writer is not None:

@@ -52,9 +52,13 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether `pid` runs or is stopped; a zombie is dead."""
+    """Say whether `pid` runs or is stopped; a zombie is dead.
+
+    Of a killed process the first thread is often a zombie already while others still hold its
+    files and locks: such a process is alive.
+    """
     fields = _stat(pid) if pid > 0 else None
-    return fields is not None and fields[0] not in ("Z", "X")
+    return fields is not None and (fields[0] not in ("Z", "X") or int(fields[17]) > 1)
 
 
 def started_before(pid: int, time_s: float) -> bool:

@@ -39,8 +39,8 @@ from castor_runtime.stores import open_store
 POLL_S: Final = 0.01
 """Logs are looked at this often: a fault "at iteration 10" comes that late at most."""
 
-GRACE_S: Final = 20.0
-"""For the rest of the agents to end, once one has."""
+GRACE_S: Final = 5.0
+"""For the rest of the agents to end, once one has; one that was stopped never will."""
 
 _TABLE_EVERY_S: Final = 0.25
 
