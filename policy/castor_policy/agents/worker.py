@@ -112,7 +112,7 @@ class Worker:
                 self._in_session = False
                 return []
             case StoreLost():
-                return self._store_lost()
+                return self._store_lost(now_s)
             case PlanChanged(plan, _):
                 return self._obey(plan)
             case RootChanged(agent):
@@ -180,10 +180,12 @@ class Worker:
         self._renewed_s = max(self._renewed_s, sent_s)
         return self._store_back()
 
-    def _store_lost(self) -> list[WorkerEffect]:
+    def _store_lost(self, now_s: float) -> list[WorkerEffect]:
         if self._store_silent:
             return []
         self._store_silent = True
+        # Nobody has asked them yet: a machine that was paused has not heard that they are silent.
+        self._peers_answered_s = now_s
         return [Log(EventKind.STORE_LOST, {"agent": self.report.agent})]
 
     def _store_back(self) -> list[WorkerEffect]:
