@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.castor-setup
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: setup demo test test-fast lint bench figures clean
+.PHONY: setup demo test test-fast lint bench bench-peers figures clean
 
 setup: $(STAMP)
 
@@ -37,8 +37,21 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/cluster_simulator.py --out out/bench
 
+# An environment of its own: the peers pin what they need. It runs for about 25 minutes.
+bench-peers: .venv-peers/.castor-setup
+	.venv-peers/bin/python benchmarks/peers/run.py --out out/bench-peers $(PEERS)
+
+.venv-peers/.castor-setup: benchmarks/requirements-peers.txt pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-peers/bin/python -m pip install --quiet torch==2.13.0
+	PYTHONWARNINGS=ignore .venv-peers/bin/python -m pip install --quiet --editable '.[runtime]'
+	.venv-peers/bin/python -m pip install --quiet --no-deps lm-resiliency==0.2.0 dlrover==0.6.1
+	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/requirements-peers.txt
+	@touch $@
+
 figures: setup
 	$(BIN)/castor figures --out out/figures
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) .venv-peers out build dist *.egg-info

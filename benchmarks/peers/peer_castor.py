@@ -1,0 +1,50 @@
+"""Castor, started by `castor train`: `Checkpointer` around plain tensors."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from workload import Options, train
+
+from castor import Checkpointer, TensorState
+from castor_runtime.arena import ControlBlock
+from castor_runtime.trainer.agent_link import TrainerSettings
+
+
+class CastorPeer:
+    """The agents hold the copies; restores and fetches are real recoveries, read from its event log."""
+
+    def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:
+        del asked
+        settings = TrainerSettings.from_environment()
+        if settings is None:
+            raise SystemExit("start this with `castor train`")
+        self._checkpointer = Checkpointer(TensorState(state))
+        self._line = ControlBlock.open(settings.control).rank(settings.local_rank)
+
+    def recover(self) -> int:
+        return self._checkpointer.resume()
+
+    def save(self, iteration: int) -> None:
+        del iteration
+        self._checkpointer.step()
+        self._checkpointer.before_update()
+
+    def wait_usable(self, iteration: int) -> None:
+        while self._line.agreed < iteration:
+            time.sleep(0.002)
+            self._checkpointer.before_update()  # raises what ended the checkpoint thread
+
+    def restore(self) -> None:
+        return None
+
+    def fetch(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self._checkpointer.finish()
+
+
+if __name__ == "__main__":
+    train(CastorPeer)
