@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.castor-setup
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: setup demo test test-fast lint bench bench-peers figures clean
+.PHONY: setup demo test test-fast lint bench bench-peers soak figures clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,9 @@ bench-peers: .venv-peers/.castor-setup
 	.venv-peers/bin/python -m pip install --quiet --no-deps lm-resiliency==0.2.0 dlrover==0.6.1
 	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/requirements-peers.txt
 	@touch $@
+
+soak: setup
+	$(BIN)/python benchmarks/soak.py --out out/soak
 
 figures: setup
 	$(BIN)/castor figures --out out/figures

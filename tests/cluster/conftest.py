@@ -23,6 +23,12 @@ def command(options: Sequence[str], iterations: int) -> list[str]:
     return [*options, str(EXAMPLE), "--iterations", str(iterations), *SMALL]
 
 
+@pytest.fixture(scope="session")
+def program() -> tuple[str, ...]:
+    """The training program of all tests here, with its arguments but for --iterations."""
+    return (str(EXAMPLE), *SMALL)
+
+
 @pytest.fixture
 def castor_train(tmp_path: Path) -> Train:
     """Run `castor train` with a small model to its end; nothing may be left of it."""

@@ -1,0 +1,192 @@
+"""Seeds one after another: each a run of `castor train` under its schedule, judged."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from castor_policy.placement import Placement, place
+from castor_runtime.soak.schedule import Schedule, draw
+from castor_runtime.soak.trial import Trial, TrialTimeoutError, train
+
+RANKS: Final = 4
+"""Of every shape, so that all end with one and the same state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How four ranks lie on machines."""
+
+    machines: int
+    ranks_per_machine: int
+    replicas: int
+    standby: int
+
+    @property
+    def placement(self) -> Placement:
+        """Where replicas belong."""
+        return place("mixed", self.machines, self.replicas)
+
+    def options(self) -> list[str]:
+        """Return what `castor train` is told of it."""
+        return [
+            f"--nodes={self.machines}",
+            f"--ranks-per-node={self.ranks_per_machine}",
+            f"--replicas={self.replicas}",
+            f"--standby={self.standby}",
+        ]
+
+
+_SHAPES: Final = (
+    (6, Shape(4, 1, 2, 0)),
+    (2, Shape(4, 1, 2, 1)),
+    (2, Shape(4, 1, 3, 0)),
+    (2, Shape(2, 2, 2, 0)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What one seed stands for."""
+
+    shape: Shape
+    schedule: Schedule
+    iterations: int
+
+    def options(self, persist: Path) -> list[str]:
+        """Return the options of `castor train`; `persist` is used where memory may not do."""
+        options = ["--lease=3s", *self.shape.options()]
+        if not self.schedule.memory_survives:
+            options += [f"--persist={persist}", "--persist-every=1s"]
+        for fault in self.schedule.faults:
+            options += ["--kill", str(fault)]
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one seed.
+
+    Attributes:
+        seed: it.
+        faults: its schedule as options of `castor train`.
+        shape: machines, ranks on each, replicas and standbys.
+        memory_survives: nothing but the iteration in flight may be lost.
+        wrong: what is not as it must be; empty if all is well.
+        not_injected: faults that the run was over for.
+        recoveries: kind, iterations lost and seconds of each.
+        wall_s: of the run, from the launcher's start.
+    """
+
+    seed: int
+    faults: str
+    shape: str
+    memory_survives: bool
+    wrong: tuple[str, ...]
+    not_injected: tuple[str, ...] = ()
+    recoveries: tuple[dict[str, Any], ...] = ()
+    wall_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return asdict(self)
+
+
+def case_of(seed: int, iterations: int) -> Case:
+    """Draw the case of a seed; the same one everywhere.
+
+    Raises:
+        ValueError: too few iterations.
+    """
+    rng = random.Random(f"shape {seed}")  # noqa: S311 - a shape, not a secret
+    shape = rng.choices([s for _, s in _SHAPES], [weight for weight, _ in _SHAPES])[0]
+    return Case(shape, draw(seed, shape.placement, shape.ranks_per_machine, iterations), iterations)
+
+
+def run_seed(
+    seed: int,
+    folder: Path,
+    program: Sequence[str],
+    iterations: int,
+    sha256: str,
+    *,
+    keep: bool = False,
+) -> Verdict:
+    """Run a seed's schedule in `folder` and judge it; the folder is kept if it fails.
+
+    Args:
+        seed: of the schedule.
+        folder: for the run, its output and its persistent checkpoints; emptied first.
+        program: the script and its arguments, but for --iterations.
+        iterations: how many it trains.
+        sha256: of the final state of the same program without failures.
+        keep: keep the folder in any case.
+    """
+    case = case_of(seed, iterations)
+    shutil.rmtree(folder, ignore_errors=True)
+    script, *rest = program
+    arguments = [*case.options(folder / "kept"), script, f"--iterations={iterations}", *rest]
+    try:
+        trial = train(folder / "run", arguments)
+    except TrialTimeoutError as error:
+        return _verdict(case, (str(error),))
+    verdict = judge(case, trial, sha256)
+    if not verdict.wrong and not keep:
+        shutil.rmtree(folder)
+    return verdict
+
+
+def judge(case: Case, trial: Trial, sha256: str) -> Verdict:
+    """Say what is wrong with a run, if anything."""
+    wrong = []
+    if trial.code != 0 or trial.result.get("outcome") != "finished":
+        wrong.append(f"exit code {trial.code}: {trial.result.get('reason')}")
+    if trial.sha256 != sha256:
+        wrong.append(f"final state {trial.sha256}, not {sha256}")
+    if trial.result.get("iterations") != case.iterations:
+        wrong.append(f"ended at iteration {trial.result.get('iterations')}")
+    if trial.processes_left:
+        wrong.append(f"left processes: {'; '.join(trial.processes_left)}")
+    if trial.memory_left:
+        wrong.append(f"left in shared memory: {', '.join(trial.memory_left)}")
+    recoveries = tuple(
+        {
+            "kind": recovery["kind"],
+            "iterations_lost": recovery["iterations_lost"],
+            "sources": sorted({source.partition(":")[0] for source in _sources(recovery)}),
+            "total_s": recovery["seconds"]["total"],
+        }
+        for recovery in trial.recoveries
+    )
+    if case.schedule.memory_survives:
+        lost = [one["iterations_lost"] for one in recoveries if one["iterations_lost"]]
+        if any(iterations > 1 for iterations in lost):
+            wrong.append(f"iterations lost: {lost}; memory should have lost only those in flight")
+    return _verdict(
+        case,
+        tuple(wrong),
+        not_injected=tuple(trial.result.get("faults_not_injected", ())),
+        recoveries=recoveries,
+        wall_s=round(float(trial.result.get("wall_s", 0.0)), 2),
+    )
+
+
+def _sources(recovery: dict[str, Any]) -> list[str]:
+    return [str(source) for source in recovery["sources"].values()]
+
+
+def _verdict(case: Case, wrong: tuple[str, ...], **found: Any) -> Verdict:
+    shape = case.shape
+    return Verdict(
+        seed=case.schedule.seed,
+        faults=str(case.schedule),
+        shape=f"{shape.machines}x{shape.ranks_per_machine} ranks, "
+        f"{shape.replicas} replicas, {shape.standby} standby",
+        memory_survives=case.schedule.memory_survives,
+        wrong=wrong,
+        **found,
+    )

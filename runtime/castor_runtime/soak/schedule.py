@@ -1,0 +1,133 @@
+"""A fault schedule drawn from a seed, and what must come of it; pure, so that seeds replay.
+
+Whatever fails, a run must end with the right state: it may have to begin anew. Beyond that, where
+every shard keeps a replica through every fault and all that follows it closely, nothing but the
+iteration in flight may be lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from castor_policy.placement import Placement
+from castor_runtime.launcher.faults import AtIteration, AtRecovery, AtTime, Fault, FaultKind, When
+
+APART: Final = 3
+"""Faults at iterations so far apart do not add up: the later iteration ends only after redundancy
+is back, for no checkpoint begins before, and the second iteration ends only after the first's."""
+
+_WEIGHTS: Final = {
+    FaultKind.MACHINE: 5,
+    FaultKind.RANK: 4,
+    FaultKind.AGENT: 3,
+    FaultKind.ROOT: 2,
+    FaultKind.STORE: 2,
+    FaultKind.FLIP: 2,
+    FaultKind.STOP: 2,
+    FaultKind.AGENTSTOP: 1,
+}
+_FAULTS_MAX = 4
+_OUTAGES_S = (0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What a seed stands for.
+
+    Attributes:
+        seed: it.
+        faults: in the order in which they were drawn.
+        memory_survives: every shard keeps a replica in memory, whatever the timing.
+    """
+
+    seed: int
+    faults: tuple[Fault, ...]
+    memory_survives: bool
+
+    def __str__(self) -> str:
+        """Return the options of `castor train` that inject it."""
+        return " ".join(f"--kill {fault}" for fault in self.faults)
+
+
+def draw(seed: int, placement: Placement, ranks_per_machine: int, iterations: int) -> Schedule:
+    """Draw 1 to 4 faults: kinds, targets and moments.
+
+    Args:
+        seed: the same seed and shape give the same schedule, on every machine.
+        placement: of the job.
+        ranks_per_machine: trainers on each machine.
+        iterations: of the run; faults come early enough to be recovered from.
+
+    Raises:
+        ValueError: too few iterations for a fault and what follows it.
+    """
+    if iterations < 3 * APART:
+        raise ValueError(f"a run of {iterations} iterations is too short; use {3 * APART} or more")
+    rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    count = rng.randint(1, _FAULTS_MAX)
+    faults: list[Fault] = []
+    for index in range(count):
+        kinds = [kind for kind in _WEIGHTS if kind != FaultKind.STORE or _has_no_store(faults)]
+        kind = rng.choices(kinds, [_WEIGHTS[kind] for kind in kinds])[0]
+        when = _moment(rng, iterations, first=index == 0)
+        targets = _targets(rng, kind, placement.machines, ranks_per_machine)
+        outage_s = rng.choice(_OUTAGES_S)
+        faults.append(Fault(kind=kind, targets=targets, when=when, outage_s=outage_s))
+    return Schedule(seed, tuple(faults), survives_in_memory(faults, placement))
+
+
+def _has_no_store(faults: Sequence[Fault]) -> bool:
+    """One outage of the store a run: a second one might begin before the first has ended."""
+    return all(fault.kind != FaultKind.STORE for fault in faults)
+
+
+def _moment(rng: random.Random, iterations: int, *, first: bool) -> When:
+    # A recovery comes only after another fault; which one is first by time is not known here.
+    kind = rng.choices(("iteration", "time", "recovery"), (6, 1, 0 if first else 3))[0]
+    if kind == "recovery":
+        return AtRecovery(round(rng.choice((0.0, rng.uniform(0, 4))), 1))
+    if kind == "time":
+        return AtTime(round(rng.uniform(0, 2), 1))
+    return AtIteration(rng.randint(2, iterations - APART))
+
+
+def _targets(
+    rng: random.Random, kind: FaultKind, machines: int, ranks_per_machine: int
+) -> tuple[int, ...]:
+    if kind in (FaultKind.ROOT, FaultKind.STORE):
+        return ()
+    if kind in (FaultKind.RANK, FaultKind.STOP):
+        return (rng.randrange(machines * ranks_per_machine),)
+    count = 2 if kind == FaultKind.MACHINE and rng.random() < 0.25 else 1
+    return tuple(sorted(rng.sample(range(machines), count)))
+
+
+def survives_in_memory(faults: Sequence[Fault], placement: Placement) -> bool:
+    """Say whether every shard keeps a replica through `faults`, whatever their timing.
+
+    Faults count as one where they are not `APART`. The root may be on any machine, and the agent
+    that is stopped loses its machine.
+    """
+    spoiling = [fault for fault in faults if fault.kind in _SPOILS]
+    for fault in spoiling:
+        together = [other for other in spoiling if _close(fault, other)]
+        roots = sum(other.kind == FaultKind.ROOT for other in together)
+        lost = {machine for other in together for machine in other.targets}
+        for row in placement.replicas:
+            if len(row) <= len(lost.intersection(row)) + roots:
+                return False
+    return True
+
+
+_SPOILS = (FaultKind.MACHINE, FaultKind.ROOT, FaultKind.FLIP, FaultKind.AGENTSTOP)
+
+
+def _close(one: Fault, other: Fault) -> bool:
+    if isinstance(one.when, AtIteration) and isinstance(other.when, AtIteration):
+        # A stopped agent is found only by its lease, and many iterations may end meanwhile.
+        slow = FaultKind.AGENTSTOP in (one.kind, other.kind)
+        return slow or abs(one.when.iteration - other.when.iteration) < APART
+    return True
