@@ -1,0 +1,283 @@
+"""The root, rule by rule: what it writes on what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.messages import (
+    AskPersist,
+    Log,
+    PlanChanged,
+    ReportChanged,
+    RequestMachine,
+    RootEffect,
+    RootEvent,
+    Tick,
+    WritePlan,
+)
+from castor_policy.agents.root import BEGIN_WITHOUT_S, REQUEST_AGAIN_S, Root
+from castor_policy.placement import place
+
+NAMES = ("node-0", "node-1", "node-2", "node-3")
+SPEC = JobSpec("j", 4, 1, "group", place("mixed", 4, 2).replicas, "t.py", max_attempts=2)
+TERM = 7
+
+
+def report(name: str, **fields: object) -> AgentReport:
+    plain = AgentReport(name, f"{name}.1", name.startswith("spare"), f"{name}:1")
+    return replace(plain, **fields)
+
+
+def gather(generation: int = 1, agents: Sequence[str] = NAMES, **fields: object) -> Plan:
+    lives = tuple(f"{name}.1" if name else "" for name in agents)
+    return replace(Plan(generation, TERM, Phase.GATHER, tuple(agents), lives), **fields)
+
+
+def loading(generation: int = 1, **fields: object) -> Plan:
+    return replace(gather(generation), phase=Phase.LOAD, iteration=5, **fields)
+
+
+def gathered(name: str, holdings: dict[str, tuple[int, ...]], **fields: object) -> AgentReport:
+    told = {"generation": 1, "state": State.GATHERED, "rendezvous": f"{name}:99", **fields}
+    return report(name, holdings=holdings, **told)
+
+
+def running(generation: int = 1, iteration: int = 6) -> list[AgentReport]:
+    told = {"generation": generation, "state": State.RUNNING, "iteration": iteration}
+    return [report(name, **told) for name in NAMES]
+
+
+def root(plan: Plan | None, reports: Sequence[AgentReport], spec: JobSpec = SPEC) -> Root:
+    return Root(spec, TERM, plan, 10 if plan else 0, reports, 0.0)
+
+
+def told(made: Root, event: RootEvent | None = None, now_s: float = 1.0) -> list[RootEffect]:
+    effects = made.handle(event if event is not None else Tick(), now_s)
+    return [effect for effect in effects if not isinstance(effect, Log)]
+
+
+def written(effects: Sequence[RootEffect]) -> Plan:
+    (write,) = [effect for effect in effects if isinstance(effect, WritePlan)]
+    assert write.term == write.plan.term == TERM
+    return write.plan
+
+
+# ---- the first generation ------------------------------------------------------------------------
+
+
+def test_it_begins_with_ordinary_agents_in_the_order_of_their_numbers() -> None:
+    names = ("node-10", "node-2", "spare-0", "node-1", "node-0")
+    plan = written(told(root(None, [report(name) for name in names])))
+    assert plan.agents == ("node-0", "node-1", "node-2", "node-10")
+    assert (plan.generation, plan.phase) == (1, Phase.GATHER)
+
+
+def test_it_waits_for_ordinary_agents_before_it_begins_with_a_standby() -> None:
+    made = root(None, [report(name) for name in (*NAMES[:3], "spare-0")])
+    assert told(made, now_s=BEGIN_WITHOUT_S - 1) == []
+    assert written(told(made, now_s=BEGIN_WITHOUT_S)).agents[3] == "spare-0"
+
+
+def test_it_asks_for_machines_that_never_came() -> None:
+    """Seed 2194 of `castor explore`: three machines were lost before the first plan."""
+    made = root(None, [report("node-0"), report("node-1")])
+    wanted = [RequestMachine(TERM, "0-2"), RequestMachine(TERM, "0-3")]
+    assert told(made, now_s=BEGIN_WITHOUT_S - 1) == []
+    assert told(made, now_s=BEGIN_WITHOUT_S) == wanted
+    assert told(made, now_s=BEGIN_WITHOUT_S + 1) == []
+    assert told(made, now_s=BEGIN_WITHOUT_S + REQUEST_AGAIN_S) == wanted
+
+
+# ---- one decision at a time ----------------------------------------------------------------------
+
+
+def test_nothing_is_decided_until_the_store_shows_what_was_written() -> None:
+    made = root(None, [report(name) for name in NAMES])
+    (write,) = told(made)
+    assert isinstance(write, WritePlan)
+    assert write.after == 0
+    assert told(made, ReportChanged("node-0", None)) == []
+    assert told(made, PlanChanged(write.plan, 11)) != []
+    assert told(made) == []
+
+
+def test_a_write_without_an_answer_is_decided_again_on_the_same_plan() -> None:
+    made = root(loading(), running()[:3])
+    first = told(made)
+    made.write_failed()
+    assert told(made) == first
+    (write,) = first
+    assert isinstance(write, WritePlan)
+    assert write.after == 10
+
+
+def test_an_older_plan_that_comes_late_is_not_taken() -> None:
+    made = root(loading(2), running(2))
+    assert told(made, PlanChanged(gather(1), 9)) == []
+    assert made.plan == loading(2)
+
+
+@given(st.permutations(range(5)))
+def test_whoever_is_elected_decides_the_same(order: list[int]) -> None:
+    names = ("node-0", "node-1", "spare-0", "node-3", "node-4")
+    reports = [report(name, generation=1, state=State.RUNNING) for name in names]
+    usual = written(told(root(loading(), reports)))
+    again = written(told(root(loading(), [reports[index] for index in order])))
+    assert again == usual
+    assert usual.agents == ("node-0", "node-1", "node-4", "node-3")
+
+
+# ---- GATHER --------------------------------------------------------------------------------------
+
+
+def test_it_decides_only_when_every_machine_has_gathered_in_this_generation() -> None:
+    whole = [gathered(name, {}) for name in NAMES]
+    made = root(gather(), [*whole[:3], replace(whole[3], generation=0)])
+    assert told(made) == []
+    plan = written(told(made, ReportChanged("node-3", whole[3])))
+    assert (plan.phase, plan.tier, plan.sources) == (Phase.LOAD, "scratch", ())
+    assert plan.rendezvous == "node-0:99"
+    assert plan.addresses == tuple(f"{name}:1" for name in NAMES)
+
+
+def test_own_memory_comes_first_and_a_lost_shard_is_fetched_from_who_has_it() -> None:
+    held = {name: {"0": (5,), "1": (5,)} for name in NAMES[:2]}
+    held |= {name: {"2": (5,), "3": (5,)} for name in NAMES[2:]}
+    held["node-1"] = {}
+    plan = written(told(root(gather(), [gathered(name, held[name]) for name in NAMES])))
+    assert (plan.iteration, plan.tier) == (5, "peer")
+    assert plan.sources == ((0,), (0,), (2, 3), (3, 2))
+
+
+def test_a_shard_counts_only_if_all_its_ranks_are_there_in_one_iteration() -> None:
+    spec = replace(SPEC, ranks_per_machine=2)
+    held = {
+        "node-0": {"0": (4, 5), "1": (4,), "2": (4,), "3": (4,)},
+        "node-1": {"0": (4,), "1": (4, 5), "2": (4,), "3": (4,)},
+        "node-2": {str(rank): (4,) for rank in range(4, 8)},
+        "node-3": {str(rank): (4,) for rank in range(4, 8)},
+    }
+    made = root(gather(), [gathered(name, held[name]) for name in NAMES], spec)
+    assert written(told(made)).iteration == 4
+
+
+def test_storage_gives_an_iteration_that_every_machine_sees() -> None:
+    seen = {"node-0": (3, 6), "node-1": (3, 6, 9), "node-2": (6,), "node-3": (3, 6)}
+    reports = [gathered(name, {}, persistent=seen[name]) for name in NAMES]
+    plan = written(told(root(gather(), reports)))
+    assert (plan.iteration, plan.tier) == (6, "storage")
+
+
+def test_a_machine_that_dies_while_it_gathers_is_filled_again_before_a_decision() -> None:
+    reports = [gathered(name, {}) for name in NAMES[:3]]
+    made = root(gather(), [*reports, report("spare-0")])
+    plan = written(told(made))
+    assert (plan.generation, plan.phase) == (1, Phase.GATHER)
+    assert plan.agents == (*NAMES[:3], "spare-0")
+
+
+def test_an_agent_that_came_back_gathers_again_in_its_new_life() -> None:
+    reports = [gathered(name, {}) for name in NAMES]
+    reports[2] = replace(reports[2], incarnation="node-2.2")
+    plan = written(told(root(gather(), reports)))
+    assert plan.phase == Phase.GATHER
+    assert plan.incarnations[2] == "node-2.2"
+
+
+def test_a_machine_is_asked_for_once_a_minute_until_somebody_fills_the_place() -> None:
+    made = root(gather(3), [gathered(name, {}, generation=3) for name in NAMES[:3]])
+    first = told(made)
+    assert written(first).agents == (*NAMES[:3], "")
+    made.handle(PlanChanged(gather(3, (*NAMES[:3], "")), 11), 1.5)
+    assert RequestMachine(TERM, "3-3") in first
+    assert told(made, now_s=REQUEST_AGAIN_S) == []
+    assert told(made, now_s=1.0 + REQUEST_AGAIN_S) == [RequestMachine(TERM, "3-3")]
+    filled = told(made, ReportChanged("node-9", report("node-9")), now_s=100.0)
+    assert written(filled).agents[3] == "node-9"
+
+
+# ---- LOAD ----------------------------------------------------------------------------------------
+
+
+def test_a_lost_machine_begins_a_generation_in_which_its_place_is_filled_already() -> None:
+    made = root(loading(), [*running()[:3], report("spare-0")])
+    plan = written(told(made))
+    assert (plan.generation, plan.phase, plan.iteration) == (2, Phase.GATHER, 0)
+    assert plan.agents == (*NAMES[:3], "spare-0")
+    assert "node-3 lost" in plan.reason
+
+
+def test_a_software_failure_keeps_every_machine_in_its_place() -> None:
+    reports = running()
+    reports[1] = replace(reports[1], state=State.FAILED, kind="exit", reason="rank 1 ended")
+    plan = written(told(root(loading(), [*reports, report("spare-0")])))
+    assert (plan.generation, plan.agents, plan.thorough) == (2, NAMES, False)
+    assert plan.reason == "machine 1: rank 1 ended"
+
+
+def test_after_a_corrupt_source_everything_is_read_through() -> None:
+    reports = running()
+    reports[1] = replace(reports[1], state=State.FAILED, kind="corrupt", reason="none left")
+    assert written(told(root(loading(), reports))).thorough
+
+
+def test_a_report_of_an_earlier_generation_is_no_failure_of_this_one() -> None:
+    reports = running(2)
+    reports[1] = replace(reports[1], generation=1, state=State.FAILED, reason="old")
+    assert told(root(loading(2), reports)) == []
+
+
+def test_the_job_is_finished_when_every_machine_says_so() -> None:
+    done = [replace(one, state=State.FINISHED) for one in running()]
+    assert told(root(loading(), [*done[:3], running()[3]])) == []
+    assert written(told(root(loading(), done))).phase == Phase.FINISHED
+    assert told(root(replace(loading(), phase=Phase.FINISHED), done)) == []
+
+
+@pytest.mark.parametrize(("iteration", "attempts"), [(5, 2), (6, 0)])
+def test_attempts_count_from_the_last_generation_that_made_progress(
+    iteration: int, attempts: int
+) -> None:
+    reports = running(iteration=iteration)
+    reports[0] = replace(reports[0], state=State.FAILED, kind="exit", reason="again")
+    plan = written(told(root(loading(attempts=1), reports)))
+    assert (plan.phase, plan.attempts) == (Phase.GATHER, attempts)
+
+
+def test_it_gives_up_after_too_many_attempts_and_at_once_where_memory_is_too_small() -> None:
+    reports = running(iteration=5)
+    reports[0] = replace(reports[0], state=State.FAILED, kind="exit", reason="again")
+    given_up = written(told(root(loading(attempts=2), reports)))
+    assert (given_up.phase, given_up.reason) == (
+        Phase.FAILED,
+        "3 attempts in a row: machine 0: again",
+    )
+    reports[0] = replace(reports[0], kind="memory", reason="needs 9 GiB")
+    assert written(told(root(loading(), reports))).reason == "machine 0: needs 9 GiB"
+
+
+# ---- persistent checkpoints ----------------------------------------------------------------------
+
+
+def test_the_iteration_to_persist_is_announced_ahead_of_every_machine() -> None:
+    spec = replace(SPEC, persist="storage", persist_every_s=10.0)
+    made = root(loading(), running(iteration=50), spec)
+    assert told(made, now_s=9.0) == []
+    now_s, asked, iteration = 10.0, [], 50
+    while not asked:
+        iteration += 5
+        for name in NAMES:
+            now = report(name, generation=1, state=State.RUNNING, iteration=iteration)
+            asked += told(made, ReportChanged(name, now), now_s)
+        now_s += 0.5
+        assert now_s < 20.0
+    (ask,) = asked
+    assert isinstance(ask, AskPersist)
+    assert ask.iteration > iteration
+    assert told(root(loading(), running(), SPEC), now_s=1e6) == []
