@@ -200,7 +200,7 @@ def test_an_agent_that_dies_alone_is_started_again_and_a_machine_is_not(tmp_path
             os.kill(link.pids["b"], signal.SIGKILL)
             await until(lambda: supervisor.idle, "idle")
             assert said[1:] == ["machine of agent b is gone"]
-            assert await supervisor.start_spare() == "spare-0"
+            assert await supervisor.provide() == "spare-0"
             await until(lambda: supervisor.codes == {"a": 0, "spare-0": 0}, "ended")
             await supervisor.close()
 

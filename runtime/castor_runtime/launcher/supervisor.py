@@ -101,8 +101,10 @@ class Supervisor:
         self._standby[name] = standby
         await self._nursery.start(self._options_for(name, standby))
 
-    async def start_spare(self) -> str:
-        """Start one more emulated machine and return its agent's name.
+    async def provide(self) -> str:
+        """Start one more emulated machine as a standby, and return its agent's name.
+
+        The local `castor_runtime.operator.Operator`.
 
         Raises:
             NurseryError: agents cannot be started any more.

@@ -34,6 +34,7 @@ from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.supervisor import FAILED, Supervisor
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
+from castor_runtime.operator import RequestServer
 from castor_runtime.stores import open_store
 
 POLL_S: Final = 0.01
@@ -84,7 +85,6 @@ class TrainingRun:
         self._tails: dict[str, EventTail] = {}
         self._view: JobView | None = None
         self._reached = 0
-        self._served: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._interrupted = 0
         self._ended_at_s: float | None = None
@@ -97,6 +97,7 @@ class TrainingRun:
         self._injector: Injector
         self._nursery: NurseryLink
         self._supervisor: Supervisor
+        self._requests: RequestServer
 
     async def run(self) -> Outcome:
         """Run to the end; whatever comes, no process and no shared memory is left behind.
@@ -150,6 +151,7 @@ class TrainingRun:
             stack.push_async_callback(self._supervisor.close)
             await self._nursery.open()
         await self._open_store(stack)
+        self._requests = RequestServer(self._store, self._supervisor, self._say)
         self._write_run()
         self._event(
             EventKind.RUN_STARTED,
@@ -186,7 +188,7 @@ class TrainingRun:
         for machine in range(self.spec.machines):
             await self._supervisor.start(f"node-{machine}")
         for _ in range(self.options.standby):
-            await self._supervisor.start_spare()
+            await self._supervisor.provide()
         self._write_run()
 
     async def _open_store(self, stack: AsyncExitStack) -> None:
@@ -296,7 +298,7 @@ class TrainingRun:
             name = self._supervisor.given_up[0]
             log = self.folder.agent(name) / "agent.log"
             return Outcome("failed", f"agent {name} died again and again; see {log}", FAILED)
-        name = await self._supervisor.start_spare()
+        name = await self._supervisor.provide()
         self._say(f"no machine is left: starting {name}")
         return None
 
@@ -321,14 +323,7 @@ class TrainingRun:
     async def _serve_requests(self, view: JobView) -> None:
         if not self.options.local_agents:
             return
-        for key in list(view.requests):
-            if key not in self._served:
-                self._served.add(key)
-                name = await self._supervisor.start_spare()
-                self._say(f"a machine was asked for: starting {name}")
-            await self._store.transact(Txn((), (Delete(key),)))
-            # The same request may be made again when this machine dies too.
-            self._served.discard(key)
+        for key in await self._requests.serve(view.requests):
             view.requests.remove(key)
 
     # ---- small things ----------------------------------------------------------------------
