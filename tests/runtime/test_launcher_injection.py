@@ -19,8 +19,8 @@ from castor_runtime.arena.job_lock import remove_dead
 from castor_runtime.arena.layout import PartLayout
 from castor_runtime.launcher.faults import Fault, FaultKind
 from castor_runtime.launcher.injection import Struck, TargetMissingError, strike
-from castor_runtime.launcher.processes import descendants, is_alive
 from castor_runtime.launcher.run_folder import RunFolder
+from castor_runtime.processes import descendants, is_alive
 
 # An agent with a host and two trainers below it.
 AGENT = """

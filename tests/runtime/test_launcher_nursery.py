@@ -20,13 +20,13 @@ from castor_runtime.launcher.nursery import (
     options_to_json,
 )
 from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
-from castor_runtime.launcher.processes import descendants, is_alive
 from castor_runtime.launcher.supervisor import (
     RESTARTS_IN_A_ROW,
     Fate,
     RestartRule,
     Supervisor,
 )
+from castor_runtime.processes import descendants, is_alive
 
 # What an agent does is named by its job.
 AGENT = """

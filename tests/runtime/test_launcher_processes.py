@@ -17,13 +17,13 @@ import pytest
 from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind
 from castor_runtime.launcher.event_logs import EventTail, merge
-from castor_runtime.launcher.processes import (
+from castor_runtime.launcher.run_folder import RunFolder, newest_run, trainer_of
+from castor_runtime.processes import (
     descendants,
     is_alive,
     kill_tree,
     started_before,
 )
-from castor_runtime.launcher.run_folder import RunFolder, newest_run, trainer_of
 
 # Three levels; the last line of each is its child's number, passed up.
 FAMILY = """

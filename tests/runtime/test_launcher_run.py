@@ -28,10 +28,10 @@ from castor_configs.errors import InputError
 from castor_policy.events import EventKind, parse_line
 from castor_policy.store import Delete, Put, Txn
 from castor_runtime.launcher.control import ask
-from castor_runtime.launcher.processes import descendants
 from castor_runtime.launcher.result_file import Outcome, write_result
 from castor_runtime.launcher.train_options import TrainOptions, faults, job_spec
 from castor_runtime.launcher.training_run import TrainingRun
+from castor_runtime.processes import descendants
 from castor_runtime.stores import EmbeddedEtcd, open_store
 
 # Each iteration lasts 20 ms.

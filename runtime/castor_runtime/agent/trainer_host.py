@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_runtime.agent.preload import preload
-from castor_runtime.launcher.processes import die_with_parent
+from castor_runtime.processes import die_with_parent
 
 
 def fork_host() -> tuple[int, socket.socket]:

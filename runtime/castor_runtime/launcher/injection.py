@@ -15,8 +15,8 @@ from pathlib import Path
 
 from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.faults import Fault, FaultKind
-from castor_runtime.launcher.processes import descendants, is_alive, kill_tree, send
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder, trainer_of
+from castor_runtime.processes import descendants, is_alive, kill_tree, send
 
 _SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies, not a temporary file
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "TERM": signal.SIGTERM}

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.launcher.processes import adopt_orphans, die_with_parent
+from castor_runtime.processes import adopt_orphans, die_with_parent
 
 AGENT_MAIN: Final = "castor_runtime.agent.main:run_agent"
 PRELOAD: Final = "castor_runtime.agent.preload:preload"

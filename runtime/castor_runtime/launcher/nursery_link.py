@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, options_to_json
-from castor_runtime.launcher.processes import is_alive, kill_tree
+from castor_runtime.processes import is_alive, kill_tree
 
 _DEATH_S: Final = 5.0
 """At most so long for the kernel to end what was killed; a process in its hands may take longer."""

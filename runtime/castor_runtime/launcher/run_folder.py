@@ -23,7 +23,7 @@ from typing import Any
 
 from castor_configs.atomic import output_folder, write_text
 from castor_configs.errors import InputError
-from castor_runtime.launcher.processes import is_alive, started_before
+from castor_runtime.processes import is_alive, started_before
 
 _OURS = (
     "events.jsonl",

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from castor_policy.events import Event, EventKind, parse_line
 from castor_runtime.launcher.control import ask
-from castor_runtime.launcher.processes import is_alive, send
+from castor_runtime.processes import is_alive, send
 
 _TOKEN = "CASTOR_TRIAL"  # noqa: S105 - the name of a variable
 _SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies, not a temporary file
