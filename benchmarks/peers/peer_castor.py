@@ -13,7 +13,7 @@ from castor_runtime.trainer.agent_link import TrainerSettings
 
 
 class CastorPeer:
-    """The agents hold the copies; restores and fetches are real recoveries, read from its event log."""
+    """The agents hold the copies; restores and fetches are those of real recoveries."""
 
     def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:
         del asked

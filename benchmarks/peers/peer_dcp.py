@@ -16,7 +16,7 @@ from workload import Options, train
 
 
 class Dcp:
-    """Keeps the newest two checkpoints; one stager for all, without which each save allocates anew."""
+    """Keeps the newest two; one stager for all, without which each save allocates anew."""
 
     def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:
         rank = dist.get_rank()

@@ -1,4 +1,4 @@
-"""DeepSpeed's own save_checkpoint of ZeRO-3, into a folder in memory: it blocks until all is written."""
+"""DeepSpeed's own save_checkpoint of ZeRO-3, into a folder in memory; it writes while it blocks."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from workload import Options, train
 
 
 class LmResiliency:
-    """Its files are in one folder that all ranks see, without which no rank finds a dead one's part."""
+    """All ranks see one folder, without which a restarted rank does not find its part."""
 
     def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:
         self._tensors = [state[name] for name in sorted(state)]

@@ -34,6 +34,15 @@ FLOOR_OF = {
     "restore_s": "memcpy",
     "fetch_s": "gloo one way",
 }
+_LEGEND = """\
+Medians over the timed iterations of interleaved rounds, the slowest rank of each; in brackets the
+ratio to Castor (above 1: Castor is better). A rank's state is 64 float32 tensors. *Blocked*: until
+the trainer may change its state. *Replicated or usable*: until a copy that outlives the rank is
+complete: on a peer where the system has peers (marked ⇄), in the node's memory where it has none.
+*Restore*: from there into the live tensors; Castor's in a new process and verified against its
+checksums. *Memory*: proportional set size of all processes, agents and launcher too, and files in
+memory, at its peak; the live state is 1. *Kill*: until every rank has ended another iteration.
+Systems whose tier is files have it in tmpfs."""
 _GOALS_FOR = (2, 1 << 30)
 
 
@@ -98,7 +107,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         f"# Castor beside its peers, {result['date']}",
         "",
-        f"`{result['command']}`, {result['seconds']} s, commit {result['commit']}: {machine['cores']} "
+        f"`{result['command']}`, {result['seconds']} s, commit {result['commit']}: "
+        f"{machine['cores']} "
         f"cores ({machine['processor']}), {machine['memory_gib']} GiB, no GPU, Python "
         f"{machine['python']}, gloo on loopback, torch on one thread a rank.",
         *(
@@ -107,14 +117,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             else []
         ),
         "",
-        "Medians over the timed iterations of interleaved rounds, the slowest rank of each; in brackets "
-        "the ratio to Castor (above 1: Castor is better). A rank's state is 64 float32 tensors. "
-        "*Blocked*: until the trainer may change its state. *Replicated or usable*: until a copy that "
-        "outlives the rank is complete — on a peer where the system has peers (marked ⇄), in the node's "
-        "memory where it has none. *Restore*: from there into the live tensors; Castor's in a new "
-        "process and verified against its checksums. *Memory*: proportional set size of all processes, "
-        "agents and launcher too, and files in memory, at its peak; the live state is 1. *Kill*: until "
-        "every rank has ended another iteration. Systems whose tier is files have it in tmpfs.",
+        _LEGEND,
     ]
     for case in result["cases"]:
         header, *body = rows(case)
