@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from castor_analysis.job_events import events_of_the_job
 from castor_policy.events import Event, EventKind
 
 TRAINING = "training"
@@ -144,6 +145,8 @@ class _Reader:
             self.enter("serialisation" if serialises else "replacement_wait", now_ns)
         elif kind == EventKind.RESUMED:
             self.resume(event)
+        elif kind == EventKind.TRAINER_STARTED:
+            self.phase = "warm_up"  # of a real run's first trainers: nothing is trained before
         elif kind == EventKind.RUN_ENDED:
             self.end_iteration = _whole(event, "iteration")
         elif kind in _ENTERED_BY and now_ns >= self.since_ns:
@@ -176,11 +179,15 @@ def _whole(event: Event, name: str) -> int:
 def read_timeline(events: Iterable[Event]) -> Timeline:
     """Follow an event log from start to end; kinds that say nothing about phases are passed over.
 
+    In a real run each rank writes events of its own; what they come to for the job is read by
+    `castor_analysis.job_events`. Its start counts as warm-up, planning as part of the wait for a
+    replacement.
+
     Args:
-        events: of one run, in order of time.
+        events: of one run, simulated or real, in order of time.
     """
     reader = _Reader()
-    for event in events:
+    for event in events_of_the_job(events):
         reader.take(event)
     in_training = reader.phase == TRAINING
     reader.enter("end", reader.end_ns)

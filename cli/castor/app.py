@@ -18,6 +18,7 @@ from castor.commands.figures import figures
 from castor.commands.interval import interval
 from castor.commands.kill import kill
 from castor.commands.placement import placement
+from castor.commands.recovery import recovery
 from castor.commands.simulate import simulate
 from castor.commands.status import status
 from castor.commands.sweep import sweep
@@ -66,6 +67,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(agent)
 app.command()(status)
 app.command()(kill)
+app.command()(recovery)
 
 app.add_typer(trace_app, name="trace")
 

@@ -67,18 +67,12 @@ STYLE: Final[Mapping[str, object]] = MappingProxyType(
 
 
 @contextmanager
-def picture(path_stem: str | Path, height_in: float) -> Iterator[Figure]:
-    """Yield an empty figure of column width; write it as PNG and PDF once the block ends.
-
-    Neither file holds a date, so that the same drawing gives the same bytes. Each is written whole
-    or not at all.
+def figure_in_style(width_in: float, height_in: float) -> Iterator[Figure]:
+    """Yield an empty figure; everything drawn in the block has the house style.
 
     Args:
-        path_stem: where to write; ".png" and ".pdf" are appended to the name.
+        width_in: width in inches.
         height_in: height in inches.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     # matplotlib takes half a second, which a command that draws nothing need not pay.
     import matplotlib as mpl  # noqa: PLC0415
@@ -88,17 +82,47 @@ def picture(path_stem: str | Path, height_in: float) -> Iterator[Figure]:
     # Any: matplotlib's stubs list its keys, another list in each release.
     style: Any = dict(STYLE)
     with mpl.rc_context(style):
-        figure = Figure(figsize=(COLUMN_WIDTH_IN, height_in), layout="constrained")
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        undated: dict[str, dict[str, Any]] = {
-            "png": {"Software": None},
-            "pdf": {"CreationDate": None},
-        }
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the path's suffix names: .png, .pdf or .svg.
+
+    No file holds a date, so that the same drawing gives the same bytes. It is written whole or not
+    at all. Call it inside the block of `figure_in_style`.
+
+    Raises:
+        OSError: the file cannot be written.
+        KeyError: another suffix.
+    """
+    undated: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None},
+        "svg": {"Date": None},
+    }
+    kind = path.suffix[1:]
+    metadata = undated[kind]
+    with replacing(path) as beside:
+        figure.savefig(beside, format=kind, metadata=metadata)
+
+
+@contextmanager
+def picture(path_stem: str | Path, height_in: float) -> Iterator[Figure]:
+    """Yield an empty figure of column width; write it as PNG and PDF once the block ends.
+
+    Args:
+        path_stem: where to write; ".png" and ".pdf" are appended to the name.
+        height_in: height in inches.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with figure_in_style(COLUMN_WIDTH_IN, height_in) as figure:
+        yield figure
         for path in picture_paths(path_stem):
-            kind = path.suffix[1:]
-            with replacing(path) as beside:
-                figure.savefig(beside, format=kind, metadata=undated[kind])
+            save(figure, path)
 
 
 def picture_paths(path_stem: str | Path) -> tuple[Path, Path]:

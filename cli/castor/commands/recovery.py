@@ -1,0 +1,182 @@
+"""castor recovery: where each second of an outage went, from a run's event log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from castor_configs.errors import InputError
+
+if TYPE_CHECKING:
+    from castor_analysis.recovery_timeline import RecoveryTimeline
+    from castor_policy.events import Event
+
+_SUFFIXES = (".png", ".pdf", ".svg", ".html", ".json")
+
+
+def recovery(
+    run: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Run folder, or event logs of all its agents; default: newest under out/.",
+            show_default=False,
+        ),
+    ] = None,
+    generation: Annotated[
+        int | None,
+        typer.Option("--generation", "-g", metavar="G", help="The one that led to generation G."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Draw it: .png, .pdf, .svg, .html; .json: Perfetto."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show a real recovery second by second, as a table and as a picture.
+
+    Without --generation the first recovery of the run is told in full. A .json file holds the
+    whole run as a Chrome trace, which ui.perfetto.dev opens.
+
+    Example: castor recovery out/train-gpt2 --generation 2 -o recovery.png
+    """
+    from castor_analysis.recovery_timeline import choose, read_recoveries
+
+    if out is not None and out.suffix not in _SUFFIXES:
+        raise InputError(f"expected {', '.join(_SUFFIXES)}, not {out.suffix or out}", key="--out")
+    logs = _logs(run or [_newest()])
+    events = _events(logs)
+    try:
+        found = read_recoveries(events)
+        chosen = choose(found, generation)
+    except ValueError as error:
+        raise InputError(str(error), file=logs[0].parent if len(logs) > 1 else logs[0]) from error
+    if out is not None:
+        _write(events, chosen, out)
+    if as_json:
+        typer.echo(json.dumps(_document(found, chosen), allow_nan=False))
+        return
+    console = Console(highlight=False, markup=False)
+    if len(found) > 1:
+        console.print(_overview(found, chosen))
+        console.print()
+    _print(console, chosen)
+    if out is not None:
+        typer.echo(f"wrote {out}", err=True)
+
+
+def _newest() -> Path:
+    from castor_runtime.launcher.run_folder import newest_run
+
+    return newest_run().path
+
+
+def _logs(paths: Sequence[Path]) -> list[Path]:
+    """Return the event logs that the paths stand for: files, run folders, agents' folders."""
+    logs: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            logs.append(path)
+            continue
+        # A run that has ended has one merged log; a live one still has those of its agents.
+        merged = path / "events.jsonl"
+        parts = [path / "launcher.jsonl", *sorted(path.glob("agents/*/events.jsonl"))]
+        found = [merged] if merged.is_file() else [log for log in parts if log.is_file()]
+        if not found:
+            raise InputError("has no event log: name a run folder or an events.jsonl", file=path)
+        logs += found
+    return logs
+
+
+def _events(logs: Sequence[Path]) -> list[Event]:
+    from castor_runtime.launcher.event_logs import merge
+
+    return merge(logs)
+
+
+def _write(events: Sequence[Event], chosen: RecoveryTimeline, out: Path) -> None:
+    from castor_configs.atomic import write_text
+
+    if out.suffix == ".json":
+        from castor_analysis.run_trace import run_to_chrome_trace
+
+        write_text(out, json.dumps(run_to_chrome_trace(events), separators=(",", ":")) + "\n")
+        return
+    from castor_analysis.recovery_picture import draw_recovery
+
+    draw_recovery(chosen, out)
+
+
+def _document(found: Sequence[RecoveryTimeline], chosen: RecoveryTimeline) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from castor_analysis.recovery_moments import moments
+
+    return {
+        "recoveries": [one.recovery.to_json() for one in found],
+        "generation": chosen.recovery.generation,
+        "moments": [asdict(moment) for moment in moments(chosen)],
+    }
+
+
+def _overview(found: Sequence[RecoveryTimeline], chosen: RecoveryTimeline) -> Table:
+    table = _table("Recoveries of this run, parts in seconds")
+    for heading in ("led to", "from"):
+        table.add_column(heading)
+    # A column that is empty everywhere only takes room.
+    parts = [p for p in found[0].recovery.seconds if any(o.recovery.seconds[p] for o in found)]
+    for part in parts:
+        table.add_column(_HEADINGS.get(part, part), justify="right")
+    for one in found:
+        recovery = one.recovery
+        last = recovery.generations[-1]
+        table.add_row(
+            f"gen {last}{' *' if one is chosen else ''}",
+            "-" if recovery.iteration is None else str(recovery.iteration),
+            *(_seconds(recovery.seconds[part]) for part in parts),
+        )
+    return table
+
+
+_HEADINGS = {
+    "detection": "detect",
+    "interrupted": "again",
+    "replacement": "replace",
+    "planning": "plan",
+    "retrieval": "fetch",
+    "first_iteration": "first",
+}
+
+
+def _print(console: Console, chosen: RecoveryTimeline) -> None:
+    from castor_analysis.recovery_moments import moments
+    from castor_analysis.recovery_picture import headline
+
+    table = _table(headline(chosen))
+    for heading in ("from s", "to s"):
+        table.add_column(heading, justify="right")
+    table.add_column("who")
+    table.add_column("what", overflow="fold")
+    for moment in moments(chosen):
+        until = "" if moment.until_s == moment.since_s else f"{moment.until_s:.3f}"
+        table.add_row(f"{moment.since_s:.3f}", until, moment.who, moment.what)
+    console.print(table)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
+    )
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
