@@ -97,6 +97,12 @@ class Monitor:
                     what = f"{agent.name} offers rank {rank} at iteration {iteration}"
                     raise Violation(1, f"{what}, which is not complete there")
 
+    def copied(self, sender: Trainer, receiver: Trainer, *, untouched: bool) -> None:
+        """Check that neither the state nor the buffer changed while a part travelled (2)."""
+        if not untouched:
+            what = f"rank {sender.rank} on its way to {receiver.agent.name}"
+            raise Violation(2, f"{what} was overwritten at one of its ends")
+
     def stored(self, agent: SimulatedAgent, rank: int, replica: Replica, index: int) -> None:
         """Check a part that has become complete (invariant 2)."""
         iteration = replica.headers[index].iteration

@@ -157,7 +157,10 @@ class Session:
         def done(answer: TxnResult | Exception) -> None:
             self._writing = False
             if isinstance(answer, TxnResult):
-                self._written, self._written_revision = (lease, report), answer.revision
+                # An older report may have arrived after this one, and be seen before its answer.
+                overtaken = self._revisions.get(self._own_key, 0) > answer.revision
+                self._written = None if overtaken else (lease, report)
+                self._written_revision = answer.revision
                 self._write_report()
             elif not isinstance(answer, LeaseLostError):
                 self._agent.later(_RETRY_S, self._write_report)

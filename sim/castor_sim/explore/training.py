@@ -298,7 +298,8 @@ class Group:
         last = (sender.state, 1)
         replica = receiver.agent.host.memory[sender.rank]
         replica.write(index, last)
-        replica.commit(index, (first, last))
+        committed = replica.commit(index, (first, last))
+        self._world.monitor.copied(sender, receiver, untouched=committed and first[0] == last[0])
         self._world.monitor.stored(receiver.agent, sender.rank, replica, index)
         self._copies += 1
         if self._copies == self._needed * len(self._world.spec.replicas[0]):

@@ -1,0 +1,234 @@
+"""Exploring: the agents' own code holds under faults, and what is broken on purpose is found."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from castor_policy import checkpoint_memory
+from castor_policy.agents import root, worker
+from castor_sim.explore import agent, monitor, session, training, variant
+from castor_sim.explore import run as exploring
+from castor_sim.explore.broken import BROKEN
+from castor_sim.explore.checkpoint_model import Replica, part_of, state_after
+from castor_sim.explore.monitor import INVARIANTS
+from castor_sim.explore.run import Found, Search, notes_of, run_schedule, run_seed, shrink
+from castor_sim.explore.schedule import KINDS, Fault
+from castor_sim.explore.world import Shape
+
+RIGHT = Search()
+
+
+def found_by(search: Search, seeds: range) -> Found | None:
+    return next((found for seed in seeds if (found := run_seed(search, seed))), None)
+
+
+def kinds_of(found: Found) -> set[str]:
+    return {fault.kind for fault in found.faults}
+
+
+# ---- the same code -------------------------------------------------------------------------------
+
+
+def test_it_runs_the_policys_own_objects() -> None:
+    assert agent.Worker is worker.Worker
+    assert agent.Root is root.Root
+    assert variant.RIGHT.offered is checkpoint_memory.offered
+    assert variant.RIGHT.buffer_to_write is checkpoint_memory.buffer_to_write
+
+
+def test_nothing_that_it_explores_is_defined_again() -> None:
+    folder = Path(exploring.__file__).parent
+    names = {"Worker", "Root", "PartLoading", "offered", "buffer_to_write", "plan_recovery"}
+    defined = {
+        node.name
+        for file in folder.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and file.stem != "checkpoint_model"
+    }
+    assert not names & defined
+
+
+# ---- the right code ------------------------------------------------------------------------------
+
+
+def test_no_fault_schedule_breaks_an_invariant() -> None:
+    assert [run_seed(RIGHT, seed) for seed in range(60)] == [None] * 60
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("shape", "seeds"),
+    [
+        (Shape(), range(1000, 1080)),
+        (Shape(machines=5, replicas=3), range(2000, 2040)),
+        (Shape(machines=4, ranks_per_machine=2, standby=0), range(3000, 3040)),
+        (Shape(machines=2, standby=2), range(4000, 4040)),
+    ],
+)
+def test_jobs_of_other_shapes_hold_as_well(shape: Shape, seeds: range) -> None:
+    search = Search(shape)
+    assert [found for seed in seeds if (found := run_seed(search, seed))] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_fault_alone_is_survived_and_does_something(kind: str) -> None:
+    search = Search(kinds=(kind,))
+    calm = notes_of(RIGHT, Found(7, 0, "", ()))
+    for seed in (7, 8, 9):
+        assert run_seed(search, seed) is None
+    notes = notes_of(search, Found(7, 0, "", search.faults(7)))
+    assert any(f"FAULT {kind} " in note for note in notes)
+    assert notes != calm
+
+
+def test_an_outage_of_the_store_costs_no_generation_and_no_time() -> None:
+    outage = Fault("store", 3.0, span_s=9.0)
+    notes = notes_of(RIGHT, Found(1, 0, "", (outage,)))
+    assert not any("generation 2" in note for note in notes)
+    calm = notes_of(RIGHT, Found(1, 0, "", ()))
+
+    def trained(lines: list[str]) -> list[float]:
+        return [float(line.split()[0]) for line in lines if "ends: 0" in line]
+
+    assert len(trained(notes)) == 4
+    assert max(trained(notes)) < max(trained(calm)) + 0.5
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        # Machine 0 is lost after a trainer was: what was in flight is not all that is left.
+        (Fault("trainer", 2.0, 2), Fault("lease", 2.4, 0, value=-1.0)),
+        # Machines are lost before the first plan: others are asked for.
+        tuple(Fault("crash", 0.31 + 0.01 * n) for n in range(3)),
+        # A report that its sender had given up arrives after the next one.
+        (Fault("late", 4.5, 0, span_s=2.339, value=1.5), Fault("trainer", 7.4, 2)),
+        # A whole group is lost at once: storage.
+        (Fault("crash", 6.0, 0), Fault("crash", 6.0, 0)),
+        # Both copies of a part are spoilt, then it is needed.
+        (Fault("flip", 5.0, 1), Fault("flip", 5.0, 1, 1), Fault("trainer", 5.01, 0)),
+    ],
+)
+def test_schedules_that_once_failed_pass(faults: tuple[Fault, ...]) -> None:
+    for seed in range(8):
+        assert run_schedule(RIGHT, seed, faults) is None
+
+
+# ---- the broken code -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "invariant"),
+    [("root-without-fencing", 6), ("offer-before-complete", 1), ("buffer-reused-early", 4)],
+)
+def test_what_is_broken_on_purpose_is_found_and_shrunk(broken: str, invariant: int) -> None:
+    search = Search(broken=broken)
+    found = found_by(search, range(60))
+    assert found is not None
+    assert found.invariant == invariant
+    small = shrink(search, found)
+    assert 1 <= len(small.faults) <= 3
+    assert run_schedule(search, small.seed, small.faults) == small
+    assert run_schedule(RIGHT, small.seed, small.faults) is None
+    assert run_seed(RIGHT, found.seed) is None
+    for index in range(len(small.faults)):
+        fewer = small.faults[:index] + small.faults[index + 1 :]
+        again = run_schedule(search, small.seed, fewer)
+        assert again is None or again.invariant != invariant
+
+
+def test_every_broken_variant_is_tested() -> None:
+    assert set(BROKEN) == {"root-without-fencing", "offer-before-complete", "buffer-reused-early"}
+
+
+def test_a_report_that_is_not_written_again_stops_the_job(monkeypatch) -> None:
+    monkeypatch.setattr(session.Session, "_repair", lambda *_: None)
+    search = Search(kinds=("late", "loss", "trainer", "crash", "net"))
+    found = found_by(search, range(10))
+    assert found is not None
+    assert found.invariant == 11
+    assert kinds_of(shrink(search, found)) <= {"late", "trainer", "crash"}
+
+
+# ---- the monitor sees what it is there for -------------------------------------------------------
+
+
+def test_an_update_that_does_not_wait_for_the_capture_is_seen(monkeypatch) -> None:
+    monkeypatch.setattr(training.Trainer, "captured", property(lambda *_: 99, lambda *_: None))
+    monkeypatch.setattr(training, "ITERATION_S", 0.05)
+    found = run_schedule(RIGHT, 1, ())
+    assert found is not None
+    assert found.invariant == 2
+
+
+def test_a_part_that_is_loaded_unread_is_seen(monkeypatch) -> None:
+    monkeypatch.setattr(Replica, "is_intact", lambda *_: True)
+    faults = (Fault("flip", 5.0, 1), Fault("trainer", 5.01, 0))
+    found = [f for seed in range(5) if (f := run_schedule(RIGHT, seed, faults))]
+    assert {violation.invariant for violation in found} == {7}
+
+
+def test_ranks_that_load_different_iterations_are_seen(monkeypatch) -> None:
+    read = training.Trainer._read
+
+    def other_iteration(self, offer):
+        part = read(self, offer)
+        if self.rank == 1 and offer.iteration > 1:
+            object.__setattr__(offer, "iteration", offer.iteration - 1)
+            return part_of(state_after(1, offer.iteration))
+        return part
+
+    monkeypatch.setattr(training.Trainer, "_read", other_iteration)
+    found = run_schedule(RIGHT, 3, (Fault("trainer", 5.0, 0),))
+    assert found is not None
+    assert found.invariant == 5
+
+
+def test_a_machine_that_keeps_training_in_anothers_place_is_seen(monkeypatch) -> None:
+    loaded = monitor.Monitor.planned
+
+    def given_away(self, plan):
+        loaded(self, plan)
+        lives = ("somebody.1", *plan.incarnations[1:])
+        if plan.phase == "load":
+            self._loads[plan.generation] = monitor.Plan(
+                plan.generation, plan.term, plan.phase, plan.agents, lives
+            )
+
+    monkeypatch.setattr(monitor.Monitor, "planned", given_away)
+    found = run_schedule(RIGHT, 1, ())
+    assert found is not None
+    assert found.invariant == 9
+
+
+def test_a_root_that_does_not_act_is_seen(monkeypatch) -> None:
+    monkeypatch.setattr(root.Root, "_watch", lambda *_: [])
+    found = run_schedule(RIGHT, 1, ())
+    assert found is not None
+    assert found.invariant == 11
+    assert INVARIANTS[11] in found.text
+
+
+def test_a_generation_begun_for_an_outage_of_the_store_is_seen(monkeypatch) -> None:
+    lost = worker.Worker._store_lost
+
+    def panics(self, now_s):
+        return [*lost(self, now_s), *self._fail("store", "the store is gone")]
+
+    monkeypatch.setattr(worker.Worker, "_store_lost", panics)
+    found = run_schedule(RIGHT, 1, (Fault("store", 3.0, span_s=3.0),))
+    assert found is not None
+    assert found.invariant == 10
+
+
+# ---- determinism ---------------------------------------------------------------------------------
+
+
+def test_a_seed_is_one_run() -> None:
+    for seed in (3, 11):
+        found = Found(seed, 0, "", RIGHT.faults(seed))
+        assert notes_of(RIGHT, found) == notes_of(RIGHT, found)
+    assert len({RIGHT.faults(seed) for seed in range(50)}) == 50
