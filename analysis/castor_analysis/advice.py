@@ -28,6 +28,7 @@ from castor_analysis.summary import Interval, Summary, summarise_runs
 from castor_configs.cluster import load_cluster
 from castor_configs.model import load_model
 from castor_configs.quantities import exact_seconds
+from castor_policy.frequency_fit import least_wasteful_frequency
 from castor_policy.frequency_two_tier import TwoTier
 from castor_policy.placement import Placement, place
 from castor_sim.experiment import Experiment
@@ -57,8 +58,8 @@ class Candidate:
         replicas: m.
         kind: the placement's name in an experiment.
         placement: where the copies are.
-        every: period of memory checkpoints in iterations: the shortest at which their traffic
-            finds idle time for all of it.
+        every: period of memory checkpoints in iterations, the least wasteful
+            (`castor_policy.frequency_fit`): 1 where their traffic finds idle time for all of it.
         traffic_s: time to send m - 1 copies of a machine's shard.
         memory_bytes: CPU memory that they take on a machine.
         fits: whether that is within the budget.
@@ -334,7 +335,14 @@ def _candidate(case: Case, replicas: int, kind: str, spare: int) -> Candidate:
     domains = case.domains.of_machines(job.machines) if case.domains else None
     placement = place(kind, job.machines, replicas, domains=domains)
     traffic_ns = job.network_ns(replicas - 1)
-    every = max(1, -(-traffic_ns // job.network_idle_ns))
+    every = least_wasteful_frequency(
+        iteration_s=job.iteration_ns / NS_PER_S,
+        traffic_s=traffic_ns / NS_PER_S,
+        idle_s=min(job.network_idle_ns, job.iteration_ns) / NS_PER_S,
+        failure_rate_per_s=failing.per_s,
+        retrieval_s=job.network_ns() / NS_PER_S,
+        from_snapshot=True,
+    ).every
     strategy = Gemini(replicas=replicas, every=every, serialise=0)
     profile = strategy.profile(replace(job, replicas=replicas))
     wait_s = _wait_s(case, spare)

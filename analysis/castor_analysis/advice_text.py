@@ -277,6 +277,13 @@ def _traffic_reason(advice: Advice, chosen: Candidate) -> str:
         f"{format_seconds(chosen.traffic_s)} at {format_bps(job.network_bps)}; the network is idle "
         f"{format_seconds(idle_s)} of each {format_seconds(job.iteration_ns / 1e9)}"
     )
+    stall_s = max(0.0, chosen.traffic_s - chosen.every * idle_s)
+    if stall_s > 0:
+        period = "iteration" if chosen.every == 1 else f"{chosen.every} iterations"
+        return text + (
+            f", so a checkpoint every {period} stalls training {format_seconds(stall_s)} each "
+            "time; failures come so often that rarer ones would waste more."
+        )
     if chosen.every == 1:
         return text + ", so it fits and stalls nothing, every iteration."
     return text + (

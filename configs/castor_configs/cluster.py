@@ -10,13 +10,14 @@ from pydantic import Field
 
 from castor_configs.find import find_config
 from castor_configs.load import load_toml
-from castor_configs.quantities import BitsPerSecond, Bytes, Seconds
+from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Seconds
 from castor_configs.schema import ConfigModel, Count, Name
 
 DomainKind: TypeAlias = Literal["rack", "switch", "power_feed"]
 
 PositiveBps: TypeAlias = Annotated[BitsPerSecond, Field(gt=0)]
 PositiveBytes: TypeAlias = Annotated[Bytes, Field(gt=0)]
+Share: TypeAlias = Annotated[Fraction01, Field(gt=0)]
 
 
 class Storage(ConfigModel):
@@ -37,6 +38,30 @@ class FailureDomains(ConfigModel):
     """Machines under one switch."""
     machines_per_power_feed: Count | None = None
     """Machines on one power feed."""
+
+
+class Calibration(ConfigModel):
+    """What training reaches of the hardware: the few figures behind `castor iterate`.
+
+    The defaults are round numbers for a cluster that nobody has measured; docs/iteration.md says
+    how those of p3dn and p4d were fitted, and how well they predict what they were not fitted on.
+    """
+
+    compute_efficiency: Share = 0.3
+    """Share of the GPU's peak that the layers' arithmetic reaches."""
+    collective_efficiency: Share = 0.5
+    """Share of the network bandwidth that all-gather and reduce-scatter reach."""
+    checkpoint_efficiency: Share = 0.6
+    """Share of the network bandwidth that checkpoint chunks reach, all GPUs sending at once."""
+    copy_efficiency: Share = 0.6
+    """Share of the GPU-to-CPU bandwidth that copies of chunks reach."""
+    gradient_check: Seconds = 0.0
+    """Time for 1e9 parameters of one GPU's shard from the last gradient to the update (overflow,
+    norm, clipping): the network is idle and the model state is not written yet."""
+    update: Seconds = 0.03
+    """Time of the optimizer's update for 1e9 parameters of one GPU's shard."""
+    source: str = ""
+    """Where the figures come from."""
 
 
 class Cluster(ConfigModel):
@@ -62,6 +87,12 @@ class Cluster(ConfigModel):
     """Bandwidth from one machine's GPUs together to its CPU memory, in bits per second."""
     storage: Storage
     """The remote persistent storage."""
+    gpu_peak_tflops: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Peak of one GPU in the precision that trains, in 1e12 floating point operations a second."""
+    gpu_link_bandwidth: PositiveBps | None = None
+    """Bandwidth of one GPU to the others of its machine, one direction, in bits per second."""
+    calibration: Calibration = Calibration()
+    """What training reaches of the hardware."""
     gpu_hour_price: Annotated[float, Field(strict=True, ge=0, le=1e6)]
     """Price of one GPU for an hour, in `currency`."""
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
