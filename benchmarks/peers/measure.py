@@ -34,6 +34,7 @@ class Measured:
         machine_s: the same for a machine, replaced by a standby.
         peak_bytes: all processes and files in memory, during the iterations before the timed ones.
         steady_bytes: after them.
+        standby_bytes: of Castor's standby machine, which holds its memory ready; not in the others.
         parts: seconds by part of Castor's recoveries, by name.
         error: why it has no, or not all, values.
     """
@@ -46,6 +47,7 @@ class Measured:
     machine_s: list[float] = field(default_factory=list)
     peak_bytes: int = 0
     steady_bytes: int = 0
+    standby_bytes: int = 0
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
     error: str = ""
 
@@ -89,15 +91,17 @@ def run(
     deadline = time.monotonic() + limit_s
     kills: list[int] = []
     try:
-        sampler = Sampler(process.pid, tier, lambda: logs.saved() >= WARM_UP)
+        sampler = Sampler(
+            process.pid, tier, lambda: logs.saved() >= WARM_UP, lambda: _standby(out / "run")
+        )
         _wait(process, lambda: logs.saved() >= WARM_UP, deadline)
         sampler.stop()
         measured.peak_bytes, measured.steady_bytes = sampler.peak_bytes, sampler.last_bytes
+        measured.standby_bytes = sampler.standby_bytes
         _wait(process, lambda: logs.saved() > WARM_UP + iterations, deadline)
         kills.append(_kill_rank(logs, ranks - 1))
         if system.peer_copy and (out / "run").exists():
             _wait(process, lambda: _lives(logs) == 2 and logs.saved() > 0, deadline)
-            time.sleep(3.0)  # until its redundancy is back, and the next checkpoint has been made
             _kill_machine(out / "run", ranks - 1)
         _wait(process, lambda: process.poll() is not None, deadline)
     except _RunError as error:
@@ -195,6 +199,13 @@ def _collect(
         measured.error = f"{measured.error}; restored a wrong state {len(wrong)} times".strip("; ")
     elif kills and not measured.kill_s and not measured.error:
         measured.error = "no iteration ended after the kill"
+
+
+def _standby(run: Path) -> int | None:
+    try:
+        return int(json.loads((run / "agents" / "spare-0" / "agent.json").read_text())["pid"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _injected_ns(run: Path) -> list[int]:

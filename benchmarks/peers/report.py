@@ -62,6 +62,8 @@ def summary(system: System, runs: Sequence[Measured], all_bytes: int) -> dict[st
         values = [value for run in runs for value in getattr(run, quantity)]
         row[quantity] = median(values) if values else None
         row[f"{quantity}_range"] = [min(values), max(values)] if values else None
+    standby = [run.standby_bytes / all_bytes for run in runs if run.standby_bytes]
+    row["standby"] = median(standby) if standby else None
     row["errors"] = sorted({run.error for run in runs if run.error})
     return row
 
@@ -161,5 +163,10 @@ def _notes(case: dict[str, Any]) -> list[str]:
     for row in case["systems"].values():
         if row["note"]:
             notes.append(f"{row['name']}: {row['note']}.")
+        if row["standby"]:
+            notes.append(
+                f"{row['name']}: its one standby machine holds its memory ready, which takes "
+                f"{row['standby']:.2f} times the state of all ranks more."
+            )
         notes += [f"{row['name']}: {error}" for error in row["errors"]]
     return notes
