@@ -12,6 +12,7 @@ from rich.console import Console
 
 from castor.commands.advise import advise
 from castor.commands.agent import agent
+from castor.commands.cluster import cluster_app
 from castor.commands.demo import demo
 from castor.commands.explore import explore
 from castor.commands.figures import figures
@@ -70,6 +71,7 @@ app.command()(kill)
 app.command()(recovery)
 
 app.add_typer(trace_app, name="trace")
+app.add_typer(cluster_app, name="cluster")
 
 
 def main() -> None:
