@@ -229,7 +229,9 @@ def _draw_parts(axes: Axes, timeline: RecoveryTimeline, lanes: _Lanes, window: _
         seconds = format_seconds((part.end_ns - part.start_ns) / _NS_PER_S)
         name = _NAMES.get(part.phase, part.phase)
         words = (f"{name} {seconds}", name, seconds)
-        said = next((one for one in words if _fits(one, window, end_s - start_s)), "")
+        is_cut = _since(timeline, part.start_ns) < start_s or end_s < _since(timeline, part.end_ns)
+        fitting = [one for one in words if not is_cut and _fits(one, window, end_s - start_s)]
+        said = fitting[0] if fitting else ""
         axes.text(
             (start_s + end_s) / 2, 0.5, said, ha="center", va="center", color=ink, fontsize=6.5
         )
