@@ -17,6 +17,8 @@ from typing import Any
 from memory import Sampler, tree
 from systems import BIN, FLOORS, HERE, System, environment
 
+from castor_runtime.arena import remove_dead
+
 WARM_UP = 3
 _POLL_S = 0.02
 
@@ -109,6 +111,7 @@ def run(
     finally:
         sampler.stop()
         _end(process)
+        remove_dead()  # a run that was stopped leaves memory for its next life
         shutil.rmtree(tier, ignore_errors=True)
     if (out / "run").exists():
         kills += _injected_ns(out / "run")

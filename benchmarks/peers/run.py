@@ -36,6 +36,7 @@ _LIMIT_S = 240.0
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
     asked = _arguments()
+    asked.out = asked.out.resolve()
     unknown = sorted(set(asked.systems) - set(SYSTEMS))
     if unknown:
         raise SystemExit(f"no such systems: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
