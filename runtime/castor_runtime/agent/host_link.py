@@ -62,7 +62,11 @@ class HostLink:
         environment: Mapping[str, str],
         log: Path,
     ) -> int:
-        """Fork a trainer and return its process id; `ended` waits for its end."""
+        """Fork a trainer and return its process id; `ended` waits for its end.
+
+        Raises:
+            HostLostError: the host has died.
+        """
         return await self._ask(
             f"rank {rank}",
             {
@@ -111,13 +115,13 @@ class HostLink:
 
     async def _ask(self, name: str, request: dict[str, Any]) -> int:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._started[name] = answer
         self._send(request)
+        self._started[name] = answer
         # Shielded: who waits may be cancelled, and the process is started all the same.
         return await asyncio.shield(answer)
 
     def _send(self, message: dict[str, Any]) -> None:
-        if self._writer is None or self._writer.is_closing():
+        if self._writer is None or self._writer.is_closing() or self._lost.is_set():
             raise HostLostError("the trainer host has died")
         self._writer.write(json.dumps(message).encode() + b"\n")
 
@@ -141,7 +145,10 @@ class HostLink:
         for waiting in self._started.values():
             waiting.set_exception(HostLostError("the trainer host has died"))
         self._started.clear()
-        for end in self._ended.values():
+        for pid, end in self._ended.items():
             if not end.done():
                 end.set_result(-signal.SIGKILL)  # they die with their host
+                # Their own children do not: data loaders, and whatever else a script starts.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
         self._lost.set()

@@ -1,0 +1,144 @@
+"""Drives a real trainer host through its life, as an agent does; prints what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from castor_runtime.agent.host_link import HostLink, HostLostError
+from castor_runtime.agent.log_tail import last_words
+from castor_runtime.agent.trainer_host import fork_host
+from castor_runtime.processes import descendants, is_alive
+
+SCRIPTS = {
+    "speaks": """
+import atexit, os, sys, neighbour
+from pathlib import Path
+atexit.register(lambda: Path(sys.argv[1]).write_text("left well"))
+print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], __name__, neighbour.NAME)
+""",
+    "neighbour": "NAME = 'beside the script'\n",
+    "leaves": "import sys; sys.exit(7)",
+    "says_why": "import sys; sys.exit('no such corpus')",
+    "raises": "x = 1\nraise ArithmeticError('the loss is NaN')\n",
+    "waits": """
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen(["sleep", "600"])
+Path(sys.argv[1]).write_text(str(child.pid))
+time.sleep(600)
+""",
+}
+
+
+class Life:
+    def __init__(self, folder: Path, host: HostLink) -> None:
+        self.folder = folder
+        self.host = host
+        self.found: dict[str, Any] = {}
+
+    def script(self, name: str) -> str:
+        return str(self.folder / f"{name}.py")
+
+    async def run(self, name: str, rank: int = 3, *arguments: str) -> int:
+        log = self.folder / f"{name}.log"
+        environment = {"RANK": str(rank), "WORLD_SIZE": "8"}
+        return await self.host.start_trainer(rank, self.script(name), arguments, environment, log)
+
+    async def ends(self, name: str, *arguments: str) -> dict[str, Any]:
+        code = await self.host.ended(await self.run(name, 3, *arguments))
+        log = self.folder / f"{name}.log"
+        return {"code": code, "log": log.read_text(), "last_words": last_words(log)}
+
+    async def wait_for(self, file: Path) -> int:
+        while not (file.exists() and file.read_text()):
+            await asyncio.sleep(0.01)
+        return int(file.read_text())
+
+
+async def gone(*pids: int) -> bool:
+    for _ in range(1000):
+        if not any(is_alive(pid) for pid in pids):
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def live(folder: Path, pid: int, link: Any) -> None:
+    host = HostLink(link, pid)
+    await host.open()
+    life = Life(folder, host)
+    found = life.found
+    host.preload(life.script("speaks"))
+    await host.ready.wait()
+    for name in ("leaves", "says_why", "raises"):
+        found[name] = await life.ends(name)
+    left = folder / "left"
+    found["speaks"] = {**await life.ends("speaks", str(left)), "atexit": left.read_text()}
+    # All that a trainer would import was imported before it was forked, without a thread.
+    found["threads"] = len(list(Path(f"/proc/{pid}/task").iterdir()))
+    called = folder / "called"
+    call = await host.start_call("a call", "os:mkdir", {"path": str(called)}, folder / "call.log")
+    found["call"] = [await host.ended(call), called.is_dir()]
+    bad = await host.start_call("bad", "os:no_such", {}, folder / "bad.log")
+    found["bad_call"] = [await host.ended(bad), last_words(folder / "bad.log")]
+
+    trainer = await life.run("waits", 0, str(folder / "child"))
+    child = await life.wait_for(folder / "child")
+    ending = asyncio.create_task(host.ended(trainer))
+    await asyncio.sleep(0)
+    await host.kill_all()
+    found["killed"] = [await ending, await gone(trainer, child)]
+
+    # The start that nobody waits for any more is under way when all is to be killed.
+    given_up = asyncio.create_task(life.run("waits", 1, str(folder / "given_up")))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await host.kill_all()
+    found["given_up"] = [one for one in descendants(pid) if not await gone(one)]
+
+    trainer = await life.run("waits", 2, str(folder / "orphan"))
+    await life.wait_for(folder / "orphan")
+    lost = asyncio.Event()
+    host.on_lost(lost.set)
+    ending = asyncio.create_task(host.ended(trainer))
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.wait_for(lost.wait(), 30)
+    child = await life.wait_for(folder / "orphan")
+    found["host_lost"] = [await ending, await gone(trainer, child)]
+    with contextlib.suppress(HostLostError):
+        await life.run("leaves")
+        found["host_lost"].append("a lost host started a trainer")
+    host.close()
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+async def wait(folder: Path, pid: int, link: Any) -> None:
+    """Start a trainer, tell who is there, and wait to be killed."""
+    host = HostLink(link, pid)
+    await host.open()
+    life = Life(folder, host)
+    trainer = await life.run("waits", 0, str(folder / "child"))
+    await life.wait_for(folder / "child")
+    sys.stdout.write(json.dumps([pid, trainer]) + "\n")
+    sys.stdout.flush()
+    await asyncio.sleep(600)
+
+
+def main() -> None:
+    folder = Path(sys.argv[2])
+    for name, text in SCRIPTS.items():
+        (folder / f"{name}.py").write_text(text)
+    pid, link = fork_host()
+    asyncio.run({"live": live, "wait": wait}[sys.argv[1]](folder, pid, link))
+
+
+if __name__ == "__main__":
+    main()

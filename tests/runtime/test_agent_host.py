@@ -1,0 +1,88 @@
+"""The trainer host and the agent's link to it: real processes, forked and killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from castor_runtime.processes import is_alive
+
+pytestmark = pytest.mark.long  # a host imports torch and deepspeed first
+
+PROGRAM = Path(__file__).with_name("agent_host_program.py")
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("host")
+    ended = subprocess.run(
+        [sys.executable, str(PROGRAM), "live", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_a_trainer_runs_as_a_main_program(life: dict[str, Any]) -> None:
+    speaks = life["speaks"]
+    assert speaks["code"] == 0
+    assert "rank 3 of 8 __main__ beside the script" in speaks["log"]
+    assert speaks["atexit"] == "left well"
+
+
+def test_how_a_trainer_ended_is_told(life: dict[str, Any]) -> None:
+    assert life["leaves"]["code"] == 7
+    assert life["says_why"]["code"] == 1
+    assert life["says_why"]["last_words"] == "no such corpus"
+    assert life["raises"]["code"] == 1
+    assert life["raises"]["last_words"] == "ArithmeticError: the loss is NaN"
+    assert 'raises.py", line 2' in life["raises"]["log"]
+
+
+def test_the_host_has_one_thread(life: dict[str, Any]) -> None:
+    assert life["threads"] == 1
+
+
+def test_functions_are_called_in_a_process_of_their_own(life: dict[str, Any]) -> None:
+    assert life["call"] == [0, True]
+    code, said = life["bad_call"]
+    assert code == 1
+    assert "no_such" in said
+
+
+def test_a_killed_trainer_takes_its_children_with_it(life: dict[str, Any]) -> None:
+    assert life["killed"] == [-9, True]
+
+
+def test_a_start_that_was_given_up_is_killed_too(life: dict[str, Any]) -> None:
+    assert life["given_up"] == []
+
+
+def test_trainers_die_with_their_host_and_the_agent_hears_of_it(life: dict[str, Any]) -> None:
+    assert life["host_lost"] == [-9, True]
+
+
+def test_host_and_trainers_die_with_the_agent(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, str(PROGRAM), "wait", str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as agent:
+        assert agent.stdout is not None
+        processes = json.loads(agent.stdout.readline())
+        assert all(is_alive(pid) for pid in processes)
+        agent.kill()
+    deadline = time.monotonic() + 30
+    while any(is_alive(pid) for pid in processes):
+        assert time.monotonic() < deadline, "outlived the agent"
+        time.sleep(0.01)
+    # Its child is in another's hands: the trainer's own end cannot take it along.
+    child = int((tmp_path / "child").read_text())
+    subprocess.run(["kill", "-9", str(child)], check=False)
