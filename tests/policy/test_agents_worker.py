@@ -328,15 +328,29 @@ def test_nobody_campaigns_without_the_store(event: WorkerEvent) -> None:
 def test_a_machine_cut_off_from_all_stops_its_trainers_once_its_lease_must_be_over() -> None:
     made = training()
     told(made, SessionRenewed(10.0), StoreLost(), now_s=10.0)
-    assert told(made, Tick(), now_s=13.9) == [
+    assert told(made, Tick(), now_s=12.0) == [
         PingPeers({1: "node-1:1", 2: "node-2:1", 3: "node-3:1"})
     ]
+    assert [type(effect) for effect in told(made, Tick(), now_s=13.9)] == [PingPeers]
     told(made, PeersAnswered({}), now_s=13.95)
     report, stop = told(made, Tick(), now_s=14.0)
     assert isinstance(report, Report)
     assert (report.report.state, report.report.kind) == (State.FAILED, "isolated")
     assert stop == StopTrainers()
     assert told(made, Tick(), now_s=15.0) == []
+
+
+def test_peers_that_were_not_asked_are_not_held_for_silent() -> None:
+    """Seed 30190 of `castor explore`: the store was down while the job began."""
+    made = training()
+    told(made, StoreLost(), now_s=100.0)
+    gathered(made, {0: (5,), 1: (5,)}, generation=2)
+    told(made, PlanChanged(load(2), 5), now_s=150.0)
+    assert [type(effect) for effect in told(made, Tick(), now_s=150.0)] == [PingPeers]
+    assert told(made, PeersAnswered({1: 2}), now_s=150.1) == []
+    assert [type(effect) for effect in told(made, Tick(), now_s=151.9)] == [PingPeers]
+    told(made, Tick(), now_s=152.2)
+    assert made.report.kind == "isolated"
 
 
 def test_an_outage_of_the_store_alone_stops_nothing() -> None:

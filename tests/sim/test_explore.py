@@ -85,6 +85,8 @@ def test_each_kind_of_fault_alone_is_survived_and_does_something(kind: str) -> N
 
 
 def test_an_outage_of_the_store_costs_no_generation_and_no_time() -> None:
+    begins = Fault("store", 0.636, span_s=3.648)
+    assert run_schedule(Search(Shape(standby=0)), 30190, (begins,)) is None
     outage = Fault("store", 3.0, span_s=9.0)
     notes = notes_of(RIGHT, Found(1, 0, "", (outage,)))
     assert not any("generation 2" in note for note in notes)
@@ -101,7 +103,7 @@ def test_an_outage_of_the_store_costs_no_generation_and_no_time() -> None:
     "faults",
     [
         # Machine 0 is lost after a trainer was: what was in flight is not all that is left.
-        (Fault("trainer", 2.0, 2), Fault("lease", 2.4, 0, value=-1.0)),
+        (Fault("trainer", 2.3, 3), Fault("crash", 2.3, 0, after="load", lag_s=0.1)),
         # Machines are lost before the first plan: others are asked for.
         tuple(Fault("crash", 0.31 + 0.01 * n) for n in range(3)),
         # A report that its sender had given up arrives after the next one.
@@ -215,8 +217,8 @@ def test_a_root_that_does_not_act_is_seen(monkeypatch) -> None:
 def test_a_generation_begun_for_an_outage_of_the_store_is_seen(monkeypatch) -> None:
     lost = worker.Worker._store_lost
 
-    def panics(self, now_s):
-        return [*lost(self, now_s), *self._fail("store", "the store is gone")]
+    def panics(self):
+        return [*lost(self), *self._fail("store", "the store is gone")]
 
     monkeypatch.setattr(worker.Worker, "_store_lost", panics)
     found = run_schedule(RIGHT, 1, (Fault("store", 3.0, span_s=3.0),))

@@ -96,6 +96,7 @@ class Worker:
         self._renewed_s = now_s
         self._peers_answered_s = now_s
         self._pinged_s = now_s
+        self._asking_since_s: float | None = None
         self._rootless_since_s: float | None = None
         self._reported_s = now_s
 
@@ -112,7 +113,7 @@ class Worker:
                 self._in_session = False
                 return []
             case StoreLost():
-                return self._store_lost(now_s)
+                return self._store_lost()
             case PlanChanged(plan, _):
                 return self._obey(plan)
             case RootChanged(agent):
@@ -180,12 +181,11 @@ class Worker:
         self._renewed_s = max(self._renewed_s, sent_s)
         return self._store_back()
 
-    def _store_lost(self, now_s: float) -> list[WorkerEffect]:
+    def _store_lost(self) -> list[WorkerEffect]:
         if self._store_silent:
             return []
         self._store_silent = True
-        # Nobody has asked them yet: a machine that was paused has not heard that they are silent.
-        self._peers_answered_s = now_s
+        self._asking_since_s = None
         return [Log(EventKind.STORE_LOST, {"agent": self.report.agent})]
 
     def _store_back(self) -> list[WorkerEffect]:
@@ -211,8 +211,12 @@ class Worker:
             return []
         if self.machine is None or self._is_over() or len(plan.agents) < 2:
             return []
+        if self._asking_since_s is None:
+            # Who was not asked is not silent: this machine was paused, or the plan has just come.
+            self._asking_since_s = now_s
+        heard_s = max(self._peers_answered_s, self._asking_since_s)
         expired = now_s - self._renewed_s >= self.spec.lease_s
-        unheard = now_s - self._peers_answered_s >= self.spec.lease_s / 2
+        unheard = now_s - heard_s >= self.spec.lease_s / 2
         if expired and unheard:
             cut_off = "cut off from the store and from every peer; the lease must have expired"
             return [*self._fail("isolated", cut_off), StopTrainers()]
@@ -284,6 +288,7 @@ class Worker:
             return [StopTrainers(), *self._fail("start", "the plan came before its gathering")]
         in_memory = plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
         self._parts = PartLoading(self.spec, plan, machine, known.holdings)
+        self._asking_since_s = None
         return [
             Keep(plan.iteration if in_memory else None),
             StartTrainers(plan, machine),
