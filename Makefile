@@ -36,6 +36,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/cluster_simulator.py --out out/bench
+	$(BIN)/python benchmarks/recovery/measure.py --out out/bench
 
 # An environment of its own: the peers pin what they need. It runs for about 25 minutes.
 bench-peers: .venv-peers/.castor-setup
