@@ -68,10 +68,14 @@ class Logs:
         """Return the last iteration that all ranks have saved in their current lives."""
         return min(_last_saved(events) for events in self.read())
 
+    def finished(self) -> bool:
+        """Tell whether all ranks have come to the end of their program."""
+        return all(events and events[-1]["kind"] == "finished" for events in self.read())
+
 
 def run_floors(ranks: int, state_bytes: int, out: Path) -> dict[str, float]:
     """Return the floors' medians in seconds."""
-    _start_and_wait(FLOORS, ranks, state_bytes, 0, out, out / "tier").wait(timeout=300)
+    _start(FLOORS, ranks, state_bytes, 0, out, out / "tier").wait(timeout=300)
     found: dict[str, list[float]] = {}
     for events in Logs(out / "log", ranks).read():
         for event in events:
@@ -88,7 +92,7 @@ def run(
     shutil.rmtree(tier, ignore_errors=True)
     tier.mkdir()
     measured = Measured()
-    process = _start_and_wait(system, ranks, state_bytes, WARM_UP + iterations, out, tier)
+    process = _start(system, ranks, state_bytes, WARM_UP + iterations, out, tier)
     logs = Logs(out / "log", ranks)
     deadline = time.monotonic() + limit_s
     kills: list[int] = []
@@ -105,7 +109,13 @@ def run(
         if system.peer_copy and (out / "run").exists():
             _wait(process, lambda: _lives(logs) == 2 and logs.saved() > 0, deadline)
             _kill_machine(out / "run", ranks - 1)
-        _wait(process, lambda: process.poll() is not None, deadline)
+        # Castor's launcher still writes its result; peers may hang at the interpreter's exit.
+        castor = (out / "run").exists()
+        _wait(
+            process,
+            lambda: process.poll() is not None or (not castor and logs.finished()),
+            deadline,
+        )
     except _RunError as error:
         measured.error = f"{error}; {_tail(out)}"
     finally:
@@ -125,7 +135,7 @@ class _RunError(Exception):
     """The run did not do what it should."""
 
 
-def _start_and_wait(
+def _start(
     system: System, ranks: int, state_bytes: int, iterations: int, out: Path, tier: Path
 ) -> subprocess.Popen[bytes]:
     shutil.rmtree(out, ignore_errors=True)
