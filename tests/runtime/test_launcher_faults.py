@@ -12,6 +12,7 @@ from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind
 from castor_runtime.launcher.fault_schedule import FaultSchedule, faults_of_trace
 from castor_runtime.launcher.faults import (
+    FOR_GOOD,
     AtIteration,
     AtRecovery,
     AtTime,
@@ -38,8 +39,11 @@ def valid_faults(draw: st.DrawFn) -> Fault:
     targets: tuple[int | str, ...] = ()
     if kind not in (FaultKind.ROOT, FaultKind.STORE):
         targets = tuple(draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True)))
-    outage_s = draw(st.sampled_from([0.5, 10.0, 90.0])) if kind == FaultKind.STORE else 10.0
-    return Fault(kind, targets, draw(whens), outage_s)
+    outage_s = 10.0
+    if kind in (FaultKind.STORE, FaultKind.LINK):
+        outage_s = draw(st.sampled_from([0.5, 10.0, 90.0, FOR_GOOD][: 3 + (kind == "link")]))
+    bandwidth_bps = draw(st.integers(1, 10**11)) if kind == FaultKind.SLOW else 0
+    return Fault(kind, targets, draw(whens), outage_s, bandwidth_bps=bandwidth_bps)
 
 
 def parsed(text: str) -> Fault:
@@ -57,6 +61,15 @@ def test_the_documented_faults_are_read() -> None:
     assert parsed("store@12/10s").outage_s == 10.0
     assert parsed("machine:3@recovery+0.5s").when == AtRecovery(0.5)
     assert parsed("rank:7@20").targets == (7,)
+    assert parsed("link:2@10").outage_s == FOR_GOOD
+    assert parsed("link:2,3@10/5s") == Fault(FaultKind.LINK, (2, 3), AtIteration(10), 5.0)
+    assert parsed("slow:1@10/10mbit").bandwidth_bps == 10_000_000
+    assert parsed("slow:spare-0@now/1.5Gbit/s").bandwidth_bps == 1_500_000_000
+    assert [parsed(text).of_link for text in ("link:0@1", "slow:0@1/1mbit", "stop:0@1")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +90,12 @@ def test_the_documented_faults_are_read() -> None:
         ("rank:1@soon", "WHEN is"),
         ("rank:1@recovery+", "WHEN is"),
         ("rank:1@recovery+x", "a time such as"),
-        ("rank:1@10/5s", "only store takes an option"),
+        ("rank:1@10/5s", "only store, link and slow take an option"),
+        ("slow:1@10", "say how slow"),
+        ("slow:1@10/5s", "a bandwidth such as"),
+        ("slow:4@10/1mbit", "use 0..3"),
+        ("link:1@10/10mbit", "a time such as"),
+        ("link@10", "needs a machine"),
         ("store@10/fast", "a time such as"),
     ],
 )

@@ -46,6 +46,22 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+class Notes:
+    """A network that writes down what is done to it; tests/cluster has a real one."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str, int]] = []
+
+    def cut(self, agent: str) -> None:
+        self.done.append(("cut", agent, 0))
+
+    def slow(self, agent: str, bandwidth_bps: int) -> None:
+        self.done.append(("slow", agent, bandwidth_bps))
+
+    def clear(self, agent: str) -> None:
+        self.done.append(("clear", agent, 0))
+
+
 class Cluster:
     """Two agents of two ranks each, which do nothing; agent n fills machine n."""
 
@@ -86,13 +102,20 @@ class Cluster:
         }
         (self.folder.agent(name) / "agent.json").write_text(json.dumps(document))
 
-    def strike(self, kind: FaultKind, *targets: int | str, sent: str = "") -> list[Struck]:
+    def strike(
+        self,
+        kind: FaultKind,
+        *targets: int | str,
+        sent: str = "",
+        network: Notes | None = None,
+    ) -> list[Struck]:
         return strike(
             self.folder,
-            Fault(kind, targets, signal=sent),
+            Fault(kind, targets, signal=sent, bandwidth_bps=10**7),
             ranks_per_machine=2,
             root="node-1",
             doomed=self.doomed.append,
+            network=network,
         )
 
     def commit(self, rank: int, iteration: int) -> None:
@@ -190,3 +213,25 @@ def test_a_flipped_bit_damages_every_complete_iteration_of_the_own_part(cluster:
     for iteration in (1, 2):
         assert cluster.arenas[1].replica(2).verify(iteration) == [1]
         assert cluster.arenas[1].replica(3).verify(iteration) == []
+
+
+def test_a_fault_of_a_link_harms_no_process_and_needs_a_network(cluster: Cluster) -> None:
+    with pytest.raises(ValueError, match="emulated cluster"):
+        cluster.strike(FaultKind.LINK, 0)
+    network = Notes()
+    with pytest.raises(TargetMissingError, match="spare-7"):
+        cluster.strike(FaultKind.LINK, 0, "spare-7", network=network)
+    assert network.done == [], "one target is missing: none is struck"
+    struck = cluster.strike(FaultKind.LINK, 0, "node-1", network=network)
+    assert [(one.target, one.kind, one.machine) for one in struck] == [
+        ("link:0", "software", 0),
+        ("link:1", "software", 1),
+    ]
+    cluster.strike(FaultKind.SLOW, 1, network=network)
+    assert network.done == [("cut", "node-0", 0), ("cut", "node-1", 0), ("slow", "node-1", 10**7)]
+    assert cluster.doomed == []
+    assert all(is_alive(pid) for pid in (*cluster.hosts, *cluster.trainers))
+    cluster.strike(FaultKind.MACHINE, 1, sent="STOP", network=network)
+    cluster.strike(FaultKind.MACHINE, 0, network=network)
+    assert network.done[3:] == [("clear", "node-0", 0)], "only a machine that is gone is cleared"
+    assert not any(is_alive(pid) for pid in (cluster.hosts[0], *cluster.trainers[:2]))

@@ -203,3 +203,22 @@ def test_agents_that_disagree_on_the_final_state_are_an_error() -> None:
         final_state([{"iteration": 7, "ranks": {"0": "a"}}, {"iteration": 8, "ranks": {}}], 1)
     with pytest.raises(ValueError, match="rank 0"):
         final_state([{"ranks": {"0": "a"}}, {"ranks": {"0": "b"}}], 1)
+
+
+def test_what_befell_a_link_counts_only_where_it_stopped_training() -> None:
+    def cut(time_s: float, outage_s: float | None) -> Event:
+        lasting: dict[str, Value] = {} if outage_s is None else {"outage_s": outage_s}
+        return at(time_s, K.FAILURE, failure="software", target="link:1", machine=1, **lasting)
+
+    after = [
+        at(9.5, K.DETECTED, generation=2, failure="hardware", machine=1, cause="lease"),
+        *recovered(9.7, 2, 8, "peer:2"),
+        *trained(12.2, 2, 9, 12),
+    ]
+    slow = at(3.5, K.FAILURE, failure="software", target="slow:0", machine=0)
+    whole_again = only([*trained(1, 1, 1, 5), cut(2.5, 1.0), slow, cut(6.5, 5.0), *after])
+    assert whole_again.machines == (1,)
+    assert whole_again.seconds["detection"] == pytest.approx(3.0)
+    for_good = only([*trained(1, 1, 1, 5), cut(6.5, None), *after])
+    assert for_good.seconds["detection"] == pytest.approx(3.0)
+    check_sum(for_good)

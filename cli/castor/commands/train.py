@@ -66,7 +66,8 @@ def train(
         typer.Option(
             metavar="KIND:TARGET@WHEN",
             help="Inject a failure: machine:2@10, rank:1@20, agent:0@5, root@7, store@9/10s, "
-            "flip:0@8, stop:3@12, agentstop:1@6; WHEN: iteration, 40s, recovery+0.5s.",
+            "flip:0@8, stop:3@12, agentstop:1@6; with --cluster also link:2@10/5s (cut), "
+            "slow:1@10/10mbit; WHEN: iteration, 40s, recovery+0.5s.",
         ),
     ] = None,
     replay: Annotated[
@@ -78,6 +79,9 @@ def train(
     agents: Annotated[
         AgentsFrom, typer.Option(help="external: run castor agent on each machine yourself.")
     ] = AgentsFrom.LOCAL,
+    cluster: Annotated[
+        str, typer.Option(metavar="NAME", help="Run on an emulated cluster: castor cluster up.")
+    ] = "",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder; default out/train-JOB.")
     ] = None,
@@ -113,6 +117,8 @@ def train(
     local = agents == AgentsFrom.LOCAL
     if not local and standby:
         raise InputError("external agents are standbys by their own --standby", key="--standby")
+    if cluster and not (local and store == checks.EMBEDDED):
+        raise InputError("has its own agents and its own store", key="--cluster")
     trace = None
     if replay is not None:
         from castor_traces.library import load_any
@@ -123,10 +129,11 @@ def train(
         out=out or Path("out") / f"train-{spec.job}",
         store=store,
         standby=standby,
-        faults=checks.faults(kill or (), trace, speedup, spec, store),
+        faults=checks.faults(kill or (), trace, speedup, spec, store, cluster),
         local_agents=local,
         overwrite=overwrite,
         command=("castor", *sys.argv[1:]),
+        cluster=cluster,
     )
     raise typer.Exit(_run(options, quiet=quiet))
 

@@ -12,10 +12,17 @@ stop:3@20               SIGSTOP of a trainer (a rank)
 agentstop:1@20          SIGSTOP of an agent
 machine:3@recovery      as soon as the first recovery is under way
 machine:3@recovery+0.5s half a second later
+
+On an emulated cluster (`castor cluster up`) also:
+
+link:2@10               machine 2's link is cut, both directions
+link:2@10/5s            and restored after 5 s
+slow:1@10/10mbit        machine 1's link has 10 Mbit/s from then on
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,10 +30,13 @@ from typing import Final
 
 from castor_configs.errors import InputError
 from castor_configs.nearest import nearest_name
-from castor_configs.quantities import parse_seconds
+from castor_configs.quantities import parse_bps, parse_seconds
 
 STORE_OUTAGE_S: Final = 10.0
 """How long a killed store stays away where the fault does not say."""
+
+FOR_GOOD: Final = math.inf
+"""A link that was cut stays so, where the fault does not say."""
 
 _SHAPE = re.compile(
     r"(?P<kind>[^:@/]*)(?::(?P<targets>[^@/]*))?(?:@(?P<when>[^/]*))?(?:/(?P<option>.*))?"
@@ -45,10 +55,13 @@ class FaultKind(StrEnum):
     FLIP = "flip"
     STOP = "stop"
     AGENTSTOP = "agentstop"
+    LINK = "link"
+    SLOW = "slow"
 
 
 _WITHOUT_TARGET = (FaultKind.ROOT, FaultKind.STORE)
 _OF_RANKS = (FaultKind.RANK, FaultKind.STOP)
+_OF_LINKS = (FaultKind.LINK, FaultKind.SLOW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +113,10 @@ class Fault:
         kind: what fails.
         targets: machine numbers, ranks (RANK, STOP) or names of agents; none for ROOT and STORE.
         when: at what moment.
-        outage_s: how long the store stays away (STORE only).
+        outage_s: how long the store stays away or a link stays cut (STORE and LINK only).
         signal: KILL, STOP or TERM, sent instead of what the kind says; "" for that.
         cause: free text for the event, such as a trace's.
+        bandwidth_bps: that the link has from then on (SLOW only).
     """
 
     kind: FaultKind
@@ -111,11 +125,22 @@ class Fault:
     outage_s: float = STORE_OUTAGE_S
     signal: str = ""
     cause: str = ""
+    bandwidth_bps: int = 0
 
     def __str__(self) -> str:
         targets = ":" + ",".join(map(str, self.targets)) if self.targets else ""
-        option = f"/{self.outage_s:g}s" if self.kind == FaultKind.STORE else ""
-        return f"{self.kind}{targets}@{self.when}{option}"
+        return f"{self.kind}{targets}@{self.when}{self._option()}"
+
+    def _option(self) -> str:
+        if self.kind == FaultKind.SLOW:
+            return f"/{self.bandwidth_bps}bit"
+        lasts = self.kind in (FaultKind.STORE, FaultKind.LINK) and self.outage_s != FOR_GOOD
+        return f"/{self.outage_s:g}s" if lasts else ""
+
+    @property
+    def of_link(self) -> bool:
+        """It befalls a link, which only an emulated cluster has."""
+        return self.kind in _OF_LINKS
 
     @property
     def takes_machine(self) -> bool:
@@ -142,17 +167,30 @@ def parse_fault(text: str, *, machines: int, ranks_per_machine: int) -> Fault:
         raise _refusal(text, f"say when: {match['kind']}...@10 for after iteration 10")
     ranks = machines * ranks_per_machine
     limit = ranks if kind in _OF_RANKS else machines
-    outage_s = STORE_OUTAGE_S
-    if match["option"] is not None:
-        if kind != FaultKind.STORE:
-            raise _refusal(text, f"only store takes an option (/10s), {kind} does not")
-        outage_s = _seconds(match["option"], text)
+    outage_s, bandwidth_bps = _option(kind, match["option"], text)
     return Fault(
         kind=kind,
         targets=_targets(kind, match["targets"], limit, text),
         when=_when(match["when"].strip(), text),
         outage_s=outage_s,
+        bandwidth_bps=bandwidth_bps,
     )
+
+
+def _option(kind: FaultKind, given: str | None, text: str) -> tuple[float, int]:
+    """Return how long the fault lasts, in seconds, and the bandwidth that it leaves."""
+    if kind == FaultKind.SLOW:
+        if given is None:
+            raise _refusal(text, "say how slow: slow:1@10/10mbit")
+        try:
+            return STORE_OUTAGE_S, parse_bps(given)
+        except ValueError as error:
+            raise _refusal(text, str(error)) from None
+    if given is None:
+        return FOR_GOOD if kind == FaultKind.LINK else STORE_OUTAGE_S, 0
+    if kind not in (FaultKind.STORE, FaultKind.LINK):
+        raise _refusal(text, f"only store, link and slow take an option, {kind} does not")
+    return _seconds(given, text), 0
 
 
 def _kind(name: str, text: str) -> FaultKind:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.faults import Fault, FaultKind
@@ -21,6 +22,22 @@ from castor_runtime.processes import descendants, is_alive, kill_tree, send
 _SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies, not a temporary file
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "TERM": signal.SIGTERM}
 _DEATH_S = 5.0
+
+
+class Network(Protocol):
+    """What can be done to the hosts of an emulated cluster, each by the name of its agent."""
+
+    def cut(self, agent: str) -> None:
+        """Cut its link, both directions."""
+        ...
+
+    def slow(self, agent: str, bandwidth_bps: int) -> None:
+        """Give its link another bandwidth."""
+        ...
+
+    def clear(self, agent: str) -> None:
+        """Kill whatever still runs there."""
+        ...
 
 
 class TargetMissingError(Exception):
@@ -55,6 +72,7 @@ def strike(
     ranks_per_machine: int,
     root: str,
     doomed: Callable[[str], None],
+    network: Network | None = None,
 ) -> list[Struck]:
     """Carry `fault` out, on all its targets or, where one is missing, on none.
 
@@ -65,10 +83,11 @@ def strike(
         root: name of the agent that is root.
         doomed: called with each agent that dies with its machine, before it is killed: it must
             not be restarted.
+        network: the emulated cluster that the run is on, if it is on one.
 
     Raises:
         TargetMissingError: a target is not there now; nothing was done.
-        ValueError: a store fault.
+        ValueError: a store fault, or one of a link without an emulated cluster.
     """
     if fault.kind == FaultKind.STORE:
         raise ValueError("the store is killed by the launcher that started it")
@@ -81,11 +100,31 @@ def strike(
             raise TargetMissingError("there is no root at the moment")
         targets = (root,)
     chosen = [_agent(records, target) for target in targets]
+    if fault.of_link:
+        return _strike_links(fault, chosen, network)
     if fault.kind == FaultKind.FLIP:
         return [_flip(fault, record, ranks_per_machine) for record in chosen]
     if fault.kind in (FaultKind.AGENT, FaultKind.AGENTSTOP):
         return _strike_agents(fault, chosen)
-    return _strike_machines(fault, chosen, str(folder.run().get("job", "")), doomed)
+    job = str(folder.run().get("job", ""))
+    struck = _strike_machines(fault, chosen, job, doomed)
+    if network is not None and fault.takes_machine:
+        for record in chosen:
+            network.clear(record.name)
+    return struck
+
+
+def _strike_links(fault: Fault, chosen: list[AgentRecord], network: Network | None) -> list[Struck]:
+    if network is None:
+        raise ValueError("only a run on an emulated cluster has links: castor train --cluster")
+    now_ns = time.time_ns()
+    for record in chosen:
+        if fault.kind == FaultKind.LINK:
+            network.cut(record.name)
+        else:
+            network.slow(record.name, fault.bandwidth_bps)
+    # Nothing in memory is lost by it; whether the machine is replaced is for the root to decide.
+    return [_struck(fault, record, "software", now_ns) for record in chosen]
 
 
 def _strike_agents(fault: Fault, chosen: list[AgentRecord]) -> list[Struck]:

@@ -13,11 +13,13 @@ from typing import Any, Final
 from castor_configs.errors import InputError
 from castor_policy.agents.documents import JobSpec
 from castor_policy.events import Event, EventKind, Value
+from castor_runtime.emulated_cluster.network import Network
 from castor_runtime.launcher.fault_schedule import FaultSchedule
-from castor_runtime.launcher.faults import Fault, FaultKind, parse_fault
+from castor_runtime.launcher.faults import FOR_GOOD, Fault, FaultKind, parse_fault
 from castor_runtime.launcher.injection import SIGNALS, Struck, TargetMissingError, strike
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.stores import EmbeddedEtcd
+from castor_runtime.stores.embedded import HOST
 
 TARGET_WAIT_S: Final = 60.0
 """For a fault whose target is not there, such as a trainer that is being restarted."""
@@ -33,8 +35,8 @@ class OwnEtcd:
     Its starts block, and etcd dies with the thread that started it.
     """
 
-    def __init__(self, data_dir: Path) -> None:
-        self._etcd = EmbeddedEtcd(data_dir)
+    def __init__(self, data_dir: Path, host: str = HOST) -> None:
+        self._etcd = EmbeddedEtcd(data_dir, host=host)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="castor-etcd")
 
     async def start(self) -> str:
@@ -79,6 +81,7 @@ class Injector:
         doomed: told of each agent whose machine is about to die.
         report: logs an event: kind, CLOCK_REALTIME in ns, fields.
         say: told in a line what happens.
+        network: the emulated cluster that the run is on, if it is on one.
     """
 
     def __init__(
@@ -92,7 +95,9 @@ class Injector:
         doomed: Callable[[str], None],
         report: Report,
         say: Callable[[str], None],
+        network: Network | None = None,
     ) -> None:
+        self._network = network
         self._folder = folder
         self._spec = spec
         self._schedule = FaultSchedule(faults)
@@ -125,7 +130,7 @@ class Injector:
         return self._schedule.due(now_s)
 
     async def inject(self, fault: Fault) -> None:
-        """Carry a fault out as soon as its targets are there; a killed store comes back later."""
+        """Carry a fault out as soon as its targets are there; store and link come back later."""
         self._under_way[id(fault)] = fault
         answer = self._answers.get(id(fault))
         try:
@@ -150,6 +155,7 @@ class Injector:
                     "rank": one.rank,
                     "iteration": self._iteration,
                     "cause": fault.cause,
+                    **_lasting(fault),
                 },
             )
         if answer is not None and not answer.done():
@@ -158,6 +164,16 @@ class Injector:
             await asyncio.sleep(fault.outage_s)
             await self._etcd.restart()
             self._say("the store runs again")
+        if self._network is not None and fault.kind == FaultKind.LINK:
+            await self._restore_links(self._network, fault, [one.agent for one in struck])
+
+    async def _restore_links(self, network: Network, fault: Fault, agents: list[str]) -> None:
+        if fault.outage_s == FOR_GOOD:
+            return
+        await asyncio.sleep(fault.outage_s)
+        for agent in agents:
+            await asyncio.to_thread(network.restore, agent)
+            self._say(f"the link of agent {agent} is restored")
 
     async def asked(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer `castor kill` once its fault was carried out.
@@ -180,6 +196,8 @@ class Injector:
             raise ValueError(error.message) from error
         if _is_store(fault) and self._etcd is None:
             raise ValueError("this run's store was not started by its launcher")
+        if fault.of_link and self._network is None:
+            raise ValueError("this run is not on an emulated cluster: it has no links to cut")
         fault = replace(fault, signal=number, cause="castor kill")
         answer: asyncio.Future[list[Struck]] = asyncio.get_running_loop().create_future()
         self._answers[id(fault)] = answer
@@ -204,6 +222,7 @@ class Injector:
                     ranks_per_machine=self._spec.ranks_per_machine,
                     root=self._root(),
                     doomed=self._doomed,
+                    network=self._network,
                 )
             except TargetMissingError:
                 if time.monotonic() > deadline_s:
@@ -216,6 +235,12 @@ class Injector:
         now_ns = time.time_ns()
         await self._etcd.kill()
         return [Struck("store", "software", "", None, time_ns=now_ns)]
+
+
+def _lasting(fault: Fault) -> dict[str, Value]:
+    """Return the field that says how long a link stays cut, if that has an end."""
+    ends = fault.kind == FaultKind.LINK and fault.outage_s != FOR_GOOD
+    return {"outage_s": fault.outage_s} if ends else {}
 
 
 def _is_store(fault: Fault) -> bool:

@@ -8,7 +8,8 @@ It has one thread: a fork copies only the thread that calls it, and a lock that 
 stays locked in the child for ever.
 
 Protocol, JSON lines over the socket that it inherits. From the launcher: {"op": "start", "name",
-"options": {fields of AgentOptions}}. To the launcher: {"op": "ready", "seconds", "threads"} or
+"options": {fields of AgentOptions}, "namespace", "environment"}: on an emulated host the agent
+enters its network namespace first. To the launcher: {"op": "ready", "seconds", "threads"} or
 {"op": "unfit", "reason"} once, {"op": "started", "name", "pid"}, {"op": "exited", "name", "pid",
 "code"} (negative: killed by that signal). It ends with the launcher, and its agents with it.
 """
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_runtime.agent.options import AgentOptions
+from castor_runtime.emulated_cluster.namespaces import enter
 from castor_runtime.processes import adopt_orphans, die_with_parent
 
 AGENT_MAIN: Final = "castor_runtime.agent.main:run_agent"
@@ -102,20 +104,21 @@ class _Nursery:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             request = json.loads(line)
-            self._start(request["name"], request["options"])
+            self._start(request)
         return True
 
-    def _start(self, name: str, options: dict[str, Any]) -> None:
-        log = Path(options["folder"]) / "agent.log"
+    def _start(self, request: dict[str, Any]) -> None:
+        name = request["name"]
+        log = Path(request["options"]["folder"]) / "agent.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be_agent(parent, log, options)
+            self._be_agent(parent, log, request)
         self._names[pid] = name
         self.send(op="started", name=name, pid=pid)
 
-    def _be_agent(self, parent: int, log: Path, options: dict[str, Any]) -> None:
+    def _be_agent(self, parent: int, log: Path, request: dict[str, Any]) -> None:
         code = CRASHED
         try:
             os.setsid()
@@ -130,7 +133,10 @@ class _Nursery:
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             os.close(descriptor)
-            code = _entry(self._agent_main)(options_from_json(options))
+            if request["namespace"]:
+                enter(request["namespace"])
+            os.environ.update(request["environment"])
+            code = _entry(self._agent_main)(options_from_json(request["options"]))
         except BaseException as error:  # noqa: BLE001 - whatever it is, this process ends here
             code = REFUSED if type(error).__name__ == "InputError" else CRASHED
             if code == REFUSED:

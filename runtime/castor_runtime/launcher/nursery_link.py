@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_runtime.agent.options import AgentOptions
+from castor_runtime.emulated_cluster.network import Place
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, options_to_json
 from castor_runtime.processes import is_alive, kill_tree
 
@@ -45,6 +46,7 @@ class NurseryLink:
         agent_main: what an agent runs, as module:function.
         preload: what is called first, with the script, as module:function; "" for nothing.
         environment: of the nursery and all below it; None for this process's.
+        place: says on which emulated host an agent of that name runs, None for this machine.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class NurseryLink:
         agent_main: str = AGENT_MAIN,
         preload: str = PRELOAD,
         environment: dict[str, str] | None = None,
+        place: Callable[[str], Place | None] = lambda _: None,
     ) -> None:
         self._script = script
         self._log = log
         self._on_exit = on_exit
         self._entries = (agent_main, preload)
         self._environment = environment
+        self._place = place
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -127,9 +131,16 @@ class NurseryLink:
             raise ValueError(f"agent {options.name} runs already; give the new one another name")
         if self._writer is None or self._reading is None or self._reading.done():
             raise NurseryError("the process that agents are forked from has ended")
+        place = self._place(options.name) or Place("", {})
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._starting[options.name] = waiting
-        request = {"op": "start", "name": options.name, "options": options_to_json(options)}
+        request = {
+            "op": "start",
+            "name": options.name,
+            "options": options_to_json(options),
+            "namespace": place.namespace,
+            "environment": place.environment,
+        }
         self._writer.write(json.dumps(request).encode() + b"\n")
         return await waiting
 

@@ -7,6 +7,7 @@ launcher.jsonl      the launcher's own events
 secret              the job's secret, readable by its owner alone
 control.sock        where `castor kill` asks the launcher
 nursery.log         of the process that agents are forked from
+storage.log         of the emulated storage host, on an emulated cluster
 etcd/               data and log of the embedded etcd
 agents/NAME/        agent.json, agent.log, events.jsonl, final.json, rank-R.log
 """
@@ -31,6 +32,7 @@ _OURS = (
     "secret",
     "control.sock",
     "nursery.log",
+    "storage.log",
     "agents",
     "etcd",
 )
@@ -121,6 +123,11 @@ class RunFolder:
     def nursery_log(self) -> Path:
         """What the nursery prints."""
         return self.path / "nursery.log"
+
+    @property
+    def storage_log(self) -> Path:
+        """What the emulated storage host prints."""
+        return self.path / "storage.log"
 
     @property
     def etcd(self) -> Path:

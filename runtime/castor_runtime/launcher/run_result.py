@@ -172,8 +172,10 @@ def _failures(log: _Log, tried: tuple[int, ...]) -> list[Event]:
     """Return the injected failures of this outage.
 
     All since the training before it, up to its last detection. A store that is away stops no
-    trainer, nor does a standby that dies (it fills no machine).
+    trainer, nor does a standby that dies (it fills no machine), a link that is slow, or one that
+    was whole again before anything was detected.
     """
+    first_ns = min(event.time_ns for event in log.of(EventKind.DETECTED, tried[0]))
     until_ns = max(event.time_ns for one in tried for event in log.of(EventKind.DETECTED, one))
     trained = [
         event.time_ns for event in log.of(EventKind.DETECTED) if _generation(event) < tried[0]
@@ -182,8 +184,19 @@ def _failures(log: _Log, tried: tuple[int, ...]) -> list[Event]:
     return [
         event
         for event in log.of(EventKind.FAILURE)
-        if since_ns < event.time_ns <= until_ns and event.fields.get("machine") is not None
+        if since_ns < event.time_ns <= until_ns
+        and event.fields.get("machine") is not None
+        and not _harmless(event, first_ns)
     ]
+
+
+def _harmless(failure: Event, detected_ns: int) -> bool:
+    if str(failure.fields.get("target", "")).startswith("slow:"):
+        return True
+    outage_s = failure.fields.get("outage_s")
+    if not isinstance(outage_s, int | float):
+        return False
+    return failure.time_ns + round(outage_s * _NS_PER_S) < detected_ns
 
 
 def _seconds(

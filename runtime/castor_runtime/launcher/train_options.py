@@ -44,6 +44,7 @@ class TrainOptions:
         local_agents: the launcher starts the agents; else they are started elsewhere.
         overwrite: an earlier run's result in `out` may go.
         command: as it was typed, for result.json.
+        cluster: name of the emulated cluster to run on; "" for none.
     """
 
     spec: JobSpec
@@ -54,6 +55,7 @@ class TrainOptions:
     local_agents: bool = True
     overwrite: bool = False
     command: tuple[str, ...] = ()
+    cluster: str = ""
 
 
 def job_spec(
@@ -177,7 +179,12 @@ def check_store(url: str, *, embedded: bool = True) -> str:
 
 
 def faults(
-    specs: Sequence[str], trace: Trace | None, speedup: float, spec: JobSpec, store: str
+    specs: Sequence[str],
+    trace: Trace | None,
+    speedup: float,
+    spec: JobSpec,
+    store: str,
+    cluster: str = "",
 ) -> tuple[Fault, ...]:
     """Read what shall fail: each SPEC of --kill, then the failures of a trace.
 
@@ -190,6 +197,8 @@ def faults(
     ]
     if store != EMBEDDED and any(fault.kind == FaultKind.STORE for fault in found):
         raise InputError("only --store embedded can be killed from here", key="--kill")
+    if not cluster and any(fault.of_link for fault in found):
+        raise InputError("only an emulated cluster has links: give --cluster NAME", key="--kill")
     if trace is not None:
         try:
             found += faults_of_trace(trace, speedup, spec.machines, spec.ranks_per_machine)

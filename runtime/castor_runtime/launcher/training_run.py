@@ -22,6 +22,7 @@ from castor_policy.store import Compare, Delete, Put, Store, StoreUnavailableErr
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock, remove_dead
+from castor_runtime.emulated_cluster.network import Network, Place
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.event_logs import EventTail, History
 from castor_runtime.launcher.injector import Injector, OwnEtcd
@@ -36,6 +37,7 @@ from castor_runtime.launcher.supervisor import FAILED, Supervisor
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.operator import RequestServer
 from castor_runtime.stores import open_store
+from castor_runtime.stores.embedded import HOST
 
 POLL_S: Final = 0.01
 """Logs are looked at this often: a fault "at iteration 10" comes that late at most."""
@@ -97,6 +99,7 @@ class TrainingRun:
         self._injector: Injector
         self._nursery: NurseryLink
         self._supervisor: Supervisor
+        self._network: Network | None = None
         self._requests: RequestServer
 
     async def run(self) -> Outcome:
@@ -137,6 +140,14 @@ class TrainingRun:
         stack.callback(self._log.close)
         self._write_run()
         self.folder.write_secret()
+        if self.options.cluster:
+            self._network = Network(
+                self.options.cluster,
+                machines=spec.machines,
+                standbys=self.options.standby,
+                log=self.folder.storage_log,
+            )
+            stack.callback(self._network.close)
         self._nursery = NurseryLink(
             Path(spec.script),
             self.folder.nursery_log,
@@ -144,6 +155,7 @@ class TrainingRun:
             agent_main=self._entries[0],
             preload=self._entries[1],
             environment=_environment(),
+            place=self._place,
         )
         self._supervisor = Supervisor(self._nursery, self._agent_options, self._say)
         if self.options.local_agents:
@@ -194,7 +206,9 @@ class TrainingRun:
     async def _open_store(self, stack: AsyncExitStack) -> None:
         self._store_url, etcd = self.options.store, None
         if self.options.store == EMBEDDED:
-            etcd = OwnEtcd(self.folder.etcd)
+            # Emulated hosts reach this machine's own processes at their gateway alone.
+            own = HOST if self._network is None else self._network.cluster.gateway
+            etcd = OwnEtcd(self.folder.etcd, own)
             stack.push_async_callback(etcd.stop)
             self._store_url = await etcd.start()
         self._injector = Injector(
@@ -206,6 +220,7 @@ class TrainingRun:
             doomed=self._supervisor.doom,
             report=self._event,
             say=self._say,
+            network=self._network,
         )
         self._store = open_store(self._store_url)
         stack.push_async_callback(self._store.close)
@@ -339,7 +354,11 @@ class TrainingRun:
             folder=self.folder.agent(name),
             standby=standby,
             secret=self.folder.secret_file,
+            listen=HOST if self._network is None else self._network.address(name),
         )
+
+    def _place(self, name: str) -> Place | None:
+        return None if self._network is None else self._network.place(name)
 
     def _say(self, text: str) -> None:
         self._screen.say(time.time_ns() - self.spec.started_ns, text)
@@ -363,6 +382,7 @@ class TrainingRun:
                 "pid": os.getpid(),
                 "agents": agents,
                 "started_ns": self.spec.started_ns,
+                "cluster": self.options.cluster,
                 "command": list(self.options.command),
             }
         )

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from castor_runtime.arena import Replica
+from castor_runtime.emulated_cluster.storage_traffic import storage_pacer
 from castor_runtime.persistent.deepspeed_format import write_converters, write_rank_files
-from castor_runtime.persistent.durable_files import Pacer
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.memory_copy import await_iteration, copy_part, reserve
 from castor_runtime.persistent.retention import publish_and_prune
@@ -132,7 +132,7 @@ def persist(order: PersistOrder) -> PersistResult:
             for replica, into in zip(replicas, memory, strict=True)
         ]
         copied_s = time.monotonic()
-    pacer = Pacer(order.bytes_per_s)
+    pacer = storage_pacer(bytes_per_s=order.bytes_per_s)
     for part, copy in zip(order.parts, copies, strict=True):
         receipt = write_rank_files(
             Path(part.template),

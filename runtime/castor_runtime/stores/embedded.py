@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HOST = "127.0.0.1"
-"""It has no authentication: nothing but this machine may reach it."""
+"""It has no authentication: nothing but this machine may reach it, nor emulated hosts on it."""
 
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
@@ -50,22 +50,24 @@ class EmbeddedEtcd:
     Args:
         data_dir: folder of its own; made if missing; holds `data/` and `etcd.log`.
         port: client port; 0: a free one, chosen at the first start.
+        host: address to listen at; on an emulated cluster its gateway's.
     """
 
-    def __init__(self, data_dir: Path, port: int = 0) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, host: str = HOST) -> None:
         self._data_dir = data_dir
         self._port = port
+        self._host = host
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> tuple[str, int]:
         """Host and client port; the port is 0 until the first start if none was given."""
-        return HOST, self._port
+        return self._host, self._port
 
     @property
     def url(self) -> str:
         """What `open_store` takes."""
-        return f"etcd://{HOST}:{self._port}"
+        return f"etcd://{self._host}:{self._port}"
 
     @property
     def log_path(self) -> Path:
@@ -86,7 +88,7 @@ class EmbeddedEtcd:
         if self.pid is not None:
             return
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        ports = [self._port] if self._port else list(_free_ports(_PORTS_TRIED))
+        ports = [self._port] if self._port else list(_free_ports(self._host, _PORTS_TRIED))
         for attempt, port in enumerate(ports, start=1):
             try:
                 self._start(port, timeout_s)
@@ -97,7 +99,7 @@ class EmbeddedEtcd:
             else:
                 self._port = port
                 return
-        raise EtcdStartError(f"no free port on {HOST} from {_FIRST_PORT} on; name one")
+        raise EtcdStartError(f"no free port on {self._host} from {_FIRST_PORT} on; name one")
 
     def restart(self, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Stop it if it runs, and start it again on the same port with the data that it has.
@@ -140,7 +142,7 @@ class EmbeddedEtcd:
                 start_new_session=True,  # Ctrl-C means the launcher, which ends etcd last
             )
         deadline_s = time.monotonic() + timeout_s
-        while not (_listens(self._process.pid, port) and _healthy(port)):
+        while not (_listens(self._process.pid, port) and _healthy(self._host, port)):
             exited = self._process.poll() is not None
             if exited or time.monotonic() > deadline_s:
                 self.kill()
@@ -153,8 +155,8 @@ class EmbeddedEtcd:
         options = {
             "name": "castor",
             "data-dir": str(self._data_dir / "data"),
-            "listen-client-urls": f"http://{HOST}:{port}",
-            "advertise-client-urls": f"http://{HOST}:{port}",
+            "listen-client-urls": f"http://{self._host}:{port}",
+            "advertise-client-urls": f"http://{self._host}:{port}",
             # It has no peers, but insists on a socket for them.
             "listen-peer-urls": f"http://{HOST}:0",
             # These two make the shortest lease 1 s instead of 2, and a restart quicker.
@@ -186,7 +188,7 @@ def etcd_program() -> Path:
     )
 
 
-def _free_ports(count: int) -> Iterator[int]:
+def _free_ports(host: str, count: int) -> Iterator[int]:
     """Yield free ports below those that the kernel gives to outgoing connections.
 
     While etcd is down its clients try to connect. Were its port one of those, a client could be
@@ -201,7 +203,7 @@ def _free_ports(count: int) -> Iterator[int]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, port))
+                probe.bind((host, port))
             except OSError:
                 continue
         yield port
@@ -225,8 +227,8 @@ def _listens(pid: int, port: int) -> bool:
     return False
 
 
-def _healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=1.0)
+def _healthy(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=1.0)
     try:
         connection.request("GET", "/health")
         return b'"true"' in connection.getresponse().read()

@@ -278,6 +278,9 @@ class TrainerSession:
         return meta, seconds
 
     def _load_from_storage(self, folder: Path, iteration: int) -> dict[str, Any]:
+        from castor_runtime.emulated_cluster.storage_traffic import (  # noqa: PLC0415 - as below
+            storage_pacer,
+        )
         from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415
         from castor_runtime.persistent.manifest import (  # noqa: PLC0415 - costs time, seldom used
             DamagedCheckpointError,
@@ -294,6 +297,7 @@ class TrainerSession:
                 self._settings.rank,
                 job=self._settings.job,
                 fingerprint=self._fingerprint,
+                pacer=storage_pacer(reading=True),
             )
         except (DamagedCheckpointError, ForeignStorageError) as error:
             raise _DamagedError(str(error)) from error

@@ -1,0 +1,175 @@
+"""One run on an emulated cluster: which agent is on which host, and what befalls its link."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from castor_configs.errors import InputError
+from castor_runtime.emulated_cluster.iproute import KernelRefusedError
+from castor_runtime.emulated_cluster.layout import INTERFACE, Cluster, Host
+from castor_runtime.emulated_cluster.lifecycle import find
+from castor_runtime.emulated_cluster.links import cut, repair, restore, set_bandwidth
+from castor_runtime.emulated_cluster.namespaces import kill_all_in, processes_in
+from castor_runtime.emulated_cluster.storage_host import StorageHost
+from castor_runtime.emulated_cluster.storage_traffic import VARIABLE
+
+_INTERFACES: Final = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
+"""What torch's backends are told of the network by; they would look for a host name otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an agent runs.
+
+    Attributes:
+        namespace: the network namespace that it and all its trainers are in.
+        environment: what they find set besides.
+    """
+
+    namespace: str
+    environment: dict[str, str]
+
+
+class Hosts:
+    """Which agent is on which host; pure.
+
+    Agent "node-2" is on host "node-2". Any other gets the first host that nobody has: a spare,
+    then a node that the job does not use, then one whose machine was lost, as a cloud gives a
+    machine out again.
+
+    Args:
+        cluster: its hosts.
+        machines: how many of them train from the start.
+    """
+
+    def __init__(self, cluster: Cluster, machines: int) -> None:
+        self._by_name = {host.name: host for host in cluster.hosts}
+        own = [f"node-{machine}" for machine in range(machines)]
+        missing = [name for name in own if name not in self._by_name]
+        if missing:
+            nodes = sum(name.startswith("node-") for name in self._by_name)
+            raise InputError(
+                f"cluster {cluster.name} has {nodes} nodes, and the job wants {machines}: "
+                f"castor cluster up --nodes {machines}",
+                key="--nodes",
+            )
+        others = [host.name for host in cluster.hosts if host.name not in own]
+        self._free = sorted(others, key=lambda name: not name.startswith("spare-"))
+        self._of: dict[str, Host] = {}
+        self._own = frozenset(own)
+        self._cluster = cluster.name
+
+    def place(self, agent: str) -> Host:
+        """Return the host of an agent: the one that it has, or one that nobody has.
+
+        Raises:
+            InputError: all are taken.
+        """
+        if agent not in self._of:
+            if agent in self._own:
+                self._of[agent] = self._by_name[agent]
+            elif self._free:
+                self._of[agent] = self._by_name[self._free.pop(0)]
+            else:
+                raise InputError(
+                    f"cluster {self._cluster} has no host left for {agent}: bring it up with more "
+                    "--spares"
+                )
+        return self._of[agent]
+
+    def of(self, agent: str) -> Host | None:
+        """Return the host that an agent has, None if it has none (any more)."""
+        return self._of.get(agent)
+
+    def release(self, agent: str) -> None:
+        """Let the host of an agent that is gone for good be given out again."""
+        host = self._of.pop(agent, None)
+        if host is not None:
+            self._free.append(host.name)
+
+
+class Network:
+    """A run's use of an emulated cluster; `close` leaves it as it was built.
+
+    Args:
+        name: of the cluster.
+        machines: how many train.
+        standbys: how many wait from the start.
+        log: file for what the storage host says.
+
+    Raises:
+        InputError: there is no such cluster, it is too small, or another run is on it.
+    """
+
+    def __init__(self, name: str, *, machines: int, standbys: int, log: Path) -> None:
+        self.cluster = find(name)
+        count = len(self.cluster.hosts)
+        if machines + standbys > count:
+            raise InputError(
+                f"cluster {name} has {count} hosts, too few for {machines} machines and "
+                f"{standbys} standbys",
+                key="--cluster",
+            )
+        self._hosts = Hosts(self.cluster, machines)
+        everywhere = [*self.cluster.hosts, self.cluster.storage]
+        if busy := processes_in(*(host.namespace for host in everywhere)):
+            raise InputError(
+                f"processes run on cluster {name} ({', '.join(map(str, sorted(busy)[:5]))}): one "
+                "run at a time",
+                key="--cluster",
+            )
+        for host in everywhere:
+            repair(host)
+        self._storage = StorageHost(self.cluster.storage, log)
+
+    def address(self, agent: str) -> str:
+        """Return the address of an agent's host.
+
+        Raises:
+            InputError: no host is left for it.
+        """
+        return self._hosts.place(agent).address
+
+    def place(self, agent: str) -> Place:
+        """Return where an agent runs.
+
+        Raises:
+            InputError: no host is left for it.
+        """
+        environment = dict.fromkeys(_INTERFACES, INTERFACE) | {VARIABLE: self._storage.address}
+        return Place(self._hosts.place(agent).namespace, environment)
+
+    def cut(self, agent: str) -> None:
+        """Cut the link of an agent's host, both directions."""
+        if (host := self._hosts.of(agent)) is not None:
+            cut(host)
+
+    def restore(self, agent: str) -> None:
+        """Restore a link that was cut."""
+        if (host := self._hosts.of(agent)) is not None:
+            restore(host)
+
+    def slow(self, agent: str, bandwidth_bps: int) -> None:
+        """Give the link of an agent's host another bandwidth, each way."""
+        if (host := self._hosts.of(agent)) is not None:
+            set_bandwidth(host, bandwidth_bps)
+
+    def clear(self, agent: str) -> None:
+        """Kill everything on an agent's host: the machine is gone.
+
+        The host can be given out again, with its link as it was built: it is another machine.
+        """
+        if (host := self._hosts.of(agent)) is not None:
+            kill_all_in(host.namespace)
+            repair(host)
+            self._hosts.release(agent)
+
+    def close(self) -> None:
+        """End the storage host and bring every link back to how it was built."""
+        self._storage.close()
+        for host in (*self.cluster.hosts, self.cluster.storage):
+            with contextlib.suppress(KernelRefusedError):  # somebody took the cluster down
+                repair(host)

@@ -1,0 +1,79 @@
+"""What is written to and read from persistent storage, sent over the emulated storage host's link.
+
+On an emulated cluster `CASTOR_STORAGE` names the storage host in the environment of every process
+on a host: where storage lies is a property of the host, and no job knows of it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from threading import Lock
+from typing import Final
+
+from castor_runtime.emulated_cluster.storage_host import (
+    DONE,
+    PIECE_BYTES,
+    READ,
+    REQUEST,
+    WRITE,
+)
+from castor_runtime.persistent.durable_files import Pacer
+
+VARIABLE: Final = "CASTOR_STORAGE"
+
+_TIMEOUT_S: Final = 120.0
+"""For one piece to pass; a storage host that was cut off is an error after that."""
+
+
+def storage_pacer(*, reading: bool = False, bytes_per_s: float | None = None) -> Pacer:
+    """Return what holds storage traffic to its speed: here, or on an emulated cluster its link.
+
+    Args:
+        reading: bytes come from storage; else they go there.
+        bytes_per_s: a limit to hold besides; None for none.
+    """
+    address = os.environ.get(VARIABLE, "")
+    if not address:
+        return Pacer(bytes_per_s)
+    return _StorageLink(address, reading=reading, bytes_per_s=bytes_per_s)
+
+
+class _StorageLink(Pacer):
+    def __init__(self, address: str, *, reading: bool, bytes_per_s: float | None) -> None:
+        super().__init__(bytes_per_s)
+        self._address = address
+        self._reading = reading
+        self._turn = Lock()
+        self._connection: socket.socket | None = None
+        self._piece = memoryview(bytearray(PIECE_BYTES))
+
+    def pace(self, size_bytes: int) -> None:
+        """Wait until `size_bytes` more have crossed the link.
+
+        Raises:
+            OSError: the storage host cannot be reached.
+        """
+        super().pace(size_bytes)
+        with self._turn:
+            if self._connection is None:
+                host, _, port = self._address.rpartition(":")
+                self._connection = socket.create_connection((host, int(port)), _TIMEOUT_S)
+            self._transfer(self._connection, size_bytes)
+
+    def _transfer(self, connection: socket.socket, left: int) -> None:
+        connection.sendall(REQUEST.pack(READ if self._reading else WRITE, left))
+        while left > 0:
+            piece = self._piece[: min(left, len(self._piece))]
+            if self._reading:
+                left -= self._arrived(connection.recv_into(piece))
+            else:
+                connection.sendall(piece)
+                left -= len(piece)
+        if not self._reading:
+            self._arrived(len(connection.recv(len(DONE))))
+
+    def _arrived(self, count: int) -> int:
+        if count == 0:
+            raise ConnectionError(f"the emulated storage host {self._address} broke off")
+        return count
