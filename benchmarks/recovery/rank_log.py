@@ -18,12 +18,13 @@ class RankLog:
 
     def __init__(self, folder: Path, rank: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / f"rank-{rank}.jsonl").open("a", buffering=1)
+        self._path = folder / f"rank-{rank}.jsonl"
 
     def write(self, kind: str, *, time_ns: int = 0, **fields: Any) -> None:
         """Note something that happened now, or at `time_ns`."""
         record = {"kind": kind, "time_ns": time_ns or time.time_ns(), "pid": os.getpid(), **fields}
-        self._file.write(json.dumps(record) + "\n")
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 def read_logs(folder: Path, ranks: int) -> list[list[Record]]:
