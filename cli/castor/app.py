@@ -17,9 +17,11 @@ from castor.commands.demo import demo
 from castor.commands.explore import explore
 from castor.commands.figures import figures
 from castor.commands.interval import interval
+from castor.commands.iterate import iterate
 from castor.commands.kill import kill
 from castor.commands.placement import placement
 from castor.commands.recovery import recovery
+from castor.commands.schedule import schedule
 from castor.commands.simulate import simulate
 from castor.commands.status import status
 from castor.commands.sweep import sweep
@@ -57,6 +59,8 @@ def root(
 
 app.command()(simulate)
 app.command()(sweep)
+app.command()(iterate)
+app.command()(schedule)
 app.command()(advise)
 app.command()(demo)
 app.command()(interval)

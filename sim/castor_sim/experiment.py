@@ -25,6 +25,7 @@ from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Nanoseco
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Name
 from castor_sim import strategies as built_in
 from castor_sim.failure_config import FailuresConfig, ReplacementConfig
+from castor_sim.iteration.config import IterationConfig
 from castor_sim.profile import MAX_HORIZON_NS, MAX_PART_NS
 from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
 
@@ -147,6 +148,8 @@ class Experiment(ConfigModel):
     training: TrainingConfig = TrainingConfig()
     detection: DetectionConfig = DetectionConfig()
     replacement: ReplacementConfig = ReplacementConfig()
+    iteration: IterationConfig = IterationConfig()
+    """How one iteration is laid out; `castor iterate` alone reads it."""
     failures: FailuresConfig
     strategies: Annotated[
         dict[Name, SerializeAsAny[AnyStrategy]], BeforeValidator(_kind_from_name)

@@ -1,0 +1,222 @@
+"""castor iterate: one training iteration with its checkpoint traffic, scheme by scheme."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from castor_sim.iteration.case import IterationSetup
+    from castor_sim.iteration.run import IterationReport
+
+STDERR = Console(stderr=True, highlight=False)
+
+
+def iterate(
+    experiment: Annotated[
+        str,
+        typer.Argument(metavar="EXPERIMENT.toml", help="An experiment, by path or shipped name."),
+    ],
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scheme",
+            metavar="NAME",
+            help="none, blocking, naive, unpipelined or pipelined; may be repeated. All.",
+        ),
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile", metavar="P", help="Take the timeline from a measured profile (TOML)."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            "--timeline",
+            metavar="F",
+            help="Write the timelines: F.json opens in Perfetto; F.png or F.pdf is a picture.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. iteration.mu=0.9."),
+    ] = None,
+) -> None:
+    """Simulate one iteration: where the network is idle, and what checkpoints cost in it.
+
+    Example: castor iterate gpt2-40b-p3dn --timeline out/iteration.json
+    """
+    from castor_configs.errors import InputError
+    from castor_sim.iteration.case import load_iteration
+    from castor_sim.iteration.measured import load_profile
+    from castor_sim.iteration.run import SCHEME_NAMES, simulate_iteration
+
+    wanted = scheme or list(SCHEME_NAMES)
+    for name in wanted:
+        if name not in SCHEME_NAMES:
+            raise InputError(
+                f'no scheme "{name}"; there are {", ".join(SCHEME_NAMES)}', key="--scheme"
+            )
+    if timeline is not None and timeline.suffix not in (".json", ".png", ".pdf"):
+        raise InputError("expected a file named .json, .png or .pdf", key="--timeline")
+    measured = None if profile is None else load_profile(profile)
+    setup = load_iteration(experiment, tuple(overrides or ()), measured)
+    try:
+        report = simulate_iteration(setup.case, wanted)
+    except ValueError as error:
+        raise InputError(str(error), file=experiment, key="iteration") from error
+    document = iteration_document(setup, report)
+    if timeline is not None:
+        _write_timeline(report, timeline)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        _print(document)
+        _say_trust(setup, measured=measured is not None)
+
+
+def _say_trust(setup: IterationSetup, *, measured: bool) -> None:
+    """Say on stderr what the timeline rests on."""
+    from castor_configs.quantities import format_seconds
+
+    if measured:
+        return
+    cluster, model = setup.cluster, setup.model
+    if not cluster.calibration.source:
+        STDERR.print(
+            f"cluster {cluster.name} has no [calibration]: efficiencies are round numbers",
+            style="dim",
+        )
+    known_ns = model.iteration_time.get(cluster.name)
+    if known_ns is not None:
+        STDERR.print(
+            f"{model.name} on {cluster.name} takes {format_seconds(known_ns / 1e9)} by its own "
+            "configuration",
+            style="dim",
+        )
+
+
+def iteration_document(setup: IterationSetup, report: IterationReport) -> dict[str, Any]:
+    """Return what `--json` prints: times in seconds, sizes in bytes of one GPU."""
+    case, traffic = report.case, report.case.traffic
+    spans = min(report.spans, key=lambda of_machine: sum(span.idle_ns for span in of_machine))
+    return {
+        "name": setup.experiment.name,
+        "case": case.name,
+        "seed": case.seed,
+        "jitter": case.jitter,
+        "checkpoint": {
+            "shard_bytes": traffic.shard_bytes,
+            "replicas": traffic.remote_copies + 1,
+            "buffer_bytes": traffic.buffer_bytes,
+            "parts": traffic.parts,
+            "mu": float(traffic.mu),
+            "alpha_s": traffic.link.alpha_ns / 1e9,
+            "bandwidth_bps": traffic.link.bandwidth_bps,
+            "copy_bandwidth_bps": traffic.copy_link.bandwidth_bps,
+            "free_gpu_memory_bytes": traffic.free_bytes,
+        },
+        "calibration": setup.cluster.calibration.model_dump(),
+        "idle": {
+            "spans": len(spans),
+            "total_s": sum(span.idle_ns for span in spans) / 1e9,
+            "largest_s": max(span.idle_ns for span in spans) / 1e9,
+            "spans_s": [span.idle_ns / 1e9 for span in spans],
+        },
+        "schemes": {name: _scheme_json(setup, report, name) for name in report.results},
+    }
+
+
+def _scheme_json(setup: IterationSetup, report: IterationReport, name: str) -> dict[str, Any]:
+    from castor_policy.frequency_fit import least_wasteful_frequency
+
+    result = report.results[name]
+    fits = not result.out_of_memory
+    found: dict[str, Any] = {
+        "out_of_memory": result.out_of_memory,
+        # What does not fit the memory does not run: there is no time to give.
+        "iteration_s": result.iteration_ns / 1e9 if fits else None,
+        "overhead": report.overhead(name) if fits else None,
+        "network_idle_before_s": report.baseline.idle_ns / 1e9,
+        "network_idle_s": result.idle_ns / 1e9 if fits else None,
+        "checkpoint_s": result.checkpoint_ns / 1e9,
+        "checkpoint_complete_s": result.complete_ns / 1e9,
+        "sent_bytes": result.sent_bytes,
+        "peak_buffer_bytes": result.peak_buffer_bytes,
+        "chunks": max((len(schedule.chunks) for schedule in result.schedules), default=0),
+        "update_delay_s": max((s.update_delay_ns for s in result.schedules), default=0) / 1e9,
+        "checkpoint_every": None,
+    }
+    delay_s = max(0, result.iteration_ns - report.baseline.iteration_ns) / 1e9
+    if fits and result.schedules and setup.failures_per_s is not None:
+        # The delay is what counts, however it comes about.
+        chosen = least_wasteful_frequency(
+            iteration_s=report.baseline.iteration_ns / 1e9,
+            traffic_s=delay_s,
+            idle_s=0.0,
+            failure_rate_per_s=setup.failures_per_s,
+            retrieval_s=setup.retrieval_s,
+        )
+        found["checkpoint_every"] = chosen.every
+    return found
+
+
+def _write_timeline(report: IterationReport, path: Path) -> None:
+    from castor_analysis.iteration_trace import iteration_chrome_trace
+    from castor_configs.atomic import output_folder, write_text
+
+    output_folder(path.parent)
+    if path.suffix == ".json":
+        write_text(path, json.dumps(iteration_chrome_trace(report)) + "\n")
+        STDERR.print(f"{path}: open it at ui.perfetto.dev", style="dim")
+        return
+    from castor_analysis.iteration_picture import draw_iteration
+
+    png, pdf = draw_iteration(report, path.with_suffix(""))
+    STDERR.print(f"{png} and {pdf}", style="dim")
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    from castor_configs.quantities import format_bytes, format_seconds
+
+    idle, checkpoint = document["idle"], document["checkpoint"]
+    table = Table(
+        title=f"{document['name']}: {document['case']}",
+        caption=f"{idle['spans']} idle spans of {format_seconds(idle['total_s'])} in all, the "
+        f"largest {format_seconds(idle['largest_s'])}; {checkpoint['replicas'] - 1} remote "
+        f"cop{'y' if checkpoint['replicas'] == 2 else 'ies'} of "
+        f"{format_bytes(checkpoint['shard_bytes'])} a GPU. traffic: time of its chunks on the "
+        "network; buffer: GPU memory that they take; every: iterations between checkpoints that "
+        "waste the least time",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("scheme", no_wrap=True)
+    for heading in ("iteration", "cost", "idle left", "traffic", "buffer", "every"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in document["schemes"].items():
+        if row["out_of_memory"]:
+            needs = format_bytes(row["peak_buffer_bytes"])
+            table.add_row(name, "out of memory", "", "", "", needs, "")
+            continue
+        sends = name != "none"
+        every = row["checkpoint_every"]
+        table.add_row(
+            name,
+            format_seconds(row["iteration_s"]),
+            f"{row['overhead']:+z.2%}" if sends else "",
+            format_seconds(row["network_idle_s"]),
+            format_seconds(row["checkpoint_s"]) if sends else "",
+            format_bytes(row["peak_buffer_bytes"]) if sends else "",
+            str(every) if every else "",
+        )
+    Console(highlight=False).print(table)

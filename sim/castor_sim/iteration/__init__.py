@@ -1,0 +1,1 @@
+"""One training iteration, operation by operation, with its checkpoint traffic in between."""

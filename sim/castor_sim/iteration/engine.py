@@ -1,0 +1,309 @@
+"""The simpy model: tasks on their lanes, and a checkpoint's chunks in between.
+
+Rules, in the order in which they matter:
+
+- A lane serves one operation at a time, first come, first served; nothing is cut short. The GPUs'
+  own tasks follow one another by what they wait for. So a chunk
+  that overruns its span delays the training operation behind it by what is left of the chunk.
+- A span opens when the network task before it has ended. Its chunks follow one another; each
+  waits for a free sub-buffer at the receiver. A machine receives while it sends, and what it
+  receives is as large as what it sends, so that one network lane and one set of buffers stand
+  for both directions.
+- A chunk takes its sub-buffer from the start of its transfer until it was copied to CPU memory.
+- The machine's own replica is copied in parts while training traffic is under way (sec. 5.2), so
+  that it does not meet the copies of received chunks; once all chunks are sent or no training
+  traffic is left, without waiting.
+- The update waits until all chunks have left and the own replica is copied (invariant 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import simpy
+
+from castor_policy.interleaving import Chunk, Link, Schedule
+from castor_sim.iteration.tasks import Kind, Lane, Task
+from castor_sim.iteration.timeline import COPY_LANE, START, Interval, Traffic
+
+Process = Generator[simpy.Event, None, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """How one machine sends a checkpoint in an iteration.
+
+    Attributes:
+        schedule: of each GPU.
+        opens_after: for each span of the schedule, the network task before it, or START.
+        link: one GPU's share of the network card.
+        copy_link: one GPU's share of the copies to CPU memory.
+        sub_buffers: how many chunks a GPU holds at most; None: as many as come.
+        local_parts: sizes in which each GPU copies its own replica.
+        gpus: of the machine, all of which do the same at the same time.
+    """
+
+    schedule: Schedule
+    opens_after: tuple[int, ...]
+    link: Link
+    copy_link: Link
+    sub_buffers: int | None
+    local_parts: tuple[int, ...]
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One simulated iteration.
+
+    Attributes:
+        end_ns: when the last machine's update ended.
+        intervals: what ran, in order of the end.
+        peak_buffer_bytes: most that one GPU held of received chunks.
+        checkpoint_complete_ns: when the last chunk was in CPU memory; 0 without a checkpoint.
+    """
+
+    end_ns: int
+    intervals: tuple[Interval, ...]
+    peak_buffer_bytes: int
+    checkpoint_complete_ns: int
+
+
+def run_iteration(
+    tasks: Sequence[Task],
+    sendings: Sequence[Sending] | None = None,
+    *,
+    machines: int = 1,
+    factors: Sequence[float] | None = None,
+    network_share: Fraction = Fraction(1),
+) -> Run:
+    """Run one iteration.
+
+    Args:
+        tasks: as `check_tasks` wants them.
+        sendings: one for each machine; None: no checkpoint.
+        machines: that the tasks name.
+        factors: for each task, by what its duration is multiplied (jitter).
+        network_share: share of the network card that is left beside other traffic, above 0.
+    """
+    engine = _Engine(simpy.Environment(), tasks, machines, factors, network_share)
+    return engine.run(sendings)
+
+
+@dataclass(slots=True)
+class _Machine:
+    """A machine's lanes, and how far its traffic is."""
+
+    network: simpy.Resource
+    link: simpy.Resource
+    copy: simpy.Resource
+    traffic_left: int
+    in_traffic: bool = False
+    held_bytes: int = 0
+    peak_bytes: int = 0
+    started: simpy.Event | None = None
+    """Succeeds when training traffic next starts or has ended for good, or all chunks are sent."""
+    chunks_left: bool = True
+    may_train: list[simpy.Event] = field(default_factory=list)
+    may_update: list[simpy.Event] = field(default_factory=list)
+
+
+class _Engine:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        tasks: Sequence[Task],
+        machines: int,
+        factors: Sequence[float] | None,
+        network_share: Fraction,
+    ) -> None:
+        self.env = env
+        self.tasks = tasks
+        self.factors = factors
+        self.network_share = network_share
+        self.ended = [env.event() for _ in tasks]
+        self.left = [len(set(task.after)) for task in tasks]
+        self.followers: list[list[int]] = [[] for _ in tasks]
+        for index, task in enumerate(tasks):
+            for before in sorted(set(task.after)):
+                self.followers[before].append(index)
+        self.machines = [self._machine(tasks, machine) for machine in range(machines)]
+        self.intervals: list[Interval] = []
+        self.complete_ns = 0
+
+    def run(self, sendings: Sequence[Sending] | None) -> Run:
+        for number, sending in enumerate(sendings or ()):
+            self._start_checkpoint(number, self.machines[number], sending)
+        for index, left in enumerate(self.left):
+            if left == 0:
+                self.env.process(self._task(index))
+        self.env.run()
+        updates = [i.end_ns for i in self.intervals if i.kind == Kind.UPDATE]
+        assert len(updates) >= len(self.machines), "a machine never updated"
+        return Run(
+            end_ns=max(updates),
+            intervals=tuple(self.intervals),
+            peak_buffer_bytes=max(machine.peak_bytes for machine in self.machines),
+            checkpoint_complete_ns=self.complete_ns,
+        )
+
+    def _machine(self, tasks: Sequence[Task], number: int) -> _Machine:
+        traffic = sum(task.lane is Lane.NETWORK and task.machine == number for task in tasks)
+        network, link, copy = (simpy.Resource(self.env) for _ in range(3))
+        return _Machine(network, link, copy, traffic)
+
+    def _task(self, index: int) -> Process:
+        task = self.tasks[index]
+        machine = self.machines[task.machine]
+        if not task.after:
+            yield from _all_of(machine.may_train)
+        if task.kind is Kind.UPDATE:
+            yield from _all_of(machine.may_update)
+        lane = {Lane.NETWORK: machine.network, Lane.LINK: machine.link, Lane.GPU: None}[task.lane]
+        turn = None if lane is None else lane.request()
+        if turn is not None:
+            yield turn
+        start_ns = int(self.env.now)
+        if task.lane is Lane.NETWORK:
+            machine.in_traffic = True
+            self._tell(machine)
+        yield self.env.timeout(self._duration_ns(index))
+        if lane is not None and turn is not None:
+            lane.release(turn)
+        if task.lane is Lane.NETWORK:
+            machine.in_traffic = False
+            machine.traffic_left -= 1
+            if machine.traffic_left == 0:
+                self._tell(machine)
+        self._record(
+            task.machine, task.lane, task.kind, task.name, start_ns, task.size_bytes, task=index
+        )
+        self.ended[index].succeed()
+        for follower in self.followers[index]:
+            self.left[follower] -= 1
+            if self.left[follower] == 0:
+                self.env.process(self._task(follower))
+
+    def _duration_ns(self, index: int) -> int:
+        task = self.tasks[index]
+        if task.lane is Lane.NETWORK:
+            return self._on_network_ns(task.duration_ns)
+        if self.factors is None:
+            return task.duration_ns
+        return round(task.duration_ns * self.factors[index])
+
+    def _on_network_ns(self, alone_ns: int) -> int:
+        return -(-alone_ns * self.network_share.denominator // self.network_share.numerator)
+
+    def _tell(self, machine: _Machine) -> None:
+        if machine.started is not None:
+            machine.started.succeed()
+            machine.started = None
+
+    def _start_checkpoint(self, number: int, machine: _Machine, sending: Sending) -> None:
+        limit = sending.sub_buffers
+        buffers = None if limit is None else simpy.Resource(self.env, capacity=limit)
+
+        def send(chunks: Sequence[Chunk]) -> Process:
+            for chunk in chunks:
+                yield from self._chunk(number, machine, sending, chunk, buffers)
+
+        def spans() -> Process:
+            yield upfront
+            for after, span in zip(sending.opens_after, sending.schedule.spans, strict=True):
+                if span.chunks:
+                    if after != START:
+                        yield self.ended[after]
+                    yield from send(span.chunks)
+            machine.chunks_left = False
+            self._tell(machine)
+
+        upfront = self.env.process(send(sending.schedule.upfront))
+        machine.may_train.append(upfront)
+        machine.may_update.append(self.env.process(spans()))
+        machine.may_update.append(self.env.process(self._local_copy(number, machine, sending)))
+
+    def _chunk(
+        self,
+        number: int,
+        machine: _Machine,
+        sending: Sending,
+        chunk: Chunk,
+        buffers: simpy.Resource | None,
+    ) -> Process:
+        """Send one chunk; its copy to CPU memory goes on when this returns."""
+        buffer = None if buffers is None else buffers.request()
+        if buffer is not None:
+            yield buffer
+        size_bytes = chunk.size_bytes
+        with machine.network.request() as turn:
+            yield turn
+            start_ns = int(self.env.now)
+            machine.held_bytes += size_bytes
+            machine.peak_bytes = max(machine.peak_bytes, machine.held_bytes)
+            yield self.env.timeout(self._on_network_ns(sending.link.transfer_ns(size_bytes)))
+        name = f"replica {chunk.replica}"
+        on_machine = size_bytes * sending.gpus
+        self._record(number, Lane.NETWORK, Traffic.CHUNK, name, start_ns, on_machine)
+
+        def free() -> None:
+            machine.held_bytes -= size_bytes
+            self.complete_ns = int(self.env.now)
+            if buffers is not None and buffer is not None:
+                buffers.release(buffer)
+
+        self.env.process(
+            self._copy(number, machine, sending, size_bytes, Traffic.COPY, name, then=free)
+        )
+
+    def _copy(
+        self,
+        number: int,
+        machine: _Machine,
+        sending: Sending,
+        size_bytes: int,
+        kind: Traffic,
+        name: str,
+        then: Callable[[], None] | None = None,
+    ) -> Process:
+        with machine.copy.request() as turn:
+            yield turn
+            start_ns = int(self.env.now)
+            yield self.env.timeout(sending.copy_link.transfer_ns(size_bytes))
+        self._record(number, COPY_LANE, kind, name, start_ns, size_bytes * sending.gpus)
+        if then is not None:
+            then()
+
+    def _local_copy(self, number: int, machine: _Machine, sending: Sending) -> Process:
+        for size_bytes in sending.local_parts:
+            while not machine.in_traffic and machine.traffic_left and machine.chunks_left:
+                if machine.started is None:
+                    machine.started = self.env.event()
+                yield machine.started
+            yield from self._copy(
+                number, machine, sending, size_bytes, Traffic.LOCAL_COPY, "own replica"
+            )
+
+    def _record(
+        self,
+        number: int,
+        lane: str,
+        kind: str,
+        name: str,
+        start_ns: int,
+        size_bytes: int,
+        *,
+        task: int | None = None,
+    ) -> None:
+        end_ns = int(self.env.now)
+        self.intervals.append(
+            Interval(number, lane, kind, name, start_ns, end_ns, size_bytes, task)
+        )
+
+
+def _all_of(events: Sequence[simpy.Event]) -> Process:
+    for event in events:
+        if not event.processed:
+            yield event
