@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,23 @@ def main() -> int:
     if asked.ranks:
         sizes = tuple(size for size in sizes if size[0] == asked.ranks)
     began = time.time()
-    cases = [_case(ranks, mib, asked, console) for ranks, mib in sizes]
-    result = {
+    cases: list[dict[str, Any]] = []
+    for ranks, mib in sizes:
+        # Written after each run: it takes long, and what is measured must not be lost.
+        for case in _case(ranks, mib, asked, console):
+            result = _result(began, asked, [*cases, case])
+            (asked.out / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
+            (asked.out / "peers.md").write_text(as_markdown(result))
+        cases.append(case)
+    print_table(result, Console(width=150, highlight=False))
+    if asked.publish:
+        for name in ("peers.json", "peers.md"):
+            shutil.copy(asked.out / name, ROOT / "docs" / "results" / name)
+    return 0
+
+
+def _result(began: float, asked: argparse.Namespace, cases: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
         "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
         "command": shlex.join(["python", "benchmarks/peers/run.py", *sys.argv[1:]]),
         "commit": commit(),
@@ -56,14 +72,6 @@ def main() -> int:
         "versions": {s.package: s.version for s in SYSTEMS.values()},
         "cases": cases,
     }
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "peers.json").write_text(json.dumps(result, indent=1) + "\n")
-    (asked.out / "peers.md").write_text(as_markdown(result))
-    print_table(result, Console(width=150, highlight=False))
-    if asked.publish:
-        for name in ("peers.json", "peers.md"):
-            shutil.copy(asked.out / name, ROOT / "docs" / "results" / name)
-    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -79,7 +87,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _case(ranks: int, mib: int, asked: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _case(
+    ranks: int, mib: int, asked: argparse.Namespace, console: Console
+) -> Iterator[dict[str, Any]]:
+    """Measure all systems round by round; yield what is known after each run."""
     floors: list[dict[str, float]] = []
     runs: dict[str, list[measure.Measured]] = {key: [] for key in asked.systems}
     for number in range(asked.rounds):
@@ -93,20 +104,20 @@ def _case(ranks: int, mib: int, asked: argparse.Namespace, console: Console) -> 
             runs[key].append(found)
             console.print(
                 f"{ranks} ranks, round {number}: {key}, {time.monotonic() - began:.0f} s"
-                + (f" — {found.error}" if found.error else ""),
+                + (f": {found.error}" if found.error else ""),
                 markup=False,
             )
-    return {
-        "ranks": ranks,
-        "state_bytes": mib * MIB,
-        "floors": {
-            what: min(floor[what] for floor in floors if what in floor) for what in floors[0]
-        },
-        "systems": {
-            key: summary(SYSTEMS[key], found, ranks * mib * MIB) for key, found in runs.items()
-        },
-        "runs": {key: [asdict(one) for one in found] for key, found in runs.items()},
-    }
+            yield {
+                "ranks": ranks,
+                "state_bytes": mib * MIB,
+                "floors": {what: min(floor[what] for floor in floors) for what in floors[0]},
+                "systems": {
+                    done: summary(SYSTEMS[done], those, ranks * mib * MIB)
+                    for done, those in runs.items()
+                    if those
+                },
+                "runs": {done: [asdict(one) for one in those] for done, those in runs.items()},
+            }
 
 
 def _machine() -> dict[str, Any]:
