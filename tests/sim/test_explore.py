@@ -206,6 +206,27 @@ def test_a_machine_that_keeps_training_in_anothers_place_is_seen(monkeypatch) ->
     assert found.invariant == 9
 
 
+def test_an_older_generation_that_goes_on_is_seen(monkeypatch) -> None:
+    begun = monitor.Monitor.planned
+
+    def ahead(self, plan):
+        begun(self, plan)
+        if plan.phase == "load":
+            self._loads[plan.generation + 1] = plan
+
+    monkeypatch.setattr(monitor.Monitor, "planned", ahead)
+    found = run_schedule(RIGHT, 1, ())
+    assert found is not None
+    assert found.invariant == 8
+
+
+def test_a_machine_that_wakes_may_end_the_update_that_it_had_begun() -> None:
+    pause = Fault("pause", 7.473, 2, span_s=3.683, value=1.0)
+    cut = Fault("net", 8.6, 2, -1, span_s=5.525)
+    late = Fault("late", 1.9, 4, span_s=2.682, value=3.0)
+    assert run_schedule(RIGHT, 50511, (late, pause, cut)) is None
+
+
 def test_a_root_that_does_not_act_is_seen(monkeypatch) -> None:
     monkeypatch.setattr(root.Root, "_watch", lambda *_: [])
     found = run_schedule(RIGHT, 1, ())

@@ -125,6 +125,12 @@ class Monitor:
         if first != (trainer.iteration, source):
             raise Violation(5, f"{who} loaded {trainer.iteration} from {source}, others {first}")
 
+    def collective_ended(self, generation: int) -> None:
+        """Check that no older generation goes on (8); a rank that wakes may end what it began."""
+        newest = max(self._loads, default=0)
+        if generation < newest:
+            raise Violation(8, f"generation {generation} goes on while {newest} trains")
+
     def iteration_ended(self, trainer: Trainer) -> None:
         """Check who makes progress, and to which state (invariants 3, 8 and 9)."""
         who = f"rank {trainer.rank} of generation {trainer.generation} on {trainer.agent.name}"
@@ -133,9 +139,6 @@ class Monitor:
         known = self._progress.setdefault((trainer.generation, trainer.rank), trainer)
         if known is not trainer:
             raise Violation(8, f"{who} makes progress beside {known.agent.incarnation}")
-        newest = max(self._loads, default=0)
-        if trainer.generation < newest:
-            raise Violation(8, f"{who} makes progress while generation {newest} trains")
         plan = self._loads.get(trainer.generation)
         if plan is None or plan.incarnations[trainer.machine] != trainer.agent.incarnation:
             raise Violation(9, f"{who} makes progress in a place that is not its own")

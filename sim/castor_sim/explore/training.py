@@ -241,6 +241,7 @@ class Group:
             return
         self._computed = False
         self._copies = 0
+        self._world.monitor.collective_ended(self._generation)
         for member in self._ordered():
             self._world.after(member.agent.draw.uniform(*_SKEW_S), self._update, member)
 
