@@ -232,7 +232,10 @@ class _WatchStream:
     async def created(self, timeout_s: float) -> None:
         """Wait until etcd has made the watch, or it has failed (`next` then says how)."""
         try:
-            await asyncio.wait_for(self._is_created.wait(), timeout_s)
+            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together
+            # with what it waits for, and who cancelled this watch would wait for its end for ever.
+            async with asyncio.timeout(timeout_s):
+                await self._is_created.wait()
         except TimeoutError:
             self.lost = True
             raise StoreUnavailableError(f"etcd at {self._name} made no watch in time") from None

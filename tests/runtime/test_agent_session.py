@@ -1,0 +1,273 @@
+"""The agent's place in a real etcd: its lease, its report, elections, fences and outages."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from castor_policy.agents.documents import (
+    AgentReport,
+    JobSpec,
+    Plan,
+    layout_prefix,
+    persist_key,
+    plan_key,
+    root_key,
+)
+from castor_policy.agents.messages import (
+    PersistChanged,
+    PlanChanged,
+    ReportChanged,
+    RootChanged,
+    SessionLost,
+    SessionOpened,
+    SessionRenewed,
+    StoreLost,
+)
+from castor_policy.store import Delete, Put, StoreUnavailableError, Txn
+from castor_runtime.agent.session import StoreSeen, StoreSession
+from castor_runtime.stores import EmbeddedEtcd, open_store
+
+PATIENCE_S = 30.0
+EventT = TypeVar("EventT")
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedEtcd]:
+    server = EmbeddedEtcd(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def spec() -> JobSpec:
+    return JobSpec(f"t{secrets.token_hex(4)}", 2, 1, "group", ((0, 1), (1, 0)), "train.py")
+
+
+class Member:
+    """A session with all that it has told."""
+
+    def __init__(self, etcd: EmbeddedEtcd, job: JobSpec, name: str) -> None:
+        self.name = name
+        self.job = job
+        self.seen: list[StoreSeen] = []
+        self.store = open_store(etcd.url)
+        self.session = StoreSession(self.store, job, name, self.seen.append)
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        for _ in range(round(PATIENCE_S / 0.01)):
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{self.name} has not seen {what}: {self.seen[-10:]}")
+
+    async def sees(self, kind: type[EventT], since: int = 0) -> EventT:
+        def found() -> list[EventT]:
+            return [event for event in self.seen[since:] if isinstance(event, kind)]
+
+        await self.until(found, kind.__name__)
+        return found()[-1]
+
+    def report(self, **changes: object) -> AgentReport:
+        told = AgentReport(self.name, "i1", False, "127.0.0.1:1", **changes)  # type: ignore[arg-type]
+        self.session.report(told)
+        return told
+
+
+@asynccontextmanager
+async def members(etcd: EmbeddedEtcd, job: JobSpec, *names: str) -> AsyncIterator[list[Member]]:
+    found = [Member(etcd, job, name) for name in names]
+    for member in found:
+        member.session.open()
+    try:
+        for member in found:
+            await member.sees(SessionOpened)
+        yield found
+    finally:
+        for member in found:
+            await member.session.close()
+
+
+def plan(generation: int, term: int = 1) -> Plan:
+    return Plan(generation, term, "gather", ("node-0", "node-1"), ("i1", "i1"))
+
+
+def test_one_is_elected_and_the_next_one_only_once_it_has_gone(etcd: EmbeddedEtcd) -> None:
+    async def elect() -> None:
+        async with members(etcd, spec(), "node-0", "node-1") as (first, second):
+            won = await asyncio.gather(first.session.campaign(), second.session.campaign())
+            assert sorted(won) == [False, True]
+            winner, other = (first, second) if won[0] else (second, first)
+            await other.until(lambda: other.session.root() is not None, "the root")
+            await winner.until(lambda: winner.session.root() is not None, "itself as root")
+            key = winner.session.root()
+            assert key is not None
+            assert key.value == winner.name
+            assert winner.session.is_ours(key)
+            assert not other.session.is_ours(key)
+            assert not await other.session.campaign()
+            # A later life of the same agent is another root.
+            async with members(etcd, winner.job, winner.name) as (again,):
+                await again.until(lambda: again.session.root() is not None, "the root")
+                assert not again.session.is_ours(key)
+            since = len(other.seen)
+            await winner.session.close()
+            assert await other.sees(RootChanged, since) == RootChanged("")
+            assert await other.session.campaign()
+            await other.until(lambda: other.session.root() is not None, "itself as root")
+            later = other.session.root()
+            assert later is not None
+            assert later.create_revision > key.create_revision
+
+    asyncio.run(elect())
+
+
+def test_a_stale_term_and_a_stale_decision_are_refused(etcd: EmbeddedEtcd) -> None:
+    async def write() -> None:
+        async with members(etcd, spec(), "node-0", "node-1") as (root, other):
+            assert await root.session.campaign()
+            await root.until(lambda: root.session.root() is not None, "itself as root")
+            key = root.session.root()
+            assert key is not None
+            term = key.create_revision
+            assert not await root.session.write_plan(term - 1, plan(1), 0)
+            assert await root.session.write_plan(term, plan(1), 0)
+            seen = await other.sees(PlanChanged)
+            assert seen.plan == plan(1)
+            # Decided before the plan that is there now: refused, though the term is right.
+            assert not await root.session.write_plan(term, plan(2), 0)
+            assert await root.session.write_plan(term, plan(2), seen.revision)
+            await other.until(lambda: other.session.plan()[0] == plan(2), "generation 2")
+            persist = persist_key(root.job.job)
+            assert not await root.session.write_fenced(term + 1, persist, "9")
+            assert await root.session.write_fenced(term, persist, "7")
+            assert await other.sees(PersistChanged) == PersistChanged(7)
+            request = root.session.request_key("2-0")
+            assert await root.session.write_fenced(term, request, "node-0")
+            # Elected anew in between: what the old term still sends does nothing.
+            await root.store.transact(Txn((), (Delete(root_key(root.job.job)),)))
+            assert not await root.session.write_plan(term, plan(3), other.session.plan()[1])
+
+    asyncio.run(write())
+
+
+def test_a_report_lives_as_long_as_its_agent(etcd: EmbeddedEtcd) -> None:
+    async def tell() -> None:
+        async with members(etcd, spec(), "node-0", "node-1") as (one, other):
+            told = one.report(generation=3, state="gathered", holdings={"0": (8, 9)})
+            await other.until(lambda: told in other.session.reports(), "the report")
+            newer = one.report(generation=3, state="loading")
+            await other.until(lambda: newer in other.session.reports(), "the newer report")
+            assert len(other.session.reports()) == 1
+            since = len(other.seen)
+            await one.session.close()
+            assert await other.sees(ReportChanged, since) == ReportChanged("node-0", None)
+            assert other.session.reports() == []
+
+    asyncio.run(tell())
+
+
+def test_a_key_is_written_once(etcd: EmbeddedEtcd) -> None:
+    async def write() -> None:
+        async with members(etcd, spec(), "node-0", "node-1") as (one, other):
+            key = layout_prefix(one.job.job) + "3"
+            await one.session.write_once(key, "first")
+            await other.session.write_once(key, "second")
+            await other.until(other.session.layouts, "a layout")
+            assert other.session.layouts() == {"3": "first"}
+
+    asyncio.run(write())
+
+
+def test_who_comes_later_is_told_the_plan_with_its_session(etcd: EmbeddedEtcd) -> None:
+    async def come() -> None:
+        job = spec()
+        async with members(etcd, job, "node-0") as (one,):
+            assert (await one.sees(SessionOpened)).plan is None
+            await one.store.transact(Txn((), (Put(plan_key(job.job), plan(4).to_json()),)))
+            async with members(etcd, job, "spare-0") as (late,):
+                assert (await late.sees(SessionOpened)).plan == plan(4)
+
+    asyncio.run(come())
+
+
+def test_a_session_that_has_just_begun_can_end_at_any_moment(etcd: EmbeddedEtcd) -> None:
+    async def come_and_go() -> None:
+        job = spec()
+        for step in range(40):
+            member = Member(etcd, job, "node-0")
+            member.session.open()
+            await asyncio.sleep(step * 0.0005)
+            # The watch is being made meanwhile; its last answer may come with the end.
+            await asyncio.wait_for(member.session.close(), PATIENCE_S)
+
+    asyncio.run(come_and_go())
+
+
+def test_a_lost_lease_is_told_and_a_new_one_taken(etcd: EmbeddedEtcd) -> None:
+    async def lose() -> None:
+        async with members(etcd, spec(), "node-0", "node-1") as (one, other):
+            told = one.report(state="running")
+            await other.until(lambda: told in other.session.reports(), "the report")
+            lease = one.session._lease
+            assert lease is not None
+            since, others = len(one.seen), len(other.seen)
+            await other.store.revoke(lease)
+            assert await other.sees(ReportChanged, others)
+            await one.sees(SessionLost, since)
+            await one.sees(SessionOpened, since)
+            kinds = [type(e) for e in one.seen[since:]]
+            assert kinds.index(SessionLost) < kinds.index(SessionOpened)
+            # Its report is there again without anybody asking for it.
+            await other.until(lambda: told in other.session.reports(), "the report again")
+
+    asyncio.run(lose())
+
+
+def test_an_outage_of_the_store_is_told_and_survived(tmp_path: Path) -> None:
+    server = EmbeddedEtcd(tmp_path / "etcd")
+
+    async def live() -> None:
+        job = spec()
+        async with members(server, job, "node-0", "node-1") as (one, other):
+            told = one.report(state="running")
+            await other.until(lambda: told in other.session.reports(), "the report")
+            assert await one.session.campaign()
+            await one.until(lambda: one.session.root() is not None, "itself as root")
+            key = one.session.root()
+            assert key is not None
+            since = len(one.seen)
+            server.kill()
+            await one.sees(StoreLost, since)
+            with pytest.raises(StoreUnavailableError):
+                await one.session.write_plan(key.create_revision, plan(2), 0)
+            newer = one.report(state="failed")
+            writing = asyncio.create_task(one.session.write_once(layout_prefix(job.job) + "0", "x"))
+            await asyncio.sleep(0.3)
+            assert not writing.done()
+            back = len(one.seen)
+            server.restart()
+            # The lease was written before the outage, and outlives it: nobody is lost.
+            await one.sees(SessionRenewed, back)
+            await asyncio.wait_for(writing, PATIENCE_S)
+            await other.until(lambda: newer in other.session.reports(), "what was said meanwhile")
+            assert not any(isinstance(e, SessionLost) for e in [*one.seen, *other.seen])
+            assert ReportChanged("node-0", None) not in other.seen
+            assert one.session.root() == key
+            assert await one.session.write_plan(key.create_revision, plan(2), 0)
+            await other.until(lambda: other.session.plan()[0] == plan(2), "the plan")
+            revisions = [e.revision for e in other.seen if isinstance(e, PlanChanged)]
+            assert all(a < b for a, b in itertools.pairwise(revisions))
+
+    server.start()
+    try:
+        asyncio.run(live())
+    finally:
+        server.stop()
