@@ -114,7 +114,8 @@ def measure_outages(
         "systems": [result.to_json() for result in results],
     }
     found = [
-        tables.outage_table(scale, results),
+        tables.wasted_table(scale, results),
+        tables.outage_table(results),
         tables.parts_table(results),
         tables.detection_table(results),
     ]
@@ -245,7 +246,7 @@ def main() -> None:
         table.show(console)
     if found:
         write("overhead", document, found, [], options)
-    say(f"written: {options.out}/recovery.json, overhead.json")
+    say(f"written to {options.out}")
 
 
 if __name__ == "__main__":
