@@ -40,7 +40,7 @@ _PARTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "detection": (look.YELLOW, look.BLACK),
         "interrupted": (look.GREY, "white"),
         "replacement": (look.PURPLE, look.BLACK),
-        "planning": (look.VERMILION, "white"),
+        "planning": (look.ORANGE, look.BLACK),
         "retrieval": (look.BLUE, "white"),
         "restart": (look.SKY_BLUE, look.BLACK),
         "first_iteration": (look.GREEN, "white"),
@@ -283,19 +283,23 @@ def _draw_memory(
 
 
 def _without_memory(timeline: RecoveryTimeline, machine: Machine) -> tuple[float, float] | None:
-    """Return from when to when a machine held no checkpoint, if it lost its memory."""
-    fetched = [
-        one
-        for one in timeline.retrievals
-        if one.machine == machine.machine and one.source != "own_memory"
-    ]
-    if not machine.failed or timeline.recovery.kind != "hardware" or not fetched:
-        return None
-    from_memory = all(one.source.startswith("peer") for one in fetched)
-    back_ns = max(one.end_ns for one in fetched)
-    if not from_memory:
+    """Return from when to when a machine held no checkpoint; None if it always did.
+
+    A machine that is lost loses it at once. Where all load from storage, what memory still holds is
+    of other iterations, and every machine gives it up with the plan.
+    """
+    lost = machine.failed and timeline.recovery.kind == "hardware"
+    sources = {one.source.partition(":")[0] for one in timeline.retrievals}
+    if not sources <= {"own_memory", "peer"}:
         back_ns = timeline.redundant_ns or timeline.end_ns
-    return 0.0, _since(timeline, back_ns)
+        given_up_ns = min(one.end_ns for one in timeline.retrievals)
+        return 0.0 if lost else _since(timeline, given_up_ns), _since(timeline, back_ns)
+    fetched = [
+        one.end_ns
+        for one in timeline.retrievals
+        if one.machine == machine.machine and one.source.startswith("peer")
+    ]
+    return (0.0, _since(timeline, max(fetched))) if lost and fetched else None
 
 
 def _draw_fetch(
@@ -320,10 +324,11 @@ def _draw_fetch(
     )  # fmt: skip
     if retrieval.own:
         took = format_seconds((retrieval.end_ns - retrieval.start_ns) / _NS_PER_S)
+        is_left = at_s - window.start_s < 0.25 * (window.end_s - window.start_s)
         axes.annotate(
             f"{format_bytes(retrieval.size_bytes)} in {took}", (at_s, (source + target) / 2),
-            xytext=(-3, 0), textcoords="offset points", fontsize=6.0, ha="right", va="center",
-            color=look.BLUE,
+            xytext=(4 if is_left else -3, 0), textcoords="offset points", fontsize=6.0,
+            ha="left" if is_left else "right", va="center", color=look.BLUE,
         )  # fmt: skip
 
 
@@ -360,9 +365,11 @@ def _draw_redundant(axes: Axes, timeline: RecoveryTimeline, lanes: _Lanes, windo
     at_s = _since(timeline, timeline.redundant_ns)
     if window.start_s <= at_s <= window.end_s:
         axes.plot([at_s, at_s], [1.0, lanes.height], color=_MEMORY, linewidth=0.6, linestyle=":")
+        is_right = window.end_s - at_s < 0.2 * (window.end_s - window.start_s)
         axes.annotate(
-            "every replica is there", (at_s, 1.18), xytext=(3, 0), textcoords="offset points",
-            fontsize=6.0, va="center", color=_MEMORY,
+            "every replica is there", (at_s, 1.18), xytext=(-3 if is_right else 3, 0),
+            textcoords="offset points", fontsize=6.0, ha="right" if is_right else "left",
+            va="center", color=_MEMORY,
         )  # fmt: skip
 
 
@@ -371,16 +378,18 @@ def _legend(figure: Figure, timeline: RecoveryTimeline) -> None:
     from matplotlib.patches import Patch  # noqa: PLC0415 - as above
 
     handles: list[Patch | Line2D] = []
+    # What is too short to be seen needs no words.
+    seen_ns = (timeline.end_ns - timeline.start_ns) / 1000
     for part in timeline.parts:
+        if part.end_ns - part.start_ns < seen_ns:
+            continue
         seconds = format_seconds((part.end_ns - part.start_ns) / _NS_PER_S)
         name = _NAMES.get(part.phase, part.phase)
         handles.append(Patch(facecolor=_PARTS[part.phase][0], label=f"{name} {seconds}"))
-    # What is too short to be seen needs no words.
-    seen_ns = (timeline.end_ns - timeline.start_ns) / 200
     stretches = [s for m in timeline.machines for t in m.trainers for s in t.stretches]
     since_ns = timeline.start_ns - 0.16 * (timeline.end_ns - timeline.start_ns)
     present = {
-        s.doing for s in stretches if s.end_ns - s.start_ns > seen_ns and s.end_ns > since_ns
+        s.doing for s in stretches if s.end_ns - s.start_ns > 5 * seen_ns and s.end_ns > since_ns
     }
     for doing, (colour, hatch, words) in _DOINGS.items():
         if doing in present:
