@@ -190,16 +190,16 @@ def test_own_parts_are_verified_before_they_are_offered() -> None:
     assert made.report.redundant
 
 
-def test_what_is_missing_is_fetched_own_parts_urgently_and_redundancy_waits_for_all() -> None:
+def test_what_is_missing_is_fetched_own_parts_first_and_redundancy_waits_for_all() -> None:
     made = worker()
     gathered(made, {})
     effects = told(made, PlanChanged(load(tier="peer"), 3))
     fetches = [effect for effect in effects if isinstance(effect, Fetch)]
-    assert fetches == [
-        Fetch(1, 0, 5, 1, "node-1:1", urgent=True),
+    assert fetches == [Fetch(1, 0, 5, 1, "node-1:1", urgent=True)]
+    assert told(made, Fetched(1, 0, 1, 8, 0.1)) == [
+        Offer(1, 0, 5, "peer"),
         Fetch(1, 1, 5, 1, "node-1:1", urgent=False),
     ]
-    assert told(made, Fetched(1, 0, 1, 8, 0.1)) == [Offer(1, 0, 5, "peer")]
     assert told(made, Fetched(1, 1, 1, 8, 0.1))[0] == Redundant(1)
     assert told(made, Fetched(1, 1, 1, 8, 0.1)) == []
 
@@ -220,7 +220,9 @@ def test_a_corrupt_part_is_fetched_and_without_a_source_the_generation_fails(
 def test_a_replica_of_others_that_cannot_be_had_holds_nothing_up() -> None:
     made = worker()
     gathered(made, {0: (5,)})
-    told(made, PlanChanged(load(), 3), Verified(1, 0, intact=True))
+    told(made, PlanChanged(load(), 3))
+    verified = told(made, Verified(1, 0, intact=True))
+    assert verified[-1] == Fetch(1, 1, 5, 1, "node-1:1", urgent=False)
     assert told(made, FetchFailed(1, 1, 1, "gone"))[0] == Redundant(1)
 
 

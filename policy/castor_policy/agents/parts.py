@@ -54,6 +54,7 @@ class PartLoading:
         self._held = {r for r, iterations in holdings.items() if plan.iteration in iterations}
         self._open: set[int] = set()
         self._sources: dict[int, list[int]] = {}
+        self._later: list[Fetch] = []
 
     @property
     def settled(self) -> bool:
@@ -81,6 +82,9 @@ class PartLoading:
         self, event: Verified | Fetched | FetchFailed | TrainerRefused
     ) -> list[WorkerEffect]:
         """Take an answer in and return the next steps."""
+        return [*self._take(event), *self._unless_own_are_open()]
+
+    def _take(self, event: Verified | Fetched | FetchFailed | TrainerRefused) -> list[WorkerEffect]:
         rank = event.rank
         match event:
             case Verified(_, _, True):
@@ -102,16 +106,19 @@ class PartLoading:
         sources = self._sources.get(rank, [])
         if sources:
             source = sources.pop(0)
-            return [
-                Fetch(
-                    self._plan.generation,
-                    rank,
-                    self._plan.iteration,
-                    source,
-                    self._plan.addresses[source],
-                    urgent=rank in self._own,
-                )
-            ]
+            fetch = Fetch(
+                self._plan.generation,
+                rank,
+                self._plan.iteration,
+                source,
+                self._plan.addresses[source],
+                urgent=rank in self._own,
+            )
+            if fetch.urgent:
+                return [fetch]
+            # Trainers wait for own parts; those of others only make redundancy whole again.
+            self._later.append(fetch)
+            return self._unless_own_are_open()
         self._open.discard(rank)
         if rank in self._own:
             self.failed = (
@@ -119,6 +126,14 @@ class PartLoading:
             )
         # A replica of another's part that cannot be had is made again by the next checkpoint.
         return []
+
+    def _unless_own_are_open(self) -> list[WorkerEffect]:
+        """Return the fetches that were put off, once no part of an own rank is under way."""
+        if self._open & self._own or self.failed:
+            return []
+        begun: list[WorkerEffect] = list(self._later)
+        self._later.clear()
+        return begun
 
     def _offer(self, rank: int, tier: str) -> Offer:
         return Offer(self._plan.generation, rank, self._plan.iteration, str(tier))

@@ -73,6 +73,7 @@ class StoreSession:
         self._seen_revision: dict[str, int] = {}
         self._born_revision = -1
         self._report: AgentReport | None = None
+        self._overwritten = 0
         self._to_write = asyncio.Event()
         self._changed = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
@@ -264,20 +265,24 @@ class StoreSession:
         elif _in(key, agents_prefix(job)):
             name = key[len(agents_prefix(job)) :]
             report = None if value is None else AgentReport.from_json(value)
+            if name == self._agent and report is not None and report != self._report:
+                # A write that was given up has arrived after a newer one: write that again.
+                self._overwritten += 1
+                self._to_write.set()
             self._emit(ReportChanged(name, report))
 
     async def _write_reports(self) -> None:
-        written: tuple[int | None, AgentReport | None] = (None, None)
+        written: tuple[int, AgentReport, int] | None = None
         while True:
             await self._to_write.wait()
             self._to_write.clear()
-            lease, report = self._lease, self._report
-            if lease is None or report is None or written == (lease, report):
+            lease, report, overwritten = self._lease, self._report, self._overwritten
+            if lease is None or report is None or written == (lease, report, overwritten):
                 continue
             key = agents_prefix(self._spec.job) + self._agent
             try:
                 await self._store.transact(Txn((), (Put(key, report.to_json(), lease),)))
-                written = (lease, report)
+                written = (lease, report, overwritten)
             except LeaseLostError:
                 continue  # the next session writes it
             except StoreUnavailableError:

@@ -266,7 +266,8 @@ class TrainerSession:
         replica = self._open(order["segments"][str(self._settings.rank)])
         try:
             snapshot = replica.snapshot(iteration)
-            damaged = replica.verify(iteration)
+            # Before anything is loaded: restoring is collective, and is not begun a second time.
+            damaged = replica.verify(iteration, workers=2)
         except ArenaError as error:
             raise _DamagedError(str(error)) from error
         if damaged:
