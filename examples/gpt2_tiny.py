@@ -6,6 +6,7 @@
 The lines that Castor needs are the four with `checkpointer`. Text is read as bytes; --text FILE
 takes another one, --dataset wikipedia one from Hugging Face. --model takes any gpt2, bert or
 roberta model of configs/models, and the options below it make that model smaller.
+--paced-layer-ms X waits instead of computing the layers: for measurements without a GPU.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, default=TEXT)
     parser.add_argument("--dataset", choices=["wikipedia"], help="instead of --text")
     parser.add_argument("--articles", type=int, default=1000, help="of --dataset wikipedia")
+    parser.add_argument(
+        "--paced-layer-ms",
+        type=float,
+        metavar="X",
+        help="do not compute a layer but wait X ms forward, twice that backward: processors "
+        "stay as free as beside a GPU. Results say that compute was paced.",
+    )
     return parser.parse_args()
 
 
@@ -78,7 +86,10 @@ def main() -> None:
     deepspeed.init_distributed()
     torch.manual_seed(options.seed)
     shape = model_shape(options)
-    model = build_language_model(shape, dropout=options.dropout)
+    paced_s = None if options.paced_layer_ms is None else options.paced_layer_ms / 1000
+    if paced_s is not None:
+        print(f"compute: paced, {options.paced_layer_ms:g} ms a layer forward, twice that backward")
+    model = build_language_model(shape, dropout=options.dropout, paced_layer_s=paced_s)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=1000)
     engine, *_ = deepspeed.initialize(

@@ -5,7 +5,7 @@ here is as many bytes as were written or read, so that storage is as slow as its
 the hosts' links with training (`storage_traffic` is the other side). Nothing is kept.
 
 Protocol: a request of nine bytes, the direction (b"w" or b"r") and a count (8 bytes, big-endian).
-After "w" come that many bytes, answered by b"." once all are here; "r" is answered by that many.
+After "w" come that many bytes, which nothing answers; "r" is answered by that many.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from castor_runtime.processes import die_with_parent
 REQUEST: Final = struct.Struct("!cQ")
 WRITE: Final = b"w"
 READ: Final = b"r"
-DONE: Final = b"."
 PIECE_BYTES: Final = 256 << 10
 
 _READY: Final = b"ready\n"
@@ -97,8 +96,6 @@ def _serve_one(connection: socket.socket) -> None:
                     left -= count
                 else:
                     return
-            if direction == WRITE:
-                connection.sendall(DONE)
 
 
 def main(arguments: list[str]) -> int:

