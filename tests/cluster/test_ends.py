@@ -104,6 +104,26 @@ def test_a_memory_budget_that_is_too_small(castor_train: Any) -> None:
     assert {e.fields["generation"] for e in trial.of(EventKind.TRAINER_STARTED)} == {1}
 
 
+def test_another_jobs_checkpoints_are_refused_by_name(start: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    options = ("--persist", str(kept), "--persist-every", "1s")
+    first = start(*options, iterations=10000, name="first")
+    first.wait_until(
+        lambda: any(event.kind == EventKind.PERSISTED for event in first.events()), "persisted"
+    )
+    first.process.terminate()
+    assert first.wait(60).result["outcome"] == "interrupted"
+    other = start(*options, name="other").wait()
+    sys.stdout.write(other.output)
+    assert other.code == 1
+    assert other.result["outcome"] == "failed"
+    said = plain(other.output)
+    assert first.job in said
+    assert str(kept) in said
+    assert other.of(EventKind.ITERATION_ENDED) == []
+    assert other.processes_left == other.memory_left == ()
+
+
 def _burn() -> None:
     while True:
         pass
