@@ -10,7 +10,20 @@ from typing import Final
 
 from castor_configs.errors import InputError
 from castor_traces.picture_style import picture_paths
-from paper_figures import fig09, fig10, fig11, fig12, fig14, fig15
+from paper_figures import (
+    fig07,
+    fig08,
+    fig09,
+    fig10,
+    fig11,
+    fig12,
+    fig13,
+    fig14,
+    fig15,
+    fig16,
+    table1,
+    table2,
+)
 from paper_figures.figure_data import Effort, FigureData, read_csv, write_csv
 
 
@@ -31,12 +44,18 @@ class PaperFigure:
 
 FIGURES: Final[Mapping[str, PaperFigure]] = MappingProxyType(
     {
+        "table1": PaperFigure("GPU and CPU memory of machines", table1.compute, table1.draw),
+        "table2": PaperFigure("The models", table2.compute, table2.draw),
+        "fig07": PaperFigure("Iteration time, 100B models", fig07.compute, fig07.draw),
+        "fig08": PaperFigure("Idle and checkpoint time, 100B models", fig08.compute, fig08.draw),
         "fig09": PaperFigure("Recovery probability", fig09.compute, fig09.draw),
         "fig10": PaperFigure("Average wasted time", fig10.compute, fig10.draw),
         "fig11": PaperFigure("Reduction of checkpoint time", fig11.compute, fig11.draw),
         "fig12": PaperFigure("Checkpoints an hour", fig12.compute, fig12.draw),
+        "fig13": PaperFigure("Iterations on slower links", fig13.compute, fig13.draw),
         "fig14": PaperFigure("Parts of a recovery", fig14.compute, fig14.draw),
         "fig15": PaperFigure("Effective training time ratio", fig15.compute, fig15.draw),
+        "fig16": PaperFigure("Ways to interleave", fig16.compute, fig16.draw),
     }
 )
 

@@ -26,7 +26,7 @@ _SHOWN_WHOLE = 5
 def figures(
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="FIG", help="fig09, fig10, ...; may be repeated."),
+        typer.Option("--only", metavar="FIG", help="table1, fig09, ...; may be repeated."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where PDF, PNG and CSV go.")
@@ -40,8 +40,15 @@ def figures(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print every number as JSON instead of the table.")
     ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Instead: fit the iteration simulator anew, print its leave-one-out errors.",
+        ),
+    ] = False,
 ) -> None:
-    """Draw Fig. 9, 10, 11, 12, 14 and 15 of the paper and compare them number by number.
+    """Draw the paper's Tables 1 and 2 and Fig. 7 to 16, and compare them number by number.
 
     Each figure becomes a PDF, a PNG and a CSV: the paper's values as marks on ours.
 
@@ -51,6 +58,11 @@ def figures(
     from paper_figures.catalog import chosen_figures, make_figure
     from paper_figures.figure_data import Effort
 
+    if calibration:
+        from castor.commands.figures_calibration import print_calibration
+
+        print_calibration(as_json=as_json)
+        return
     names = chosen_figures(only or ())
     output_folder(out)
     with STDERR.status("figures") as status:
