@@ -125,7 +125,7 @@ def test_an_unknown_figure_is_told_with_the_names(
     said = capsys.readouterr()
     assert said.out == ""
     assert 'castor: --only: no figure "fig19"' in said.err
-    assert "fig09, fig10, fig11, fig12, fig14, fig15" in said.err
+    assert "table1, table2, fig07, fig08, fig09, fig10" in said.err
     assert not out.exists()
 
 

@@ -54,6 +54,7 @@ def pipeline_tasks(
     tasks: list[Task] = []
     arrived: dict[tuple[Kind, int, int], int] = {}  # what a stage waits for, by its micro-batch
     last: list[int | None] = [None] * stages
+    sent: list[tuple[int, ...]] = [()] * stages
     position = [0] * stages
     while any(position[stage] < len(orders[stage]) for stage in range(stages)):
         for stage in range(stages):
@@ -72,9 +73,9 @@ def pipeline_tasks(
                 position[stage] += 1
                 to = stage + 1 if forward else stage - 1
                 if 0 <= to < stages:
-                    sent = f"send {kind} {batch} from stage {stage}"
+                    name = f"send {kind} {batch} from stage {stage}"
                     message = Task(
-                        sent,
+                        name,
                         Kind.SEND,
                         Lane.NETWORK,
                         message_ns,
@@ -84,12 +85,22 @@ def pipeline_tasks(
                     )
                     tasks.append(message)
                     arrived[kind, to, batch] = len(tasks) - 1
+                    sent[stage] = (len(tasks) - 1,)
     checked = []
     for stage in range(stages):
         ended = last[stage]
         assert ended is not None  # every stage computes
         checked.append(len(tasks))
-        tasks.append(Task("gradient check", Kind.CHECK, Lane.GPU, speeds.check_ns, (ended,), stage))
+        tasks.append(
+            Task(
+                "gradient check",
+                Kind.CHECK,
+                Lane.GPU,
+                speeds.check_ns,
+                (ended, *sent[stage]),
+                stage,
+            )
+        )
     for stage, check in enumerate(checked):
         tasks.append(Task("update", Kind.UPDATE, Lane.GPU, speeds.update_ns, (check,), stage))
     return tuple(tasks)
