@@ -20,7 +20,7 @@ class CastorPeer:
         settings = TrainerSettings.from_environment()
         if settings is None:
             raise SystemExit("start this with `castor train`")
-        self._checkpointer = Checkpointer(TensorState(state))
+        self._checkpointer = Checkpointer(TensorState(state), update_after="capture")
         self._line = ControlBlock.open(settings.control).rank(settings.local_rank)
 
     def recover(self) -> int:

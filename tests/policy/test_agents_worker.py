@@ -400,3 +400,26 @@ def test_a_machine_holds_its_own_ranks_first_and_each_shard_m_times(machine: int
     assert held[:per] == list(spec.ranks_of(machine))
     everywhere = [rank for place_ in range(4) for rank in spec.ranks_held_by(place_)]
     assert all(everywhere.count(rank) == 2 for rank in range(4 * per))
+
+
+def test_what_came_from_storage_is_redundant_only_once_a_checkpoint_is_complete() -> None:
+    made = worker()
+    gathered(made, {})
+    told(made, PlanChanged(load(tier="storage", iteration=4), 3))
+    assert not made.report.redundant
+    told(made, Progressed(1, 5, agreed=4), now_s=10.0)
+    assert not made.report.redundant
+    told(made, Progressed(1, 6, agreed=5), now_s=10.1)
+    assert made.report.redundant
+
+
+def test_a_replica_that_cannot_be_had_leaves_the_machine_degraded_until_the_next_checkpoint() -> (
+    None
+):
+    made = worker()
+    gathered(made, {0: (5,)})
+    told(made, PlanChanged(load(), 3), Verified(1, 0, intact=True))
+    told(made, FetchFailed(1, 1, 1, "gone"))
+    assert not made.report.redundant
+    told(made, Progressed(1, 7, agreed=6), now_s=10.0)
+    assert made.report.redundant

@@ -206,9 +206,10 @@ def test_who_has_not_begun_or_has_finished_is_not_held_for_hung(control: Control
 def test_progress_is_what_all_trainers_have_ended(control: ControlBlock) -> None:
     control.rank(0).iteration = 12
     control.rank(1).iteration = 11
+    control.rank(0).agreed, control.rank(1).agreed = 10, 11
     with process(SLEEPS) as one, process(SLEEPS) as other:
         seen = asyncio.run(watch(control, {0: one, 1: other}, beats=True, seconds=0.3))
-    assert set(seen) == {Progressed(7, 11)}
+    assert set(seen) == {Progressed(7, 11, 10)}
 
 
 # ---- checkpoint memory -------------------------------------------------------------------------

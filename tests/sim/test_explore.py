@@ -149,7 +149,9 @@ def test_every_broken_variant_is_tested() -> None:
 def test_a_report_that_is_not_written_again_stops_the_job(monkeypatch) -> None:
     monkeypatch.setattr(session.Session, "_repair", lambda *_: None)
     search = Search(kinds=("late", "loss", "trainer", "crash", "net"))
-    found = found_by(search, range(10))
+    found = found_by(
+        search, range(400)
+    )  # one seed in a hundred meets it; the first ends the search
     assert found is not None
     assert found.invariant == 11
     assert kinds_of(shrink(search, found)) <= {"late", "trainer", "crash"}

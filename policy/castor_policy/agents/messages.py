@@ -158,10 +158,14 @@ class MemoryRefused:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """The newest iteration that this machine's trainers have all finished."""
+    """The newest iteration that this machine's trainers have all finished.
+
+    `agreed`: the newest of which they know that all its replicas have arrived everywhere.
+    """
 
     generation: int
     iteration: int
+    agreed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

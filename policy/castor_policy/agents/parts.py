@@ -37,6 +37,7 @@ class PartLoading:
 
     Attributes:
         failed: why a rank of this machine cannot be loaded; "" while it can.
+        whole: every part that belongs here is here.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PartLoading:
         holdings: Mapping[int, tuple[int, ...]],
     ) -> None:
         self.failed = ""
+        self.whole = plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
         self._spec = spec
         self._plan = plan
         self._machine = machine
@@ -89,7 +91,7 @@ class PartLoading:
         match event:
             case Verified(_, _, True):
                 self._open.discard(rank)
-                found = self._retrieved(rank, "own_memory", 0, 0.0)
+                found = self._retrieved(rank, "own_memory", self._machine, 0, 0.0)
                 return [found, self._offer(rank, Tier.OWN_MEMORY)]
             case Verified() | TrainerRefused():
                 self._open.add(rank)
@@ -97,7 +99,7 @@ class PartLoading:
             case Fetched(_, _, source, size_bytes, seconds):
                 self._open.discard(rank)
                 name = f"peer:{self._plan.agents[source]}"
-                found = self._retrieved(rank, name, size_bytes, seconds)
+                found = self._retrieved(rank, name, source, size_bytes, seconds)
                 return [found, self._offer(rank, Tier.PEER)] if rank in self._own else [found]
             case FetchFailed(_, _, _, reason):
                 return self._next_source(rank, reason)
@@ -125,6 +127,7 @@ class PartLoading:
                 f"no source is left for rank {rank} at iteration {self._plan.iteration}: {why}"
             )
         # A replica of another's part that cannot be had is made again by the next checkpoint.
+        self.whole = False
         return []
 
     def _unless_own_are_open(self) -> list[WorkerEffect]:
@@ -142,7 +145,9 @@ class PartLoading:
         found = {"machine": self._machine, "rank": rank, "iteration": self._plan.iteration}
         return Log(EventKind.CORRUPT, {**found, "generation": self._plan.generation})
 
-    def _retrieved(self, rank: int, source: str, size_bytes: int, seconds: float) -> Log:
+    def _retrieved(
+        self, rank: int, source: str, machine: int, size_bytes: int, seconds: float
+    ) -> Log:
         return Log(
             EventKind.RETRIEVED,
             {
@@ -152,6 +157,7 @@ class PartLoading:
                 "own": rank in self._own,
                 "iteration": self._plan.iteration,
                 "source": source,
+                "source_machine": machine,
                 "bytes": size_bytes,
                 "seconds": seconds,
             },

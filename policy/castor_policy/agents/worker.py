@@ -88,6 +88,7 @@ class Worker:
         self.generation = 0
         self._inspected: Inspected | None = None
         self._parts: PartLoading | None = None
+        self._may_checkpoint = False
         self._resumed: set[int] = set()
         self._ended: set[int] = set()
         self._persist = 0
@@ -124,8 +125,8 @@ class Worker:
                 return self._persisting()
             case PeersAnswered(generations):
                 return self._peers_answered(max(generations.values(), default=-1), now_s)
-            case Progressed(generation, iteration):
-                return self._progressed(generation, iteration, now_s)
+            case Progressed():
+                return self._progressed(event, now_s)
             case _:
                 pass
         if self._is_stale(event):
@@ -265,6 +266,7 @@ class Worker:
             return []
         self.generation, self.machine = plan.generation, machine
         self._inspected, self._parts = None, None
+        self._may_checkpoint = False
         self._resumed, self._ended = set(), set()
         return [StopTrainers(), Inspect(plan.generation, machine, plan.thorough)]
 
@@ -311,13 +313,16 @@ class Worker:
         return [*effects, *self._settled()]
 
     def _settled(self) -> list[WorkerEffect]:
-        if self._parts is None or not self._parts.settled or self.report.redundant:
+        if self._parts is None or not self._parts.settled or self._may_checkpoint:
             return []
-        told: list[WorkerEffect] = [
-            Redundant(self.generation),
-            Log(EventKind.REDUNDANT, {"generation": self.generation, "machine": self.machine}),
-        ]
-        return [*told, *self._change(redundant=True)]
+        self._may_checkpoint = True
+        told: list[WorkerEffect] = [Redundant(self.generation)]
+        # What came from storage, or from the start, is in no memory before the next checkpoint is.
+        return [*told, *self._redundant()] if self._parts.whole else told
+
+    def _redundant(self) -> list[WorkerEffect]:
+        logged = {"generation": self.generation, "machine": self.machine}
+        return [Log(EventKind.REDUNDANT, logged), *self._change(redundant=True)]
 
     def _trainer_resumed(self, rank: int) -> list[WorkerEffect]:
         self._resumed.add(rank)
@@ -331,14 +336,22 @@ class Worker:
             return []
         return [Finalise(self.generation)]
 
-    def _progressed(self, generation: int, iteration: int, now_s: float) -> list[WorkerEffect]:
-        if generation != self.generation or iteration <= self.report.iteration:
+    def _progressed(self, event: Progressed, now_s: float) -> list[WorkerEffect]:
+        if event.generation != self.generation or self.plan is None:
             return []
+        effects: list[WorkerEffect] = []
+        if (
+            not self.report.redundant
+            and event.agreed > self.plan.iteration
+            and self._may_checkpoint
+        ):
+            effects += self._redundant()
+        newer = event.iteration > self.report.iteration
         first = self.report.iteration == 0
-        if not first and now_s - self._reported_s < REPORT_PROGRESS_S:
-            return []
-        self._reported_s = now_s
-        return self._change(iteration=iteration)
+        if newer and (first or now_s - self._reported_s >= REPORT_PROGRESS_S):
+            self._reported_s = now_s
+            effects += self._change(iteration=event.iteration)
+        return effects
 
     def _persisting(self) -> list[WorkerEffect]:
         plan = self.plan

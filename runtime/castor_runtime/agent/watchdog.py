@@ -67,7 +67,9 @@ class Watchdog:
                         return
                 newest.append(line.iteration)
             if newest and min(newest) > 0:
-                self._emit(Progressed(generation, min(newest)))
+                lines = [self._control.rank(local) for local in range(len(trainers))]
+                agreed = min(line.agreed for line in lines)
+                self._emit(Progressed(generation, min(newest), agreed))
             training = any(
                 self._control.rank(local).phase == TrainerPhase.TRAINING
                 for local in range(len(trainers))

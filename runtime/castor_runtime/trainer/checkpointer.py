@@ -18,7 +18,7 @@ import atexit
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
@@ -42,6 +42,10 @@ class Checkpointer:
         meta_bytes: room for the user's and the small states together; None: twice what they take
             now and 64 KiB.
         timeout_s: how long a transfer waits for a peer that is silent.
+        update_after: what the optimizer's update waits for. "replication": until every replica has
+            arrived (invariant 2), so that a failure costs no more than the iteration in flight.
+            "capture": until the state is copied, as other checkpointers have it; where a transfer
+            takes longer than an iteration, one more can be lost.
 
     Raises:
         ValueError: the engine's or the user's state cannot be checkpointed; says why.
@@ -55,7 +59,10 @@ class Checkpointer:
         *,
         meta_bytes: int | None = None,
         timeout_s: float = 300.0,
+        update_after: Literal["replication", "capture"] = "replication",
     ) -> None:
+        if update_after not in ("replication", "capture"):
+            raise ValueError(f'update_after is "replication" or "capture", not {update_after!r}')
         self._state = engine if isinstance(engine, TensorState) else DeepSpeedState(engine)
         self._user = dict(sorted((state or {}).items()))
         settings = TrainerSettings.from_environment()
@@ -70,7 +77,7 @@ class Checkpointer:
         needed = len(encode(self._meta()))
         capacity = 2 * needed + _META_SLACK_BYTES if meta_bytes is None else meta_bytes
         capacity = -(-capacity // _PAGE_BYTES) * _PAGE_BYTES
-        self._session = TrainerSession(settings, self._state, capacity, timeout_s)
+        self._session = TrainerSession(settings, self._state, capacity, timeout_s, update_after)
         if self._state.optimizer is not None:
             self._state.optimizer.register_step_pre_hook(lambda *_: self.before_update())
         _finish_at_exit(self)

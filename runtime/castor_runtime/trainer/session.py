@@ -49,6 +49,7 @@ class TrainerSession:
         state: what it checkpoints.
         meta_bytes: room for the meta of one checkpoint.
         timeout_s: of transfers.
+        update_after: "replication" or "capture"; see `Checkpointer`.
 
     Raises:
         AgentLostError: the agent is gone.
@@ -61,11 +62,13 @@ class TrainerSession:
         state: DeepSpeedState | TensorState,
         meta_bytes: int,
         timeout_s: float,
+        update_after: str,
     ) -> None:
         Traffic(settings.scheme, settings.chunk_bytes, 0)  # an unknown scheme is an error now
         self._settings = settings
         self._state = state
         self._meta_bytes = meta_bytes
+        self._update_after = update_after
         self._line = _open_line(settings)
         self._heartbeat = Heartbeat(self._line)
         self._link = AgentLink(settings.socket)
@@ -87,6 +90,7 @@ class TrainerSession:
         self._last = 0
         self._ended_at = time.monotonic()
         self._blocked_s = 0.0
+        self._blocked_since: float | None = None
 
     def resume(self, user: Mapping[str, Stateful]) -> int:
         """See `Checkpointer.resume`; `user` is restored too."""
@@ -157,9 +161,13 @@ class TrainerSession:
         self._progress()
         if self._replicator is None:
             return
-        began = time.monotonic()
+        self._blocked_since = began = time.monotonic()
         self._gate.open()
-        self._replicator.wait_state_free(self._while_waiting)
+        if self._update_after == "capture":
+            self._replicator.wait_state_free(self._while_waiting)
+        else:
+            self._replicator.wait_complete(self._while_waiting)
+        self._blocked_since = None
         self._blocked_s += time.monotonic() - began
 
     def finish(self) -> None:
@@ -332,12 +340,14 @@ class TrainerSession:
 
     def _completed(self, completed: Completed) -> None:
         self._line.agreed = completed.iteration
+        since = self._blocked_since  # the update waits for this very moment, if it waits
+        waited_s = 0.0 if since is None else time.monotonic() - since
         traffic = completed.traffic
         self._link.event(
             "checkpoint_completed",
             iteration=completed.iteration,
             seconds=completed.seconds,
-            blocked_s=self._blocked_s,
+            blocked_s=self._blocked_s + waited_s,
             sent_bytes=completed.sent_bytes,
             scheme=EAGER if traffic.link is None else traffic.scheme,
             spans_ns=list(traffic.spans_ns),

@@ -134,7 +134,8 @@ class Trainer:
         self.world.monitor.iteration_ended(self)
         mine = [t for t in self.agent.trainers.values() if t.generation == self.generation]
         newest = min(trainer.iteration for trainer in mine)
-        self.agent.trainer_said(Progressed(self.generation, newest))
+        agreed = min(trainer.agreed or 0 for trainer in mine)
+        self.agent.trainer_said(Progressed(self.generation, newest, agreed))
 
     def agree(self, iteration: int) -> None:
         """Learn that every rank has all replicas of `iteration`."""
