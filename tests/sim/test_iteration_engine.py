@@ -24,7 +24,15 @@ from castor_sim.iteration.run import (
     simulate_iteration,
 )
 from castor_sim.iteration.tasks import Kind, Lane, Task
-from castor_sim.iteration.timeline import COPY_LANE, START, Interval, Traffic, busy_ns
+from castor_sim.iteration.timeline import (
+    COPY_LANE,
+    START,
+    IdleSpan,
+    Interval,
+    Traffic,
+    average_spans,
+    busy_ns,
+)
 from castor_sim.iteration.workload import (
     Block,
     Speeds,
@@ -379,3 +387,31 @@ def test_busy_time_counts_one_lane_of_one_machine() -> None:
     run = run_iteration(by_turns([(3, 4), (5, 6)]))
     assert busy_ns(run.intervals, 0, Lane.NETWORK) == 8
     assert busy_ns(run.intervals, 1, Lane.NETWORK) == 0
+
+
+def test_a_span_that_vanishes_in_an_iteration_counts_as_nothing_there() -> None:
+    runs = [
+        [IdleSpan(3, 10, 8), IdleSpan(5, 30, 4), IdleSpan(9, 50, 2)],
+        [IdleSpan(5, 20, 6), IdleSpan(9, 40, 4)],
+    ]
+    assert average_spans(runs, 0) == (IdleSpan(3, 10, 4), IdleSpan(5, 25, 5), IdleSpan(9, 45, 3))
+    # Short ones are left out, but not the last.
+    assert average_spans(runs, 5) == (IdleSpan(5, 25, 5), IdleSpan(9, 45, 3))
+    with pytest.raises(ValueError, match="at least one iteration"):
+        average_spans([], 0)
+
+
+def test_the_own_replica_is_copied_beside_training_traffic() -> None:
+    # Starts idle: the copy waits for traffic and for the copy of the last chunk before it, 0.5 ms;
+    # then it goes on part by part, 0.5 ms each.
+    turned = by_turns([(0, 6 * MS), (3 * MS, 9 * MS), (3 * MS, 20 * MS)])
+    report = simulate_iteration(case(turned, traffic()), ["pipelined"])
+    intervals = report.results["pipelined"].intervals
+    busy = [(i.start_ns, i.end_ns) for i in intervals if i.kind == Kind.GATHER]
+    sent_ns = max(i.end_ns for i in intervals if i.kind == Traffic.CHUNK)
+    copies = [i for i in intervals if i.kind == Traffic.LOCAL_COPY]
+    assert len(copies) == 10
+    assert copies[0].start_ns == 6 * MS + MS // 2
+    for copy in copies:
+        beside = any(start <= copy.start_ns < end for start, end in busy)
+        assert beside or copy.start_ns >= sent_ns
