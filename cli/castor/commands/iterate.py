@@ -96,6 +96,7 @@ def _say_trust(setup: IterationSetup, *, measured: bool) -> None:
         STDERR.print(
             f"cluster {cluster.name} has no [calibration]: efficiencies are round numbers",
             style="dim",
+            markup=False,
         )
     known_ns = model.iteration_time.get(cluster.name)
     if known_ns is not None:
