@@ -224,7 +224,8 @@ def _rank(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
-    deepspeed.comm.torch.build_shm_op = lambda: None  # else DeepSpeed compiles C++
+    # Else DeepSpeed compiles C++. (As an attribute, deepspeed.comm.torch is torch itself.)
+    vars(sys.modules["deepspeed.comm.torch"])["build_shm_op"] = lambda: None
     deepspeed.init_distributed("gloo")
     torch.save(work(out, dtype, rank), out / f"{name}-{rank}.pt")
 
