@@ -6,6 +6,7 @@ header written last. Nothing is serialised at recovery, which costs Gemini 162 s
 
 from castor_runtime.arena.arena import Arena
 from castor_runtime.arena.budget import available_bytes, check_budget, required_bytes
+from castor_runtime.arena.buffers import Snapshot, Writing
 from castor_runtime.arena.control import ControlBlock, RankControl, TrainerPhase
 from castor_runtime.arena.digests import chunk_digest, chunk_digests
 from castor_runtime.arena.errors import (
@@ -17,7 +18,7 @@ from castor_runtime.arena.errors import (
 )
 from castor_runtime.arena.job_lock import JobLock, remove_dead
 from castor_runtime.arena.layout import LAYOUT_VERSION, PartLayout, SegmentOwner
-from castor_runtime.arena.replica import Replica, Snapshot, Writing
+from castor_runtime.arena.replica import Replica
 from castor_runtime.arena.segments import SHARED_MEMORY, control_name, segment_name
 
 __all__ = [
