@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from castor_runtime.launcher.train_options import TrainOptions
 
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+_LATE_SHOWN = 5
+"""A replayed trace of a year has hundreds of faults that a run of minutes never meets."""
 
 
 class AgentsFrom(StrEnum):
@@ -149,8 +151,10 @@ def _run(options: TrainOptions, *, quiet: bool) -> int:
     result = write_result(run.folder, options, run.spec, outcome)
     print_summary(console, result)
     console.print(f"details: {run.folder.result_file}", soft_wrap=True)
-    for fault in outcome.not_injected:
+    for fault in outcome.not_injected[:_LATE_SHOWN]:
         _complain(f"{fault} did not come to be: the run ended first", "yellow")
+    if (more := len(outcome.not_injected) - _LATE_SHOWN) > 0:
+        _complain(f"and {more} more faults, which result.json names", "yellow")
     if outcome.code:
         _complain(outcome.reason, "red")
     if outcome.outcome in ("failed", "refused") and (found := failure_tail(run.folder)):
