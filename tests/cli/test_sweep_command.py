@@ -36,7 +36,7 @@ LONG = [
 ENDLESS = [
     "opt-175b",
     "--over",
-    f"failures.rate={','.join(f'{percent}%/day' for percent in range(10, 400))}",
+    f"failures.rate={','.join(f'{percent}%/day' for percent in range(10, 150))}",
     "--over",
     "replicas=2,3",
     "--seeds",
@@ -72,6 +72,8 @@ def started(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell's background jobs ignore Ctrl-C, and so would whatever they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a child that only execs
     )
     try:
         yield process

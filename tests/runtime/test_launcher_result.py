@@ -98,13 +98,14 @@ def test_a_lost_machine_counts_from_its_lease_and_its_replacement_apart() -> Non
         at(15.5, K.REPLACED, generation=2, machine=1, agent="spare-0"),
         *recovered(15.7, 2, 9, "peer:node-0"),
         *trained(18.2, 2, 10, 12),
-        # Redundancy comes back later, and is no part of the recovery.
-        at(19.0, K.RETRIEVED, generation=2, rank=0, source="peer:node-0"),
+        # Redundancy is no part of the recovery, whether it comes back later or before own parts.
+        at(15.8, K.RETRIEVED, generation=2, rank=0, source="peer:node-0", own=False),
+        at(19.0, K.RETRIEVED, generation=2, rank=0, source="peer:node-0", own=False),
     ]
     found = only(events)
     assert (found.kind, found.machines, found.iterations_lost) == ("hardware", (1,), 0)
     assert found.cause == "peer gone; lease expired"
-    assert found.sources[1] == "peer:node-0"
+    assert found.sources == {0: "own_memory", 1: "peer:node-0"}
     assert found.seconds["detection"] == pytest.approx(5.0)
     assert found.seconds["replacement"] == pytest.approx(1.0)
     assert found.seconds["planning"] == pytest.approx(0.2)

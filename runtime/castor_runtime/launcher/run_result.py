@@ -142,7 +142,9 @@ def _recovery(log: _Log, tried: tuple[int, ...]) -> Recovery:
     first, last = tried[0], tried[-1]
     seen = [event for one in tried for event in log.of(EventKind.DETECTED, one)]
     failures = _failures(log, tried)
-    retrieved = _first_by_rank(log.of(EventKind.RETRIEVED, last))
+    # What a machine fetches for another's redundancy is no source that a rank was loaded from.
+    own = [event for event in log.of(EventKind.RETRIEVED, last) if event.fields.get("own", True)]
+    retrieved = _first_by_rank(own)
     resumed = _first_by_rank(log.of(EventKind.RESUMED, last))
     iteration = _whole(next(iter(resumed.values())), "iteration") if resumed else None
     lost = None if iteration is None else max(0, _reached(log, first) - iteration)
