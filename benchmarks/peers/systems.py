@@ -72,7 +72,15 @@ def castor_train(ranks: int, out: Path, program: Sequence[str]) -> list[str]:
 _RESTARTS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 SYSTEMS: dict[str, System] = {
-    "castor": System("Castor", "castor-ckpt", "peer_castor.py", castor_train, peer_copy=True),
+    "castor": System(
+        "Castor",
+        "castor-ckpt",
+        "peer_castor.py",
+        castor_train,
+        peer_copy=True,
+        note="updates go on once the state is copied, as in the others; by default Castor's wait "
+        "until the replicas have arrived (Checkpointer's update_after)",
+    ),
     "lm-resiliency": System(
         "lm-resiliency",
         "lm-resiliency",
