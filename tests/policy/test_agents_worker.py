@@ -175,6 +175,20 @@ def test_the_end_of_the_job_ends_trainers_then_the_agent(phase: Phase, code: int
     assert leave.code == code
 
 
+def test_an_agent_that_comes_back_after_its_place_was_given_away_forgets_once() -> None:
+    # castor explore, seed 3122: its old copies made an older iteration look the safer one.
+    made = worker()
+    elsewhere = replace(load(), agents=("node-7", "node-1"), incarnations=("x", "i1"))
+    assert told(made, PlanChanged(elsewhere, 3)) == [Forget()]
+    assert told(made, PlanChanged(replace(elsewhere, generation=9), 4)) == []
+
+
+def test_an_agent_that_comes_back_to_its_own_place_keeps_what_it_holds() -> None:
+    made = worker()
+    before = replace(load(), incarnations=("an earlier life", "i1"))
+    assert told(made, PlanChanged(before, 3)) == []
+
+
 # ---- parts ---------------------------------------------------------------------------------------
 
 

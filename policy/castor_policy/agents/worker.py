@@ -88,6 +88,7 @@ class Worker:
         self.generation = 0
         self._inspected: Inspected | None = None
         self._parts: PartLoading | None = None
+        self._may_remember = True
         self._may_checkpoint = False
         self._resumed: set[int] = set()
         self._ended: set[int] = set()
@@ -256,8 +257,12 @@ class Worker:
     def _superseded(self, plan: Plan) -> list[WorkerEffect]:
         had, self.machine = self.machine, None
         if had is None:
+            if self._may_remember and self.report.agent not in plan.agents:
+                # An earlier life's place was given away: what it kept is of the past.
+                self._may_remember = False
+                return [Forget()]
             return []
-        self.generation = plan.generation
+        self.generation, self._may_remember = plan.generation, False
         # Trainers first: whoever has this machine's place now must not meet them.
         return [StopTrainers(), Forget(), *self._change(state=State.IDLE, holdings={})]
 

@@ -12,12 +12,14 @@ from typing import Any
 
 from castor_policy.agents.documents import JobSpec
 from castor_runtime.arena import (
+    SHARED_MEMORY,
     Arena,
     IterationMissingError,
     JobLock,
     PartLayout,
     Replica,
     Snapshot,
+    segment_name,
 )
 from castor_runtime.transport import PartMissingError
 
@@ -180,10 +182,12 @@ class CheckpointMemory:
         }
 
     def forget(self) -> None:
-        """Give the memory back; the job may still come to need this agent."""
+        """Give the memory back, an earlier life's too; the job may yet need this agent."""
         if self._arena is not None:
             self._arena.close(unlink=True)
             self._arena = None
+        for path in SHARED_MEMORY.glob(segment_name(self._spec.job, self._agent, 0)[:-1] + "*"):
+            path.unlink(missing_ok=True)
 
     def close(self, *, unlink: bool) -> None:
         """Let go of it; with `unlink` the memory is gone."""

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 STALL_S = 6.0
 """A trainer none of whose iterations ends for so long is held for stalled."""
 
+FIRST_STALL_S = 30.0
+"""Patience with a generation's first iteration: its peers may not have heard of the plan yet."""
+
 _LATENCY_S = (0.001, 0.01)
 _SELDOM_S = (0.02, 0.3)  # a few messages take much longer, and are overtaken
 _SELDOM = 0.05
@@ -203,7 +206,9 @@ class SimulatedAgent:
             hung_s = trainer.hung_since_s
             if hung_s is not None and now_s - hung_s >= self.world.spec.hang_s:
                 self._tell_hang(trainer, "stands still")
-            elif trainer.resumed and now_s - trainer.progress_s >= STALL_S:
+            elif trainer.resumed and now_s - trainer.progress_s >= (
+                STALL_S if trainer.has_trained else FIRST_STALL_S
+            ):
                 self._tell_hang(trainer, "makes no progress")
 
     def _tell_hang(self, trainer: Trainer, reason: str) -> None:

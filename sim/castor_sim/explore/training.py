@@ -47,6 +47,7 @@ class Trainer:
         "capturing",
         "generation",
         "group",
+        "has_trained",
         "hung_since_s",
         "iteration",
         "machine",
@@ -70,6 +71,7 @@ class Trainer:
         self.alive = True
         self.ready = False
         self.resumed = False
+        self.has_trained = False
         self.hung_since_s: float | None = None
         self.progress_s = 0.0
         self.iteration = 0
@@ -128,6 +130,7 @@ class Trainer:
 
     def update(self) -> None:
         """Do the optimizer's update: the state before it is gone."""
+        self.has_trained = True
         self.iteration += 1
         self.state = next_state(self.state, self.iteration)
         self.progress_s = self.world.now_s
