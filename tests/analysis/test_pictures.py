@@ -14,6 +14,8 @@ from castor_sim.profile import Profile
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.tally import WASTE_PARTS, Operations, Tally
 
+pytestmark = pytest.mark.long  # together, not one by one
+
 DAY_NS = 86_400 * 10**9
 
 

@@ -18,6 +18,8 @@ from castor_traces.picture_style import COLUMN_WIDTH_IN, picture
 from paper_figures.catalog import FIGURES, Drawn, chosen_figures, make_figure, redraw_figure
 from paper_figures.figure_data import COLUMNS, Effort, FigureData, Row, read_csv, write_csv
 
+pytestmark = pytest.mark.long  # together, not one by one
+
 SMALL = Effort(seeds=2, days=12)
 
 

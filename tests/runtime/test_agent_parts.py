@@ -26,6 +26,8 @@ from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, Replica, TrainerPhase
 from castor_runtime.transport import PartMissingError
 
+pytestmark = pytest.mark.long  # together, not one by one
+
 CHUNK = 4096
 DATA = 3 * CHUNK + 100
 FINGERPRINT = "ab" * 16

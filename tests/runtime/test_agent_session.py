@@ -35,6 +35,8 @@ from castor_policy.store import Delete, Put, StoreUnavailableError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.stores import EmbeddedEtcd, open_store
 
+pytestmark = pytest.mark.long  # all of it starts real processes, many times
+
 PATIENCE_S = 30.0
 EventT = TypeVar("EventT")
 

@@ -23,6 +23,8 @@ import pytest
 from castor_runtime import arena as arena_package
 from castor_runtime.arena import Arena, ControlBlock, PartLayout, Replica
 
+pytestmark = pytest.mark.long  # all of it starts real processes, many times
+
 Trace = Callable[[FrameType, str, object], object]
 
 FINGERPRINT = bytes(16)

@@ -22,6 +22,8 @@ import torch
 from castor_policy.placement import place
 from castor_runtime.arena import Arena, ControlBlock, JobLock, PartLayout
 
+pytestmark = pytest.mark.long  # all of it starts real processes, many times
+
 HOST = Path(__file__).with_name("checkpointer_host.py")
 DEADLINE_S = 90.0
 

@@ -18,6 +18,8 @@ import pytest
 from castor_policy.store import LeaseLostError, Put, StoreUnavailableError, Txn
 from castor_runtime.stores import EmbeddedEtcd, EtcdStartError, EtcdStore, open_store
 
+pytestmark = pytest.mark.long  # all of it starts real processes, many times
+
 PATIENCE_S = 30.0
 
 

@@ -28,6 +28,8 @@ from castor_runtime.launcher.supervisor import (
 )
 from castor_runtime.processes import descendants, is_alive
 
+pytestmark = pytest.mark.long  # all of it starts real processes, many times
+
 # What an agent does is named by its job.
 AGENT = """
 import os, sys, time

@@ -34,6 +34,8 @@ from castor_runtime.launcher.training_run import TrainingRun
 from castor_runtime.processes import descendants
 from castor_runtime.stores import EmbeddedEtcd, open_store
 
+pytestmark = pytest.mark.long  # all of it starts real processes, many times
+
 # Each iteration lasts 20 ms.
 AGENT = """
 import asyncio, ctypes, json, os, signal, sys, time

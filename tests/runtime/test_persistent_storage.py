@@ -40,6 +40,8 @@ from castor_runtime.persistent.storage import (
     tag,
 )
 
+pytestmark = pytest.mark.long  # all of it starts real processes, many times
+
 FINGERPRINT = "0f" * 16
 
 

@@ -27,6 +27,8 @@ from castor_runtime.stores import EmbeddedEtcd, open_store
 from castor_runtime.stores.etcd_client import Etcd3Client
 from castor_sim.store_model import ModelStore, StoreModel
 
+pytestmark = pytest.mark.long  # together, not one by one
+
 PATIENCE_S = 30.0
 """How long a test waits for what must come; never for what takes its time."""
 

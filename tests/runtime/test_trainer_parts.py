@@ -34,6 +34,8 @@ from castor_runtime.trainer.sections import (
 from castor_runtime.trainer.tensor_state import TensorState
 from castor_runtime.trainer.traffic import EAGER, PARTS, Traffic
 
+pytestmark = pytest.mark.long  # together, not one by one
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
 scalars = st.one_of(

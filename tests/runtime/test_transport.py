@@ -35,6 +35,8 @@ from castor_runtime.transport.channel import connected, greet_server
 from castor_runtime.transport.client import parse_address
 from castor_runtime.transport.wire import Kind, pack_count
 
+pytestmark = pytest.mark.long  # together, not one by one
+
 FINGERPRINT = bytes(range(16))
 SECRET = JobSecret(b"the secret of a test job, 32 bytes"[:32])
 ITERATION = 7

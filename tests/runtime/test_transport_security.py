@@ -38,6 +38,8 @@ from castor_runtime.transport.channel import Channel, connected, greet_client, g
 from castor_runtime.transport.client import parse_address
 from castor_runtime.transport.wire import MAGIC, Challenge, Frame, Kind, Seal
 
+pytestmark = pytest.mark.long  # all of it starts real processes, many times
+
 SECRET = JobSecret(b"a secret of this job")
 FINGERPRINT = bytes(16)
 QUICK = Timeouts(connect_s=0.5, handshake_s=0.5, silence_s=0.5, idle_s=0.5, patience_s=0.5)
