@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,14 +26,14 @@ import torch.distributed as dist
 import xxhash
 
 from castor_policy.interleaving import Link
-from castor_runtime.arena import Replica, Writing, chunk_digest
+from castor_runtime.arena import Replica
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.device import Device, Receive, Send
+from castor_runtime.trainer.device import Device
+from castor_runtime.trainer.exchange import Exchange, Part
 from castor_runtime.trainer.idle_spans import Gate, fold_spans
 from castor_runtime.trainer.sections import Section
-from castor_runtime.trainer.traffic import EAGER, PARTS, Piece, Traffic
+from castor_runtime.trainer.traffic import EAGER, Traffic
 
-_IN_FLIGHT = PARTS
 _ALPHA_NS = 100_000
 """Start-up time of a transfer that schedules reckon with, until the next issue measures it."""
 _U64 = (1 << 64) - 1
@@ -78,26 +77,6 @@ class Completed:
     traffic: Traffic
 
 
-class _Part:
-    """A buffer that is being filled in byte order; digests its chunks as they become whole."""
-
-    def __init__(self, writing: Writing) -> None:
-        self.writing = writing
-        self.data = torch.frombuffer(writing.data, dtype=torch.uint8)
-        self.digests: list[int] = []
-
-    def digest_up_to(self, end: int, *, at_most: int | None = None) -> None:
-        """Digest the chunks that end at or before `end`, or the first `at_most` of them."""
-        size, total = self.writing.chunk_bytes, self.data.numel()
-        while len(self.digests) < self.writing.chunks and at_most != 0:
-            index = len(self.digests)
-            if min((index + 1) * size, total) > end:
-                return
-            with self.writing.chunk(index) as chunk:
-                self.digests.append(chunk_digest(chunk))
-            at_most = None if at_most is None else at_most - 1
-
-
 class Replicator:
     """Owns the checkpoint thread of one trainer.
 
@@ -134,7 +113,7 @@ class Replicator:
         self._remote = dict(sorted(remote.items()))
         self._device = device
         self._control = control
-        self._gate = gate
+        self._exchange = Exchange(settings, device, gate)
         self._agreed = agreed
         self._before_first: Callable[[], None] | None = before_first
         self._on_completed = on_completed
@@ -237,10 +216,10 @@ class Replicator:
             if not self._device.sends_live:
                 self._free_state()
             sending = time.monotonic()
-            sent_bytes = self._exchange(own, parts)
+            exchanged = self._exchange.run(own, parts, self._traffic)
             self._free_state()
             seconds = max(time.monotonic() - sending, 1e-6)
-            self._slowest_bps.append(8 * sent_bytes / seconds)
+            self._slowest_bps.append(8 * exchanged.sent_bytes / seconds)
             own.digest_up_to(own.data.numel())
             metas = self._exchange_records(own, capture.meta, parts)
         except BaseException:
@@ -252,60 +231,20 @@ class Replicator:
             part.writing.commit(metas[rank], part.digests)
         self._agree(capture.iteration)
         seconds = time.monotonic() - began
-        self._on_completed(Completed(capture.iteration, seconds, sent_bytes, self._traffic))
+        self._on_completed(
+            Completed(capture.iteration, seconds, exchanged.sent_bytes, self._traffic)
+        )
 
-    def _begin(self, replica: Replica, iteration: int) -> _Part:
-        return _Part(replica.begin(iteration, self._settings.generation, self._agreed))
+    def _begin(self, replica: Replica, iteration: int) -> Part:
+        return Part(replica.begin(iteration, self._settings.generation, self._agreed))
 
     def _free_state(self) -> None:
         with self._changed:
             self._state_busy = False
             self._changed.notify_all()
 
-    def _exchange(self, own: _Part, parts: Mapping[int, _Part]) -> int:
-        """Do all rounds; return the bytes sent."""
-        mine = self._traffic.pieces(own.data.numel())
-        holders = self._settings.holders()
-        theirs = {
-            rank: (replica, self._traffic.pieces(parts[rank].data.numel()))
-            for rank, replica in self._settings.sources()
-        }
-        rounds = max([len(mine), *(len(pieces) for _, pieces in theirs.values())])
-        under_way: deque[tuple[Callable[[], None], dict[int, int]]] = deque()
-        sent_bytes = 0
-        for number in range(rounds):
-            sends = [
-                Send(holders[piece.replica], piece.start, piece.end)
-                for piece in mine[number : number + 1]
-            ]
-            arriving = {
-                rank: pieces[number]
-                for rank, (replica, pieces) in theirs.items()
-                if number < len(pieces) and pieces[number].replica == replica
-            }
-            self._wait_for_span(mine[number : number + 1], arriving)
-            if len(under_way) == _IN_FLIGHT:
-                _finish(*under_way.popleft(), parts)
-            receives = [
-                Receive(rank, parts[rank].data[piece.start : piece.end])
-                for rank, piece in arriving.items()
-            ]
-            transfer = self._device.post(number, sends, receives)
-            ends = {rank: piece.end for rank, piece in arriving.items()}
-            under_way.append((transfer.wait, ends))
-            sent_bytes += sum(send.end - send.start for send in sends)
-            own.digest_up_to(own.data.numel(), at_most=1)
-        for transfer_wait, ends in under_way:
-            _finish(transfer_wait, ends, parts)
-        return sent_bytes
-
-    def _wait_for_span(self, mine: Sequence[Piece], arriving: Mapping[int, Piece]) -> None:
-        spans = [piece.span for piece in (*mine, *arriving.values())]
-        if spans:
-            self._gate.wait(max(spans))
-
     def _exchange_records(
-        self, own: _Part, meta: bytes, parts: Mapping[int, _Part]
+        self, own: Part, meta: bytes, parts: Mapping[int, Part]
     ) -> dict[int, bytes]:
         """Send digests and meta to the holders; check those received; return the metas received."""
         record = _pack_record(own.digests, meta)
@@ -365,12 +304,6 @@ class Replicator:
             tuple(int(span) // world for span in total),
             Link(_ALPHA_NS, bandwidth_bps),
         )
-
-
-def _finish(wait: Callable[[], None], ends: Mapping[int, int], parts: Mapping[int, _Part]) -> None:
-    wait()
-    for rank, end in ends.items():
-        parts[rank].digest_up_to(end)
 
 
 def _pack_record(digests: Sequence[int], meta: bytes) -> torch.Tensor:
