@@ -15,11 +15,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import importlib
-import json
 import os
 import runpy
-import selectors
 import signal
 import socket
 import sys
@@ -30,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_runtime.agent.preload import preload
+from castor_runtime.fork_server import ForkServer, named
 from castor_runtime.processes import die_with_parent
 
 
@@ -51,7 +49,10 @@ def fork_host() -> tuple[int, socket.socket]:
         die_with_parent(parent)
         # An operator's Ctrl-C is the agent's to handle.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _Host(theirs).serve()
+        host = _Host(theirs)
+        preload()
+        host.send(op="ready")
+        host.serve()
         code = 0
     except BaseException:  # noqa: BLE001 - whatever it is, this process ends here
         traceback.print_exc()
@@ -59,99 +60,35 @@ def fork_host() -> tuple[int, socket.socket]:
         os._exit(code)
 
 
-class _Host:
-    def __init__(self, link: socket.socket) -> None:
-        self._link = link
-        self._rest = b""
-
-    def serve(self) -> None:
-        preload()
-        self._send(op="ready")
-        woken, wake = os.pipe()
-        os.set_blocking(woken, False)
-        os.set_blocking(wake, False)
-        signal.set_wakeup_fd(wake)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._link, selectors.EVENT_READ)
-            selector.register(woken, selectors.EVENT_READ)
-            while True:
-                ready = {key.fd for key, _ in selector.select()}
-                if woken in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(woken, 4096)
-                    self._reap()
-                if self._link.fileno() in ready and not self._read():
-                    return
-
-    def _send(self, **message: Any) -> None:
-        self._link.sendall(json.dumps(message).encode() + b"\n")
-
-    def _read(self) -> bool:
-        data = self._link.recv(65536)
-        if not data:
-            return False
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._serve_one(json.loads(line))
-        return True
-
-    def _serve_one(self, request: dict[str, Any]) -> None:
+class _Host(ForkServer):
+    def take(self, request: dict[str, Any]) -> None:
         if request["op"] == "preload":
             preload(Path(request["script"]))
             gc.collect()
             gc.freeze()  # so that a child's collector does not copy the pages that all share
         elif request["op"] == "start":
-            pid = self._fork(request, lambda: _run_script(request))
-            self._send(op="started", pid=pid, rank=request["rank"])
+            pid = self._start(request, lambda: _run_script(request))
+            self.send(op="started", pid=pid, rank=request["rank"])
         else:
-            pid = self._fork(request, lambda: _call(request))
-            self._send(op="started", pid=pid, name=request["name"])
+            pid = self._start(request, lambda: named(request["function"])(**request["arguments"]))
+            self.send(op="started", pid=pid, name=request["name"])
 
-    def _fork(self, request: dict[str, Any], work: Callable[[], None]) -> int:
-        parent = os.getpid()
-        pid = os.fork()
-        if pid:
-            # Both sides set it, so that whoever comes first: it is set when the agent hears of it.
-            with contextlib.suppress(PermissionError, ProcessLookupError):
-                os.setpgid(pid, pid)
-            return pid
-        code = 1
-        try:
-            os.setpgid(0, 0)  # its own children (data loaders) are killed with it
-            die_with_parent(parent)
-            self._become_child(request["log"])
-            code = _ended_by(work)
-        except BaseException:  # noqa: BLE001 - whatever it is, this process ends here
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    def ended(self, pid: int, code: int) -> None:
+        self.send(op="ended", pid=pid, code=code)
 
-    def _become_child(self, log: str) -> None:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._link.close()
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
-        atexit._clear()  # what the host's imports registered is the host's to run
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self._send(op="ended", pid=pid, code=os.waitstatus_to_exitcode(status))
+    def _start(self, request: dict[str, Any], work: Callable[[], object]) -> int:
+        pid = self.fork(Path(request["log"]), _lead_group, lambda: _ended_by(work), crashed=1)
+        # Both sides set it, so that whoever comes first: it is set when the agent hears of it.
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(pid, pid)
+        return pid
 
 
-def _ended_by(work: Callable[[], None]) -> int:
+def _lead_group() -> None:
+    os.setpgid(0, 0)  # a trainer's own children (data loaders) are killed with it
+
+
+def _ended_by(work: Callable[[], object]) -> int:
     """Run `work` as an interpreter runs its main program, to its exit handlers; return its code."""
     code = 0
     try:
@@ -179,8 +116,3 @@ def _run_script(request: dict[str, Any]) -> None:
     if threads.isdigit() and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(threads))  # it read the variable at import
     runpy.run_path(script, run_name="__main__")
-
-
-def _call(request: dict[str, Any]) -> None:
-    module, _, function = request["function"].partition(":")
-    getattr(importlib.import_module(module), function)(**request["arguments"])

@@ -4,9 +4,6 @@ Four emulated machines would import torch and DeepSpeed four times, one after th
 cores. The nursery imports them once; an agent forked from it runs the same main function as
 `castor agent`, in a session of its own, and nothing in it knows where it came from.
 
-It has one thread: a fork copies only the thread that calls it, and a lock that another one holds
-stays locked in the child for ever.
-
 Protocol, JSON lines over the socket that it inherits. From the launcher: {"op": "start", "name",
 "options": {fields of AgentOptions}, "namespace", "environment"}: on an emulated host the agent
 enters its network namespace first. To the launcher: {"op": "ready", "seconds", "threads"} or
@@ -18,21 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
-import json
 import os
-import selectors
-import signal
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from castor_configs.errors import InputError
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.emulated_cluster.namespaces import enter
+from castor_runtime.fork_server import ForkServer, named
 from castor_runtime.processes import adopt_orphans, die_with_parent
 
 AGENT_MAIN: Final = "castor_runtime.agent.main:run_agent"
@@ -59,108 +53,36 @@ def options_from_json(document: dict[str, Any]) -> AgentOptions:
     return AgentOptions(**(document | paths))
 
 
-def _entry(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return found
-
-
-class _Nursery:
+class _Nursery(ForkServer):
     """Serves one launcher until it goes away."""
 
     def __init__(self, link: socket.socket, agent_main: str) -> None:
-        self._link = link
+        super().__init__(link)
         self._agent_main = agent_main
         self._names: dict[int, str] = {}
-        self._rest = b""
 
-    def serve(self) -> None:
-        """Fork agents as asked, and tell of their ends, until the launcher closes the link."""
-        # A signal writes a byte, so that select() returns and nothing runs inside a handler.
-        woken, wake = os.pipe()
-        os.set_blocking(woken, False)
-        os.set_blocking(wake, False)
-        signal.set_wakeup_fd(wake)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._link, selectors.EVENT_READ)
-            selector.register(woken, selectors.EVENT_READ)
-            while True:
-                ready = {key.fd for key, _ in selector.select()}
-                if woken in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(woken, 4096)
-                    self._reap()
-                if self._link.fileno() in ready and not self._read():
-                    return
-
-    def send(self, **message: Any) -> None:
-        self._link.sendall(json.dumps(message).encode() + b"\n")
-
-    def _read(self) -> bool:
-        data = self._link.recv(65536)
-        if not data:
-            return False
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            request = json.loads(line)
-            self._start(request)
-        return True
-
-    def _start(self, request: dict[str, Any]) -> None:
-        name = request["name"]
+    def take(self, request: dict[str, Any]) -> None:
         log = Path(request["options"]["folder"]) / "agent.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            self._be_agent(parent, log, request)
-        self._names[pid] = name
-        self.send(op="started", name=name, pid=pid)
+        pid = self.fork(log, os.setsid, lambda: self._run_agent(request), crashed=CRASHED)
+        self._names[pid] = request["name"]
+        self.send(op="started", name=request["name"], pid=pid)
 
-    def _be_agent(self, parent: int, log: Path, request: dict[str, Any]) -> None:
-        code = CRASHED
+    def ended(self, pid: int, code: int) -> None:
+        # A process without a name is what a killed agent left behind.
+        if (name := self._names.pop(pid, None)) is not None:
+            self.send(op="exited", name=name, pid=pid, code=code)
+
+    def _run_agent(self, request: dict[str, Any]) -> int:
+        if request["namespace"]:
+            enter(request["namespace"])
+        os.environ.update(request["environment"])
         try:
-            os.setsid()
-            die_with_parent(parent)
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            # A terminal's Ctrl-C is the launcher's to handle.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._link.close()
-            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            os.close(descriptor)
-            if request["namespace"]:
-                enter(request["namespace"])
-            os.environ.update(request["environment"])
-            code = _entry(self._agent_main)(options_from_json(request["options"]))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, this process ends here
-            code = REFUSED if type(error).__name__ == "InputError" else CRASHED
-            if code == REFUSED:
-                sys.stderr.write(f"castor: {error}\n")
-            else:
-                traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            # Not sys.exit: what the nursery registered to run at its exit is not the agent's.
-            os._exit(code)
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            # A process without a name is what a killed agent left behind.
-            if (name := self._names.pop(pid, None)) is not None:
-                code = os.waitstatus_to_exitcode(status)
-                self.send(op="exited", name=name, pid=pid, code=code)
+            code: int = named(self._agent_main)(options_from_json(request["options"]))
+        except InputError as error:
+            sys.stderr.write(f"castor: {error}\n")
+            return REFUSED
+        return code
 
 
 def main(arguments: list[str]) -> int:
@@ -174,8 +96,8 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     try:
         if preload:
-            _entry(preload)(Path(script))
-        _entry(agent_main)
+            named(preload)(Path(script))
+        named(agent_main)
     except Exception as error:  # noqa: BLE001 - told to the launcher, which shows it
         traceback.print_exc()
         nursery.send(op="unfit", reason=f"{type(error).__name__}: {error}")
