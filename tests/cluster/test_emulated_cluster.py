@@ -26,7 +26,6 @@ from castor_runtime.processes import is_alive
 from castor_runtime.soak.trial import Trial, plain, train
 
 
-
 def _missing() -> str:
     """Return what `castor cluster` would say is missing here; "" where it works."""
     try:
