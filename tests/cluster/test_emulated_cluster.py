@@ -106,7 +106,18 @@ def output(process: subprocess.Popen[str]) -> str:
 
 
 def transfer_bps(source: Host, sink: Host, bandwidth_bps: int) -> float:
-    """Measure with one connection that lasts half a second at the bandwidth."""
+    """Measure with one connection that lasts half a second at the bandwidth.
+
+    A machine in use by other tests makes it slower, never faster: it may try again.
+    """
+    for _ in range(5):
+        measured = _transfer_bps(source, sink, bandwidth_bps)
+        if measured > 0.9 * bandwidth_bps:
+            break
+    return measured
+
+
+def _transfer_bps(source: Host, sink: Host, bandwidth_bps: int) -> float:
     server = inside(sink, SINK, sink.address)
     assert server.stdout is not None
     assert server.stdout.readline() == "listening\n"
