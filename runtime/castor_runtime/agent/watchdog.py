@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.messages import Progressed, TrainerHung, WorkerEvent
 from castor_policy.membership import Stall, Stillness
 from castor_runtime.arena import ControlBlock, TrainerPhase
+from castor_runtime.processes import processor_s
 
 _LOOK_EVERY_S = 0.05
 _LONGEST_GAP_S = 0.1
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Watchdog:
@@ -58,7 +56,7 @@ class Watchdog:
                 if line.phase == TrainerPhase.FINISHED:
                     newest.append(line.iteration)
                     continue
-                busy_s = _processor_s(trainers[rank])
+                busy_s = processor_s(trainers[rank])
                 if line.heartbeat and busy_s is not None:
                     still = stillness[rank].observe(now_s, line.heartbeat, busy_s)
                     if still:
@@ -78,12 +76,3 @@ class Watchdog:
                 slowest = sorted(trainers)[newest.index(min(newest))]
                 self._emit(TrainerHung(generation, slowest, "ends no iteration any more"))
                 return
-
-
-def _processor_s(pid: int) -> float | None:
-    """Return the processor time of all threads of a process; None once it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
