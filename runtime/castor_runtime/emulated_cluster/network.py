@@ -11,7 +11,13 @@ from castor_configs.errors import InputError
 from castor_runtime.emulated_cluster.iproute import KernelRefusedError
 from castor_runtime.emulated_cluster.layout import INTERFACE, Cluster, Host
 from castor_runtime.emulated_cluster.lifecycle import find
-from castor_runtime.emulated_cluster.links import cut, repair, restore, set_bandwidth
+from castor_runtime.emulated_cluster.links import (
+    cut,
+    link_state,
+    repair,
+    restore,
+    set_bandwidth,
+)
 from castor_runtime.emulated_cluster.namespaces import kill_all_in, processes_in
 from castor_runtime.emulated_cluster.storage_host import StorageHost
 from castor_runtime.emulated_cluster.storage_traffic import VARIABLE
@@ -123,7 +129,19 @@ class Network:
             )
         for host in everywhere:
             repair(host)
+        self._rates_bps = [
+            link_state(host).built_bps for host in (self.cluster.hosts[0], self.cluster.storage)
+        ]
         self._storage = StorageHost(self.cluster.storage, log)
+
+    def to_json(self) -> dict[str, str | int]:
+        """Return the cluster's name and the bandwidths that its links were built with."""
+        bandwidth_bps, storage_bandwidth_bps = self._rates_bps
+        return {
+            "name": self.cluster.name,
+            "bandwidth_bps": bandwidth_bps,
+            "storage_bandwidth_bps": storage_bandwidth_bps,
+        }
 
     def address(self, agent: str) -> str:
         """Return the address of an agent's host.

@@ -93,10 +93,12 @@ def write_result(
         "versions": _versions(),
         "machine": _machine(),
         "compute": compute(spec.arguments),
-        "cluster": options.cluster or None,
+        # As the launcher found it when the run began, link by link.
+        "cluster": folder.run().get("cluster"),
         "nodes": spec.machines,
         "ranks_per_node": spec.ranks_per_machine,
         "replicas": [list(row) for row in spec.replicas],
+        "spec": json.loads(spec.to_json()),
         "iterations": last_iteration(events) if iteration is None else iteration,
         "wall_s": (time.time_ns() - spec.started_ns) / 1e9,
         "final_state_sha256": sha256,

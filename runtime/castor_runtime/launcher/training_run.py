@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -387,7 +388,8 @@ class TrainingRun:
                 "pid": os.getpid(),
                 "agents": agents,
                 "started_ns": self.spec.started_ns,
-                "cluster": self.options.cluster,
+                "cluster": None if self._network is None else self._network.to_json(),
+                "spec": json.loads(self.spec.to_json()),
                 "command": list(self.options.command),
             }
         )
