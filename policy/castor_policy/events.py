@@ -14,7 +14,7 @@ from enum import StrEnum
 SCHEMA = 1
 """Goes up when a field changes its meaning or disappears, not when one is added."""
 
-Value = str | int | float | bool | None | list[int]
+Value = str | int | float | bool | None | list[int] | list[str]
 
 
 class EventKind(StrEnum):
@@ -39,6 +39,9 @@ class EventKind(StrEnum):
     STORE_BACK = "store_back"
     PERSISTED = "persisted"
     CORRUPT = "corrupt"
+    SPANS_PROFILED = "spans_profiled"
+    LINK_MEASURED = "link_measured"
+    SCHEDULED = "scheduled"
 
 
 @dataclass(frozen=True, slots=True)

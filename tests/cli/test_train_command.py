@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from castor.app import app
 from castor.commands import train as train_command
 from castor_configs.errors import InputError
+from castor_policy.agents.documents import JobSpec
 from castor_runtime.launcher.faults import AtTime
 from castor_runtime.launcher.train_options import TrainOptions, job_name
 
@@ -61,6 +62,14 @@ def accepted(*arguments: str) -> None:
         (("--replicas", "5"), "--replicas: expected 1 to 4"),
         (("--placement", "rings"), "did you mean ring?"),
         (("--scheme", "pipeline"), "did you mean pipelined?"),
+        (("--scheme", "none", "--persist", "store"), "--persist: scheme none takes no checkpoint"),
+        (("--mu", "0"), "--mu: expected a share above 0 and up to 1, not 0.0"),
+        (("--mu", "1.1"), "--mu: expected a share"),
+        (("--mu", "nan"), "--mu: expected a share"),
+        (("--parts", "0"), "--parts: must be 1 or more"),
+        (("--buffer", "4Mb"), "--buffer: expected a size"),
+        (("--buffer", "3B"), "--buffer: each of its 4 parts holds a byte or more"),
+        (("--paced-copy", "400MiB"), "--paced-copy: expected a bandwidth"),
         (("--persist-every", "3m"), "--persist-every: expected a time"),
         (("--persist-every", "0"), "--persist-every: must be above 0"),
         (("--persist-keep", "0"), "--persist-keep"),
@@ -176,3 +185,17 @@ def test_the_command_line_loads_no_torch_for_its_help() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_how_traffic_is_scheduled_comes_from_the_options(
+    script: str, options: list[TrainOptions]
+) -> None:
+    accepted("train", script, "--scheme", "none")
+    arguments = ("--mu", "0.8", "--buffer", "4MB", "--parts", "8", "--paced-copy", "400mbit")
+    accepted("train", script, "--scheme", "pipelined", *arguments)
+    plain, chosen = (found.spec for found in options)
+    assert (plain.scheme, plain.mu, plain.buffer_bytes, plain.buffer_parts) == ("none", 0.9, 0, 4)
+    assert plain.paced_copy_bps == 0
+    assert (chosen.mu, chosen.buffer_bytes, chosen.buffer_parts) == (0.8, 4_000_000, 8)
+    assert chosen.paced_copy_bps == 400_000_000
+    assert JobSpec.from_json(chosen.to_json()) == chosen

@@ -55,7 +55,28 @@ def train(
     lease: Annotated[
         str, typer.Option(metavar="TIME", help="A machine silent for so long is lost.")
     ] = "5s",
-    scheme: Annotated[str, typer.Option(help="When checkpoint traffic is sent.")] = "eager",
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help="When checkpoint traffic is sent: eager, pipelined, unpipelined, naive, blocking; "
+            "none: take no checkpoints."
+        ),
+    ] = "eager",
+    mu: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of an idle span that is used.")
+    ] = 0.9,
+    buffer: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="Memory for received chunks; default: PARTS chunks."),
+    ] = "",
+    parts: Annotated[int, typer.Option(help="Sub-buffers that it is divided in.")] = 4,
+    paced_copy: Annotated[
+        str,
+        typer.Option(
+            metavar="RATE",
+            help="Without a GPU: a stand-in for its copy engine, such as 400mbit.",
+        ),
+    ] = "",
     chunk: Annotated[str, typer.Option(metavar="SIZE", help="Unit of transfer.")] = "16MiB",
     memory_limit: Annotated[
         str, typer.Option(metavar="SIZE", help="Most memory for checkpoints on a machine.")
@@ -114,6 +135,10 @@ def train(
         chunk=chunk,
         memory_limit=memory_limit,
         max_attempts=max_attempts,
+        mu=mu,
+        buffer=buffer,
+        parts=parts,
+        paced_copy=paced_copy,
     )
     checks.check_store(store)
     local = agents == AgentsFrom.LOCAL

@@ -66,8 +66,12 @@ class JobSpec(_Document):
         persist_every_s: seconds between persistent checkpoints.
         persist_keep: how many of them are kept.
         chunk_bytes: size of a checkpoint chunk, the unit of checksums and of transfer.
-        scheme: how checkpoint traffic is scheduled.
+        scheme: how checkpoint traffic is scheduled; "none": nothing is checkpointed.
         profile_iterations: iterations whose idle spans are averaged before a schedule is made.
+        mu: share of an idle span that checkpoint traffic may use.
+        buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
+        buffer_parts: p, sub-buffers that R is divided in.
+        paced_copy_bps: rate of a stand-in for a GPU's copy engine; 0: there is none.
         memory_limit_bytes: most CPU memory a machine may spend on checkpoints; 0: what there is.
         max_attempts: generations in a row without a new iteration after which the job gives up.
         protocol: `PROTOCOL`.
@@ -90,6 +94,10 @@ class JobSpec(_Document):
     chunk_bytes: int = 16 << 20
     scheme: str = "eager"
     profile_iterations: int = 5
+    mu: float = 0.9
+    buffer_bytes: int = 0
+    buffer_parts: int = 4
+    paced_copy_bps: int = 0
     memory_limit_bytes: int = 0
     max_attempts: int = 5
     protocol: int = PROTOCOL

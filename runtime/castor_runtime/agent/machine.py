@@ -143,6 +143,10 @@ class Machine:
             "scheme": self.spec.scheme,
             "chunk_bytes": self.spec.chunk_bytes,
             "profile_iterations": self.spec.profile_iterations,
+            "mu": self.spec.mu,
+            "buffer_bytes": self.spec.buffer_bytes,
+            "buffer_parts": self.spec.buffer_parts,
+            "paced_copy_bps": self.spec.paced_copy_bps,
             "started_ns": self.spec.started_ns,
             "folder": str(self._folder.resolve()),
         }

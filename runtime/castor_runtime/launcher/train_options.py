@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from castor_configs.errors import InputError
 from castor_configs.nearest import nearest_name
-from castor_configs.quantities import parse_bytes, parse_seconds
+from castor_configs.quantities import parse_bps, parse_bytes, parse_seconds
 from castor_policy.agents.documents import JobSpec
 from castor_policy.interleaving import SCHEMES
 from castor_policy.placement import place
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 PLACEMENTS = ("mixed", "group", "ring")
 EAGER = "eager"
+NONE = "none"
+"""Trains without checkpoints: what the other schemes are compared with."""
 JOB_NAME_MAX = 32
 
 ValueT = TypeVar("ValueT")
@@ -75,6 +77,10 @@ def job_spec(
     chunk: str,
     memory_limit: str,
     max_attempts: int,
+    mu: float = 0.9,
+    buffer: str = "",
+    parts: int = 4,
+    paced_copy: str = "",
 ) -> JobSpec:
     """Check what a job is made of and return it.
 
@@ -88,11 +94,17 @@ def job_spec(
         ("--ranks-per-node", ranks_per_node),
         ("--persist-keep", persist_keep),
         ("--max-attempts", max_attempts),
+        ("--parts", parts),
     ):
         if value < 1:
             raise InputError(f"must be 1 or more, not {value}", key=option)
     _check_name(placement, PLACEMENTS, "--placement")
-    _check_name(scheme, (EAGER, *(name for name in SCHEMES if name != EAGER)), "--scheme")
+    _check_name(scheme, (NONE, EAGER, *SCHEMES), "--scheme")
+    if scheme == NONE and persist:
+        raise InputError(
+            "scheme none takes no checkpoint that could be persisted: choose another scheme",
+            key="--persist",
+        )
     if not 1 <= replicas <= nodes:
         raise InputError(
             f"expected 1 to {nodes} (the nodes), not {replicas}: each copy of a shard is on "
@@ -109,6 +121,11 @@ def job_spec(
         raise InputError("must be above 0", key="--persist-every")
     if chunk_bytes < 4096 or chunk_bytes % 4096:
         raise InputError("expected a multiple of 4 KiB, such as 16MiB", key="--chunk")
+    if not 0 < mu <= 1:
+        raise InputError(f"expected a share above 0 and up to 1, not {mu}", key="--mu")
+    buffer_bytes = _parsed(parse_bytes, buffer, "--buffer") if buffer else 0
+    if buffer and buffer_bytes < parts:
+        raise InputError(f"each of its {parts} parts holds a byte or more", key="--buffer")
     return JobSpec(
         job=job,
         machines=nodes,
@@ -127,6 +144,10 @@ def job_spec(
         if memory_limit
         else 0,
         max_attempts=max_attempts,
+        mu=mu,
+        buffer_bytes=buffer_bytes,
+        buffer_parts=parts,
+        paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,
     )
 
 

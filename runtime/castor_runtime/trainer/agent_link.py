@@ -36,10 +36,14 @@ class TrainerSettings:
         replicas: the placement; row i: the machines that hold shard i, i first.
         socket: path of the agent's Unix socket.
         control: name of the control segment.
-        scheme: "eager", or a key of `castor_policy.interleaving.SCHEMES`.
+        scheme: "none", "eager", or a key of `castor_policy.interleaving.SCHEMES`.
         chunk_bytes: size of a chunk.
         profile_iterations: how many iterations' idle spans are averaged.
         started_ns: start of the run, CLOCK_REALTIME.
+        mu: share of an idle span that is used; the rest absorbs its variance.
+        buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
+        buffer_parts: p, sub-buffers that R is divided in.
+        paced_copy_bps: rate of the stand-in for a GPU's copy engine; 0: there is none.
         folder: where files of this machine's trainers go; "" for beside the socket.
     """
 
@@ -57,6 +61,10 @@ class TrainerSettings:
     profile_iterations: int
     started_ns: int
     folder: str = ""
+    mu: float = 0.9
+    buffer_bytes: int = 0
+    buffer_parts: int = 4
+    paced_copy_bps: int = 0
 
     @classmethod
     def from_environment(
