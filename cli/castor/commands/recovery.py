@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from castor_analysis.recovery_timeline import RecoveryTimeline
     from castor_policy.events import Event
 
@@ -129,39 +129,31 @@ def _document(found: Sequence[RecoveryTimeline], chosen: RecoveryTimeline) -> di
 
 
 def _overview(found: Sequence[RecoveryTimeline], chosen: RecoveryTimeline) -> Table:
-    table = _table("Recoveries of this run, parts in seconds")
+    from castor_runtime.launcher.recovery_table import add_parts, part_cells, plain_table
+
+    table = plain_table("Recoveries of this run, parts in seconds")
     for heading in ("led to", "from"):
         table.add_column(heading)
     # A column that is empty everywhere only takes room.
     parts = [p for p in found[0].recovery.seconds if any(o.recovery.seconds[p] for o in found)]
-    for part in parts:
-        table.add_column(_HEADINGS.get(part, part), justify="right")
+    add_parts(table, parts)
     for one in found:
         recovery = one.recovery
         last = recovery.generations[-1]
         table.add_row(
             f"gen {last}{' *' if one is chosen else ''}",
             "-" if recovery.iteration is None else str(recovery.iteration),
-            *(_seconds(recovery.seconds[part]) for part in parts),
+            *part_cells(recovery.seconds, parts),
         )
     return table
-
-
-_HEADINGS = {
-    "detection": "detect",
-    "interrupted": "again",
-    "replacement": "replace",
-    "planning": "plan",
-    "retrieval": "fetch",
-    "first_iteration": "first",
-}
 
 
 def _print(console: Console, chosen: RecoveryTimeline) -> None:
     from castor_analysis.recovery_moments import moments
     from castor_analysis.recovery_picture import headline
+    from castor_runtime.launcher.recovery_table import plain_table
 
-    table = _table(headline(chosen))
+    table = plain_table(headline(chosen))
     for heading in ("from s", "to s"):
         table.add_column(heading, justify="right")
     table.add_column("who")
@@ -170,13 +162,3 @@ def _print(console: Console, chosen: RecoveryTimeline) -> None:
         until = "" if moment.until_s == moment.since_s else f"{moment.until_s:.3f}"
         table.add_row(f"{moment.since_s:.3f}", until, moment.who, moment.what)
     console.print(table)
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
-    )
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -18,6 +17,7 @@ from rich.table import Table
 from castor_configs.quantities import format_bytes, format_seconds
 from castor_policy.events import Event, EventKind
 from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.recovery_table import recovery_table
 from castor_runtime.launcher.run_folder import AgentRecord
 from castor_runtime.launcher.run_result import PARTS, Recovery
 
@@ -239,45 +239,4 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     console.print(f" Final state      {state}", soft_wrap=True, highlight=False)
     if not result["recoveries"]:
         return
-    console.print(_recovery_table(result["recoveries"]))
-
-
-def _recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the recoveries with their parts, narrow enough for 80 columns."""
-    table = Table(
-        title="Recoveries, parts in seconds",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-    )
-    table.add_column("lost", no_wrap=True)
-    table.add_column("from", justify="right", no_wrap=True)
-    table.add_column("redo", justify="right", no_wrap=True)
-    shown = [
-        part
-        for part in (*PARTS, "total")
-        if part != "interrupted" or any(one["seconds"][part] for one in recoveries)
-    ]
-    for part in shown:
-        table.add_column(_HEADINGS.get(part, part), justify="right", no_wrap=True)
-    for one in recoveries:
-        seconds = [one["seconds"][part] for part in shown]
-        what = "machine" if one["kind"] == "hardware" else "trainer"
-        table.add_row(
-            f"{what} {','.join(map(str, one['machines']))}",
-            "-" if one["iteration"] is None else str(one["iteration"]),
-            "-" if one["iterations_lost"] is None else str(one["iterations_lost"]),
-            *("-" if value is None else f"{value:.3f}" for value in seconds),
-        )
-    return table
-
-
-_HEADINGS = {
-    "detection": "detect",
-    "interrupted": "again",
-    "replacement": "replace",
-    "planning": "plan",
-    "retrieval": "fetch",
-    "first_iteration": "first",
-}
+    console.print(recovery_table(result["recoveries"]))

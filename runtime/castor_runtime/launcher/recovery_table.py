@@ -1,0 +1,67 @@
+"""Recoveries as a table for a terminal: a row each, a column for each part of the outage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from castor_runtime.launcher.run_result import PARTS
+
+_HEADINGS = {
+    "detection": "detect",
+    "interrupted": "again",
+    "replacement": "replace",
+    "planning": "plan",
+    "retrieval": "fetch",
+    "first_iteration": "first",
+}
+
+
+def recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the recoveries of a result document, narrow enough for 80 columns."""
+    table = plain_table("Recoveries, parts in seconds", gap=0)
+    table.add_column("lost", no_wrap=True)
+    table.add_column("from", justify="right", no_wrap=True)
+    table.add_column("redo", justify="right", no_wrap=True)
+    shown = [
+        part
+        for part in (*PARTS, "total")
+        if part != "interrupted" or any(one["seconds"][part] for one in recoveries)
+    ]
+    add_parts(table, shown)
+    for one in recoveries:
+        what = "machine" if one["kind"] == "hardware" else "trainer"
+        table.add_row(
+            f"{what} {','.join(map(str, one['machines']))}",
+            "-" if one["iteration"] is None else str(one["iteration"]),
+            "-" if one["iterations_lost"] is None else str(one["iterations_lost"]),
+            *part_cells(one["seconds"], shown),
+        )
+    return table
+
+
+def plain_table(title: str, *, gap: int = 1) -> Table:
+    """Return an empty table with a line under its headings and no frame.
+
+    Args:
+        title: stands above it, at the left.
+        gap: blank characters after each column, beside the one between columns.
+    """
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False
+    )
+
+
+def add_parts(table: Table, parts: Sequence[str]) -> None:
+    """Add a column for each of `parts`, which are of `PARTS` or "total"."""
+    for part in parts:
+        table.add_column(_HEADINGS.get(part, part), justify="right", no_wrap=True)
+
+
+def part_cells(seconds: Mapping[str, float | None], parts: Sequence[str]) -> list[str]:
+    """Return what a row shows of `parts`: "-" for one that was not reached."""
+    values = [seconds[part] for part in parts]
+    return ["-" if value is None else f"{value:.3f}" for value in values]
