@@ -61,6 +61,9 @@ class DetectionConfig(ConfigModel):
     poll: Nanoseconds = 5 * 10**9
     misses: Annotated[CountOrZero, Field(le=1_000_000)] = 3
     """Polls in a row without a new heartbeat; 0: a failure is known at once."""
+    process_exit: Annotated[Nanoseconds, Field(le=MAX_PART_NS)] | None = None
+    """From a software failure until it is known, where an agent on each machine sees its
+    processes exit; by default nobody does, and it is found out as a lost machine is."""
 
     @model_validator(mode="after")
     def _no_false_alarm(self) -> DetectionConfig:

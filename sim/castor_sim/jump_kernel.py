@@ -17,6 +17,7 @@ from castor_policy.membership import detection_ns
 from castor_policy.recovery import NOTHING, OWN_ONLY, WHOLE, assign_sources
 from castor_sim import path
 from castor_sim.compiled import compiled
+from castor_sim.detection import known_ns
 from castor_sim.jump_machines import arrive, lose_cloud, lose_fleet, vacant
 from castor_sim.profile import NEVER_NS
 from castor_sim.tally import OWN_MEMORY, PEER, PENDING, SCRATCH, STORAGE
@@ -24,6 +25,7 @@ from castor_sim.tally import OWN_MEMORY, PEER, PENDING, SCRATCH, STORAGE
 COMPILED_FROM = (
     assign_sources,
     detection_ns,
+    known_ns,
     path.stalls_ns,
     path.end_of_iteration_ns,
     path.iterations_at,
@@ -294,7 +296,10 @@ def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):
         return
     if s.phase != DETECTION or s.phase_ns != now_ns:
         _leave_phase(s, a, p, now_ns)
-        s.phase = DETECTION
+        if s.phase != DETECTION:
+            s.phase = DETECTION
+            s.phase_end_ns = detected_ns
+    s.phase_end_ns = max(s.phase_end_ns, detected_ns)
     if hardware:
         s.hardware_failures += 1
         s.episode_hardware += 1
@@ -306,7 +311,6 @@ def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):
         s.recorded += 1
     if hardware or p.memory_in_trainer:
         _lose_memory(s, a, position)
-    s.phase_end_ns = detected_ns
 
 
 @compiled
@@ -331,8 +335,8 @@ def advance(
                 return count
         if s.queued + 1 >= len(a.queue_ns):
             return FULL - row
-        detected = detection_ns(now_ns, o.heartbeat_ns, o.poll_ns, o.misses)
-        _strike(s, a, p, o, now_ns, machines[row], hardware[row] != 0, restore[row], detected)
+        detected_ns = known_ns(o, now_ns, hardware[row])
+        _strike(s, a, p, o, now_ns, machines[row], hardware[row] != 0, restore[row], detected_ns)
         s.struck_ns = now_ns
         s.now_ns = now_ns
         row += 1

@@ -276,6 +276,7 @@ def _operations(
         heartbeat_ns=detection.heartbeat,
         poll_ns=detection.poll,
         misses=detection.misses,
+        exit_ns=-1 if detection.process_exit is None else detection.process_exit,
     )
 
 

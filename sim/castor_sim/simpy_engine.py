@@ -18,9 +18,9 @@ import simpy
 from simpy.events import Event as SimpyEvent
 
 from castor_policy.events import Event, EventKind, Value
-from castor_policy.membership import detection_ns
 from castor_policy.recovery import NOTHING, OWN_ONLY, WHOLE, assign_sources
 from castor_sim import path
+from castor_sim.detection import known_ns
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
 from castor_sim.profile import NEVER_NS, Profile
 from castor_sim.simpy_failures import RUN_ENDS, STRIKES_LAST, LateEvent, Process, batches
@@ -196,13 +196,10 @@ class SimpyEngine:
 
     def _strike(self, members: list[tuple[int, int, int]]) -> None:
         """Let all failures of this instant strike at once."""
-        operations, now_ns = self.operations, self.now_ns
         machines = self._machines
-        detected_ns = detection_ns(
-            now_ns, operations.heartbeat_ns, operations.poll_ns, operations.misses
-        )
         struck = False
         for machine, hardware, restore_ns in members:
+            detected_ns = known_ns(self.operations, self.now_ns, hardware)
             if hardware:
                 position = machines.lose(machine, restore_ns, detected_ns)
             else:
@@ -213,13 +210,14 @@ class SimpyEngine:
             if not struck:
                 self._leave_phase()
                 struck = True
+            # What is known sooner of a later failure does not tell of an earlier one.
+            self._detected_ns = max(self._detected_ns, detected_ns)
             self._count(hardware)
             if hardware or self.profile.memory_in_trainer:
                 self._lose_memory(position)
             kind = "hardware" if hardware else "software"
             self._emit(EventKind.FAILURE, machine=machine, position=position, failure=kind)
         if struck:
-            self._detected_ns = detected_ns
             self._enter(Phase.DETECTION)
             self._job.interrupt()
 

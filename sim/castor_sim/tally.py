@@ -42,6 +42,8 @@ class Operations(NamedTuple):
             for it alone; 0: for whichever requested machine comes first.
         activation_ns: from detection until a standby has taken over the rank.
         heartbeat_ns, poll_ns, misses: see `castor_policy.membership.detection_ns`.
+        exit_ns: from a software failure until it is known, where an agent on each machine sees
+            its processes exit; -1: nobody does, it is found out as a lost machine is.
     """
 
     positions: int
@@ -52,6 +54,7 @@ class Operations(NamedTuple):
     heartbeat_ns: int = 0
     poll_ns: int = 0
     misses: int = 0
+    exit_ns: int = -1
 
 
 @dataclass(slots=True)

@@ -237,6 +237,25 @@ def test_detection_keeps_to_the_polls(all_three) -> None:
     assert tally.recoveries == 1
 
 
+def test_an_agent_sees_a_process_exit_before_the_polls_could(all_three) -> None:
+    # As above: a machine lost at 1 is dead at 15, at 7 at 25. A process that exits is known 2 later.
+    bare = Profile(iteration_ns=1000)
+    operations = Operations(2, heartbeat_ns=3, poll_ns=5, misses=3, exit_ns=2)
+    for rows, detected_ns, recoveries in [
+        ([(7, 0, 0, 0)], 2, 1),
+        ([(7, 0, 1, 0)], 18, 1),
+        # A process that exits meanwhile does not make a lost machine known sooner.
+        ([(1, 0, 1, 0), (7, 1, 0, 0)], 14, 1),
+        ([(7, 0, 1, 0), (7, 1, 0, 0)], 18, 1),
+        # It is mended by 9, and strikes at 9 again: no iteration lay between.
+        ([(7, 0, 0, 0), (9, 0, 0, 0)], 4, 2),
+        # The lost machine comes last: from its own heartbeat.
+        ([(6, 1, 0, 0), (7, 0, 1, 0)], 19, 1),
+    ]:
+        tally, _ = all_three(bare, operations, [[0], [1]], rows, horizon_ns=99)
+        assert (tally.detection_ns, tally.recoveries) == (detected_ns, recoveries)
+
+
 def test_a_fleet_machine_that_fails_in_its_repair(all_three) -> None:
     # Two machines for one position. 0 fails at 10, back at 60; 1 takes over at once.
     # 0 fails again at 30, in repair: until 50 would change nothing, until 130 it lasts longer.

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import castor_sim
 from castor_policy import membership, recovery
-from castor_sim import jump_kernel, path, simpy_engine
+from castor_sim import detection, jump_kernel, path, simpy_engine
 
 DECISIONS = (recovery.assign_sources, membership.detection_ns)
+OF_THE_SIMULATOR = (detection.known_ns,)
 CLOSED_FORMS = (
     path.stalls_ns,
     path.end_of_iteration_ns,
@@ -23,16 +24,17 @@ CLOSED_FORMS = (
 def test_both_engines_call_the_very_objects_of_the_policy() -> None:
     for engine in (simpy_engine, jump_kernel):
         assert engine.assign_sources is recovery.assign_sources
-        assert engine.detection_ns is membership.detection_ns
+        assert engine.known_ns is detection.known_ns
         for state in ("WHOLE", "OWN_ONLY", "NOTHING"):
             assert getattr(engine, state) is getattr(recovery, state)
+    assert detection.detection_ns is membership.detection_ns
 
 
 def test_the_kernel_compiles_those_objects_and_what_it_calls_by_these_names() -> None:
-    assert set(jump_kernel.COMPILED_FROM) == {*DECISIONS, *CLOSED_FORMS}
+    assert set(jump_kernel.COMPILED_FROM) == {*DECISIONS, *OF_THE_SIMULATOR, *CLOSED_FORMS}
     for function in jump_kernel.COMPILED_FROM:
         # numba resolves a name through the globals of the module that calls it.
-        callers = [m for m in (jump_kernel, path) if hasattr(m, function.__name__)]
+        callers = [m for m in (jump_kernel, detection, path) if hasattr(m, function.__name__)]
         assert callers
         assert all(getattr(module, function.__name__) is function for module in callers)
 
