@@ -33,35 +33,64 @@ _COLLECTIVES = (
 
 
 class Gate:
-    """Lets pieces of a span go once that span has begun."""
+    """Lets pieces of a span go once that span has begun; knows when training communicates."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._span = 0
         self._open = False
+        self._in_traffic = False
+        self._on_change: Callable[[], None] = lambda: None
+
+    @property
+    def in_traffic(self) -> bool:
+        """Training's collectives are under way."""
+        return self._in_traffic
+
+    @property
+    def is_open(self) -> bool:
+        """The iteration has no training traffic left: the update waits, or is about to."""
+        return self._open
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Have `on_change` called after each change, in the thread that makes it."""
+        self._on_change = on_change
 
     def close(self) -> None:
         """Begin an iteration: only span 0 may go."""
         with self._changed:
             self._span = 0
             self._open = False
+            self._in_traffic = False
+
+    def occupy(self) -> None:
+        """Training traffic has begun where there was none."""
+        self._in_traffic = True
+        self._on_change()
 
     def release(self, span: int) -> None:
-        """Let pieces up to `span` go."""
+        """Training traffic has ended: let pieces up to `span` go."""
         with self._changed:
+            self._in_traffic = False
             self._span = max(self._span, span)
             self._changed.notify_all()
+        self._on_change()
 
     def open(self) -> None:
         """Let all that is left go."""
         with self._changed:
             self._open = True
             self._changed.notify_all()
+        self._on_change()
+
+    def has_begun(self, span: int) -> bool:
+        """Return whether `wait` for that span would return at once."""
+        return self._open or self._span >= span
 
     def wait(self, span: int) -> None:
         """Return once pieces of `span` may go."""
         with self._changed:
-            self._changed.wait_for(lambda: self._open or self._span >= span)
+            self._changed.wait_for(lambda: self.has_begun(span))
 
 
 class IdleSpans:
@@ -130,6 +159,7 @@ class IdleSpans:
         with self._lock:
             if self._busy == 0:
                 self._spans_ns.append(now_ns - self._idle_since_ns)
+                self._gate.occupy()
             self._busy += 1
             return self._iteration
 
