@@ -10,7 +10,6 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from threading import Thread, current_thread, main_thread
-from types import TracebackType
 from typing import Self, TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -42,12 +41,7 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._stop is not None:
             self._stop.close()
         if self._executor is not None:

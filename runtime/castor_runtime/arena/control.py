@@ -13,7 +13,6 @@ import mmap
 import struct
 from enum import IntEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from castor_runtime.arena.errors import ForeignCheckpointError
@@ -175,12 +174,7 @@ class ControlBlock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
