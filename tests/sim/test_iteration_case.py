@@ -1,8 +1,6 @@
-"""Iterations from configurations and measured profiles, and the paper's numbers in them."""
+"""Iterations from configurations, and the paper's numbers in them."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -11,26 +9,9 @@ from castor_configs.errors import InputError
 from castor_configs.model import load_model
 from castor_sim.iteration.case import case_of_model, load_iteration
 from castor_sim.iteration.config import IterationConfig
-from castor_sim.iteration.measured import load_profile
 from castor_sim.iteration.run import IterationReport, simulate_iteration
-from castor_sim.iteration.tasks import Kind, Lane
+from castor_sim.iteration.tasks import Lane
 from castor_sim.iteration.workload import model_blocks
-
-PROFILE = """
-format = "castor-iteration-profile-1"
-name = "four hosts"
-shard = "10MB"
-gpus = 2
-busy = ["0s", "20ms", "10ms"]
-idle = ["5ms", "4ms", "8ms"]
-update = "3ms"
-
-[network]
-bandwidth = "8Gbps"
-
-[copy]
-bandwidth = "16Gbps"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -97,37 +78,6 @@ def test_each_parallelism_runs_with_jitter_and_storage_traffic(parallelism: str)
     base_ns = report.baseline.iteration_ns
     assert all(result.iteration_ns >= base_ns for result in report.results.values())
     assert report.results["blocking"].iteration_ns > base_ns
-
-
-def test_a_measured_profile_is_the_timeline(tmp_path: Path) -> None:
-    file = tmp_path / "profile.toml"
-    file.write_text(PROFILE, encoding="utf-8")
-    setup = load_iteration("gpt2-40b-p3dn", (), load_profile(file))
-    report = simulate_iteration(setup.case)
-    assert report.baseline.iteration_ns == 50_000_000
-    assert [span.idle_ns for span in report.spans[0]] == [5_000_000, 4_000_000, 8_000_000]
-    # 10 ms of chunks: 80 % of 5 and 4 ms, the rest in the last span.
-    assert report.results["pipelined"].iteration_ns == 50_000_000
-    assert report.results["pipelined"].checkpoint_ns == 10_000_000
-    assert report.results["blocking"].iteration_ns == 60_000_000
-    assert [task.kind for task in setup.case.tasks[:2]] == [Kind.COMPUTE, Kind.GATHER]
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ('"4ms", "8ms"]', '"4ms"]', "as many entries of idle as of busy"),
-        ("profile-1", "profile-9", "castor-iteration-profile-1"),
-        ('shard = "10MB"', 'shard = "0B"', "shard"),
-        ('update = "3ms"', 'updates = "3ms"', "updates"),
-    ],
-)
-def test_a_faulty_profile_says_where(tmp_path: Path, old: str, new: str, words: str) -> None:
-    file = tmp_path / "profile.toml"
-    assert old in PROFILE
-    file.write_text(PROFILE.replace(old, new), encoding="utf-8")
-    with pytest.raises(InputError, match=words):
-        load_profile(file)
 
 
 def test_a_cluster_that_says_too_little_says_what_to_set() -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from castor_sim.iteration.case import IterationSetup
+    from castor_sim.iteration.measured import MeasuredProfile
     from castor_sim.iteration.run import IterationReport
 
 STDERR = Console(stderr=True, highlight=False)
@@ -38,6 +39,14 @@ def iterate(
             "--profile", metavar="P", help="Take the timeline from a measured profile (TOML)."
         ),
     ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            "--link",
+            metavar="RATE",
+            help="With --profile: as if a machine's link had this nominal rate.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     timeline: Annotated[
         Path | None,
@@ -58,7 +67,6 @@ def iterate(
     """
     from castor_configs.errors import InputError
     from castor_sim.iteration.case import load_iteration
-    from castor_sim.iteration.measured import load_profile
     from castor_sim.iteration.run import SCHEME_NAMES, simulate_iteration
 
     wanted = scheme or list(SCHEME_NAMES)
@@ -69,7 +77,7 @@ def iterate(
             )
     if timeline is not None and timeline.suffix not in (".json", ".png", ".pdf"):
         raise InputError("expected a file named .json, .png or .pdf", key="--timeline")
-    measured = None if profile is None else load_profile(profile)
+    measured = _profile(profile, link)
     setup = load_iteration(experiment, tuple(overrides or ()), measured)
     try:
         report = simulate_iteration(setup.case, wanted)
@@ -83,6 +91,24 @@ def iterate(
     else:
         _print(document)
         _say_trust(setup, measured=measured is not None)
+
+
+def _profile(profile: Path | None, link: str | None) -> MeasuredProfile | None:
+    from castor_configs.errors import InputError
+    from castor_configs.quantities import parse_bps
+    from castor_sim.iteration.measured import load_profile
+
+    if profile is None:
+        if link is not None:
+            raise InputError("needs a measured timeline: give --profile", key="--link")
+        return None
+    measured = load_profile(profile)
+    if link is None:
+        return measured
+    try:
+        return measured.at_link(parse_bps(link))
+    except ValueError as error:
+        raise InputError(str(error), file=profile, key="--link") from error
 
 
 def _say_trust(setup: IterationSetup, *, measured: bool) -> None:
@@ -124,7 +150,8 @@ def iteration_document(setup: IterationSetup, report: IterationReport) -> dict[s
             "mu": float(traffic.mu),
             "alpha_s": traffic.link.alpha_ns / 1e9,
             "bandwidth_bps": traffic.link.bandwidth_bps,
-            "copy_bandwidth_bps": traffic.copy_link.bandwidth_bps,
+            # null: received chunks arrive in CPU memory, and there is no such hop.
+            "copy_bandwidth_bps": traffic.copy_link and traffic.copy_link.bandwidth_bps,
             "free_gpu_memory_bytes": traffic.free_bytes,
         },
         "calibration": setup.cluster.calibration.model_dump(),

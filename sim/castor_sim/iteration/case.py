@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -159,14 +159,35 @@ def case_of_profile(profile: MeasuredProfile, experiment: Experiment) -> Iterati
     Raises:
         ValueError: the parts do not fit each other.
     """
-    config = experiment.iteration
+    return measured_case(
+        profile,
+        experiment.iteration,
+        replicas=profile.replicas or experiment.replicas,
+        seed=experiment.seed,
+    )
+
+
+def measured_case(
+    profile: MeasuredProfile, config: IterationConfig, *, replicas: int, seed: int = 1
+) -> IterationCase:
+    """Return the iteration that was measured, with the scheme settings of `config`.
+
+    Args:
+        profile: measured; see `MeasuredProfile.at_link` for another bandwidth.
+        config: buffer, parts, mu and so on; its layout is not used.
+        replicas: m.
+        seed: of the jitter.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
     free_bytes = profile.free_gpu_memory
     traffic = _traffic(
         config,
         shard_bytes=profile.shard,
-        replicas=profile.replicas or experiment.replicas,
+        replicas=replicas,
         link=profile.network.link(),
-        copy_link=profile.copy_to_cpu.link(),
+        copy_link=None if profile.copy_to_cpu is None else profile.copy_to_cpu.link(),
         free_bytes=config.free_gpu_memory if free_bytes is None else free_bytes,
     )
     return IterationCase(
@@ -174,9 +195,9 @@ def case_of_profile(profile: MeasuredProfile, experiment: Experiment) -> Iterati
         tasks=profile.tasks(),
         machines=1,
         gpus=profile.gpus,
-        traffic=traffic,
+        traffic=replace(traffic, capture_ns=profile.capture, commit_ns=profile.commit),
         jitter=max(config.jitter, profile.jitter),
-        seed=experiment.seed,
+        seed=seed,
         profiled=config.profiled,
         measured=config.measured,
     )
@@ -239,7 +260,7 @@ def _traffic(
     shard_bytes: int,
     replicas: int,
     link: Link,
-    copy_link: Link,
+    copy_link: Link | None,
     free_bytes: int,
 ) -> CheckpointTraffic:
     return CheckpointTraffic(

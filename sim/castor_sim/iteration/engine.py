@@ -14,6 +14,10 @@ Rules, in the order in which they matter:
   that it does not meet the copies of received chunks; once all chunks are sent or no training
   traffic is left, without waiting.
 - The update waits until all chunks have left and the own replica is copied (invariant 2).
+- Where there is no copy hop (copy_link None), received chunks lie in CPU memory when they arrive,
+  and the own replica was copied at hand-over, before the first chunk left.
+- With a commit, the update waits until everything lies in CPU memory and all machines have agreed
+  on it; so does training where a checkpoint is sent before it.
 """
 
 from __future__ import annotations
@@ -39,19 +43,23 @@ class Sending:
         schedule: of each GPU.
         opens_after: for each span of the schedule, the network task before it, or START.
         link: one GPU's share of the network card.
-        copy_link: one GPU's share of the copies to CPU memory.
+        copy_link: one GPU's share of the copies to CPU memory; None: there is no such hop.
         sub_buffers: how many chunks a GPU holds at most; None: as many as come.
         local_parts: sizes in which each GPU copies its own replica.
         gpus: of the machine, all of which do the same at the same time.
+        capture_ns: from the hand-over until the first chunk may leave.
+        commit_ns: records and agreement behind the transfers; 0: nothing waits for them.
     """
 
     schedule: Schedule
     opens_after: tuple[int, ...]
     link: Link
-    copy_link: Link
+    copy_link: Link | None
     sub_buffers: int | None
     local_parts: tuple[int, ...]
     gpus: int
+    capture_ns: int = 0
+    commit_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +214,15 @@ class _Engine:
         limit = sending.sub_buffers
         buffers = None if limit is None else simpy.Resource(self.env, capacity=limit)
 
+        copies: list[simpy.Event] = []
+
         def send(chunks: Sequence[Chunk]) -> Process:
             for chunk in chunks:
-                yield from self._chunk(number, machine, sending, chunk, buffers)
+                yield from self._chunk(number, machine, sending, chunk, buffers, copies)
+
+        def first() -> Process:
+            yield self.env.timeout(sending.capture_ns)
+            yield from send(sending.schedule.upfront)
 
         def spans() -> Process:
             yield upfront
@@ -220,10 +234,19 @@ class _Engine:
             machine.chunks_left = False
             self._tell(machine)
 
-        upfront = self.env.process(send(sending.schedule.upfront))
-        machine.may_train.append(upfront)
-        machine.may_update.append(self.env.process(spans()))
-        machine.may_update.append(self.env.process(self._local_copy(number, machine, sending)))
+        upfront = self.env.process(first())
+        transfers = (
+            self.env.process(spans()),
+            self.env.process(self._local_copy(number, machine, sending)),
+        )
+
+        machine.may_update.extend(transfers)
+        blocks = [upfront] if sending.schedule.upfront else []
+        if sending.commit_ns:
+            committed = self.env.process(self._commit(transfers, copies, sending.commit_ns))
+            machine.may_update.append(committed)
+            blocks = [committed] if blocks else []
+        machine.may_train.extend(blocks)
 
     def _chunk(
         self,
@@ -232,6 +255,7 @@ class _Engine:
         sending: Sending,
         chunk: Chunk,
         buffers: simpy.Resource | None,
+        copies: list[simpy.Event],
     ) -> Process:
         """Send one chunk; its copy to CPU memory goes on when this returns."""
         buffer = None if buffers is None else buffers.request()
@@ -254,15 +278,20 @@ class _Engine:
             if buffers is not None and buffer is not None:
                 buffers.release(buffer)
 
-        self.env.process(
-            self._copy(number, machine, sending, size_bytes, Traffic.COPY, name, then=free)
+        if sending.copy_link is None:
+            free()
+            return
+        copy = self._copy(
+            number, machine, sending.copy_link, sending.gpus, size_bytes, Traffic.COPY, name, free
         )
+        copies.append(self.env.process(copy))
 
     def _copy(
         self,
         number: int,
         machine: _Machine,
-        sending: Sending,
+        link: Link,
+        gpus: int,
         size_bytes: int,
         kind: Traffic,
         name: str,
@@ -271,20 +300,35 @@ class _Engine:
         with machine.copy.request() as turn:
             yield turn
             start_ns = int(self.env.now)
-            yield self.env.timeout(sending.copy_link.transfer_ns(size_bytes))
-        self._record(number, COPY_LANE, kind, name, start_ns, size_bytes * sending.gpus)
+            yield self.env.timeout(link.transfer_ns(size_bytes))
+        self._record(number, COPY_LANE, kind, name, start_ns, size_bytes * gpus)
         if then is not None:
             then()
 
     def _local_copy(self, number: int, machine: _Machine, sending: Sending) -> Process:
+        if sending.copy_link is None:
+            return  # at hand-over, which capture_ns stands for
         for size_bytes in sending.local_parts:
             while not machine.in_traffic and machine.traffic_left and machine.chunks_left:
                 if machine.started is None:
                     machine.started = self.env.event()
                 yield machine.started
             yield from self._copy(
-                number, machine, sending, size_bytes, Traffic.LOCAL_COPY, "own replica"
+                number,
+                machine,
+                sending.copy_link,
+                sending.gpus,
+                size_bytes,
+                Traffic.LOCAL_COPY,
+                "own replica",
             )
+
+    def _commit(
+        self, transfers: Sequence[simpy.Event], copies: Sequence[simpy.Event], commit_ns: int
+    ) -> Process:
+        yield from _all_of(transfers)
+        yield from _all_of(copies)  # by now all have begun
+        yield self.env.timeout(commit_ns)
 
     def _record(
         self,

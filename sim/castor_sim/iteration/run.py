@@ -37,23 +37,31 @@ class CheckpointTraffic:
         shard_bytes: C, its share of the model state.
         remote_copies: m - 1.
         link: its share of the network card, all GPUs sending.
-        copy_link: its share of the copies to CPU memory.
+        copy_link: its share of the copies to CPU memory; None: there is no such hop, received
+            chunks arrive in CPU memory.
         buffer_bytes: R, reserved for received chunks.
         parts: p, sub-buffers of R/p.
         mu: share of an idle span that is used.
         shortest_span_ns: shorter idle spans are left alone.
         free_bytes: GPU memory that training leaves; more for received chunks does not fit.
+        capture_ns: from the hand-over until the first chunk may leave, where live state is copied
+            first.
+        commit_ns: records and agreement once everything lies in CPU memory. Above 0, the update
+            waits for them, and so does training where the scheme is "blocking", as in the
+            runtime. 0: the update waits for the transfers alone, as in the paper.
     """
 
     shard_bytes: int
     remote_copies: int
     link: Link
-    copy_link: Link
+    copy_link: Link | None
     buffer_bytes: int
     parts: int
     mu: Fraction
     shortest_span_ns: int = 0
     free_bytes: int
+    capture_ns: int = 0
+    commit_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +278,8 @@ def _sending(case: IterationCase, spans: Sequence[IdleSpan], schedule: Schedule)
         sub_buffers=sub_buffers,
         local_parts=(part,) * whole + ((rest,) if rest else ()),
         gpus=case.gpus,
+        capture_ns=traffic.capture_ns,
+        commit_ns=traffic.commit_ns,
     )
 
 
