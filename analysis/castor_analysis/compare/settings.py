@@ -1,0 +1,171 @@
+"""In what setting a run was made, as its result.json says: what a prediction may know of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from castor_analysis.compare.points import SettingValue
+from castor_configs.errors import InputError
+from castor_configs.quantities import format_bps, format_bytes
+from castor_runtime.launcher.run_folder import RunFolder
+
+_ITERATIONS: Final = "--iterations"
+_NAMED: Final = ("--model", "--layers", "--hidden")
+"""Arguments of Castor's programs that name a model; others only where models differ in them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What tells a run from others before it is made.
+
+    Attributes:
+        link_bps: bandwidth of each machine's link; 0: not on an emulated cluster.
+        storage_bps: of the storage host's link; 0 likewise.
+        script: the program's name.
+        arguments: its options and their values but for the number of iterations, sorted.
+        scheme: when checkpoint traffic is sent; "none": no checkpoint.
+        nodes, ranks_per_node: machines, and trainers on each.
+        replicas: m, copies of each shard in memory.
+        mu: share of an idle span that is used.
+        buffer_bytes, parts: R and p.
+        paced_copy_bps: of the stand-in for a GPU's copy engine; 0: none.
+    """
+
+    link_bps: int
+    storage_bps: int
+    script: str
+    arguments: tuple[tuple[str, str], ...]
+    scheme: str
+    nodes: int
+    ranks_per_node: int
+    replicas: int
+    mu: float
+    buffer_bytes: int
+    parts: int
+    paced_copy_bps: int
+
+    @property
+    def model(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """The model and its data: program and arguments."""
+        return self.script, self.arguments
+
+    @property
+    def link(self) -> str:
+        """The link's bandwidth for people; "-" where there is no emulated cluster."""
+        return format_bps(self.link_bps) if self.link_bps else "-"
+
+    def to_json(self, model: str | None = None) -> dict[str, SettingValue]:
+        """Return the setting as a `Point` carries it.
+
+        Args:
+            model: its name among several (`model_names`); by default what the arguments give.
+        """
+        return {
+            "link": self.link,
+            "model": model_names([self])[self.model] if model is None else model,
+            "scheme": self.scheme,
+            "nodes": self.nodes,
+            "ranks_per_node": self.ranks_per_node,
+            "replicas": self.replicas,
+            "mu": self.mu,
+            "buffer": format_bytes(self.buffer_bytes),
+            "parts": self.parts,
+            "copies": format_bps(self.paced_copy_bps) if self.paced_copy_bps else "-",
+        }
+
+
+def setting_of(folder: RunFolder) -> Setting:
+    """Return a run's setting.
+
+    Raises:
+        InputError: it is no run folder, the run has not ended, or an earlier version of Castor
+            wrote a result without what is needed.
+    """
+    result = read_result(folder)
+    spec, cluster = result.get("spec"), result.get("cluster")
+    if not isinstance(spec, dict) or not (cluster is None or isinstance(cluster, dict)):
+        raise InputError(
+            "was written by an earlier version of Castor, which did not note the setting: run it "
+            "again",
+            file=folder.result_file,
+        )
+    rates = cluster or {}
+    parts = int(spec.get("buffer_parts") or 4)
+    return Setting(
+        link_bps=int(rates.get("bandwidth_bps") or 0),
+        storage_bps=int(rates.get("storage_bandwidth_bps") or 0),
+        script=str(spec["script"]).rpartition("/")[2],
+        arguments=_options(spec["arguments"]),
+        scheme=str(spec["scheme"]),
+        nodes=int(spec["machines"]),
+        ranks_per_node=int(spec["ranks_per_machine"]),
+        replicas=len(spec["replicas"][0]),
+        mu=float(spec.get("mu") or 0.9),
+        buffer_bytes=int(spec.get("buffer_bytes") or 0) or parts * int(spec["chunk_bytes"]),
+        parts=parts,
+        paced_copy_bps=int(spec.get("paced_copy_bps") or 0),
+    )
+
+
+def read_result(folder: RunFolder) -> Mapping[str, Any]:
+    """Return a run's result.json.
+
+    Raises:
+        InputError: the run has not ended, or the file is damaged.
+    """
+    folder.run()
+    try:
+        document = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("has no result yet: wait until the run ends", file=folder.path) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"is damaged: {error}", file=folder.result_file) from None
+    if not isinstance(document, dict):
+        raise InputError("is damaged: expected a JSON object", file=folder.result_file)
+    return document
+
+
+def model_names(
+    settings: Iterable[Setting],
+) -> dict[tuple[str, tuple[tuple[str, str], ...]], str]:
+    """Return a short name for each model, by what tells it from the others.
+
+    A name has --model, --layers and --hidden where they are given, and whatever else differs among
+    the settings.
+    """
+    models = sorted({setting.model for setting in settings})
+    shown = {
+        option
+        for option in {name for _, arguments in models for name, _ in arguments}
+        if option in _NAMED or len({dict(arguments).get(option) for _, arguments in models}) > 1
+    }
+    several_scripts = len({script for script, _ in models}) > 1
+    names = {}
+    for script, arguments in models:
+        given = dict(arguments)
+        words = [f"{name[2:]} {given[name]}".strip() for name in _in_order(shown) if name in given]
+        if several_scripts or not words:
+            words.insert(0, script.removesuffix(".py"))
+        names[script, arguments] = ", ".join(words)
+    return names
+
+
+def _in_order(options: Iterable[str]) -> list[str]:
+    return sorted(options, key=lambda name: (name not in _NAMED, name))
+
+
+def _options(arguments: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return a program's options with their values; what is no option has the name ""."""
+    found: dict[str, str] = {}
+    name = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, _, value = argument.partition("=")
+            found[name] = value
+        else:
+            found[name] = f"{found.get(name, '')} {argument}".strip()
+    found.pop(_ITERATIONS, None)
+    return tuple(sorted(found.items()))
