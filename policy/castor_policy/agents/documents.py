@@ -222,7 +222,9 @@ class AgentReport(_Document):
         persistent: complete persistent iterations that it sees.
         rendezvous: host:port that its first trainer would use (GATHERED).
         reason: what failed (FAILED).
-        kind: of the failure: "software", "hang", "corrupt", "fetch" or "start".
+        kind: of the failure: "exit" or "hang" of a trainer, "memory" (the parts do not fit),
+            "corrupt" (a part that no source could give), "isolated" (cut off or left behind) or
+            "start" (the plan came before its gathering).
         iteration: the newest iteration that its trainers finished in this generation.
         redundant: all replicas that belong here are here.
         memory_bytes: checkpoint memory that it has taken.
