@@ -20,30 +20,18 @@ from castor.app import app, main
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from castor.app import main; main()", "sweep"]
 
+
+def many_points(percents: range) -> list[str]:
+    """Two points of a year each for every failure rate."""
+    rates = ",".join(f"{percent}%/day" for percent in percents)
+    over = ["--over", f"failures.rate={rates}", "--over", "replicas=2,3"]
+    return ["opt-175b", *over, "--seeds", "20", "--set", 'duration="365d"']
+
+
 # Enough work that a sweep lasts for seconds: an outage test must come in the middle of it.
-LONG = [
-    "opt-175b",
-    "--over",
-    f"failures.rate={','.join(f'{percent}%/day' for percent in range(10, 22))}",
-    "--over",
-    "replicas=2,3",
-    "--seeds",
-    "20",
-    "--set",
-    'duration="365d"',
-]
+LONG = many_points(range(10, 22))
 # Is interrupted, and must not be over before that on a machine that is busy elsewhere.
-ENDLESS = [
-    "opt-175b",
-    "--over",
-    f"failures.rate={','.join(f'{percent}%/day' for percent in range(10, 150))}",
-    "--over",
-    "replicas=2,3",
-    "--seeds",
-    "20",
-    "--set",
-    'duration="365d"',
-]
+ENDLESS = many_points(range(10, 150))
 LONG_POINTS = 24
 SHORT = ["opt-175b", "--over", "replicas=1,2", "--seeds", "2", "--set", 'duration="9d"']
 
