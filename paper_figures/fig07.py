@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from castor_traces.picture_style import picture
 from paper_figures.calibration import ITERATION
 from paper_figures.figure_data import Effort, FigureData
-from paper_figures.iteration_bars import GEMINI, draw_bars, iteration_rows
+from paper_figures.iteration_bars import GEMINI, draw_figure, iteration_rows
 
 FIGURE = "fig07"
 
@@ -20,7 +19,4 @@ def compute(effort: Effort) -> FigureData:
 
 def draw(data: FigureData, path_stem: str | Path) -> None:
     """Draw the bars with the paper's marks; writes PNG and PDF."""
-    with picture(path_stem, 2.3) as figure:
-        axes = figure.subplots()
-        draw_bars(axes, data, FIGURE, (ITERATION, GEMINI), "Iteration (s)")
-        figure.legend(loc="outside upper center", ncols=3, columnspacing=1.0)
+    draw_figure(data, path_stem, FIGURE, (ITERATION, GEMINI), "Iteration (s)")

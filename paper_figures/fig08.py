@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from castor_traces.picture_style import picture
 from paper_figures.calibration import CHECKPOINT, IDLE
 from paper_figures.figure_data import Effort, FigureData
-from paper_figures.iteration_bars import draw_bars, idle_rows
+from paper_figures.iteration_bars import draw_figure, idle_rows
 
 FIGURE = "fig08"
 
@@ -20,7 +19,4 @@ def compute(effort: Effort) -> FigureData:
 
 def draw(data: FigureData, path_stem: str | Path) -> None:
     """Draw the bars with the paper's marks; writes PNG and PDF."""
-    with picture(path_stem, 2.3) as figure:
-        axes = figure.subplots()
-        draw_bars(axes, data, FIGURE, (IDLE, CHECKPOINT), "Time in an iteration (s)")
-        figure.legend(loc="outside upper center", ncols=3, columnspacing=1.0)
+    draw_figure(data, path_stem, FIGURE, (IDLE, CHECKPOINT), "Time in an iteration (s)")

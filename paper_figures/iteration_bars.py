@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from castor_configs.cluster import load_cluster
 from castor_configs.model import load_model
 from castor_sim.iteration.run import IterationReport
-from castor_traces.picture_style import BLACK, BLUE, GREEN, SKY_BLUE, VERMILION
+from castor_traces.picture_style import BLACK, BLUE, GREEN, SKY_BLUE, VERMILION, picture
 from paper_figures.calibration import CHECKPOINT, FITTED_ON, IDLE, ITERATION, MODELS, simulate
 from paper_figures.figure_data import FigureData, Row
 from paper_figures.published import published_values
@@ -94,6 +95,15 @@ def idle_rows(figure: str, cluster: str) -> Iterable[Row]:
                 paper=published[series, point].value,
                 note="" if fitted else "Held out of the fit",
             )
+
+
+def draw_figure(
+    data: FigureData, path_stem: str | Path, figure: str, series: Sequence[str], label: str
+) -> None:
+    """Draw one panel of bars with the paper's marks; writes PNG and PDF."""
+    with picture(path_stem, 2.3) as drawing:
+        draw_bars(drawing.subplots(), data, figure, series, label)
+        drawing.legend(loc="outside upper center", ncols=3, columnspacing=1.0)
 
 
 def draw_bars(axes: Axes, data: FigureData, figure: str, series: Sequence[str], label: str) -> None:
