@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from castor_policy.store import (
+    Compare,
     KeyValue,
     LeaseLostError,
     Put,
@@ -305,28 +306,16 @@ def _store_event(event: Any) -> StoreEvent:
     return StoreEvent(pair.key.decode(), pair.value.decode(), created, modified)
 
 
+def _compares(compare: Compare) -> Iterator[Any]:
+    equal = {"key": compare.key.encode(), "result": etcdrpc.Compare.EQUAL}
+    if (revision := compare.create_revision) is not None:
+        yield etcdrpc.Compare(target=etcdrpc.Compare.CREATE, create_revision=revision, **equal)
+    if (revision := compare.mod_revision) is not None:
+        yield etcdrpc.Compare(target=etcdrpc.Compare.MOD, mod_revision=revision, **equal)
+
+
 def _txn_request(txn: Txn) -> Any:
-    compares = []
-    for compare in txn.compares:
-        key = compare.key.encode()
-        if compare.create_revision is not None:
-            compares.append(
-                etcdrpc.Compare(
-                    key=key,
-                    target=etcdrpc.Compare.CREATE,
-                    result=etcdrpc.Compare.EQUAL,
-                    create_revision=compare.create_revision,
-                )
-            )
-        if compare.mod_revision is not None:
-            compares.append(
-                etcdrpc.Compare(
-                    key=key,
-                    target=etcdrpc.Compare.MOD,
-                    result=etcdrpc.Compare.EQUAL,
-                    mod_revision=compare.mod_revision,
-                )
-            )
+    compares = [one for compare in txn.compares for one in _compares(compare)]
     operations = [
         etcdrpc.RequestOp(
             request_put=etcdrpc.PutRequest(
