@@ -232,23 +232,19 @@ def test_a_flipped_bit(castor_train: Any, baseline: Any) -> None:
     assert [(event.fields["machine"], event.fields["rank"]) for event in corrupt] == [(0, 0)]
 
 
-def test_three_replicas_on_four_machines(castor_train: Any, baseline: Any) -> None:
-    trial = castor_train("--nodes", "4", "--replicas", "3", "--kill", "machine:0,1@10")
-    check_end(trial, baseline(4, 30))
+@pytest.mark.parametrize(
+    ("machines", "lost", "kept"), [(4, "01", "23"), (5, "34", "012")], ids=["four", "five"]
+)
+def test_two_machines_lost_with_three_replicas(
+    castor_train: Any, baseline: Any, machines: int, lost: str, kept: str
+) -> None:
+    kill = f"machine:{','.join(lost)}@10"
+    trial = castor_train("--nodes", str(machines), "--replicas", "3", "--kill", kill)
+    check_end(trial, baseline(machines, 30))
     (recovery,) = trial.recoveries
     assert recovery["iterations_lost"] <= 1
-    assert all(recovery["sources"][rank].startswith("peer:") for rank in "01")
-    assert all(recovery["sources"][rank] == "own_memory" for rank in "23")
-    check_redundancy(trial)
-
-
-def test_three_replicas_on_five_machines(castor_train: Any, baseline: Any) -> None:
-    trial = castor_train("--nodes", "5", "--replicas", "3", "--kill", "machine:3,4@10")
-    check_end(trial, baseline(5, 30))
-    (recovery,) = trial.recoveries
-    assert recovery["iterations_lost"] <= 1
-    assert all(recovery["sources"][rank].startswith("peer:") for rank in "34")
-    assert all(recovery["sources"][rank] == "own_memory" for rank in "012")
+    assert all(recovery["sources"][rank].startswith("peer:") for rank in lost)
+    assert all(recovery["sources"][rank] == "own_memory" for rank in kept)
     check_redundancy(trial)
 
 
