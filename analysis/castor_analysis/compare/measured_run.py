@@ -20,8 +20,6 @@ from castor_policy.events import Event, EventKind
 from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.run_folder import RunFolder
 
-NONE: Final = "none"
-
 ITERATION: Final = "iteration_s"
 IDLE: Final = "idle_s"
 NETWORK: Final = "checkpoint_network_s"

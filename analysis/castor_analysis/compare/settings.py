@@ -12,6 +12,12 @@ from castor_configs.errors import InputError
 from castor_configs.quantities import format_bps, format_bytes
 from castor_runtime.launcher.run_folder import RunFolder
 
+NONE: Final = "none"
+"""The scheme without checkpoints."""
+
+TRAFFIC: Final = ("replicas", "mu", "buffer", "parts", "copies")
+"""Keys of a point's setting that only a scheme with checkpoints has."""
+
 _ITERATIONS: Final = "--iterations"
 _NAMED: Final = ("--model", "--layers", "--hidden")
 """Arguments of Castor's programs that name a model; others only where models differ in them."""
@@ -63,18 +69,22 @@ class Setting:
         Args:
             model: its name among several (`model_names`); by default what the arguments give.
         """
-        return {
+        found: dict[str, SettingValue] = {
             "link": self.link,
             "model": model_names([self])[self.model] if model is None else model,
             "scheme": self.scheme,
             "nodes": self.nodes,
             "ranks_per_node": self.ranks_per_node,
-            "replicas": self.replicas,
-            "mu": self.mu,
-            "buffer": format_bytes(self.buffer_bytes),
-            "parts": self.parts,
-            "copies": format_bps(self.paced_copy_bps) if self.paced_copy_bps else "-",
         }
+        if self.scheme != NONE:
+            found |= {
+                "replicas": self.replicas,
+                "mu": self.mu,
+                "buffer": format_bytes(self.buffer_bytes),
+                "parts": self.parts,
+                "copies": format_bps(self.paced_copy_bps) if self.paced_copy_bps else "-",
+            }
+        return found
 
 
 def setting_of(folder: RunFolder) -> Setting:

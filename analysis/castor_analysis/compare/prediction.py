@@ -1,0 +1,143 @@
+"""What the simulator says of a setting, from a profile that was measured in another one.
+
+A prediction knows the setting and the profile, and nothing that was measured in the setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from castor_analysis.compare.measured_run import COMPLETE, IDLE, ITERATION, NETWORK
+from castor_analysis.compare.settings import Setting
+from castor_sim.iteration.case import load_iteration, measured_case
+from castor_sim.iteration.config import IterationConfig
+from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
+from castor_sim.iteration.run import NONE, SCHEME_NAMES, IterationCase, simulate_iteration
+from castor_sim.iteration.timeline import Interval
+
+_NS_PER_S: Final = 1e9
+_ROOM_BYTES: Final = 1 << 50
+"""CPU memory stands in for the GPU's: no scheme runs out of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What is expected of an iteration in a setting.
+
+    Attributes:
+        values: by quantity, as `measured_run.QUANTITIES` names them.
+        intervals: what runs when, in the first simulated iteration.
+    """
+
+    values: Mapping[str, float]
+    intervals: tuple[Interval, ...]
+
+
+class Predictor(Protocol):
+    """Something that knows an iteration well enough to simulate it in a setting."""
+
+    def case(self, setting: Setting) -> IterationCase:
+        """Return the iteration to simulate.
+
+        Raises:
+            ValueError: it cannot be simulated in this setting.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FromProfile:
+    """Predicts from a measured profile, scaled to the setting's bandwidth.
+
+    Attributes:
+        profile: measured at one bandwidth, without checkpoints.
+        seed: of the jitter.
+    """
+
+    profile: MeasuredProfile
+    seed: int = 1
+
+    def case(self, setting: Setting) -> IterationCase:
+        """Return the iteration to simulate.
+
+        Raises:
+            ValueError: the profile is of other machines, or does not say at which bandwidth it was
+                measured.
+        """
+        profile = self.profile
+        measured = (profile.machines, profile.gpus)
+        asked = (setting.nodes, setting.ranks_per_node)
+        if measured != asked:
+            raise ValueError(
+                f"profile {profile.name} was measured on {measured[0]} machines of {measured[1]} "
+                f"ranks, and the run has {asked[0]} of {asked[1]}: calibrate a run of that layout"
+            )
+        if setting.link_bps and setting.link_bps != profile.link:
+            profile = profile.at_link(setting.link_bps)
+        if setting.paced_copy_bps:
+            # The stand-in's rate is a setting, as a link's bandwidth is.
+            hop = MeasuredHop(bandwidth=setting.paced_copy_bps)
+            profile = profile.model_copy(update={"copy_to_cpu": profile.copy_to_cpu or hop})
+        config = IterationConfig(
+            buffer=setting.buffer_bytes,
+            parts=setting.parts,
+            mu=setting.mu,
+            free_gpu_memory=_ROOM_BYTES,
+        )
+        return measured_case(profile, config, replicas=setting.replicas, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class FromExperiment:
+    """Predicts from an experiment's model and cluster: nothing is calibrated on any run.
+
+    Attributes:
+        experiment: path or shipped name of its TOML.
+    """
+
+    experiment: str
+
+    def case(self, setting: Setting) -> IterationCase:
+        """Return the experiment's iteration with the run's scheme settings.
+
+        Raises:
+            InputError: the experiment cannot be loaded.
+        """
+        overrides = (
+            f"iteration.buffer={setting.buffer_bytes}",
+            f"iteration.parts={setting.parts}",
+            f"iteration.mu={setting.mu!r}",
+            f"replicas={setting.replicas}",
+            f"machines={setting.nodes}",
+        )
+        return load_iteration(self.experiment, overrides).case
+
+
+def can_predict(scheme: str) -> bool:
+    """Whether the simulator has a scheme; "eager" sends whenever it can, which no model is of."""
+    return scheme in SCHEME_NAMES
+
+
+def predict(predictor: Predictor, setting: Setting) -> Prediction:
+    """Return what is expected of an iteration in a setting.
+
+    Raises:
+        ValueError: the simulator has no such scheme, or the predictor refuses the setting.
+    """
+    if not can_predict(setting.scheme):
+        raise ValueError(
+            f"the simulator has no scheme {setting.scheme}; it has {', '.join(SCHEME_NAMES)}"
+        )
+    report = simulate_iteration(predictor.case(setting), [setting.scheme])
+    result = report.results[setting.scheme]
+    values = {
+        # The mean: a run of many iterations takes so long for each.
+        ITERATION: result.iteration_ns / _NS_PER_S,
+        IDLE: result.idle_ns / _NS_PER_S,
+    }
+    if setting.scheme != NONE:
+        values[NETWORK] = result.checkpoint_ns / _NS_PER_S
+        values[COMPLETE] = result.complete_ns / _NS_PER_S
+    return Prediction(values=values, intervals=result.intervals)
