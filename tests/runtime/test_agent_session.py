@@ -7,6 +7,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,20 +17,24 @@ from castor_policy.agents.documents import (
     AgentReport,
     JobSpec,
     Plan,
+    agents_prefix,
     layout_prefix,
-    persist_key,
     plan_key,
+    requests_prefix,
     root_key,
 )
 from castor_policy.agents.messages import (
+    AskPersist,
     PersistChanged,
     PlanChanged,
     ReportChanged,
+    RequestMachine,
     RootChanged,
     SessionLost,
     SessionOpened,
     SessionRenewed,
     StoreLost,
+    WritePlan,
 )
 from castor_policy.store import Delete, Put, StoreUnavailableError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
@@ -104,29 +109,35 @@ def plan(generation: int, term: int = 1) -> Plan:
 def test_one_is_elected_and_the_next_one_only_once_it_has_gone(etcd: EmbeddedEtcd) -> None:
     async def elect() -> None:
         async with members(etcd, spec(), "node-0", "node-1") as (first, second):
-            won = await asyncio.gather(first.session.campaign(), second.session.campaign())
-            assert sorted(won) == [False, True]
-            winner, other = (first, second) if won[0] else (second, first)
-            await other.until(lambda: other.session.root() is not None, "the root")
-            await winner.until(lambda: winner.session.root() is not None, "itself as root")
-            key = winner.session.root()
+            await asyncio.gather(first.session.campaign(), second.session.campaign())
+            for member in (first, second):
+                await member.until(lambda m=member: m.session.view.root(), "the root")
+            key = first.session.view.root()
             assert key is not None
+            assert key == second.session.view.root()
+            winner, other = (first, second) if key.value == first.name else (second, first)
             assert key.value == winner.name
-            assert winner.session.is_ours(key)
-            assert not other.session.is_ours(key)
-            assert not await other.session.campaign()
+            assert winner.session.view.is_ours(key)
+            assert winner.session.view.term() == key.create_revision
+            assert not other.session.view.is_ours(key)
+            assert other.session.view.term() is None
+            await other.session.campaign()
+            found, _ = await other.store.get_prefix(root_key(other.job.job))
+            assert [(k.value, k.create_revision) for k in found] == [
+                (key.value, key.create_revision)
+            ]
             # A later life of the same agent is another root.
             async with members(etcd, winner.job, winner.name) as (again,):
-                await again.until(lambda: again.session.root() is not None, "the root")
-                assert not again.session.is_ours(key)
+                await again.until(lambda: again.session.view.root() is not None, "the root")
+                assert not again.session.view.is_ours(key)
             since = len(other.seen)
             await winner.session.close()
             assert await other.sees(RootChanged, since) == RootChanged("")
-            assert await other.session.campaign()
-            await other.until(lambda: other.session.root() is not None, "itself as root")
-            later = other.session.root()
+            await other.session.campaign()
+            await other.until(lambda: other.session.view.root() is not None, "itself as root")
+            later = other.session.view.root()
             assert later is not None
-            assert later.create_revision > key.create_revision
+            assert other.session.view.term() == later.create_revision > key.create_revision
 
     asyncio.run(elect())
 
@@ -134,28 +145,30 @@ def test_one_is_elected_and_the_next_one_only_once_it_has_gone(etcd: EmbeddedEtc
 def test_a_stale_term_and_a_stale_decision_are_refused(etcd: EmbeddedEtcd) -> None:
     async def write() -> None:
         async with members(etcd, spec(), "node-0", "node-1") as (root, other):
-            assert await root.session.campaign()
-            await root.until(lambda: root.session.root() is not None, "itself as root")
-            key = root.session.root()
-            assert key is not None
-            term = key.create_revision
-            assert not await root.session.write_plan(term - 1, plan(1), 0)
-            assert await root.session.write_plan(term, plan(1), 0)
+            await root.session.campaign()
+            await root.until(lambda: root.session.view.term() is not None, "itself as root")
+            term = root.session.view.term()
+            assert term is not None
+            write = root.session.write_as_root
+            assert not await write(WritePlan(term - 1, plan(1), 0))
+            assert await write(WritePlan(term, plan(1), 0))
             seen = await other.sees(PlanChanged)
             assert seen.plan == plan(1)
             # Decided before the plan that is there now: refused, though the term is right.
-            assert not await root.session.write_plan(term, plan(2), 0)
-            assert await root.session.write_plan(term, plan(2), seen.revision)
-            await other.until(lambda: other.session.plan()[0] == plan(2), "generation 2")
-            persist = persist_key(root.job.job)
-            assert not await root.session.write_fenced(term + 1, persist, "9")
-            assert await root.session.write_fenced(term, persist, "7")
+            assert not await write(WritePlan(term, plan(2), 0))
+            assert await write(WritePlan(term, plan(2), seen.revision))
+            await other.until(lambda: other.session.view.plan()[0] == plan(2), "generation 2")
+            assert not await write(AskPersist(term + 1, 9))
+            assert await write(AskPersist(term, 7))
             assert await other.sees(PersistChanged) == PersistChanged(7)
-            request = root.session.request_key("2-0")
-            assert await root.session.write_fenced(term, request, "node-0")
+            assert await write(RequestMachine(term, "2-0"))
+            found, _ = await other.store.get_prefix(requests_prefix(root.job.job))
+            assert [(k.key, k.value) for k in found] == [
+                (requests_prefix(root.job.job) + "2-0", "node-0")
+            ]
             # Elected anew in between: what the old term still sends does nothing.
             await root.store.transact(Txn((), (Delete(root_key(root.job.job)),)))
-            assert not await root.session.write_plan(term, plan(3), other.session.plan()[1])
+            assert not await write(WritePlan(term, plan(3), other.session.view.plan()[1]))
 
     asyncio.run(write())
 
@@ -164,14 +177,45 @@ def test_a_report_lives_as_long_as_its_agent(etcd: EmbeddedEtcd) -> None:
     async def tell() -> None:
         async with members(etcd, spec(), "node-0", "node-1") as (one, other):
             told = one.report(generation=3, state="gathered", holdings={"0": (8, 9)})
-            await other.until(lambda: told in other.session.reports(), "the report")
+            await other.until(lambda: told in other.session.view.reports(), "the report")
             newer = one.report(generation=3, state="loading")
-            await other.until(lambda: newer in other.session.reports(), "the newer report")
-            assert len(other.session.reports()) == 1
+            await other.until(lambda: newer in other.session.view.reports(), "the newer report")
+            assert len(other.session.view.reports()) == 1
             since = len(other.seen)
             await one.session.close()
             assert await other.sees(ReportChanged, since) == ReportChanged("node-0", None)
-            assert other.session.reports() == []
+            assert other.session.view.reports() == []
+
+    asyncio.run(tell())
+
+
+def test_a_report_is_written_once_unless_something_else_comes_after_it(etcd: EmbeddedEtcd) -> None:
+    async def tell() -> None:
+        async with members(etcd, spec(), "node-0", "node-1") as (one, other):
+            assert one.seen[0] == RootChanged("")
+            key = agents_prefix(one.job.job) + one.name
+            first = await one.store.get_prefix(key)
+            # Said faster than a watch shows what was written: the watch then shows older reports.
+            for iteration in range(1, 41):
+                one.report(iteration=iteration)
+                await asyncio.sleep(0.002)
+            newest = one.report(iteration=99)
+            await one.until(lambda: newest in one.session.view.reports(), "its own report")
+            shown = [e.report for e in other.seen if isinstance(e, ReportChanged)]
+            assert all(a != b for a, b in itertools.pairwise(shown))
+            since = (await one.store.get_prefix(key))[1]
+            await asyncio.sleep(0.5)
+            assert (await one.store.get_prefix(key))[1] == since > first[1]
+            # A write of this life that was given up comes late; then its key is deleted.
+            late = replace(newest, iteration=1).to_json()
+            for write in (Put(key, late, one.session._lease), Delete(key)):
+                revision = (await other.store.transact(Txn((), (write,)))).revision
+                await other.until(lambda r=revision: written_after(other, key, r), "the repair")
+                assert other.session.view.reports() == [newest]
+
+    def written_after(member: Member, key: str, revision: int) -> bool:
+        found = member.session.view._keys.get(key)
+        return found is not None and found.mod_revision > revision
 
     asyncio.run(tell())
 
@@ -217,7 +261,7 @@ def test_a_lost_lease_is_told_and_a_new_one_taken(etcd: EmbeddedEtcd) -> None:
     async def lose() -> None:
         async with members(etcd, spec(), "node-0", "node-1") as (one, other):
             told = one.report(state="running")
-            await other.until(lambda: told in other.session.reports(), "the report")
+            await other.until(lambda: told in other.session.view.reports(), "the report")
             lease = one.session._lease
             assert lease is not None
             since, others = len(one.seen), len(other.seen)
@@ -228,7 +272,7 @@ def test_a_lost_lease_is_told_and_a_new_one_taken(etcd: EmbeddedEtcd) -> None:
             kinds = [type(e) for e in one.seen[since:]]
             assert kinds.index(SessionLost) < kinds.index(SessionOpened)
             # Its report is there again without anybody asking for it.
-            await other.until(lambda: told in other.session.reports(), "the report again")
+            await other.until(lambda: told in other.session.view.reports(), "the report again")
 
     asyncio.run(lose())
 
@@ -240,16 +284,16 @@ def test_an_outage_of_the_store_is_told_and_survived(tmp_path: Path) -> None:
         job = spec()
         async with members(server, job, "node-0", "node-1") as (one, other):
             told = one.report(state="running")
-            await other.until(lambda: told in other.session.reports(), "the report")
-            assert await one.session.campaign()
-            await one.until(lambda: one.session.root() is not None, "itself as root")
-            key = one.session.root()
+            await other.until(lambda: told in other.session.view.reports(), "the report")
+            await one.session.campaign()
+            await one.until(lambda: one.session.view.root() is not None, "itself as root")
+            key = one.session.view.root()
             assert key is not None
             since = len(one.seen)
             server.kill()
             await one.sees(StoreLost, since)
             with pytest.raises(StoreUnavailableError):
-                await one.session.write_plan(key.create_revision, plan(2), 0)
+                await one.session.write_as_root(WritePlan(key.create_revision, plan(2), 0))
             newer = one.report(state="failed")
             writing = asyncio.create_task(one.session.write_once(layout_prefix(job.job) + "0", "x"))
             await asyncio.sleep(0.3)
@@ -259,12 +303,14 @@ def test_an_outage_of_the_store_is_told_and_survived(tmp_path: Path) -> None:
             # The lease was written before the outage, and outlives it: nobody is lost.
             await one.sees(SessionRenewed, back)
             await asyncio.wait_for(writing, PATIENCE_S)
-            await other.until(lambda: newer in other.session.reports(), "what was said meanwhile")
+            await other.until(
+                lambda: newer in other.session.view.reports(), "what was said meanwhile"
+            )
             assert not any(isinstance(e, SessionLost) for e in [*one.seen, *other.seen])
             assert ReportChanged("node-0", None) not in other.seen
-            assert one.session.root() == key
-            assert await one.session.write_plan(key.create_revision, plan(2), 0)
-            await other.until(lambda: other.session.plan()[0] == plan(2), "the plan")
+            assert one.session.view.root() == key
+            assert await one.session.write_as_root(WritePlan(key.create_revision, plan(2), 0))
+            await other.until(lambda: other.session.view.plan()[0] == plan(2), "the plan")
             revisions = [e.revision for e in other.seen if isinstance(e, PlanChanged)]
             assert all(a < b for a, b in itertools.pairwise(revisions))
 

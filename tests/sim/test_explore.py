@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from castor_policy import checkpoint_memory
-from castor_policy.agents import root, worker
-from castor_sim.explore import agent, monitor, session, training, variant
+from castor_policy.agents import root, store_view, store_writes, worker
+from castor_sim.explore import agent, monitor, training, variant
 from castor_sim.explore import run as exploring
 from castor_sim.explore.broken import BROKEN
 from castor_sim.explore.checkpoint_model import Replica, part_of, state_after
@@ -35,6 +35,8 @@ def kinds_of(found: Found) -> set[str]:
 def test_it_runs_the_policys_own_objects() -> None:
     assert agent.Worker is worker.Worker
     assert agent.Root is root.Root
+    assert agent.take_office is root.take_office
+    assert variant.RIGHT.root_write is store_writes.root_write
     assert variant.RIGHT.offered is checkpoint_memory.offered
     assert variant.RIGHT.buffer_to_write is checkpoint_memory.buffer_to_write
 
@@ -42,6 +44,8 @@ def test_it_runs_the_policys_own_objects() -> None:
 def test_nothing_that_it_explores_is_defined_again() -> None:
     folder = Path(exploring.__file__).parent
     names = {"Worker", "Root", "PartLoading", "offered", "buffer_to_write", "plan_recovery"}
+    names |= {"StoreView", "OwnReport", "meaning", "read_plan", "read_report", "take_office"}
+    names |= {"root_write", "is_ours", "reports", "layouts", "_repair"}
     defined = {
         node.name
         for file in folder.glob("*.py")
@@ -147,7 +151,7 @@ def test_every_broken_variant_is_tested() -> None:
 
 
 def test_a_report_that_is_not_written_again_stops_the_job(monkeypatch) -> None:
-    monkeypatch.setattr(session.Session, "_repair", lambda *_: None)
+    monkeypatch.setattr(store_view.OwnReport, "_repair", lambda *_: None)
     search = Search(kinds=("late", "loss", "trainer", "crash", "net"))
     found = found_by(
         search, range(400)

@@ -395,5 +395,6 @@ WorkerEffect: TypeAlias = (
     | Log
     | Exit
 )
-RootEffect: TypeAlias = WritePlan | AskPersist | RequestMachine | Log
+RootWrite: TypeAlias = WritePlan | AskPersist | RequestMachine
+RootEffect: TypeAlias = RootWrite | Log
 Effect: TypeAlias = WorkerEffect | RootEffect

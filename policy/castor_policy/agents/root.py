@@ -25,6 +25,7 @@ from castor_policy.agents.messages import (
     RootEvent,
     WritePlan,
 )
+from castor_policy.agents.store_view import StoreView
 from castor_policy.events import EventKind
 from castor_policy.placement import Placement
 from castor_policy.recovery import Tier, plan_recovery
@@ -363,6 +364,24 @@ class Root:
         self._persist_due_s = since_s + self.spec.persist_every_s
         self._asked = newest + 2 + ahead
         return [AskPersist(self.term, self._asked)]
+
+
+def take_office(spec: JobSpec, view: StoreView, held: Root | None, now_s: float) -> Root | None:
+    """Return the root that this agent is, as its view of the store says; None if it is none.
+
+    Args:
+        spec: the job.
+        view: of the agent.
+        held: the root that it has been; it goes on while its term lasts.
+        now_s: the driver's clock.
+    """
+    term = view.term()
+    if term is None:
+        return None
+    if held is not None and held.term == term:
+        return held
+    plan, revision = view.plan()
+    return Root(spec, term, plan, revision, view.reports(), now_s)
 
 
 def placement_of(spec: JobSpec) -> Placement:

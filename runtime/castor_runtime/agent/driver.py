@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from castor_configs.atomic import write_text
-from castor_policy.agents.documents import JobSpec, persist_key
+from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.messages import (
     TICK_S,
     AskPersist,
@@ -38,6 +38,7 @@ from castor_policy.agents.messages import (
     ReportChanged,
     RequestMachine,
     RootChanged,
+    RootWrite,
     StartTrainers,
     StopTrainers,
     StoreLost,
@@ -45,7 +46,7 @@ from castor_policy.agents.messages import (
     Verify,
     WritePlan,
 )
-from castor_policy.agents.root import Root
+from castor_policy.agents.root import Root, take_office
 from castor_policy.agents.worker import Worker
 from castor_policy.events import EventKind
 from castor_policy.store import Store, StoreUnavailableError
@@ -71,7 +72,7 @@ class Agent:
         spec: the job.
         store: of the job.
         host: the trainer host, connected.
-        server_credentials: see `castor_runtime.transport`.
+        credentials: of this job, for both ends of a transfer; see `castor_runtime.transport`.
     """
 
     def __init__(
@@ -126,7 +127,6 @@ class Agent:
             self._options.standby,
             time.monotonic(),
         )
-        self._events.put_nowait(RootChanged(""))
         self._session.open()
         ticking = asyncio.create_task(self._tick())
         try:
@@ -165,21 +165,16 @@ class Agent:
         if isinstance(event, Tick) and self._worker.machine is None:
             self._machine.make_ready()
         if isinstance(event, RootChanged):
-            self._see_root(now_s)
+            self._take_office(now_s)
         if self._root is not None and isinstance(event, PlanChanged | ReportChanged | Tick):
             await self._carry_out(list(self._root.handle(event, now_s)))
 
-    def _see_root(self, now_s: float) -> None:
-        key = self._session.root()
-        if key is None or not self._session.is_ours(key):
-            self._root = None
-        elif self._root is None or self._root.term != key.create_revision:
-            plan, revision = self._session.plan()
-            reports = self._session.reports()
-            self._root = Root(self._spec, key.create_revision, plan, revision, reports, now_s)
+    def _take_office(self, now_s: float) -> None:
+        held = self._root
+        self._root = take_office(self._spec, self._session.view, held, now_s)
+        if self._root is not None and self._root is not held:
             self._log.write(
-                EventKind.ROOT_ELECTED,
-                {"agent": self._options.name, "term": key.create_revision},
+                EventKind.ROOT_ELECTED, {"agent": self._options.name, "term": self._root.term}
             )
 
     async def _tick(self) -> None:
@@ -229,7 +224,7 @@ class Agent:
             case PingPeers(addresses):
                 self._spawn(self._ping(addresses))
             case WritePlan() | AskPersist() | RequestMachine():
-                self._spawn(self._write_as_root(effect))
+                self._spawn(self._write_as_root(effect, self._root))
 
     async def _run_campaign(self) -> None:
         if not self._campaigning:
@@ -250,22 +245,13 @@ class Agent:
         answers = await asyncio.gather(*(ask(m, a) for m, a in addresses.items()))
         self._events.put_nowait(PeersAnswered(dict(a for a in answers if a is not None)))
 
-    async def _write_as_root(self, effect: WritePlan | AskPersist | RequestMachine) -> None:
-        root = self._root
+    async def _write_as_root(self, write: RootWrite, root: Root | None) -> None:
         try:
-            match effect:
-                case WritePlan(term, plan, after):
-                    done = await self._session.write_plan(term, plan, after)
-                case AskPersist(term, iteration):
-                    key = persist_key(self._spec.job)
-                    done = await self._session.write_fenced(term, key, str(iteration))
-                case RequestMachine(term, request):
-                    key = self._session.request_key(request)
-                    done = await self._session.write_fenced(term, key, self._options.name)
+            done = await self._session.write_as_root(write)
         except StoreUnavailableError:
             self._events.put_nowait(StoreLost())
             done = False
-        if not done and isinstance(effect, WritePlan) and root is not None:
+        if not done and isinstance(write, WritePlan) and root is not None:
             root.write_failed()
 
     def _spawn(self, work: Any) -> None:

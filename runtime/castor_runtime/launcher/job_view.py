@@ -8,18 +8,15 @@ from castor_policy.agents.documents import (
     AgentReport,
     JobSpec,
     Plan,
-    agents_prefix,
-    plan_key,
+    job_prefix,
     requests_prefix,
-    root_key,
     spec_key,
 )
+from castor_policy.agents.messages import PlanChanged, ReportChanged, RootChanged
+from castor_policy.agents.store_view import meaning
 from castor_policy.store import KeyValue, Store, StoreEvent
 
-
-def job_prefix(job: str) -> str:
-    """Return the prefix of all keys of a job."""
-    return f"/castor/{job}/"
+__all__ = ["JobView", "job_prefix", "read_view"]
 
 
 @dataclass(slots=True)
@@ -53,21 +50,21 @@ class JobView:
             ValueError: a document of another version of Castor.
         """
         key, value = event.key, event.value
-        if key == plan_key(self.job):
-            self.plan = None if value is None else Plan.from_json(value)
-        elif key == root_key(self.job):
-            self.root = value or ""
-            self.term = event.create_revision
-        elif key == spec_key(self.job):
-            self.spec = None if value is None else JobSpec.from_json(value)
-        elif key.startswith(agents_prefix(self.job)):
-            name = key.removeprefix(agents_prefix(self.job))
-            if value is None:
-                self.reports.pop(name, None)
-            else:
-                self.reports[name] = AgentReport.from_json(value)
-        elif key.startswith(requests_prefix(self.job)):
-            self.requests = sorted({*self.requests, key} - ({key} if value is None else set()))
+        match meaning(self.job, event):
+            case PlanChanged(plan):
+                self.plan = plan
+            case RootChanged(agent):
+                self.root, self.term = agent, event.create_revision
+            case ReportChanged(agent, None):
+                self.reports.pop(agent, None)
+            case ReportChanged(agent, AgentReport() as report):
+                self.reports[agent] = report
+            case _ if key == spec_key(self.job):
+                self.spec = None if value is None else JobSpec.from_json(value)
+            case _ if key.startswith(requests_prefix(self.job)):
+                self.requests = sorted({*self.requests, key} - ({key} if value is None else set()))
+            case _:
+                pass
 
 
 async def read_view(store: Store, job: str) -> JobView:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from castor_policy.agents.documents import persist_key, plan_key, requests_prefix, root_key
 from castor_policy.agents.messages import (
     TICK_S,
     AskPersist,
@@ -26,16 +25,18 @@ from castor_policy.agents.messages import (
     ReportChanged,
     RequestMachine,
     RootChanged,
+    RootWrite,
     StopTrainers,
+    StoreLost,
     Tick,
     TrainerEnded,
     TrainerHung,
     WorkerEvent,
     WritePlan,
 )
-from castor_policy.agents.root import Root
+from castor_policy.agents.root import Root, take_office
 from castor_policy.agents.worker import Worker
-from castor_policy.store import Compare, Put, TxnResult
+from castor_policy.store import TxnResult
 from castor_sim.explore.checkpoint_model import Memory
 from castor_sim.explore.machine import carry_out
 from castor_sim.explore.session import Session
@@ -270,35 +271,26 @@ class SimulatedAgent:
     # ---- the root ------------------------------------------------------------------------------
 
     def _take_office(self) -> None:
-        term = self.session.term()
-        if term is None:
-            self.root = None
-        elif self.root is None or self.root.term != term:
-            self.world.note(f"{self.incarnation} is root in term {term}")
-            plan, revision = self.session.plan()
-            reports = self.session.reports()
-            self.root = Root(self.world.spec, term, plan, revision, reports, self.local_s())
+        held = self.root
+        self.root = take_office(self.world.spec, self.session.view, held, self.local_s())
+        if self.root is not None and self.root is not held:
+            self.world.note(f"{self.incarnation} is root in term {self.root.term}")
 
-    def _write_as_root(self, effect: WritePlan | AskPersist | RequestMachine) -> None:
-        job, root = self.world.spec.job, self.root
-        fence: tuple[Compare, ...] = (Compare(root_key(job), create_revision=effect.term),)
+    def _write_as_root(self, write: RootWrite) -> None:
+        root = self.root
         late_s, strike = 0.0, _nothing
-        match effect:
-            case WritePlan(_, plan, after):
-                fence = (*fence, Compare(plan_key(job), mod_revision=after))
-                put = Put(plan_key(job), plan.to_json())
-                late_s, strike = self.world.strike_root(self)
-            case AskPersist(_, iteration):
-                put = Put(persist_key(job), str(iteration))
-            case RequestMachine(_, request):
-                put = Put(requests_prefix(job) + request, self.name)
+        if isinstance(write, WritePlan):
+            late_s, strike = self.world.strike_root(self)
 
         def written(answer: TxnResult | Exception) -> None:
+            if isinstance(answer, Exception):
+                self.see(StoreLost())
             done = isinstance(answer, TxnResult) and answer.succeeded
-            if not done and isinstance(effect, WritePlan) and root is not None:
+            if not done and isinstance(write, WritePlan) and root is not None:
                 root.write_failed()
 
-        self.session.transact(self.world.variant.fenced(fence, put), written, late_s)
+        txn = self.world.variant.root_write(self.world.spec.job, self.name, write)
+        self.session.transact(txn, written, late_s)
         strike()
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from castor_policy.agents.messages import RootWrite
+from castor_policy.agents.store_writes import root_write
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
-from castor_policy.store import Compare, Put, Txn
+from castor_policy.store import Txn
 from castor_sim.explore.variant import RIGHT, Variant
 
 
-def _unfenced(_fence: tuple[Compare, ...], put: Put) -> Txn:
+def _unfenced(job: str, agent: str, write: RootWrite) -> Txn:
     """Write, whoever is root now."""
-    return Txn((), (put,))
+    return Txn((), root_write(job, agent, write).operations)
 
 
 def _offered_while_written(headers: Sequence[BufferHeader]) -> frozenset[int]:
@@ -29,7 +31,7 @@ def _first_buffer(_headers: Sequence[BufferHeader], _agreed: int | None) -> int:
 BROKEN: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        replace(RIGHT, name="root-without-fencing", fenced=_unfenced),
+        replace(RIGHT, name="root-without-fencing", root_write=_unfenced),
         replace(RIGHT, name="offer-before-complete", offered=_offered_while_written),
         replace(RIGHT, name="buffer-reused-early", buffer_to_write=_first_buffer),
     )

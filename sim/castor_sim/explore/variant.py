@@ -6,16 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from castor_policy.agents.messages import RootWrite
+from castor_policy.agents.store_writes import root_write
 from castor_policy.checkpoint_memory import buffer_to_write, offered
-from castor_policy.store import Compare, Put, Txn
+from castor_policy.store import Txn
 from castor_sim.explore.checkpoint_model import ChooseBuffer, Offered
 
-Fenced: TypeAlias = Callable[[tuple[Compare, ...], Put], Txn]
-
-
-def fenced(fence: tuple[Compare, ...], put: Put) -> Txn:
-    """Return the root's write behind its fence."""
-    return Txn(fence, (put,))
+WriteAsRoot: TypeAlias = Callable[[str, str, RootWrite], Txn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +23,13 @@ class Variant:
         name: "right", or what is broken.
         offered: which iterations of a replica may be offered.
         buffer_to_write: which buffer of a replica is written next.
-        fenced: how the root's writes are fenced.
+        root_write: what a root sends to the store to write what it decided.
     """
 
     name: str = "right"
     offered: Offered = offered
     buffer_to_write: ChooseBuffer = buffer_to_write
-    fenced: Fenced = fenced
+    root_write: WriteAsRoot = root_write
 
 
 RIGHT = Variant()

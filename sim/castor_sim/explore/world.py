@@ -15,6 +15,7 @@ from castor_policy.agents.documents import (
     plan_key,
     requests_prefix,
 )
+from castor_policy.agents.store_view import read_plan, read_report
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn
 from castor_sim.explore.agent import Host, SimulatedAgent
@@ -23,7 +24,6 @@ from castor_sim.explore.inject import Injector
 from castor_sim.explore.monitor import Monitor
 from castor_sim.explore.network import Network
 from castor_sim.explore.schedule import Fault
-from castor_sim.explore.session import read_plan, read_report
 from castor_sim.explore.store_server import StoreServer
 from castor_sim.explore.training import Group, GroupKey
 from castor_sim.explore.variant import Variant

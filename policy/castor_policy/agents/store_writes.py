@@ -1,0 +1,49 @@
+"""What the agents write into the store, as transactions: the twins send these very ones.
+
+A root's writes are fenced by its term, the create revision of the root's key (Gemini sec. 6.2): the
+store refuses them once the key has gone or is another root's.
+"""
+
+from __future__ import annotations
+
+from castor_policy.agents.documents import (
+    AgentReport,
+    agents_prefix,
+    persist_key,
+    plan_key,
+    requests_prefix,
+    root_key,
+)
+from castor_policy.agents.messages import AskPersist, RootWrite, WritePlan
+from castor_policy.store import Compare, Put, Txn
+
+
+def campaign(job: str, agent: str, lease: int) -> Txn:
+    """Make `agent` root if there is none; its term is the create revision that a watch shows."""
+    return create(root_key(job), agent, lease)
+
+
+def create(key: str, value: str, lease: int | None = None) -> Txn:
+    """Create a key; one that is there stays as it is."""
+    return Txn((Compare(key, create_revision=0),), (Put(key, value, lease),))
+
+
+def report(job: str, told: AgentReport, lease: int) -> Txn:
+    """Write an agent's report, to be gone with its lease."""
+    return Txn((), (Put(agents_prefix(job) + told.agent, told.to_json(), lease),))
+
+
+def root_write(job: str, agent: str, write: RootWrite) -> Txn:
+    """Carry out what the root `agent` decided, if its term still is.
+
+    A plan is also fenced by the revision of the one that it was decided on.
+    """
+    fence = Compare(root_key(job), create_revision=write.term)
+    match write:
+        case WritePlan(_, plan, after):
+            key = plan_key(job)
+            return Txn((fence, Compare(key, mod_revision=after)), (Put(key, plan.to_json()),))
+        case AskPersist(_, iteration):
+            return Txn((fence,), (Put(persist_key(job), str(iteration)),))
+        case _:
+            return Txn((fence,), (Put(requests_prefix(job) + write.request, agent),))

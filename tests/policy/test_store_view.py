@@ -1,0 +1,392 @@
+"""What an agent makes of its store: against a store's whole history, brought in any order."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castor_policy.agents import store_view, store_writes
+from castor_policy.agents.documents import (
+    AgentReport,
+    Plan,
+    agents_prefix,
+    layout_prefix,
+    persist_key,
+    plan_key,
+    requests_prefix,
+    root_key,
+    spec_key,
+)
+from castor_policy.agents.messages import (
+    AskPersist,
+    PersistChanged,
+    PlanChanged,
+    ReportChanged,
+    RequestMachine,
+    RootChanged,
+    WritePlan,
+)
+from castor_policy.agents.store_view import JobChange, OwnReport, StoreView, meaning
+from castor_policy.store import Compare, KeyValue, Put, StoreEvent, Txn
+
+JOB, ME = "j", "node-0"
+OWN_KEY = agents_prefix(JOB) + ME
+
+
+def told(agent: str, generation: int) -> AgentReport:
+    return AgentReport(agent, "i1", False, "h:1", generation)
+
+
+def plan(generation: int) -> Plan:
+    return Plan(generation, 1, "gather", (ME,), ("i1",))
+
+
+VALUES = {
+    plan_key(JOB): lambda n: plan(n).to_json(),
+    root_key(JOB): lambda n: f"node-{n % 2}",
+    persist_key(JOB): str,
+    OWN_KEY: lambda n: told(ME, n).to_json(),
+    agents_prefix(JOB) + "node-1": lambda n: told("node-1", n).to_json(),
+    layout_prefix(JOB) + "0": lambda n: f"layout {n}",
+    requests_prefix(JOB) + "1-0": str,
+}
+KEYS = tuple(VALUES)
+
+
+class History:
+    """A store's keys and changes, revision by revision."""
+
+    def __init__(self, steps: list[tuple[str, int | None]]) -> None:
+        self.events: list[StoreEvent] = []
+        self.snapshots: list[dict[str, KeyValue]] = [{}, {}]  # an empty store is at revision 1
+        for key, number in steps:
+            self.apply(key, None if number is None else VALUES[key](number))
+
+    @property
+    def revision(self) -> int:
+        return len(self.snapshots) - 1
+
+    def apply(self, key: str, value: str | None) -> int:
+        now = dict(self.snapshots[-1])
+        if value is None and key not in now:
+            return self.revision
+        revision = self.revision + 1
+        if value is None:
+            del now[key]
+            self.events.append(StoreEvent(key, None, 0, revision))
+        else:
+            born = now[key].create_revision if key in now else revision
+            now[key] = KeyValue(key, value, born, revision, 7)
+            self.events.append(StoreEvent(key, value, born, revision))
+        self.snapshots.append(now)
+        return revision
+
+    def read(self, revision: int) -> tuple[list[KeyValue], int]:
+        return [found for _, found in sorted(self.snapshots[revision].items())], revision
+
+    def after(self, revision: int) -> list[StoreEvent]:
+        return [event for event in self.events if event.mod_revision > revision]
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(KEYS), st.one_of(st.none(), st.integers(1, 4))), max_size=24
+)
+
+
+@st.composite
+def deliveries(draw: st.DrawFn) -> tuple[History, list[int | StoreEvent]]:
+    """A history, and how it comes: a watch from a read on, among other reads, early and late."""
+    history = History(draw(steps))
+    begin = draw(st.integers(1, history.revision))
+    coming: list[int | StoreEvent] = [*history.after(begin)]
+    for revision in draw(st.lists(st.integers(1, history.revision), max_size=5)):
+        coming.insert(draw(st.integers(0, len(coming))), revision)
+    # The watch's own read comes before what it shows; another may have come before it.
+    before = [] if draw(st.booleans()) else [draw(st.integers(1, history.revision))]
+    return history, [*before, begin, *coming]
+
+
+def deliver(history: History, coming: list[int | StoreEvent]) -> tuple[StoreView, list[JobChange]]:
+    view, changes = StoreView(JOB, ME), []
+    for item in coming:
+        if isinstance(item, int):
+            changes += view.read(*history.read(item))
+        else:
+            changes += view.change(item)
+    return view, changes
+
+
+@given(deliveries())
+def test_however_the_changes_come_the_end_is_the_stores(case) -> None:
+    history, coming = case
+    view, _ = deliver(history, coming)
+    last = history.snapshots[-1]
+    found = last.get(plan_key(JOB))
+    known, revision = view.plan()
+    assert (known and known.to_json(), revision) == (
+        (None, 0) if found is None else (found.value, found.mod_revision)
+    )
+    root, there = view.root(), last.get(root_key(JOB))
+    assert (root is None) == (there is None)
+    if root is not None and there is not None:
+        assert (root.value, root.create_revision) == (there.value, there.create_revision)
+    agents = sorted(key for key in last if key.startswith(agents_prefix(JOB)))
+    assert [report.to_json() for report in view.reports()] == [last[key].value for key in agents]
+    layout = last.get(layout_prefix(JOB) + "0")
+    assert view.layouts() == ({} if layout is None else {"0": layout.value})
+
+
+@given(deliveries())
+def test_who_is_only_told_knows_as_much(case) -> None:
+    history, coming = case
+    view, changes = deliver(history, coming)
+    roots = [change.agent for change in changes if isinstance(change, RootChanged)]
+    root = view.root()
+    assert roots
+    assert roots[-1] == ("" if root is None else root.value)
+    plans = [change for change in changes if isinstance(change, PlanChanged)]
+    if view.plan()[0] is not None:
+        assert (plans[-1].plan, plans[-1].revision) == view.plan()
+    assert all(a.revision < b.revision for a, b in itertools.pairwise(plans))
+    reports: dict[str, AgentReport] = {}
+    for change in changes:
+        if isinstance(change, ReportChanged) and change.report is None:
+            reports.pop(change.agent, None)
+        elif isinstance(change, ReportChanged):
+            reports[change.agent] = change.report
+    assert [reports[name] for name in sorted(reports)] == view.reports()
+    persists = [change.iteration for change in changes if isinstance(change, PersistChanged)]
+    there = history.snapshots[-1].get(persist_key(JOB))
+    assert there is None or persists[-1] == int(there.value)
+
+
+@given(deliveries())
+def test_nothing_is_told_twice(case) -> None:
+    history, coming = case
+    view, _ = deliver(history, coming)
+    again = [change for event in history.events for change in view.change(event)]
+    for revision in range(1, history.revision + 1):
+        again += view.read(*history.read(revision))
+    assert again == []
+
+
+@given(deliveries())
+def test_a_root_is_ours_if_this_life_has_made_it(case) -> None:
+    history, coming = case
+    view, _ = deliver(history, coming)
+    born = next(item for item in coming if isinstance(item, int))
+    root = history.snapshots[-1].get(root_key(JOB))
+    ours = root is not None and root.value == ME and root.create_revision > born
+    assert view.term() == (root.create_revision if ours and root is not None else None)
+    if root is not None:
+        assert view.is_ours(root) == ours
+
+
+def test_an_earlier_lifes_root_is_not_ours_though_it_bears_our_name() -> None:
+    view = StoreView(JOB, ME)
+    view.read([KeyValue(root_key(JOB), ME, 5, 5, 1)], 5)
+    assert view.term() is None
+    view.change(StoreEvent(root_key(JOB), None, 0, 6))
+    view.change(StoreEvent(root_key(JOB), ME, 7, 7))
+    assert view.term() == 7
+
+
+def test_before_the_first_read_no_root_is_ours() -> None:
+    assert not StoreView(JOB, ME).is_ours(KeyValue(root_key(JOB), ME, 3, 3, None))
+
+
+def test_the_first_read_tells_that_there_is_no_root_and_no_later_one_does() -> None:
+    view = StoreView(JOB, ME)
+    assert view.read([], 5) == [RootChanged("")]
+    assert view.read([], 9) == []
+    there = StoreView(JOB, ME)
+    assert there.read([KeyValue(root_key(JOB), "node-1", 3, 3, 1)], 5) == [RootChanged("node-1")]
+    assert there.read([], 9) == [RootChanged("")]
+
+
+def test_a_read_that_comes_after_a_later_one_raises_no_dead() -> None:
+    """Its key was gone before the watch began: no watch would ever tell that it is."""
+    history = History([(agents_prefix(JOB) + "node-1", 1), (agents_prefix(JOB) + "node-1", None)])
+    view, changes = deliver(history, [3, 2])
+    assert view.reports() == []
+    assert changes == [RootChanged("")]
+
+
+@pytest.mark.parametrize(
+    "key", [agents_prefix(JOB), layout_prefix(JOB), spec_key(JOB), requests_prefix(JOB) + "1-0"]
+)
+def test_other_keys_mean_nothing_to_an_agent(key: str) -> None:
+    assert meaning(JOB, StoreEvent(key, "{}", 3, 3)) is None
+    view = StoreView(JOB, ME)
+    assert view.read([KeyValue(key, "{}", 3, 3, None)], 3) == [RootChanged("")]
+    assert (view.reports(), view.layouts(), view.plan()) == ([], {}, (None, 0))
+
+
+def test_what_another_version_wrote_is_refused_where_it_comes_in() -> None:
+    view = StoreView(JOB, ME)
+    with pytest.raises(ValueError, match="AgentReport"):
+        view.change(StoreEvent(agents_prefix(JOB) + "node-1", '{"colour":2}', 3, 3))
+
+
+# ---- the own report ------------------------------------------------------------------------------
+
+
+class Writer:
+    """A driver of `OwnReport` whose writes may be late, and whose answers may be lost."""
+
+    def __init__(self) -> None:
+        self.history = History([])
+        self.own = OwnReport()
+        self.late: list[AgentReport] = []
+        self.writes = 0
+        self._shown = self.history.revision
+
+    def write(self, fate: str, *, shown_first: bool = False) -> None:
+        """Write what is wanted, if anything is."""
+        report = self.own.wanted(7)
+        if report is None:
+            return
+        self.writes += 1
+        if fate == "late":
+            self.late.append(report)
+        elif fate != "lost":
+            revision = self.history.apply(OWN_KEY, report.to_json())
+            if fate == "overtaken" and self.late:
+                self.arrive()
+            if shown_first:
+                self.show()
+            if fate != "unanswered":
+                self.own.written(7, report, revision)
+
+    def arrive(self) -> None:
+        if self.late:
+            self.history.apply(OWN_KEY, self.late.pop(0).to_json())
+
+    def show(self) -> None:
+        for event in self.history.after(self._shown):
+            self.own.seen(event)
+        self._shown = self.history.revision
+
+    def stands(self) -> AgentReport | None:
+        found = self.history.snapshots[-1].get(OWN_KEY)
+        return None if found is None else store_view.read_report(found.value)
+
+
+moves = st.one_of(
+    st.tuples(st.just("say"), st.integers(1, 4)),
+    st.tuples(st.sampled_from(["done", "lost", "late", "unanswered", "overtaken"]), st.booleans()),
+    st.tuples(st.sampled_from(["arrive", "show", "expire"]), st.none()),
+)
+
+
+@given(st.lists(moves, max_size=20))
+def test_the_newest_report_stands_in_the_end_and_is_then_left_alone(play) -> None:
+    writer = Writer()
+    for move, detail in play:
+        if move == "say":
+            writer.own.desired = told(ME, int(detail))
+        elif move == "arrive":
+            writer.arrive()
+        elif move == "show":
+            writer.show()
+        elif move == "expire":
+            writer.history.apply(OWN_KEY, None)
+        else:
+            writer.write(move, shown_first=bool(detail))
+    while writer.late:
+        writer.arrive()
+    for _ in range(2):  # what came late is written over once, and that is all
+        writer.show()
+        writer.write("done")
+    writer.show()
+    assert writer.stands() == writer.own.desired or writer.own.desired is None
+    assert writer.own.wanted(7) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=20))
+def test_while_nothing_is_late_no_report_is_written_twice(said) -> None:
+    """Own reports that a watch shows after the next one was wanted are no reason to write."""
+    writer, changes = Writer(), 0
+    for generation, watched in said:
+        report = told(ME, generation)
+        changes += report != writer.own.desired
+        writer.own.desired = report
+        if watched:
+            writer.show()
+        writer.write("done")
+    writer.show()
+    assert writer.own.wanted(7) is None
+    assert writer.writes == changes
+
+
+def test_an_older_report_that_is_seen_before_the_newer_ones_answer_is_written_over() -> None:
+    own = OwnReport()
+    own.desired = told(ME, 2)
+    own.seen(StoreEvent(OWN_KEY, told(ME, 2).to_json(), 5, 5))
+    own.seen(StoreEvent(OWN_KEY, told(ME, 1).to_json(), 5, 6))
+    own.written(7, told(ME, 2), 5)
+    assert own.wanted(7) == told(ME, 2)
+
+
+def test_the_same_report_coming_late_is_left_alone_and_its_deletion_is_not() -> None:
+    own = OwnReport()
+    own.desired = told(ME, 2)
+    own.written(7, told(ME, 2), 5)
+    own.seen(StoreEvent(OWN_KEY, told(ME, 2).to_json(), 5, 6))
+    assert own.wanted(7) is None
+    own.seen(StoreEvent(OWN_KEY, None, 0, 7))
+    assert own.wanted(7) == told(ME, 2)
+
+
+def test_a_new_lease_has_the_report_written_again_and_no_lease_has_none() -> None:
+    own = OwnReport()
+    assert own.wanted(1) is None
+    own.desired = told(ME, 1)
+    assert own.wanted(None) is None
+    own.written(1, told(ME, 1), 5)
+    assert own.wanted(1) is None
+    assert own.wanted(2) == told(ME, 1)
+
+
+@given(deliveries())
+def test_the_view_shows_its_own_report_every_change_of_it(case) -> None:
+    history, coming = case
+    view = StoreView(JOB, ME)
+    view.own_report.desired = told(ME, 9)
+    view.own_report.written(7, told(ME, 9), 0)  # before all of them
+    for item in coming:
+        if isinstance(item, int):
+            view.read(*history.read(item))
+        else:
+            view.change(item)
+    had_it = any(OWN_KEY in history.snapshots[item] for item in coming if isinstance(item, int))
+    told_it = any(not isinstance(item, int) and item.key == OWN_KEY for item in coming)
+    assert (view.own_report.wanted(7) is not None) == (had_it or told_it)
+
+
+# ---- what is written -----------------------------------------------------------------------------
+
+
+def test_a_roots_writes_are_fenced_by_its_term_and_a_plan_by_the_one_before() -> None:
+    fence = Compare(root_key(JOB), create_revision=4)
+    assert store_writes.root_write(JOB, ME, WritePlan(4, plan(2), 9)) == Txn(
+        (fence, Compare(plan_key(JOB), mod_revision=9)), (Put(plan_key(JOB), plan(2).to_json()),)
+    )
+    assert store_writes.root_write(JOB, ME, AskPersist(4, 12)) == Txn(
+        (fence,), (Put(persist_key(JOB), "12"),)
+    )
+    assert store_writes.root_write(JOB, ME, RequestMachine(4, "2-0")) == Txn(
+        (fence,), (Put(requests_prefix(JOB) + "2-0", ME),)
+    )
+
+
+def test_a_root_is_made_where_there_is_none_and_goes_with_its_lease() -> None:
+    assert store_writes.campaign(JOB, ME, 7) == Txn(
+        (Compare(root_key(JOB), create_revision=0),), (Put(root_key(JOB), ME, 7),)
+    )
+    assert store_writes.report(JOB, told(ME, 1), 7) == Txn(
+        (), (Put(OWN_KEY, told(ME, 1).to_json(), 7),)
+    )

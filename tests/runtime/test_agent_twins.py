@@ -1,0 +1,54 @@
+"""The agents' two drivers, the runtime's and the simulator's, drive the very same objects."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from castor_policy.agents import root, store_view, store_writes, worker
+from castor_runtime.agent import driver
+from castor_runtime.agent import session as runtime_session
+from castor_runtime.launcher import job_view
+from castor_sim.explore import agent, variant
+from castor_sim.explore import session as simulated_session
+
+SESSIONS = (runtime_session, simulated_session)
+DRIVERS = (driver, agent)
+
+
+def imported_from_policy(module: ModuleType) -> Iterator[str]:
+    """Yield the names that a module takes from the policy's agents."""
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("castor_policy"):
+            yield from (name.name for name in node.names)
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_both_sessions_see_and_write_through_the_policys_objects(session: ModuleType) -> None:
+    assert session.StoreView is store_view.StoreView
+    assert session.store_writes is store_writes
+    # What a key means, and what is compared before a write, is the policy's alone.
+    known = set(imported_from_policy(session))
+    assert not known & {"Compare", "Put", "root_key", "plan_key", "persist_key", "agents_prefix"}
+    assert not known & {"PlanChanged", "RootChanged", "PersistChanged", "meaning"}
+
+
+@pytest.mark.parametrize("driven", DRIVERS)
+def test_both_drivers_have_the_policys_worker_and_root(driven: ModuleType) -> None:
+    assert driven.Worker is worker.Worker
+    assert driven.Root is root.Root
+    assert driven.take_office is root.take_office
+    assert not set(imported_from_policy(driven)) & {"Compare", "Put", "root_key", "plan_key"}
+
+
+def test_both_write_as_root_what_the_policy_says() -> None:
+    assert variant.RIGHT.root_write is runtime_session.store_writes.root_write
+
+
+def test_who_only_looks_on_reads_the_keys_as_the_agents_do() -> None:
+    assert job_view.meaning is store_view.meaning
