@@ -1,23 +1,27 @@
-"""How bytes get from live state to shared memory and to peers: on the CPU, and with CUDA.
+"""How bytes get from live state to shared memory and to peers: the protocol, and the CPU's way.
 
-Both do the same steps for the replicator: `capture` fills this machine's own replica, `post` starts
-a round of sends and receives, and what it returns is waited for. On the CPU the own replica is what
-is sent, so the live state is free once it is captured. With CUDA pieces are sent out of GPU memory,
-which spares the way over PCIe, and the state is free when the last piece has been gathered.
+All ways do the same steps for the replicator: `capture` begins to fill this machine's own replica,
+`post` starts a round of sends and receives, and what it returns is waited for. On the CPU the own
+replica is what is sent, so the live state is free once it is captured. Where training's memory is
+not the CPU's (`castor_runtime.trainer.staged_device`) pieces are sent out of live state, which
+spares the way over PCIe, and the state is free when all is sent and the own replica is whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from castor_policy.interleaving import Link
 from castor_runtime.trainer.sections import Section, copy_section
 
-_cuda: Any = torch.cuda  # which has no types for some of its names
+Arrived = Callable[[int, int], None]
+"""Is told when a round's network time began and ended, in nanoseconds of CLOCK_MONOTONIC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,10 @@ class Receive:
 class Transfer(Protocol):
     """A round under way."""
 
+    def wait_arrived(self) -> None:
+        """Return when everything was sent and received; raise what went wrong."""
+        ...
+
     def wait(self) -> None:
         """Return when everything received lies in shared memory; raise what went wrong."""
         ...
@@ -49,10 +57,17 @@ class Device(Protocol):
     """A way to capture and to exchange; see the module's head."""
 
     sends_live: bool
-    """Live state is read until the last `post` has returned, not just until `capture` has."""
+    """Live state is read until all rounds were waited for, not just until `capture` returns."""
+
+    copy_link: Link | None
+    """The hop to CPU memory that received chunks take; None: they are received there."""
 
     def pin(self, memory: torch.Tensor) -> None:
-        """Prepare shared memory for copies; called in the thread that makes them."""
+        """Prepare shared memory for copies.
+
+        Raises:
+            RuntimeError: the driver refuses it.
+        """
         ...
 
     def capture(
@@ -61,22 +76,53 @@ class Device(Protocol):
         live: Sequence[torch.Tensor | None],
         own: torch.Tensor,
     ) -> None:
-        """Fill `own` from the live tensors; done on return."""
+        """Fill `own` from the live tensors, or begin to, from its first byte to its last."""
         ...
 
-    def post(self, number: int, sends: Sequence[Send], receives: Sequence[Receive]) -> Transfer:
-        """Start round `number` with the part that was captured last."""
+    def captured_bytes(self) -> int:
+        """Return how many bytes of `own`, from the first on, are filled."""
+        ...
+
+    def hurry(self) -> None:
+        """Go on with `own` whether or not training communicates: no more chunks are to come."""
+        ...
+
+    def wait_captured(self) -> int:
+        """Return when `own` is whole: since when, in nanoseconds of CLOCK_MONOTONIC.
+
+        Raises:
+            RuntimeError: a copy failed.
+        """
+        ...
+
+    def post(
+        self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
+    ) -> Transfer:
+        """Start round `number` of the part that is captured.
+
+        Args:
+            number: of the round; the same at sender and receiver.
+            sends: of the own part.
+            receives: of other ranks' parts.
+            arrived: called once, in any thread, when everything was sent and received.
+        """
         ...
 
 
 class CpuDevice:
-    """memcpy and gloo, straight between the two machines' shared memory."""
+    """memcpy and gloo, straight between the two machines' shared memory.
+
+    Args:
+        group: gloo's, for nothing but checkpoints.
+    """
 
     sends_live = False
+    copy_link: Link | None = None
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group = group
         self._own = torch.empty(0, dtype=torch.uint8)
+        self._captured_ns = time.monotonic_ns()
 
     def pin(self, memory: torch.Tensor) -> None:
         """Nothing to do."""
@@ -87,147 +133,57 @@ class CpuDevice:
         live: Sequence[torch.Tensor | None],
         own: torch.Tensor,
     ) -> None:
-        """Copy section by section."""
+        """Copy section by section; done on return."""
         for section, tensor in zip(sections, live, strict=True):
             copy_section(section, own, tensor)
         self._own = own
+        self._captured_ns = time.monotonic_ns()
 
-    def post(self, number: int, sends: Sequence[Send], receives: Sequence[Receive]) -> Transfer:
+    def captured_bytes(self) -> int:
+        """All of it."""
+        return self._own.numel()
+
+    def hurry(self) -> None:
+        """Nothing to do."""
+
+    def wait_captured(self) -> int:
+        """Return when `capture` returned."""
+        return self._captured_ns
+
+    def post(
+        self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
+    ) -> Transfer:
         """Start gloo's sends and receives, tagged by the round."""
-        works = [
-            dist.irecv(receive.target, receive.rank, self._group, tag=number)
-            for receive in receives
-        ]
-        works += [
-            dist.isend(self._own[send.start : send.end], send.rank, self._group, tag=number)
-            for send in sends
-        ]
-        return _Works(works)
+        outgoing = [(send.rank, self._own[send.start : send.end]) for send in sends]
+        incoming = [(receive.rank, receive.target) for receive in receives]
+        return _Direct(post_gloo(self._group, number, outgoing, incoming), arrived)
 
 
-class _Works:
-    def __init__(self, works: Sequence[Any]) -> None:
+def post_gloo(
+    group: dist.ProcessGroup,
+    tag: int,
+    outgoing: Sequence[tuple[int, torch.Tensor]],
+    incoming: Sequence[tuple[int, torch.Tensor]],
+) -> list[Any]:
+    """Start sends and receives with those ranks; return what to wait for."""
+    works = [dist.irecv(target, rank, group, tag=tag) for rank, target in incoming]
+    return works + [dist.isend(source, rank, group, tag=tag) for rank, source in outgoing]
+
+
+class _Direct:
+    def __init__(self, works: Sequence[Any], arrived: Arrived) -> None:
+        self._began_ns = time.monotonic_ns()
         self._works = works
+        self._arrived: Arrived | None = arrived
 
-    def wait(self) -> None:
+    def wait_arrived(self) -> None:
+        if self._arrived is None:
+            return
         for work in self._works:
             if work is not None:
                 work.wait()
-
-
-class CudaDevice:
-    """NCCL out of GPU memory, a copy stream, and shared memory that is pinned.
-
-    Each of p sub-buffers has room for a piece to send and for the pieces that are received with it;
-    a sub-buffer is used again after its round was waited for, so at most p rounds may be under way.
-
-    Args:
-        group: NCCL's, for nothing but checkpoints.
-        device: of this rank.
-        parts: p.
-    """
-
-    sends_live = True
-
-    def __init__(self, group: dist.ProcessGroup, device: torch.device, parts: int) -> None:
-        self._group = group
-        self._device = device
-        self._stream = _cuda.Stream(device)
-        self._copies = _cuda.Stream(device)
-        self._buffers: list[list[torch.Tensor]] = [[] for _ in range(parts)]
-        self._sections: list[tuple[Section, torch.Tensor | None]] = []
-
-    def pin(self, memory: torch.Tensor) -> None:
-        """Register shared memory with the driver, so that copies run at full speed beside others.
-
-        Raises:
-            RuntimeError: the driver refuses it, most often by `ulimit -l`.
-        """
-        torch.cuda.set_device(self._device)
-        result = _cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
-        if int(result) != 0:
-            raise RuntimeError(
-                f"cudaHostRegister of {memory.numel()} B failed with error {int(result)}: "
-                "raise the limit of locked memory (ulimit -l)"
-            )
-
-    def capture(
-        self,
-        sections: Sequence[Section],
-        live: Sequence[torch.Tensor | None],
-        own: torch.Tensor,
-    ) -> None:
-        """Copy on the copy stream, behind what training has queued so far."""
-        self._sections = list(zip(sections, live, strict=True))
-        self._copies.wait_stream(torch.cuda.default_stream(self._device))
-        self._stream.wait_stream(torch.cuda.default_stream(self._device))
-        with torch.cuda.stream(self._copies):
-            for section, tensor in self._sections:
-                target = section.view(own)
-                if tensor is None:
-                    target.zero_()
-                else:
-                    target.copy_(tensor.detach(), non_blocking=True)
-        self._copies.synchronize()
-
-    def post(self, number: int, sends: Sequence[Send], receives: Sequence[Receive]) -> Transfer:
-        """Gather the piece into a sub-buffer and exchange in one NCCL group call."""
-        sizes = [send.end - send.start for send in sends]
-        sizes += [receive.target.numel() for receive in receives]
-        with torch.cuda.stream(self._stream):
-            buffers = self._room(number % len(self._buffers), sizes)
-            operations = []
-            for send, buffer in zip(sends, buffers, strict=False):
-                self._gather(send, buffer)
-                operations.append(dist.P2POp(dist.isend, buffer, send.rank, self._group))
-            # What was gathered may be written again when this round has been posted.
-            gathered = self._stream.record_event()
-            incoming = list(zip(receives, buffers[len(sends) :], strict=True))
-            for receive, buffer in incoming:
-                operations.append(dist.P2POp(dist.irecv, buffer, receive.rank, self._group))
-            works = dist.batch_isend_irecv(operations) if operations else []
-        gathered.synchronize()
-        return _CudaRound(works, incoming, self._copies)
-
-    def _room(self, slot: int, sizes: Sequence[int]) -> list[torch.Tensor]:
-        buffers = self._buffers[slot]
-        for index, size in enumerate(sizes):
-            if index == len(buffers):
-                buffers.append(torch.empty(size, dtype=torch.uint8, device=self._device))
-            elif buffers[index].numel() < size:
-                buffers[index] = torch.empty(size, dtype=torch.uint8, device=self._device)
-        return [buffers[index][:size] for index, size in enumerate(sizes)]
-
-    def _gather(self, send: Send, buffer: torch.Tensor) -> None:
-        for section, tensor in self._sections:
-            start = max(send.start, section.offset)
-            end = min(send.end, section.offset + section.size_bytes)
-            if start >= end:
-                continue
-            target = buffer[start - send.start : end - send.start]
-            if tensor is None:
-                target.zero_()
-                continue
-            raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-            piece = raw[start - section.offset : end - section.offset]
-            target.copy_(piece, non_blocking=True)
-
-
-class _CudaRound:
-    def __init__(
-        self,
-        works: Sequence[Any],
-        incoming: Sequence[tuple[Receive, torch.Tensor]],
-        copies: torch.cuda.Stream,
-    ) -> None:
-        self._works = works
-        self._incoming = incoming
-        self._copies = copies
+        self._arrived(self._began_ns, time.monotonic_ns())
+        self._arrived = None
 
     def wait(self) -> None:
-        with torch.cuda.stream(self._copies):
-            for work in self._works:
-                work.wait()
-            for receive, buffer in self._incoming:
-                receive.target.copy_(buffer, non_blocking=True)
-        self._copies.synchronize()
+        self.wait_arrived()

@@ -1,7 +1,9 @@
 """The rounds of a checkpoint: pieces go to the holders, and those of the sources arrive.
 
-The k-th piece of every rank travels in round k, once the gate has let its idle span begin. What
-arrives lies straight in a replica's buffer and is digested chunk by chunk as it becomes whole.
+The k-th piece of every rank travels in round k, once the gate has let its idle span begin. What has
+arrived in a replica's buffer is digested chunk by chunk as it becomes whole. How many rounds may be
+under way is the scheme's: see `sub_buffers`. No rank waits for another in a circle: the one whose
+next round has the lowest number has only rounds under way that all others have posted.
 """
 
 from __future__ import annotations
@@ -17,9 +19,7 @@ from castor_runtime.arena import Writing, chunk_digest
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.device import Device, Receive, Send, Transfer
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.traffic import PARTS, Piece, Traffic
-
-_IN_FLIGHT = PARTS
+from castor_runtime.trainer.traffic import Piece, Traffic
 
 
 class Part:
@@ -48,24 +48,43 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """What one exchange did.
+    """What one exchange did. Seconds are from its begin, but for `network_s`.
 
     Attributes:
         sent_bytes: to other machines.
-        network_s: time in which at least one round was under way; waits for a span are left out.
-        sent_s: from the exchange's begin until the last chunk lay in CPU memory.
+        network_s: time in which at least one round was on the network: posted here, and not yet
+            arrived. Waits for a span or for a sub-buffer are left out; that for a peer that posts
+            later than this rank can not be told apart.
+        sent_s: until the last chunk lay in CPU memory, here.
+        captured_s: until the own replica was whole; 0 if it was before.
     """
 
     sent_bytes: int
     network_s: float
     sent_s: float
+    captured_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
     transfer: Transfer
     ends: Mapping[int, int]
-    moves: bool
+
+
+class _NetworkTime:
+    """The length of the union of intervals that end in their order."""
+
+    def __init__(self) -> None:
+        self._total_ns = 0
+        self._last_ns = 0
+
+    def add(self, began_ns: int, ended_ns: int) -> None:
+        self._total_ns += max(0, ended_ns - max(began_ns, self._last_ns))
+        self._last_ns = max(self._last_ns, ended_ns)
+
+    @property
+    def seconds(self) -> float:
+        return self._total_ns / 1e9
 
 
 class Exchange:
@@ -76,7 +95,8 @@ class Exchange:
         device: how to exchange.
         gate: releases pieces.
         transfer_began: called when a round begins to move bytes.
-        transfer_ended: called when it has ended; as often as `transfer_began`, but after an error.
+        transfer_ended: called when it has ended, in any thread; as often as `transfer_began`, but
+            after an error.
     """
 
     def __init__(
@@ -93,33 +113,32 @@ class Exchange:
         self._transfer_began = transfer_began
         self._transfer_ended = transfer_ended
         self._under_way: deque[_Round] = deque()
-        self._network_s = 0.0
-        self._moving_since = 0.0
-        self._moving = 0
+        self._network = _NetworkTime()
+        self._landed_ns = 0
 
     def run(self, own: Part, parts: Mapping[int, Part], traffic: Traffic) -> Exchanged:
-        """Do all rounds of a checkpoint; on return every piece lies in CPU memory, here and there.
+        """Do all rounds of a checkpoint; on return all of it lies in CPU memory, here.
 
         Args:
-            own: the part that was captured, whose pieces go to `settings.holders()`.
+            own: the part that the device captures, whose pieces go to `settings.holders()`.
             parts: filled with those of `settings.sources()`, by rank.
             traffic: what travels when.
 
         Raises:
             RuntimeError: a peer is gone, or the device failed.
         """
-        began = time.monotonic()
         self._under_way.clear()
-        self._network_s, self._moving = 0.0, 0
+        self._network = _NetworkTime()
+        self._landed_ns = began_ns = time.monotonic_ns()
         mine = traffic.pieces(own.data.numel())
         holders = self._settings.holders()
         theirs = {
             rank: (replica, traffic.pieces(parts[rank].data.numel()))
             for rank, replica in self._settings.sources()
         }
-        rounds = max([len(mine), *(len(pieces) for _, pieces in theirs.values())])
+        limit = sub_buffers(traffic, self._settings.buffer_parts)
         sent_bytes = 0
-        for number in range(rounds):
+        for number in range(max([len(mine), *(len(pieces) for _, pieces in theirs.values())])):
             sends = [
                 Send(holders[piece.replica], piece.start, piece.end)
                 for piece in mine[number : number + 1]
@@ -129,20 +148,46 @@ class Exchange:
                 for rank, (replica, pieces) in theirs.items()
                 if number < len(pieces) and pieces[number].replica == replica
             }
-            self._wait_for_span(mine[number : number + 1], arriving)
-            if len(self._under_way) == _IN_FLIGHT:
-                self._finish_oldest(parts)
+            if not sends and not arriving:
+                continue
+            pieces_now = (*mine[number : number + 1], *arriving.values())
+            self._wait_for_span(max(piece.span for piece in pieces_now), traffic)
+            self._make_room(max(1, len(arriving)), limit, parts)
             self._post(number, sends, arriving, parts)
             sent_bytes += sum(send.end - send.start for send in sends)
-            own.digest_up_to(own.data.numel(), at_most=1)
+            own.digest_up_to(self._device.captured_bytes(), at_most=1)
+        for under_way in self._under_way:
+            under_way.transfer.wait_arrived()
+        self._device.hurry()
         while self._under_way:
             self._finish_oldest(parts)
-        return Exchanged(sent_bytes, self._network_s, time.monotonic() - began)
+        captured_ns = self._device.wait_captured()
+        return Exchanged(
+            sent_bytes,
+            self._network.seconds,
+            (self._landed_ns - began_ns) / 1e9,
+            max(0, captured_ns - began_ns) / 1e9,
+        )
 
-    def _wait_for_span(self, mine: Sequence[Piece], arriving: Mapping[int, Piece]) -> None:
-        spans = [piece.span for piece in (*mine, *arriving.values())]
-        if spans:
-            self._gate.wait(max(spans))
+    def _wait_for_span(self, span: int, traffic: Traffic) -> None:
+        if not self._gate.has_begun(span):
+            # There is nothing else to do, and this is when to see that they have arrived.
+            for under_way in self._under_way:
+                under_way.transfer.wait_arrived()
+            self._gate.wait(span)
+        if self._gate.is_open and traffic.scheme != "blocking":
+            # Training communicates no more in this iteration. ("blocking" sends before training:
+            # there the own copy follows the chunks.)
+            self._device.hurry()
+
+    def _make_room(self, wanted: int, limit: int | None, parts: Mapping[int, Part]) -> None:
+        """Finish rounds until there are sub-buffers for the next, or none is under way."""
+        if limit is None:
+            return
+        taken = [max(1, len(under_way.ends)) for under_way in self._under_way]
+        while taken and sum(taken) + wanted > limit:
+            self._finish_oldest(parts)
+            taken.pop(0)
 
     def _post(
         self,
@@ -155,29 +200,33 @@ class Exchange:
             Receive(rank, parts[rank].data[piece.start : piece.end])
             for rank, piece in arriving.items()
         ]
-        moves = bool(sends or receives)
-        if moves:
-            self._begin()
-        transfer = self._device.post(number, sends, receives)
-        ends = {rank: piece.end for rank, piece in arriving.items()}
-        self._under_way.append(_Round(transfer, ends, moves))
+        self._transfer_began()
+        transfer = self._device.post(number, sends, receives, self._arrived)
+        self._under_way.append(
+            _Round(transfer, {rank: piece.end for rank, piece in arriving.items()})
+        )
+
+    def _arrived(self, began_ns: int, ended_ns: int) -> None:
+        self._network.add(began_ns, ended_ns)
+        self._transfer_ended()
 
     def _finish_oldest(self, parts: Mapping[int, Part]) -> None:
         oldest = self._under_way.popleft()
         oldest.transfer.wait()
-        if oldest.moves:
-            self._end()
+        self._landed_ns = time.monotonic_ns()
         for rank, end in oldest.ends.items():
             parts[rank].digest_up_to(end)
 
-    def _begin(self) -> None:
-        self._transfer_began()
-        if self._moving == 0:
-            self._moving_since = time.monotonic()
-        self._moving += 1
 
-    def _end(self) -> None:
-        self._transfer_ended()
-        self._moving -= 1
-        if self._moving == 0:
-            self._network_s += time.monotonic() - self._moving_since
+def sub_buffers(traffic: Traffic, parts: int) -> int | None:
+    """Return how many received pieces may be on their way to CPU memory at once; None: any number.
+
+    Args:
+        traffic: whose scheme it is.
+        parts: p.
+
+    Source: Gemini sec. 5.2, 7.4. Unpipelined: one, so that the next piece waits for the copy.
+    """
+    if traffic.link is None:
+        return parts  # eager
+    return {"naive": None, "unpipelined": 1}.get(traffic.scheme, parts)

@@ -18,15 +18,17 @@ import torch.distributed as dist
 
 from castor_runtime.arena import ArenaError, ControlBlock, RankControl, Replica, TrainerPhase
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
+from castor_runtime.trainer.cuda_device import CudaDevice
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
-from castor_runtime.trainer.device import CpuDevice, CudaDevice, Device
+from castor_runtime.trainer.device import CpuDevice, Device
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans, typical_spans
 from castor_runtime.trainer.meta import decode, encode
+from castor_runtime.trainer.paced_device import PacedDevice
 from castor_runtime.trainer.random_state import restore_random_state
 from castor_runtime.trainer.replication import Capture, Completed, Replicator
 from castor_runtime.trainer.sections import fingerprint, part_bytes, sections_digest
 from castor_runtime.trainer.tensor_state import TensorState
-from castor_runtime.trainer.traffic import EAGER, PARTS, Traffic
+from castor_runtime.trainer.traffic import EAGER, Traffic
 
 
 class Stateful(Protocol):
@@ -78,8 +80,8 @@ class TrainerSession:
         timeout = timedelta(seconds=timeout_s)
         # Every rank makes the groups in this order.
         self._control = _new_group("gloo", timeout)
-        self._device = _device(state.device(), timeout)
         self._gate = Gate()
+        self._device = _device(settings, state.device(), self._gate, timeout)
         self._idle = IdleSpans(self._gate, self._progress)
         self._watches_spans = settings.scheme != EAGER
         self._measured: list[tuple[int, ...]] = []
@@ -378,10 +380,16 @@ def _new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
     return group
 
 
-def _device(device: torch.device, timeout: timedelta) -> Device:
+def _device(
+    settings: TrainerSettings, device: torch.device, gate: Gate, timeout: timedelta
+) -> Device:
+    part_bytes = settings.buffer_bytes // settings.buffer_parts or settings.chunk_bytes
     if device.type == "cuda":
-        return CudaDevice(_new_group("nccl", timeout), device, PARTS)
-    return CpuDevice(_new_group("gloo", timeout))
+        return CudaDevice(_new_group("nccl", timeout), device, gate, part_bytes)
+    group = _new_group("gloo", timeout)
+    if settings.paced_copy_bps:
+        return PacedDevice(group, gate, settings.paced_copy_bps, part_bytes)
+    return CpuDevice(group)
 
 
 def _watch(idle: IdleSpans) -> None:

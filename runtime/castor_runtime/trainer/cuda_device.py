@@ -1,0 +1,159 @@
+"""A GPU: NCCL out of its memory, and a copy stream into shared memory that is pinned.
+
+Everything but what is said to the GPU is `castor_runtime.trainer.staged_device`. Times come from
+events, which the GPU itself sets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from castor_policy.interleaving import Link
+from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.staged_device import Copy, Span, StagedDevice
+
+_PROBE_BYTES = (1 << 20, 32 << 20)
+_PROBE_REPETITIONS = 5
+
+_cuda: Any = torch.cuda  # which has no types for some of its names
+
+
+class CudaDevice(StagedDevice):
+    """NCCL on a stream of its own, and copies on another.
+
+    Args:
+        group: NCCL's, for nothing but checkpoints.
+        device: of this rank.
+        gate: knows when training communicates.
+        part_bytes: in what sizes the own replica is copied: those of a sub-buffer, R/p.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup, device: torch.device, gate: Gate, part_bytes: int
+    ) -> None:
+        super().__init__(_CudaAccelerator(group, device), gate, part_bytes)
+
+
+class _CudaAccelerator:
+    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
+        self._group = group
+        self._device = device
+        self._exchanges = _cuda.Stream(device)
+        self._arrivals = _cuda.Stream(device)
+        self._copies = _cuda.Stream(device)
+        self._copy_link = measure_copy_link(device)
+
+    @property
+    def copy_link(self) -> Link | None:
+        return self._copy_link
+
+    def pin(self, memory: torch.Tensor) -> None:
+        pin(memory, self._device)
+
+    def follow_training(self) -> None:
+        training = torch.cuda.default_stream(self._device)
+        self._exchanges.wait_stream(training)
+        self._copies.wait_stream(training)
+
+    def allocate(self, size_bytes: int) -> torch.Tensor:
+        return torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
+
+    def exchange(
+        self,
+        number: int,
+        gathers: Sequence[Copy],
+        outgoing: Sequence[tuple[int, torch.Tensor]],
+        incoming: Sequence[tuple[int, torch.Tensor]],
+    ) -> Callable[[], Span]:
+        del number  # NCCL has no tags: rounds are told apart by their order, the same on all ranks
+        operations = [dist.P2POp(dist.irecv, to, rank, self._group) for rank, to in incoming]
+        operations += [dist.P2POp(dist.isend, what, rank, self._group) for rank, what in outgoing]
+        with torch.cuda.stream(self._exchanges):
+            _copy_all(gathers)
+            began = _event(self._exchanges)
+            works = dist.batch_isend_irecv(operations) if operations else []
+
+        def wait() -> Span:
+            with torch.cuda.stream(self._arrivals):
+                self._arrivals.wait_event(began)
+                for work in works:
+                    work.wait()
+                return _span(began, _event(self._arrivals))
+
+        return wait
+
+    def copy(self, copies: Sequence[Copy]) -> Span:
+        with torch.cuda.stream(self._copies):
+            began = _event(self._copies)
+            _copy_all(copies)
+            return _span(began, _event(self._copies))
+
+
+def pin(memory: torch.Tensor, device: torch.device) -> None:
+    """Register memory with the driver, so that copies run at full speed and beside other work.
+
+    Args:
+        memory: of the CPU.
+        device: whose driver it is registered with.
+
+    Raises:
+        RuntimeError: the driver refuses it, most often by `ulimit -l`.
+    """
+    torch.cuda.set_device(device)
+    result = _cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
+    if int(result) != 0:
+        raise RuntimeError(
+            f"cudaHostRegister of {memory.numel()} B failed with error {int(result)}: "
+            "raise the limit of locked memory (ulimit -l)"
+        )
+
+
+def measure_copy_link(device: torch.device) -> Link:
+    """Time copies of two sizes to pinned memory; return the line through the fastest of each.
+
+    Source: Gemini sec. 5.3, f(s) = alpha + s/B.
+    """
+    stream = _cuda.Stream(device)
+    seconds: list[float] = []
+    for size_bytes in _PROBE_BYTES:
+        source = torch.zeros(size_bytes, dtype=torch.uint8, device=device)
+        target = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        times: list[float] = []
+        with torch.cuda.stream(stream):
+            for _ in range(_PROBE_REPETITIONS):
+                began = _event(stream)
+                target.copy_(source, non_blocking=True)
+                began_ns, ended_ns = _span(began, _event(stream))
+                times.append((ended_ns - began_ns) / 1e9)
+        seconds.append(min(times))
+    small, large = _PROBE_BYTES
+    per_byte_s = max((seconds[1] - seconds[0]) / (large - small), 1e-15)
+    alpha_s = max(0.0, seconds[0] - small * per_byte_s)
+    return Link(round(alpha_s * 1e9), round(8 / per_byte_s))
+
+
+def _copy_all(copies: Sequence[Copy]) -> None:
+    for source, target in copies:
+        if source is None:
+            target.zero_()
+        else:
+            target.copy_(source, non_blocking=True)
+
+
+def _event(stream: Any) -> Any:
+    event = _cuda.Event(enable_timing=True)
+    event.record(stream)
+    return event
+
+
+def _span(began: Any, ended: Any) -> Span:
+    """Wait for `ended`; return when both were set, by the CPU's clock."""
+    ended.synchronize()
+    now_ns = time.monotonic_ns()
+    return now_ns - round(began.elapsed_time(ended) * 1e6), now_ns

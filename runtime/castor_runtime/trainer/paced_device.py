@@ -1,0 +1,95 @@
+"""A stand-in for a GPU's copy engine: the same steps in CPU memory, copies at a given rate.
+
+For machines without a GPU. Received chunks go through sub-buffers, and copies to the replicas'
+shared memory take as long as they would over a hop of `copy_bps`, so that schemes differ as they do
+beside a GPU. A run with it is labelled "paced", as runs with paced layers are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+
+from castor_policy.interleaving import Link
+from castor_runtime.trainer.device import post_gloo
+from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.staged_device import Copy, Span, StagedDevice
+
+PACED_ALPHA_NS = 20_000
+"""Start-up time of a paced copy; that of an asynchronous copy to pinned memory is of this size."""
+
+
+class PacedDevice(StagedDevice):
+    """gloo, and a copy engine that sleeps.
+
+    Args:
+        group: gloo's, for nothing but checkpoints.
+        gate: knows when training communicates.
+        copy_bps: rate of the copy engine, bits per second, > 0.
+        part_bytes: in what sizes the own replica is copied: those of a sub-buffer, R/p.
+
+    Raises:
+        ValueError: the rate is not positive.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup, gate: Gate, copy_bps: int, part_bytes: int
+    ) -> None:
+        super().__init__(_PacedAccelerator(group, copy_bps), gate, part_bytes)
+
+
+class _PacedAccelerator:
+    def __init__(self, group: dist.ProcessGroup, copy_bps: int) -> None:
+        self._group = group
+        self._link = Link(PACED_ALPHA_NS, copy_bps)
+
+    @property
+    def copy_link(self) -> Link | None:
+        return self._link
+
+    def pin(self, memory: torch.Tensor) -> None:
+        pass
+
+    def follow_training(self) -> None:
+        pass
+
+    def allocate(self, size_bytes: int) -> torch.Tensor:
+        return torch.empty(size_bytes, dtype=torch.uint8)
+
+    def exchange(
+        self,
+        number: int,
+        gathers: Sequence[Copy],
+        outgoing: Sequence[tuple[int, torch.Tensor]],
+        incoming: Sequence[tuple[int, torch.Tensor]],
+    ) -> Callable[[], Span]:
+        _copy_all(gathers)
+        began_ns = time.monotonic_ns()
+        works = post_gloo(self._group, number, outgoing, incoming)
+
+        def wait() -> Span:
+            for work in works:
+                if work is not None:
+                    work.wait()
+            return began_ns, time.monotonic_ns()
+
+        return wait
+
+    def copy(self, copies: Sequence[Copy]) -> Span:
+        began_ns = time.monotonic_ns()
+        _copy_all(copies)
+        due_ns = began_ns + self._link.transfer_ns(sum(target.numel() for _, target in copies))
+        while (now_ns := time.monotonic_ns()) < due_ns:
+            time.sleep((due_ns - now_ns) / 1e9)
+        return began_ns, now_ns
+
+
+def _copy_all(copies: Sequence[Copy]) -> None:
+    for source, target in copies:
+        if source is None:
+            target.zero_()
+        else:
+            target.copy_(source)

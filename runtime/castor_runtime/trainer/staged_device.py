@@ -1,0 +1,407 @@
+"""Checkpoints of state that lies in an accelerator's memory: sub-buffers, and one copy engine.
+
+A chunk is received into a sub-buffer beside the live state and copied to CPU memory from there
+(Gemini, sec. 5.2): while one sub-buffer is copied, others receive. The same engine copies the own
+replica, in parts, while training communicates, when no chunk arrives; once the last chunk was sent
+it need not wait any more. Chunks go before parts of the own replica.
+
+This is everything but the accelerator itself, so that what runs on a GPU
+(`castor_runtime.trainer.cuda_device`) is what runs, and is tested, without one
+(`castor_runtime.trainer.paced_device`). Two threads: one sees what arrives, the other drives the
+copy engine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from castor_policy.interleaving import Link
+from castor_runtime.trainer.device import Arrived, Receive, Send
+from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.sections import Section
+
+Copy = tuple[torch.Tensor | None, torch.Tensor]
+"""Source, or None for zeros, and target; both flat, uint8, of one size."""
+Span = tuple[int, int]
+"""When something began and ended, in nanoseconds of CLOCK_MONOTONIC."""
+
+
+class Accelerator(Protocol):
+    """What differs between a GPU and its stand-in."""
+
+    @property
+    def copy_link(self) -> Link | None:
+        """What the copy engine takes for a copy to CPU memory."""
+        ...
+
+    def pin(self, memory: torch.Tensor) -> None:
+        """Prepare shared memory for copies."""
+        ...
+
+    def follow_training(self) -> None:
+        """Order all that is asked for from here on behind what training has queued so far."""
+        ...
+
+    def allocate(self, size_bytes: int) -> torch.Tensor:
+        """Return device memory, flat, uint8."""
+        ...
+
+    def exchange(
+        self,
+        number: int,
+        gathers: Sequence[Copy],
+        outgoing: Sequence[tuple[int, torch.Tensor]],
+        incoming: Sequence[tuple[int, torch.Tensor]],
+    ) -> Callable[[], Span]:
+        """Do the copies `gathers` within device memory, then send and receive by rank.
+
+        Returns:
+            What blocks until all is done, and says from when to when it was under way.
+        """
+        ...
+
+    def copy(self, copies: Sequence[Copy]) -> Span:
+        """Copy from device to CPU memory, as one operation of the copy engine; done on return."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Something that took place during a checkpoint.
+
+    Attributes:
+        kind: "receive" (a round under way on the network), "copy" (its chunks go to CPU memory), or
+            "own" (a part of the own replica does).
+        number: of the round, or of the part of the own replica.
+        began_ns: CLOCK_MONOTONIC.
+        ended_ns: likewise.
+        size_bytes: received or copied.
+    """
+
+    kind: str
+    number: int
+    began_ns: int
+    ended_ns: int
+    size_bytes: int
+
+
+class _Live:
+    """The live tensors as the bytes of a part; alignment between sections reads as zeros."""
+
+    def __init__(
+        self, sections: Sequence[Section], live: Sequence[torch.Tensor | None], total: int
+    ) -> None:
+        self._runs: list[tuple[int, int, torch.Tensor | None]] = []
+        end = 0
+        for section, tensor in zip(sections, live, strict=True):
+            if section.size_bytes == 0:
+                continue
+            if end < section.offset:
+                self._runs.append((end, section.offset, None))
+            end = section.offset + section.size_bytes
+            self._runs.append((section.offset, end, None if tensor is None else _raw(tensor)))
+        if end < total:
+            self._runs.append((end, total, None))
+        self._starts = [start for start, _, _ in self._runs]
+
+    def copies(self, start: int, target: torch.Tensor) -> list[Copy]:
+        """Return the copies that fill `target` with the bytes from `start` on."""
+        end = start + target.numel()
+        found: list[Copy] = []
+        for index in range(bisect_right(self._starts, start) - 1, len(self._runs)):
+            run_start, run_end, raw = self._runs[index]
+            if run_start >= end:
+                break
+            low, high = max(start, run_start), min(end, run_end)
+            source = None if raw is None else raw[low - run_start : high - run_start]
+            found.append((source, target[low - start : high - start]))
+        return found
+
+
+class _Buffers:
+    """Device memory for pieces, used again; counts what is taken. Used by several threads."""
+
+    def __init__(self, allocate: Callable[[int], torch.Tensor]) -> None:
+        self._allocate = allocate
+        self._lock = threading.Lock()
+        self._free: list[torch.Tensor] = []
+        self._taken_bytes = 0
+        self.peak_bytes = 0
+
+    def take(self, size_bytes: int) -> torch.Tensor:
+        """Return room for so many bytes; a free buffer that is too small gives way to a new one."""
+        with self._lock:
+            self._taken_bytes += size_bytes
+            self.peak_bytes = max(self.peak_bytes, self._taken_bytes)
+            self._free.sort(key=torch.Tensor.numel)
+            for index, buffer in enumerate(self._free):
+                if buffer.numel() >= size_bytes:
+                    return self._free.pop(index)
+            if self._free:
+                self._free.pop()
+        return self._allocate(size_bytes)
+
+    def give_back(self, buffer: torch.Tensor, size_bytes: int) -> None:
+        """Take a buffer back of which so many bytes were used."""
+        with self._lock:
+            self._taken_bytes -= size_bytes
+            self._free.append(buffer)
+
+
+class _Round:
+    """A round under way; a `Transfer`."""
+
+    def __init__(
+        self,
+        device: StagedDevice,
+        number: int,
+        sent: Sequence[tuple[torch.Tensor, int]],
+        received: Sequence[tuple[Receive, torch.Tensor]],
+        arrived: Arrived,
+    ) -> None:
+        self.number = number
+        self.sent = sent
+        self.received = received
+        self.arrived = arrived
+        self.has_arrived = False
+        self.is_done = False
+        self.wait_for_network: Callable[[], Span] = lambda: (0, 0)
+        self._device = device
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes received."""
+        return sum(receive.target.numel() for receive, _ in self.received)
+
+    def wait_arrived(self) -> None:
+        self._device.wait_until(lambda: self.has_arrived)
+
+    def wait(self) -> None:
+        self._device.wait_until(lambda: self.is_done)
+
+
+class StagedDevice:
+    """The `Device` of state in an accelerator's memory; see the module's head.
+
+    How many rounds are under way is for the caller to bound: each takes a sub-buffer for every
+    piece that it receives, and as much for what it sends.
+
+    Args:
+        accelerator: what copies and communicates.
+        gate: knows when training communicates.
+        part_bytes: in what sizes the own replica is copied: those of a sub-buffer, R/p.
+    """
+
+    sends_live = True
+
+    def __init__(self, accelerator: Accelerator, gate: Gate, part_bytes: int) -> None:
+        self.copy_link = accelerator.copy_link
+        self._accelerator = accelerator
+        self._gate = gate
+        self._part_bytes = part_bytes
+        self._sending = _Buffers(accelerator.allocate)
+        self._receiving = _Buffers(accelerator.allocate)
+        self._changed = threading.Condition()
+        self._posted: deque[_Round] = deque()
+        self._arrivals: deque[_Round] = deque()
+        self._intervals: list[Interval] = []
+        self._live = _Live((), (), 0)
+        self._own = torch.empty(0, dtype=torch.uint8)
+        self._captured_bytes = 0
+        self._captured_ns = time.monotonic_ns()
+        self._hurries = False
+        self._failure: BaseException | None = None
+        self._closing = False
+        gate.listen(self._training_changed)
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
+            for run, name in ((self._see_arrivals, "castor-arrivals"), (self._copy, "castor-copy"))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def peak_buffer_bytes(self) -> int:
+        """The most that received chunks have taken of device memory at once."""
+        return self._receiving.peak_bytes
+
+    def intervals(self) -> tuple[Interval, ...]:
+        """Return what took place since the last `capture`, in the order of the ends."""
+        with self._changed:
+            return tuple(self._intervals)
+
+    def pin(self, memory: torch.Tensor) -> None:
+        """Prepare shared memory for copies.
+
+        Raises:
+            RuntimeError: the driver refuses it.
+        """
+        self._accelerator.pin(memory)
+
+    def capture(
+        self,
+        sections: Sequence[Section],
+        live: Sequence[torch.Tensor | None],
+        own: torch.Tensor,
+    ) -> None:
+        """Begin to copy `live` into `own`; the part before must be whole."""
+        self._accelerator.follow_training()
+        with self._changed:
+            self._live = _Live(sections, live, own.numel())
+            self._own = own
+            self._captured_bytes = 0
+            self._hurries = False
+            self._intervals = []
+            self._changed.notify_all()
+
+    def captured_bytes(self) -> int:
+        """Return how many bytes of the own replica, from the first on, are filled."""
+        return self._captured_bytes
+
+    def hurry(self) -> None:
+        """Copy the own replica whether or not training communicates."""
+        with self._changed:
+            self._hurries = True
+            self._changed.notify_all()
+
+    def wait_captured(self) -> int:
+        """Return when the own replica is whole: since when, in nanoseconds of CLOCK_MONOTONIC.
+
+        Raises:
+            RuntimeError: a copy failed.
+        """
+        self.wait_until(lambda: self._captured_bytes == self._own.numel())
+        return self._captured_ns
+
+    def post(
+        self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
+    ) -> _Round:
+        """Gather the pieces to send, and start to exchange; see `Device.post`."""
+        gathers: list[Copy] = []
+        sent, outgoing = [], []
+        for send in sends:
+            size = send.end - send.start
+            buffer = self._sending.take(size)
+            sent.append((buffer, size))
+            gathers += self._live.copies(send.start, buffer[:size])
+            outgoing.append((send.rank, buffer[:size]))
+        received, incoming = [], []
+        for receive in receives:
+            size = receive.target.numel()
+            buffer = self._receiving.take(size)
+            received.append((receive, buffer))
+            incoming.append((receive.rank, buffer[:size]))
+        started = _Round(self, number, sent, received, arrived)
+        started.wait_for_network = self._accelerator.exchange(number, gathers, outgoing, incoming)
+        with self._changed:
+            self._posted.append(started)
+            self._changed.notify_all()
+        return started
+
+    def close(self) -> None:
+        """End the threads; nothing may be under way."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Return when `done`, which is asked after each change.
+
+        Raises:
+            RuntimeError: the network or a copy failed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: done() or self._failure is not None)
+            if self._failure is not None:
+                raise RuntimeError(f"a transfer failed: {self._failure}") from self._failure
+
+    def _training_changed(self) -> None:
+        if self._captured_bytes < self._own.numel():
+            with self._changed:
+                self._changed.notify_all()
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _see_arrivals(self) -> None:
+        """Wait for round after round; what arrived is the copy engine's."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._posted or self._closing)
+                if not self._posted:
+                    return
+                current = self._posted.popleft()
+            began_ns, ended_ns = current.wait_for_network()
+            for buffer, size in current.sent:
+                self._sending.give_back(buffer, size)
+            current.arrived(began_ns, ended_ns)  # not under the lock: it takes others
+            with self._changed:
+                self._note("receive", current.number, (began_ns, ended_ns), current.size_bytes)
+                current.has_arrived = True
+                if current.received:
+                    self._arrivals.append(current)
+                else:
+                    current.is_done = True
+                self._changed.notify_all()
+
+    def _copy(self) -> None:
+        """Drive the copy engine: chunks that have arrived, else a part of the own replica."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._arrivals or self._may_copy_own() or self._closing
+                )
+                if self._closing and not self._arrivals:
+                    return
+                current = self._arrivals.popleft() if self._arrivals else None
+            if current is None:
+                self._copy_own_part()
+            else:
+                self._copy_round(current)
+
+    def _may_copy_own(self) -> bool:
+        left = self._captured_bytes < self._own.numel()
+        return left and (self._hurries or self._gate.in_traffic)
+
+    def _copy_round(self, current: _Round) -> None:
+        for receive, buffer in current.received:
+            size = receive.target.numel()
+            span = self._accelerator.copy([(buffer[:size], receive.target)])
+            self._receiving.give_back(buffer, size)
+            with self._changed:
+                self._note("copy", current.number, span, size)
+        with self._changed:
+            current.is_done = True
+            self._changed.notify_all()
+
+    def _copy_own_part(self) -> None:
+        start = self._captured_bytes
+        target = self._own[start : start + self._part_bytes]
+        span = self._accelerator.copy(self._live.copies(start, target))
+        with self._changed:
+            self._note("own", start // self._part_bytes, span, target.numel())
+            self._captured_bytes = start + target.numel()
+            self._captured_ns = span[1]
+            self._changed.notify_all()
+
+    def _note(self, kind: str, number: int, span: Span, size_bytes: int) -> None:
+        self._intervals.append(Interval(kind, number, *span, size_bytes))
+
+
+def _raw(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
