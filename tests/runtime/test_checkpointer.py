@@ -489,4 +489,4 @@ def test_the_example_trains_on_four_machines(make_cluster: MakeCluster) -> None:
     assert [event["iteration"] for event in ended] == [1, 2, 3, 4, 5, 6]
     assert ended[-1]["loss"] < ended[0]["loss"]
     spans = run.events(0, "checkpoint_completed")[-1]["spans_ns"]
-    assert len(spans) > 5, "DeepSpeed's collectives must have been seen"
+    assert len(spans) > 3, "DeepSpeed's collectives must have been seen"

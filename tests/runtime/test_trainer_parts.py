@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from castor_policy.interleaving import SCHEMES, Link
 from castor_runtime.programs.language_model import IGNORED, build_language_model
 from castor_runtime.programs.text import MASK, TextSampler, masked_batch, read_text
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.idle_spans import Gate, IdleSpans, fold_spans, typical_spans
+from castor_runtime.trainer.idle_spans import Gate, IdleSpans
+from castor_runtime.trainer.link_probe import fit_link
 from castor_runtime.trainer.meta import MetaError, decode, encode
 from castor_runtime.trainer.optimizer_state import OptimizerState
 from castor_runtime.trainer.random_state import capture_random_state, restore_random_state
@@ -30,6 +32,13 @@ from castor_runtime.trainer.sections import (
     lay_out,
     part_bytes,
     sections_digest,
+)
+from castor_runtime.trainer.span_profile import (
+    CollectiveTimes,
+    IterationTimeline,
+    Profiler,
+    fold_spans,
+    typical_iteration,
 )
 from castor_runtime.trainer.tensor_state import TensorState
 from castor_runtime.trainer.traffic import EAGER, PARTS, Traffic
@@ -291,7 +300,7 @@ def test_idle_spans_lie_between_the_collectives() -> None:
     spans = IdleSpans(gate, lambda: seen.append(1))
     backend = Backend()
     spans.install(backend)
-    spans.begin_iteration()
+    spans.end_iteration()
     gate.close()
     backend.all_reduce(1)
     gate.wait(1)
@@ -299,27 +308,136 @@ def test_idle_spans_lie_between_the_collectives() -> None:
     other = backend.all_reduce(6, async_op=True)
     assert handle.wait() == 5
     assert handle.value == 5
-    assert gate._span == 1, "one is still under way"
+    assert not gate.has_begun(2), "one is still under way"
     other.wait()
-    gate.wait(2)
-    found = spans.begin_iteration()
-    assert len(found) == 3
-    assert all(span >= 0 for span in found)
-    assert len(seen) == 3
+    gate.wait(3)
+    spans.before_update()
+    backend.all_reduce(8)
+    found, use = spans.end_iteration()
+    assert len(found.spans_ns) == 4, "what the update sends is none of them"
+    assert all(span >= 0 for span in found.spans_ns)
+    assert found.spans_ns[2] == 0, "two at once"
+    first, second, third = found.collectives
+    assert first.issued_ns == first.waited_ns < first.resumed_ns == first.ended_ns
+    assert second.issued_ns < third.issued_ns < second.waited_ns < second.ended_ns
+    assert second.ended_ns <= second.resumed_ns < third.waited_ns
+    assert found.before_update_ns + found.update_ns == found.iteration_ns
+    assert use.idle_ns + use.train_busy_ns == found.iteration_ns
+    assert len(seen) == 4
     late = backend.all_reduce(7, async_op=True)
-    spans.begin_iteration()
+    spans.end_iteration()
     gate.close()
     late.wait()
-    assert gate._span == 0, "a handle of the iteration before releases nothing"
+    assert not gate.has_begun(1), "a handle of the iteration before releases nothing"
     spans.remove()
     backend.all_reduce(1)
-    assert len(seen) == 4
+    assert len(seen) == 5
 
 
-def test_spans_are_averaged_and_folded() -> None:
-    assert typical_spans([(5, 5, 5), (10, 20), (20, 40)]) == (15, 30)
+def test_a_wait_for_a_checkpoint_is_no_part_of_the_timeline() -> None:
+    spans = IdleSpans(Gate(), lambda: None)
+    spans.end_iteration()
+    time.sleep(0.03)
+    spans.waited(30_000_000)
+    time.sleep(0.01)
+    spans.before_update()
+    time.sleep(0.03)
+    spans.waited(30_000_000)
+    found, use = spans.end_iteration()
+    assert found.before_update_ns == found.spans_ns[0]
+    assert found.iteration_ns - found.before_update_ns - found.update_ns == 30_000_000
+    assert use.idle_ns == found.iteration_ns + 30_000_000
+
+
+def test_traffic_of_both_kinds_is_told_from_idle_time() -> None:
+    spans, backend = IdleSpans(Gate(), lambda: None), Backend()
+    spans.install(backend)
+    spans.end_iteration()
+    spans.transfer_began()
+    time.sleep(0.02)
+    handle = backend.all_reduce(5, async_op=True)
+    time.sleep(0.02)
+    spans.transfer_ended()
+    handle.wait()
+    found, use = spans.end_iteration()
+    assert use.train_busy_ns >= 20_000_000
+    assert use.idle_ns <= found.iteration_ns - 40_000_000
+    spans.remove()
+
+
+def timeline(*times: tuple[int, int], size: int = 8, update: int = 10) -> IterationTimeline:
+    collectives = (CollectiveTimes("all_gather", size, a, a, b, b) for a, b in times)
+    return IterationTimeline(tuple(collectives), 100, 100 + update, update)
+
+
+def test_a_profile_is_the_median_of_those_that_are_alike() -> None:
+    strange = timeline((5, 6), (7, 8))
+    three = [timeline((10, 20)), timeline((12, 30), update=40), timeline((11, 90))]
+    profile = typical_iteration([strange, *three])
+    assert profile.spans_ns == (11, 70)
+    assert (profile.iterations, profile.timeline.update_ns) == (3, 10)
+    assert profile.timeline.collectives == (CollectiveTimes("all_gather", 8, 11, 11, 30, 30),)
+    totals = [90, 82, 21]
+    mean = sum(totals) / 3
+    assert profile.deviation == pytest.approx(
+        (sum((total - mean) ** 2 for total in totals) / 3) ** 0.5 / mean
+    )
+    assert typical_iteration([*three, timeline((1, 2), size=9)]).iterations == 1
+    with pytest.raises(ValueError, match="no iteration was measured"):
+        typical_iteration([])
+
+
+def test_spans_lie_after_whatever_is_still_under_way() -> None:
+    overlapping = timeline((10, 50), (20, 30), (60, 70))
+    assert overlapping.spans_ns == (10, 0, 10, 30)
     assert fold_spans((1, 2, 3, 4), 2) == (1, 9)
     assert fold_spans((1, 2), 2) == (1, 2)
+
+
+def test_a_profile_is_due_at_the_start_and_when_all_ranks_have_drifted() -> None:
+    second = 10**9
+    profiler = Profiler(3)
+    for _ in range(3):
+        profiler.add(timeline((second, 2 * second)))
+        assert profiler.due(drift=False) is None
+        assert not profiler.has_drifted()
+    profiler.add(timeline((second, 2 * second)))
+    profile, reason = profiler.due(drift=False) or (None, "")
+    assert (profile, reason) == (profiler.profile, "start")
+    for _ in range(5):
+        profiler.add(timeline((second, 2 * second)))
+        assert not profiler.has_drifted()
+    seen = []
+    for _ in range(3):
+        profiler.add(timeline((3 * second, 4 * second)))
+        seen.append(profiler.has_drifted())
+    assert seen == [False, True, True], "half of the window has moved"
+    assert profiler.due(drift=False) is None
+    profile, reason = profiler.due(drift=True) or (None, "")
+    assert reason == "drift"
+    assert profile is not None
+    assert profile.spans_ns[0] == 3 * second
+    assert not profiler.has_drifted(), "a new window begins"
+
+
+@given(
+    alpha=st.integers(0, 10**7),
+    bandwidth=st.integers(10**6, 10**11),
+    sizes=st.lists(st.integers(1, 10**7), min_size=2, max_size=6, unique=True),
+)
+def test_a_link_is_found_again_from_its_times(alpha: int, bandwidth: int, sizes: list[int]) -> None:
+    link = Link(alpha, bandwidth)
+    found = fit_link(sizes, [link.transfer_ns(size) for size in sizes])
+    for size in sizes:
+        assert found.transfer_ns(size) == pytest.approx(link.transfer_ns(size), rel=0.01, abs=20)
+
+
+def test_a_fit_never_starts_below_zero() -> None:
+    assert fit_link([100, 200], [100, 300]).alpha_ns == 0
+    assert fit_link([100, 200], [300, 300]).alpha_ns == 0
+    for sizes, times in (([100], [1]), ([100, 100], [1, 2]), ([1, 2], [1]), ([1, 2], [0, 1])):
+        with pytest.raises(ValueError, match="two sizes or more"):
+            fit_link(sizes, times)
 
 
 def test_settings_say_who_sends_to_whom() -> None:

@@ -132,7 +132,7 @@ class Checkpointer:
         """
         if self._session is not None:
             session, self._session = self._session, None
-            session.finish()
+            session.finish(self._meta)
 
     def _meta(self) -> dict[str, Any]:
         return {

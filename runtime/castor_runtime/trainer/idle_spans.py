@@ -1,9 +1,13 @@
 """Measure when the network is idle, and let checkpoint traffic go in those spans.
 
 DeepSpeed sends everything through one backend object, `deepspeed.comm.comm.cdb`; its collectives
-are wrapped. The network is busy from the issue of a collective until it returns, or until its
-handle has been waited for; it is idle otherwise. Span 0 begins with the iteration, span k when the
-k-th busy time ends. (Gemini, sec. 5.4, profiles idle timespans over the first iterations too.)
+are wrapped. The network is busy from the issue of a collective to its end. Of an asynchronous one
+gloo tells the end by the work's future, whether anybody waits for it or not; where that is not to
+be had (on CUDA, whose futures are done when the work is queued) it is when it has been waited for.
+
+An iteration begins when `engine.step` has ended. Its idle spans last until the state may first
+change (`before_update`); the update is none, and neither is a wait for a checkpoint, which is taken
+out of all times. (Gemini, sec. 5.4, profiles idle timespans over the first iterations too.)
 """
 
 from __future__ import annotations
@@ -11,8 +15,13 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
+
+import torch
+
+from castor_runtime.trainer.span_profile import CollectiveTimes, IterationTimeline
 
 _COLLECTIVES = (
     "all_reduce",
@@ -93,8 +102,47 @@ class Gate:
             self._changed.wait_for(lambda: self.has_begun(span))
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkUse:
+    """Of a whole iteration, its update and waits for checkpoints included.
+
+    Attributes:
+        idle_ns: neither a collective nor checkpoint traffic was under way on this rank.
+        train_busy_ns: a collective was.
+    """
+
+    idle_ns: int
+    train_busy_ns: int
+
+
+@dataclass(slots=True)
+class _Collective:
+    """One of the running iteration; times of the monotonic clock, -1 while they are to come."""
+
+    op: str
+    size_bytes: int
+    issued_ns: int
+    iteration: int
+    waited_ns: int = -1
+    resumed_ns: int = -1
+    ended_ns: int = -1
+
+    def times(self, origin_ns: int, now_ns: int) -> CollectiveTimes:
+        def since(at_ns: int) -> int:
+            return at_ns if at_ns < 0 else at_ns - origin_ns
+
+        return CollectiveTimes(
+            self.op,
+            self.size_bytes,
+            since(self.issued_ns),
+            since(self.waited_ns),
+            since(self.resumed_ns),
+            since(now_ns if self.ended_ns < 0 else self.ended_ns),
+        )
+
+
 class IdleSpans:
-    """Watches the collectives of DeepSpeed; one watcher a process.
+    """Watches the collectives of DeepSpeed; one watcher a process. Safe to use from any thread.
 
     Args:
         gate: is told which span has begun.
@@ -105,17 +153,22 @@ class IdleSpans:
         self._gate = gate
         self._on_progress = on_progress
         self._lock = threading.Lock()
-        self._busy = 0
-        self._iteration = 0
-        self._idle_since_ns = time.monotonic_ns()
-        self._spans_ns: list[int] = []
         self._wrapped: list[tuple[Any, str]] = []
+        self._iteration = 0
+        self._collectives: list[_Collective] = []
+        self._under_way = 0
+        self._transfers = 0
+        self._idle_ns = 0
+        self._train_busy_ns = 0
+        self._waited_ns = 0
+        self._before_update_ns: int | None = None
+        self._origin_ns = self._accounted_ns = time.monotonic_ns()
 
     def install(self, backend: Any) -> None:
         """Wrap the collectives of `backend`; `remove` takes the wrappers away."""
         for name in _COLLECTIVES:
             if hasattr(backend, name):
-                setattr(backend, name, self._watching(getattr(backend, name)))
+                setattr(backend, name, self._watching(name, getattr(backend, name)))
                 self._wrapped.append((backend, name))
 
     def remove(self) -> None:
@@ -124,90 +177,152 @@ class IdleSpans:
             delattr(backend, name)
         self._wrapped.clear()
 
-    def begin_iteration(self) -> tuple[int, ...]:
-        """Return the idle spans of the iteration that ends here, in nanoseconds; begin the next."""
-        now_ns = time.monotonic_ns()
+    def end_iteration(self) -> tuple[IterationTimeline, NetworkUse]:
+        """Return what the iteration that ends here was like; begin the next one."""
         with self._lock:
-            spans_ns = self._spans_ns
-            if self._busy == 0:
-                spans_ns.append(now_ns - self._idle_since_ns)
-            self._spans_ns = []
-            self._busy = 0
+            now_ns = self._account()
+            iteration_ns = now_ns - self._origin_ns
+            before_ns = self._before_update_ns
+            since_ns = iteration_ns if before_ns is None else before_ns - self._origin_ns
+            timeline = IterationTimeline(
+                tuple(one.times(self._origin_ns, now_ns) for one in self._collectives),
+                before_update_ns=since_ns,
+                iteration_ns=iteration_ns,
+                update_ns=iteration_ns - since_ns - self._waited_ns,
+            )
+            use = NetworkUse(self._idle_ns, self._train_busy_ns)
             self._iteration += 1
-            self._idle_since_ns = now_ns
-        return tuple(spans_ns)
+            self._collectives = []
+            self._under_way = 0
+            self._idle_ns = self._train_busy_ns = self._waited_ns = 0
+            self._before_update_ns = None
+            self._origin_ns = now_ns
+        return timeline, use
 
-    def _watching(self, collective: Callable[..., Any]) -> Callable[..., Any]:
+    def before_update(self) -> None:
+        """Say that the state is about to change; the first time in an iteration counts."""
+        with self._lock:
+            if self._before_update_ns is None:
+                self._before_update_ns = time.monotonic_ns()
+
+    def waited(self, wait_ns: int) -> None:
+        """Say that the main thread has just waited for a checkpoint for so long."""
+        with self._lock:
+            if self._before_update_ns is None:
+                self._origin_ns += wait_ns  # nothing was issued yet: the iteration begins later
+            else:
+                self._waited_ns += wait_ns
+
+    def transfer_began(self) -> None:
+        """Say that a piece of a checkpoint is on its way."""
+        with self._lock:
+            self._account()
+            self._transfers += 1
+
+    def transfer_ended(self) -> None:
+        """Say that it has arrived; as often as `transfer_began`."""
+        with self._lock:
+            self._account()
+            self._transfers = max(0, self._transfers - 1)
+
+    def _account(self) -> int:
+        """Add the time since the last call to what it was spent on; return the time now."""
+        now_ns = time.monotonic_ns()
+        passed_ns = now_ns - self._accounted_ns
+        if self._under_way:
+            self._train_busy_ns += passed_ns
+        elif self._transfers == 0:
+            self._idle_ns += passed_ns
+        self._accounted_ns = now_ns
+        return now_ns
+
+    def _watching(self, op: str, collective: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(collective)
         def watched(*arguments: Any, **named: Any) -> Any:
-            iteration = self._begin()
+            given = (*arguments, *named.values())
+            record = self._begin(op, max(map(_bytes_in, given), default=0))
             try:
                 handle = collective(*arguments, **named)
             except BaseException:
-                self._end(iteration)
+                self._end(record)
                 raise
             if handle is None or not hasattr(handle, "wait"):
-                self._end(iteration)
+                self._end(record)
+                record.waited_ns, record.resumed_ns = record.issued_ns, record.ended_ns
                 return handle
-            return _Watched(handle, functools.partial(self._end, iteration))
+            if any(map(_on_cpu, given)):
+                _when_over(handle, functools.partial(self._end, record))
+            return _Watched(handle, record, functools.partial(self._end, record))
 
         return watched
 
-    def _begin(self) -> int:
+    def _begin(self, op: str, size_bytes: int) -> _Collective:
         self._on_progress()
-        now_ns = time.monotonic_ns()
         with self._lock:
-            if self._busy == 0:
-                self._spans_ns.append(now_ns - self._idle_since_ns)
+            now_ns = self._account()
+            record = _Collective(op, size_bytes, now_ns, self._iteration)
+            if self._under_way == 0:
                 self._gate.occupy()
-            self._busy += 1
-            return self._iteration
+            self._under_way += 1
+            if self._before_update_ns is None:
+                self._collectives.append(record)
+            return record
 
-    def _end(self, iteration: int) -> None:
-        now_ns = time.monotonic_ns()
+    def _end(self, record: _Collective) -> None:
         with self._lock:
-            if iteration != self._iteration or self._busy == 0:
-                return  # it was begun in an iteration that has ended since
-            self._busy -= 1
-            if self._busy:
+            if record.ended_ns >= 0:
                 return
-            self._idle_since_ns = now_ns
-            span = len(self._spans_ns)
-        self._gate.release(span)
+            now_ns = self._account()
+            record.ended_ns = now_ns
+            if record.iteration != self._iteration:
+                return  # it was begun in an iteration that has ended since
+            self._under_way -= 1
+            if self._under_way:
+                return
+            # Released with the lock held, so that no collective begins in between unseen.
+            self._gate.release(len(self._collectives))
 
 
 class _Watched:
-    """A collective's handle that says when it was first waited for; else the handle itself."""
+    """A collective's handle that says when it was waited for; else the handle itself."""
 
-    def __init__(self, handle: Any, ended: Callable[[], None]) -> None:
+    def __init__(self, handle: Any, record: _Collective, ended: Callable[[], None]) -> None:
         self._handle = handle
-        self._ended: Callable[[], None] | None = ended
+        self._record = record
+        self._ended = ended
 
     def wait(self, *arguments: Any, **named: Any) -> Any:
+        first = self._record.waited_ns < 0
+        if first:
+            self._record.waited_ns = time.monotonic_ns()
         try:
             return self._handle.wait(*arguments, **named)
         finally:
-            if self._ended is not None:
-                self._ended()
-                self._ended = None
+            self._ended()
+            if first:
+                self._record.resumed_ns = time.monotonic_ns()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handle, name)
 
 
-def typical_spans(iterations: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Return the mean of each span over those iterations that have as many as the last one.
-
-    The first iterations of DeepSpeed differ: it fetches parameters as it meets them, and only then
-    knows their order.
-    """
-    count = len(iterations[-1])
-    alike = [spans for spans in iterations if len(spans) == count]
-    return tuple(sum(column) // len(alike) for column in zip(*alike, strict=True))
+def _when_over(handle: Any, ended: Callable[[], None]) -> None:
+    """Have `ended` called when the collective is over, if its work has a future."""
+    try:
+        future = handle.get_future()
+    except (AttributeError, RuntimeError):
+        return  # its end is then known when it has been waited for
+    future.then(lambda _: ended())
 
 
-def fold_spans(spans_ns: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return `count` spans: those beyond it are added to the last."""
-    if len(spans_ns) <= count:
-        return tuple(spans_ns)
-    return (*spans_ns[: count - 1], sum(spans_ns[count - 1 :]))
+def _bytes_in(given: Any) -> int:
+    if isinstance(given, torch.Tensor):
+        return given.numel() * given.element_size()
+    if isinstance(given, list | tuple):
+        return sum(map(_bytes_in, given))
+    return 0
+
+
+def _on_cpu(given: Any) -> bool:
+    tensors: Iterable[Any] = given if isinstance(given, list | tuple) else (given,)
+    return any(isinstance(one, torch.Tensor) and one.device.type == "cpu" for one in tensors)

@@ -18,24 +18,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import xxhash
 
-from castor_policy.interleaving import Link
+from castor_policy.interleaving import Link, Schedule
 from castor_runtime.arena import Replica
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.device import Device
 from castor_runtime.trainer.exchange import Exchange, Part
-from castor_runtime.trainer.idle_spans import Gate, fold_spans
-from castor_runtime.trainer.sections import Section
-from castor_runtime.trainer.traffic import EAGER, Traffic
+from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.sections import Section, part_bytes
+from castor_runtime.trainer.span_profile import SpanProfile, fold_spans
+from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
 
-_ALPHA_NS = 100_000
-"""Start-up time of a transfer that schedules reckon with, until the next issue measures it."""
 _U64 = (1 << 64) - 1
 
 
@@ -51,13 +51,17 @@ class Capture:
         iteration: which.
         meta: encoded.
         live: a tensor for each section; None where it does not exist yet.
-        spans_ns: typical idle spans, once enough iterations were measured; else None.
+        profile: what the next checkpoints are scheduled by; None: as the one before.
+        reason: why it is handed over: "start" or "drift".
+        drifted: this rank's idle spans no longer fit the schedule.
     """
 
     iteration: int
     meta: bytes
     live: Sequence[torch.Tensor | None]
-    spans_ns: tuple[int, ...] | None = None
+    profile: SpanProfile | None = None
+    reason: str = ""
+    drifted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +72,69 @@ class Completed:
         iteration: of it.
         seconds: from its hand-over to the agreement.
         sent_bytes: to other machines.
-        traffic: how the next checkpoints travel.
+        traffic: how it travelled.
+        captured_s: from its hand-over until the own copy was whole.
+        network_s: in which a piece was under way.
+        sent_s: from its hand-over until the last piece lay in CPU memory.
+        commit_s: of records and agreement.
+        drifted: some rank's idle spans no longer fit the schedule; the same on all ranks.
     """
 
     iteration: int
     seconds: float
     sent_bytes: int
     traffic: Traffic
+    captured_s: float
+    network_s: float
+    sent_s: float
+    commit_s: float
+    drifted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A schedule that all ranks follow from now on.
+
+    Attributes:
+        iteration: the first checkpoint that travels so.
+        reason: as in `Capture`.
+        traffic: what it was made from.
+        schedule: of this rank's part.
+        part_bytes: its size.
+    """
+
+    iteration: int
+    reason: str
+    traffic: Traffic
+    schedule: Schedule
+    part_bytes: int
+
+    def event_fields(self) -> dict[str, object]:
+        """Return what the event "scheduled" says of it."""
+        traffic, schedule = self.traffic, self.schedule
+        rows = [(0, schedule.upfront), *enumerate(span.chunks for span in schedule.spans)]
+        chunks = [(span, chunk) for span, row in rows for chunk in row]
+        link, copy_link = traffic.link, traffic.copy_link
+        return {
+            "iteration": self.iteration,
+            "reason": self.reason,
+            "scheme": traffic.scheme,
+            "spans_ns": list(traffic.spans_ns),
+            "chunk_bytes": [chunk.size_bytes for _, chunk in chunks],
+            "chunk_spans": [span for span, _ in chunks],
+            "chunk_replicas": [chunk.replica for _, chunk in chunks],
+            "spill_ns": schedule.spill_ns,
+            "update_delay_ns": schedule.update_delay_ns,
+            "alpha_ns": 0 if link is None else link.alpha_ns,
+            "bandwidth_bps": 0 if link is None else link.bandwidth_bps,
+            "copy_alpha_ns": 0 if copy_link is None else copy_link.alpha_ns,
+            "copy_bandwidth_bps": 0 if copy_link is None else copy_link.bandwidth_bps,
+            "buffer_bytes": traffic.reserved_bytes,
+            "parts": traffic.parts,
+            "mu": float(traffic.mu),
+            "shard_bytes": self.part_bytes,
+            "remote_copies": traffic.remote_copies,
+        }
 
 
 class Replicator:
@@ -88,8 +148,12 @@ class Replicator:
         device: how to copy and exchange.
         control: a gloo group of all ranks that nothing else uses.
         gate: releases pieces.
+        link: measured, the same on all ranks; None if nothing travels, or by no schedule.
+        copy_link: from the buffer for received pieces to CPU memory, likewise; None: there is none.
+        transfers: called when pieces begin to be under way, and when they have arrived.
         agreed: the iteration that all ranks have loaded; None if they have loaded none from memory.
         before_first: blocks until buffers may be overwritten.
+        on_scheduled: called in the thread when a schedule was made.
         on_completed: called in the thread after each agreement.
     """
 
@@ -103,8 +167,12 @@ class Replicator:
         device: Device,
         control: dist.ProcessGroup,
         gate: Gate,
+        link: Link | None,
+        copy_link: Link | None,
+        transfers: tuple[Callable[[], None], Callable[[], None]],
         agreed: int | None,
         before_first: Callable[[], None],
+        on_scheduled: Callable[[Scheduled], None],
         on_completed: Callable[[Completed], None],
     ) -> None:
         self._settings = settings
@@ -113,14 +181,22 @@ class Replicator:
         self._remote = dict(sorted(remote.items()))
         self._device = device
         self._control = control
-        self._exchange = Exchange(settings, device, gate)
+        self._exchange = Exchange(settings, device, gate, *transfers)
+        self._link = link
+        self._copy_link = copy_link
         self._agreed = agreed
         self._before_first: Callable[[], None] | None = before_first
+        self._on_scheduled = on_scheduled
         self._on_completed = on_completed
-        copies = len(settings.holders())
-        self._traffic = Traffic(EAGER, settings.chunk_bytes, copies)
-        self._traffic_at_end = Traffic(settings.scheme, settings.chunk_bytes, copies)
-        self._slowest_bps: list[float] = []
+        self._traffic = Traffic(
+            EAGER,
+            settings.chunk_bytes,
+            len(settings.holders()),
+            buffer_bytes=settings.buffer_bytes,
+            parts=settings.buffer_parts,
+            mu=Fraction(repr(settings.mu)),
+        )
+        self._drifted = False
         self._changed = threading.Condition()
         self._capture: Capture | None = None
         self._state_busy = False
@@ -133,6 +209,11 @@ class Replicator:
     def agreed(self) -> int | None:
         """The newest iteration that is complete on every rank."""
         return self._agreed
+
+    @property
+    def drifted(self) -> bool:
+        """Some rank's idle spans no longer fitted at the last agreement; the same on all ranks."""
+        return self._drifted
 
     def start(self, capture: Capture) -> None:
         """Hand an iteration over. The one before must be complete: see `wait_complete`.
@@ -207,19 +288,17 @@ class Replicator:
         if self._before_first is not None:
             self._before_first()
             self._before_first = None
-        if capture.spans_ns is not None:
-            self._traffic = self._agree_on_traffic(capture.spans_ns)
+        self._reschedule(capture, part_bytes(self._sections))
         own = self._begin(self._own, capture.iteration)
         parts = {rank: self._begin(held, capture.iteration) for rank, held in self._remote.items()}
         try:
             self._device.capture(self._sections, capture.live, own.data)
             if not self._device.sends_live:
                 self._free_state()
-            sending = time.monotonic()
+            captured = time.monotonic()
             exchanged = self._exchange.run(own, parts, self._traffic)
             self._free_state()
-            seconds = max(time.monotonic() - sending, 1e-6)
-            self._slowest_bps.append(8 * exchanged.sent_bytes / seconds)
+            sent = time.monotonic()
             own.digest_up_to(own.data.numel())
             metas = self._exchange_records(own, capture.meta, parts)
         except BaseException:
@@ -229,10 +308,20 @@ class Replicator:
         own.writing.commit(capture.meta, own.digests)
         for rank, part in parts.items():
             part.writing.commit(metas[rank], part.digests)
-        self._agree(capture.iteration)
-        seconds = time.monotonic() - began
+        self._drifted = self._agree(capture)
+        ended = time.monotonic()
         self._on_completed(
-            Completed(capture.iteration, seconds, exchanged.sent_bytes, self._traffic)
+            Completed(
+                capture.iteration,
+                seconds=ended - began,
+                sent_bytes=exchanged.sent_bytes,
+                traffic=self._traffic,
+                captured_s=captured - began + exchanged.captured_s,
+                network_s=exchanged.network_s,
+                sent_s=captured - began + exchanged.sent_s,
+                commit_s=ended - sent,
+                drifted=self._drifted,
+            )
         )
 
     def _begin(self, replica: Replica, iteration: int) -> Part:
@@ -275,35 +364,47 @@ class Replicator:
             if work is not None:
                 work.wait()
 
-    def _agree(self, iteration: int) -> None:
-        lowest = torch.tensor([iteration], dtype=torch.int64)
-        dist.all_reduce(lowest, dist.ReduceOp.MIN, self._control)
-        if int(lowest) != iteration:
+    def _agree(self, capture: Capture) -> bool:
+        """Agree that all ranks have committed; return whether any rank's idle spans drifted."""
+        # MIN: a rank that has drifted says -1.
+        shared = torch.tensor([capture.iteration, -int(capture.drifted)], dtype=torch.int64)
+        dist.all_reduce(shared, dist.ReduceOp.MIN, self._control)
+        lowest = int(shared[0])
+        if lowest != capture.iteration:
             raise ReplicationError(
-                f"ranks checkpoint different iterations: {int(lowest)} and {iteration}; call "
+                f"ranks checkpoint different iterations: {lowest} and {capture.iteration}; call "
                 "Checkpointer.step() on every rank after every engine.step()"
             )
-        self._agreed = iteration
+        self._agreed = capture.iteration
+        return bool(shared[1])
 
-    def _agree_on_traffic(self, spans_ns: tuple[int, ...]) -> Traffic:
-        """Average the spans and take the slowest link over all ranks: one schedule for all."""
-        slowest_bps = int(np.median(self._slowest_bps)) if self._slowest_bps else 0
-        shared = torch.tensor([len(spans_ns), slowest_bps], dtype=torch.int64)
+    def _reschedule(self, capture: Capture, part_bytes: int) -> None:
+        """Make one schedule for all ranks: their mean spans, if they measured a link."""
+        if capture.profile is None or self._settings.scheme in (NONE, EAGER):
+            return
+        spans_ns = self._agree_on_spans(capture.profile.spans_ns)
+        if self._link is None or not spans_ns:
+            return  # nothing travels, or nothing was measured
+        self._traffic = replace(
+            self._traffic,
+            scheme=self._settings.scheme,
+            spans_ns=spans_ns,
+            link=self._link,
+            copy_link=self._copy_link,
+        )
+        schedule = self._traffic.schedule(part_bytes)
+        assert schedule is not None, "it has a link"
+        self._on_scheduled(
+            Scheduled(capture.iteration, capture.reason, self._traffic, schedule, part_bytes)
+        )
+
+    def _agree_on_spans(self, spans_ns: tuple[int, ...]) -> tuple[int, ...]:
+        shared = torch.tensor([len(spans_ns)], dtype=torch.int64)
         dist.all_reduce(shared, dist.ReduceOp.MIN, self._control)
-        count, bandwidth_bps = int(shared[0]), int(shared[1])
-        if bandwidth_bps == 0 or count == 0:
-            return self._traffic  # nothing travels, or nothing was measured
-        total = torch.tensor(fold_spans(spans_ns, count), dtype=torch.int64)
+        total = torch.tensor(fold_spans(spans_ns, int(shared)), dtype=torch.int64)
         dist.all_reduce(total, dist.ReduceOp.SUM, self._control)
         world = dist.get_world_size(self._control)
-        later = self._traffic_at_end
-        return Traffic(
-            later.scheme,
-            later.chunk_bytes,
-            later.remote_copies,
-            tuple(int(span) // world for span in total),
-            Link(_ALPHA_NS, bandwidth_bps),
-        )
+        return tuple(int(span) // world for span in total)
 
 
 def _pack_record(digests: Sequence[int], meta: bytes) -> torch.Tensor:

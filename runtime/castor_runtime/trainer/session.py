@@ -16,19 +16,28 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from castor_policy.interleaving import Link
 from castor_runtime.arena import ArenaError, ControlBlock, RankControl, Replica, TrainerPhase
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
 from castor_runtime.trainer.cuda_device import CudaDevice
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.device import CpuDevice, Device
-from castor_runtime.trainer.idle_spans import Gate, IdleSpans, typical_spans
+from castor_runtime.trainer.exchange import Part
+from castor_runtime.trainer.idle_spans import Gate, IdleSpans
+from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
 from castor_runtime.trainer.meta import decode, encode
 from castor_runtime.trainer.paced_device import PacedDevice
 from castor_runtime.trainer.random_state import restore_random_state
-from castor_runtime.trainer.replication import Capture, Completed, Replicator
-from castor_runtime.trainer.sections import fingerprint, part_bytes, sections_digest
+from castor_runtime.trainer.replication import Capture, Completed, Replicator, Scheduled
+from castor_runtime.trainer.sections import (
+    copy_section,
+    fingerprint,
+    part_bytes,
+    sections_digest,
+)
+from castor_runtime.trainer.span_profile import Profiler, SpanProfile
 from castor_runtime.trainer.tensor_state import TensorState
-from castor_runtime.trainer.traffic import EAGER, Traffic
+from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
 
 
 class Stateful(Protocol):
@@ -66,7 +75,8 @@ class TrainerSession:
         timeout_s: float,
         update_after: str,
     ) -> None:
-        Traffic(settings.scheme, settings.chunk_bytes, 0)  # an unknown scheme is an error now
+        if settings.scheme != NONE:  # an unknown scheme is an error now
+            Traffic(settings.scheme, settings.chunk_bytes, 0)
         self._settings = settings
         self._state = state
         self._meta_bytes = meta_bytes
@@ -81,13 +91,16 @@ class TrainerSession:
         # Every rank makes the groups in this order.
         self._control = _new_group("gloo", timeout)
         self._gate = Gate()
-        self._device = _device(settings, state.device(), self._gate, timeout)
+        self._group = _new_group("nccl" if state.device().type == "cuda" else "gloo", timeout)
+        self._device = _device(settings, state.device(), self._gate, self._group)
         self._idle = IdleSpans(self._gate, self._progress)
         self._watches_spans = settings.scheme != EAGER
-        self._measured: list[tuple[int, ...]] = []
+        self._profiler = Profiler(max(1, settings.profile_iterations))
         self._fingerprint = self._agree_on_fingerprint()
         self._send_layout()
+        self._resumed = False
         self._replicator: Replicator | None = None
+        self._own: Replica | None = None
         self._opened: dict[str, Replica] = {}
         self._last = 0
         self._ended_at = time.monotonic()
@@ -107,15 +120,21 @@ class TrainerSession:
             except _DamagedError:
                 self._link.send("corrupt", rank=self._settings.rank, iteration=order["iteration"])
         self._last = int(order["iteration"])
-        self._replicator = self._make_replicator(order)
+        self._own = self._open(order["segments"][str(self._settings.rank)])
         self._link.send(
             "resumed", iteration=self._last, seconds={"wait": ordered - began, **seconds}
         )
+        link = self._measure_link()
+        if self._settings.scheme != NONE:
+            self._replicator = self._make_replicator(order, self._own, link)
+        self._resumed = True
         self._line.iteration = self._last
         self._line.phase = TrainerPhase.TRAINING
-        self._begin_iteration()
         if self._watches_spans:
             _watch(self._idle)
+        self._idle.end_iteration()
+        self._ended_at = time.monotonic()
+        self._line.iteration_started_ns = time.monotonic_ns()
         return self._last
 
     def step(self, loss: Any, meta: Callable[[], dict[str, Any]]) -> None:
@@ -124,56 +143,76 @@ class TrainerSession:
         iteration = self._state.iteration()
         if iteration == self._last:
             return  # within gradient accumulation
-        replicator = self._running()
+        if not self._resumed:
+            raise ValueError("call Checkpointer.resume() before the first iteration")
         began = time.monotonic()
         self._last = iteration
         self._line.iteration = iteration
+        timeline, use = self._idle.end_iteration()
+        network = (
+            {"idle_s": use.idle_ns / 1e9, "train_busy_s": use.train_busy_ns / 1e9}
+            if self._watches_spans
+            else {}
+        )
         self._link.event(
             "iteration_ended",
             iteration=iteration,
             loss=_number(loss),
             seconds=began - self._ended_at,
+            **network,
         )
+        self._ended_at = began
+        self._profiler.add(timeline)
+        if self._replicator is None:
+            self._due_profile(drift=False)
+        else:
+            self._checkpoint(self._replicator, meta, began)
+        self._line.iteration_started_ns = time.monotonic_ns()
+
+    def _checkpoint(
+        self, replicator: Replicator, meta: Callable[[], dict[str, Any]], began: float
+    ) -> None:
         self._gate.open()
-        replicator.wait_complete(self._while_waiting)
-        encoded = encode(meta())
-        if len(encoded) > self._meta_bytes:
-            raise ValueError(
-                f"random, scheduler and user states take {len(encoded)} bytes, and there is room "
-                f"for {self._meta_bytes}: give Checkpointer(..., meta_bytes={2 * len(encoded)})"
-            )
+        self._waiting(replicator.wait_complete)
+        encoded = self._encoded(meta)
         live = [
             tensor.detach().clone()
             if section.name in self._state.early and tensor is not None
             else tensor
             for section, tensor in zip(self._state.sections, self._state.live(), strict=True)
         ]
-        spans_ns = self._spans()
+        profile, reason = self._due_profile(drift=replicator.drifted)
+        drifted = self._watches_spans and self._profiler.has_drifted()
+        # What is measured before there is a schedule must not be disturbed (Gemini sec. 5.4).
+        blocks = self._settings.scheme == "blocking" or (
+            self._watches_spans and self._profiler.profile is None
+        )
         self._gate.close()
         self._blocked_s = 0.0
-        replicator.start(Capture(iteration, encoded, live, spans_ns))
-        if self._settings.scheme == "blocking":
+        replicator.start(Capture(self._last, encoded, live, profile, reason, drifted))
+        if blocks:
             self._gate.open()
-            replicator.wait_complete(self._while_waiting)
-        self._begin_iteration()
+            self._waiting(replicator.wait_complete)
         self._blocked_s += time.monotonic() - began
 
     def before_update(self) -> None:
         """See `Checkpointer.before_update`."""
         self._progress()
-        if self._replicator is None:
+        self._idle.before_update()
+        replicator = self._replicator
+        if replicator is None:
             return
         self._blocked_since = began = time.monotonic()
         self._gate.open()
-        if self._update_after == "capture":
-            self._replicator.wait_state_free(self._while_waiting)
-        else:
-            self._replicator.wait_complete(self._while_waiting)
+        only_captured = self._update_after == "capture"
+        self._waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)
         self._blocked_since = None
         self._blocked_s += time.monotonic() - began
 
-    def finish(self) -> None:
-        """See `Checkpointer.finish`."""
+    def finish(self, meta: Callable[[], dict[str, Any]]) -> None:
+        """See `Checkpointer.finish`; `meta` is called if no checkpoint was taken so far."""
+        if self._settings.scheme == NONE:
+            self._keep_final_state(meta)
         if self._replicator is not None:
             self._gate.open()
             self._replicator.wait_complete(self._while_waiting)
@@ -183,14 +222,38 @@ class TrainerSession:
         self._link.send("finished", iteration=self._last)
         self._heartbeat.stop()
 
-    def _running(self) -> Replicator:
-        if self._replicator is None:
-            raise ValueError("call Checkpointer.resume() before the first iteration")
-        return self._replicator
+    def _encoded(self, meta: Callable[[], dict[str, Any]]) -> bytes:
+        encoded = encode(meta())
+        if len(encoded) > self._meta_bytes:
+            raise ValueError(
+                f"random, scheduler and user states take {len(encoded)} bytes, and there is room "
+                f"for {self._meta_bytes}: give Checkpointer(..., meta_bytes={2 * len(encoded)})"
+            )
+        return encoded
 
-    def _begin_iteration(self) -> None:
-        self._ended_at = time.monotonic()
-        self._line.iteration_started_ns = time.monotonic_ns()
+    def _keep_final_state(self, meta: Callable[[], dict[str, Any]]) -> None:
+        """Without checkpoints too, agents tell what training came to by what lies in memory."""
+        final = self._profiler.final()
+        if final is not None:
+            self._link.event("spans_profiled", iteration=self._last, **final.event_fields())
+        if self._own is None or self._last == 0:
+            return
+        part = Part(self._own.begin(self._last, self._settings.generation, None))
+        try:
+            for section, tensor in zip(self._state.sections, self._state.live(), strict=True):
+                copy_section(section, part.data, tensor)
+            part.digest_up_to(part.data.numel())
+            encoded = self._encoded(meta)
+        except BaseException:
+            part.writing.abandon()
+            raise
+        part.writing.commit(encoded, part.digests)
+
+    def _waiting(self, wait: Callable[[Callable[[], None]], None]) -> None:
+        """Wait for the checkpoint; that is no part of the iteration's timeline."""
+        began_ns = time.monotonic_ns()
+        wait(self._while_waiting)
+        self._idle.waited(time.monotonic_ns() - began_ns)
 
     def _progress(self) -> None:
         self._line.main_heartbeat += 1
@@ -200,18 +263,30 @@ class TrainerSession:
         if not self._link.is_redundant():
             self._progress()
 
-    def _spans(self) -> tuple[int, ...] | None:
-        """Return the typical idle spans at the one iteration at which a schedule is made."""
-        wanted = max(1, self._settings.profile_iterations)
-        if not self._watches_spans:
+    def _due_profile(self, *, drift: bool) -> tuple[SpanProfile | None, str]:
+        due = self._profiler.due(drift=drift) if self._watches_spans else None
+        if due is None:
+            return None, ""
+        profile, _ = due
+        self._link.event("spans_profiled", iteration=self._last, **profile.event_fields())
+        return due
+
+    def _measure_link(self) -> Link | None:
+        """Return the hop that checkpoints take; None if none does, or by no schedule."""
+        settings = self._settings
+        if not self._watches_spans or not settings.holders():
             return None
-        spans_ns = self._idle.begin_iteration()
-        if len(self._measured) > wanted:
-            return None
-        self._measured.append(spans_ns)
-        if len(self._measured) <= wanted:
-            return None
-        return typical_spans(self._measured[1:])
+        alone = settings.scheme in ("unpipelined", "naive")
+        measured = LinkProbe(
+            group=self._group,
+            control=self._control,
+            device=self._state.device(),
+            holders=settings.holders(),
+            sources=[rank for rank, _ in settings.sources()],
+            in_flight=1 if alone else settings.buffer_parts,
+        ).measure()
+        self._link.event("link_measured", **measured.event_fields())
+        return measured.agreed
 
     def _agree_on_fingerprint(self) -> str:
         world = dist.get_world_size(self._control)
@@ -322,9 +397,10 @@ class TrainerSession:
             self._opened[name] = Replica.open(name, fingerprint=mark)
         return self._opened[name]
 
-    def _make_replicator(self, order: Mapping[str, Any]) -> Replicator:
+    def _make_replicator(
+        self, order: Mapping[str, Any], own: Replica, link: Link | None
+    ) -> Replicator:
         segments = order["segments"]
-        own = self._open(segments[str(self._settings.rank)])
         remote = {rank: self._open(segments[str(rank)]) for rank, _ in self._settings.sources()}
         in_memory = order["tier"] in ("own_memory", "peer")
         return Replicator(
@@ -335,10 +411,24 @@ class TrainerSession:
             device=self._device,
             control=self._control,
             gate=self._gate,
+            link=link,
+            copy_link=self._copy_link(link),
+            transfers=(self._idle.transfer_began, self._idle.transfer_ended),
             agreed=int(order["iteration"]) if in_memory else None,
             before_first=self._link.wait_redundant,
+            on_scheduled=self._scheduled,
             on_completed=self._completed,
         )
+
+    def _copy_link(self, link: Link | None) -> Link | None:
+        """Return the hop to CPU memory, the slowest of all ranks; None if there is none."""
+        copy_link = self._device.copy_link
+        if link is None or copy_link is None:
+            return None
+        return agree_on_link(copy_link, self._control)
+
+    def _scheduled(self, scheduled: Scheduled) -> None:
+        self._link.event("scheduled", **scheduled.event_fields())
 
     def _completed(self, completed: Completed) -> None:
         self._line.agreed = completed.iteration
@@ -353,6 +443,10 @@ class TrainerSession:
             sent_bytes=completed.sent_bytes,
             scheme=EAGER if traffic.link is None else traffic.scheme,
             spans_ns=list(traffic.spans_ns),
+            captured_s=completed.captured_s,
+            network_s=completed.network_s,
+            sent_s=completed.sent_s,
+            commit_s=completed.commit_s,
         )
 
 
@@ -381,12 +475,11 @@ def _new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
 
 
 def _device(
-    settings: TrainerSettings, device: torch.device, gate: Gate, timeout: timedelta
+    settings: TrainerSettings, device: torch.device, gate: Gate, group: dist.ProcessGroup
 ) -> Device:
     part_bytes = settings.buffer_bytes // settings.buffer_parts or settings.chunk_bytes
     if device.type == "cuda":
-        return CudaDevice(_new_group("nccl", timeout), device, gate, part_bytes)
-    group = _new_group("gloo", timeout)
+        return CudaDevice(group, device, gate, part_bytes)
     if settings.paced_copy_bps:
         return PacedDevice(group, gate, settings.paced_copy_bps, part_bytes)
     return CpuDevice(group)
@@ -396,4 +489,3 @@ def _watch(idle: IdleSpans) -> None:
     comm = sys.modules.get("deepspeed.comm.comm")
     if comm is not None and comm.cdb is not None:
         idle.install(comm.cdb)
-    idle.begin_iteration()

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from castor_policy.interleaving import SCHEMES, Chunk, Link
+from castor_policy.interleaving import SCHEMES, Chunk, Link, Schedule
 
+NONE = "none"
+"""No checkpoint is taken; what the schemes are compared with."""
 EAGER = "eager"
 PARTS = 4
 """p: sub-buffers of a chunk each, so R = p chunks."""
@@ -43,13 +45,18 @@ class Traffic:
 
     Attributes:
         scheme: `EAGER`, or a key of `SCHEMES`.
-        chunk_bytes: largest piece, but for scheme "naive".
+        chunk_bytes: largest piece of `EAGER`.
         remote_copies: m - 1.
         spans_ns: measured idle spans; empty for `EAGER`.
         link: measured; None for `EAGER`.
+        copy_link: the hop from the buffer for received chunks to CPU memory; None if there is none
+            (then the policy reckons with one as fast as the network, as the simulator does).
+        buffer_bytes: R; 0: `parts` chunks.
+        parts: p, sub-buffers of R/p, which bounds the pieces of "pipelined" and "blocking".
+        mu: share of an idle span that is used.
 
     Raises:
-        ValueError: the scheme is not known.
+        ValueError: the scheme is not known, or the buffer's sizes are out of their range.
     """
 
     scheme: str
@@ -57,29 +64,52 @@ class Traffic:
     remote_copies: int
     spans_ns: tuple[int, ...] = ()
     link: Link | None = None
+    copy_link: Link | None = None
+    buffer_bytes: int = 0
+    parts: int = PARTS
+    mu: Fraction = MU
 
     def __post_init__(self) -> None:
         if self.scheme != EAGER and self.scheme not in SCHEMES:
             known = ", ".join([EAGER, *SCHEMES])
             raise ValueError(f"there is no scheme {self.scheme!r}: choose one of {known}")
+        if self.parts < 1:
+            raise ValueError(f"parts is {self.parts}: give 1 sub-buffer or more")
+        if 0 < self.buffer_bytes < self.parts:
+            raise ValueError(
+                f"buffer_bytes is {self.buffer_bytes}: give at least one byte for each of "
+                f"{self.parts} parts, or 0"
+            )
+
+    @property
+    def reserved_bytes(self) -> int:
+        """R, the memory for received chunks."""
+        return self.buffer_bytes or self.parts * self.chunk_bytes
+
+    def schedule(self, part_bytes: int) -> Schedule | None:
+        """Return when the chunks of a part of that size travel; None for `EAGER`."""
+        if self.link is None:
+            return None
+        return SCHEMES[self.scheme](
+            self.spans_ns,
+            part_bytes,
+            self.remote_copies,
+            self.link,
+            self.reserved_bytes,
+            self.parts,
+            self.mu,
+            self.copy_link,
+        )
 
     def pieces(self, part_bytes: int) -> tuple[Piece, ...]:
         """Return the pieces of a part of that size, in the order of sending."""
-        if self.link is None:
+        schedule = self.schedule(part_bytes)
+        if schedule is None:
             return tuple(
                 Piece(0, replica, start, min(start + self.chunk_bytes, part_bytes))
                 for start in range(0, part_bytes, self.chunk_bytes)
                 for replica in range(self.remote_copies)
             )
-        schedule = SCHEMES[self.scheme](
-            self.spans_ns,
-            part_bytes,
-            self.remote_copies,
-            self.link,
-            self.chunk_bytes * PARTS,
-            PARTS,
-            MU,
-        )
         spans = [schedule.upfront, *(span.chunks for span in schedule.spans)]
         return _placed([(max(0, i - 1), chunk) for i, row in enumerate(spans) for chunk in row])
 

@@ -1,0 +1,190 @@
+"""Measure the hop that checkpoints take: alpha and B of f(s) = alpha + s/B (Gemini sec. 5.3).
+
+Rounds as real ones are: every rank sends a piece to each of its holders while it receives those of
+its sources, `in_flight` of them at a time, over the group that checkpoints travel on. So a network
+card that is shared by several ranks, or that is slower in both directions at once, is measured as
+it will be used. It takes place while training is quiet, before a generation's first iteration.
+
+What a round costs beyond its bytes is small beside the time that a large piece takes, so the sizes
+follow the speed that the first rounds show: from 64 KiB up to what takes 40 ms.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from castor_policy.interleaving import Link
+
+_FIRST_TAG = 1 << 20
+"""Above those of real rounds."""
+_SMALLEST_BYTES = 64 << 10
+_LARGEST_BYTES = 4 << 20
+_SIZES = 4
+_REPEATS = 3
+_ROUND_NS = 40_000_000
+"""About how long a round of the largest size shall take: 0.3 s or so for all."""
+_BITS_NS = 8 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMeasurement:
+    """What this rank measured, and what all ranks plan with.
+
+    Attributes:
+        link: the fit of this rank's times.
+        agreed: the largest alpha and the smallest bandwidth of all ranks.
+        sizes_bytes: of the pieces.
+        times_ns: of a round with pieces of that size; the median of several.
+    """
+
+    link: Link
+    agreed: Link
+    sizes_bytes: tuple[int, ...]
+    times_ns: tuple[int, ...]
+
+    def event_fields(self) -> dict[str, object]:
+        """Return what the event "link_measured" says of it."""
+        return {
+            "alpha_ns": self.link.alpha_ns,
+            "bandwidth_bps": self.link.bandwidth_bps,
+            "sizes_bytes": list(self.sizes_bytes),
+            "times_ns": list(self.times_ns),
+            "agreed_alpha_ns": self.agreed.alpha_ns,
+            "agreed_bandwidth_bps": self.agreed.bandwidth_bps,
+        }
+
+
+class LinkProbe:
+    """One rank's part in a measurement; every rank makes one and calls `measure`.
+
+    Args:
+        group: that checkpoints travel on.
+        control: a gloo group of all ranks.
+        device: where pieces lie.
+        holders: ranks that this one sends to.
+        sources: ranks that it receives from.
+        in_flight: rounds that are under way at once, >= 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: dist.ProcessGroup,
+        control: dist.ProcessGroup,
+        device: torch.device,
+        holders: Sequence[int],
+        sources: Sequence[int],
+        in_flight: int,
+    ) -> None:
+        self._group = group
+        self._control = control
+        self._device = device
+        self._holders = holders
+        self._sources = sources
+        self._in_flight = in_flight
+        self._tag = _FIRST_TAG
+
+    def measure(self) -> LinkMeasurement:
+        """Measure, fit, and agree.
+
+        Raises:
+            RuntimeError: a peer is gone.
+        """
+        self._rounds(_SMALLEST_BYTES)  # connections wake up, memory is touched
+        first_ns = self._all_largest(self._rounds(_SMALLEST_BYTES))
+        fitting = _SMALLEST_BYTES * _ROUND_NS // max(first_ns, 1)
+        largest = max(4 * _SMALLEST_BYTES, min(fitting, _LARGEST_BYTES))
+        sizes = sorted(
+            {_SMALLEST_BYTES + (largest - _SMALLEST_BYTES) * i // (_SIZES - 1) for i in range(4)}
+        )
+        times = [
+            statistics.median_low(self._rounds(size) for _ in range(_REPEATS)) for size in sizes
+        ]
+        link = fit_link(sizes, times)
+        return LinkMeasurement(link, agree_on_link(link, self._control), tuple(sizes), tuple(times))
+
+    def _rounds(self, size_bytes: int) -> int:
+        """Return the time of a round of that size, of `in_flight` that are posted at once."""
+        pieces = [self._buffers(size_bytes) for _ in range(self._in_flight)]
+        dist.barrier(self._control)
+        began_ns = time.monotonic_ns()
+        works = [work for sends, receives in pieces for work in self._post(sends, receives)]
+        for work in works:
+            work.wait()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return (time.monotonic_ns() - began_ns) // self._in_flight
+
+    def _buffers(self, size_bytes: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        def some(count: int) -> list[torch.Tensor]:
+            return [
+                torch.zeros(size_bytes, dtype=torch.uint8, device=self._device)
+                for _ in range(count)
+            ]
+
+        return some(len(self._holders)), some(len(self._sources))
+
+    def _post(self, sends: Sequence[torch.Tensor], receives: Sequence[torch.Tensor]) -> list[Any]:
+        self._tag += 1
+        if self._device.type == "cuda":
+            operations = [
+                dist.P2POp(dist.isend, piece, rank, self._group)
+                for piece, rank in zip(sends, self._holders, strict=True)
+            ] + [
+                dist.P2POp(dist.irecv, piece, rank, self._group)
+                for piece, rank in zip(receives, self._sources, strict=True)
+            ]
+            return list(dist.batch_isend_irecv(operations)) if operations else []
+        works = [
+            dist.irecv(piece, rank, self._group, tag=self._tag)
+            for piece, rank in zip(receives, self._sources, strict=True)
+        ] + [
+            dist.isend(piece, rank, self._group, tag=self._tag)
+            for piece, rank in zip(sends, self._holders, strict=True)
+        ]
+        return [work for work in works if work is not None]
+
+    def _all_largest(self, value: int) -> int:
+        shared = torch.tensor([value], dtype=torch.int64)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, self._control)
+        return int(shared)
+
+
+def fit_link(sizes_bytes: Sequence[int], times_ns: Sequence[int]) -> Link:
+    """Return alpha and B by least squares; a line that would start below 0 is drawn through 0.
+
+    Raises:
+        ValueError: there are not two sizes and a time above 0 for each.
+    """
+    if len(set(sizes_bytes)) < 2 or len(sizes_bytes) != len(times_ns) or min(times_ns) <= 0:
+        raise ValueError("give two sizes or more, and for each the time above 0 that it took")
+    count = len(sizes_bytes)
+    mean_bytes, mean_ns = Fraction(sum(sizes_bytes), count), Fraction(sum(times_ns), count)
+    pairs = list(zip(sizes_bytes, times_ns, strict=True))
+    slope = sum((size - mean_bytes) * (at - mean_ns) for size, at in pairs) / sum(
+        (size - mean_bytes) ** 2 for size in sizes_bytes
+    )
+    alpha_ns = mean_ns - slope * mean_bytes
+    if alpha_ns < 0 or slope <= 0:
+        slope = Fraction(sum(size * at for size, at in pairs), sum(size**2 for size in sizes_bytes))
+        alpha_ns = Fraction(0)
+    return Link(round(alpha_ns), max(1, int(_BITS_NS / slope)))
+
+
+def agree_on_link(link: Link, control: dist.ProcessGroup) -> Link:
+    """Return the largest alpha and the smallest bandwidth of all ranks.
+
+    Raises:
+        RuntimeError: a peer is gone.
+    """
+    shared = torch.tensor([link.alpha_ns, -link.bandwidth_bps], dtype=torch.int64)
+    dist.all_reduce(shared, dist.ReduceOp.MAX, control)
+    return Link(int(shared[0]), -int(shared[1]))
