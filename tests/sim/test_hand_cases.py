@@ -238,7 +238,7 @@ def test_detection_keeps_to_the_polls(all_three) -> None:
 
 
 def test_an_agent_sees_a_process_exit_before_the_polls_could(all_three) -> None:
-    # As above: a machine lost at 1 is dead at 15, at 7 at 25. A process that exits is known 2 later.
+    # As above: a machine lost at 1 is dead at 15, at 7 at 25. An exit is known 2 later.
     bare = Profile(iteration_ns=1000)
     operations = Operations(2, heartbeat_ns=3, poll_ns=5, misses=3, exit_ns=2)
     for rows, detected_ns, recoveries in [

@@ -1,0 +1,412 @@
+"""How long an outage takes, part by part: fitted in one setting, predicted in others.
+
+The parts are those of `castor_runtime.launcher.run_result`. What each follows from:
+
+    detection        a lost machine: its lease (`LeaseDetection`), nothing fitted;
+                     else a constant: an agent sees its trainer exit
+    replacement      constant; one for machines that stood by, one for those asked for then
+    planning         constant: two rounds with the store
+    retrieval        constant + one part's bytes over the link where it comes from a peer
+    restart          constant + what DeepSpeed sends around when it builds an engine, over the link
+                     + loading, in proportion to the part (from storage: and to its bandwidth)
+    first_iteration  in proportion to an iteration: nothing is prefetched in it yet
+
+Each constant is the median over the calibrating outages of one kind. A kind is what failed, where
+the slowest part was loaded from, and whether a machine stood by.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from castor_analysis.job_events import whole
+from castor_analysis.recovery_timeline import RecoveryTimeline, read_recoveries
+from castor_policy.events import Event, EventKind
+
+BROADCASTS: Final = 2
+"""Times that `deepspeed.initialize` sends every parameter from rank 0 to all: `_broadcast_model`,
+then `_convert_to_zero_parameters` (DeepSpeed 0.19.8, ZeRO-3, a model built without `zero.Init`)."""
+
+GATHERS: Final = 1
+"""Times that it then gathers every parameter."""
+
+BUILD_OVERHEAD: Final = 1.45
+"""How many times longer this takes than its bytes need at the link's bandwidth: it goes parameter
+by parameter, in a tree whose second step waits for the first. Measured once, on 4 ranks with gloo,
+for 7.4 and 19.4 MB of parameters at 200 and 400 Mbit/s: 1.37 to 1.59. It belongs to DeepSpeed and
+gloo, not to a run: one setting cannot tell it from the constant of the restart."""
+
+RENEWALS: Final = 4
+"""An agent renews its lease that often in a lease's time."""
+
+EXPIRY_S: Final = 0.5
+"""etcd looks for expired leases so often."""
+
+STANDBY, REQUESTED, NOBODY = "standby", "requested", "none"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDetection:
+    """When a lost machine is known, from the failure.
+
+    The lease was renewed last a time before the failure that is uniform in a renewal's period, and
+    etcd finds it expired at a moment that is uniform in its own: the lease less U(0, lease/4) plus
+    U(0, 0.5 s), a trapezium. etcd counts leases in whole seconds, rounded up.
+    """
+
+    lease_s: float
+
+    @property
+    def low_s(self) -> float:
+        """No sooner than this."""
+        return _whole_seconds(self.lease_s) - self.lease_s / RENEWALS
+
+    @property
+    def high_s(self) -> float:
+        """No later than this."""
+        return _whole_seconds(self.lease_s) + EXPIRY_S
+
+    @property
+    def mean_s(self) -> float:
+        """The mean, which is the median too: the distribution is symmetric."""
+        return (self.low_s + self.high_s) / 2
+
+    @property
+    def deviation_s(self) -> float:
+        """The standard deviation."""
+        return math.hypot(self.lease_s / RENEWALS, EXPIRY_S) / math.sqrt(12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutageKind:
+    """What outages are alike.
+
+    Attributes:
+        failure: as it was injected: "rank", "machine", "stop", ...
+        source: the slowest source of any rank: "own_memory", "peer", "storage", "scratch".
+        replacement: STANDBY, REQUESTED, or NOBODY where no machine was replaced.
+    """
+
+    failure: str
+    source: str
+    replacement: str = NOBODY
+
+    def __str__(self) -> str:
+        asked = ", machine asked for" if self.replacement == REQUESTED else ""
+        return f"{self.failure} from {self.source}{asked}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutageSetting:
+    """What the parts of an outage follow from; none of it needs the outage itself.
+
+    Attributes:
+        link_bps: of each machine.
+        storage_bps: of the persistent storage; 0: there is none.
+        ranks: that train.
+        part_bytes: one rank's part of a checkpoint.
+        parameter_bytes: of the whole model, as ranks send them to each other.
+        lease_s: of an agent.
+        iteration_s: one iteration without failures; predicted, where outages are.
+
+    Raises:
+        ValueError: a figure is out of range.
+    """
+
+    link_bps: float
+    storage_bps: float = 0.0
+    ranks: int
+    part_bytes: int
+    parameter_bytes: int
+    lease_s: float
+    iteration_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("link_bps", "ranks", "part_bytes", "parameter_bytes", "lease_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
+        if not 0 < self.iteration_s < float("inf"):
+            raise ValueError(f"iteration_s is {self.iteration_s}; give a time above 0")
+
+    @classmethod
+    def of_run(
+        cls, result: Mapping[str, Any], *, checkpoint_bytes: int, iteration_s: float
+    ) -> OutageSetting:
+        """Return the setting of a run, of which only what was known before it is taken.
+
+        Args:
+            result: what its result.json holds.
+            checkpoint_bytes: what one rank sends with a checkpoint.
+            iteration_s: one iteration without failures.
+
+        Raises:
+            ValueError: it was on no emulated cluster, or kept no replicas.
+        """
+        spec, cluster = result["spec"], result.get("cluster")
+        copies = len(spec["replicas"][0]) - 1
+        if not cluster or not copies:
+            raise ValueError(
+                "a recovery is predicted for a run on an emulated cluster with 2 replicas or more"
+            )
+        ranks = spec["machines"] * spec["ranks_per_machine"]
+        part_bytes = checkpoint_bytes // copies
+        return cls(
+            link_bps=cluster["bandwidth_bps"],
+            storage_bps=cluster["storage_bandwidth_bps"] or 0.0,
+            ranks=ranks,
+            part_bytes=part_bytes,
+            parameter_bytes=part_bytes * ranks // _state_over_parameters(spec["arguments"]),
+            lease_s=spec["lease_s"],
+            iteration_s=iteration_s,
+        )
+
+    def part_s(self) -> float:
+        """Time of one part over the link."""
+        return self.part_bytes * 8 / self.link_bps
+
+    def build_s(self) -> float:
+        """Time for the parameters that travel while the engines are built.
+
+        Rank 0 is the root of a binomial tree: it sends each parameter ceil(log2 ranks) times. In
+        a gathering each rank sends all parts but one.
+        """
+        broadcast = BROADCASTS * (self.ranks - 1).bit_length()
+        gathered = GATHERS * (self.ranks - 1) / self.ranks
+        return BUILD_OVERHEAD * (broadcast + gathered) * self.parameter_bytes * 8 / self.link_bps
+
+    def load_unit(self, source: str) -> float:
+        """What loading is in proportion to."""
+        if source == "storage":
+            if not self.storage_bps > 0:
+                raise ValueError("give the storage's bandwidth: a part was loaded from there")
+            return self.part_bytes / self.storage_bps
+        return float(self.part_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """One outage as it was measured.
+
+    Attributes:
+        run: name of the run's folder.
+        generation: which of the run's: the one that trained on.
+        kind: of it.
+        by_lease: it was known by a lease that expired.
+        seconds: the parts and "total".
+        load_s: checking and loading of the slowest rank, part of the restart.
+    """
+
+    run: str
+    generation: int
+    kind: OutageKind
+    by_lease: bool
+    seconds: Mapping[str, float]
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An outage that is neither fitted nor checked, and why."""
+
+    run: str
+    generation: int
+    why: str
+
+
+def outages(
+    events: Iterable[Event], *, run: str = "", standbys: int = 0
+) -> tuple[list[Outage], list[LeftOut]]:
+    """Return the outages of a real run, and those that tell nothing of one kind.
+
+    Args:
+        events: its merged log.
+        run: its name.
+        standbys: machines that stood by when it began; each serves once.
+
+    Raises:
+        ValueError: it is no real run's log.
+    """
+    found: list[Outage] = []
+    left_out: list[LeftOut] = []
+    used = 0
+    for timeline in read_recoveries(events):
+        recovery = timeline.recovery
+        replaced = [e for e in timeline.events if e.kind == EventKind.REPLACED]
+        used += len(replaced)
+        why = _why_not(timeline)
+        if why:
+            left_out.append(LeftOut(run, recovery.generation, why))
+            continue
+        replacement = NOBODY
+        if replaced:
+            replacement = STANDBY if used <= standbys else REQUESTED
+        (failure,) = {_failure(event) for event in _failures(timeline)}
+        found.append(
+            Outage(
+                run=run,
+                generation=recovery.generation,
+                kind=OutageKind(
+                    failure=failure,
+                    source=slowest_source(recovery.sources.values()),
+                    replacement=replacement,
+                ),
+                by_lease=any(e.fields.get("how") == "lease" for e in timeline.events),
+                seconds={name: value or 0.0 for name, value in recovery.seconds.items()},
+                load_s=_load_s(timeline),
+            )
+        )
+    return found, left_out
+
+
+def slowest_source(sources: Iterable[str]) -> str:
+    """Return the last resort among the sources of all ranks, as the log names them."""
+    used = {source.partition(":")[0] for source in sources}
+    return next((one for one in ("scratch", "storage", "peer") if one in used), "own_memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindFigures:
+    """What was fitted for one kind; seconds, medians over `outages` of them."""
+
+    outages: int
+    by_lease: bool
+    detection_s: float
+    replacement_s: float
+    planning_s: float
+    retrieval_s: float
+    restart_s: float
+    load_s_per_unit: float
+    first_iteration_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryModel:
+    """Constants for each kind of outage, and the setting that they were fitted in."""
+
+    setting: OutageSetting
+    kinds: Mapping[OutageKind, KindFigures]
+    runs: tuple[str, ...]
+
+    def predict(self, kind: OutageKind, setting: OutageSetting) -> dict[str, float]:
+        """Return the parts of an outage of `kind` in `setting` and their "total", in seconds.
+
+        Raises:
+            ValueError: no calibrating run had an outage of this kind.
+        """
+        figures = self.kinds.get(kind)
+        if figures is None:
+            known = "; ".join(sorted(map(str, self.kinds))) or "none"
+            raise ValueError(
+                f"nothing was fitted for {kind} (there is {known}): give a calibrating run in "
+                "which it happens"
+            )
+        lease = LeaseDetection(setting.lease_s)
+        loading_s = figures.load_s_per_unit * setting.load_unit(kind.source)
+        parts = {
+            "detection": lease.mean_s if figures.by_lease else figures.detection_s,
+            "interrupted": 0.0,
+            "replacement": figures.replacement_s,
+            "planning": figures.planning_s,
+            "retrieval": figures.retrieval_s + _travel_s(kind, setting),
+            "restart": figures.restart_s + setting.build_s() + loading_s,
+            "first_iteration": figures.first_iteration_share * setting.iteration_s,
+        }
+        return {**parts, "total": sum(parts.values())}
+
+
+def calibrate(measured: Sequence[Outage], setting: OutageSetting) -> RecoveryModel:
+    """Fit the constants to outages that were measured in one setting.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not measured:
+        raise ValueError("no outage to calibrate with: give a run in which something failed")
+    by_kind: dict[OutageKind, list[Outage]] = {}
+    for outage in measured:
+        by_kind.setdefault(outage.kind, []).append(outage)
+    kinds = {kind: _fitted(kind, alike, setting) for kind, alike in by_kind.items()}
+    return RecoveryModel(setting, kinds, tuple(sorted({outage.run for outage in measured})))
+
+
+def _fitted(kind: OutageKind, alike: Sequence[Outage], setting: OutageSetting) -> KindFigures:
+    def median(part: str, less_s: float = 0.0) -> float:
+        # A part that is shorter than what travels in it leaves nothing for the constant.
+        return max(0.0, statistics.median(one.seconds[part] for one in alike) - less_s)
+
+    load_s = statistics.median(one.load_s for one in alike)
+    return KindFigures(
+        outages=len(alike),
+        by_lease=alike[0].by_lease,
+        detection_s=median("detection"),
+        replacement_s=median("replacement"),
+        planning_s=median("planning"),
+        retrieval_s=median("retrieval", _travel_s(kind, setting)),
+        restart_s=median("restart", setting.build_s() + load_s),
+        load_s_per_unit=load_s / setting.load_unit(kind.source),
+        first_iteration_share=median("first_iteration") / setting.iteration_s,
+    )
+
+
+def _travel_s(kind: OutageKind, setting: OutageSetting) -> float:
+    """Return how long the own part of a replaced machine is on its way: it goes before others'."""
+    return setting.part_s() if kind.source == "peer" else 0.0
+
+
+def _why_not(timeline: RecoveryTimeline) -> str:
+    recovery = timeline.recovery
+    if recovery.seconds["total"] is None:
+        return "training did not go on"
+    failures = _failures(timeline)
+    if not failures:
+        return "nothing was injected: when it failed is unknown"
+    if recovery.seconds["interrupted"]:
+        return "another failure came before training went on"
+    if len({_failure(event) for event in failures}) > 1:
+        return "failures of several kinds at once"
+    return ""
+
+
+def _failures(timeline: RecoveryTimeline) -> list[Event]:
+    """Return what was injected up to the detection."""
+    known_ns = timeline.start_ns + round((timeline.recovery.seconds["detection"] or 0.0) * 1e9)
+    return [
+        event
+        for event in timeline.events
+        if event.kind == EventKind.FAILURE
+        and event.time_ns <= known_ns
+        and whole(event, "machine") in timeline.recovery.machines
+    ]
+
+
+def _failure(event: Event) -> str:
+    return str(event.fields.get("target", "")).partition(":")[0]
+
+
+def _load_s(timeline: RecoveryTimeline) -> float:
+    def loading_s(event: Event) -> float:
+        values: list[Any] = [event.fields.get(n) for n in ("verify", "restore", "storage")]
+        return sum(float(value) for value in values if isinstance(value, int | float))
+
+    last = timeline.recovery.generation
+    resumed = [
+        event
+        for event in timeline.events
+        if event.kind == EventKind.RESUMED and whole(event, "generation") == last
+    ]
+    return max(map(loading_s, resumed), default=0.0)
+
+
+def _state_over_parameters(arguments: Sequence[str]) -> int:
+    """Return bytes of state a byte of parameters: Adam has 12 for a parameter of 4 or 2 bytes."""
+    words = " ".join(arguments).replace("=", " ").split()
+    half = any(word in ("bf16", "fp16") for word in words)
+    return 6 if half else 3
+
+
+def _whole_seconds(lease_s: float) -> float:
+    return float(math.ceil(lease_s))
