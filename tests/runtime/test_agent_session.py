@@ -195,12 +195,12 @@ def test_a_report_is_written_once_unless_something_else_comes_after_it(etcd: Emb
             assert one.seen[0] == RootChanged("")
             key = agents_prefix(one.job.job) + one.name
             first = await one.store.get_prefix(key)
-            # Said faster than a watch shows what was written: the watch then shows older reports.
-            for iteration in range(1, 41):
-                one.report(iteration=iteration)
-                await asyncio.sleep(0.002)
-            newest = one.report(iteration=99)
-            await one.until(lambda: newest in one.session.view.reports(), "its own report")
+            # Said faster than a watch shows what was written: the watch then shows an older report.
+            for iteration in range(40):
+                one.report(iteration=iteration, state="loading")
+                await asyncio.sleep(0)
+                newest = one.report(iteration=iteration, state="running")
+                await other.until(lambda r=newest: r in other.session.view.reports(), "the report")
             shown = [e.report for e in other.seen if isinstance(e, ReportChanged)]
             assert all(a != b for a, b in itertools.pairwise(shown))
             since = (await one.store.get_prefix(key))[1]
