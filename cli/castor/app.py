@@ -12,6 +12,7 @@ from rich.console import Console
 
 from castor.commands.advise import advise
 from castor.commands.agent import agent
+from castor.commands.calibrate import calibrate
 from castor.commands.cluster import cluster_app
 from castor.commands.demo import demo
 from castor.commands.explore import explore
@@ -60,6 +61,7 @@ def root(
 app.command()(simulate)
 app.command()(sweep)
 app.command()(iterate)
+app.command()(calibrate)
 app.command()(schedule)
 app.command()(advise)
 app.command()(demo)

@@ -1,0 +1,255 @@
+"""Calibrate the iteration simulator: from measured runs of one setting to a profile.
+
+Few parameters come from a run: the steps of its main thread, the links' alpha and B, what a
+collective costs by its bytes, and what a checkpoint costs beside its transfers. All else that a
+prediction says is simulated.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from castor_analysis.calibration_fit import CollectivesFit, busy_periods, fit_collectives
+from castor_analysis.calibration_runs import (
+    CalibrationRun,
+    Timeline,
+    read_calibration_run,
+    typical_timeline,
+)
+from castor_analysis.compare.settings import NONE, model_names
+from castor_configs.errors import InputError
+from castor_configs.quantities import format_bps
+from castor_runtime.launcher.run_folder import RunFolder
+from castor_sim.iteration.engine import run_iteration
+from castor_sim.iteration.measured import FORMAT, MeasuredProfile
+from castor_sim.iteration.measured_steps import Compute, Issue, Step, Wait, step_line
+
+_NS_PER_S: Final = 1e9
+_JITTER_MAX: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """A profile, and how well it says what was measured.
+
+    Attributes:
+        profile: for the simulator.
+        fit: of the collectives.
+        runs: names of the folders it was fitted on.
+        iteration_s: (measured, simulated) time of an iteration without checkpoints; the first is
+            None where no run was without them.
+        iterations: how many were measured.
+        stated: parameters that no run says, with the reason of their value.
+    """
+
+    profile: MeasuredProfile
+    fit: CollectivesFit
+    runs: tuple[str, ...]
+    iteration_s: tuple[float | None, float]
+    iterations: int
+    stated: Mapping[str, str]
+
+
+def calibrate(folders: Sequence[RunFolder]) -> Calibration:
+    """Return the profile of runs that were made in one setting.
+
+    The iteration comes from runs without checkpoints (scheme "none") where there are any; what a
+    checkpoint costs beside its transfers comes from runs with them. So a run of each may be given,
+    which differ in the scheme alone.
+
+    Args:
+        folders: of the runs; several are repetitions.
+
+    Raises:
+        InputError: a folder holds no such run, or the runs were made in different settings.
+    """
+    if not folders:
+        raise InputError("expected one run or more", key="RUN")
+    runs = [read_calibration_run(folder) for folder in folders]
+    _check_alike(runs)
+    plain = [run for run in runs if not run.takes_checkpoints] or runs
+    try:
+        timeline = typical_timeline([one for run in plain for one in run.timelines])
+    except ValueError as error:
+        raise InputError(
+            f"the runs did not do the same: {error}", file=plain[0].folder.events_file
+        ) from error
+    setting = plain[0].setting
+    links = [run.link for run in runs if run.link is not None]
+    if not links:
+        raise InputError(
+            "says nothing of the links (no link_measured): train with this version of Castor",
+            file=runs[0].folder.events_file,
+        )
+    bandwidth_bps = round(statistics.median(link.bandwidth_bps for link in links))
+    periods = [
+        period
+        for run in plain
+        for period in busy_periods(typical_timeline(run.timelines).collectives)
+    ]
+    fit = fit_collectives(periods, bandwidth_bps, setting.nodes * setting.ranks_per_node)
+    steps = steps_of(timeline)
+    stated: dict[str, str] = {}
+    copy_link = next((run.copy_link for run in runs if run.copy_link is not None), None)
+    captures_s = [second for run in runs for second in run.captures_s]
+    commits_s = [second for run in runs for second in run.commits_s]
+    figures: dict[str, Any] = {
+        "format": FORMAT,
+        "name": _name(plain[0]),
+        "source": "; ".join(f"{run.folder.path.name} (result.json)" for run in runs),
+        "compute": plain[0].compute,
+        "machines": setting.nodes,
+        "gpus": setting.ranks_per_node,
+        "replicas": setting.replicas,
+        "shard": _shard_bytes(runs),
+        "link": setting.link_bps or "",
+        "update": _seconds(timeline.update_ns),
+        "jitter": jitter_of(timeline.deviation, steps),
+        "capture": _seconds(_typical_ns(captures_s, "capture", stated)),
+        "commit": _seconds(_typical_ns(commits_s, "commit", stated)),
+        "network": {
+            "alpha": _seconds(round(statistics.median(link.alpha_ns for link in links))),
+            "bandwidth": bandwidth_bps,
+        },
+        "collectives": {
+            "alpha": _seconds(fit.alpha_ns),
+            "wire_share": {name: one.wire_share for name, one in sorted(fit.operations.items())},
+        },
+        "steps": [step_line(step) for step in steps],
+    }
+    if copy_link is not None:
+        # What is copied while the main thread hands over is no capture: it has a hop of its own.
+        figures["capture"] = "0s"
+        figures["copy"] = {
+            "alpha": _seconds(copy_link.alpha_ns),
+            "bandwidth": copy_link.bandwidth_bps,
+        }
+    profile = MeasuredProfile.model_validate(figures)
+    took = [second for run in plain if not run.takes_checkpoints for second in run.iterations_s]
+    return Calibration(
+        profile=profile,
+        fit=fit,
+        runs=tuple(run.folder.path.name for run in runs),
+        iteration_s=(
+            statistics.median(took) if took else None,
+            run_iteration(profile.tasks()).end_ns / _NS_PER_S,
+        ),
+        iterations=len(took),
+        stated=stated,
+    )
+
+
+def steps_of(timeline: Timeline) -> list[Step]:
+    """Return what the main thread did, so that the simulator runs it in the measured time.
+
+    A collective takes the time from when the network was free for it; the thread computes from
+    the end of what it last waited for to the next thing that it did.
+    """
+    moments: list[tuple[int, int, int]] = []
+    issued_ns = 0
+    for number, one in enumerate(timeline.collectives):
+        # Medians of their own may swap two events that come close together.
+        issued_ns = max(issued_ns, one.issued_ns)
+        moments.append((issued_ns, 0, number))
+        if one.waited_ns >= 0:
+            moments.append((max(issued_ns, one.waited_ns), 1, number))
+    steps: list[Step] = []
+    now_ns = free_ns = 0  # what the simulator's thread and network will have come to
+    ends_ns: dict[int, int] = {}
+
+    def compute_until(moment_ns: int) -> None:
+        nonlocal now_ns
+        if moment_ns > now_ns:
+            steps.append(Compute(moment_ns - now_ns))
+            now_ns = moment_ns
+
+    for moment_ns, is_wait, number in sorted(moments):
+        if moment_ns >= timeline.before_update_ns:
+            break  # belongs to the update
+        compute_until(moment_ns)
+        if is_wait:
+            steps.append(Wait(number))
+            now_ns = max(now_ns, ends_ns[number])
+            continue
+        one = timeline.collectives[number]
+        ended_ns = min(one.ended_ns, one.resumed_ns) if one.resumed_ns >= 0 else one.ended_ns
+        start_ns = max(now_ns, free_ns)
+        duration_ns = max(0, ended_ns - start_ns)
+        free_ns = ends_ns[number] = start_ns + duration_ns
+        steps.append(Issue(one.operation, one.size_bytes, duration_ns))
+    compute_until(timeline.before_update_ns)
+    return steps
+
+
+def jitter_of(deviation: float, steps: Sequence[Step]) -> float:
+    """Return each computation's deviation, of which all together have `deviation`.
+
+    The simulator draws every computation for itself, so that a sum of many varies less than each:
+    by the root of the sum of their squares over their sum.
+    """
+    durations = [step.duration_ns for step in steps if isinstance(step, Compute)]
+    root = math.sqrt(sum(duration**2 for duration in durations))
+    if root == 0:
+        return 0.0
+    return round(min(_JITTER_MAX, deviation * sum(durations) / root), 6)
+
+
+def _check_alike(runs: Sequence[CalibrationRun]) -> None:
+    """Refuse runs of different settings; the scheme and what only a scheme has may differ."""
+    first = asdict(_without_scheme(runs[0]))
+    for run in runs[1:]:
+        for key, value in asdict(_without_scheme(run)).items():
+            if value != first[key]:
+                raise InputError(
+                    f"has {key} {_shown(value)}, and {runs[0].folder.path.name} has "
+                    f"{_shown(first[key])}: give repetitions of one setting",
+                    file=run.folder.path,
+                )
+        if run.compute != runs[0].compute:
+            raise InputError(
+                f"computed {run.compute}, and {runs[0].folder.path.name} {runs[0].compute}: give "
+                "repetitions of one setting",
+                file=run.folder.path,
+            )
+
+
+def _without_scheme(run: CalibrationRun) -> Any:
+    return replace(run.setting, scheme=NONE, mu=1.0, buffer_bytes=0, parts=1, paced_copy_bps=0)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(" ".join(pair) for pair in value) or "nothing"
+    return str(value)
+
+
+def _name(run: CalibrationRun) -> str:
+    setting = run.setting
+    at = f", {format_bps(setting.link_bps)}" if setting.link_bps else ""
+    model = model_names([setting])[setting.model]
+    return f"{model} on {setting.nodes} machines{at}"[:100]
+
+
+def _shard_bytes(runs: Sequence[CalibrationRun]) -> int:
+    found = max(run.shard_bytes for run in runs)
+    if found == 0:
+        raise InputError(
+            "does not say how much of a checkpoint travels: give a run with a scheme too",
+            file=runs[0].folder.events_file,
+        )
+    return found
+
+
+def _typical_ns(seconds: Sequence[float], what: str, stated: dict[str, str]) -> int:
+    if not seconds:
+        stated[what] = "0: no run given has a checkpoint that followed a schedule"
+        return 0
+    return max(0, round(statistics.median(seconds) * _NS_PER_S))
+
+
+def _seconds(duration_ns: int) -> str:
+    return f"{duration_ns}ns"
