@@ -7,6 +7,8 @@ The lines that Castor needs are the four with `checkpointer`. Text is read as by
 takes another one, --dataset wikipedia one from Hugging Face. --model takes any gpt2, bert or
 roberta model of configs/models, and the options below it make that model smaller.
 --paced-layer-ms X waits instead of computing the layers: for measurements without a GPU.
+--bucket PARAMETERS of about one layer has DeepSpeed gather and reduce layer by layer, as it does
+with large models; tiny ones otherwise travel as a whole.
 """
 
 from __future__ import annotations
@@ -52,6 +54,12 @@ def arguments() -> argparse.Namespace:
         help="do not compute a layer but wait X ms forward, twice that backward: processors "
         "stay as free as beside a GPU. Results say that compute was paced.",
     )
+    parser.add_argument(
+        "--bucket",
+        type=int,
+        metavar="PARAMETERS",
+        help="most that DeepSpeed prefetches, keeps and reduces at a time: about a layer's",
+    )
     return parser.parse_args()
 
 
@@ -69,11 +77,19 @@ def model_shape(options: argparse.Namespace) -> Model:
 
 
 def deepspeed_configuration(options: argparse.Namespace) -> dict[str, object]:
+    stage3: dict[str, object] = {"stage": 3, "stage3_param_persistence_threshold": 256}
+    if options.bucket is not None:
+        stage3 |= {
+            "stage3_prefetch_bucket_size": options.bucket,
+            "stage3_max_live_parameters": 2 * options.bucket,  # that in use and the next
+            "stage3_max_reuse_distance": options.bucket,  # so backward gathers anew
+            "reduce_bucket_size": options.bucket,
+        }
     return {
         "train_micro_batch_size_per_gpu": options.batch,
         "gradient_accumulation_steps": options.accumulate,
         "gradient_clipping": 1.0,
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 256},
+        "zero_optimization": stage3,
         "bf16": {"enabled": options.dtype == "bf16"},
         "fp16": {"enabled": options.dtype == "fp16", "initial_scale_power": 12},
         "steps_per_print": 1 << 30,

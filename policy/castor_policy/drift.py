@@ -50,8 +50,8 @@ def has_drifted(
         return True
     if not alike:
         return False
-    moved_ns = sum(
+    moved_ns: int = sum(
         abs(statistics.median_low(column) - scheduled_ns)
         for scheduled_ns, column in zip(scheduled_spans_ns, zip(*alike, strict=True), strict=True)
     )
-    return moved_ns > max(floor_ns, threshold * sum(scheduled_spans_ns))
+    return moved_ns > floor_ns and moved_ns > threshold * sum(scheduled_spans_ns)
