@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,18 @@ def test_an_interrupted_run_leaves_nothing(start: Any, number: signal.Signals) -
     assert trial.code == 128 + number, trial.output
     assert trial.result["outcome"] == "interrupted"
     assert trial.processes_left == trial.memory_left == ()
+
+
+def test_whoever_watches_a_run_sees_its_result(start: Any) -> None:
+    run = start(iterations=30)
+    run.wait_until(lambda: run.iteration() >= 1, "training")
+    code = "from castor.app import main; main()"
+    watching = [sys.executable, "-c", code, "status", "--watch", "--json", "--run", str(run.folder)]
+    watched = subprocess.run(watching, capture_output=True, text=True, timeout=120, check=True)
+    trial = run.wait(60)
+    last = json.loads(watched.stdout.splitlines()[-1])
+    assert last == trial.result
+    assert (last["outcome"], last["iterations"]) == ("finished", 30)
 
 
 def test_what_a_killed_run_leaves_is_cleaned_by_the_next(start: Any) -> None:

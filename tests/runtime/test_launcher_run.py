@@ -25,10 +25,13 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
+from castor_policy.agents.documents import Phase, Plan
 from castor_policy.events import EventKind, parse_line
 from castor_policy.store import Delete, Put, Txn
 from castor_runtime.launcher.control import ask
+from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.result_file import Outcome, write_result
+from castor_runtime.launcher.status import status_document
 from castor_runtime.launcher.train_options import TrainOptions, faults, job_spec
 from castor_runtime.launcher.training_run import TrainingRun
 from castor_runtime.processes import descendants
@@ -295,6 +298,16 @@ def test_a_run_lives_through_its_faults_and_is_summed_up(tmp_path: Path) -> None
     assert result["recoveries"]
     assert result["seeds"] == {"--seed": "7"}
     assert result["versions"]["torch"] != "not installed"
+
+
+def test_the_last_iteration_is_known_when_no_agent_is_left(tmp_path: Path) -> None:
+    run = Run(tmp_path, "5")
+    assert run.to_the_end().outcome == "finished"
+    plan = Plan(1, 1, Phase.FINISHED, ("node-0", "node-1"), ("node-0", "node-1"))
+    view = JobView(run.job, spec=run.run.spec, plan=plan)
+    document = status_document(view, run.run.folder)
+    assert (document["phase"], document["iteration"]) == ("finished", 5)
+    assert status_document(view, None)["iteration"] == 0
 
 
 def test_a_failed_run_says_why(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from rich.text import Text
 from castor_configs.errors import InputError
 
 WATCH_EVERY_S = 1.0
+SILENT_READS = 5
+"""So often in a row a run's store may not answer: its own one goes before its result comes."""
 
 
 def status(
@@ -44,7 +46,7 @@ def status(
     if store is None or job is None:
         folder = RunFolder(run) if run is not None else newest_run()
         document = folder.run()
-        if folder.result_file.exists() and not folder.is_live():
+        if _has_ended(folder):
             _print_ended(folder, as_json)
             return
         store, job = str(document["store"]), str(document["job"])
@@ -62,15 +64,30 @@ def _watch(store: str, job: str, folder: Any, as_json: bool) -> None:
         live = None
         if not as_json and console.is_terminal:
             live = stack.enter_context(Live(console=console, auto_refresh=False))
-        while True:
-            document = _document(store, job, folder)
-            if live is not None:
-                live.update(_shown(document), refresh=True)
+        silent = 0
+        while folder is None or not _has_ended(folder):
+            try:
+                document = _document(store, job, folder)
+            except InputError:
+                silent += 1
+                if folder is None or silent > SILENT_READS:
+                    raise
             else:
-                _print(document, as_json)
-            if document["phase"] in ("finished", "failed"):
-                return
+                silent = 0
+                if live is not None:
+                    live.update(_shown(document), refresh=True)
+                else:
+                    _print(document, as_json)
+                # While its launcher lives, its result is still to come.
+                over = document["phase"] in ("finished", "failed")
+                if over and (folder is None or not folder.is_live()):
+                    return
             time.sleep(WATCH_EVERY_S)
+    _print_ended(folder, as_json)
+
+
+def _has_ended(folder: Any) -> bool:
+    return bool(folder.result_file.exists() and not folder.is_live())
 
 
 def _document(url: str, job: str, folder: Any) -> dict[str, Any]:

@@ -74,8 +74,7 @@ def write_result(
     Raises:
         ValueError: the agents disagree on the final state.
     """
-    logs = [folder.agent(name) / "events.jsonl" for name in folder.agent_names()]
-    events = merge([folder.launcher_events, *logs])
+    events = merge(folder.event_logs())
     with replacing(folder.events_file) as part, part.open("w", encoding="utf-8") as file:
         file.writelines(event.to_line() + "\n" for event in events)
     finals = []

@@ -109,6 +109,13 @@ class RunFolder:
         """The launcher's own events."""
         return self.path / "launcher.jsonl"
 
+    def event_logs(self) -> list[Path]:
+        """Return the logs of the launcher and of all agents, which `merge` makes one of."""
+        return [
+            self.launcher_events,
+            *(self.agent(name) / "events.jsonl" for name in self.agent_names()),
+        ]
+
     @property
     def secret_file(self) -> Path:
         """The job's secret."""

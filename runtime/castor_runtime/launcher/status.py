@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, State
+from castor_policy.events import Event
 from castor_runtime.arena.errors import ArenaError
 from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder
-from castor_runtime.launcher.run_result import recoveries
+from castor_runtime.launcher.run_result import last_iteration, recoveries
 
 
 def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
@@ -40,6 +41,11 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
         machine["iteration"] = max(machine["iteration"], shard["complete"])
     standbys = sorted(set(view.reports) - set(agents))
     over = plan is not None and plan.phase in (Phase.FINISHED, Phase.FAILED)
+    events = None if folder is None else merge(folder.event_logs())
+    iteration = max((machine["iteration"] for machine in machines), default=0)
+    if over:
+        # The agents have gone, and their reports and memory with them.
+        iteration = max(iteration, last_iteration(events or ()))
     return {
         "job": spec.job,
         "phase": "starting" if plan is None else str(plan.phase),
@@ -47,14 +53,14 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
         "reason": "" if plan is None else plan.reason,
         "root": view.root,
         "term": view.term,
-        "iteration": max((machine["iteration"] for machine in machines), default=0),
+        "iteration": iteration,
         "complete_iteration": min((shard["complete"] for shard in shards), default=0),
         "degraded": not over and not all(machine["redundant"] for machine in machines),
         "machines": machines,
         "standbys": [_machine(None, n, view.reports[n], records.get(n)) for n in standbys],
         "shards": shards,
         "persistent": sorted({i for report in view.reports.values() for i in report.persistent}),
-        "recoveries": _recoveries(view, folder),
+        "recoveries": _recoveries(view, events),
     }
 
 
@@ -112,10 +118,9 @@ def _newest_whole(
     return max(common or (), default=0)
 
 
-def _recoveries(view: JobView, folder: RunFolder | None) -> list[dict[str, Any]]:
+def _recoveries(view: JobView, events: Sequence[Event] | None) -> list[dict[str, Any]]:
     """Return the recoveries so far; from the store alone only how many there were is known."""
-    if folder is not None:
-        logs = [folder.agent(name) / "events.jsonl" for name in folder.agent_names()]
-        return [one.to_json() for one in recoveries(merge([folder.launcher_events, *logs]))]
+    if events is not None:
+        return [one.to_json() for one in recoveries(events)]
     last = 1 if view.plan is None else view.plan.generation
     return [{"generation": generation} for generation in range(2, last + 1)]
