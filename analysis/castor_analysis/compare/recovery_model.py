@@ -11,21 +11,18 @@ The parts are those of `castor_runtime.launcher.run_result`. What each follows f
                      + loading, in proportion to the part (from storage: and to its bandwidth)
     first_iteration  in proportion to an iteration: nothing is prefetched in it yet
 
-Each constant is the median over the calibrating outages of one kind. A kind is what failed, where
-the slowest part was loaded from, and whether a machine stood by.
+Each constant is the median over the calibrating outages of one kind.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from castor_analysis.job_events import whole
-from castor_analysis.recovery_timeline import RecoveryTimeline, read_recoveries
-from castor_policy.events import Event, EventKind
+from castor_analysis.compare.outages import Outage, OutageKind
 
 BROADCASTS: Final = 2
 """Times that `deepspeed.initialize` sends every parameter from rank 0 to all: `_broadcast_model`,
@@ -46,8 +43,6 @@ RENEWALS: Final = 4
 EXPIRY_S: Final = 0.5
 """etcd looks for expired leases so often."""
 
-STANDBY, REQUESTED, NOBODY = "standby", "requested", "none"
-
 
 @dataclass(frozen=True, slots=True)
 class LeaseDetection:
@@ -61,14 +56,24 @@ class LeaseDetection:
     lease_s: float
 
     @property
+    def whole_s(self) -> float:
+        """What etcd makes of the lease."""
+        return float(math.ceil(self.lease_s))
+
+    @property
+    def expiry_s(self) -> float:
+        """How often etcd looks."""
+        return EXPIRY_S
+
+    @property
     def low_s(self) -> float:
         """No sooner than this."""
-        return _whole_seconds(self.lease_s) - self.lease_s / RENEWALS
+        return self.whole_s - self.lease_s / RENEWALS
 
     @property
     def high_s(self) -> float:
         """No later than this."""
-        return _whole_seconds(self.lease_s) + EXPIRY_S
+        return self.whole_s + EXPIRY_S
 
     @property
     def mean_s(self) -> float:
@@ -79,25 +84,6 @@ class LeaseDetection:
     def deviation_s(self) -> float:
         """The standard deviation."""
         return math.hypot(self.lease_s / RENEWALS, EXPIRY_S) / math.sqrt(12)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutageKind:
-    """What outages are alike.
-
-    Attributes:
-        failure: as it was injected: "rank", "machine", "stop", ...
-        source: the slowest source of any rank: "own_memory", "peer", "storage", "scratch".
-        replacement: STANDBY, REQUESTED, or NOBODY where no machine was replaced.
-    """
-
-    failure: str
-    source: str
-    replacement: str = NOBODY
-
-    def __str__(self) -> str:
-        asked = ", machine asked for" if self.replacement == REQUESTED else ""
-        return f"{self.failure} from {self.source}{asked}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,87 +171,6 @@ class OutageSetting:
                 raise ValueError("give the storage's bandwidth: a part was loaded from there")
             return self.part_bytes / self.storage_bps
         return float(self.part_bytes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outage:
-    """One outage as it was measured.
-
-    Attributes:
-        run: name of the run's folder.
-        generation: which of the run's: the one that trained on.
-        kind: of it.
-        by_lease: it was known by a lease that expired.
-        seconds: the parts and "total".
-        load_s: checking and loading of the slowest rank, part of the restart.
-    """
-
-    run: str
-    generation: int
-    kind: OutageKind
-    by_lease: bool
-    seconds: Mapping[str, float]
-    load_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """An outage that is neither fitted nor checked, and why."""
-
-    run: str
-    generation: int
-    why: str
-
-
-def outages(
-    events: Iterable[Event], *, run: str = "", standbys: int = 0
-) -> tuple[list[Outage], list[LeftOut]]:
-    """Return the outages of a real run, and those that tell nothing of one kind.
-
-    Args:
-        events: its merged log.
-        run: its name.
-        standbys: machines that stood by when it began; each serves once.
-
-    Raises:
-        ValueError: it is no real run's log.
-    """
-    found: list[Outage] = []
-    left_out: list[LeftOut] = []
-    used = 0
-    for timeline in read_recoveries(events):
-        recovery = timeline.recovery
-        replaced = [e for e in timeline.events if e.kind == EventKind.REPLACED]
-        used += len(replaced)
-        why = _why_not(timeline)
-        if why:
-            left_out.append(LeftOut(run, recovery.generation, why))
-            continue
-        replacement = NOBODY
-        if replaced:
-            replacement = STANDBY if used <= standbys else REQUESTED
-        (failure,) = {_failure(event) for event in _failures(timeline)}
-        found.append(
-            Outage(
-                run=run,
-                generation=recovery.generation,
-                kind=OutageKind(
-                    failure=failure,
-                    source=slowest_source(recovery.sources.values()),
-                    replacement=replacement,
-                ),
-                by_lease=any(e.fields.get("how") == "lease" for e in timeline.events),
-                seconds={name: value or 0.0 for name, value in recovery.seconds.items()},
-                load_s=_load_s(timeline),
-            )
-        )
-    return found, left_out
-
-
-def slowest_source(sources: Iterable[str]) -> str:
-    """Return the last resort among the sources of all ranks, as the log names them."""
-    used = {source.partition(":")[0] for source in sources}
-    return next((one for one in ("scratch", "storage", "peer") if one in used), "own_memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,56 +262,8 @@ def _travel_s(kind: OutageKind, setting: OutageSetting) -> float:
     return setting.part_s() if kind.source == "peer" else 0.0
 
 
-def _why_not(timeline: RecoveryTimeline) -> str:
-    recovery = timeline.recovery
-    if recovery.seconds["total"] is None:
-        return "training did not go on"
-    failures = _failures(timeline)
-    if not failures:
-        return "nothing was injected: when it failed is unknown"
-    if recovery.seconds["interrupted"]:
-        return "another failure came before training went on"
-    if len({_failure(event) for event in failures}) > 1:
-        return "failures of several kinds at once"
-    return ""
-
-
-def _failures(timeline: RecoveryTimeline) -> list[Event]:
-    """Return what was injected up to the detection."""
-    known_ns = timeline.start_ns + round((timeline.recovery.seconds["detection"] or 0.0) * 1e9)
-    return [
-        event
-        for event in timeline.events
-        if event.kind == EventKind.FAILURE
-        and event.time_ns <= known_ns
-        and whole(event, "machine") in timeline.recovery.machines
-    ]
-
-
-def _failure(event: Event) -> str:
-    return str(event.fields.get("target", "")).partition(":")[0]
-
-
-def _load_s(timeline: RecoveryTimeline) -> float:
-    def loading_s(event: Event) -> float:
-        values: list[Any] = [event.fields.get(n) for n in ("verify", "restore", "storage")]
-        return sum(float(value) for value in values if isinstance(value, int | float))
-
-    last = timeline.recovery.generation
-    resumed = [
-        event
-        for event in timeline.events
-        if event.kind == EventKind.RESUMED and whole(event, "generation") == last
-    ]
-    return max(map(loading_s, resumed), default=0.0)
-
-
 def _state_over_parameters(arguments: Sequence[str]) -> int:
     """Return bytes of state a byte of parameters: Adam has 12 for a parameter of 4 or 2 bytes."""
     words = " ".join(arguments).replace("=", " ").split()
     half = any(word in ("bf16", "fp16") for word in words)
     return 6 if half else 3
-
-
-def _whole_seconds(lease_s: float) -> float:
-    return float(math.ceil(lease_s))

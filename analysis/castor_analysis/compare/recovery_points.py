@@ -20,15 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from castor_analysis.compare.outages import REQUESTED, LeftOut, Outage, OutageKind
 from castor_analysis.compare.points import Point, S, SettingValue, point_of_samples
-from castor_analysis.compare.recovery_model import (
-    REQUESTED,
-    LeftOut,
-    Outage,
-    OutageKind,
-    OutageSetting,
-    RecoveryModel,
-)
+from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel
 from castor_configs.quantities import format_seconds
 from castor_runtime.launcher.run_result import PARTS
 

@@ -1,0 +1,317 @@
+"""A real run's own failures, replayed in the cluster simulator: time ratio and iterations lost.
+
+Taken from the run: when what failed, and when it began and ended. All else is predicted: the
+iteration, the checkpoint, and the parts of a recovery by its kind. Both sides count alike, from the
+end of the first iteration, which is a replayed trace's time 0, to the end of the last:
+
+    effective training time ratio = iterations finished x time of one without failures / wall time
+    iterations lost = iterations that had ended and were done again
+
+For what was measured, the time of one iteration is the median over those of the run that neither
+follow a recovery nor were done while one was under way.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from castor_analysis.compare.outages import NOBODY, REQUESTED, STANDBY, OutageKind
+from castor_analysis.compare.points import ITERATIONS, SHARE, Point, SettingValue, quantile
+from castor_analysis.compare.recovery_model import LeaseDetection, OutageSetting, RecoveryModel
+from castor_analysis.job_events import whole
+from castor_policy.events import Event, EventKind
+from castor_runtime.launcher.run_result import recoveries
+from castor_sim.exact_engine import ExactEngine
+from castor_sim.profile import Profile, check_profile
+from castor_sim.strikes import Strikes
+from castor_sim.tally import Operations, Tally
+
+_NS_PER_S: Final = 1_000_000_000
+
+_ROUND_TRIP_NS: Final = 3_000_000
+"""Of a renewal: the period is a quarter of the lease and this, so that it drifts along etcd's."""
+
+RANK: Final = OutageKind(failure="rank", source="own_memory")
+MACHINE: Final = OutageKind(failure="machine", source="peer", replacement=STANDBY)
+MACHINE_ASKED: Final = OutageKind(failure="machine", source="peer", replacement=REQUESTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """One failure: `time_ns` after the end of the first iteration; `hardware`: a lost machine."""
+
+    time_ns: int
+    machine: int
+    hardware: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What a run with failures was, and what it came to.
+
+    Attributes:
+        blows: its failures, by time.
+        wall_ns: from the end of the first iteration to the end of the last.
+        iterations: that were finished meanwhile, each counted once.
+        iteration_samples_s: the iterations that no failure touched, rank 0's.
+        iterations_lost: that were done again.
+    """
+
+    blows: tuple[Blow, ...]
+    wall_ns: int
+    iterations: int
+    iteration_samples_s: tuple[float, ...]
+    iterations_lost: int
+
+    @property
+    def ettr(self) -> float:
+        """The measured effective training time ratio."""
+        return self.ettr_at(statistics.median(self.iteration_samples_s))
+
+    def ettr_at(self, iteration_s: float) -> float:
+        """Return the ratio that the run has if one iteration takes so long without failures."""
+        return self.iterations * iteration_s * _NS_PER_S / self.wall_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EttrPrediction:
+    """What the simulator makes of the same failures.
+
+    Attributes:
+        ettr: useful over wall time.
+        iterations_lost: as `Replay` counts them.
+        tally: where the time went.
+    """
+
+    ettr: float
+    iterations_lost: int
+    tally: Tally
+
+
+def read_replay(events: Iterable[Event]) -> Replay:
+    """Read a run with failures.
+
+    Args:
+        events: its merged log.
+
+    Raises:
+        ValueError: it has no two iterations, or a failure that the simulator does not know.
+    """
+    log = sorted(events, key=lambda event: event.time_ns)
+    ended = [e for e in log if e.kind == EventKind.ITERATION_ENDED and whole(e, "rank") == 0]
+    if len(ended) < 2:
+        raise ValueError("fewer than two iterations ended: there is no wall time to speak of")
+    start_ns, end_ns = ended[0].time_ns, ended[-1].time_ns
+    blows = tuple(
+        _blow(event, start_ns)
+        for event in log
+        if event.kind == EventKind.FAILURE and start_ns <= event.time_ns < end_ns
+    )
+    first = whole(ended[0], "iteration")
+    lost = (recovery.iterations_lost for recovery in recoveries(log))
+    return Replay(
+        blows=blows,
+        wall_ns=end_ns - start_ns,
+        iterations=max(whole(event, "iteration") for event in ended) - first,
+        iteration_samples_s=_untouched(ended),
+        iterations_lost=sum(one or 0 for one in lost),
+    )
+
+
+def predict_ettr(
+    replay: Replay,
+    model: RecoveryModel,
+    setting: OutageSetting,
+    *,
+    replicas: Sequence[Sequence[int]],
+    checkpoint_s: float,
+    standbys: int = 0,
+) -> EttrPrediction:
+    """Replay a run's failures in the exact engine, a checkpoint every iteration.
+
+    There is no persistent storage: where both holders of a shard are lost, training starts anew.
+
+    Args:
+        replay: whose failures; nothing else of it is looked at but its length.
+        model: of the recoveries, fitted on other runs.
+        setting: of this run, its iteration time a predicted one.
+        replicas: for each machine, the machines that hold its shard, itself first.
+        checkpoint_s: from the end of an iteration until its checkpoint is whole, predicted.
+        standbys: machines that stood by when it began; each serves once.
+
+    Raises:
+        ValueError: the model does not know a recovery that the failures call for.
+    """
+    recovery = _Recovery.of(model, setting, replay.blows, standbys)
+    iteration_ns = round(setting.iteration_s * _NS_PER_S)
+    profile = Profile(
+        iteration_ns=iteration_ns,
+        memory_every=1,
+        memory_transfer_ns=min(round(checkpoint_s * _NS_PER_S), iteration_ns),
+        retrieve_own_ns=recovery.retrieve_own_ns,
+        retrieve_peer_ns=recovery.retrieve_peer_ns,
+        replicate_ns=round(setting.part_s() * (len(replicas[0]) - 1) * _NS_PER_S),
+        warm_up_ns=recovery.warm_up_ns,
+    )
+    check_profile(profile, positions=len(replicas), horizon_ns=replay.wall_ns)
+    lost = 0
+
+    def count(event: Event) -> None:
+        nonlocal lost
+        if event.kind == EventKind.RESUMED:
+            lost += whole(event, "lost_progress_ns") // iteration_ns
+
+    lease = LeaseDetection(setting.lease_s)
+    operations = Operations(
+        positions=len(replicas),
+        heartbeat_ns=round(setting.lease_s / 4 * _NS_PER_S) + _ROUND_TRIP_NS,
+        poll_ns=round(lease.expiry_s * _NS_PER_S),
+        misses=round(lease.whole_s / lease.expiry_s),
+        exit_ns=recovery.exit_ns,
+    )
+    tally = ExactEngine(
+        profile,
+        operations,
+        replicas,
+        _strikes(replay.blows, recovery.restore_ns),
+        horizon_ns=replay.wall_ns,
+        observe=count,
+    ).run()
+    return EttrPrediction(ettr=tally.useful_ns / tally.wall_ns, iterations_lost=lost, tally=tally)
+
+
+def ettr_points(
+    replay: Replay,
+    prediction: EttrPrediction,
+    shown: Mapping[str, SettingValue],
+    run: str,
+) -> list[Point]:
+    """Return both points of a replayed run.
+
+    The spread of the ratio is what that of the iterations makes of it.
+    """
+    setting = {**shown, "failures": len(replay.blows)}
+    low, high = (quantile(replay.iteration_samples_s, share) for share in (0.1, 0.9))
+    lost = float(replay.iterations_lost)
+    return [
+        Point(
+            quantity="ettr",
+            setting=setting,
+            unit=SHARE,
+            measured=replay.ettr,
+            spread=(replay.ettr_at(low), replay.ettr_at(high)),
+            simulated=prediction.ettr,
+            runs=(run,),
+        ),
+        Point(
+            quantity="iterations_lost",
+            setting=setting,
+            unit=ITERATIONS,
+            measured=lost,
+            spread=(lost, lost),
+            simulated=float(prediction.iterations_lost),
+            runs=(run,),
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recovery:
+    """The recoveries of all kinds as the engines take them: what is not common is moved.
+
+    After retrieval the engines know one warm-up for all kinds. What a kind needs beyond the
+    shortest is put before: a trainer's exit is known so much later, a machine comes so much later.
+    """
+
+    exit_ns: int
+    restore_ns: tuple[int, ...]
+    retrieve_own_ns: int
+    retrieve_peer_ns: int
+    warm_up_ns: int
+
+    @classmethod
+    def of(
+        cls, model: RecoveryModel, setting: OutageSetting, blows: Sequence[Blow], standbys: int
+    ) -> _Recovery:
+        """Predict what these failures call for.
+
+        Raises:
+            ValueError: the model does not know one of them.
+        """
+        used = 0
+        kinds: list[OutageKind] = []
+        for blow in blows:
+            used += blow.hardware
+            kinds.append(
+                (MACHINE if used <= standbys else MACHINE_ASKED) if blow.hardware else RANK
+            )
+        parts = {kind: model.predict(kind, setting) for kind in dict.fromkeys(kinds)}
+        after = {kind: _after_retrieval_s(one, setting) for kind, one in parts.items()}
+        warm_up_s = min(after.values(), default=0.0)
+
+        def before_s(kind: OutageKind) -> float:
+            one = parts[kind]
+            return one["replacement"] + one["planning"] + after[kind] - warm_up_s
+
+        own_s = parts[RANK]["retrieval"] if RANK in parts else 0.0
+        from_peer = [one["retrieval"] for kind, one in parts.items() if kind != RANK]
+        exit_s = parts[RANK]["detection"] + before_s(RANK) if RANK in parts else 0.0
+        return cls(
+            exit_ns=_ns(exit_s),
+            restore_ns=tuple(_ns(before_s(k)) if k.replacement != NOBODY else 0 for k in kinds),
+            retrieve_own_ns=_ns(own_s),
+            retrieve_peer_ns=_ns(max(from_peer, default=0.0)),
+            warm_up_ns=_ns(warm_up_s),
+        )
+
+
+def _after_retrieval_s(parts: Mapping[str, float], setting: OutageSetting) -> float:
+    """Return the restart, and what the first iteration takes beyond an ordinary one."""
+    return parts["restart"] + max(0.0, parts["first_iteration"] - setting.iteration_s)
+
+
+def _strikes(blows: Sequence[Blow], restore_ns: Sequence[int]) -> list[Strikes]:
+    if not blows:
+        return []
+    return [
+        Strikes(
+            np.array([blow.time_ns for blow in blows], np.int64),
+            np.array([blow.machine for blow in blows], np.int32),
+            np.array([blow.hardware for blow in blows], np.int8),
+            np.array(restore_ns, np.int64),
+        )
+    ]
+
+
+def _blow(event: Event, start_ns: int) -> Blow:
+    target = str(event.fields.get("target", ""))
+    kind = target.partition(":")[0]
+    if kind not in ("rank", "machine"):
+        raise ValueError(
+            f"{target}: the simulator knows trainers that die and machines that are lost; replay "
+            "a run that has no other failures"
+        )
+    return Blow(event.time_ns - start_ns, whole(event, "machine"), kind == "machine")
+
+
+def _untouched(ended: Sequence[Event]) -> tuple[float, ...]:
+    """Return rank 0's iterations but for the first of each generation."""
+    generation = -1
+    found: list[float] = []
+    for event in ended:
+        seconds = event.fields.get("seconds")
+        if whole(event, "generation") == generation and isinstance(seconds, int | float):
+            found.append(float(seconds))
+        generation = whole(event, "generation")
+    if not found:
+        raise ValueError("no iteration without a failure: nothing says how long one takes")
+    return tuple(found)
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * _NS_PER_S)
