@@ -14,6 +14,7 @@ from castor.commands.advise import advise
 from castor.commands.agent import agent
 from castor.commands.calibrate import calibrate
 from castor.commands.cluster import cluster_app
+from castor.commands.compare import compare
 from castor.commands.demo import demo
 from castor.commands.explore import explore
 from castor.commands.figures import figures
@@ -63,6 +64,7 @@ app.command()(sweep)
 app.command()(iterate)
 app.command()(calibrate)
 app.command()(schedule)
+app.command()(compare)
 app.command()(advise)
 app.command()(demo)
 app.command()(interval)

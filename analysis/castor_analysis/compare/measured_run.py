@@ -156,7 +156,7 @@ def _settled(events: Sequence[Event]) -> int:
     profiled = [whole(e, "iteration") for e in events if e.kind == EventKind.SPANS_PROFILED]
     started = [whole(e, "iteration") for e in events if e.kind == EventKind.RESUMED]
     warm = max(started, default=0) + _WARM_UP
-    return max(min(profiled), warm) if profiled else warm
+    return max(min(profiled) + 1, warm) if profiled else warm
 
 
 def _profiled(events: Sequence[Event]) -> tuple[tuple[Collective, ...], int]:

@@ -164,7 +164,8 @@ def model_names(
 
 
 def _in_order(options: Iterable[str]) -> list[str]:
-    return sorted(options, key=lambda name: (name not in _NAMED, name))
+    places = {name: place for place, name in enumerate(_NAMED)}
+    return sorted(options, key=lambda name: (places.get(name, len(places)), name))
 
 
 def _options(arguments: Sequence[str]) -> tuple[tuple[str, str], ...]:

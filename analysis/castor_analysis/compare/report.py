@@ -1,0 +1,133 @@
+"""compare.json and compare.csv: what a comparison came to, for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from castor_analysis.compare.comparison import Comparison
+from castor_analysis.compare.points import Point
+from castor_analysis.compare.scheme_order import TIE
+from castor_analysis.provenance import provenance
+from castor_configs.atomic import output_folder, write_text
+
+FORMAT: Final = "castor-compare-1"
+
+_SETTING: Final = ("link", "model", "scheme", "failure")
+"""Keys of a setting that have a column first; others follow by name."""
+
+
+def compare_document(
+    comparison: Comparison, *, command: Sequence[str], date: str
+) -> dict[str, Any]:
+    """Return what compare.json holds.
+
+    Args:
+        comparison: to write down.
+        command: that made it.
+        date: of today, ISO 8601.
+    """
+    median, worst = comparison.median_error, comparison.worst_error
+    results = [run.result for run in comparison.runs]
+    return {
+        "format": FORMAT,
+        "date": date,
+        "median_error": median,
+        "worst_error": worst,
+        "points": len(comparison.held_out),
+        "by_quantity": comparison.by_quantity(),
+        "order_of_schemes": [order.to_json() for order in comparison.orders],
+        "order_tie": TIE,
+        "calibrated_on": list(comparison.calibrated_on),
+        "held_out": [point.to_json() for point in comparison.held_out],
+        "fitted": [point.to_json() for point in comparison.fitted],
+        "left_out": dict(comparison.left_out),
+        "commands": [shlex.join(command), *(_command(result) for result in results)],
+        "seeds": {run.name: run.result.get("seeds") or {} for run in comparison.runs},
+        "versions": {**_agreed(results, "versions"), **provenance()},
+        "machine": _agreed(results, "machine"),
+        "compute": sorted({str(result.get("compute")) for result in results}),
+    }
+
+
+def write_report(
+    document: Mapping[str, Any], comparison: Comparison, out: Path
+) -> tuple[Path, ...]:
+    """Write compare.json and compare.csv into a folder, which is made.
+
+    Returns:
+        The paths of both.
+
+    Raises:
+        InputError: the folder cannot be made.
+        OSError: a file cannot be written.
+    """
+    output_folder(out)
+    text, table = out / "compare.json", out / "compare.csv"
+    write_text(text, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_text(table, points_csv(comparison.held_out, comparison.fitted))
+    return text, table
+
+
+def points_csv(held_out: Sequence[Point], fitted: Sequence[Point]) -> str:
+    """Return all points as CSV, one a row; `held_out` says which count."""
+    points = [*((point, 1) for point in held_out), *((point, 0) for point in fitted)]
+    keys = setting_keys(point for point, _ in points)
+    columns = (
+        *("quantity", "held_out", *keys, "unit", "measured", "p10", "p90"),
+        *("simulated", "error", "samples", "runs"),
+    )
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for point, counts in points:
+        error = point.error
+        writer.writerow(
+            [
+                point.quantity,
+                counts,
+                *(point.setting.get(key, "") for key in keys),
+                point.unit,
+                f"{point.measured:.6g}",
+                *(f"{edge:.6g}" for edge in point.spread),
+                f"{point.simulated:.6g}",
+                "" if error is None else f"{error:+.6f}",
+                point.samples,
+                " ".join(point.runs),
+            ]
+        )
+    return file.getvalue()
+
+
+def setting_keys(points: Iterable[Point]) -> list[str]:
+    """Return the keys of all settings, those that a reader looks for first."""
+    keys = {key for point in points for key in point.setting}
+    return [key for key in _SETTING if key in keys] + sorted(keys - set(_SETTING))
+
+
+def telling_keys(points: Sequence[Point]) -> list[str]:
+    """Return the keys in which the points differ: the others need no column."""
+    return [
+        key
+        for key in setting_keys(points)
+        if len({point.setting[key] for point in points if key in point.setting}) > 1
+    ]
+
+
+def _command(result: Mapping[str, Any]) -> str:
+    return shlex.join(str(word) for word in result.get("command") or ())
+
+
+def _agreed(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Return what all runs say alike; where they differ, all that they say."""
+    found: dict[str, list[Any]] = {}
+    for result in results:
+        for name, value in (result.get(key) or {}).items():
+            if value not in found.setdefault(name, []):
+                found[name].append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
