@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from castor_policy.interleaving import Link
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.staged_device import Copy, Span, StagedDevice
+from castor_runtime.trainer.staged_device import Span, StagedDevice
+from castor_runtime.trainer.staging import Copy
 
 _PROBE_BYTES = (1 << 20, 32 << 20)
 _PROBE_REPETITIONS = 5

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from castor_policy.interleaving import Link
 from castor_runtime.trainer.device import post_gloo
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.staged_device import Copy, Span, StagedDevice
+from castor_runtime.trainer.staged_device import Span, StagedDevice
+from castor_runtime.trainer.staging import Copy
 
 PACED_ALPHA_NS = 20_000
 """Start-up time of a paced copy; that of an asynchronous copy to pinned memory is of this size."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,9 +26,8 @@ from castor_policy.interleaving import Link
 from castor_runtime.trainer.device import Arrived, Receive, Send
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.sections import Section
+from castor_runtime.trainer.staging import BufferPool, Copy, LiveBytes
 
-Copy = tuple[torch.Tensor | None, torch.Tensor]
-"""Source, or None for zeros, and target; both flat, uint8, of one size."""
 Span = tuple[int, int]
 """When something began and ended, in nanoseconds of CLOCK_MONOTONIC."""
 
@@ -93,69 +91,6 @@ class Interval:
     size_bytes: int
 
 
-class _Live:
-    """The live tensors as the bytes of a part; alignment between sections reads as zeros."""
-
-    def __init__(
-        self, sections: Sequence[Section], live: Sequence[torch.Tensor | None], total: int
-    ) -> None:
-        self._runs: list[tuple[int, int, torch.Tensor | None]] = []
-        end = 0
-        for section, tensor in zip(sections, live, strict=True):
-            if section.size_bytes == 0:
-                continue
-            if end < section.offset:
-                self._runs.append((end, section.offset, None))
-            end = section.offset + section.size_bytes
-            self._runs.append((section.offset, end, None if tensor is None else _raw(tensor)))
-        if end < total:
-            self._runs.append((end, total, None))
-        self._starts = [start for start, _, _ in self._runs]
-
-    def copies(self, start: int, target: torch.Tensor) -> list[Copy]:
-        """Return the copies that fill `target` with the bytes from `start` on."""
-        end = start + target.numel()
-        found: list[Copy] = []
-        for index in range(bisect_right(self._starts, start) - 1, len(self._runs)):
-            run_start, run_end, raw = self._runs[index]
-            if run_start >= end:
-                break
-            low, high = max(start, run_start), min(end, run_end)
-            source = None if raw is None else raw[low - run_start : high - run_start]
-            found.append((source, target[low - start : high - start]))
-        return found
-
-
-class _Buffers:
-    """Device memory for pieces, used again; counts what is taken. Used by several threads."""
-
-    def __init__(self, allocate: Callable[[int], torch.Tensor]) -> None:
-        self._allocate = allocate
-        self._lock = threading.Lock()
-        self._free: list[torch.Tensor] = []
-        self._taken_bytes = 0
-        self.peak_bytes = 0
-
-    def take(self, size_bytes: int) -> torch.Tensor:
-        """Return room for so many bytes; a free buffer that is too small gives way to a new one."""
-        with self._lock:
-            self._taken_bytes += size_bytes
-            self.peak_bytes = max(self.peak_bytes, self._taken_bytes)
-            self._free.sort(key=torch.Tensor.numel)
-            for index, buffer in enumerate(self._free):
-                if buffer.numel() >= size_bytes:
-                    return self._free.pop(index)
-            if self._free:
-                self._free.pop()
-        return self._allocate(size_bytes)
-
-    def give_back(self, buffer: torch.Tensor, size_bytes: int) -> None:
-        """Take a buffer back of which so many bytes were used."""
-        with self._lock:
-            self._taken_bytes -= size_bytes
-            self._free.append(buffer)
-
-
 class _Round:
     """A round under way; a `Transfer`."""
 
@@ -207,13 +142,13 @@ class StagedDevice:
         self._accelerator = accelerator
         self._gate = gate
         self._part_bytes = part_bytes
-        self._sending = _Buffers(accelerator.allocate)
-        self._receiving = _Buffers(accelerator.allocate)
+        self._sending = BufferPool(accelerator.allocate)
+        self._receiving = BufferPool(accelerator.allocate)
         self._changed = threading.Condition()
         self._posted: deque[_Round] = deque()
         self._arrivals: deque[_Round] = deque()
         self._intervals: list[Interval] = []
-        self._live = _Live((), (), 0)
+        self._live = LiveBytes((), (), 0)
         self._own = torch.empty(0, dtype=torch.uint8)
         self._captured_bytes = 0
         self._captured_ns = time.monotonic_ns()
@@ -255,7 +190,7 @@ class StagedDevice:
         """Begin to copy `live` into `own`; the part before must be whole."""
         self._accelerator.follow_training()
         with self._changed:
-            self._live = _Live(sections, live, own.numel())
+            self._live = LiveBytes(sections, live, own.numel())
             self._own = own
             self._captured_bytes = 0
             self._hurries = False
@@ -401,7 +336,3 @@ class StagedDevice:
 
     def _note(self, kind: str, number: int, span: Span, size_bytes: int) -> None:
         self._intervals.append(Interval(kind, number, *span, size_bytes))
-
-
-def _raw(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

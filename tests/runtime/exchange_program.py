@@ -1,0 +1,252 @@
+"""Real ranks over gloo that exchange parts: a list of cases on stdin, results as JSON on stdout.
+
+Run as `exchange_program.py WORLD FOLDER`. Every rank is a fork of this process; all do all cases.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from castor_policy.interleaving import Link
+from castor_runtime.arena import PartLayout, Replica, SegmentOwner
+from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.device import Arrived, CpuDevice, Receive, Send, Transfer
+from castor_runtime.trainer.exchange import Exchange, Exchanged, Part
+from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.paced_device import PacedDevice
+from castor_runtime.trainer.sections import copy_section, lay_out, part_bytes
+from castor_runtime.trainer.traffic import Traffic
+
+DTYPES = [torch.float32, torch.uint8, torch.bfloat16, torch.int64]
+DEADLINE_S = 60.0
+OWNER = SegmentOwner("exchange-test", "agent", b"0123456789abcdef")
+
+
+class CountingDevice(CpuDevice):
+    """Counts how many rounds are on the network at once."""
+
+    most = 0
+    now = 0
+
+    def post(
+        self, number: int, sends: list[Send], receives: list[Receive], arrived: Arrived
+    ) -> Transfer:
+        def counted(began_ns: int, ended_ns: int) -> None:
+            self.now -= 1
+            arrived(began_ns, ended_ns)
+
+        self.now += 1
+        self.most = max(self.most, self.now)
+        return super().post(number, sends, receives, counted)
+
+
+def live_of(rank: int, case: dict[str, Any], round_number: int) -> list[torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(1000 * round_number + rank)
+    tensors: list[torch.Tensor | None] = []
+    for index, size in enumerate(case["sizes"]):
+        count = size + rank * case["larger_by"]
+        values = torch.randint(0, 100, (count,), generator=generator)
+        tensors.append(None if index == 2 else values.to(DTYPES[index % len(DTYPES)]))
+    return tensors
+
+
+def sections_of(rank: int, case: dict[str, Any]) -> Any:
+    return lay_out(
+        (f"t{index}", DTYPES[index % len(DTYPES)], [size + rank * case["larger_by"]])
+        for index, size in enumerate(case["sizes"])
+    )
+
+
+def expected(rank: int, case: dict[str, Any], round_number: int) -> torch.Tensor:
+    sections = sections_of(rank, case)
+    part = torch.zeros(part_bytes(sections), dtype=torch.uint8)
+    for section, tensor in zip(sections, live_of(rank, case, round_number), strict=True):
+        copy_section(section, part, tensor)
+    return part
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.001)
+
+
+class Rank:
+    """One rank's memory and device for one case."""
+
+    def __init__(self, rank: int, folder: Path, group: Any, case: dict[str, Any]) -> None:
+        self.case = case
+        world = dist.get_world_size()
+        rows = tuple(
+            tuple((machine + step) % world for step in range(case["replicas"]))
+            for machine in range(world)
+        )
+        self.settings = TrainerSettings(
+            "exchange-test", rank, rank, 0, 1, 1, rows, "", "", case["scheme"], case["chunk"], 1, 0
+        )
+        self.gate = Gate()
+        if case["device"] == "paced":
+            self.device: Any = PacedDevice(group, self.gate, case["copy_bps"], case["chunk"])
+        else:
+            self.device = CountingDevice(group)
+        self.calls = [0, 0]
+        self.exchange = Exchange(
+            self.settings, self.device, self.gate, lambda: self.call(0), lambda: self.call(1)
+        )
+        self.replicas = {
+            other: Replica.create(
+                f"{case['name']}-{rank}-{other}",
+                OWNER,
+                PartLayout(other, part_bytes(sections_of(other, case)), 4096, case["chunk"]),
+                folder=folder,
+            )
+            for other in [rank, *(source for source, _ in self.settings.sources())]
+        }
+        self.traffic = Traffic(case["scheme"], case["chunk"], case["replicas"] - 1)
+        if case["spans_ns"] is not None:
+            self.traffic = Traffic(
+                case["scheme"],
+                case["chunk"],
+                case["replicas"] - 1,
+                tuple(case["spans_ns"]),
+                Link(*case["link"]),
+            )
+
+    def call(self, which: int) -> None:
+        self.calls[which] += 1
+
+    def checkpoint(
+        self, number: int, training: Callable[[], None]
+    ) -> tuple[Exchanged, dict[int, bool], bool]:
+        """Exchange once; return which parts are as they were, and whether their digests match.
+
+        `training` is called when the capture has begun.
+        """
+        rank = self.settings.rank
+        live = live_of(rank, self.case, number)
+        parts = {other: Part(held.begin(number, 1, None)) for other, held in self.replicas.items()}
+        own = parts.pop(rank)
+        self.device.capture(sections_of(rank, self.case), live, own.data)
+        training()
+        done = self.exchange.run(own, parts, self.traffic)
+        for tensor in live:
+            if tensor is not None:
+                tensor.zero_()  # the update: nothing may be read of it any more
+        own.digest_up_to(own.data.numel())
+        right, whole = {}, True
+        for other, part in {rank: own, **parts}.items():
+            right[other] = torch.equal(part.data, expected(other, self.case, number))
+            part.writing.commit(b"", part.digests)
+            whole = whole and self.replicas[other].verify(number) == []
+        return done, right, whole
+
+    def play(self, log: list[tuple[str, int]]) -> None:
+        """Be training: its traffic comes and goes, and each time a few own parts get copied."""
+
+        def note(what: str) -> None:
+            log.append((what, time.monotonic_ns()))
+
+        def done(kind: str) -> int:
+            return sum(interval.kind == kind for interval in self.device.intervals())
+
+        pieces = self.traffic.pieces(self.replicas[self.settings.rank].data_bytes)
+        for span in range(len(self.traffic.spans_ns)):
+            ready = sum(piece.span <= span for piece in pieces)
+            until(lambda ready=ready: done("copy") >= ready)
+            if span + 1 == len(self.traffic.spans_ns):
+                break
+            before = done("own")
+            note("occupy")
+            self.gate.occupy()
+            until(lambda before=before: done("own") >= before + 2)
+            note("release")
+            self.gate.release(span + 1)
+        note("open")
+        self.gate.open()
+
+
+def run_case(rank: int, folder: Path, group: Any, case: dict[str, Any]) -> dict[str, Any]:
+    dist.barrier()
+    one = Rank(rank, folder, group, case)
+    log: list[tuple[str, int]] = []
+    outcome: dict[str, Any] = {"right": [], "whole": [], "done": []}
+    if case["leaves"] == rank:
+        os._exit(0)
+    for number in range(case["checkpoints"]):
+        log.clear()
+        one.calls = [0, 0]
+        one.gate.close()
+        training = threading.Thread(target=one.play, args=(log,), daemon=True)
+        if not case["plays"]:
+            training = threading.Timer(case["pause_s"], one.gate.open)
+            training.daemon = True
+        done, right, whole = one.checkpoint(number, training.start)
+        training.join()
+        outcome["right"].append(list(right.values()))
+        outcome["whole"].append(whole)
+        outcome["done"].append(
+            [done.sent_bytes, done.network_s, done.sent_s, done.captured_s, *one.calls]
+        )
+    outcome["log"] = log
+    outcome["pieces"] = [
+        [piece.span, piece.replica, piece.start, piece.end]
+        for piece in one.traffic.pieces(one.replicas[rank].data_bytes)
+    ]
+    if isinstance(one.device, PacedDevice):
+        outcome["intervals"] = [
+            [i.kind, i.number, i.began_ns, i.ended_ns, i.size_bytes] for i in one.device.intervals()
+        ]
+        outcome["peak_bytes"] = one.device.peak_buffer_bytes
+        one.device.close()
+    else:
+        outcome["most_under_way"] = one.device.most
+    return outcome
+
+
+def run_rank(rank: int, world: int, folder: Path, cases: list[dict[str, Any]]) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
+    )
+    results: dict[str, Any] = {}
+    for case in cases:
+        group = dist.new_group(backend="gloo")
+        try:
+            results[case["name"]] = run_case(rank, folder, group, case)
+        except Exception as error:  # noqa: BLE001 - a result like any other
+            results[case["name"]] = {"error": repr(error), "trace": traceback.format_exc()}
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+
+
+def main() -> None:
+    world, folder = int(sys.argv[1]), Path(sys.argv[2])
+    cases = json.load(sys.stdin)
+    torch.set_num_threads(1)
+    pids = []
+    for rank in range(world):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run_rank(rank, world, folder, cases)
+            except BaseException:  # noqa: BLE001 - the process ends with it
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        pids.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    sys.exit(max(map(abs, codes)))
+
+
+if __name__ == "__main__":
+    main()
