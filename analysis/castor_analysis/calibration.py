@@ -54,7 +54,7 @@ class Calibration:
     stated: Mapping[str, str]
 
 
-def calibrate(folders: Sequence[RunFolder]) -> Calibration:
+def calibrate(folders: Sequence[RunFolder], *, shard_bytes: int = 0) -> Calibration:
     """Return the profile of runs that were made in one setting.
 
     The iteration comes from runs without checkpoints (scheme "none") where there are any; what a
@@ -63,6 +63,7 @@ def calibrate(folders: Sequence[RunFolder]) -> Calibration:
 
     Args:
         folders: of the runs; several are repetitions.
+        shard_bytes: what travels of one rank's checkpoint; 0: as the runs say.
 
     Raises:
         InputError: a folder holds no such run, or the runs were made in different settings.
@@ -85,6 +86,7 @@ def calibrate(folders: Sequence[RunFolder]) -> Calibration:
             "says nothing of the links (no link_measured): train with this version of Castor",
             file=runs[0].folder.events_file,
         )
+    alpha_ns = round(statistics.median(link.alpha_ns for link in links))
     bandwidth_bps = round(statistics.median(link.bandwidth_bps for link in links))
     periods = [
         period
@@ -95,8 +97,6 @@ def calibrate(folders: Sequence[RunFolder]) -> Calibration:
     steps = steps_of(timeline)
     stated: dict[str, str] = {}
     copy_link = next((run.copy_link for run in runs if run.copy_link is not None), None)
-    captures_s = [second for run in runs for second in run.captures_s]
-    commits_s = [second for run in runs for second in run.commits_s]
     figures: dict[str, Any] = {
         "format": FORMAT,
         "name": _name(plain[0]),
@@ -105,14 +105,14 @@ def calibrate(folders: Sequence[RunFolder]) -> Calibration:
         "machines": setting.nodes,
         "gpus": setting.ranks_per_node,
         "replicas": setting.replicas,
-        "shard": _shard_bytes(runs),
+        "shard": shard_bytes or _shard_bytes(runs),
         "link": setting.link_bps or "",
         "update": _seconds(timeline.update_ns),
         "jitter": jitter_of(timeline.deviation, steps),
-        "capture": _seconds(_typical_ns(captures_s, "capture", stated)),
-        "commit": _seconds(_typical_ns(commits_s, "commit", stated)),
+        "capture": _seconds(_capture_ns(runs, stated)),
+        "commit": _seconds(_commit_ns(runs, alpha_ns, fit, stated)),
         "network": {
-            "alpha": _seconds(round(statistics.median(link.alpha_ns for link in links))),
+            "alpha": _seconds(alpha_ns),
             "bandwidth": bandwidth_bps,
         },
         "collectives": {
@@ -238,17 +238,35 @@ def _shard_bytes(runs: Sequence[CalibrationRun]) -> int:
     found = max(run.shard_bytes for run in runs)
     if found == 0:
         raise InputError(
-            "does not say how much of a checkpoint travels: give a run with a scheme too",
+            "does not say how much of a checkpoint travels: give a run with a scheme too, or "
+            "--shard",
             file=runs[0].folder.events_file,
         )
     return found
 
 
-def _typical_ns(seconds: Sequence[float], what: str, stated: dict[str, str]) -> int:
-    if not seconds:
-        stated[what] = "0: no run given has a checkpoint that followed a schedule"
-        return 0
-    return max(0, round(statistics.median(seconds) * _NS_PER_S))
+def _typical_ns(seconds: Sequence[float]) -> int | None:
+    return max(0, round(statistics.median(seconds) * _NS_PER_S)) if seconds else None
+
+
+def _capture_ns(runs: Sequence[CalibrationRun], stated: dict[str, str]) -> int:
+    found_ns = _typical_ns([second for run in runs for second in run.captures_s])
+    if found_ns is None:
+        stated["capture"] = "0: no run given has a checkpoint that followed a schedule"
+    return found_ns or 0
+
+
+def _commit_ns(
+    runs: Sequence[CalibrationRun], alpha_ns: int, fit: CollectivesFit, stated: dict[str, str]
+) -> int:
+    found_ns = _typical_ns([second for run in runs for second in run.commits_s])
+    if found_ns is not None:
+        return found_ns
+    stated["commit"] = (
+        "two messages and an all-reduce at their alpha: no run given has a checkpoint that "
+        "followed a schedule"
+    )
+    return 2 * alpha_ns + fit.alpha_ns
 
 
 def _seconds(duration_ns: int) -> str:

@@ -137,6 +137,7 @@ def write_run(
     timelines: Sequence[Timeline] = (),
     checkpoints: bool = False,
     link_measured: bool = True,
+    shard_bytes: int = 19_000_000,
 ) -> RunFolder:
     """Write the folder of a finished run."""
     folder.mkdir()
@@ -163,7 +164,7 @@ def write_run(
                 "bandwidth_bps": truth.bandwidth_bps + rank,
                 "agreed_alpha_ns": MS,
                 "agreed_bandwidth_bps": truth.bandwidth_bps,
-                "shard_bytes": 19_000_000,
+                "shard_bytes": shard_bytes,
             }
             events.append(Event(0, EventKind.LINK_MEASURED, {**known, **link}))
         events.append(Event(5, EventKind.SPANS_PROFILED, profiled(timeline, rank)))
@@ -199,6 +200,8 @@ def test_what_was_put_into_a_log_comes_out_of_it(tmp_path: Path) -> None:
     assert (profile.machines, profile.replicas, profile.link) == (4, 2, truth.link_bps)
     assert (profile.network.alpha, profile.network.bandwidth) == (MS, truth.bandwidth_bps)
     assert (profile.compute, profile.shard) == ("paced", 19_000_000)
+    # No run took a checkpoint: two messages and an all-reduce, at their start-up times.
+    assert profile.commit == 2 * MS + fit.alpha_ns
     assert set(found.stated) == {"capture", "commit"}
 
 
@@ -264,6 +267,10 @@ def test_runs_that_do_not_fit_say_why(tmp_path: Path) -> None:
     unmeasured = write_run(tmp_path / "unmeasured", truth, link_measured=False)
     with pytest.raises(InputError, match="no link_measured"):
         of_runs(unmeasured)
+    silent = write_run(tmp_path / "silent", truth, shard_bytes=0)
+    with pytest.raises(InputError, match="how much of a checkpoint travels"):
+        of_runs(silent)
+    assert calibrate([silent], shard_bytes=7).profile.shard == 7
     with pytest.raises(InputError, match="is no run folder"):
         of_runs(RunFolder(tmp_path / "nothing"))
     with pytest.raises(InputError, match="one run or more"):

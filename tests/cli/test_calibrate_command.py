@@ -115,6 +115,8 @@ def test_faults_are_said(folder: Path, tmp_path: Path) -> None:
     invoke = CliRunner().invoke
     with pytest.raises(InputError, match="is no run folder"):
         invoke(app, ["calibrate", str(tmp_path / "none")], catch_exceptions=False)
+    with pytest.raises(InputError, match="--shard"):
+        invoke(app, ["calibrate", str(folder), "--shard", "big"], catch_exceptions=False)
     with pytest.raises(InputError, match="--profile"):
         invoke(app, ["iterate", *QUICK, "--link", "1gbit"], catch_exceptions=False)
     file = tmp_path / "profile.toml"

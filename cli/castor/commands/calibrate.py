@@ -28,6 +28,14 @@ def calibrate(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write the profile there (TOML)."),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="SIZE",
+            help="What travels of one rank's checkpoint, where no run says it.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was fitted as JSON.")] = False,
 ) -> None:
     """Turn the event log of a run into a profile for `castor iterate --profile`.
@@ -42,7 +50,7 @@ def calibrate(
     from castor_configs.dump import dump_toml
     from castor_runtime.launcher.run_folder import RunFolder
 
-    found = calibrated([RunFolder(path) for path in runs])
+    found = calibrated([RunFolder(path) for path in runs], shard_bytes=_size(shard))
     if output is not None:
         write_text(output, dump_toml(found.profile))
     if as_json:
@@ -53,6 +61,18 @@ def calibrate(
         _print(found)
     if output is not None:
         STDERR.print(f"{output}: castor iterate EXPERIMENT --profile {output}", style="dim")
+
+
+def _size(text: str | None) -> int:
+    from castor_configs.errors import InputError
+    from castor_configs.quantities import parse_bytes
+
+    if text is None:
+        return 0
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise InputError(str(error), key="--shard") from error
 
 
 def calibration_document(found: Calibration) -> dict[str, Any]:
@@ -90,14 +110,14 @@ def _print(found: Calibration) -> None:
 
     profile, fit = found.profile, found.fit
     table = Table(
-        title=f"{profile.name}: {', '.join(found.runs)}",
+        title=profile.name,
         caption=f"alpha {format_seconds(fit.alpha_ns / 1e9)} each, of "
         f"{format_bps(fit.bandwidth_bps)}; busy periods are off by {fit.error:.1%} (root mean "
         "square). A share is of the bytes, one way",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("collective", no_wrap=True)
-    for heading in ("number", "bytes", "share on a link", "measured", "fitted"):
+    for heading in ("n", "bytes", "share", "measured", "fitted"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, one in sorted(fit.operations.items()):
         table.add_row(
@@ -131,4 +151,4 @@ def _print(found: Calibration) -> None:
     rows.append(("iteration as fitted", said))
     rows += sorted(found.stated.items())
     for name, value in rows:
-        STDERR.print(f"{name:24} {value}", markup=False)
+        STDERR.print(f"{name:24} {value}", markup=False, soft_wrap=True)
