@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import time
 from collections.abc import Coroutine, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
-from castor_configs.errors import InputError
-from castor_policy.agents.documents import spec_key
 from castor_policy.events import Event, EventKind, Value
-from castor_policy.store import Compare, Delete, Put, Store, StoreUnavailableError, Txn
+from castor_policy.store import Store, StoreUnavailableError
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock, remove_dead
@@ -27,13 +24,14 @@ from castor_runtime.emulated_cluster.network import Network, Place
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.event_logs import EventTail, History
 from castor_runtime.launcher.injector import Injector, OwnEtcd
-from castor_runtime.launcher.job_view import JobView, job_prefix, read_view
+from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
 from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
 from castor_runtime.launcher.result_file import Outcome, compute, judge
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
+from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.launcher.supervisor import FAILED, Supervisor
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.operator import RequestServer
@@ -86,7 +84,6 @@ class TrainingRun:
         self._entries = (agent_main, preload)
         self._history = History()
         self._tails: dict[str, EventTail] = {}
-        self._view: JobView | None = None
         self._reached = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._interrupted = 0
@@ -97,6 +94,7 @@ class TrainingRun:
         self._log: EventLog
         self._store: Store
         self._store_url = ""
+        self._job: StoredJob
         self._injector: Injector
         self._nursery: NurseryLink
         self._supervisor: Supervisor
@@ -185,7 +183,7 @@ class TrainingRun:
         await control.open()
         stack.push_async_callback(control.close)
         stack.push_async_callback(self._cancel_tasks)
-        self._spawn(self._follow())
+        self._spawn(self._job.follow(self._serve_requests))
         if self.options.local_agents:
             await self._start_agents()
         else:
@@ -222,7 +220,7 @@ class TrainingRun:
             self.spec,
             self.options.faults,
             etcd,
-            root=lambda: "" if self._view is None else self._view.root,
+            root=lambda: "" if self._job.view is None else self._job.view.root,
             doomed=self._supervisor.doom,
             report=self._event,
             say=self._say,
@@ -230,26 +228,10 @@ class TrainingRun:
         )
         self._store = open_store(self._store_url)
         stack.push_async_callback(self._store.close)
-        key = spec_key(self.spec.job)
-        try:
-            made = await self._store.transact(
-                Txn((Compare(key, 0),), (Put(key, self.spec.to_json()),))
-            )
-        except StoreUnavailableError as error:
-            raise InputError(f"the store does not answer: {error}", key="--store") from error
-        if not made.succeeded:
-            raise InputError(
-                f"the store has a job {self.spec.job!r} already: choose another name", key="--job"
-            )
+        self._job = StoredJob(self._store, self.spec)
+        await self._job.write()
         if self.options.store != EMBEDDED:
-            stack.push_async_callback(self._forget_job)
-
-    async def _forget_job(self) -> None:
-        """Take the job out of a store that outlives it, so that its name can be used again."""
-        with contextlib.suppress(StoreUnavailableError):
-            keys, _ = await self._store.get_prefix(job_prefix(self.spec.job))
-            if keys:
-                await self._store.transact(Txn((), tuple(Delete(key.key) for key in keys)))
+            stack.push_async_callback(self._job.forget)
 
     # ---- while it runs ---------------------------------------------------------------------
 
@@ -263,7 +245,7 @@ class TrainingRun:
                 return replace(outcome, not_injected=self._injector.not_injected)
             if time.monotonic() - self._table_at_s >= _TABLE_EVERY_S:
                 self._table_at_s = time.monotonic()
-                self._screen.table(self._view, self.folder.records())
+                self._screen.table(self._job.view, self.folder.records())
             await asyncio.sleep(POLL_S)
 
     def _read_logs(self) -> None:
@@ -295,7 +277,8 @@ class TrainingRun:
             return Outcome("interrupted", "interrupted", 128 + self._interrupted)
         if self._fatal:
             return Outcome("failed", self._fatal, FAILED)
-        plan = None if self._view is None else self._view.plan
+        view = self._job.view
+        plan = None if view is None else view.plan
         outcome = judge(plan, self._supervisor.codes)
         if outcome is None:
             return await self._without_agents() if self._agents_are_gone() else None
@@ -309,7 +292,8 @@ class TrainingRun:
     def _agents_are_gone(self) -> bool:
         if self.options.local_agents:
             return self._supervisor.idle
-        return self._view is not None and self._view.plan is not None and not self._view.reports
+        view = self._job.view
+        return view is not None and view.plan is not None and not view.reports
 
     async def _without_agents(self) -> Outcome | None:
         """Nobody is left, so nobody can ask for a machine: bring one, unless agents just crash."""
@@ -322,24 +306,6 @@ class TrainingRun:
         name = await self._supervisor.provide()
         self._say(f"no machine is left: starting {name}")
         return None
-
-    # ---- the store -------------------------------------------------------------------------
-
-    async def _follow(self) -> None:
-        """Keep the view of the job, and serve requests for machines."""
-        while True:
-            try:
-                view = await read_view(self._store, self.spec.job)
-                self._view = view
-                await self._serve_requests(view)
-                changes = self._store.watch(job_prefix(self.spec.job), view.revision + 1)
-                async with aclosing(changes):
-                    async for events in changes:
-                        for event in events:
-                            view.apply(event)
-                        await self._serve_requests(view)
-            except StoreUnavailableError:
-                await asyncio.sleep(0.1)
 
     async def _serve_requests(self, view: JobView) -> None:
         if not self.options.local_agents:
