@@ -21,7 +21,9 @@ from castor_analysis.compare.comparison import (
     calibrating_runs,
     compare_runs,
 )
+from castor_analysis.compare.failure_runs import Predict
 from castor_analysis.compare.measured_run import QUANTITIES, MeasuredRun, read_run
+from castor_analysis.compare.outages import LeftOut
 from castor_analysis.compare.page import comparison_page
 from castor_analysis.compare.points import Point, S, absolute_errors, point_of_samples, quantile
 from castor_analysis.compare.prediction import FromProfile, predict
@@ -185,9 +187,9 @@ def written(root: Path, *, factor: float = 1.0) -> list[MeasuredRun]:
 
 
 def calibrate(runs: Sequence[MeasuredRun]) -> MeasuredProfile:
-    (setting,) = {run.setting for run in runs}
-    assert (setting.link_bps, setting.scheme) == (300_000_000, "none")
-    return profile_of(int(dict(setting.arguments)["--hidden"]))
+    assert {run.setting.link_bps for run in runs} == {300_000_000}
+    (hidden,) = {dict(run.setting.arguments)["--hidden"] for run in runs}
+    return profile_of(int(hidden))
 
 
 @pytest.fixture(scope="module")
@@ -198,12 +200,17 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 
 def test_what_calibrated_is_never_a_check_and_all_else_is(compared: Comparison) -> None:
-    assert compared.calibrated_on == ("none-300-256", "none-300-320")
+    assert compared.calibrated_on == (
+        "none-300-256",
+        "none-300-320",
+        "pipelined-300-256",
+        "pipelined-300-320",
+    )
     assert {run for point in compared.fitted for run in point.runs} == set(compared.calibrated_on)
     checked = {run for point in compared.held_out for run in point.runs}
     assert checked == {run.name for run in compared.runs} - set(compared.calibrated_on)
-    # 30 settings less 2 with an iteration and its idle time; 24 with a checkpoint's two times.
-    assert len(compared.held_out) == 2 * 28 + 2 * 24
+    # 30 settings less 4 with an iteration and its idle time; 22 with a checkpoint's two times.
+    assert len(compared.held_out) == 2 * 26 + 2 * 22
     assert compared.left_out == {}
 
 
@@ -234,8 +241,9 @@ def test_every_setting_has_an_order_and_a_calibrated_baseline_is_part_of_it(
 def test_repetitions_are_one_point_of_all_their_iterations(tmp_path: Path) -> None:
     runs = [
         read_run(write_run(tmp_path, "none")),
-        read_run(write_run(tmp_path, "pipelined", job="a")),
-        read_run(write_run(tmp_path, "pipelined", job="b", factor=1.1)),
+        read_run(write_run(tmp_path, "pipelined")),
+        read_run(write_run(tmp_path, "naive", job="a")),
+        read_run(write_run(tmp_path, "naive", job="b", factor=1.1)),
     ]
     found = compare_runs(runs, calibrate=calibrate)
     (point,) = [p for p in found.held_out if p.quantity == "iteration_s"]
@@ -262,16 +270,15 @@ def test_profiles_given_exclude_the_runs_that_they_were_measured_in(tmp_path: Pa
 
 
 def test_what_cannot_be_predicted_is_named_not_dropped(tmp_path: Path) -> None:
-    failure = {"kind": "software", "seconds": {"total": 3.0}}
     none = read_run(write_run(tmp_path, "none"))
     piped = read_run(write_run(tmp_path, "pipelined"))
-    broken = read_run(write_run(tmp_path, "pipelined", job="broken", recoveries=[failure]))
     replay = {"command": ["castor", "train", "--replay", "trace.csv"]}
     replayed = read_run(write_run(tmp_path, "pipelined", job="replayed", change=replay))
     short = read_run(write_run(tmp_path, "naive", iterations=5))
-    found = compare_runs([none, piped, broken, replayed, short], calibrate=calibrate)
-    assert set(found.left_out) == {"broken", "replayed", "naive-300-256"}
-    assert {run for point in found.held_out for run in point.runs} == {"pipelined-300-256"}
+    blocking = read_run(write_run(tmp_path, "blocking"))
+    found = compare_runs([none, piped, blocking, replayed, short], calibrate=calibrate)
+    assert set(found.left_out) == {"replayed", "naive-300-256"}
+    assert {run for point in found.held_out for run in point.runs} == {"blocking-300-256"}
 
 
 def test_failures_calibrate_on_the_smallest_checkpoint_at_the_middle_link(tmp_path: Path) -> None:
@@ -282,17 +289,42 @@ def test_failures_calibrate_on_the_smallest_checkpoint_at_the_middle_link(tmp_pa
         for m in LINKS_MBPS
     ]
     assert [run.name for run in calibrating_failures(broken)] == ["pipelined-300-256"]
-    seen: list[tuple[list[str], list[str]]] = []
-
-    def failures(known: Sequence[MeasuredRun], others: Sequence[MeasuredRun]) -> list[Point]:
-        seen.append(([run.name for run in known], [run.name for run in others]))
-        return [point_of_samples("recovery_total_s", {"failure": "rank"}, S, [2.0], 2.2)]
-
+    replay = {"command": ["castor", "train", "--replay=trace.csv"]}
+    replayed = [
+        read_run(write_run(tmp_path, "pipelined", job=job, change=replay, recoveries=[failure]))
+        for job in ("replayed", "odd")
+    ]
     none = read_run(write_run(tmp_path, "none"))
-    found = compare_runs([none, *broken], calibrate=calibrate, failures=failures)
-    assert len(seen[0][1]) == 5
-    assert [point.quantity for point in found.held_out] == ["recovery_total_s"]
-    assert "pipelined-300-256" in found.calibrated_on
+    seen: dict[str, list[str]] = {}
+
+    class Model:
+        left_out = (LeftOut("pipelined-300-256", 2, "two at once"),)
+
+        def recovery_points(
+            self, runs: Sequence[MeasuredRun], names: object
+        ) -> tuple[list[Point], list[LeftOut]]:
+            seen["checked"] = [run.name for run in runs]
+            return [point_of_samples("recovery_total_s", {"failure": "rank"}, S, [2.0], 2.2)], []
+
+        def replay_points(self, run: MeasuredRun, names: object) -> list[Point]:
+            if run.name == "odd":
+                raise ValueError("a stop cannot be replayed")
+            return [point_of_samples("ettr", {}, "share", [0.9], 0.91, [run.name])]
+
+    def fit(known: Sequence[MeasuredRun], expected: Predict) -> Model:
+        seen["known"] = [run.name for run in known]
+        assert expected(known[0].setting)["iteration_s"] > 0
+        return Model()
+
+    found = compare_runs([none, *broken, *replayed], calibrate=calibrate, fit_failures=fit)
+    assert seen["known"] == ["pipelined-300-256"]
+    assert len(seen["checked"]) == 5, "neither what was fitted on nor what replays a trace"
+    assert [point.quantity for point in found.held_out] == ["recovery_total_s", "ettr"]
+    assert found.calibrated_on == ("none-300-256", "pipelined-300-256")
+    assert found.left_out == {
+        "pipelined-300-256, generation 2": "two at once",
+        "odd": "a stop cannot be replayed",
+    }
 
 
 def test_a_model_without_a_baseline_cannot_be_calibrated(tmp_path: Path) -> None:
@@ -301,10 +333,16 @@ def test_a_model_without_a_baseline_cannot_be_calibrated(tmp_path: Path) -> None
         compare_runs([run], calibrate=calibrate)
 
 
-def test_of_two_bandwidths_the_lower_calibrates(tmp_path: Path) -> None:
-    runs = [read_run(write_run(tmp_path, "none", mbps=mbps)) for mbps in (450, 300)]
+def test_a_baseline_and_one_scheme_calibrate_at_the_lower_of_two_bandwidths(
+    tmp_path: Path,
+) -> None:
+    runs = [
+        read_run(write_run(tmp_path, scheme, mbps=mbps))
+        for mbps in (450, 300)
+        for scheme in ("blocking", "naive", "unpipelined", "none")
+    ]
     (chosen,) = calibrating_runs(runs).values()
-    assert [run.setting.link_bps for run in chosen] == [300_000_000]
+    assert [run.name for run in chosen] == ["none-300-256", "unpipelined-300-256"]
 
 
 @pytest.mark.parametrize(

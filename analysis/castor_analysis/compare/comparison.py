@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from castor_analysis.compare.failure_runs import FailureModel, Predict
 from castor_analysis.compare.measured_run import ITERATION, QUANTITIES, MeasuredRun
 from castor_analysis.compare.points import Point, S, absolute_errors, point_of_samples
 from castor_analysis.compare.prediction import (
@@ -22,10 +23,13 @@ from castor_configs.errors import InputError
 from castor_sim.iteration.measured import MeasuredProfile
 from castor_sim.iteration.measured_steps import Issue
 
+_STATES: Final = ("pipelined", "unpipelined", "blocking", "naive")
+"""Schemes that may say what a checkpoint costs beside its transfers, the best known first."""
+
 Model = tuple[str, tuple[tuple[str, str], ...]]
 Calibrate = Callable[[Sequence[MeasuredRun]], MeasuredProfile]
-RunPoints = Callable[[Sequence[MeasuredRun], Sequence[MeasuredRun]], list[Point]]
-"""Points of held-out runs with failures (second), predicted from calibrating ones (first)."""
+FitFailures = Callable[[Sequence[MeasuredRun], Predict], FailureModel]
+"""Fits recoveries on runs of one setting, given what predicts an iteration in any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +106,7 @@ def compare_runs(
     calibrate: Calibrate,
     profiles: Sequence[MeasuredProfile] = (),
     predictor: Predictor | None = None,
-    failures: RunPoints | None = None,
-    replays: RunPoints | None = None,
+    fit_failures: FitFailures = FailureModel.fitted,
 ) -> Comparison:
     """Predict runs from as few of them as possible, and set both beside each other.
 
@@ -112,8 +115,7 @@ def compare_runs(
         calibrate: makes a profile of a model's calibrating runs.
         profiles: use these instead; the runs that they were measured in are no checks.
         predictor: predicts every run, from neither.
-        failures: points of runs whose failures were injected one by one.
-        replays: points of runs whose failures came from a trace.
+        fit_failures: makes the model of recoveries.
 
     Raises:
         InputError: there is nothing to calibrate on, or a profile fits no run.
@@ -137,19 +139,20 @@ def compare_runs(
     held_out = [point for case in cases if not case.fitted for point in _points(case, left_out)]
     orders = scheme_orders([*fitted, *held_out])
     broken = [run for run in runs if run.failed and not run.replays]
-    replayed = [run for run in runs if run.replays]
     first = calibrating_failures(broken)
-    rest = [run for run in broken if run not in first]
-    if failures is not None and first:
-        held_out += failures(first, rest)
-    if replays is not None and replayed and first:
-        known = [*first, *(run for run in quiet if run.name in seen)]
-        held_out += replays(known, replayed)
-    for run in broken if failures is None or not first else ():
-        left_out[run.name] = "it has failures, and nothing predicts them here"
-    for run in replayed if replays is None or not first else ():
-        left_out[run.name] = "it replays a trace, and no run with single failures calibrates that"
-    used = seen | {run.name for run in first if failures is not None or replays is not None}
+    if first:
+
+        def expected(setting: Setting) -> Mapping[str, float]:
+            if setting.model not in predictors:
+                raise ValueError(f"no profile is of {names[setting.model]}")
+            return predict(predictors[setting.model], setting).values
+
+        held_out += _failure_points(runs, first, names, expected, fit_failures, left_out)
+    else:
+        for run in runs:
+            if run.replays:
+                left_out[run.name] = "no run with single failures says what a recovery takes"
+    used = seen | {run.name for run in first}
     return Comparison(
         held_out=tuple(held_out),
         fitted=tuple(fitted),
@@ -162,36 +165,79 @@ def compare_runs(
 
 
 def calibrating_runs(quiet: Sequence[MeasuredRun]) -> dict[Model, list[MeasuredRun]]:
-    """Return for each model the runs without checkpoints at the middle of their bandwidths.
+    """Return for each model the runs at the middle of its bandwidths that calibrate it.
 
-    Of an even number of bandwidths, the lower one of the middle two.
+    Those without checkpoints, and those of one scheme, the first of `_STATES`: without a checkpoint
+    nobody sees how large it is and what it costs beside its transfers. Of an even number of
+    bandwidths, the lower one of the middle two.
 
     Raises:
-        InputError: a model has none.
+        InputError: a model has no run without checkpoints.
     """
     chosen: dict[Model, list[MeasuredRun]] = {}
     for model, name in sorted(model_names(run.setting for run in quiet).items()):
-        of_model = [r for r in quiet if r.setting.model == model and r.setting.scheme == NONE]
-        if not of_model:
+        of_model = [run for run in quiet if run.setting.model == model]
+        plain = [run for run in of_model if run.setting.scheme == NONE]
+        if not plain:
             raise InputError(
                 f"no run of {name} without checkpoints (castor train --scheme none) to calibrate "
                 "on: add one, or give --profile"
             )
-        links = sorted({run.setting.link_bps for run in of_model})
-        middle = links[(len(links) - 1) // 2]
-        chosen[model] = [run for run in of_model if run.setting.link_bps == middle]
+        middle = _middle(plain)
+        chosen[model] = [run for run in plain if run.setting.link_bps == middle]
+        for scheme in _STATES:
+            alike = [
+                run
+                for run in of_model
+                if run.setting.scheme == scheme and run.setting.link_bps == middle
+            ]
+            if alike:
+                first = alike[0].setting
+                chosen[model] += [run for run in alike if run.setting == first]
+                break
     return chosen
 
 
 def calibrating_failures(broken: Sequence[MeasuredRun]) -> list[MeasuredRun]:
-    """Return the runs with failures at one setting: smallest checkpoint, then middle bandwidth."""
+    """Return the runs with failures of one setting: smallest checkpoint, then middle bandwidth."""
     if not broken:
         return []
     smallest = min(broken, key=lambda run: (run.checkpoint_bytes, run.setting.model)).setting.model
     of_model = [run for run in broken if run.setting.model == smallest]
-    links = sorted({run.setting.link_bps for run in of_model})
-    middle = links[(len(links) - 1) // 2]
-    return [run for run in of_model if run.setting.link_bps == middle]
+    middle = _middle(of_model)
+    setting = next(run.setting for run in of_model if run.setting.link_bps == middle)
+    return [run for run in of_model if run.setting == setting]
+
+
+def _failure_points(
+    runs: Sequence[MeasuredRun],
+    first: Sequence[MeasuredRun],
+    names: Mapping[Model, str],
+    expected: Predict,
+    fit_failures: FitFailures,
+    left_out: dict[str, str],
+) -> list[Point]:
+    """Return the points of recoveries and of replayed traces; what is in none is told."""
+    try:
+        model = fit_failures(first, expected)
+        rest = [run for run in runs if run.failed and not run.replays and run not in first]
+        points, unlike = model.recovery_points(rest, names)
+    except ValueError as error:
+        raise InputError(str(error), file=first[0].folder.path) from error
+    for one in (*model.left_out, *unlike):
+        left_out[f"{one.run}, generation {one.generation}"] = one.why
+    for run in runs:
+        if run.replays:
+            try:
+                points += model.replay_points(run, names)
+            except ValueError as error:
+                left_out[run.name] = str(error)
+    return points
+
+
+def _middle(runs: Sequence[MeasuredRun]) -> int:
+    links = sorted({run.setting.link_bps for run in runs})
+    return links[(len(links) - 1) // 2]
 
 
 def _matched(
