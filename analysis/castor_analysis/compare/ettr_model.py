@@ -5,10 +5,12 @@ iteration, the checkpoint, and the parts of a recovery by its kind. Both sides c
 end of the first iteration, which is a replayed trace's time 0, to the end of the last:
 
     effective training time ratio = iterations finished x time of one without failures / wall time
-    iterations lost = iterations that had ended and were done again
+    iterations lost = training that a failure threw away / time of one iteration without failures
 
-For what was measured, the time of one iteration is the median over those of the run that neither
-follow a recovery nor were done while one was under way.
+The iteration in flight counts as far as it had come. For what was measured, the time of one
+iteration is the median over those of the run that do not begin a generation. Where in an iteration
+a failure strikes is chance, in the run as in the simulator, whose iterations are never just as
+long: the prediction is the mean over `phases` of the iteration.
 """
 
 from __future__ import annotations
@@ -22,10 +24,15 @@ import numpy as np
 
 from castor_analysis.compare.outages import NOBODY, REQUESTED, STANDBY, OutageKind
 from castor_analysis.compare.points import ITERATIONS, SHARE, Point, SettingValue, quantile
-from castor_analysis.compare.recovery_model import LeaseDetection, OutageSetting, RecoveryModel
-from castor_analysis.job_events import whole
+from castor_analysis.compare.recovery_model import (
+    EXPIRY_S,
+    RENEWALS,
+    LeaseDetection,
+    OutageSetting,
+    RecoveryModel,
+)
+from castor_analysis.job_events import events_of_the_job, whole
 from castor_policy.events import Event, EventKind
-from castor_runtime.launcher.run_result import recoveries
 from castor_sim.exact_engine import ExactEngine
 from castor_sim.profile import Profile, check_profile
 from castor_sim.strikes import Strikes
@@ -59,19 +66,24 @@ class Replay:
         wall_ns: from the end of the first iteration to the end of the last.
         iterations: that were finished meanwhile, each counted once.
         iteration_samples_s: the iterations that no failure touched, rank 0's.
-        iterations_lost: that were done again.
+        lost_s: training that failures threw away.
     """
 
     blows: tuple[Blow, ...]
     wall_ns: int
     iterations: int
     iteration_samples_s: tuple[float, ...]
-    iterations_lost: int
+    lost_s: float
+
+    @property
+    def iteration_s(self) -> float:
+        """One iteration without failures."""
+        return statistics.median(self.iteration_samples_s)
 
     @property
     def ettr(self) -> float:
         """The measured effective training time ratio."""
-        return self.ettr_at(statistics.median(self.iteration_samples_s))
+        return self.ettr_at(self.iteration_s)
 
     def ettr_at(self, iteration_s: float) -> float:
         """Return the ratio that the run has if one iteration takes so long without failures."""
@@ -84,13 +96,13 @@ class EttrPrediction:
 
     Attributes:
         ettr: useful over wall time.
-        iterations_lost: as `Replay` counts them.
-        tally: where the time went.
+        iterations_lost: training thrown away, in iterations.
+        tallies: where the time went, of each phase.
     """
 
     ettr: float
-    iterations_lost: int
-    tally: Tally
+    iterations_lost: float
+    tallies: tuple[Tally, ...]
 
 
 def read_replay(events: Iterable[Event]) -> Replay:
@@ -113,13 +125,13 @@ def read_replay(events: Iterable[Event]) -> Replay:
         if event.kind == EventKind.FAILURE and start_ns <= event.time_ns < end_ns
     )
     first = whole(ended[0], "iteration")
-    lost = (recovery.iterations_lost for recovery in recoveries(log))
+    resumed = (event for event in events_of_the_job(log) if event.kind == EventKind.RESUMED)
     return Replay(
         blows=blows,
         wall_ns=end_ns - start_ns,
         iterations=max(whole(event, "iteration") for event in ended) - first,
         iteration_samples_s=_untouched(ended),
-        iterations_lost=sum(one or 0 for one in lost),
+        lost_s=sum(whole(event, "lost_progress_ns") for event in resumed) / _NS_PER_S,
     )
 
 
@@ -131,6 +143,7 @@ def predict_ettr(
     replicas: Sequence[Sequence[int]],
     checkpoint_s: float,
     standbys: int = 0,
+    phases: int = 16,
 ) -> EttrPrediction:
     """Replay a run's failures in the exact engine, a checkpoint every iteration.
 
@@ -143,6 +156,7 @@ def predict_ettr(
         replicas: for each machine, the machines that hold its shard, itself first.
         checkpoint_s: from the end of an iteration until its checkpoint is whole, predicted.
         standbys: machines that stood by when it began; each serves once.
+        phases: of the iteration in which the replay begins, evenly spread.
 
     Raises:
         ValueError: the model does not know a recovery that the failures call for.
@@ -159,30 +173,34 @@ def predict_ettr(
         warm_up_ns=recovery.warm_up_ns,
     )
     check_profile(profile, positions=len(replicas), horizon_ns=replay.wall_ns)
-    lost = 0
-
-    def count(event: Event) -> None:
-        nonlocal lost
-        if event.kind == EventKind.RESUMED:
-            lost += whole(event, "lost_progress_ns") // iteration_ns
-
     lease = LeaseDetection(setting.lease_s)
     operations = Operations(
         positions=len(replicas),
-        heartbeat_ns=round(setting.lease_s / 4 * _NS_PER_S) + _ROUND_TRIP_NS,
-        poll_ns=round(lease.expiry_s * _NS_PER_S),
-        misses=round(lease.whole_s / lease.expiry_s),
+        heartbeat_ns=round(setting.lease_s / RENEWALS * _NS_PER_S) + _ROUND_TRIP_NS,
+        poll_ns=round(EXPIRY_S * _NS_PER_S),
+        misses=round(lease.whole_s / EXPIRY_S),
         exit_ns=recovery.exit_ns,
     )
-    tally = ExactEngine(
-        profile,
-        operations,
-        replicas,
-        _strikes(replay.blows, recovery.restore_ns),
-        horizon_ns=replay.wall_ns,
-        observe=count,
-    ).run()
-    return EttrPrediction(ettr=tally.useful_ns / tally.wall_ns, iterations_lost=lost, tally=tally)
+    ratios: list[float] = []
+    tallies: list[Tally] = []
+    for phase in range(phases):
+        # As if training had begun so much sooner; that time is taken off again below.
+        ahead_ns = iteration_ns * phase // phases
+        tally = ExactEngine(
+            profile,
+            operations,
+            replicas,
+            _strikes(replay.blows, recovery.restore_ns, ahead_ns),
+            horizon_ns=replay.wall_ns + ahead_ns,
+        ).run()
+        ratios.append((tally.useful_ns - ahead_ns) / replay.wall_ns)
+        tallies.append(tally)
+    lost_ns = statistics.mean(tally.lost_progress_ns for tally in tallies)
+    return EttrPrediction(
+        ettr=max(0.0, statistics.mean(ratios)),
+        iterations_lost=lost_ns / iteration_ns,
+        tallies=tuple(tallies),
+    )
 
 
 def ettr_points(
@@ -193,11 +211,10 @@ def ettr_points(
 ) -> list[Point]:
     """Return both points of a replayed run.
 
-    The spread of the ratio is what that of the iterations makes of it.
+    Their spread is what that of the iterations makes of them.
     """
     setting = {**shown, "failures": len(replay.blows)}
     low, high = (quantile(replay.iteration_samples_s, share) for share in (0.1, 0.9))
-    lost = float(replay.iterations_lost)
     return [
         Point(
             quantity="ettr",
@@ -212,9 +229,9 @@ def ettr_points(
             quantity="iterations_lost",
             setting=setting,
             unit=ITERATIONS,
-            measured=lost,
-            spread=(lost, lost),
-            simulated=float(prediction.iterations_lost),
+            measured=replay.lost_s / replay.iteration_s,
+            spread=(replay.lost_s / high, replay.lost_s / low),
+            simulated=prediction.iterations_lost,
             runs=(run,),
         ),
     ]
@@ -275,12 +292,12 @@ def _after_retrieval_s(parts: Mapping[str, float], setting: OutageSetting) -> fl
     return parts["restart"] + max(0.0, parts["first_iteration"] - setting.iteration_s)
 
 
-def _strikes(blows: Sequence[Blow], restore_ns: Sequence[int]) -> list[Strikes]:
+def _strikes(blows: Sequence[Blow], restore_ns: Sequence[int], ahead_ns: int) -> list[Strikes]:
     if not blows:
         return []
     return [
         Strikes(
-            np.array([blow.time_ns for blow in blows], np.int64),
+            np.array([blow.time_ns + ahead_ns for blow in blows], np.int64),
             np.array([blow.machine for blow in blows], np.int32),
             np.array([blow.hardware for blow in blows], np.int8),
             np.array(restore_ns, np.int64),

@@ -16,6 +16,9 @@ from castor_analysis.compare.settings import Setting
 from castor_policy.events import Event
 from castor_runtime.launcher.event_logs import merge
 
+Names = Mapping[tuple[str, tuple[tuple[str, str], ...]], str]
+"""A short name for each `Setting.model`, as `settings.model_names` makes them."""
+
 Predict = Callable[[Setting], Mapping[str, float]]
 """An iteration's predicted quantities, named as `measured_run.QUANTITIES`."""
 
@@ -57,7 +60,7 @@ class FailureModel:
         return cls(calibrate(found, setting), predict, tuple(left_out))
 
     def recovery_points(
-        self, runs: Sequence[MeasuredRun], names: Mapping[object, str]
+        self, runs: Sequence[MeasuredRun], names: Names
     ) -> tuple[list[Point], list[LeftOut]]:
         """Return the points of other runs' recoveries, and the outages that are in none.
 
@@ -82,7 +85,7 @@ class FailureModel:
         points, unknown = recovery_points(self.recovery, measured)
         return points, [*left_out, *unknown]
 
-    def replay_points(self, run: MeasuredRun, names: Mapping[object, str]) -> list[Point]:
+    def replay_points(self, run: MeasuredRun, names: Names) -> list[Point]:
         """Return the points of a run whose failures came one after the other.
 
         Raises:
@@ -128,5 +131,5 @@ def _setting(run: MeasuredRun, iteration_s: float) -> OutageSetting:
     )
 
 
-def _shown(setting: Setting, names: Mapping[object, str]) -> dict[str, SettingValue]:
+def _shown(setting: Setting, names: Names) -> dict[str, SettingValue]:
     return {"link": setting.link, "model": names[setting.model], "scheme": setting.scheme}

@@ -61,11 +61,6 @@ class LeaseDetection:
         return float(math.ceil(self.lease_s))
 
     @property
-    def expiry_s(self) -> float:
-        """How often etcd looks."""
-        return EXPIRY_S
-
-    @property
     def low_s(self) -> float:
         """No sooner than this."""
         return self.whole_s - self.lease_s / RENEWALS
