@@ -227,10 +227,10 @@ def test_repetitions_and_a_run_with_checkpoints_add_up(tmp_path: Path) -> None:
     late = Truth(update_ns=15 * MS)
     found = of_runs(
         write_run(tmp_path / "a", truth),
-        write_run(tmp_path / "b", truth),
+        write_run(tmp_path / "b", late, scheme="blocking", checkpoints=True),
         write_run(tmp_path / "c", late, scheme="pipelined", checkpoints=True),
     )
-    # The iteration is that of the runs without checkpoints.
+    # The iteration is that of the run without checkpoints.
     assert run_iteration(found.profile.tasks()).end_ns == truth.iteration_ns
     assert (found.profile.capture, found.profile.commit) == (2 * MS, 8 * MS)
     assert found.stated == {}
@@ -328,6 +328,23 @@ def test_busy_periods_hold_every_collective_once(timeline: Timeline) -> None:
         times = shared_times(fit, period)
         assert sum(times) == period.end_ns - period.start_ns
         assert min(times) >= 0
+
+
+def test_a_long_collective_spans_shorter_ones() -> None:
+    rows = [(0, 100), (10, 50), (60, 90), (120, 130)]
+    collectives = [
+        Collective(
+            operation="all_gather",
+            size_bytes=1,
+            issued_ns=issued_ns,
+            waited_ns=-1,
+            resumed_ns=-1,
+            ended_ns=ended_ns,
+        )
+        for issued_ns, ended_ns in rows
+    ]
+    periods = busy_periods(collectives)
+    assert [(period.start_ns, period.end_ns) for period in periods] == [(0, 100), (120, 130)]
 
 
 def test_jitter_is_of_each_computation_so_that_all_have_the_deviation() -> None:

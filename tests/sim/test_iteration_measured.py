@@ -182,8 +182,11 @@ def test_another_bandwidth_changes_what_bytes_cost_and_nothing_else() -> None:
     assert halved.link == 4 * GBPS
     assert held.at_link(8 * GBPS) == held
     assert halved.at_link(8 * GBPS) == held
-    # More than was measured cannot have been the wire's.
     assert held.at_link(800 * GBPS).steps[1] == Issue("all_gather", 4 * 10**6, 3 * MS + 30_000)
+    # More than was measured cannot have been the wire's.
+    short = held.model_copy(update={"steps": [Issue("all_gather", 4 * 10**6, MS)]})
+    assert short.at_link(4 * GBPS).steps == [Issue("all_gather", 4 * 10**6, 2 * MS)]
+    assert short.at_link(16 * GBPS).steps == [Issue("all_gather", 4 * 10**6, MS // 2)]
 
 
 def test_a_profile_scales_only_from_a_rate_that_it_knows() -> None:
@@ -237,6 +240,17 @@ def test_the_commit_comes_behind_the_copies() -> None:
     assert report.results["blocking"].iteration_ns == report.baseline.iteration_ns + 10 * MS
     late_ns = waited.results["blocking"].iteration_ns - waited.baseline.iteration_ns
     assert late_ns == (10 + 1 + 10) * MS + 1000
+
+
+def test_the_commit_waits_for_the_last_chunks_copy() -> None:
+    # The own replica, of 1 MB, is copied long before: chunks wait for the last span, of 5 ms.
+    steps = ["compute 0.001ms", "issue all_gather 1MB 20ms", "wait 0", "compute 5ms"]
+    held = profile(steps=steps, shard="1MB", copy={"alpha": "6ms", "bandwidth": "8Gbps"})
+    report = simulated(held)
+    assert report.results["pipelined"].iteration_ns == report.baseline.iteration_ns
+    late = simulated(held.model_copy(update={"commit": 2 * MS})).results["pipelined"]
+    # 1 ms on the network and 7 ms of copying, and the commit: 5 ms later than the span's end.
+    assert late.iteration_ns == report.baseline.iteration_ns + (1 + 7 + 2 - 5) * MS
 
 
 @pytest.mark.parametrize(
