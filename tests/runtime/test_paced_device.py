@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.interleaving import SCHEMES, Link
+from castor_runtime.trainer.device import Receive
+from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.sections import copy_section, lay_out, part_bytes
-from castor_runtime.trainer.staging import BufferPool, LiveBytes
+from castor_runtime.trainer.staged_device import Span, StagedDevice
+from castor_runtime.trainer.staging import BufferPool, Copy, LiveBytes
 from castor_runtime.trainer.traffic import Traffic
 
 pytestmark = pytest.mark.long  # the ranks take seconds to start
@@ -207,7 +211,42 @@ def test_a_blocking_own_copy_follows_the_chunks(ranks: list[dict[str, Any]]) -> 
 
 def test_a_lost_peer_is_an_error_and_no_hang(tmp_path: Path) -> None:
     (survivor,) = run_cases(2, tmp_path, LOST)
-    assert "a transfer failed" in survivor["lost"]["error"]
+    # Raised where it is met first: in posting, or in waiting.
+    assert "RuntimeError" in survivor["lost"]["error"]
+
+
+class Broken:
+    """A copy engine that fails, on a network that brings zeros."""
+
+    copy_link = Link(1, 1)
+
+    def pin(self, memory: torch.Tensor) -> None: ...
+
+    def follow_training(self) -> None: ...
+
+    def allocate(self, size_bytes: int) -> torch.Tensor:
+        return torch.zeros(size_bytes, dtype=torch.uint8)
+
+    def exchange(self, *given: Any) -> Callable[[], Span]:
+        return lambda: (1, 2)
+
+    def copy(self, copies: Sequence[Copy]) -> Span:
+        raise OSError("no engine")
+
+
+def test_a_copy_that_fails_is_raised_where_it_is_waited_for() -> None:
+    device = StagedDevice(Broken(), Gate(), 8)
+    arrived: list[tuple[int, int]] = []
+    target = torch.ones(8, dtype=torch.uint8)
+    sent = device.post(0, [], [], lambda *span: arrived.append(span))
+    sent.wait()
+    assert arrived == [(1, 2)]
+    received = device.post(1, [], [Receive(1, target)], lambda *span: arrived.append(span))
+    with pytest.raises(RuntimeError, match="a transfer failed: no engine"):
+        received.wait()
+    with pytest.raises(RuntimeError, match="a transfer failed: no engine"):
+        device.wait_captured()
+    device.close()
 
 
 shapes = st.lists(
