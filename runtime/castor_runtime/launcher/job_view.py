@@ -16,8 +16,6 @@ from castor_policy.agents.messages import PlanChanged, ReportChanged, RootChange
 from castor_policy.agents.store_view import meaning
 from castor_policy.store import KeyValue, Store, StoreEvent
 
-__all__ = ["JobView", "job_prefix", "read_view"]
-
 
 @dataclass(slots=True)
 class JobView:

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec, spec_key
+from castor_policy.agents.documents import JobSpec, job_prefix, spec_key
 from castor_policy.store import Compare, Delete, Put, Store, StoreUnavailableError, Txn
-from castor_runtime.launcher.job_view import JobView, job_prefix, read_view
+from castor_runtime.launcher.job_view import JobView, read_view
 
 _AGAIN_S = 0.1
 
