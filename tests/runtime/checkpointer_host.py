@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["DS_ACCELERATOR"] = "cpu"
@@ -206,7 +206,49 @@ def train_unevenly(options: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+class RecordingDevice(CpuDevice):
+    """Writes down when each round was posted."""
+
+    posted: ClassVar[list[tuple[int, int]]] = []
+
+    def post(self, number: int, *arguments: Any) -> Any:
+        self.posted.append((number, time.monotonic_ns()))
+        return super().post(number, *arguments)
+
+
+def train_beside_collectives(options: dict[str, Any]) -> dict[str, Any]:
+    """Wait and gather in turn, as ZeRO-3 does; from an iteration on with longer waits."""
+    if not options.get("paced"):
+        session.CpuDevice = RecordingDevice
+    deepspeed.init_distributed("gloo")
+    part = torch.ones(options["gathered"])
+    whole = torch.empty(options["gathered"] * dist.get_world_size())
+    state = torch.zeros(options["size"])
+    checkpointer = Checkpointer(TensorState({"state": state}))
+    done = checkpointer.resume()
+    iterations = []
+    for iteration in range(done, options["iterations"]):
+        longer = iteration >= options.get("longer_from", options["iterations"])
+        pause_s = options["longer_s" if longer else "pause_s"]
+        issued = []
+        for layer in range(options["layers"]):
+            time.sleep(pause_s)
+            issued.append(time.monotonic_ns())
+            handle = deepspeed.comm.all_gather_into_tensor(whole, part, async_op=layer % 2 == 1)
+            if handle is not None:
+                handle.wait()
+        time.sleep(pause_s)
+        before_update = time.monotonic_ns()
+        checkpointer.before_update()
+        iterations.append({"issued": issued, "before_update": before_update})
+        state.add_(iteration + 1)
+        checkpointer.step()
+    checkpointer.finish()
+    return {"iterations": iterations, "posted": RecordingDevice.posted, "state": digest(state)}
+
+
 PROGRAMS = {
+    "collectives": train_beside_collectives,
     "deepspeed": train_deepspeed,
     "tensors": train_tensors,
     "script": run_script,

@@ -5,8 +5,8 @@ its sources, `in_flight` of them at a time, over the group that checkpoints trav
 card that is shared by several ranks, or that is slower in both directions at once, is measured as
 it will be used. It takes place while training is quiet, before a generation's first iteration.
 
-What a round costs beyond its bytes is small beside the time that a large piece takes, so the sizes
-follow the speed that the first rounds show: from 64 KiB up to what takes 40 ms.
+One size is so small that it takes hardly more than alpha; the others follow the speed that the
+first rounds show, up to what takes 20 ms.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from castor_policy.interleaving import Link
 
 _FIRST_TAG = 1 << 20
 """Above those of real rounds."""
-_SMALLEST_BYTES = 64 << 10
+_SMALLEST_BYTES = 4 << 10
+_FIRST_BYTES = 64 << 10
 _LARGEST_BYTES = 4 << 20
-_SIZES = 4
 _REPEATS = 3
-_ROUND_NS = 40_000_000
-"""About how long a round of the largest size shall take: 0.3 s or so for all."""
+_ROUND_NS = 20_000_000
+"""About how long a round of the largest size shall take: 0.4 s for all, with four in flight."""
 _BITS_NS = 8 * 10**9
 
 
@@ -98,13 +98,11 @@ class LinkProbe:
         Raises:
             RuntimeError: a peer is gone.
         """
-        self._rounds(_SMALLEST_BYTES)  # connections wake up, memory is touched
-        first_ns = self._all_largest(self._rounds(_SMALLEST_BYTES))
-        fitting = _SMALLEST_BYTES * _ROUND_NS // max(first_ns, 1)
-        largest = max(4 * _SMALLEST_BYTES, min(fitting, _LARGEST_BYTES))
-        sizes = sorted(
-            {_SMALLEST_BYTES + (largest - _SMALLEST_BYTES) * i // (_SIZES - 1) for i in range(4)}
-        )
+        self._rounds(_FIRST_BYTES)  # connections wake up, memory is touched
+        first_ns = self._all_largest(self._rounds(_FIRST_BYTES))
+        fitting = _FIRST_BYTES * _ROUND_NS // max(first_ns, 1)
+        largest = max(4 * _FIRST_BYTES, min(fitting, _LARGEST_BYTES))
+        sizes = [_SMALLEST_BYTES, largest // 4, largest // 2, largest]
         times = [
             statistics.median_low(self._rounds(size) for _ in range(_REPEATS)) for size in sizes
         ]
@@ -159,22 +157,29 @@ class LinkProbe:
 
 
 def fit_link(sizes_bytes: Sequence[int], times_ns: Sequence[int]) -> Link:
-    """Return alpha and B by least squares; a line that would start below 0 is drawn through 0.
+    """Return alpha and B by least squares of relative errors, so that small pieces tell alpha.
+
+    A line that would start below 0 is drawn through 0.
 
     Raises:
         ValueError: there are not two sizes and a time above 0 for each.
     """
     if len(set(sizes_bytes)) < 2 or len(sizes_bytes) != len(times_ns) or min(times_ns) <= 0:
         raise ValueError("give two sizes or more, and for each the time above 0 that it took")
-    count = len(sizes_bytes)
-    mean_bytes, mean_ns = Fraction(sum(sizes_bytes), count), Fraction(sum(times_ns), count)
-    pairs = list(zip(sizes_bytes, times_ns, strict=True))
-    slope = sum((size - mean_bytes) * (at - mean_ns) for size, at in pairs) / sum(
-        (size - mean_bytes) ** 2 for size in sizes_bytes
+    rows = [
+        (Fraction(1, at * at), size, at) for size, at in zip(sizes_bytes, times_ns, strict=True)
+    ]
+    total = sum(weight for weight, _, _ in rows)
+    mean_bytes = sum(weight * size for weight, size, _ in rows) / total
+    mean_ns = sum(weight * at for weight, _, at in rows) / total
+    slope = sum(w * (size - mean_bytes) * (at - mean_ns) for w, size, at in rows) / sum(
+        w * (size - mean_bytes) ** 2 for w, size, _ in rows
     )
     alpha_ns = mean_ns - slope * mean_bytes
     if alpha_ns < 0 or slope <= 0:
-        slope = Fraction(sum(size * at for size, at in pairs), sum(size**2 for size in sizes_bytes))
+        slope = sum(w * size * at for w, size, at in rows) / sum(
+            w * size * size for w, size, _ in rows
+        )
         alpha_ns = Fraction(0)
     return Link(round(alpha_ns), max(1, int(_BITS_NS / slope)))
 
