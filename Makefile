@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.castor-setup
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: setup demo test test-fast lint bench bench-peers soak figures clean
+.PHONY: setup demo test test-fast lint bench bench-peers compare compare-short soak figures clean
 
 setup: $(STAMP)
 
@@ -50,6 +50,14 @@ bench-peers: .venv-peers/.castor-setup
 	.venv-peers/bin/python -m pip install --quiet --no-deps lm-resiliency==0.2.0 dlrover==0.6.1
 	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/requirements-peers.txt
 	@touch $@
+
+# Real runs beside the simulator's predictions, in under an hour. Needs root (docs/validation.md).
+compare: setup
+	$(BIN)/python benchmarks/compare/run.py --out out/compare --publish
+
+# One model at two bandwidths, in under ten minutes; exits with 1 beyond loose bounds.
+compare-short: setup
+	$(BIN)/python benchmarks/compare/run.py --short --out out/compare-short
 
 soak: setup
 	$(BIN)/python benchmarks/soak.py --out out/soak

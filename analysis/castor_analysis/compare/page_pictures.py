@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -99,7 +99,7 @@ def scatter(points: Sequence[Point]) -> str:
 
 
 def histogram(points: Sequence[Point]) -> str:
-    """Draw how the held-out errors are spread, stacked by family."""
+    """Draw how the held-out errors are spread, stacked by family in the colours of `scatter`."""
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - as in castor_traces.picture_style
 
     with figure_in_style(4.3, 3.6) as figure:
@@ -127,11 +127,9 @@ def histogram(points: Sequence[Point]) -> str:
                 bins=bins,
                 stacked=True,
                 color=[_FAMILIES[name][1] for name in shown],
-                label=[_FAMILIES[name][0] for name in shown],
                 edgecolor="white",
                 linewidth=0.3,
             )
-            axes.legend(loc="upper left")
         axes.axvline(0, color=picture_style.BLACK, lw=0.6)
         axes.set_xlabel("error (%): (simulated - measured)/measured")
         axes.set_ylabel("held-out points")
@@ -155,6 +153,13 @@ def scheme_bars(cases: Sequence[Case]) -> str:
                 axes.set_title(f"{model}; {link}")
                 if column == 0:
                     axes.set_ylabel("iteration (s)")
+        found = [panel.get_legend_handles_labels() for row in grid for panel in row]
+        by_label = {
+            label: handle
+            for handles, labels in found
+            for handle, label in zip(handles, labels, strict=True)
+        }
+        figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=3)
         return _svg(figure, "schemes")
 
 
@@ -183,10 +188,6 @@ def _schemes(axes: Axes, cases: Sequence[Case]) -> None:
             label="calibrated on" if case.fitted else "simulated",
         )
     axes.set_xticks(range(len(cases)), [case.setting.scheme for case in cases], rotation=20)
-    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    if found:
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.35)
-        axes.legend(found.values(), found.keys(), loc="upper left", ncols=3, fontsize=6)
 
 
 def timelines(case: Case) -> str:
@@ -244,46 +245,63 @@ def _lane(axes: Axes, intervals: Sequence[Interval], row: int) -> None:
 
 
 def recovery_bars(points: Sequence[Point]) -> str:
-    """Draw each recovery's parts, measured above simulated; "" where there is none."""
+    """Draw each recovery's parts, measured above simulated; "" where there is none.
+
+    A detection whose point is of all settings of a kind is drawn in each of them.
+    """
+    of_kind: dict[tuple[str, ...], list[Point]] = {}
     groups: dict[tuple[str, ...], list[Point]] = {}
     for point in points:
         if point.quantity.startswith("recovery_") and point.quantity != "recovery_total_s":
-            words = tuple(str(point.setting.get(k, "")) for k in ("failure", "model", "link"))
-            groups.setdefault(words, []).append(point)
+            kind, where = (
+                tuple(str(point.setting[key]) for key in keys if key in point.setting)
+                for keys in (("failure", "from", "replaced_by"), ("model", "link"))
+            )
+            if where:
+                groups.setdefault((*kind, *where), [*of_kind.get(kind, ())]).append(point)
+            else:
+                of_kind.setdefault(kind, []).append(point)
+                for words, own in groups.items():
+                    if words[: len(kind)] == kind:
+                        own.append(point)
     if not groups:
         return ""
     with figure_in_style(9.0, 0.9 + 0.5 * len(groups)) as figure:
         axes = figure.subplots()
         seen: set[str] = set()
         for row, own in enumerate(groups.values()):
-            sides: tuple[tuple[float, Callable[[Point], float]], ...] = (
-                (-0.19, lambda point: point.measured),
-                (0.19, lambda point: point.simulated),
-            )
-            for place, value_of in sides:
-                left = 0.0
-                for point in sorted(own, key=_part_order):
-                    part = point.quantity.removeprefix("recovery_").removesuffix("_s")
-                    colour, hatch = _PARTS.get(part, _REST)
-                    axes.barh(
-                        row + place,
-                        value_of(point),
-                        0.34,
-                        left=left,
-                        color=colour,
-                        hatch=hatch,
-                        edgecolor="white",
-                        linewidth=0.0,
-                        label="" if part in seen else part.replace("_", " "),
-                    )
-                    seen.add(part)
-                    left += value_of(point)
-        labels = [", ".join(word for word in words if word) for words in groups]
-        axes.set_yticks(range(len(groups)), labels)
+            ordered = sorted(own, key=_part_order)
+            _stacked(axes, row - 0.19, ordered, [point.measured for point in ordered], seen)
+            _stacked(axes, row + 0.19, ordered, [point.simulated for point in ordered], seen)
+        axes.set_yticks(
+            range(len(groups)), [", ".join(words).replace("_", " ") for words in groups]
+        )
         axes.invert_yaxis()
         axes.set_xlabel("s from the failure; upper bar measured, lower bar simulated")
         figure.legend(loc="outside lower center", ncols=len(seen))
         return _svg(figure, "recovery")
+
+
+def _stacked(
+    axes: Axes, place: float, points: Sequence[Point], values: Sequence[float], seen: set[str]
+) -> None:
+    left = 0.0
+    for point, value in zip(points, values, strict=True):
+        part = point.quantity.removeprefix("recovery_").removesuffix("_s")
+        colour, hatch = _PARTS.get(part, _REST)
+        axes.barh(
+            place,
+            value,
+            0.34,
+            left=left,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.0,
+            label="" if part in seen else part.replace("_", " "),
+        )
+        seen.add(part)
+        left += value
 
 
 def _part_order(point: Point) -> tuple[int, str]:

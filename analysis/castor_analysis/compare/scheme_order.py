@@ -12,7 +12,10 @@ from castor_analysis.compare.points import Point, SettingValue
 from castor_analysis.compare.settings import NONE, TRAFFIC
 
 TIE: Final = 0.01
-"""Two schemes are told apart where one takes longer than the other by more than this share."""
+"""Two schemes are a tie where neither side has one take longer by more than this share."""
+
+CLEAR: Final = 0.05
+"""A difference of more than this share on one side may not be none at all on the other."""
 
 _SCHEME: Final = "scheme"
 
@@ -24,8 +27,8 @@ class SchemeOrder:
     Attributes:
         setting: without the scheme.
         measured, simulated: their names.
-        wrong: pairs that one side puts clearly (by more than `TIE`) in an order that the other
-            side does not have.
+        wrong: pairs that the sides put in opposite orders and at least one of them holds for no
+            tie, and pairs of a `CLEAR` difference on one side and none on the other.
     """
 
     setting: Mapping[str, SettingValue]
@@ -92,20 +95,9 @@ def _order(setting: Mapping[str, SettingValue], points: Sequence[Point]) -> Sche
 def _contradict(
     measured_s: float, other_measured_s: float, simulated_s: float, other_simulated_s: float
 ) -> bool:
-    measured = _compared(measured_s, other_measured_s)
-    simulated = _compared(simulated_s, other_simulated_s)
-    if measured == simulated:
-        return False
-    if 0 not in (measured, simulated):
-        return True
-    # One side sees a tie: it may not lean the other way.
-    clear = measured or simulated
-    leans = other_simulated_s - simulated_s if measured else other_measured_s - measured_s
-    return clear * leans < 0
-
-
-def _compared(one_s: float, other_s: float) -> int:
-    """Return 1 where the first is clearly faster, -1 where the second is, 0 for a tie."""
-    if abs(one_s - other_s) <= TIE * min(one_s, other_s):
-        return 0
-    return 1 if one_s < other_s else -1
+    measured = (other_measured_s - measured_s) / min(measured_s, other_measured_s)
+    simulated = (other_simulated_s - simulated_s) / min(simulated_s, other_simulated_s)
+    if measured * simulated < 0:
+        return max(abs(measured), abs(simulated)) > TIE
+    # Where one side sees no difference at all, the other may see a small one.
+    return measured * simulated == 0 and max(abs(measured), abs(simulated)) > CLEAR

@@ -1,0 +1,176 @@
+"""Which runs `make compare` and `make compare-short` make: data, to be changed here alone.
+
+A model is gpt2 of `layers` and `hidden`; `--bucket` of about a layer has DeepSpeed gather and
+reduce layer by layer. Layers are paced: they wait as long as they would compute on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMES = ("none", "blocking", "naive", "unpipelined", "pipelined")
+WARM_UP = 7
+"""Iterations before a schedule holds: a few until DeepSpeed knows the order, five profiled."""
+START_S = 12.0
+"""From `castor train` to its first iteration, and from its last to the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Part of a real failure trace, compressed.
+
+    Attributes:
+        trace: name of a data set, as `castor trace` knows it.
+        start_s, span_s: the part, in seconds of the trace.
+        run_s: what it is compressed to; the run trains so long.
+    """
+
+    trace: str
+    start_s: int
+    span_s: int
+    run_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One `castor train`.
+
+    Attributes:
+        link_mbps: bandwidth of the cluster that it runs on.
+        hidden: of the model.
+        scheme: of checkpoint traffic.
+        iterations: in all; of a replay as many as take its time.
+        kills: failures to inject.
+        standby: machines that wait.
+        replay: failures of a trace instead.
+    """
+
+    link_mbps: int
+    hidden: int
+    scheme: str
+    iterations: int
+    kills: tuple[str, ...] = ()
+    standby: int = 0
+    replay: Replay | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        kind = "replay-" if self.replay else "failures-" if self.kills else ""
+        return f"{kind}{self.scheme}-h{self.hidden}-{self.link_mbps}mbit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is run and what is asked of it.
+
+    Attributes:
+        runs: in the order of their clusters.
+        nodes, spares: of each cluster.
+        storage_mbps: of its storage.
+        layers, paced_layer_ms: of every model.
+        buffer, parts, mu: of every scheme.
+        copy_share: rate of the stand-in for a GPU's copy engine, over the link's.
+        seed: of the training program.
+        median_max, worst_max: errors beyond these fail the command.
+    """
+
+    runs: tuple[Run, ...]
+    nodes: int = 4
+    spares: int = 2
+    storage_mbps: int = 200
+    layers: int = 6
+    paced_layer_ms: float = 30.0
+    buffer: str = "2MB"
+    parts: int = 4
+    mu: float = 0.9
+    copy_share: float = 1.0
+    seed: int = 0
+    median_max: float
+    worst_max: float
+
+    def bucket(self, hidden: int) -> int:
+        """Return the parameters of about a layer."""
+        return round(12 * hidden * hidden * 1.02)
+
+    def expected_s(self, run: Run) -> float:
+        """Return about how long a run takes, for the progress display alone."""
+        if run.replay is not None:
+            return START_S + run.replay.run_s
+        traffic_bytes = 4 * 12 * run.hidden**2 * self.layers
+        # Gathered twice, 3/4 of the bytes each; reduced, at twice that.
+        network_s = traffic_bytes * 3 * 8 / (run.link_mbps * 1e6)
+        compute_s = 3 * self.layers * self.paced_layer_ms / 1e3
+        outages_s = sum(15.0 if kill.startswith("machine") else 9.0 for kill in run.kills)
+        return START_S + run.iterations * (0.2 + network_s + compute_s) + outages_s
+
+
+MEASURED = 8
+_FAILURES = ("rank:1@11", "machine:2@20", "rank:3@29")
+_LINKS = (300, 450, 600)
+_MODELS = (256, 320)
+
+
+def _failures(link_mbps: int, hidden: int) -> Run:
+    return Run(
+        link_mbps=link_mbps,
+        hidden=hidden,
+        scheme="pipelined",
+        iterations=36,
+        kills=_FAILURES,
+        standby=1,
+    )
+
+
+def _of_link(link_mbps: int) -> list[Run]:
+    return [
+        Run(link_mbps=link_mbps, hidden=hidden, scheme=scheme, iterations=WARM_UP + MEASURED)
+        for hidden in _MODELS
+        for scheme in SCHEMES
+    ]
+
+
+# 12 failures of a cluster of 1024 machines in 1.9 days: 8 machines lost and 4 software failures.
+# Chosen because they hit all four machines that they are folded onto, and none before training has
+# recovered from the one before: what overlaps is no measure of a recovery.
+REPLAY = Replay(trace="lanl-18", start_s=30_852_225, span_s=160_650, run_s=1800.0)
+
+FULL = Plan(
+    runs=(
+        *_of_link(300),
+        _failures(300, 256),
+        *_of_link(450),
+        _failures(450, 256),
+        Run(link_mbps=450, hidden=256, scheme="pipelined", iterations=0, standby=1, replay=REPLAY),
+        *_of_link(600),
+        _failures(600, 320),
+    ),
+    median_max=0.05,
+    worst_max=0.15,
+)
+
+SHORT = Plan(
+    runs=(
+        *(
+            Run(link_mbps=300, hidden=192, scheme=scheme, iterations=WARM_UP + 6)
+            for scheme in ("none", "pipelined")
+        ),
+        *(
+            Run(link_mbps=450, hidden=192, scheme=scheme, iterations=WARM_UP + 6)
+            for scheme in ("none", "blocking", "unpipelined", "pipelined")
+        ),
+        *(
+            Run(
+                link_mbps=link_mbps,
+                hidden=192,
+                scheme="pipelined",
+                iterations=28,
+                kills=("rank:1@10", "machine:2@19"),
+                standby=1,
+            )
+            for link_mbps in (300, 450)
+        ),
+    ),
+    median_max=0.20,
+    worst_max=0.60,
+)
