@@ -227,10 +227,10 @@ class Broken:
     def allocate(self, size_bytes: int) -> torch.Tensor:
         return torch.zeros(size_bytes, dtype=torch.uint8)
 
-    def exchange(self, *given: Any) -> Callable[[], Span]:
+    def exchange(self, *_given: Any) -> Callable[[], Span]:
         return lambda: (1, 2)
 
-    def copy(self, copies: Sequence[Copy]) -> Span:
+    def copy(self, _copies: Sequence[Copy]) -> Span:
         raise OSError("no engine")
 
 

@@ -160,7 +160,7 @@ class CpuDevice:
 
 
 def post_gloo(
-    group: dist.ProcessGroup,
+    group: dist.ProcessGroup | None,
     tag: int,
     outgoing: Sequence[tuple[int, torch.Tensor]],
     incoming: Sequence[tuple[int, torch.Tensor]],

@@ -39,25 +39,37 @@ class PacedDevice(StagedDevice):
     def __init__(
         self, group: dist.ProcessGroup, gate: Gate, copy_bps: int, part_bytes: int
     ) -> None:
-        super().__init__(_PacedAccelerator(group, copy_bps), gate, part_bytes)
+        super().__init__(PacedAccelerator(group, copy_bps), gate, part_bytes)
 
 
-class _PacedAccelerator:
-    def __init__(self, group: dist.ProcessGroup, copy_bps: int) -> None:
+class PacedAccelerator:
+    """An `Accelerator` in CPU memory.
+
+    Args:
+        group: gloo's; None: the default group.
+        copy_bps: rate of the copy engine, bits per second, > 0.
+
+    Raises:
+        ValueError: the rate is not positive.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, copy_bps: int) -> None:
         self._group = group
         self._link = Link(PACED_ALPHA_NS, copy_bps)
 
     @property
     def copy_link(self) -> Link | None:
+        """The given rate."""
         return self._link
 
     def pin(self, memory: torch.Tensor) -> None:
-        pass
+        """Nothing to do."""
 
     def follow_training(self) -> None:
-        pass
+        """Nothing to do: the CPU does one thing after the other."""
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
+        """Return CPU memory."""
         return torch.empty(size_bytes, dtype=torch.uint8)
 
     def exchange(
@@ -67,6 +79,7 @@ class _PacedAccelerator:
         outgoing: Sequence[tuple[int, torch.Tensor]],
         incoming: Sequence[tuple[int, torch.Tensor]],
     ) -> Callable[[], Span]:
+        """Gather, and start gloo's sends and receives, tagged by the round."""
         _copy_all(gathers)
         began_ns = time.monotonic_ns()
         works = post_gloo(self._group, number, outgoing, incoming)
@@ -80,6 +93,7 @@ class _PacedAccelerator:
         return wait
 
     def copy(self, copies: Sequence[Copy]) -> Span:
+        """Copy, and sleep for what a slower hop would have taken longer."""
         began_ns = time.monotonic_ns()
         _copy_all(copies)
         due_ns = began_ns + self._link.transfer_ns(sum(target.numel() for _, target in copies))

@@ -188,9 +188,10 @@ class StagedDevice:
         own: torch.Tensor,
     ) -> None:
         """Begin to copy `live` into `own`; the part before must be whole."""
+        read = LiveBytes(sections, live, own.numel())  # may copy, so it comes before what follows
         self._accelerator.follow_training()
         with self._changed:
-            self._live = LiveBytes(sections, live, own.numel())
+            self._live = read
             self._own = own
             self._captured_bytes = 0
             self._hurries = False
