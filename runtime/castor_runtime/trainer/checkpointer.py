@@ -22,9 +22,10 @@ from typing import Any, Literal
 
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
+from castor_runtime.trainer.loading import Stateful
 from castor_runtime.trainer.meta import encode
 from castor_runtime.trainer.random_state import capture_random_state
-from castor_runtime.trainer.session import Stateful, TrainerSession
+from castor_runtime.trainer.session import TrainerSession
 from castor_runtime.trainer.tensor_state import TensorState
 
 _META_SLACK_BYTES = 64 << 10

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -169,19 +169,23 @@ def fit_link(sizes_bytes: Sequence[int], times_ns: Sequence[int]) -> Link:
     rows = [
         (Fraction(1, at * at), size, at) for size, at in zip(sizes_bytes, times_ns, strict=True)
     ]
-    total = sum(weight for weight, _, _ in rows)
-    mean_bytes = sum(weight * size for weight, size, _ in rows) / total
-    mean_ns = sum(weight * at for weight, _, at in rows) / total
-    slope = sum(w * (size - mean_bytes) * (at - mean_ns) for w, size, at in rows) / sum(
+    total = _sum(weight for weight, _, _ in rows)
+    mean_bytes = _sum(weight * size for weight, size, _ in rows) / total
+    mean_ns = _sum(weight * at for weight, _, at in rows) / total
+    slope = _sum(w * (size - mean_bytes) * (at - mean_ns) for w, size, at in rows) / _sum(
         w * (size - mean_bytes) ** 2 for w, size, _ in rows
     )
     alpha_ns = mean_ns - slope * mean_bytes
     if alpha_ns < 0 or slope <= 0:
-        slope = sum(w * size * at for w, size, at in rows) / sum(
+        slope = _sum(w * size * at for w, size, at in rows) / _sum(
             w * size * size for w, size, _ in rows
         )
         alpha_ns = Fraction(0)
     return Link(round(alpha_ns), max(1, int(_BITS_NS / slope)))
+
+
+def _sum(values: Iterable[Fraction]) -> Fraction:
+    return sum(values, Fraction(0))
 
 
 def agree_on_link(link: Link, control: dist.ProcessGroup) -> Link:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from castor_policy.interleaving import Link
-from castor_runtime.arena import ArenaError, ControlBlock, RankControl, Replica, TrainerPhase
+from castor_runtime.arena import ControlBlock, RankControl, Replica, TrainerPhase
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
 from castor_runtime.trainer.cuda_device import CudaDevice
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
@@ -25,9 +25,9 @@ from castor_runtime.trainer.device import CpuDevice, Device
 from castor_runtime.trainer.exchange import Part
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
 from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
-from castor_runtime.trainer.meta import decode, encode
+from castor_runtime.trainer.loading import DamagedError, Loader, Stateful
+from castor_runtime.trainer.meta import encode
 from castor_runtime.trainer.paced_device import PacedDevice
-from castor_runtime.trainer.random_state import restore_random_state
 from castor_runtime.trainer.replication import Capture, Completed, Replicator, Scheduled
 from castor_runtime.trainer.sections import (
     copy_section,
@@ -38,18 +38,6 @@ from castor_runtime.trainer.sections import (
 from castor_runtime.trainer.span_profile import Profiler, SpanProfile
 from castor_runtime.trainer.tensor_state import TensorState
 from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
-
-
-class Stateful(Protocol):
-    """Anything of the user's that belongs in a checkpoint: a sampler, a tokenizer, a curriculum."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return the state: numbers, strings, lists, tuples, dicts, arrays, tensors."""
-        ...
-
-    def load_state_dict(self, state: Any, /) -> Any:
-        """Set what `state_dict` returned."""
-        ...
 
 
 class TrainerSession:
@@ -98,6 +86,7 @@ class TrainerSession:
         self._profiler = Profiler(max(1, settings.profile_iterations))
         self._fingerprint = self._agree_on_fingerprint()
         self._send_layout()
+        self._loader = Loader(settings, state, self._fingerprint, self._open)
         self._resumed = False
         self._replicator: Replicator | None = None
         self._own: Replica | None = None
@@ -115,9 +104,9 @@ class TrainerSession:
             order = self._link.load_order()
             ordered = time.monotonic()
             try:
-                seconds = self._load(order, user)
+                seconds = self._loader.load(order, user)
                 break
-            except _DamagedError:
+            except DamagedError:
                 self._link.send("corrupt", rank=self._settings.rank, iteration=order["iteration"])
         self._last = int(order["iteration"])
         self._own = self._open(order["segments"][str(self._settings.rank)])
@@ -321,76 +310,6 @@ class TrainerSession:
             template=str(template) if wrote else None,
         )
 
-    def _load(self, order: Mapping[str, Any], user: Mapping[str, Stateful]) -> dict[str, float]:
-        """Load as ordered; return the seconds by part.
-
-        Raises:
-            _DamagedError: what was to be loaded is not whole; nothing was changed.
-        """
-        tier = order["tier"]
-        if tier == "scratch":
-            return {}
-        began = time.monotonic()
-        if tier == "storage":
-            meta = self._load_from_storage(Path(order["path"]), int(order["iteration"]))
-            seconds = {"storage": time.monotonic() - began}
-        else:
-            meta, seconds = self._load_from_memory(order)
-        for name, held in user.items():
-            if name not in meta["user"]:
-                raise ValueError(f"the checkpoint has no state {name!r}: keep the state's names")
-            held.load_state_dict(meta["user"][name])
-        restore_random_state(meta["random"])
-        return seconds
-
-    def _load_from_memory(
-        self, order: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, float]]:
-        began = time.monotonic()
-        iteration = int(order["iteration"])
-        replica = self._open(order["segments"][str(self._settings.rank)])
-        try:
-            snapshot = replica.snapshot(iteration)
-            # Before anything is loaded: restoring is collective, and is not begun a second time.
-            damaged = replica.verify(iteration, workers=2)
-        except ArenaError as error:
-            raise _DamagedError(str(error)) from error
-        if damaged:
-            raise _DamagedError(f"chunks {damaged[:8]} of iteration {iteration} are damaged")
-        verified = time.monotonic()
-        meta = decode(snapshot.meta)
-        self._state.restore(torch.frombuffer(snapshot.data, dtype=torch.uint8), meta)
-        seconds = {"verify": verified - began, "restore": time.monotonic() - verified}
-        return meta, seconds
-
-    def _load_from_storage(self, folder: Path, iteration: int) -> dict[str, Any]:
-        from castor_runtime.emulated_cluster.storage_traffic import (  # noqa: PLC0415 - as below
-            storage_pacer,
-        )
-        from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415
-        from castor_runtime.persistent.manifest import (  # noqa: PLC0415 - costs time, seldom used
-            DamagedCheckpointError,
-            ForeignStorageError,
-        )
-
-        if not isinstance(self._state, DeepSpeedState):
-            raise TypeError("plain tensors have no persistent form: train without --persist")
-        try:
-            loaded = load_rank(
-                self._state.engine(),
-                folder,
-                iteration,
-                self._settings.rank,
-                job=self._settings.job,
-                fingerprint=self._fingerprint,
-                pacer=storage_pacer(reading=True),
-            )
-        except (DamagedCheckpointError, ForeignStorageError) as error:
-            raise _DamagedError(str(error)) from error
-        meta = decode(loaded.meta)
-        self._state.restore_small(meta, loaded.extra)
-        return meta
-
     def _open(self, name: str) -> Replica:
         if name not in self._opened:
             mark = bytes.fromhex(self._fingerprint)
@@ -454,10 +373,6 @@ def _number(loss: Any) -> float | None:
     if loss is None:
         return None
     return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-
-
-class _DamagedError(Exception):
-    """What was to be loaded is not whole."""
 
 
 def _open_line(settings: TrainerSettings) -> RankControl:
