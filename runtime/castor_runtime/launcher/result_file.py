@@ -91,7 +91,7 @@ def write_result(
         "seeds": _seeds(spec.arguments),
         "versions": _versions(),
         "machine": _machine(),
-        "compute": compute(spec.arguments),
+        "compute": compute(spec.arguments, spec.paced_copy_bps),
         # As the launcher found it when the run began, link by link.
         "cluster": folder.run().get("cluster"),
         "nodes": spec.machines,
@@ -124,9 +124,9 @@ def failure_tail(folder: RunFolder) -> tuple[Path, str] | None:
     return None
 
 
-def compute(arguments: Sequence[str]) -> str:
-    """Return "paced" if the program was told to wait instead of computing, else "real"."""
-    paced = any(argument.partition("=")[0] == PACED for argument in arguments)
+def compute(arguments: Sequence[str], paced_copy_bps: int = 0) -> str:
+    """Return "paced" if waits stand for layers or for a copy engine, else "real"."""
+    paced = paced_copy_bps > 0 or any(argument.partition("=")[0] == PACED for argument in arguments)
     return "paced" if paced else "real"
 
 

@@ -229,7 +229,7 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     table.add_row("Iterations", str(result["iterations"]))
     table.add_row("Wall time", format_seconds(result["wall_s"]))
     if result.get("compute") == "paced":
-        table.add_row("Compute", "paced: layers wait instead of computing")
+        table.add_row("Compute", "paced: waits stand for a GPU's work")
     table.add_row("Recoveries", str(len(result["recoveries"])))
     lost = sum(one["iterations_lost"] or 0 for one in result["recoveries"])
     table.add_row("Iterations lost", str(lost))

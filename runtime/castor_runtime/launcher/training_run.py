@@ -172,13 +172,15 @@ class TrainingRun:
                 "ranks": spec.machines * spec.ranks_per_machine,
                 "replicas": len(spec.replicas[0]),
                 "placement": spec.strategy,
-                "compute": compute(spec.arguments),
+                "compute": compute(spec.arguments, spec.paced_copy_bps),
             },
         )
         if self._network is not None:
             self._say(f"on the emulated cluster {self._network.cluster.name}")
         if compute(spec.arguments) == "paced":
             self._say("compute is paced: layers wait instead of computing")
+        if spec.paced_copy_bps:
+            self._say("copies to CPU memory are paced: a stand-in for a GPU's copy engine")
         control = ControlServer(self.folder.control_socket, self._injector.asked)
         await control.open()
         stack.push_async_callback(control.close)
