@@ -151,8 +151,9 @@ def _settled(events: Sequence[Event]) -> int:
     """Return the last iteration that does not count."""
     scheduled = [whole(e, "iteration") for e in events if e.kind == EventKind.SCHEDULED]
     if scheduled:
-        # The schedule's first iteration still meets what was captured under none.
-        return max(scheduled) + 1
+        # The schedule's first iteration still meets what was captured under none. A later schedule,
+        # after a drift, changes nothing of the kind: it takes over from one.
+        return min(scheduled) + 1
     profiled = [whole(e, "iteration") for e in events if e.kind == EventKind.SPANS_PROFILED]
     started = [whole(e, "iteration") for e in events if e.kind == EventKind.RESUMED]
     warm = max(started, default=0) + _WARM_UP

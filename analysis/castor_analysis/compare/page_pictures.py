@@ -287,7 +287,7 @@ def _stacked(
 ) -> None:
     left = 0.0
     for point, value in zip(points, values, strict=True):
-        part = point.quantity.removeprefix("recovery_").removesuffix("_s")
+        part = _part(point)
         colour, hatch = _PARTS.get(part, _REST)
         axes.barh(
             place,
@@ -304,8 +304,13 @@ def _stacked(
         left += value
 
 
+def _part(point: Point) -> str:
+    """Return what a part is called; several that share a point, by the longest of them."""
+    return point.quantity.removeprefix("recovery_").removesuffix("_s").removesuffix("_etc")
+
+
 def _part_order(point: Point) -> tuple[int, str]:
-    part = point.quantity.removeprefix("recovery_").removesuffix("_s")
+    part = _part(point)
     known = list(_PARTS)
     return (known.index(part) if part in known else len(known), part)
 

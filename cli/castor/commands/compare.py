@@ -159,18 +159,18 @@ def _points(comparison: Comparison) -> Table:
         points = sorted(points, key=lambda p: -abs(p.error) if p.error is not None else -1e9)
         points = points[:_SHOWN]
         title = f"The {_SHOWN} held-out points of {len(comparison.held_out)} that are off most"
-    keys = telling_keys(points)
+    # What a part of a recovery consists of takes more room than it is worth here.
+    keys = [key for key in telling_keys(points) if key != "parts"]
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("quantity", no_wrap=True)
-    for key in keys:
-        table.add_column(key, no_wrap=True)
+    table.add_column("setting", overflow="fold")
     for heading in ("measured", "10-90 %", "simulated", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in points:
         spread = f"{_value(point, point.spread[0])}-{_value(point, point.spread[1])}"
         table.add_row(
             point.quantity,
-            *(str(point.setting.get(key, "")) for key in keys),
+            ", ".join(str(point.setting[key]) for key in keys if key in point.setting),
             _value(point, point.measured),
             spread,
             _value(point, point.simulated),
