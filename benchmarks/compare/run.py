@@ -80,6 +80,11 @@ def cluster_of(plan: Plan, link_mbps: int, name: str) -> Wanted:
     )
 
 
+def cluster_key(run: Run) -> tuple[bool, int]:
+    """Order runs by this; those of one key share a cluster."""
+    return run.replay is not None, run.link_mbps
+
+
 @contextmanager
 def cluster_up(wanted: Wanted) -> Iterator[None]:
     """Bring a cluster up for a block; nothing of it is left afterwards, however the block ends."""
@@ -106,7 +111,7 @@ def command_of(plan: Plan, run: Run, out: Path, cluster: str, iterations: int) -
     program = [
         *(PROGRAM, "--layers", plan.layers, "--hidden", run.hidden),
         *("--bucket", plan.bucket(run.hidden), "--seed", plan.seed),
-        *("--paced-layer-ms", f"{plan.paced_layer_ms:g}", "--iterations", iterations),
+        *("--paced-layer-ms", f"{plan.paced_layer_ms[run.hidden]:g}", "--iterations", iterations),
     ]
     return ["train", *(str(word) for word in (*options, *program))]
 
@@ -241,8 +246,9 @@ def main() -> int:
     try:
         cut_trace(plan, out)
         done = len(wanted) - len(left)
-        by_link = sorted(left, key=lambda run: run.link_mbps)
-        for link_mbps, alike in groupby(by_link, key=lambda run: run.link_mbps):
+        # What takes half of the time comes last: the other runs can be looked at meanwhile.
+        in_order = sorted(left, key=cluster_key)
+        for (_, link_mbps), alike in groupby(in_order, key=cluster_key):
             with cluster_up(cluster_of(plan, link_mbps, options.cluster)):
                 for run in alike:
                     done += 1
