@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
+
 from castor_analysis.compare.settings import NONE, Setting, read_result, setting_of
 from castor_analysis.job_events import whole
 from castor_configs.errors import InputError
@@ -20,6 +22,7 @@ from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.run_folder import RunFolder
 
 _NS_PER_S: Final = 1e9
+_BITS_NS: Final = 8e9  # bits in a byte, times nanoseconds in a second
 _COLUMNS: Final = ("op_bytes", "issued_ns", "waited_ns", "resumed_ns", "ended_ns")
 
 
@@ -82,7 +85,8 @@ class CalibrationRun:
         setting: in which it was made.
         compute: "paced" or "real".
         timelines: of each rank, by rank.
-        link: of checkpoints, as all ranks agreed on it; None: it was not measured.
+        link: of checkpoints, from the median over the ranks of each measured time; None: it was
+            not measured.
         copy_link: to CPU memory; None: there is no such hop, or no schedule that says so.
         shard_bytes: what travels of one rank's checkpoint; 0: the run does not say.
         iterations_s: how long iterations took, the first few left out.
@@ -125,7 +129,7 @@ def read_calibration_run(folder: RunFolder) -> CalibrationRun:
         setting=setting,
         compute="paced" if compute == "paced" else "real",
         timelines=timelines,
-        link=_hop(measured, "agreed_alpha_ns", "agreed_bandwidth_bps"),
+        link=_link(measured),
         copy_link=_hop(schedules, "copy_alpha_ns", "copy_bandwidth_bps"),
         shard_bytes=_shard_bytes(own, setting),
         iterations_s=_iterations_s(own),
@@ -246,6 +250,29 @@ def _hop(events: Sequence[Event], alpha: str, bandwidth: str) -> MeasuredHop | N
                 alpha_ns=max(0, whole(event, alpha)), bandwidth_bps=whole(event, bandwidth)
             )
     return None
+
+
+def _link(events: Sequence[Event]) -> MeasuredHop | None:
+    """Fit the link to the median over the ranks of the time that each size took.
+
+    The ranks schedule by the slowest fit of all, which is careful; how long chunks really take is
+    what a median says.
+    """
+    rows = []
+    for event in events:
+        sizes, times = event.fields.get("sizes_bytes"), event.fields.get("times_ns")
+        if isinstance(sizes, list) and isinstance(times, list) and len(sizes) == len(times):
+            rows.append((tuple(map(int, sizes)), tuple(map(int, times))))
+    if not rows or len({sizes for sizes, _ in rows}) > 1 or len(set(rows[0][0])) < 2:
+        return _hop(events, "agreed_alpha_ns", "agreed_bandwidth_bps")
+    sizes_bytes = np.array(rows[0][0], dtype=float)
+    times_ns = np.median(np.array([times for _, times in rows], dtype=float), axis=0)
+    slope, alpha_ns = np.polyfit(sizes_bytes, times_ns, 1)
+    if alpha_ns < 0:
+        alpha_ns, slope = 0.0, float(sizes_bytes @ times_ns / (sizes_bytes @ sizes_bytes))
+    if slope <= 0:
+        return _hop(events, "agreed_alpha_ns", "agreed_bandwidth_bps")
+    return MeasuredHop(alpha_ns=round(alpha_ns), bandwidth_bps=max(1, round(_BITS_NS / slope)))
 
 
 def _shard_bytes(events: Sequence[Event], setting: Setting) -> int:

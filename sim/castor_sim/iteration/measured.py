@@ -54,10 +54,12 @@ class MeasuredHop(ConfigModel):
 
 
 class MeasuredCollectives(ConfigModel):
-    """What a collective of s bytes costs: alpha + s * wire_share / B of the network."""
+    """What a collective of s bytes costs: alpha + s * wire_share / bandwidth."""
 
     alpha: Nanoseconds = 0
     """Of each, whatever its size."""
+    bandwidth: Annotated[BitsPerSecond, Field(gt=0)] | None = None
+    """Of a rank's link, for what collectives carry; by default that of `[network]`."""
     wire_share: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """For each operation, the share of its bytes that passes a rank's link, one way; in a ring of
     R ranks (R - 1)/R to gather, and twice that to reduce for all."""
@@ -134,15 +136,24 @@ class MeasuredProfile(ConfigModel):
         network = MeasuredHop.model_construct(
             alpha=self.network.alpha, bandwidth=max(1, round(self.network.bandwidth / longer))
         )
-        steps = [self._longer(step, longer) for step in self.steps]
-        changed = {"link": bandwidth_bps, "network": network, "steps": steps}
+        collectives = self.collectives
+        if collectives.bandwidth is not None:
+            scaled = max(1, round(collectives.bandwidth / longer))
+            collectives = collectives.model_copy(update={"bandwidth": scaled})
+        changed = {
+            "link": bandwidth_bps,
+            "network": network,
+            "collectives": collectives,
+            "steps": [self._longer(step, longer) for step in self.steps],
+        }
         return self.model_copy(update=changed)
 
     def _longer(self, step: Step, longer: Fraction) -> Step:
         if not isinstance(step, Issue):
             return step
         share = self.collectives.wire_share.get(step.operation, 0.0)
-        on_wire = Fraction(share) * step.size_bytes * _BITS_NS / self.network.bandwidth
+        bandwidth_bps = self.collectives.bandwidth or self.network.bandwidth
+        on_wire = Fraction(share) * step.size_bytes * _BITS_NS / bandwidth_bps
         # What the fit says beyond what was measured was not there.
         scaled_ns = round(min(on_wire, Fraction(step.duration_ns)) * (longer - 1))
         return Issue(step.operation, step.size_bytes, step.duration_ns + scaled_ns)
