@@ -77,6 +77,19 @@ class MeasuredHop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chunks:
+    """What a schedule sends.
+
+    Attributes:
+        sizes_bytes: of each chunk.
+        spans: in how many idle spans.
+    """
+
+    sizes_bytes: tuple[int, ...]
+    spans: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationRun:
     """What one run says.
 
@@ -90,8 +103,10 @@ class CalibrationRun:
         copy_link: to CPU memory; None: there is no such hop, or no schedule that says so.
         shard_bytes: what travels of one rank's checkpoint; 0: the run does not say.
         iterations_s: how long iterations took, the first few left out.
-        captures_s, commits_s: of checkpoints that followed the schedule, from hand-over to the own
-            copy, and from the last chunk to the agreement.
+        captures_s: of checkpoints that followed the schedule, from hand-over to the own copy.
+        networks_s: of the same, the time of their chunks on the network.
+        chunks: of the newest schedule; None: there is none.
+        train_busy_s: time of settled iterations in which a collective was under way.
     """
 
     folder: RunFolder
@@ -103,7 +118,9 @@ class CalibrationRun:
     shard_bytes: int
     iterations_s: tuple[float, ...]
     captures_s: tuple[float, ...]
-    commits_s: tuple[float, ...]
+    networks_s: tuple[float, ...]
+    chunks: Chunks | None
+    train_busy_s: tuple[float, ...]
 
     @property
     def takes_checkpoints(self) -> bool:
@@ -134,7 +151,9 @@ def read_calibration_run(folder: RunFolder) -> CalibrationRun:
         shard_bytes=_shard_bytes(own, setting),
         iterations_s=_iterations_s(own),
         captures_s=_seconds(own, "captured_s"),
-        commits_s=_seconds(own, "commit_s"),
+        networks_s=_seconds(own, "network_s"),
+        chunks=_chunks(schedules),
+        train_busy_s=_settled(own, "train_busy_s"),
     )
 
 
@@ -296,6 +315,30 @@ def _iterations_s(events: Sequence[Event]) -> tuple[float, ...]:
             if iteration > min(profiled, default=0) or iteration > max(of_rank) // 2:
                 periods.setdefault(iteration, []).append(now_ns - before_ns)
     return tuple(statistics.median(of) / _NS_PER_S for _, of in sorted(periods.items()))
+
+
+def _chunks(schedules: Sequence[Event]) -> Chunks | None:
+    """Return the chunks of the newest schedule; all ranks have the same."""
+    for event in reversed(schedules):
+        sizes, spans = event.fields.get("chunk_bytes"), event.fields.get("chunk_spans")
+        if isinstance(sizes, list) and isinstance(spans, list) and sizes:
+            return Chunks(sizes_bytes=tuple(map(int, sizes)), spans=len(set(spans)))
+    return None
+
+
+def _settled(events: Sequence[Event], name: str) -> tuple[float, ...]:
+    """Return a figure of each rank's iterations after its profile."""
+    profiled = [whole(e, "iteration") for e in events if e.kind == EventKind.SPANS_PROFILED]
+    found = []
+    for event in events:
+        value = event.fields.get(name)
+        if (
+            event.kind == EventKind.ITERATION_ENDED
+            and isinstance(value, int | float)
+            and whole(event, "iteration") > min(profiled, default=0)
+        ):
+            found.append(float(value))
+    return tuple(found)
 
 
 def _seconds(events: Sequence[Event], name: str) -> tuple[float, ...]:

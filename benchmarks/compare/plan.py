@@ -107,7 +107,7 @@ class Plan:
         return START_S + run.iterations * (0.2 + network_s + compute_s) + outages_s
 
 
-MEASURED = 8
+MEASURED = 6
 _FAILURES = ("rank:1@11", "machine:2@20", "machine:3@29")
 """A standby takes the first machine's place; the second one's has to be asked for."""
 

@@ -318,6 +318,16 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
 """The schemes of sec. 7.4 by name; "pipelined" is Gemini."""
 
 
+def leave_short(spans_ns: Sequence[int], shortest_ns: int) -> tuple[int, ...]:
+    """Return the spans with those below `shortest_ns` as 0, so that nothing is sent in them.
+
+    Ranks do not come to a span at one time. What is sent in a span that is no longer than they
+    differ meets the training traffic behind it. The last span stays: it has no end.
+    """
+    usable = [span_ns if span_ns >= shortest_ns else 0 for span_ns in spans_ns[:-1]]
+    return (*usable, *spans_ns[-1:])
+
+
 def _check(
     spans_ns: Sequence[int],
     checkpoint_bytes: int,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from castor_policy.interleaving import SCHEMES, Link
+from castor_policy.interleaving import SCHEMES, Link, leave_short
 
 pytestmark = pytest.mark.long  # all of it starts real processes
 
@@ -33,7 +33,10 @@ def rescheduled(run: Any, rank: int, world: int, event: dict[str, Any]) -> dict[
     (link,) = run.events(rank, "link_measured")
     copies = event["copy_bandwidth_bps"]
     schedule = SCHEMES[event["scheme"]](
-        [sum(column) // world for column in zip(*profiles, strict=True)],
+        leave_short(
+            [sum(column) // world for column in zip(*profiles, strict=True)],
+            event["shortest_span_ns"],
+        ),
         event["shard_bytes"],
         event["remote_copies"],
         Link(link["agreed_alpha_ns"], link["agreed_bandwidth_bps"]),

@@ -84,6 +84,7 @@ class FromProfile:
             buffer=setting.buffer_bytes,
             parts=setting.parts,
             mu=setting.mu,
+            shortest_span=round(setting.shortest_span_s * _NS_PER_S),
             free_gpu_memory=_ROOM_BYTES,
         )
         return measured_case(profile, config, replicas=setting.replicas, seed=self.seed)
@@ -109,6 +110,7 @@ class FromExperiment:
             f"iteration.buffer={setting.buffer_bytes}",
             f"iteration.parts={setting.parts}",
             f"iteration.mu={setting.mu!r}",
+            f"iteration.shortest_span={setting.shortest_span_s!r}s",
             f"replicas={setting.replicas}",
             f"machines={setting.nodes}",
         )

@@ -37,6 +37,7 @@ class Setting:
         replicas: m, copies of each shard in memory.
         mu: share of an idle span that is used.
         buffer_bytes, parts: R and p.
+        shortest_span_s: idle spans below it are left alone.
         paced_copy_bps: of the stand-in for a GPU's copy engine; 0: none.
     """
 
@@ -51,6 +52,7 @@ class Setting:
     mu: float
     buffer_bytes: int
     parts: int
+    shortest_span_s: float
     paced_copy_bps: int
 
     @property
@@ -116,6 +118,7 @@ def setting_of(folder: RunFolder) -> Setting:
         mu=float(spec.get("mu") or 0.9),
         buffer_bytes=int(spec.get("buffer_bytes") or 0) or parts * int(spec["chunk_bytes"]),
         parts=parts,
+        shortest_span_s=float(spec.get("shortest_span_s") or 0.0),
         paced_copy_bps=int(spec.get("paced_copy_bps") or 0),
     )
 

@@ -70,6 +70,9 @@ def train(
         typer.Option(metavar="SIZE", help="Memory for received chunks; default: PARTS chunks."),
     ] = "",
     parts: Annotated[int, typer.Option(help="Sub-buffers that it is divided in.")] = 4,
+    shortest_span: Annotated[
+        str, typer.Option(metavar="TIME", help="Idle spans below it are left alone.")
+    ] = "5ms",
     paced_copy: Annotated[
         str,
         typer.Option(
@@ -138,6 +141,7 @@ def train(
         mu=mu,
         buffer=buffer,
         parts=parts,
+        shortest_span=shortest_span,
         paced_copy=paced_copy,
     )
     checks.check_store(store)

@@ -71,6 +71,7 @@ class JobSpec(_Document):
         mu: share of an idle span that checkpoint traffic may use.
         buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
         buffer_parts: p, sub-buffers that R is divided in.
+        shortest_span_s: idle spans below it are left alone.
         paced_copy_bps: rate of a stand-in for a GPU's copy engine; 0: there is none.
         memory_limit_bytes: most CPU memory a machine may spend on checkpoints; 0: what there is.
         max_attempts: generations in a row without a new iteration after which the job gives up.
@@ -97,6 +98,7 @@ class JobSpec(_Document):
     mu: float = 0.9
     buffer_bytes: int = 0
     buffer_parts: int = 4
+    shortest_span_s: float = 0.005
     paced_copy_bps: int = 0
     memory_limit_bytes: int = 0
     max_attempts: int = 5

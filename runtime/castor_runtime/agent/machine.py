@@ -146,6 +146,7 @@ class Machine:
             "mu": self.spec.mu,
             "buffer_bytes": self.spec.buffer_bytes,
             "buffer_parts": self.spec.buffer_parts,
+            "shortest_span_s": self.spec.shortest_span_s,
             "paced_copy_bps": self.spec.paced_copy_bps,
             "started_ns": self.spec.started_ns,
             "folder": str(self._folder.resolve()),

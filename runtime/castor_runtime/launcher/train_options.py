@@ -80,6 +80,7 @@ def job_spec(
     mu: float = 0.9,
     buffer: str = "",
     parts: int = 4,
+    shortest_span: str = "5ms",
     paced_copy: str = "",
 ) -> JobSpec:
     """Check what a job is made of and return it.
@@ -147,6 +148,7 @@ def job_spec(
         mu=mu,
         buffer_bytes=buffer_bytes,
         buffer_parts=parts,
+        shortest_span_s=_parsed(parse_seconds, shortest_span, "--shortest-span"),
         paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,
     )
 

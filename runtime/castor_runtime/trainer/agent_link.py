@@ -43,6 +43,7 @@ class TrainerSettings:
         mu: share of an idle span that is used; the rest absorbs its variance.
         buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
         buffer_parts: p, sub-buffers that R is divided in.
+        shortest_span_s: idle spans below it are left alone.
         paced_copy_bps: rate of the stand-in for a GPU's copy engine; 0: there is none.
         folder: where files of this machine's trainers go; "" for beside the socket.
     """
@@ -64,6 +65,7 @@ class TrainerSettings:
     mu: float = 0.9
     buffer_bytes: int = 0
     buffer_parts: int = 4
+    shortest_span_s: float = 0.005
     paced_copy_bps: int = 0
 
     @classmethod

@@ -11,7 +11,6 @@ first rounds show, up to what takes 20 ms.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ class LinkMeasurement:
         link: the fit of this rank's times.
         agreed: the largest alpha and the smallest bandwidth of all ranks.
         sizes_bytes: of the pieces.
-        times_ns: of a round with pieces of that size; the median of several.
+        times_ns: of a round with pieces of that size; the shortest of several.
     """
 
     link: Link
@@ -103,9 +102,9 @@ class LinkProbe:
         fitting = _FIRST_BYTES * _ROUND_NS // max(first_ns, 1)
         largest = max(4 * _FIRST_BYTES, min(fitting, _LARGEST_BYTES))
         sizes = [_SMALLEST_BYTES, largest // 4, largest // 2, largest]
-        times = [
-            statistics.median_low(self._rounds(size) for _ in range(_REPEATS)) for size in sizes
-        ]
+        # The shortest: ranks leave a barrier one after the other, and whatever else disturbs a
+        # round makes it longer too.
+        times = [min(self._rounds(size) for _ in range(_REPEATS)) for size in sizes]
         link = fit_link(sizes, times)
         return LinkMeasurement(link, agree_on_link(link, self._control), tuple(sizes), tuple(times))
 

@@ -123,6 +123,7 @@ class Scheduled:
             "chunk_bytes": [chunk.size_bytes for _, chunk in chunks],
             "chunk_spans": [span for span, _ in chunks],
             "chunk_replicas": [chunk.replica for _, chunk in chunks],
+            "shortest_span_ns": traffic.shortest_span_ns,
             "spill_ns": schedule.spill_ns,
             "update_delay_ns": schedule.update_delay_ns,
             "alpha_ns": 0 if link is None else link.alpha_ns,
@@ -195,6 +196,7 @@ class Replicator:
             buffer_bytes=settings.buffer_bytes,
             parts=settings.buffer_parts,
             mu=Fraction(repr(settings.mu)),
+            shortest_span_ns=round(settings.shortest_span_s * 1e9),
         )
         self._drifted = False
         self._changed = threading.Condition()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from castor_policy.interleaving import SCHEMES, Chunk, Link, Schedule
+from castor_policy.interleaving import SCHEMES, Chunk, Link, Schedule, leave_short
 
 NONE = "none"
 """No checkpoint is taken; what the schemes are compared with."""
@@ -54,6 +54,7 @@ class Traffic:
         buffer_bytes: R; 0: `parts` chunks.
         parts: p, sub-buffers of R/p, which bounds the pieces of "pipelined" and "blocking".
         mu: share of an idle span that is used.
+        shortest_span_ns: shorter ones are left alone.
 
     Raises:
         ValueError: the scheme is not known, or the buffer's sizes are out of their range.
@@ -68,6 +69,7 @@ class Traffic:
     buffer_bytes: int = 0
     parts: int = PARTS
     mu: Fraction = MU
+    shortest_span_ns: int = 0
 
     def __post_init__(self) -> None:
         if self.scheme != EAGER and self.scheme not in SCHEMES:
@@ -91,7 +93,7 @@ class Traffic:
         if self.link is None:
             return None
         return SCHEMES[self.scheme](
-            self.spans_ns,
+            leave_short(self.spans_ns, self.shortest_span_ns),
             part_bytes,
             self.remote_copies,
             self.link,

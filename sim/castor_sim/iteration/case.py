@@ -195,7 +195,12 @@ def measured_case(
         tasks=profile.tasks(),
         machines=1,
         gpus=profile.gpus,
-        traffic=replace(traffic, capture_ns=profile.capture, commit_ns=profile.commit),
+        traffic=replace(
+            traffic,
+            capture_ns=profile.capture,
+            commit_ns=profile.commit,
+            late_ns=profile.late,
+        ),
         jitter=max(config.jitter, profile.jitter),
         seed=seed,
         profiled=config.profiled,

@@ -49,6 +49,7 @@ class Sending:
         gpus: of the machine, all of which do the same at the same time.
         capture_ns: from the hand-over until the first chunk may leave.
         commit_ns: records and agreement behind the transfers; 0: nothing waits for them.
+        late_ns: by how much a span opens later at the other end, which its first chunk waits for.
     """
 
     schedule: Schedule
@@ -60,6 +61,7 @@ class Sending:
     gpus: int
     capture_ns: int = 0
     commit_ns: int = 0
+    late_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,11 @@ class _Engine:
         )
 
     def _machine(self, tasks: Sequence[Task], number: int) -> _Machine:
-        traffic = sum(task.lane is Lane.NETWORK and task.machine == number for task in tasks)
+        # What the update itself sends is no training traffic to send beside.
+        traffic = sum(
+            task.lane is Lane.NETWORK and task.kind is not Kind.UPDATE and task.machine == number
+            for task in tasks
+        )
         network, link, copy = (simpy.Resource(self.env) for _ in range(3))
         return _Machine(network, link, copy, traffic)
 
@@ -174,13 +180,14 @@ class _Engine:
         if turn is not None:
             yield turn
         start_ns = int(self.env.now)
-        if task.lane is Lane.NETWORK:
+        is_traffic = task.lane is Lane.NETWORK and task.kind is not Kind.UPDATE
+        if is_traffic:
             machine.in_traffic = True
             self._tell(machine)
         yield self.env.timeout(self._duration_ns(index))
         if lane is not None and turn is not None:
             lane.release(turn)
-        if task.lane is Lane.NETWORK:
+        if is_traffic:
             machine.in_traffic = False
             machine.traffic_left -= 1
             if machine.traffic_left == 0:
@@ -216,9 +223,10 @@ class _Engine:
 
         copies: list[simpy.Event] = []
 
-        def send(chunks: Sequence[Chunk]) -> Process:
+        def send(chunks: Sequence[Chunk], late_ns: int = 0) -> Process:
             for chunk in chunks:
-                yield from self._chunk(number, machine, sending, chunk, buffers, copies)
+                yield from self._chunk(number, machine, sending, chunk, buffers, copies, late_ns)
+                late_ns = 0
 
         def first() -> Process:
             yield self.env.timeout(sending.capture_ns)
@@ -230,7 +238,7 @@ class _Engine:
                 if span.chunks:
                     if after != START:
                         yield self.ended[after]
-                    yield from send(span.chunks)
+                    yield from send(span.chunks, sending.late_ns)
             machine.chunks_left = False
             self._tell(machine)
 
@@ -256,6 +264,7 @@ class _Engine:
         chunk: Chunk,
         buffers: simpy.Resource | None,
         copies: list[simpy.Event],
+        late_ns: int,
     ) -> Process:
         """Send one chunk; its copy to CPU memory goes on when this returns."""
         buffer = None if buffers is None else buffers.request()
@@ -267,7 +276,8 @@ class _Engine:
             start_ns = int(self.env.now)
             machine.held_bytes += size_bytes
             machine.peak_bytes = max(machine.peak_bytes, machine.held_bytes)
-            yield self.env.timeout(self._on_network_ns(sending.link.transfer_ns(size_bytes)))
+            alone_ns = sending.link.transfer_ns(size_bytes)
+            yield self.env.timeout(late_ns + self._on_network_ns(alone_ns))
         name = f"replica {chunk.replica}"
         on_machine = size_bytes * sending.gpus
         self._record(number, Lane.NETWORK, Traffic.CHUNK, name, start_ns, on_machine)

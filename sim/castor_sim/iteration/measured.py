@@ -87,12 +87,16 @@ class MeasuredProfile(ConfigModel):
     """Nominal rate of a machine's network link; "": not known."""
     update: Nanoseconds = 0
     """From the moment before the update to the end of the iteration."""
+    update_traffic: Nanoseconds = 0
+    """Its part in which it uses the network itself."""
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Standard deviation of a computation's time over its mean."""
     capture: Nanoseconds = 0
     """From the hand-over of a checkpoint until its first chunk may leave."""
     commit: Nanoseconds = 0
     """Records and agreement, from the last chunk in CPU memory on; the update waits for them."""
+    late: Nanoseconds = 0
+    """By how much a span opens later at the other end: ranks are not at one point at one time."""
     free_gpu_memory: Bytes | None = None
     """GPU memory that training leaves; by default the experiment's assumption."""
     network: MeasuredHop
@@ -111,7 +115,7 @@ class MeasuredProfile(ConfigModel):
 
     def tasks(self) -> tuple[Task, ...]:
         """Return the iteration as operations; see `measured_steps.step_tasks`."""
-        return step_tasks(self.steps, self.update)
+        return step_tasks(self.steps, self.update, self.update_traffic)
 
     def at_link(self, bandwidth_bps: int) -> MeasuredProfile:
         """Return the iteration as it would be at another nominal rate of the machines' links.

@@ -116,7 +116,9 @@ def check_steps(steps: Sequence[Step]) -> None:
         raise ValueError("expected an iteration that takes time: every step takes none")
 
 
-def step_tasks(steps: Sequence[Step], update_ns: int) -> tuple[Task, ...]:
+def step_tasks(
+    steps: Sequence[Step], update_ns: int, update_traffic_ns: int = 0
+) -> tuple[Task, ...]:
     """Return the iteration as operations on lanes.
 
     Computations follow one another, each behind the waits before it. A collective takes the
@@ -126,6 +128,8 @@ def step_tasks(steps: Sequence[Step], update_ns: int) -> tuple[Task, ...]:
     Args:
         steps: as `check_steps` wants them.
         update_ns: what follows them: the optimizer's update.
+        update_traffic_ns: its last part, in which it uses the network (parameters that every rank
+            keeps are gathered again).
     """
     tasks: list[Task] = []
     collectives: list[int] = []
@@ -150,7 +154,14 @@ def step_tasks(steps: Sequence[Step], update_ns: int) -> tuple[Task, ...]:
             case Wait(number):
                 reached = tuple(sorted({*reached, collectives[number]}))
     behind = tuple(sorted({*reached, *collectives}))
-    return (*tasks, Task("update", Kind.UPDATE, Lane.GPU, update_ns, behind))
+    alone_ns = max(0, update_ns - update_traffic_ns)
+    tasks.append(Task("update", Kind.UPDATE, Lane.GPU, alone_ns, behind))
+    if update_traffic_ns:
+        after = (len(tasks) - 1,)
+        tasks.append(
+            Task("traffic of the update", Kind.UPDATE, Lane.NETWORK, update_traffic_ns, after)
+        )
+    return tuple(tasks)
 
 
 def _milliseconds(duration_ns: int) -> str:

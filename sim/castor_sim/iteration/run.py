@@ -49,6 +49,7 @@ class CheckpointTraffic:
         commit_ns: records and agreement once everything lies in CPU memory. Above 0, the update
             waits for them, and so does training where the scheme is "blocking", as in the
             runtime. 0: the update waits for the transfers alone, as in the paper.
+        late_ns: by how much a span opens later at the other end, which its first chunk waits for.
     """
 
     shard_bytes: int
@@ -62,6 +63,7 @@ class CheckpointTraffic:
     free_bytes: int
     capture_ns: int = 0
     commit_ns: int = 0
+    late_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +282,7 @@ def _sending(case: IterationCase, spans: Sequence[IdleSpan], schedule: Schedule)
         gpus=case.gpus,
         capture_ns=traffic.capture_ns,
         commit_ns=traffic.commit_ns,
+        late_ns=traffic.late_ns,
     )
 
 
