@@ -47,6 +47,9 @@ class Truth:
     layer_bytes: int = 3 << 20
     layer_ns: int = 30 * MS
     update_ns: int = 9 * MS
+    update_traffic_ns: int = 5 * MS
+    chunks_bytes: tuple[int, ...] = (10**5, 10**6, 400)
+    late_ns: int = 3 * MS
 
     @property
     def bandwidth_bps(self) -> int:
@@ -99,6 +102,15 @@ class Truth:
             update_ns=self.update_ns,
             deviation=0.02,
         )
+
+    @property
+    def busy_ns(self) -> int:
+        """Time before the update in which a collective is under way."""
+        periods = busy_periods(self.timeline().collectives)
+        return sum(period.end_ns - period.start_ns for period in periods)
+
+    def chunk_ns(self, size_bytes: int) -> int:
+        return MS + round(size_bytes * 8e9 / self.bandwidth_bps)
 
     @property
     def iteration_ns(self) -> int:
@@ -176,11 +188,19 @@ def write_run(
         events.append(Event(5, EventKind.SPANS_PROFILED, profiled(timeline, rank)))
         for iteration in range(1, 16):
             ended = {**known, "iteration": iteration}
-            events.append(Event(iteration * truth.iteration_ns, EventKind.ITERATION_ENDED, ended))
+            busy_s = (truth.busy_ns + truth.update_traffic_ns) / 1e9
+            fields = {**ended, "train_busy_s": busy_s}
+            events.append(Event(iteration * truth.iteration_ns, EventKind.ITERATION_ENDED, fields))
             if checkpoints:
-                seconds = {"captured_s": 0.002, "commit_s": 0.008, "sent_bytes": 19_000_000}
+                chunks_s = sum(truth.chunk_ns(size) for size in truth.chunks_bytes) / 1e9
+                seconds = {"captured_s": 0.002, "commit_s": 0.8, "sent_bytes": 19_000_000}
+                seconds["network_s"] = chunks_s + 2 * truth.late_ns / 1e9
                 fields = {**ended, **seconds}
                 events.append(Event(iteration * MS, EventKind.CHECKPOINT_COMPLETED, fields))
+        if checkpoints:
+            chunks: dict[str, Any] = {"iteration": 8, "chunk_spans": [2, 2, 5]}
+            chunks["chunk_bytes"] = list(truth.chunks_bytes)
+            events.append(Event(6, EventKind.SCHEDULED, {**known, **chunks}))
     events.sort(key=lambda event: event.time_ns)
     lines = "".join(event.to_line() + "\n" for event in events)
     (folder / "events.jsonl").write_text(lines, encoding="utf-8")
@@ -207,9 +227,10 @@ def test_what_was_put_into_a_log_comes_out_of_it(tmp_path: Path) -> None:
     assert profile.network.alpha == pytest.approx(MS, rel=1e-4)
     assert profile.network.bandwidth == pytest.approx(truth.bandwidth_bps, rel=1e-5)
     assert (profile.compute, profile.shard) == ("paced", 19_000_000)
-    # No run took a checkpoint: two messages and an all-reduce, at their start-up times.
+    assert profile.update_traffic == pytest.approx(truth.update_traffic_ns, abs=2)
+    # Two messages and an all-reduce, at their start-up times.
     assert profile.commit == 2 * profile.network.alpha + fit.alpha_ns
-    assert set(found.stated) == {"capture", "commit"}
+    assert set(found.stated) == {"capture", "late"}  # no run took a checkpoint
 
 
 @pytest.mark.parametrize("link_bps", [100 * MBPS, 200 * MBPS, 450 * MBPS, 900 * MBPS])
@@ -239,7 +260,9 @@ def test_repetitions_and_a_run_with_checkpoints_add_up(tmp_path: Path) -> None:
     )
     # The iteration is that of the run without checkpoints.
     assert run_iteration(found.profile.tasks()).end_ns == truth.iteration_ns
-    assert (found.profile.capture, found.profile.commit) == (2 * MS, 8 * MS)
+    assert found.profile.capture == 2 * MS
+    # What chunks took beyond their transfers, for each of the two spans that carry some.
+    assert found.profile.late == pytest.approx(truth.late_ns, rel=1e-3)
     assert found.stated == {}
     assert found.runs == ("a", "b", "c")
 
