@@ -222,6 +222,26 @@ def test_the_own_replica_is_captured_before_the_first_chunk_leaves() -> None:
     assert none.start_ns == 0
 
 
+def test_the_first_chunk_of_a_span_waits_for_the_other_end() -> None:
+    plain, late = (simulated(profile(late=late)) for late in ("0ms", "0.25ms"))
+    for name in ("pipelined", "unpipelined", "naive"):
+        spans = sum(bool(span.chunks) for span in late.results[name].schedules[0].spans)
+        assert spans > 1
+        longer_ns = late.results[name].checkpoint_ns - plain.results[name].checkpoint_ns
+        assert longer_ns == spans * MS // 4
+    # All at once: no rank has anything else to do.
+    assert late.results["blocking"] == plain.results["blocking"]
+
+
+def test_what_the_update_sends_is_no_idle_time_and_no_span() -> None:
+    plain, busy = (simulated(profile(update_traffic=of)) for of in ("0ms", "2ms"))
+    assert busy.spans == plain.spans
+    for name, result in busy.results.items():
+        assert result.iteration_ns == plain.results[name].iteration_ns
+        assert result.idle_ns == plain.results[name].idle_ns - 2 * MS
+        assert result.complete_ns == plain.results[name].complete_ns
+
+
 def test_the_commit_delays_the_update_only_where_it_ends_last() -> None:
     # The last span has 8 ms, of which chunks take 5 ms: the others went in the first.
     for commit, late_ms in (("3ms", 0), ("4ms", 1), ("9ms", 6)):

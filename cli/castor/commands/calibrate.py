@@ -139,8 +139,9 @@ def _print(found: Calibration) -> None:
         ("part of a rank", format_bytes(profile.shard)),
         ("jitter of a computation", f"{profile.jitter:.1%}"),
         (
-            "capture, commit",
-            f"{format_seconds(profile.capture / 1e9)}, {format_seconds(profile.commit / 1e9)}",
+            "capture, commit, late",
+            f"{format_seconds(profile.capture / 1e9)}, {format_seconds(profile.commit / 1e9)}, "
+            f"{format_seconds(profile.late / 1e9)}",
         ),
     ]
     measured_s, simulated_s = found.iteration_s
