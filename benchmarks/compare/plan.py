@@ -85,7 +85,7 @@ class Plan:
     paced_layer_ms: Mapping[int, float]
     buffer: str = "1MB"
     parts: int = 4
-    mu: float = 0.9
+    mu: float = 0.8
     copy_share: float = 1.25
     seed: int = 0
     median_max: float

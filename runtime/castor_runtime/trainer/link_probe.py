@@ -12,7 +12,7 @@ first rounds show, up to what takes 20 ms.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -156,35 +156,28 @@ class LinkProbe:
 
 
 def fit_link(sizes_bytes: Sequence[int], times_ns: Sequence[int]) -> Link:
-    """Return alpha and B by least squares of relative errors, so that small pieces tell alpha.
+    """Return alpha and B by least squares, alpha no larger than what the smallest piece took.
 
-    A line that would start below 0 is drawn through 0.
+    Errors are absolute, not relative: large pieces tell B. A small one may pass at once where a
+    link is shaped by a token bucket, and would make the link look faster than it is. A line that
+    would start below 0 is drawn through 0.
 
     Raises:
         ValueError: there are not two sizes and a time above 0 for each.
     """
     if len(set(sizes_bytes)) < 2 or len(sizes_bytes) != len(times_ns) or min(times_ns) <= 0:
         raise ValueError("give two sizes or more, and for each the time above 0 that it took")
-    rows = [
-        (Fraction(1, at * at), size, at) for size, at in zip(sizes_bytes, times_ns, strict=True)
-    ]
-    total = _sum(weight for weight, _, _ in rows)
-    mean_bytes = _sum(weight * size for weight, size, _ in rows) / total
-    mean_ns = _sum(weight * at for weight, _, at in rows) / total
-    slope = _sum(w * (size - mean_bytes) * (at - mean_ns) for w, size, at in rows) / _sum(
-        w * (size - mean_bytes) ** 2 for w, size, _ in rows
+    rows = list(zip(sizes_bytes, times_ns, strict=True))
+    mean_bytes = Fraction(sum(sizes_bytes), len(rows))
+    mean_ns = Fraction(sum(times_ns), len(rows))
+    slope = sum((size - mean_bytes) * (at - mean_ns) for size, at in rows) / sum(
+        (size - mean_bytes) ** 2 for size in sizes_bytes
     )
     alpha_ns = mean_ns - slope * mean_bytes
     if alpha_ns < 0 or slope <= 0:
-        slope = _sum(w * size * at for w, size, at in rows) / _sum(
-            w * size * size for w, size, _ in rows
-        )
         alpha_ns = Fraction(0)
-    return Link(round(alpha_ns), max(1, int(_BITS_NS / slope)))
-
-
-def _sum(values: Iterable[Fraction]) -> Fraction:
-    return sum(values, Fraction(0))
+        slope = Fraction(sum(size * at for size, at in rows), sum(s * s for s in sizes_bytes))
+    return Link(min(round(alpha_ns), *times_ns), max(1, int(_BITS_NS / slope)))
 
 
 def agree_on_link(link: Link, control: dist.ProcessGroup) -> Link:
