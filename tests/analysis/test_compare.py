@@ -329,6 +329,15 @@ def test_failures_calibrate_on_the_smallest_checkpoint_at_the_middle_link(tmp_pa
     }
 
 
+def test_a_case_has_the_settings_of_the_run(tmp_path: Path) -> None:
+    setting = setting_of(RunFolder(write_run(tmp_path, "pipelined")))
+    traffic = FromProfile(profile_of(256)).case(setting).traffic
+    assert traffic.shortest_span_ns == 5_000_000  # the runtime's default
+    assert (traffic.buffer_bytes, traffic.parts, float(traffic.mu)) == (2_000_000, 4, 0.9)
+    assert traffic.copy_link is not None
+    assert traffic.copy_link.bandwidth_bps == 300_000_000
+
+
 def test_a_model_without_a_baseline_cannot_be_calibrated(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, "pipelined"))
     with pytest.raises(InputError, match="--scheme none"):

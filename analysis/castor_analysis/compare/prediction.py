@@ -84,7 +84,8 @@ class FromProfile:
             buffer=setting.buffer_bytes,
             parts=setting.parts,
             mu=setting.mu,
-            shortest_span=round(setting.shortest_span_s * _NS_PER_S),
+            # A number is in seconds wherever a configuration is read.
+            shortest_span=setting.shortest_span_s,  # type: ignore[arg-type]
             free_gpu_memory=_ROOM_BYTES,
         )
         return measured_case(profile, config, replicas=setting.replicas, seed=self.seed)
