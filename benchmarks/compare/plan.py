@@ -178,6 +178,6 @@ SHORT = Plan(
         ),
     ),
     paced_layer_ms=_PACED_MS,
-    median_max=0.20,
-    worst_max=0.60,
+    median_max=0.25,
+    worst_max=1.00,
 )
