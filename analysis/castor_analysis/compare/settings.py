@@ -146,20 +146,23 @@ def model_names(
 ) -> dict[tuple[str, tuple[tuple[str, str], ...]], str]:
     """Return a short name for each model, by what tells it from the others.
 
-    A name has --model, --layers and --hidden where they are given, and whatever else differs among
-    the settings.
+    A name has --model, --layers and --hidden where they are given, and of what else differs among
+    the settings as much as it takes to tell all of them apart.
     """
     models = sorted({setting.model for setting in settings})
-    shown = {
-        option
-        for option in {name for _, arguments in models for name, _ in arguments}
-        if option in _NAMED or len({dict(arguments).get(option) for _, arguments in models}) > 1
-    }
+    options = _in_order({name for _, arguments in models for name, _ in arguments})
+    shown = [option for option in options if option in _NAMED]
+    for option in options:
+        seen = {(script, *(dict(given).get(name) for name in shown)) for script, given in models}
+        if len(seen) == len(models):
+            break
+        if option not in shown and len({dict(given).get(option) for _, given in models}) > 1:
+            shown.append(option)
     several_scripts = len({script for script, _ in models}) > 1
     names = {}
     for script, arguments in models:
         given = dict(arguments)
-        words = [f"{name[2:]} {given[name]}".strip() for name in _in_order(shown) if name in given]
+        words = [f"{name[2:]} {given[name]}".strip() for name in shown if name in given]
         if several_scripts or not words:
             words.insert(0, script.removesuffix(".py"))
         names[script, arguments] = ", ".join(words)
