@@ -33,8 +33,9 @@ from castor_analysis.compare.settings import Setting, model_names, setting_of
 from castor_configs.errors import InputError
 from castor_policy.agents.documents import JobSpec
 from castor_policy.events import Event, EventKind
+from castor_policy.interleaving import Link
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_sim.iteration.measured import MeasuredProfile
+from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
 
 RANKS = 4
 SCHEMES = ("none", "blocking", "naive", "unpipelined", "pipelined")
@@ -334,8 +335,13 @@ def test_a_case_has_the_settings_of_the_run(tmp_path: Path) -> None:
     traffic = FromProfile(profile_of(256)).case(setting).traffic
     assert traffic.shortest_span_ns == 5_000_000  # the runtime's default
     assert (traffic.buffer_bytes, traffic.parts, float(traffic.mu)) == (2_000_000, 4, 0.9)
-    assert traffic.copy_link is not None
-    assert traffic.copy_link.bandwidth_bps == 300_000_000
+    # The stand-in's rate is the setting's, whatever the profile was measured with.
+    held = profile_of(256).model_copy(
+        update={"copy_to_cpu": MeasuredHop.model_construct(alpha=7, bandwidth=10**6)}
+    )
+    for profile, alpha_ns in ((profile_of(256), 0), (held, 7)):
+        case = FromProfile(profile).case(setting)
+        assert case.traffic.copy_link == Link(alpha_ns, 300_000_000)
 
 
 def test_a_model_without_a_baseline_cannot_be_calibrated(tmp_path: Path) -> None:

@@ -78,8 +78,9 @@ class FromProfile:
             profile = profile.at_link(setting.link_bps)
         if setting.paced_copy_bps:
             # The stand-in's rate is a setting, as a link's bandwidth is.
-            hop = MeasuredHop(bandwidth=setting.paced_copy_bps)
-            profile = profile.model_copy(update={"copy_to_cpu": profile.copy_to_cpu or hop})
+            alpha = profile.copy_to_cpu.alpha if profile.copy_to_cpu else 0
+            hop = MeasuredHop.model_construct(alpha=alpha, bandwidth=setting.paced_copy_bps)
+            profile = profile.model_copy(update={"copy_to_cpu": hop})
         config = IterationConfig(
             buffer=setting.buffer_bytes,
             parts=setting.parts,
