@@ -25,6 +25,7 @@ from castor_analysis.compare.failure_runs import Predict
 from castor_analysis.compare.measured_run import QUANTITIES, MeasuredRun, read_run
 from castor_analysis.compare.outages import LeftOut
 from castor_analysis.compare.page import comparison_page
+from castor_analysis.compare.page_pictures import recovery_groups
 from castor_analysis.compare.points import Point, S, absolute_errors, point_of_samples, quantile
 from castor_analysis.compare.prediction import FromProfile, predict
 from castor_analysis.compare.report import compare_document, points_csv, write_report
@@ -524,6 +525,27 @@ def test_the_page_is_whole_and_needs_nothing_else(compared: Comparison) -> None:
         "pipelined",
     ):
         assert needed in text
+
+
+def test_a_recovery_has_the_parts_of_its_own_kind_only() -> None:
+    plain = {"failure": "machine", "from": "peer"}
+    asked = {**plain, "replaced_by": "a machine asked for"}
+    where = {"model": "h", "link": "x"}
+    points = [
+        point_of_samples(f"recovery_{part}_s", setting, S, [1.0], 1.0)
+        for part, setting in (
+            ("detection", plain),
+            ("restart", plain | where),
+            ("restart", asked | where),
+            ("total", asked | where),
+            ("detection", asked),
+        )
+    ]
+    groups = recovery_groups(points)
+    assert {kind: len(own) for (kind, _), own in groups.items()} == {
+        ("machine", "peer"): 2,
+        ("machine", "peer", "a machine asked for"): 2,
+    }
 
 
 def test_settings_of_the_same_run_are_equal_whatever_its_length(tmp_path: Path) -> None:

@@ -245,25 +245,8 @@ def _lane(axes: Axes, intervals: Sequence[Interval], row: int) -> None:
 
 
 def recovery_bars(points: Sequence[Point]) -> str:
-    """Draw each recovery's parts, measured above simulated; "" where there is none.
-
-    A detection whose point is of all settings of a kind is drawn in each of them.
-    """
-    of_kind: dict[tuple[str, ...], list[Point]] = {}
-    groups: dict[tuple[str, ...], list[Point]] = {}
-    for point in points:
-        if point.quantity.startswith("recovery_") and point.quantity != "recovery_total_s":
-            kind, where = (
-                tuple(str(point.setting[key]) for key in keys if key in point.setting)
-                for keys in (("failure", "from", "replaced_by"), ("model", "link"))
-            )
-            if where:
-                groups.setdefault((*kind, *where), [*of_kind.get(kind, ())]).append(point)
-            else:
-                of_kind.setdefault(kind, []).append(point)
-                for words, own in groups.items():
-                    if words[: len(kind)] == kind:
-                        own.append(point)
+    """Draw each recovery's parts, measured above simulated; "" where there is none."""
+    groups = recovery_groups(points)
     if not groups:
         return ""
     with figure_in_style(9.0, 0.9 + 0.5 * len(groups)) as figure:
@@ -274,12 +257,35 @@ def recovery_bars(points: Sequence[Point]) -> str:
             _stacked(axes, row - 0.19, ordered, [point.measured for point in ordered], seen)
             _stacked(axes, row + 0.19, ordered, [point.simulated for point in ordered], seen)
         axes.set_yticks(
-            range(len(groups)), [", ".join(words).replace("_", " ") for words in groups]
+            range(len(groups)),
+            [", ".join((*kind, *where)).replace("_", " ") for kind, where in groups],
         )
         axes.invert_yaxis()
         axes.set_xlabel("s from the failure; upper bar measured, lower bar simulated")
         figure.legend(loc="outside lower center", ncols=len(seen))
         return _svg(figure, "recovery")
+
+
+def recovery_groups(
+    points: Sequence[Point],
+) -> dict[tuple[tuple[str, ...], tuple[str, ...]], list[Point]]:
+    """Return the parts of each kind of recovery in each setting.
+
+    A part whose point is of all settings of a kind belongs to each of them.
+    """
+    of_kind: dict[tuple[str, ...], list[Point]] = {}
+    groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Point]] = {}
+    for point in points:
+        if point.quantity.startswith("recovery_") and point.quantity != "recovery_total_s":
+            kind, where = (
+                tuple(str(point.setting[key]) for key in keys if key in point.setting)
+                for keys in (("failure", "from", "replaced_by"), ("model", "link"))
+            )
+            if where:
+                groups.setdefault((kind, where), []).append(point)
+            else:
+                of_kind.setdefault(kind, []).append(point)
+    return {key: [*of_kind.get(key[0], ()), *own] for key, own in groups.items()}
 
 
 def _stacked(
