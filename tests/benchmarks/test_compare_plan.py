@@ -82,7 +82,7 @@ def test_only_a_finished_run_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("median", "worst", "wrong"),
-    [(0.01, 0.02, 0), (0.5, 0.02, 1), (0.5, 0.9, 2), (None, None, 2)],
+    [(0.01, 0.02, 0), (0.5, 0.02, 1), (0.5, 1.9, 2), (None, None, 2)],
 )
 def test_errors_beyond_the_bounds_fail(
     median: float | None, worst: float | None, wrong: int
