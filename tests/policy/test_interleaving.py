@@ -10,7 +10,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from castor_policy.interleaving import SCHEMES, Chunk, Link, Schedule, schedule_pipelined
+from castor_policy.interleaving import (
+    SCHEMES,
+    Chunk,
+    Link,
+    Schedule,
+    leave_short,
+    schedule_pipelined,
+)
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=300)
 
@@ -381,3 +388,20 @@ def test_the_mapping_names_the_schemes() -> None:
     assert [SCHEMES[name]((), 0, 0, Link(0, 1), 1, 1, Fraction(1)).scheme for name in SCHEMES] == [
         *SCHEMES
     ]
+
+
+@deterministic
+@given(st.lists(st.integers(0, 20), max_size=8), st.integers(0, 12))
+def test_nothing_is_sent_in_short_spans_but_the_last(spans_ns: list[int], shortest_ns: int) -> None:
+    usable = leave_short(spans_ns, shortest_ns)
+    assert len(usable) == len(spans_ns)
+    assert usable[-1:] == tuple(spans_ns[-1:])
+    for before_ns, after_ns in zip(spans_ns[:-1], usable[:-1], strict=True):
+        assert after_ns == (before_ns if before_ns >= shortest_ns else 0)
+    schedule = schedule_pipelined(usable, 1000, 1, Link(0, 8 * 10**9), 64, 4, Fraction(1))
+    sent = [span.chunks for span in schedule.spans]
+    assert not any(
+        chunks
+        for chunks, span_ns in zip(sent[:-1], spans_ns[:-1], strict=False)
+        if span_ns < shortest_ns
+    )

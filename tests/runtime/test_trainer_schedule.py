@@ -32,11 +32,9 @@ def rescheduled(run: Any, rank: int, world: int, event: dict[str, Any]) -> dict[
     profiles = [profiled(run, r, event["iteration"])["spans_ns"] for r in range(world)]
     (link,) = run.events(rank, "link_measured")
     copies = event["copy_bandwidth_bps"]
+    spans_ns = [sum(column) // world for column in zip(*profiles, strict=True)]
     schedule = SCHEMES[event["scheme"]](
-        leave_short(
-            [sum(column) // world for column in zip(*profiles, strict=True)],
-            event["shortest_span_ns"],
-        ),
+        leave_short(spans_ns, event["shortest_span_ns"]),
         event["shard_bytes"],
         event["remote_copies"],
         Link(link["agreed_alpha_ns"], link["agreed_bandwidth_bps"]),
@@ -48,7 +46,7 @@ def rescheduled(run: Any, rank: int, world: int, event: dict[str, Any]) -> dict[
     rows = [(0, schedule.upfront), *enumerate(span.chunks for span in schedule.spans)]
     chunks = [(span, chunk) for span, row in rows for chunk in row]
     return {
-        "spans_ns": [span.idle_ns for span in schedule.spans[:-1]] + [schedule.last_idle_ns],
+        "spans_ns": spans_ns,
         "chunk_bytes": [chunk.size_bytes for _, chunk in chunks],
         "chunk_spans": [span for span, _ in chunks],
         "chunk_replicas": [chunk.replica for _, chunk in chunks],
