@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from castor_analysis.compare.settings import NONE, Setting, read_result, setting_of
+from castor_analysis.compare.settings import NONE, Setting, setting_of
 from castor_analysis.job_events import whole
 from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind
@@ -135,7 +135,7 @@ def read_calibration_run(folder: RunFolder) -> CalibrationRun:
         InputError: it is no run, has not ended, or its log lacks what a calibration needs.
     """
     setting = setting_of(folder)
-    compute = str(read_result(folder).get("compute") or "real")
+    compute = str(folder.result().get("compute") or "real")
     events = merge([folder.events_file])
     timelines, generation = _timelines(events, setting.nodes * setting.ranks_per_node, folder)
     own = [event for event in events if whole(event, "generation") == generation]

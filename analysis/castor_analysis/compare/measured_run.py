@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from castor_analysis.compare.settings import Setting, read_result, setting_of
+from castor_analysis.compare.settings import Setting, setting_of
 from castor_analysis.job_events import whole
 from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind
@@ -102,7 +102,7 @@ def read_run(path: Path) -> MeasuredRun:
     """
     folder = RunFolder(path)
     setting = setting_of(folder)
-    result = read_result(folder)
+    result = folder.result()
     if result.get("outcome") != "finished":
         why = result.get("reason") or f"it was {result.get('outcome')}"
         raise InputError(f"holds no finished run ({why}): leave it out", file=folder.path)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from castor_analysis.compare.points import SettingValue
 from castor_configs.errors import InputError
@@ -96,7 +95,7 @@ def setting_of(folder: RunFolder) -> Setting:
         InputError: it is no run folder, the run has not ended, or an earlier version of Castor
             wrote a result without what is needed.
     """
-    result = read_result(folder)
+    result = folder.result()
     spec, cluster = result.get("spec"), result.get("cluster")
     if not isinstance(spec, dict) or not (cluster is None or isinstance(cluster, dict)):
         raise InputError(
@@ -121,24 +120,6 @@ def setting_of(folder: RunFolder) -> Setting:
         shortest_span_s=float(spec.get("shortest_span_s") or 0.0),
         paced_copy_bps=int(spec.get("paced_copy_bps") or 0),
     )
-
-
-def read_result(folder: RunFolder) -> Mapping[str, Any]:
-    """Return a run's result.json.
-
-    Raises:
-        InputError: the run has not ended, or the file is damaged.
-    """
-    folder.run()
-    try:
-        document = json.loads(folder.result_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("has no result yet: wait until the run ends", file=folder.path) from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"is damaged: {error}", file=folder.result_file) from None
-    if not isinstance(document, dict):
-        raise InputError("is damaged: expected a JSON object", file=folder.result_file)
-    return document
 
 
 def model_names(

@@ -180,14 +180,26 @@ class RunFolder:
         Raises:
             InputError: this is no run folder.
         """
+        return self._document(self.run_file, "is no run folder: it has no run.json")
+
+    def result(self) -> dict[str, Any]:
+        """Return result.json.
+
+        Raises:
+            InputError: this is no run folder, the run has not ended, or the file is damaged.
+        """
+        self.run()
+        return self._document(self.result_file, "has no result yet: wait until the run ends")
+
+    def _document(self, file: Path, absent: str) -> dict[str, Any]:
         try:
-            document = json.loads(self.run_file.read_text(encoding="utf-8"))
+            document = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError("is no run folder: it has no run.json", file=self.path) from None
+            raise InputError(absent, file=self.path) from None
         except json.JSONDecodeError as error:
-            raise InputError(f"is damaged: {error}", file=self.run_file) from None
+            raise InputError(f"is damaged: {error}", file=file) from None
         if not isinstance(document, dict):
-            raise InputError("is damaged: expected a JSON object", file=self.run_file)
+            raise InputError("is damaged: expected a JSON object", file=file)
         return document
 
     def is_live(self) -> bool:
