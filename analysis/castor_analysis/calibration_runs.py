@@ -141,6 +141,9 @@ def read_calibration_run(folder: RunFolder) -> CalibrationRun:
     own = [event for event in events if whole(event, "generation") == generation]
     measured = [event for event in own if event.kind == EventKind.LINK_MEASURED]
     schedules = [event for event in own if event.kind == EventKind.SCHEDULED]
+    scheduled = max((whole(event, "iteration") for event in schedules), default=0)
+    profiles = [event for event in own if event.kind == EventKind.SPANS_PROFILED]
+    profiled = min((whole(event, "iteration") for event in profiles), default=0)
     return CalibrationRun(
         folder=folder,
         setting=setting,
@@ -150,10 +153,10 @@ def read_calibration_run(folder: RunFolder) -> CalibrationRun:
         copy_link=_hop(schedules, "copy_alpha_ns", "copy_bandwidth_bps"),
         shard_bytes=_shard_bytes(own, setting),
         iterations_s=_iterations_s(own),
-        captures_s=_seconds(own, "captured_s"),
-        networks_s=_seconds(own, "network_s"),
+        captures_s=_figures(own, EventKind.CHECKPOINT_COMPLETED, "captured_s", scheduled),
+        networks_s=_figures(own, EventKind.CHECKPOINT_COMPLETED, "network_s", scheduled),
         chunks=_chunks(schedules),
-        train_busy_s=_settled(own, "train_busy_s"),
+        train_busy_s=_figures(own, EventKind.ITERATION_ENDED, "train_busy_s", profiled),
     )
 
 
@@ -326,32 +329,13 @@ def _chunks(schedules: Sequence[Event]) -> Chunks | None:
     return None
 
 
-def _settled(events: Sequence[Event], name: str) -> tuple[float, ...]:
-    """Return a figure of each rank's iterations after its profile."""
-    profiled = [whole(e, "iteration") for e in events if e.kind == EventKind.SPANS_PROFILED]
+def _figures(events: Sequence[Event], kind: EventKind, name: str, after: int) -> tuple[float, ...]:
+    """Return a figure of each event of a kind, of iterations after the one named."""
     found = []
     for event in events:
         value = event.fields.get(name)
-        if (
-            event.kind == EventKind.ITERATION_ENDED
-            and isinstance(value, int | float)
-            and whole(event, "iteration") > min(profiled, default=0)
-        ):
-            found.append(float(value))
-    return tuple(found)
-
-
-def _seconds(events: Sequence[Event], name: str) -> tuple[float, ...]:
-    """Return a figure of the checkpoints that were sent by a schedule."""
-    found = []
-    scheduled = {whole(e, "iteration") for e in events if e.kind == EventKind.SCHEDULED}
-    first = max(scheduled, default=0)
-    for event in events:
-        value = event.fields.get(name)
-        if (
-            event.kind == EventKind.CHECKPOINT_COMPLETED
-            and isinstance(value, int | float)
-            and whole(event, "iteration") > first
-        ):
+        if event.kind != kind or whole(event, "iteration") <= after:
+            continue
+        if isinstance(value, int | float):
             found.append(float(value))
     return tuple(found)
