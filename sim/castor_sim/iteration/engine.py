@@ -160,11 +160,7 @@ class _Engine:
         )
 
     def _machine(self, tasks: Sequence[Task], number: int) -> _Machine:
-        # What the update itself sends is no training traffic to send beside.
-        traffic = sum(
-            task.lane is Lane.NETWORK and task.kind is not Kind.UPDATE and task.machine == number
-            for task in tasks
-        )
+        traffic = sum(task.is_training_traffic and task.machine == number for task in tasks)
         network, link, copy = (simpy.Resource(self.env) for _ in range(3))
         return _Machine(network, link, copy, traffic)
 
@@ -180,14 +176,13 @@ class _Engine:
         if turn is not None:
             yield turn
         start_ns = int(self.env.now)
-        is_traffic = task.lane is Lane.NETWORK and task.kind is not Kind.UPDATE
-        if is_traffic:
+        if task.is_training_traffic:
             machine.in_traffic = True
             self._tell(machine)
         yield self.env.timeout(self._duration_ns(index))
         if lane is not None and turn is not None:
             lane.release(turn)
-        if is_traffic:
+        if task.is_training_traffic:
             machine.in_traffic = False
             machine.traffic_left -= 1
             if machine.traffic_left == 0:

@@ -57,6 +57,11 @@ class Task:
     machine: int = 0
     size_bytes: int = 0
 
+    @property
+    def is_training_traffic(self) -> bool:
+        """Whether it takes the network before the update; what the update sends is no such."""
+        return self.lane is Lane.NETWORK and self.kind is not Kind.UPDATE
+
 
 def check_tasks(tasks: Sequence[Task]) -> None:
     """Check that an iteration can be run.

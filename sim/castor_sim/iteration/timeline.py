@@ -92,9 +92,7 @@ def idle_spans(
     traffic = sorted(
         (interval.start_ns, interval.end_ns, interval.task)
         for interval in own
-        if interval.lane == Lane.NETWORK
-        and interval.task is not None
-        and interval.kind != Kind.UPDATE
+        if interval.task is not None and tasks[interval.task].is_training_traffic
     )
     spans: list[IdleSpan] = []
     after, idle_from_ns = START, 0
