@@ -21,7 +21,10 @@ from castor_policy.placement import place
 from castor_runtime.arena import Arena, ControlBlock, JobLock, PartLayout
 
 HOST = Path(__file__).with_name("checkpointer_host.py")
+EXCHANGE = Path(__file__).with_name("exchange_program.py")
 DEADLINE_S = 90.0
+
+RunCases = Callable[[int, Path, list[dict[str, Any]]], list[dict[str, Any]]]
 
 
 class Host:
@@ -338,3 +341,33 @@ def make_cluster(host: Host, tmp_path: Path) -> Iterator[Callable[..., Cluster]]
     yield make
     for cluster in made:
         cluster.close()
+
+
+def run_exchange_cases(
+    world: int, folder: Path, cases: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Run exchange_program.py on so many ranks; return what each that did not leave wrote."""
+    program = subprocess.Popen(
+        [sys.executable, str(EXCHANGE), str(world), str(folder)],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        program.communicate(json.dumps(cases), timeout=120)
+        assert program.returncode == 0
+    finally:
+        if program.returncode is None:
+            os.killpg(program.pid, signal.SIGKILL)
+            program.wait()
+    return [
+        json.loads(path.read_text())
+        for rank in range(world)
+        if (path := folder / f"{rank}.json").exists()
+    ]
+
+
+@pytest.fixture(scope="session")
+def run_cases() -> RunCases:
+    """Runs cases of exchange_program.py: world, folder, cases."""
+    return run_exchange_cases

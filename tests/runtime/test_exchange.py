@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,6 @@ from castor_runtime.trainer.traffic import EAGER, Traffic
 
 pytestmark = pytest.mark.long  # the ranks take seconds to start
 
-PROGRAM = Path(__file__).with_name("exchange_program.py")
 PLAIN: dict[str, Any] = {
     "device": "cpu",
     "scheme": "eager",
@@ -52,32 +47,12 @@ THREE: list[dict[str, Any]] = [
     PLAIN | {"name": "local", "replicas": 1},
     PLAIN | {"name": "late", "scheme": "pipelined", "spans_ns": SPANS_NS, "pause_s": 0.5},
 ]
+RunCases = Callable[[int, Path, list[dict[str, Any]]], list[dict[str, Any]]]
 LOST = [PLAIN | {"name": "lost", "leaves": 1, "sizes": [200_000]}]
 
 
-def run_cases(world: int, folder: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    program = subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(world), str(folder)],
-        stdin=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        program.communicate(json.dumps(cases), timeout=120)
-        assert program.returncode == 0
-    finally:
-        if program.returncode is None:
-            os.killpg(program.pid, signal.SIGKILL)
-            program.wait()
-    return [
-        json.loads(path.read_text())
-        for rank in range(world)
-        if (path := folder / f"{rank}.json").exists()
-    ]
-
-
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def three(tmp_path_factory: pytest.TempPathFactory, run_cases: RunCases) -> list[dict[str, Any]]:
     return run_cases(3, tmp_path_factory.mktemp("three"), THREE)
 
 
@@ -132,6 +107,6 @@ def test_the_bound_is_p_but_for_two_schemes() -> None:
     assert sub_buffers(Traffic("naive", 1, 1), 3) == 3
 
 
-def test_a_lost_peer_is_an_error_and_no_hang(tmp_path: Path) -> None:
+def test_a_lost_peer_is_an_error_and_no_hang(tmp_path: Path, run_cases: RunCases) -> None:
     (survivor,) = run_cases(2, tmp_path, LOST)
     assert "RuntimeError" in survivor["lost"]["error"]

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +22,6 @@ from castor_runtime.trainer.traffic import Traffic
 
 pytestmark = pytest.mark.long  # the ranks take seconds to start
 
-PROGRAM = Path(__file__).with_name("exchange_program.py")
 CHUNK = 4096
 PLAIN: dict[str, Any] = {
     "device": "paced",
@@ -59,32 +53,12 @@ CASES: list[dict[str, Any]] = [
     ),
 ]
 NAMES = [case["name"] for case in CASES]
+RunCases = Callable[[int, Path, list[dict[str, Any]]], list[dict[str, Any]]]
 LOST = [PLAIN | {"name": "lost", "leaves": 1, "sizes": [200_000]}]
 
 
-def run_cases(world: int, folder: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    program = subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(world), str(folder)],
-        stdin=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        program.communicate(json.dumps(cases), timeout=120)
-        assert program.returncode == 0
-    finally:
-        if program.returncode is None:
-            os.killpg(program.pid, signal.SIGKILL)
-            program.wait()
-    return [
-        json.loads(path.read_text())
-        for rank in range(world)
-        if (path := folder / f"{rank}.json").exists()
-    ]
-
-
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory, run_cases: RunCases) -> list[dict[str, Any]]:
     return run_cases(3, tmp_path_factory.mktemp("ranks"), CASES)
 
 
@@ -209,7 +183,7 @@ def test_a_blocking_own_copy_follows_the_chunks(ranks: list[dict[str, Any]]) -> 
             assert captured_s > sent_s
 
 
-def test_a_lost_peer_is_an_error_and_no_hang(tmp_path: Path) -> None:
+def test_a_lost_peer_is_an_error_and_no_hang(tmp_path: Path, run_cases: RunCases) -> None:
     (survivor,) = run_cases(2, tmp_path, LOST)
     # Raised where it is met first: in posting, or in waiting.
     assert "RuntimeError" in survivor["lost"]["error"]
