@@ -84,7 +84,7 @@ sys.stdin.readline()
 began = time.monotonic()
 for _ in range(8):
     pacer.pace(int(sys.argv[2]) // 8)
-print(int(sys.argv[2]) * 8 / (time.monotonic() - began))
+print(began, time.monotonic())
 """
 
 
@@ -126,9 +126,20 @@ def _transfer_bps(source: Host, sink: Host, bandwidth_bps: int) -> float:
 
 
 def storage_bps(storage: str, way: str, *hosts: Host) -> float:
-    """Measure all of `hosts` at once, each with half a second's bytes; return their sum."""
-    size = str(STORAGE_BPS // 16)
-    running = [inside(host, STORE, way, size, CASTOR_STORAGE=storage) for host in hosts]
+    """Measure all of `hosts` at once, each with half a second's bytes: what the storage carried.
+
+    Tried again where a machine in use by other tests made it slower, as `transfer_bps` is.
+    """
+    for _ in range(5):
+        measured = _storage_bps(storage, way, *hosts)
+        if measured > 0.9 * STORAGE_BPS:
+            break
+    return measured
+
+
+def _storage_bps(storage: str, way: str, *hosts: Host) -> float:
+    size_bytes = STORAGE_BPS // 16
+    running = [inside(host, STORE, way, str(size_bytes), CASTOR_STORAGE=storage) for host in hosts]
     for process in running:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -136,7 +147,10 @@ def storage_bps(storage: str, way: str, *hosts: Host) -> float:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    return sum(float(output(process)) for process in running)
+    # From the first start to the last end: a sum of each one's own rate is more than the
+    # storage carried where one was alone for a while. Namespaces share the monotonic clock.
+    began_s, ended_s = zip(*(map(float, output(process).split()) for process in running))
+    return 8 * size_bytes * len(hosts) / (max(ended_s) - min(began_s))
 
 
 def received_bytes(host: Host) -> int:
@@ -216,7 +230,7 @@ def test_storage_is_as_slow_as_its_link_and_shared(tmp_path: Path) -> None:
                 alone_bps = storage_bps(server.address, way, cluster.hosts[0])
                 assert alone_bps == pytest.approx(STORAGE_BPS, rel=0.15)
                 both_bps = storage_bps(server.address, way, *cluster.hosts)
-                assert both_bps == pytest.approx(STORAGE_BPS, rel=0.3)
+                assert both_bps == pytest.approx(STORAGE_BPS, rel=0.15)
             assert list(processes_in(cluster.storage.namespace)) == [server.pid]
         finally:
             server.close()
