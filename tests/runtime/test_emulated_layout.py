@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from castor_configs.errors import InputError
 from castor_runtime.emulated_cluster import iproute
 from castor_runtime.emulated_cluster.layout import (
+    MTU_BYTES,
     NETWORKS,
     Cluster,
     Host,
@@ -102,9 +103,9 @@ def test_a_full_range_is_refused_and_everybody_elses_is_no_matter() -> None:
 @given(st.integers(100_000, 10**12))
 def test_a_link_passes_a_packet_and_never_queues_long(bandwidth_bps: int) -> None:
     bucket = shape(bandwidth_bps)
-    assert bucket.burst_bytes > 1514
+    assert bucket.burst_bytes > MTU_BYTES + 14
     assert bucket.queue_bytes > bucket.burst_bytes
-    fast = bandwidth_bps >= 100_000_000
+    fast = bandwidth_bps >= 144_000_000
     assert not fast or bucket.burst_bytes * 8 <= bandwidth_bps // 1000 + 8
     assert not fast or bucket.queue_bytes * 8 <= bandwidth_bps // 50 + 8
 

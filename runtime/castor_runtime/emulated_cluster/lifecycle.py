@@ -20,6 +20,7 @@ from castor_runtime.emulated_cluster.iproute import (
 from castor_runtime.emulated_cluster.layout import (
     DEFAULT_NAME,
     INTERFACE,
+    MTU_BYTES,
     STORAGE,
     SWITCH,
     Cluster,
@@ -86,8 +87,9 @@ def _make(wanted: Wanted) -> None:
     ip("link", "set", SWITCH, "addrgenmode", "none", "up", namespace=switch)
     gateway = gateway_link(name)
     ip("link", "add", gateway, "type", "veth", "peer", "gateway", "netns", switch)
-    ip("link", "set", gateway, "addrgenmode", "none")
-    ip("link", "set", "gateway", "addrgenmode", "none", "master", SWITCH, "up", namespace=switch)
+    quiet = ("mtu", str(MTU_BYTES), "addrgenmode", "none")
+    ip("link", "set", gateway, *quiet)
+    ip("link", "set", "gateway", *quiet, "master", SWITCH, "up", namespace=switch)
     ip("address", "add", str(found[""]), "dev", gateway)
     ip("link", "set", gateway, "up")
     for host_name in (*wanted.host_names(), STORAGE):

@@ -13,6 +13,7 @@ from castor_configs.errors import InputError
 from castor_runtime.emulated_cluster.iproute import ip, ip_json, tc, tc_json
 from castor_runtime.emulated_cluster.layout import (
     INTERFACE,
+    MTU_BYTES,
     SLOWEST_BPS,
     SWITCH,
     Host,
@@ -67,7 +68,7 @@ def connect(host: Host, prefix_length: int, bandwidth_bps: int) -> None:
     ip("link", "add", INTERFACE, "netns", here, "type", "veth", "peer", port, "netns", switch)
     # Without an address of version 6 nobody asks the network for one, or picks it to listen at.
     for name, namespace in ((INTERFACE, here), (port, switch)):
-        ip("link", "set", name, "addrgenmode", "none", namespace=namespace)
+        ip("link", "set", name, "mtu", str(MTU_BYTES), "addrgenmode", "none", namespace=namespace)
     ip("address", "add", f"{host.address}/{prefix_length}", "dev", INTERFACE, namespace=here)
     ip("link", "set", "lo", "up", namespace=here)
     ip("link", "set", INTERFACE, "up", namespace=here)
