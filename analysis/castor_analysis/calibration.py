@@ -106,7 +106,7 @@ def calibrate(folders: Sequence[RunFolder], *, shard_bytes: int = 0) -> Calibrat
     figures: dict[str, Any] = {
         "format": FORMAT,
         "name": _name(plain[0]),
-        "source": "; ".join(f"{run.folder.path.name} (result.json)" for run in runs),
+        "source": "; ".join(_source(run) for run in runs),
         "compute": plain[0].compute,
         "machines": setting.nodes,
         "gpus": setting.ranks_per_node,
@@ -251,6 +251,13 @@ def _name(run: CalibrationRun) -> str:
     at = f", {format_bps(setting.link_bps)}" if setting.link_bps else ""
     model = model_names([setting])[setting.model]
     return f"{model} on {setting.nodes} machines{at}"[:100]
+
+
+def _source(run: CalibrationRun) -> str:
+    """Name a run by its job, which stays when the folder is moved: by it `castor compare` knows
+    which runs a profile has seen, and never counts them as checks."""
+    job = run.folder.result().get("job")
+    return f"{run.folder.path.name} (job {job})" if job else run.folder.path.name
 
 
 def _shard_bytes(runs: Sequence[CalibrationRun]) -> int:

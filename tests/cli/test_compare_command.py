@@ -132,6 +132,24 @@ def test_a_run_at_another_bandwidth_is_predicted_from_the_calibrated_one(
     assert "<svg" in (out / "compare.html").read_text()
 
 
+def test_runs_that_a_profile_was_calibrated_on_are_no_checks(
+    runs: list[str], tmp_path: Path
+) -> None:
+    for number, run in enumerate(runs):
+        result_file = Path(run) / "result.json"
+        # As castor train names them: not after the folder.
+        document = json.loads(result_file.read_text()) | {"job": f"train-00{number}"}
+        result_file.write_text(json.dumps(document))
+    profile = str(tmp_path / "profile.toml")
+    assert CliRunner().invoke(app, ["calibrate", *runs[:2], "-o", profile]).exit_code == 0
+    result = CliRunner().invoke(app, ["compare", *runs, "--profile", profile, "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["calibrated_on"] == ["none-100", "pipelined-100"]
+    measured = {run for point in document["held_out"] for run in point["runs"]}
+    assert measured == {"none-200", "pipelined-200"}
+
+
 def test_people_get_tables_with_every_error(runs: list[str]) -> None:
     result = CliRunner().invoke(app, ["compare", *runs], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
