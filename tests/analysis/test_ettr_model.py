@@ -42,6 +42,7 @@ SETTING = OutageSetting(
     parameter_bytes=1_000_000,
     lease_s=4.0,
     iteration_s=2.0,
+    serial_s=2.0,
 )
 
 
@@ -58,7 +59,7 @@ def figures(*, by_lease: bool = False, **seconds: float) -> KindFigures:
         0.0,
     )
     return KindFigures(
-        **{"outages": 1, "by_lease": by_lease, "first_iteration_share": 1.25, **known, **seconds}
+        **{"outages": 1, "by_lease": by_lease, "first_iteration_s": 0.5, **known, **seconds}
     )
 
 
@@ -319,7 +320,7 @@ def test_runs_of_one_setting_predict_the_others(tmp_path: Path) -> None:
     replayed = read_run(write_run(tmp_path / "replayed", 10**8, [*command, "--replay", "t.csv"]))
 
     def predict(setting: Setting) -> dict[str, float]:
-        return {"iteration_s": 1.0, "checkpoint_complete_s": 0.5}
+        return {"iteration_s": 1.0, "serial_s": 1.0, "checkpoint_complete_s": 0.5}
 
     names = model_names([first.setting])
     model = FailureModel.fitted([first], predict)

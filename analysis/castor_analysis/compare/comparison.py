@@ -220,7 +220,8 @@ def _failure_points(
     """Return the points of recoveries and of replayed traces; what is in none is told."""
     try:
         model = fit_failures(first, expected)
-        rest = [run for run in runs if run.failed and not run.replays and run not in first]
+        # A replayed trace's failures are outages as good as any.
+        rest = [run for run in runs if (run.failed or run.replays) and run not in first]
         points, unlike = model.recovery_points(rest, names)
     except ValueError as error:
         raise InputError(str(error), file=first[0].folder.path) from error

@@ -10,6 +10,7 @@ from castor_analysis.compare.ettr_model import ettr_points, predict_ettr, read_r
 from castor_analysis.compare.measured_run import COMPLETE, ITERATION, MeasuredRun
 from castor_analysis.compare.outages import LeftOut, Outage, outages
 from castor_analysis.compare.points import Point, SettingValue
+from castor_analysis.compare.prediction import SERIAL
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel, calibrate
 from castor_analysis.compare.recovery_points import MeasuredOutages, recovery_points
 from castor_analysis.compare.settings import Setting
@@ -20,7 +21,7 @@ Names = Mapping[tuple[str, tuple[tuple[str, str], ...]], str]
 """A short name for each `Setting.model`, as `settings.model_names` makes them."""
 
 Predict = Callable[[Setting], Mapping[str, float]]
-"""An iteration's predicted quantities, named as `measured_run.QUANTITIES`."""
+"""An iteration's predicted quantities, named as `Prediction.values`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class FailureModel:
             samples += run.samples.get(ITERATION, ())
         if not samples:
             raise ValueError("no iteration of the calibrating runs settled: give longer runs")
-        setting = _setting(runs[0], statistics.median(samples))
+        serial_s = predict(runs[0].setting)[SERIAL]
+        setting = _setting(runs[0], statistics.median(samples), serial_s)
         return cls(calibrate(found, setting), predict, tuple(left_out))
 
     def recovery_points(
@@ -79,7 +81,8 @@ class FailureModel:
                 of_run, unlike = _outages(run)
                 found += of_run
                 left_out += unlike
-            of_setting = _setting(alike[0], self.predict(setting)[ITERATION])
+            expected = self.predict(setting)
+            of_setting = _setting(alike[0], expected[ITERATION], expected[SERIAL])
             shown = _shown(setting, names)
             measured.append(MeasuredOutages(of_setting, shown, found))
         points, unknown = recovery_points(self.recovery, measured)
@@ -98,7 +101,7 @@ class FailureModel:
         prediction = predict_ettr(
             replay,
             self.recovery,
-            _setting(run, predicted[ITERATION]),
+            _setting(run, predicted[ITERATION], predicted[SERIAL]),
             replicas=run.result["spec"]["replicas"],
             checkpoint_s=predicted[COMPLETE],
             standbys=standbys_of(run.result),
@@ -125,9 +128,12 @@ def _outages(run: MeasuredRun) -> tuple[list[Outage], list[LeftOut]]:
     return outages(_events(run), run=run.name, standbys=standbys_of(run.result))
 
 
-def _setting(run: MeasuredRun, iteration_s: float) -> OutageSetting:
+def _setting(run: MeasuredRun, iteration_s: float, serial_s: float) -> OutageSetting:
     return OutageSetting.of_run(
-        run.result, checkpoint_bytes=run.checkpoint_bytes, iteration_s=iteration_s
+        run.result,
+        checkpoint_bytes=run.checkpoint_bytes,
+        iteration_s=iteration_s,
+        serial_s=serial_s,
     )
 
 

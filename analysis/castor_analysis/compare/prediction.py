@@ -17,6 +17,8 @@ from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
 from castor_sim.iteration.run import NONE, SCHEME_NAMES, IterationCase, simulate_iteration
 from castor_sim.iteration.timeline import Interval
 
+SERIAL: Final = "serial_s"
+"""How long an iteration takes in which nothing overlaps, as the first one after a start."""
 _NS_PER_S: Final = 1e9
 _ROOM_BYTES: Final = 1 << 50
 """CPU memory stands in for the GPU's: no scheme runs out of it."""
@@ -27,7 +29,7 @@ class Prediction:
     """What is expected of an iteration in a setting.
 
     Attributes:
-        values: by quantity, as `measured_run.QUANTITIES` names them.
+        values: by quantity, as `measured_run.QUANTITIES` names them, and `SERIAL`.
         intervals: what runs when, in the first simulated iteration.
     """
 
@@ -134,12 +136,14 @@ def predict(predictor: Predictor, setting: Setting) -> Prediction:
         raise ValueError(
             f"the simulator has no scheme {setting.scheme}; it has {', '.join(SCHEME_NAMES)}"
         )
-    report = simulate_iteration(predictor.case(setting), [setting.scheme])
+    case = predictor.case(setting)
+    report = simulate_iteration(case, [setting.scheme])
     result = report.results[setting.scheme]
     values = {
         # The mean: a run of many iterations takes so long for each.
         ITERATION: result.iteration_ns / _NS_PER_S,
         IDLE: result.idle_ns / _NS_PER_S,
+        SERIAL: sum(task.duration_ns for task in case.tasks if task.machine == 0) / _NS_PER_S,
     }
     if setting.scheme != NONE:
         values[NETWORK] = result.checkpoint_ns / _NS_PER_S

@@ -9,7 +9,8 @@ The parts are those of `castor_runtime.launcher.run_result`. What each follows f
     retrieval        constant + one part's bytes over the link where it comes from a peer
     restart          constant + what DeepSpeed sends around when it builds an engine, over the link
                      + loading, in proportion to the part (from storage: and to its bandwidth)
-    first_iteration  in proportion to an iteration: nothing is prefetched in it yet
+    first_iteration  constant + an iteration in which nothing overlaps: nothing is prefetched yet,
+                     and DeepSpeed takes down in which order parameters are used
 
 Each constant is the median over the calibrating outages of one kind.
 """
@@ -93,6 +94,7 @@ class OutageSetting:
         parameter_bytes: of the whole model, as ranks send them to each other.
         lease_s: of an agent.
         iteration_s: one iteration without failures; predicted, where outages are.
+        serial_s: one in which nothing overlaps; always predicted.
 
     Raises:
         ValueError: a figure is out of range.
@@ -105,17 +107,24 @@ class OutageSetting:
     parameter_bytes: int
     lease_s: float
     iteration_s: float
+    serial_s: float
 
     def __post_init__(self) -> None:
         for name in ("link_bps", "ranks", "part_bytes", "parameter_bytes", "lease_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
-        if not 0 < self.iteration_s < float("inf"):
-            raise ValueError(f"iteration_s is {self.iteration_s}; give a time above 0")
+        for name in ("iteration_s", "serial_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; give a time above 0")
 
     @classmethod
     def of_run(
-        cls, result: Mapping[str, Any], *, checkpoint_bytes: int, iteration_s: float
+        cls,
+        result: Mapping[str, Any],
+        *,
+        checkpoint_bytes: int,
+        iteration_s: float,
+        serial_s: float,
     ) -> OutageSetting:
         """Return the setting of a run, of which only what was known before it is taken.
 
@@ -123,6 +132,7 @@ class OutageSetting:
             result: what its result.json holds.
             checkpoint_bytes: what one rank sends with a checkpoint.
             iteration_s: one iteration without failures.
+            serial_s: one in which nothing overlaps.
 
         Raises:
             ValueError: it was on no emulated cluster, or kept no replicas.
@@ -143,6 +153,7 @@ class OutageSetting:
             parameter_bytes=part_bytes * ranks // _state_over_parameters(spec["arguments"]),
             lease_s=spec["lease_s"],
             iteration_s=iteration_s,
+            serial_s=serial_s,
         )
 
     def part_s(self) -> float:
@@ -180,7 +191,7 @@ class KindFigures:
     retrieval_s: float
     restart_s: float
     load_s_per_unit: float
-    first_iteration_share: float
+    first_iteration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +224,7 @@ class RecoveryModel:
             "planning": figures.planning_s,
             "retrieval": figures.retrieval_s + _travel_s(kind, setting),
             "restart": figures.restart_s + setting.build_s() + loading_s,
-            "first_iteration": figures.first_iteration_share * setting.iteration_s,
+            "first_iteration": figures.first_iteration_s + setting.serial_s,
         }
         return {**parts, "total": sum(parts.values())}
 
@@ -248,7 +259,7 @@ def _fitted(kind: OutageKind, alike: Sequence[Outage], setting: OutageSetting) -
         retrieval_s=median("retrieval", _travel_s(kind, setting)),
         restart_s=median("restart", setting.build_s() + load_s),
         load_s_per_unit=load_s / setting.load_unit(kind.source),
-        first_iteration_share=median("first_iteration") / setting.iteration_s,
+        first_iteration_s=median("first_iteration", setting.serial_s),
     )
 
 
