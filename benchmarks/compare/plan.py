@@ -108,11 +108,11 @@ class Plan:
 
 
 MEASURED = 6
-_FAILURES = ("rank:1@11", "machine:2@20", "machine:3@29")
+_FAILURES = ("rank:1@11", "machine:2@20", "machine:3@29", "rank:2@35", "rank:1@41")
 """A standby takes the first machine's place; the second one's has to be asked for."""
 
 # Small models on slow links: with faster ones two cores are the bottleneck, not the links.
-_LINKS = (100, 150, 220)
+_LINKS = (100, 150, 300)
 _PACED_MS = {128: 50.0, 160: 80.0}
 
 
@@ -121,7 +121,7 @@ def _failures(link_mbps: int, hidden: int) -> Run:
         link_mbps=link_mbps,
         hidden=hidden,
         scheme="pipelined",
-        iterations=36,
+        iterations=46,
         kills=_FAILURES,
         standby=1,
     )
@@ -142,13 +142,11 @@ REPLAY = Replay(trace="lanl-18", start_s=30_852_225, span_s=160_650, run_s=1800.
 
 FULL = Plan(
     runs=(
-        *_of_link(100),
+        *(run for link_mbps in _LINKS for run in _of_link(link_mbps)),
         _failures(100, 128),
-        *_of_link(150),
         _failures(150, 128),
+        _failures(300, 160),
         Run(link_mbps=150, hidden=128, scheme="pipelined", iterations=0, standby=1, replay=REPLAY),
-        *_of_link(220),
-        _failures(220, 160),
     ),
     paced_layer_ms=_PACED_MS,
     median_max=0.05,
