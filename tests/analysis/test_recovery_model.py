@@ -187,7 +187,11 @@ def happened(
     st.sampled_from(KINDS), truths(), settings_of_runs(), settings_of_runs(), st.integers(0, 3000)
 )
 def test_constants_of_one_setting_give_the_parts_of_another(
-    kind: OutageKind, truth: dict[str, int], here: OutageSetting, there: OutageSetting, extra_ms: int
+    kind: OutageKind,
+    truth: dict[str, int],
+    here: OutageSetting,
+    there: OutageSetting,
+    extra_ms: int,
 ) -> None:
     blow, _ = happened(kind, truth, here, extra_ms)
     standbys = 1 if kind.replacement == STANDBY else 0
@@ -389,7 +393,9 @@ def test_a_setting_is_read_from_a_result() -> None:
     half = OutageSetting.of_run(result, checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6)
     assert half.parameter_bytes == 1200
     with pytest.raises(ValueError, match="emulated cluster"):
-        OutageSetting.of_run({**result, "cluster": None}, checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6)
+        OutageSetting.of_run(
+            {**result, "cluster": None}, checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6
+        )
     with pytest.raises(ValueError, match="part_bytes is 0"):
         replace(SMALL, part_bytes=0)
     for name in ("iteration_s", "serial_s"):

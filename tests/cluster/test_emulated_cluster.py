@@ -149,7 +149,9 @@ def _storage_bps(storage: str, way: str, *hosts: Host) -> float:
         process.stdin.flush()
     # From the first start to the last end: a sum of each one's own rate is more than the
     # storage carried where one was alone for a while. Namespaces share the monotonic clock.
-    began_s, ended_s = zip(*(map(float, output(process).split()) for process in running))
+    began_s, ended_s = zip(
+        *(map(float, output(process).split()) for process in running), strict=True
+    )
     return 8 * size_bytes * len(hosts) / (max(ended_s) - min(began_s))
 
 
