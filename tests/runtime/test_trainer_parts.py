@@ -21,7 +21,6 @@ from castor_runtime.programs.language_model import IGNORED, build_language_model
 from castor_runtime.programs.text import MASK, TextSampler, masked_batch, read_text
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
-from castor_runtime.trainer.link_probe import fit_link
 from castor_runtime.trainer.meta import MetaError, decode, encode
 from castor_runtime.trainer.optimizer_state import OptimizerState
 from castor_runtime.trainer.random_state import capture_random_state, restore_random_state
@@ -418,26 +417,6 @@ def test_a_profile_is_due_at_the_start_and_when_all_ranks_have_drifted() -> None
     assert profile is not None
     assert profile.spans_ns[0] == 3 * second
     assert not profiler.has_drifted(), "a new window begins"
-
-
-@given(
-    alpha=st.integers(0, 10**7),
-    bandwidth=st.integers(10**6, 10**11),
-    sizes=st.lists(st.integers(1, 10**7), min_size=2, max_size=6, unique=True),
-)
-def test_a_link_is_found_again_from_its_times(alpha: int, bandwidth: int, sizes: list[int]) -> None:
-    link = Link(alpha, bandwidth)
-    found = fit_link(sizes, [link.transfer_ns(size) for size in sizes])
-    for size in sizes:
-        assert found.transfer_ns(size) == pytest.approx(link.transfer_ns(size), rel=0.01, abs=20)
-
-
-def test_a_fit_never_starts_below_zero() -> None:
-    assert fit_link([100, 200], [100, 300]).alpha_ns == 0
-    assert fit_link([100, 200], [300, 300]).alpha_ns == 0
-    for sizes, times in (([100], [1]), ([100, 100], [1, 2]), ([1, 2], [1]), ([1, 2], [0, 1])):
-        with pytest.raises(ValueError, match="two sizes or more"):
-            fit_link(sizes, times)
 
 
 def test_settings_say_who_sends_to_whom() -> None:

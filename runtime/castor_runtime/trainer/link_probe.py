@@ -14,13 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from castor_policy.interleaving import Link
+from castor_policy.link_fit import fit_link
 
 _FIRST_TAG = 1 << 20
 """Above those of real rounds."""
@@ -30,7 +30,6 @@ _LARGEST_BYTES = 4 << 20
 _REPEATS = 3
 _ROUND_NS = 20_000_000
 """About how long a round of the largest size shall take: 0.4 s for all, with four in flight."""
-_BITS_NS = 8 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,31 +152,6 @@ class LinkProbe:
         shared = torch.tensor([value], dtype=torch.int64)
         dist.all_reduce(shared, dist.ReduceOp.MAX, self._control)
         return int(shared)
-
-
-def fit_link(sizes_bytes: Sequence[int], times_ns: Sequence[int]) -> Link:
-    """Return alpha and B by least squares, alpha no larger than what the smallest piece took.
-
-    Errors are absolute, not relative: large pieces tell B. A small one may pass at once where a
-    link is shaped by a token bucket, and would make the link look faster than it is. A line that
-    would start below 0 is drawn through 0.
-
-    Raises:
-        ValueError: there are not two sizes and a time above 0 for each.
-    """
-    if len(set(sizes_bytes)) < 2 or len(sizes_bytes) != len(times_ns) or min(times_ns) <= 0:
-        raise ValueError("give two sizes or more, and for each the time above 0 that it took")
-    rows = list(zip(sizes_bytes, times_ns, strict=True))
-    mean_bytes = Fraction(sum(sizes_bytes), len(rows))
-    mean_ns = Fraction(sum(times_ns), len(rows))
-    slope = sum((size - mean_bytes) * (at - mean_ns) for size, at in rows) / sum(
-        (size - mean_bytes) ** 2 for size in sizes_bytes
-    )
-    alpha_ns = mean_ns - slope * mean_bytes
-    if alpha_ns < 0 or slope <= 0:
-        alpha_ns = Fraction(0)
-        slope = Fraction(sum(size * at for size, at in rows), sum(s * s for s in sizes_bytes))
-    return Link(min(round(alpha_ns), *times_ns), max(1, int(_BITS_NS / slope)))
 
 
 def agree_on_link(link: Link, control: dist.ProcessGroup) -> Link:
