@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EISDIR
 from pathlib import Path
 
 from castor_configs.errors import InputError
@@ -31,8 +32,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path`; rename it over `path` once the block ends without an error.
 
     The folder is made if need be. On an error nothing is left behind and an older file stays.
+
+    Raises:
+        OSError: naming `path` and not the file beside it where a folder is in the way.
     """
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(EISDIR, "is a folder: expected the name of a file", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

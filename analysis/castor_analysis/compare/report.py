@@ -15,6 +15,7 @@ from castor_analysis.compare.points import Point
 from castor_analysis.compare.scheme_order import TIE
 from castor_analysis.provenance import provenance
 from castor_configs.atomic import output_folder, write_text
+from castor_configs.errors import InputError
 
 FORMAT: Final = "castor-compare-1"
 
@@ -56,22 +57,38 @@ def compare_document(
 
 
 def write_report(
-    document: Mapping[str, Any], comparison: Comparison, out: Path
+    document: Mapping[str, Any], comparison: Comparison, out: Path, page: str = ""
 ) -> tuple[Path, ...]:
-    """Write compare.json and compare.csv into a folder, which is made.
+    """Write compare.json, compare.csv and compare.html into a folder, which is made.
+
+    Args:
+        document: as `compare_document` makes it.
+        comparison: that it is of.
+        out: the folder.
+        page: for compare.html; "": no such file.
 
     Returns:
-        The paths of both.
+        The paths of what was written.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or a folder is where a file shall be; nothing is
+            written then.
         OSError: a file cannot be written.
     """
-    output_folder(out)
-    text, table = out / "compare.json", out / "compare.csv"
-    write_text(text, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    write_text(table, points_csv(comparison.held_out, comparison.fitted))
-    return text, table
+    # All texts are made before the first is written: a fault leaves no half of a report behind.
+    texts = {
+        "compare.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
+        "compare.csv": points_csv(comparison.held_out, comparison.fitted),
+    }
+    if page:
+        texts["compare.html"] = page
+    files = tuple(output_folder(out) / name for name in texts)
+    for file in files:
+        if file.is_dir():
+            raise InputError("is a folder: expected a file or nothing there", file=file)
+    for file, text in zip(files, texts.values(), strict=True):
+        write_text(file, text)
+    return files
 
 
 def points_csv(held_out: Sequence[Point], fitted: Sequence[Point]) -> str:

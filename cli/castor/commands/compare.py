@@ -69,7 +69,6 @@ def compare(
     from castor_analysis.compare.page import comparison_page
     from castor_analysis.compare.prediction import FromExperiment
     from castor_analysis.compare.report import compare_document, write_report
-    from castor_configs.atomic import write_text
     from castor_sim.iteration.measured import load_profile
 
     if profile and sim is not None:
@@ -94,10 +93,8 @@ def compare(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if out is not None:
-        written = write_report(document, comparison, out)
-        page = out / "compare.html"
-        write_text(page, comparison_page(comparison, document))
-        STDERR.print(f"wrote {', '.join(map(str, (*written, page)))}", style="dim")
+        written = write_report(document, comparison, out, comparison_page(comparison, document))
+        STDERR.print(f"wrote {', '.join(map(str, written))}", style="dim")
     if as_json:
         typer.echo(json.dumps(document, indent=1, allow_nan=False))
         return
