@@ -74,6 +74,8 @@ def calibrate(folders: Sequence[RunFolder], *, shard_bytes: int = 0) -> Calibrat
     """
     if not folders:
         raise InputError("expected one run or more", key="RUN")
+    if len({folder.path.resolve() for folder in folders}) < len(folders):
+        raise InputError("names a run twice", key="RUN")
     runs = [read_calibration_run(folder) for folder in folders]
     _check_alike(runs)
     plain = [run for run in runs if not run.takes_checkpoints] or runs
@@ -254,8 +256,7 @@ def _name(run: CalibrationRun) -> str:
 
 
 def _source(run: CalibrationRun) -> str:
-    """Name a run by its job, which stays when the folder is moved: by it `castor compare` knows
-    which runs a profile has seen, and never counts them as checks."""
+    """Name a run, also by its job: by that `castor compare` knows what a profile has seen."""
     job = run.folder.result().get("job")
     return f"{run.folder.path.name} (job {job})" if job else run.folder.path.name
 
@@ -264,8 +265,8 @@ def _shard_bytes(runs: Sequence[CalibrationRun]) -> int:
     found = max(run.shard_bytes for run in runs)
     if found == 0:
         raise InputError(
-            "does not say how much of a checkpoint travels: give a run with a scheme too, or "
-            "--shard",
+            "does not say how much of a checkpoint travels: give a run of this setting with a "
+            "scheme too (castor train --scheme pipelined); castor calibrate also takes --shard",
             file=runs[0].folder.events_file,
         )
     return found

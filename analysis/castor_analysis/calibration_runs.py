@@ -16,14 +16,13 @@ import numpy as np
 
 from castor_analysis.compare.settings import NONE, Setting, setting_of
 from castor_analysis.job_events import whole
+from castor_analysis.run_log import COLLECTIVE_COLUMNS, events_of_run
 from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind
-from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.run_folder import RunFolder
 
 _NS_PER_S: Final = 1e9
 _BITS_NS: Final = 8e9  # bits in a byte, times nanoseconds in a second
-_COLUMNS: Final = ("op_bytes", "issued_ns", "waited_ns", "resumed_ns", "ended_ns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +131,12 @@ def read_calibration_run(folder: RunFolder) -> CalibrationRun:
     """Read a run that has ended.
 
     Raises:
-        InputError: it is no run, has not ended, or its log lacks what a calibration needs.
+        InputError: it is no run, has not ended, or its log lacks what a calibration needs or is
+            damaged.
     """
     setting = setting_of(folder)
     compute = str(folder.result().get("compute") or "real")
-    events = merge([folder.events_file])
+    events = events_of_run(folder)
     timelines, generation = _timelines(events, setting.nodes * setting.ranks_per_node, folder)
     own = [event for event in events if whole(event, "generation") == generation]
     measured = [event for event in own if event.kind == EventKind.LINK_MEASURED]
@@ -237,11 +237,17 @@ def _timelines(
 
 def _timeline(event: Event, folder: RunFolder) -> Timeline:
     names = event.fields.get("ops")
-    columns = [event.fields.get(name) for name in _COLUMNS]
+    columns = [event.fields.get(name) for name in COLLECTIVE_COLUMNS]
     if not isinstance(names, list) or not all(isinstance(column, list) for column in columns):
         raise InputError(
             f"the spans_profiled of rank {whole(event, 'rank')} lacks one of ops, "
-            f"{', '.join(_COLUMNS)}",
+            f"{', '.join(COLLECTIVE_COLUMNS)}",
+            file=folder.events_file,
+        )
+    if whole(event, "before_update_ns") <= 0:
+        raise InputError(
+            f"the spans_profiled of rank {whole(event, 'rank')} has before_update_ns "
+            f"{event.fields.get('before_update_ns')!r}: expected more than 0",
             file=folder.events_file,
         )
     rows = zip(names, *(column for column in columns if isinstance(column, list)), strict=True)

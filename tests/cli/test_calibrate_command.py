@@ -115,6 +115,11 @@ def test_faults_are_said(folder: Path, tmp_path: Path) -> None:
     invoke = CliRunner().invoke
     with pytest.raises(InputError, match="is no run folder"):
         invoke(app, ["calibrate", str(tmp_path / "none")], catch_exceptions=False)
+    with pytest.raises(InputError, match="names a run twice"):
+        invoke(app, ["calibrate", str(folder), f"{folder}/."], catch_exceptions=False)
+    for out in (str(tmp_path), ""):
+        with pytest.raises(IsADirectoryError, match="expected the name of a file"):
+            invoke(app, ["calibrate", str(folder), "-o", out], catch_exceptions=False)
     with pytest.raises(InputError, match="--shard"):
         invoke(app, ["calibrate", str(folder), "--shard", "big"], catch_exceptions=False)
     with pytest.raises(InputError, match="--profile"):
@@ -124,3 +129,10 @@ def test_faults_are_said(folder: Path, tmp_path: Path) -> None:
     arguments = ["iterate", *QUICK, "--profile", str(file), "--link", "fast"]
     with pytest.raises(InputError, match="bandwidth"):
         invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_profile_without_an_iteration_is_refused(folder: Path) -> None:
+    log = folder / "events.jsonl"
+    log.write_text(log.read_text().replace('"before_update_ns":30000000', '"before_update_ns":-4'))
+    with pytest.raises(InputError, match="before_update_ns -4: expected more than 0"):
+        CliRunner().invoke(app, ["calibrate", str(folder)], catch_exceptions=False)

@@ -177,6 +177,70 @@ def test_faults_of_the_input_are_one_line(
     assert "give one" in refused(capsys, *runs, "--sim", "gpt2-40b-p3dn", "--profile", runs[0])
 
 
+def test_half_a_log_is_no_measurement(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Path(runs[3]) / "events.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[: len(whole) // 2])
+    out = tmp_path / "out"
+    assert f"{log}:" in refused(capsys, *runs, "--out", str(out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("script", None),
+        ("arguments", "x"),
+        ("replicas", []),
+        ("machines", "four"),
+        ("mu", "x"),
+        ("buffer_parts", -3),
+        ("chunk_bytes", 0),
+    ],
+)
+def test_a_damaged_result_names_the_key(
+    runs: list[str], capsys: pytest.CaptureFixture[str], key: str, value: object
+) -> None:
+    file = Path(runs[2]) / "result.json"
+    document = json.loads(file.read_text())
+    document["spec"][key] = value
+    file.write_text(json.dumps(document))
+    said = refused(capsys, *runs)
+    assert f"{file}: is damaged: spec.{key}: expected" in said
+    assert repr(value) in said
+
+
+def test_what_is_no_text_or_no_folder_is_no_run(
+    runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(runs[2]) / "result.json"
+    assert "is no run folder" in refused(capsys, *runs[:2], str(file))
+    file.write_bytes(b"\xff{}")
+    assert f"{file}: is damaged" in refused(capsys, *runs)
+
+
+def test_a_run_whose_scheme_never_came_into_force_is_no_check_of_it(runs: list[str]) -> None:
+    log = Path(runs[3]) / "events.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if '"scheduled"' not in line))
+    result = CliRunner().invoke(app, ["compare", *runs, "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert {point["setting"]["scheme"] for point in document["held_out"]} == {"none"}
+    assert "none came after the schedule was made" in document["left_out"]["pipelined-200"]
+
+
+def test_of_a_report_all_is_written_or_nothing(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / "compare.html").mkdir(parents=True)
+    assert "compare.html: is a folder" in refused(capsys, *runs, "--out", str(out))
+    assert [path.name for path in out.iterdir()] == ["compare.html"]
+
+
 def test_an_experiment_predicts_every_run_and_is_calibrated_on_none(runs: list[str]) -> None:
     words = ["compare", *runs, "--sim", "gpt2-40b-p3dn", "--json"]
     result = CliRunner().invoke(app, words)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from castor_analysis.compare.settings import Setting, setting_of
+from castor_analysis.compare.settings import NONE, Setting, setting_of
 from castor_analysis.job_events import whole
+from castor_analysis.run_log import events_of_run
 from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind
-from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.run_folder import RunFolder
 
 ITERATION: Final = "iteration_s"
@@ -98,7 +98,8 @@ def read_run(path: Path) -> MeasuredRun:
     """Read a run's folder.
 
     Raises:
-        InputError: it is none, the run has not ended or did not finish, or it says too little.
+        InputError: it is none, the run has not ended or did not finish, it says too little, or its
+            log is damaged.
     """
     folder = RunFolder(path)
     setting = setting_of(folder)
@@ -106,7 +107,7 @@ def read_run(path: Path) -> MeasuredRun:
     if result.get("outcome") != "finished":
         why = result.get("reason") or f"it was {result.get('outcome')}"
         raise InputError(f"holds no finished run ({why}): leave it out", file=folder.path)
-    events = merge([folder.events_file])
+    events = events_of_run(folder)
     sent = [whole(e, "sent_bytes") for e in events if e.kind == EventKind.CHECKPOINT_COMPLETED]
     collectives, update_from_ns = _profiled(events)
     return MeasuredRun(
@@ -124,6 +125,8 @@ def _samples(events: Sequence[Event], setting: Setting) -> dict[str, list[float]
     """Return the samples of the last generation: an earlier one ended in a failure."""
     newest = max((whole(event, "generation") for event in events), default=0)
     own = [event for event in events if whole(event, "generation") == newest]
+    if setting.scheme != NONE and not any(e.kind == EventKind.SCHEDULED for e in own):
+        return {}  # its checkpoints were sent whenever they could be, as those before a schedule
     settled = _settled(own)
     ended = [e for e in own if e.kind == EventKind.ITERATION_ENDED]
     last = max((whole(event, "iteration") for event in ended), default=0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from castor_analysis.compare.points import SettingValue
 from castor_configs.errors import InputError
@@ -92,8 +92,8 @@ def setting_of(folder: RunFolder) -> Setting:
     """Return a run's setting.
 
     Raises:
-        InputError: it is no run folder, the run has not ended, or an earlier version of Castor
-            wrote a result without what is needed.
+        InputError: it is no run folder, the run has not ended, an earlier version of Castor wrote
+            a result without what is needed, or the result is damaged.
     """
     result = folder.result()
     spec, cluster = result.get("spec"), result.get("cluster")
@@ -103,23 +103,65 @@ def setting_of(folder: RunFolder) -> Setting:
             "again",
             file=folder.result_file,
         )
-    rates = cluster or {}
-    parts = int(spec.get("buffer_parts") or 4)
+    try:
+        return _setting(spec, cluster or {})
+    except ValueError as error:
+        raise InputError(
+            f"is damaged: {error}; copy it again, or leave the run out", file=folder.result_file
+        ) from None
+
+
+def _setting(spec: Mapping[str, Any], rates: Mapping[str, Any]) -> Setting:
+    """Return the setting that a job's document and its cluster's rates say.
+
+    Raises:
+        ValueError: naming the key whose value is missing or none of its kind.
+    """
+    arguments, placed = spec.get("arguments"), spec.get("replicas")
+    if not isinstance(arguments, list) or not all(isinstance(one, str) for one in arguments):
+        raise ValueError(f"spec.arguments: expected a list of texts, not {arguments!r}")
+    if not (isinstance(placed, list) and placed and isinstance(placed[0], list) and placed[0]):
+        raise ValueError(f"spec.replicas: expected a list of machines a shard, not {placed!r}")
+    parts = _whole(spec, "spec.buffer_parts", 4, least=1)
+    chunks_bytes = parts * _whole(spec, "spec.chunk_bytes", least=1)
     return Setting(
-        link_bps=int(rates.get("bandwidth_bps") or 0),
-        storage_bps=int(rates.get("storage_bandwidth_bps") or 0),
-        script=str(spec["script"]).rpartition("/")[2],
-        arguments=_options(spec["arguments"]),
-        scheme=str(spec["scheme"]),
-        nodes=int(spec["machines"]),
-        ranks_per_node=int(spec["ranks_per_machine"]),
-        replicas=len(spec["replicas"][0]),
-        mu=float(spec.get("mu") or 0.9),
-        buffer_bytes=int(spec.get("buffer_bytes") or 0) or parts * int(spec["chunk_bytes"]),
+        link_bps=_whole(rates, "cluster.bandwidth_bps", 0),
+        storage_bps=_whole(rates, "cluster.storage_bandwidth_bps", 0),
+        script=_text(spec, "spec.script").rpartition("/")[2],
+        arguments=_options(arguments),
+        scheme=_text(spec, "spec.scheme"),
+        nodes=_whole(spec, "spec.machines", least=1),
+        ranks_per_node=_whole(spec, "spec.ranks_per_machine", least=1),
+        replicas=len(placed[0]),
+        mu=_number(spec, "spec.mu", 0.9),
+        buffer_bytes=_whole(spec, "spec.buffer_bytes", 0) or chunks_bytes,
         parts=parts,
-        shortest_span_s=float(spec.get("shortest_span_s") or 0.0),
-        paced_copy_bps=int(spec.get("paced_copy_bps") or 0),
+        shortest_span_s=_number(spec, "spec.shortest_span_s", 0.0),
+        paced_copy_bps=_whole(spec, "spec.paced_copy_bps", 0),
     )
+
+
+def _text(document: Mapping[str, Any], key: str) -> str:
+    value = document.get(key.rpartition(".")[2])
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key}: expected a text, not {value!r}")
+    return value
+
+
+def _whole(
+    document: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 0
+) -> int:
+    value = document.get(key.rpartition(".")[2], default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{key}: expected a whole number of {least} or more, not {value!r}")
+    return value
+
+
+def _number(document: Mapping[str, Any], key: str, default: float) -> float:
+    value = document.get(key.rpartition(".")[2], default)
+    if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{key}: expected a number of 0 or more, not {value!r}")
+    return float(value) or default
 
 
 def model_names(

@@ -194,9 +194,9 @@ class RunFolder:
     def _document(self, file: Path, absent: str) -> dict[str, Any]:
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(absent, file=self.path) from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no UTF-8
             raise InputError(f"is damaged: {error}", file=file) from None
         if not isinstance(document, dict):
             raise InputError("is damaged: expected a JSON object", file=file)
