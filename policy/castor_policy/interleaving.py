@@ -31,6 +31,10 @@ from typing import Protocol
 
 _BITS_NS = 8 * 10**9  # bits in a byte, times nanoseconds in a second
 
+CHUNKS_MAX = 10**6
+"""Most chunks of one checkpoint. The largest of the paper's take a few hundred; beyond this a
+schedule would fill the memory of whoever asks for it, and hardly carry more than start-up times."""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -153,7 +157,8 @@ class Scheme(Protocol):
             paper measured on p4d (sec. 5.2, footnote 2).
 
     Raises:
-        ValueError: an argument is out of its range, or a sub-buffer would hold no byte.
+        ValueError: an argument is out of its range, a sub-buffer would hold no byte, or the
+            checkpoint would take more than `CHUNKS_MAX` chunks.
     """
 
     def __call__(
@@ -328,6 +333,20 @@ def leave_short(spans_ns: Sequence[int], shortest_ns: int) -> tuple[int, ...]:
     return (*usable, *spans_ns[-1:])
 
 
+def check_chunk_count(size_bytes: int, largest_bytes: int, copies: int = 1) -> None:
+    """Check that `copies` of so many bytes go in at most `CHUNKS_MAX` chunks of `largest_bytes`.
+
+    Raises:
+        ValueError: they do not.
+    """
+    chunks = copies * -(-size_bytes // largest_bytes) if size_bytes else 0
+    if chunks > CHUNKS_MAX:
+        raise ValueError(
+            f"{size_bytes} bytes in chunks of {largest_bytes}, {copies} times, are {chunks} chunks"
+            f": give a larger buffer or fewer parts, for at most {CHUNKS_MAX}"
+        )
+
+
 def _check(
     spans_ns: Sequence[int],
     checkpoint_bytes: int,
@@ -373,6 +392,7 @@ def _fill(
     mu: Fraction,
 ) -> tuple[SpanSchedule, ...]:
     """Fill span after span, the last without end, with chunks of at most `largest_bytes`."""
+    check_chunk_count(checkpoint_bytes, largest_bytes, remote_copies)
     spans: list[SpanSchedule] = []
     replica = 0
     remaining_bytes = checkpoint_bytes if remote_copies else 0

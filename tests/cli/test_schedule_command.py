@@ -66,6 +66,10 @@ def test_three_replicas_send_two() -> None:
     assert sent == {0: 10**9, 1: 10**9}
 
 
+def test_a_share_may_be_a_percentage() -> None:
+    assert as_json(*EXAMPLE, "--mu", "80%") == as_json(*EXAMPLE)
+
+
 def test_blocking_sends_upfront() -> None:
     found = as_json(*EXAMPLE, "--scheme", "blocking")
     assert sum(chunk["bytes"] for chunk in found["upfront"]["chunks"]) == 10**9
@@ -81,13 +85,20 @@ def test_a_slower_copy_sets_the_pace() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--idle-ms", "40,x"), 'expected a number, not "x"'),
+        (("--idle-ms", "40,x"), 'expected a number of ms, not "x"'),
         (("--idle-ms", "40,-1"), "0 ms or more"),
-        (("--mu", "1.5"), "mu is"),
+        (("--idle-ms", "1e400"), "up to 292 years"),
+        (("--idle-ms", "40,nan"), "expected a number of ms"),
+        (("--idle-ms", "1e99999999"), "up to 292 years"),
+        (("--alpha-us", "1e-99999999"), "plain number of us"),
+        (("--mu", "1.5"), "--mu: expected a share"),
+        (("--mu", "1e99999999"), "--mu: expected a share"),
+        (("--mu", "0"), "mu is 0"),
         (("--bandwidth", "0Gbps"), "more than 0 bits"),
         (("--bandwidth", "100GB"), "--bandwidth"),
         (("--alpha-us", "-1"), "0 us or more"),
         (("--buffer", "2B"), "at least one byte"),
+        (("--buffer", "4B"), "1000000000 chunks"),
     ],
 )
 def test_a_fault_names_its_option(arguments: tuple[str, ...], words: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from castor_policy.interleaving import (
+    CHUNKS_MAX,
     SCHEMES,
     Chunk,
     Link,
@@ -405,3 +406,27 @@ def test_nothing_is_sent_in_short_spans_but_the_last(spans_ns: list[int], shorte
         for chunks, span_ns in zip(sent[:-1], spans_ns[:-1], strict=False)
         if span_ns < shortest_ns
     )
+
+
+@deterministic
+@given(
+    size_bytes=st.integers(1, 10**15),
+    buffer_bytes=st.integers(4, 10**6),
+    remote_copies=st.integers(1, 10**6),
+)
+@pytest.mark.parametrize("scheme", ["blocking", "unpipelined", "pipelined"])
+def test_a_schedule_beyond_all_memory_is_refused_at_once(
+    scheme: str, size_bytes: int, buffer_bytes: int, remote_copies: int
+) -> None:
+    largest_bytes = buffer_bytes if scheme == "unpipelined" else buffer_bytes // 4
+    chunks = remote_copies * -(-size_bytes // largest_bytes)
+    assume(chunks > CHUNKS_MAX)
+    with pytest.raises(ValueError, match=f"are {chunks} chunks"):
+        SCHEMES[scheme](
+            (1000,), size_bytes, remote_copies, Link(0, 10**9), buffer_bytes, 4, Fraction(1)
+        )
+
+
+def test_naive_sends_one_chunk_a_copy_whatever_the_buffer() -> None:
+    schedule = SCHEMES["naive"]((1000,), 10**15, 2, Link(0, 10**9), 4, 4, Fraction(1))
+    assert [chunk.size_bytes for chunk in schedule.chunks] == [10**15, 10**15]

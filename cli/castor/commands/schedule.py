@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from castor_policy.interleaving import Schedule
 
 NS_PER_S = 10**9
+Number = TypeVar("Number", int, float)
 
 
 class SchemeName(StrEnum):
@@ -66,9 +68,9 @@ def schedule(
 
     Example: castor schedule --idle-ms 40,10,5,80 --checkpoint 1GB --bandwidth 100Gbps
     """
-    from castor_configs.quantities import parse_bps, parse_bytes
+    from castor_configs.quantities import parse_bps, parse_bytes, parse_fraction
 
-    spans_ns = [_milliseconds(text) for text in idle_ms.split(",")]
+    spans_ns = [_nanoseconds(text, "ms", "--idle-ms") for text in idle_ms.split(",")]
     link = _link(alpha_us, _quantity(bandwidth, "--bandwidth", parse_bps), "--bandwidth")
     copy_link = None
     if copy_bandwidth is not None:
@@ -76,7 +78,7 @@ def schedule(
         copy_link = _link("0", bps, "--copy-bandwidth")
     size_bytes = _quantity(checkpoint, "--checkpoint", parse_bytes)
     buffer_bytes = _quantity(buffer, "--buffer", parse_bytes)
-    share = _number(mu, "--mu")
+    share = Fraction(repr(_quantity(mu, "--mu", parse_fraction)))
 
     def filled(spans: list[int]) -> Schedule:
         return SCHEMES[scheme.value](
@@ -178,7 +180,7 @@ def _print(document: dict[str, Any]) -> None:
     console.print(f"GPU memory for received chunks: {format_bytes(document['buffer_bytes'])}.")
 
 
-def _quantity(text: str, option: str, parse: Callable[[object], int]) -> int:
+def _quantity(text: str, option: str, parse: Callable[[object], Number]) -> Number:
     try:
         return parse(text)
     except ValueError as error:
@@ -186,24 +188,27 @@ def _quantity(text: str, option: str, parse: Callable[[object], int]) -> int:
 
 
 def _link(alpha_us: str, bandwidth_bps: int, option: str) -> Link:
-    alpha_ns = round(_number(alpha_us, "--alpha-us") * 1000)
-    if alpha_ns < 0:
-        raise InputError(f"expected 0 us or more, not {alpha_us}", key="--alpha-us")
     try:
-        return Link(alpha_ns, bandwidth_bps)
+        return Link(_nanoseconds(alpha_us, "us", "--alpha-us"), bandwidth_bps)
     except ValueError as error:
         raise InputError(str(error), key=option) from error
 
 
-def _milliseconds(text: str) -> int:
-    idle_ms = _number(text, "--idle-ms")
-    if idle_ms < 0:
-        raise InputError(f"expected 0 ms or more, not {text.strip()}", key="--idle-ms")
-    return round(idle_ms * 10**6)
+def _nanoseconds(text: str, unit: str, option: str) -> int:
+    from castor_configs.quantities import parse_ns
 
-
-def _number(text: str, option: str) -> Fraction:
     try:
-        return Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f'expected a number, not "{text.strip()}"', key=option) from None
+        number = Decimal(text.strip())
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite():
+        raise InputError(f'expected a number of {unit}, not "{text.strip()}"', key=option)
+    if number < 0:
+        raise InputError(f"expected 0 {unit} or more, not {text.strip()}", key=option)
+    try:
+        # It bounds what a number may be: 1e99999999 would never be counted out.
+        return parse_ns(f"{text.strip()}{unit}")
+    except ValueError as error:
+        raise InputError(
+            f'expected a plain number of {unit}, up to 292 years, not "{text.strip()}"', key=option
+        ) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from castor_policy.interleaving import SCHEMES, Link, Schedule
+from castor_policy.interleaving import SCHEMES, Link, Schedule, check_chunk_count
 from castor_sim.iteration.engine import Run, Sending, run_iteration
 from castor_sim.iteration.tasks import Kind, Lane, Task, check_tasks
 from castor_sim.iteration.timeline import (
@@ -271,6 +271,7 @@ def _sending(case: IterationCase, spans: Sequence[IdleSpan], schedule: Schedule)
     traffic = case.traffic
     sub_buffers = {"naive": None, "unpipelined": 1}.get(schedule.scheme, traffic.parts)
     part = max(1, traffic.buffer_bytes // traffic.parts)
+    check_chunk_count(traffic.shard_bytes, part)  # of any scheme: all copy their own replica
     whole, rest = divmod(traffic.shard_bytes, part)
     return Sending(
         schedule=schedule,
