@@ -77,11 +77,39 @@ def test_the_picture_is_written_as_png_and_pdf(tmp_path: Path) -> None:
         (("four-node", "--set", "iteration.mu=2"), "iteration.mu"),
         (("nowhere",), "no experiment of this name"),
         (("four-node", "--set", 'iteration.buffer="2B"'), "at least one byte for each of 4 parts"),
+        (("four-node", "--set", 'iteration.buffer="8B"'), "chunks of 2"),
+        (("four-node", "--set", "replicas=5"), "replicas: is 5; use 1 to 4"),
+        (("four-node", "--set", "machines=1"), "replicas: is 2; use 1 to 1"),
     ],
 )
 def test_a_fault_is_one_clear_line(arguments: tuple[str, ...], words: str) -> None:
     with pytest.raises(InputError, match=words):
         run(*arguments)
+
+
+@pytest.mark.parametrize("scheme", ["naive", "unpipelined"])
+def test_the_own_replicas_parts_are_bounded_whatever_the_scheme(scheme: str) -> None:
+    many = ("--set", 'iteration.buffer="100MB"', "--set", "iteration.parts=100000000")
+    with pytest.raises(InputError, match="chunks of 1,"):
+        run(*QUICK, *many, "--scheme", scheme)
+
+
+def test_a_folder_is_no_timeline(tmp_path: Path) -> None:
+    folder = tmp_path / "timeline.json"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"timeline\.json: --timeline: expected a file"):
+        run(*QUICK, "--timeline", str(folder))
+
+
+def test_long_times_and_large_costs_are_whole_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    table = run("gpt2-40b-p3dn", "--set", "replicas=16")
+    for whole in ("unpipelined", "out of memory", "1 min 8 s", "%", "every"):
+        assert whole in table
+    assert "\N{HORIZONTAL ELLIPSIS}" not in table
+    assert max(len(line) for line in table.splitlines()) <= 80
 
 
 def test_the_same_experiment_still_simulates_a_cluster() -> None:

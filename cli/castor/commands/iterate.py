@@ -77,6 +77,8 @@ def iterate(
             )
     if timeline is not None and timeline.suffix not in (".json", ".png", ".pdf"):
         raise InputError("expected a file named .json, .png or .pdf", key="--timeline")
+    if timeline is not None and timeline.is_dir():
+        raise InputError("expected a file; this is a folder", file=timeline, key="--timeline")
     measured = _profile(profile, link)
     setup = load_iteration(experiment, tuple(overrides or ()), measured)
     try:
@@ -220,13 +222,16 @@ def _print(document: Mapping[str, Any]) -> None:
     idle, checkpoint = document["idle"], document["checkpoint"]
     table = Table(
         title=f"{document['name']}: {document['case']}",
-        caption=f"{idle['spans']} idle spans of {format_seconds(idle['total_s'])} in all, the "
+        caption=f"{idle['spans']} idle span{'s' if idle['spans'] > 1 else ''} of "
+        f"{format_seconds(idle['total_s'])} in all, the "
         f"largest {format_seconds(idle['largest_s'])}; {checkpoint['replicas'] - 1} remote "
         f"cop{'y' if checkpoint['replicas'] == 2 else 'ies'} of "
         f"{format_bytes(checkpoint['shard_bytes'])} a GPU. traffic: time of its chunks on the "
         "network; buffer: GPU memory that they take; every: iterations between checkpoints that "
         "waste the least time",
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,  # seven wide columns fit 80
+        pad_edge=False,
     )
     table.add_column("scheme", no_wrap=True)
     for heading in ("iteration", "cost", "idle left", "traffic", "buffer", "every"):

@@ -69,6 +69,13 @@ def load_iteration(
     cluster = load_cluster(experiment.cluster, relative_to=file.parent)
     model = load_model(experiment.model, relative_to=file.parent)
     machines = experiment.machines or cluster.machines
+    if profile is None and experiment.replicas > machines:
+        raise InputError(
+            f"is {experiment.replicas}; use 1 to {machines}, the number of machines, since each "
+            "copy lies on a different machine",
+            file=file,
+            key="replicas",
+        )
     try:
         if profile is not None:
             case = case_of_profile(profile, experiment)

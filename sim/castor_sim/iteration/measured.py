@@ -69,7 +69,7 @@ class MeasuredProfile(ConfigModel):
     """An iteration without checkpoints as it was measured: the main thread's steps."""
 
     format: Literal["castor-iteration-profile-2"]
-    """FORMAT; another number, another meaning."""
+    """This format and its number; another number, another meaning."""
     name: Name
     source: str = ""
     """Which run it was measured in."""
