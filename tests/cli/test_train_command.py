@@ -199,3 +199,19 @@ def test_how_traffic_is_scheduled_comes_from_the_options(
     assert (chosen.mu, chosen.buffer_bytes, chosen.buffer_parts) == (0.8, 4_000_000, 8)
     assert chosen.paced_copy_bps == 400_000_000
     assert JobSpec.from_json(chosen.to_json()) == chosen
+
+
+@pytest.mark.parametrize("name", ["", "A b", "absent0"])
+def test_a_cluster_that_is_not_there_leaves_no_run_behind(
+    script: str, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(InputError) as raised:
+        CliRunner().invoke(
+            app,
+            ["train", script, "--cluster", name, "--out", str(out)],
+            catch_exceptions=False,
+        )
+    # Without root it says so, of the same option.
+    assert raised.value.key == "--cluster"
+    assert not out.exists()

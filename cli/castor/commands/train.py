@@ -106,8 +106,9 @@ def train(
         AgentsFrom, typer.Option(help="external: run castor agent on each machine yourself.")
     ] = AgentsFrom.LOCAL,
     cluster: Annotated[
-        str, typer.Option(metavar="NAME", help="Run on an emulated cluster: castor cluster up.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="NAME", help="Run on an emulated cluster: castor cluster up."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder; default out/train-JOB.")
     ] = None,
@@ -148,8 +149,10 @@ def train(
     local = agents == AgentsFrom.LOCAL
     if not local and standby:
         raise InputError("external agents are standbys by their own --standby", key="--standby")
-    if cluster and not (local and store == checks.EMBEDDED):
-        raise InputError("has its own agents and its own store", key="--cluster")
+    if cluster is not None:
+        if not (local and store == checks.EMBEDDED):
+            raise InputError("has its own agents and its own store", key="--cluster")
+        _check_cluster(cluster)
     trace = None
     if replay is not None:
         from castor_traces.library import load_any
@@ -160,13 +163,23 @@ def train(
         out=out or Path("out") / f"train-{spec.job}",
         store=store,
         standby=standby,
-        faults=checks.faults(kill or (), trace, speedup, spec, store, cluster),
+        faults=checks.faults(kill or (), trace, speedup, spec, store, cluster or ""),
         local_agents=local,
         overwrite=overwrite,
         command=("castor", *sys.argv[1:]),
-        cluster=cluster,
+        cluster=cluster or "",
     )
     raise typer.Exit(_run(options, quiet=quiet))
+
+
+def _check_cluster(name: str) -> None:
+    """Refuse a cluster that is not there before the run has a folder."""
+    from castor_runtime.emulated_cluster.lifecycle import find
+
+    try:
+        find(name)
+    except InputError as error:
+        raise InputError(error.message, key="--cluster") from error
 
 
 def _run(options: TrainOptions, *, quiet: bool) -> int:
