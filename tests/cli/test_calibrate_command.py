@@ -109,6 +109,7 @@ def test_a_table_says_what_was_fitted(folder: Path) -> None:
     for words in ("all_gather", "0.500 (ring)", "no such hop", "measured 34 ms (+0.0%)"):
         assert words in result.stderr
     assert "commit" in result.stderr
+    assert "compute                  real" in result.stderr
 
 
 def test_faults_are_said(folder: Path, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_people_get_tables_with_every_error(runs: list[str]) -> None:
     result = CliRunner().invoke(app, ["compare", *runs], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
     assert "-20.0%" in result.stdout
+    assert "compute: paced" in result.stdout
     assert "calibrated on: none-100, pipelined-100" in result.stdout
     assert "order of the schemes: right in 1 of 2 settings" in result.stdout
 

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from castor_analysis.compare import page_pictures as pictures
 from castor_analysis.compare.comparison import Comparison
+from castor_analysis.compare.measured_run import MeasuredRun
 from castor_analysis.compare.points import SHARE, Point, S
 from castor_analysis.compare.report import telling_keys
 from castor_configs.quantities import format_seconds
+from castor_runtime.launcher.result_file import PACED
 
 _STYLE: Final = """
 :root{color-scheme:light dark;--page:#fbfbfa;--card:#ffffff;--text:#1c1e21;--dim:#63686f;
@@ -96,13 +98,6 @@ def _head(comparison: Comparison, document: Mapping[str, Any]) -> str:
         f"<span>{escape(label)}</span></div>"
         for value, label, error, goal in tiles
     )
-    paced = "paced" in document.get("compute", ())
-    compute = (
-        " Layers were paced: they waited as long as a layer takes instead of being computed, so "
-        "that the processor was as free as it is beside a GPU."
-        if paced
-        else ""
-    )
     return (
         "<h1>Simulated against measured</h1>\n"
         f'<p class="dim">{escape(str(document["date"]))}, Castor '
@@ -110,9 +105,36 @@ def _head(comparison: Comparison, document: Mapping[str, Any]) -> str:
         f"{escape(str(document['versions'].get('commit')))}</p>\n"
         "<p>Real DeepSpeed ZeRO-3 runs, and what the simulator says of them. It was calibrated on "
         "the few runs named at the end; all that is counted here are runs that it had not "
-        f"seen.{compute}</p>\n"
+        f"seen.{_paced(comparison.runs)}</p>\n"
         f'<div class="tiles">{shown}</div>\n'
     )
+
+
+def _paced(runs: Sequence[MeasuredRun]) -> str:
+    """Say in which runs waits stood for layers, and in which for a GPU's copy engine."""
+    copies = [run for run in runs if run.setting.paced_copy_bps]
+    layers = [
+        run
+        for run in runs
+        if PACED in dict(run.setting.arguments)
+        or (run.result.get("compute") == "paced" and not run.setting.paced_copy_bps)
+    ]
+    said = ""
+    if layers:
+        said += (
+            f" Layers were paced{_share(layers, runs)}: they waited as long as a layer takes "
+            "instead of being computed, so that the processor was as free as it is beside a GPU."
+        )
+    if copies:
+        said += (
+            f" Copies to CPU memory were paced{_share(copies, runs)}: they took as long as at a "
+            "stated rate, in place of a GPU's copy engine."
+        )
+    return said
+
+
+def _share(some: Sequence[MeasuredRun], runs: Sequence[MeasuredRun]) -> str:
+    return "" if len(some) == len(runs) else f" in {len(some)} of {len(runs)} runs"
 
 
 def _pictures(comparison: Comparison) -> str:
@@ -134,7 +156,8 @@ def _pictures(comparison: Comparison) -> str:
             "<h2>One iteration</h2>\n<p>Measured on rank 0 while it was profiled, that is without "
             "checkpoints, above the simulated iteration of the same setting. Green: gathering "
             "parameters; light blue: reducing gradients; red: checkpoint chunks; grey: computing; "
-            "black: the update.</p>\n"
+            "black: the update; orange and purple: copies to CPU memory, of chunks that came and "
+            "of a rank's own part.</p>\n"
             + "".join(f'<div class="card">{drawing}</div>\n' for drawing in timelines)
         )
     recovery = pictures.recovery_bars(comparison.held_out)

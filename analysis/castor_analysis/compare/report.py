@@ -13,6 +13,7 @@ from typing import Any, Final
 from castor_analysis.compare.comparison import Comparison
 from castor_analysis.compare.points import Point
 from castor_analysis.compare.scheme_order import TIE
+from castor_analysis.compare.settings import TRAFFIC
 from castor_analysis.provenance import provenance
 from castor_configs.atomic import output_folder, write_text
 from castor_configs.errors import InputError
@@ -128,12 +129,23 @@ def setting_keys(points: Iterable[Point]) -> list[str]:
 
 
 def telling_keys(points: Sequence[Point]) -> list[str]:
-    """Return the keys in which the points differ: the others need no column."""
-    return [
+    """Return the keys in which the points differ: the others need no column.
+
+    Nor does one of a scheme's own keys that follows from the rest, such as a rate of copies that
+    was chosen by the link.
+    """
+    keys = [
         key
         for key in setting_keys(points)
         if len({point.setting[key] for point in points if key in point.setting}) > 1
     ]
+    for key in [key for key in keys if key in TRAFFIC]:
+        others = [other for other in keys if other != key]
+        own = [point.setting for point in points if key in point.setting]
+        rest = {tuple(setting.get(other) for other in others) for setting in own}
+        if len({(*(setting.get(o) for o in others), setting[key]) for setting in own}) == len(rest):
+            keys = others
+    return keys
 
 
 def _command(result: Mapping[str, Any]) -> str:

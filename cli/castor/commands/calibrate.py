@@ -131,6 +131,7 @@ def _print(found: Calibration) -> None:
     STDERR.print(table)
     network, copy = profile.network, profile.copy_to_cpu
     rows = [
+        ("compute", profile.compute),
         (
             "checkpoint link",
             f"{format_seconds(network.alpha / 1e9)} + bytes at {format_bps(network.bandwidth)}",

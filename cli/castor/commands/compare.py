@@ -141,6 +141,7 @@ def _print(comparison: Comparison, document: dict[str, Any]) -> None:
             console.print(f"wrong order of {pairs} at {where}", style="red")
     right = sum(order.right for order in comparison.orders)
     console.print(f"order of the schemes: right in {right} of {len(comparison.orders)} settings")
+    console.print(f"compute: {', '.join(document['compute'])}")
     console.print(f"calibrated on: {', '.join(comparison.calibrated_on) or 'no run'}")
     for what, why in comparison.left_out.items():
         STDERR.print(f"left out {what}: {why}", style="yellow", markup=False)
