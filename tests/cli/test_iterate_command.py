@@ -78,6 +78,7 @@ def test_the_picture_is_written_as_png_and_pdf(tmp_path: Path) -> None:
         (("nowhere",), "no experiment of this name"),
         (("four-node", "--set", 'iteration.buffer="2B"'), "at least one byte for each of 4 parts"),
         (("four-node", "--set", 'iteration.buffer="8B"'), "chunks of 2"),
+        (("four-node", "--set", "iteration.micro_batches=100000000"), "at most 10000"),
         (("four-node", "--set", "replicas=5"), "replicas: is 5; use 1 to 4"),
         (("four-node", "--set", "machines=1"), "replicas: is 2; use 1 to 1"),
     ],

@@ -21,7 +21,7 @@ class IterationConfig(ConfigModel):
     """Blocks whose parameters may be gathered ahead of the one that computes."""
     recompute: Flag = True
     """Whether activations are computed again in the backward pass."""
-    micro_batches: Count = 8
+    micro_batches: Annotated[Count, Field(le=10_000)] = 8
     """Micro-batches of an iteration; pipeline parallelism only."""
     buffer: Annotated[Bytes, Field(gt=0)] = 128 * 10**6
     """R: GPU memory reserved for received chunks (PAPER.md sec. 4: 128 MB)."""
