@@ -95,11 +95,21 @@ def test_the_own_replicas_parts_are_bounded_whatever_the_scheme(scheme: str) -> 
         run(*QUICK, *many, "--scheme", scheme)
 
 
-def test_a_folder_is_no_timeline(tmp_path: Path) -> None:
-    folder = tmp_path / "timeline.json"
-    folder.mkdir()
-    with pytest.raises(InputError, match=r"timeline\.json: --timeline: expected a file"):
-        run(*QUICK, "--timeline", str(folder))
+@pytest.mark.parametrize(
+    ("folder", "asked"),
+    [
+        ("timeline.json", "timeline.json"),
+        ("timeline.pdf", "timeline.png"),
+        ("timeline.png", "timeline.pdf"),
+    ],
+)
+def test_a_folder_is_no_timeline_and_leaves_no_half_of_one(
+    tmp_path: Path, folder: str, asked: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    with pytest.raises(InputError, match=f"{folder}: --timeline: expected a file"):
+        run(*QUICK, "--timeline", str(tmp_path / asked))
+    assert [file.name for file in tmp_path.iterdir()] == [folder]
 
 
 def test_long_times_and_large_costs_are_whole_at_80_columns(

@@ -75,10 +75,8 @@ def iterate(
             raise InputError(
                 f'no scheme "{name}"; there are {", ".join(SCHEME_NAMES)}', key="--scheme"
             )
-    if timeline is not None and timeline.suffix not in (".json", ".png", ".pdf"):
-        raise InputError("expected a file named .json, .png or .pdf", key="--timeline")
-    if timeline is not None and timeline.is_dir():
-        raise InputError("expected a file; this is a folder", file=timeline, key="--timeline")
+    if timeline is not None:
+        _check_timeline(timeline)
     measured = _profile(profile, link)
     setup = load_iteration(experiment, tuple(overrides or ()), measured)
     try:
@@ -201,11 +199,24 @@ def _scheme_json(setup: IterationSetup, report: IterationReport, name: str) -> d
     return found
 
 
+def _check_timeline(path: Path) -> None:
+    """Find out before the work whether the timeline's files can be written, both of a picture."""
+    from castor_configs.atomic import output_folder
+    from castor_configs.errors import InputError
+
+    if path.suffix not in (".json", ".png", ".pdf"):
+        raise InputError("expected a file named .json, .png or .pdf", key="--timeline")
+    for suffix in (".json",) if path.suffix == ".json" else (".png", ".pdf"):
+        file = path.with_suffix(suffix)
+        if file.is_dir():
+            raise InputError("expected a file; this is a folder", file=file, key="--timeline")
+    output_folder(path.parent)
+
+
 def _write_timeline(report: IterationReport, path: Path) -> None:
     from castor_analysis.iteration_trace import iteration_chrome_trace
-    from castor_configs.atomic import output_folder, write_text
+    from castor_configs.atomic import write_text
 
-    output_folder(path.parent)
     if path.suffix == ".json":
         write_text(path, json.dumps(iteration_chrome_trace(report)) + "\n")
         STDERR.print(f"{path}: open it at ui.perfetto.dev", style="dim")
