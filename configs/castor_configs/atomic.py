@@ -34,7 +34,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     The folder is made if need be. On an error nothing is left behind and an older file stays.
 
     Raises:
-        OSError: naming `path` and not the file beside it where a folder is in the way.
+        OSError: naming `path`, which its reader knows, and not the file beside it.
     """
     target = Path(path)
     if target.is_dir():
@@ -44,6 +44,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield beside
         beside.replace(target)
+    except OSError as error:
+        if error.filename == str(beside):
+            error.filename = str(target)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
