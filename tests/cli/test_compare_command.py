@@ -246,6 +246,7 @@ def test_an_experiment_predicts_every_run_and_is_calibrated_on_none(runs: list[s
     words = ["compare", *runs, "--sim", "gpt2-40b-p3dn", "--json"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
+    assert "gpt2-40b-p3dn has 8 GPUs on a machine, and these runs 1:" in result.stderr
     document = json.loads(result.stdout)
     assert document["calibrated_on"] == []
     assert {point["runs"][0] for point in document["held_out"]} == {Path(run).name for run in runs}

@@ -87,6 +87,8 @@ def compare(
             f"scheme for it ({_reasons(comparison)})",
             key="RUN",
         )
+    if sim is not None:
+        _note_layout(sim, comparison)
     document = compare_document(
         comparison,
         command=["castor", *sys.argv[1:]],
@@ -105,6 +107,21 @@ def _calibrate(runs: Sequence[MeasuredRun]) -> MeasuredProfile:
     from castor_analysis.calibration import calibrate
 
     return calibrate([run.folder for run in runs]).profile
+
+
+def _note_layout(sim: str, comparison: Comparison) -> None:
+    """Say where an experiment's machines are unlike the runs': its times are of another cluster."""
+    from castor_analysis.compare.prediction import FromExperiment
+
+    gpus = FromExperiment(sim).case(comparison.runs[0].setting).gpus
+    ranks = sorted({run.setting.ranks_per_node for run in comparison.runs})
+    if ranks != [gpus]:
+        STDERR.print(
+            f"--sim {sim} has {gpus} GPUs on a machine, and these runs "
+            f"{', '.join(map(str, ranks))}: its times are of another cluster",
+            style="yellow",
+            markup=False,
+        )
 
 
 def _reasons(comparison: Comparison) -> str:
