@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-import numpy as np
-
 from castor_analysis.compare.settings import NONE, Setting, setting_of
 from castor_analysis.job_events import whole
 from castor_analysis.run_log import COLLECTIVE_COLUMNS, events_of_run
 from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind
+from castor_policy.link_fit import fit_link
 from castor_runtime.launcher.run_folder import RunFolder
 
 _NS_PER_S: Final = 1e9
-_BITS_NS: Final = 8e9  # bits in a byte, times nanoseconds in a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,16 +289,15 @@ def _link(events: Sequence[Event]) -> MeasuredHop | None:
         sizes, times = event.fields.get("sizes_bytes"), event.fields.get("times_ns")
         if isinstance(sizes, list) and isinstance(times, list) and len(sizes) == len(times):
             rows.append((tuple(map(int, sizes)), tuple(map(int, times))))
-    if not rows or len({sizes for sizes, _ in rows}) > 1 or len(set(rows[0][0])) < 2:
+    if not rows or len({sizes for sizes, _ in rows}) > 1:
         return _hop(events, "agreed_alpha_ns", "agreed_bandwidth_bps")
-    sizes_bytes = np.array(rows[0][0], dtype=float)
-    times_ns = np.median(np.array([times for _, times in rows], dtype=float), axis=0)
-    slope, alpha_ns = np.polyfit(sizes_bytes, times_ns, 1)
-    if alpha_ns < 0:
-        alpha_ns, slope = 0.0, float(sizes_bytes @ times_ns / (sizes_bytes @ sizes_bytes))
-    if slope <= 0:
+    columns = zip(*(times for _, times in rows), strict=True)
+    times_ns = [round(statistics.median(column)) for column in columns]
+    try:
+        fitted = fit_link(rows[0][0], times_ns)
+    except ValueError:
         return _hop(events, "agreed_alpha_ns", "agreed_bandwidth_bps")
-    return MeasuredHop(alpha_ns=round(alpha_ns), bandwidth_bps=max(1, round(_BITS_NS / slope)))
+    return MeasuredHop(alpha_ns=fitted.alpha_ns, bandwidth_bps=fitted.bandwidth_bps)
 
 
 def _shard_bytes(events: Sequence[Event], setting: Setting) -> int:

@@ -283,6 +283,13 @@ def test_what_cannot_be_predicted_is_named_not_dropped(tmp_path: Path) -> None:
     assert {run for point in found.held_out for run in point.runs} == {"blocking-300-256"}
 
 
+def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
+    one = read_run(write_run(tmp_path / "one", "none", mbps=300, hidden=HIDDEN[0]))
+    other = read_run(write_run(tmp_path / "other", "none", mbps=300, hidden=HIDDEN[0]))
+    with pytest.raises(InputError, match="has the name of another run"):
+        compare_runs([one, other], calibrate=calibrate)
+
+
 def test_failures_calibrate_on_the_smallest_checkpoint_at_the_middle_link(tmp_path: Path) -> None:
     failure = {"kind": "software"}
     broken = [

@@ -118,8 +118,10 @@ def compare_runs(
         fit_failures: makes the model of recoveries.
 
     Raises:
-        InputError: there is nothing to calibrate on, or a profile fits no run.
+        InputError: there is nothing to calibrate on, a profile fits no run, or two runs have one
+            name.
     """
+    _check_names(runs)
     names = model_names(run.setting for run in runs)
     quiet = [run for run in runs if not run.failed and not run.replays]
     left_out: dict[str, str] = {}
@@ -259,6 +261,18 @@ def _matched(
             key="--profile",
         )
     return found
+
+
+def _check_names(runs: Sequence[MeasuredRun]) -> None:
+    """Refuse runs of one name: points, seeds and what was calibrated on say which run by it."""
+    first: dict[str, MeasuredRun] = {}
+    for run in runs:
+        other = first.setdefault(run.name, run)
+        if other is not run:
+            raise InputError(
+                f"has the name of another run, {other.folder.path}: rename one of the folders",
+                file=run.folder.path,
+            )
 
 
 def _collectives(profile: MeasuredProfile) -> tuple[tuple[str, int], ...]:
