@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,16 +48,12 @@ class FailureModel:
             raise ValueError("recoveries are fitted on the runs of one setting; leave out others")
         found: list[Outage] = []
         left_out: list[LeftOut] = []
-        samples: list[float] = []
         for run in runs:
             alike, unlike = _outages(run)
             found += alike
             left_out += unlike
-            samples += run.samples.get(ITERATION, ())
-        if not samples:
-            raise ValueError("no iteration of the calibrating runs settled: give longer runs")
-        serial_s = predict(runs[0].setting)[SERIAL]
-        setting = _setting(runs[0], statistics.median(samples), serial_s)
+        expected = predict(runs[0].setting)
+        setting = _setting(runs[0], expected[ITERATION], expected[SERIAL])
         return cls(calibrate(found, setting), predict, tuple(left_out))
 
     def recovery_points(

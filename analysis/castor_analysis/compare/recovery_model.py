@@ -93,8 +93,8 @@ class OutageSetting:
         part_bytes: one rank's part of a checkpoint.
         parameter_bytes: of the whole model, as ranks send them to each other.
         lease_s: of an agent.
-        iteration_s: one iteration without failures; predicted, where outages are.
-        serial_s: one in which nothing overlaps; always predicted.
+        iteration_s: one iteration without failures, as predicted.
+        serial_s: one in which nothing overlaps.
 
     Raises:
         ValueError: a figure is out of range.
