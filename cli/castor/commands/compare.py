@@ -12,6 +12,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from castor_configs.errors import InputError
 
@@ -177,15 +178,15 @@ def _points(comparison: Comparison) -> Table:
     # What a part of a recovery consists of takes more room than it is worth here.
     keys = [key for key in telling_keys(points) if key != "parts"]
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("quantity", no_wrap=True)
-    table.add_column("setting", overflow="fold")
+    # In one column: beside each other they leave a setting five characters of an 80-column terminal.
+    table.add_column("quantity and setting")
     for heading in ("measured", "10-90 %", "simulated", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in points:
         spread = f"{_value(point, point.spread[0])}-{_value(point, point.spread[1])}"
+        setting = ", ".join(str(point.setting[key]) for key in keys if key in point.setting)
         table.add_row(
-            point.quantity,
-            ", ".join(str(point.setting[key]) for key in keys if key in point.setting),
+            Text.assemble((point.quantity, "bold"), "\n", setting),
             _value(point, point.measured),
             spread,
             _value(point, point.simulated),
