@@ -178,7 +178,7 @@ def _points(comparison: Comparison) -> Table:
     # What a part of a recovery consists of takes more room than it is worth here.
     keys = [key for key in telling_keys(points) if key != "parts"]
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    # In one column: beside each other they leave a setting five characters of an 80-column terminal.
+    # In one column: beside each other they leave a setting five characters of 80 columns.
     table.add_column("quantity and setting")
     for heading in ("measured", "10-90 %", "simulated", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
