@@ -21,6 +21,7 @@ from castor_analysis.calibration_runs import (
     typical_timeline,
 )
 from castor_analysis.compare.settings import NONE, model_names
+from castor_analysis.run_log import refuse_twice
 from castor_configs.errors import InputError
 from castor_configs.quantities import format_bps
 from castor_policy.interleaving import Link
@@ -74,8 +75,7 @@ def calibrate(folders: Sequence[RunFolder], *, shard_bytes: int = 0) -> Calibrat
     """
     if not folders:
         raise InputError("expected one run or more", key="RUN")
-    if len({folder.path.resolve() for folder in folders}) < len(folders):
-        raise InputError("names a run twice", key="RUN")
+    refuse_twice([folder.path for folder in folders])
     runs = [read_calibration_run(folder) for folder in folders]
     _check_alike(runs)
     plain = [run for run in runs if not run.takes_checkpoints] or runs

@@ -21,8 +21,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from castor_analysis.calibration_runs import Collective
+from castor_policy.interleaving import BITS_NS
 
-_BITS_NS: Final = 8 * 10**9  # bits in a byte, times nanoseconds in a second
 _NEAR: Final = 0.15
 """A fitted share this near to a ring's is the ring's."""
 _FEW: Final = 0.01
@@ -85,7 +85,7 @@ class CollectivesFit:
     def wire_ns(self, operation: str, size_bytes: int) -> float:
         """Return the part of it that its bytes take on the link."""
         share = self.operations[operation].wire_share
-        return size_bytes * share * _BITS_NS / self.bandwidth_bps
+        return size_bytes * share * BITS_NS / self.bandwidth_bps
 
 
 def ring_share(operation: str, ranks: int) -> float | None:
@@ -136,7 +136,7 @@ def fit_collectives(
         [
             [
                 sum(one.size_bytes for one in period.collectives if one.operation == name)
-                * _BITS_NS
+                * BITS_NS
                 / bandwidth_bps
                 for name in names
             ]

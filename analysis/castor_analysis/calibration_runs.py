@@ -17,6 +17,7 @@ from castor_analysis.job_events import whole
 from castor_analysis.run_log import COLLECTIVE_COLUMNS, events_of_run
 from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind
+from castor_policy.interleaving import Link
 from castor_policy.link_fit import fit_link
 from castor_runtime.launcher.run_folder import RunFolder
 
@@ -66,14 +67,6 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredHop:
-    """A hop's cost alpha + s/B as the runtime fitted it."""
-
-    alpha_ns: int
-    bandwidth_bps: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunks:
     """What a schedule sends.
 
@@ -110,8 +103,8 @@ class CalibrationRun:
     setting: Setting
     compute: str
     timelines: tuple[Timeline, ...]
-    link: MeasuredHop | None
-    copy_link: MeasuredHop | None
+    link: Link | None
+    copy_link: Link | None
     shard_bytes: int
     iterations_s: tuple[float, ...]
     captures_s: tuple[float, ...]
@@ -268,17 +261,15 @@ def _timeline(event: Event, folder: RunFolder) -> Timeline:
     )
 
 
-def _hop(events: Sequence[Event], alpha: str, bandwidth: str) -> MeasuredHop | None:
+def _hop(events: Sequence[Event], alpha: str, bandwidth: str) -> Link | None:
     """Return the hop that the newest of the events names; all ranks name the same."""
     for event in reversed(events):
         if whole(event, bandwidth) > 0:
-            return MeasuredHop(
-                alpha_ns=max(0, whole(event, alpha)), bandwidth_bps=whole(event, bandwidth)
-            )
+            return Link(max(0, whole(event, alpha)), whole(event, bandwidth))
     return None
 
 
-def _link(events: Sequence[Event]) -> MeasuredHop | None:
+def _link(events: Sequence[Event]) -> Link | None:
     """Fit the link to the median over the ranks of the time that each size took.
 
     The ranks schedule by the slowest fit of all, which is careful; how long chunks really take is
@@ -294,10 +285,9 @@ def _link(events: Sequence[Event]) -> MeasuredHop | None:
     columns = zip(*(times for _, times in rows), strict=True)
     times_ns = [round(statistics.median(column)) for column in columns]
     try:
-        fitted = fit_link(rows[0][0], times_ns)
+        return fit_link(rows[0][0], times_ns)
     except ValueError:
         return _hop(events, "agreed_alpha_ns", "agreed_bandwidth_bps")
-    return MeasuredHop(alpha_ns=fitted.alpha_ns, bandwidth_bps=fitted.bandwidth_bps)
 
 
 def _shard_bytes(events: Sequence[Event], setting: Setting) -> int:

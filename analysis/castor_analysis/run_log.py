@@ -8,7 +8,8 @@ damage, and figures from the rest would say something else than what was measure
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from castor_configs.errors import InputError
@@ -33,6 +34,16 @@ _LISTS: Final[Mapping[EventKind, tuple[str, ...]]] = {
     EventKind.SCHEDULED: ("chunk_bytes", "chunk_spans"),
     EventKind.LINK_MEASURED: ("sizes_bytes", "times_ns"),
 }
+
+
+def refuse_twice(folders: Sequence[Path]) -> None:
+    """Check that no run is given twice: it would weigh as two, or check itself.
+
+    Raises:
+        InputError: one is.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("names a run twice", key="RUN")
 
 
 def events_of_run(folder: RunFolder) -> list[Event]:

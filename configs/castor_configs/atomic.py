@@ -27,6 +27,18 @@ def output_folder(path: str | Path) -> Path:
     return folder
 
 
+def output_file(path: str | Path, *, key: str | None = None) -> Path:
+    """Find out before the work, or before the first of several files, that a folder is not there.
+
+    Raises:
+        InputError: one is; naming `key`, the option that asked for the file.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise InputError("expected a file; this is a folder", file=file, key=key)
+    return file
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path`; rename it over `path` once the block ends without an error.

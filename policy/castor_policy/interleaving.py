@@ -29,7 +29,8 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Protocol
 
-_BITS_NS = 8 * 10**9  # bits in a byte, times nanoseconds in a second
+BITS_NS = 8 * 10**9
+"""Bits in a byte, times nanoseconds in a second."""
 
 CHUNKS_MAX = 10**6
 """Most chunks of one checkpoint. The largest of the paper's take a few hundred; beyond this a
@@ -67,11 +68,11 @@ class Link:
         """
         if size_bytes < 0:
             raise ValueError(f"size_bytes is {size_bytes}: give 0 bytes or more")
-        return self.alpha_ns - (-size_bytes * _BITS_NS // self.bandwidth_bps)
+        return self.alpha_ns - (-size_bytes * BITS_NS // self.bandwidth_bps)
 
     def bytes_within(self, time_ns: int) -> int:
         """Return the largest size whose `transfer_ns` is at most `time_ns`; 0 if there is none."""
-        return max(0, (time_ns - self.alpha_ns) * self.bandwidth_bps // _BITS_NS)
+        return max(0, (time_ns - self.alpha_ns) * self.bandwidth_bps // BITS_NS)
 
 
 @dataclass(frozen=True, slots=True)

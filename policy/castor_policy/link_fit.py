@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Final
 
-from castor_policy.interleaving import Link
-
-_BITS_NS: Final = 8 * 10**9  # bits in a byte, times nanoseconds in a second
+from castor_policy.interleaving import BITS_NS, Link
 
 
 def fit_link(sizes_bytes: Sequence[int], times_ns: Sequence[int]) -> Link:
@@ -36,4 +33,4 @@ def fit_link(sizes_bytes: Sequence[int], times_ns: Sequence[int]) -> Link:
     if alpha_ns < 0 or slope <= 0:
         alpha_ns = Fraction(0)
         slope = Fraction(sum(size * at for size, at in rows), sum(s * s for s in sizes_bytes))
-    return Link(min(round(alpha_ns), *times_ns), max(1, int(_BITS_NS / slope)))
+    return Link(min(round(alpha_ns), *times_ns), max(1, int(BITS_NS / slope)))

@@ -50,6 +50,7 @@ def page(*settings: Setting) -> str:
             folder=RunFolder(Path(f"run-{number}")),
             setting=setting,
             result={},
+            events=(),
             samples={},
             collectives=(),
             update_from_ns=0,

@@ -13,8 +13,6 @@ from castor_analysis.compare.prediction import SERIAL
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel, calibrate
 from castor_analysis.compare.recovery_points import MeasuredOutages, recovery_points
 from castor_analysis.compare.settings import Setting
-from castor_policy.events import Event
-from castor_runtime.launcher.event_logs import merge
 
 Names = Mapping[tuple[str, tuple[tuple[str, str], ...]], str]
 """A short name for each `Setting.model`, as `settings.model_names` makes them."""
@@ -52,8 +50,7 @@ class FailureModel:
             alike, unlike = _outages(run)
             found += alike
             left_out += unlike
-        expected = predict(runs[0].setting)
-        setting = _setting(runs[0], expected[ITERATION], expected[SERIAL])
+        setting = _setting(runs[0], predict(runs[0].setting))
         return cls(calibrate(found, setting), predict, tuple(left_out))
 
     def recovery_points(
@@ -76,8 +73,7 @@ class FailureModel:
                 of_run, unlike = _outages(run)
                 found += of_run
                 left_out += unlike
-            expected = self.predict(setting)
-            of_setting = _setting(alike[0], expected[ITERATION], expected[SERIAL])
+            of_setting = _setting(alike[0], self.predict(setting))
             shown = _shown(setting, names)
             measured.append(MeasuredOutages(of_setting, shown, found))
         points, unknown = recovery_points(self.recovery, measured)
@@ -92,11 +88,11 @@ class FailureModel:
         if run.name in self.recovery.runs:
             raise ValueError(f"{run.name} calibrated the model: it cannot check it")
         predicted = self.predict(run.setting)
-        replay = read_replay(_events(run))
+        replay = read_replay(run.events)
         prediction = predict_ettr(
             replay,
             self.recovery,
-            _setting(run, predicted[ITERATION], predicted[SERIAL]),
+            _setting(run, predicted),
             replicas=run.result["spec"]["replicas"],
             checkpoint_s=predicted[COMPLETE],
             standbys=standbys_of(run.result),
@@ -115,20 +111,16 @@ def standbys_of(result: Mapping[str, object]) -> int:
     return 0
 
 
-def _events(run: MeasuredRun) -> list[Event]:
-    return merge([run.folder.events_file])
-
-
 def _outages(run: MeasuredRun) -> tuple[list[Outage], list[LeftOut]]:
-    return outages(_events(run), run=run.name, standbys=standbys_of(run.result))
+    return outages(run.events, run=run.name, standbys=standbys_of(run.result))
 
 
-def _setting(run: MeasuredRun, iteration_s: float, serial_s: float) -> OutageSetting:
+def _setting(run: MeasuredRun, predicted: Mapping[str, float]) -> OutageSetting:
     return OutageSetting.of_run(
         run.result,
         checkpoint_bytes=run.checkpoint_bytes,
-        iteration_s=iteration_s,
-        serial_s=serial_s,
+        iteration_s=predicted[ITERATION],
+        serial_s=predicted[SERIAL],
     )
 
 

@@ -63,6 +63,7 @@ class MeasuredRun:
         folder: where it lies.
         setting: of it.
         result: what result.json holds.
+        events: its log.
         samples: by quantity, one for each iteration that counts.
         collectives: of an iteration of rank 0 while it was profiled, without checkpoint traffic.
         update_from_ns: when that iteration's update began; 0: it was not profiled.
@@ -72,6 +73,7 @@ class MeasuredRun:
     folder: RunFolder
     setting: Setting
     result: Mapping[str, Any]
+    events: Sequence[Event]
     samples: Mapping[str, Sequence[float]]
     collectives: tuple[Collective, ...]
     update_from_ns: int
@@ -114,6 +116,7 @@ def read_run(path: Path) -> MeasuredRun:
         folder=folder,
         setting=setting,
         result=result,
+        events=events,
         samples=_samples(events, setting),
         collectives=collectives,
         update_from_ns=update_from_ns,

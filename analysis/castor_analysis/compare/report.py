@@ -15,8 +15,7 @@ from castor_analysis.compare.points import Point
 from castor_analysis.compare.scheme_order import TIE
 from castor_analysis.compare.settings import TRAFFIC
 from castor_analysis.provenance import provenance
-from castor_configs.atomic import output_folder, write_text
-from castor_configs.errors import InputError
+from castor_configs.atomic import output_file, output_folder, write_text
 
 FORMAT: Final = "castor-compare-1"
 
@@ -83,10 +82,8 @@ def write_report(
     }
     if page:
         texts["compare.html"] = page
-    files = tuple(output_folder(out) / name for name in texts)
-    for file in files:
-        if file.is_dir():
-            raise InputError("is a folder: expected a file or nothing there", file=file)
+    output_folder(out)
+    files = tuple(output_file(out / name) for name in texts)
     for file, text in zip(files, texts.values(), strict=True):
         write_text(file, text)
     return files

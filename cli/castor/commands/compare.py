@@ -70,12 +70,12 @@ def compare(
     from castor_analysis.compare.page import comparison_page
     from castor_analysis.compare.prediction import FromExperiment
     from castor_analysis.compare.report import compare_document, write_report
+    from castor_analysis.run_log import refuse_twice
     from castor_sim.iteration.measured import load_profile
 
     if profile and sim is not None:
         raise InputError("is another way to predict than --profile: give one", key="--sim")
-    if len({path.resolve() for path in runs}) < len(runs):
-        raise InputError("names a run twice", key="RUN")
+    refuse_twice(runs)
     comparison = compare_runs(
         [read_run(path) for path in runs],
         calibrate=_calibrate,

@@ -201,15 +201,13 @@ def _scheme_json(setup: IterationSetup, report: IterationReport, name: str) -> d
 
 def _check_timeline(path: Path) -> None:
     """Find out before the work whether the timeline's files can be written, both of a picture."""
-    from castor_configs.atomic import output_folder
+    from castor_configs.atomic import output_file, output_folder
     from castor_configs.errors import InputError
 
     if path.suffix not in (".json", ".png", ".pdf"):
         raise InputError("expected a file named .json, .png or .pdf", key="--timeline")
     for suffix in (".json",) if path.suffix == ".json" else (".png", ".pdf"):
-        file = path.with_suffix(suffix)
-        if file.is_dir():
-            raise InputError("expected a file; this is a folder", file=file, key="--timeline")
+        output_file(path.with_suffix(suffix), key="--timeline")
     output_folder(path.parent)
 
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from castor_configs.load import load_toml
 from castor_configs.quantities import BitsPerSecond, Bytes, Nanoseconds, parse_bps
 from castor_configs.schema import ConfigModel, Count, Name
-from castor_policy.interleaving import Link
+from castor_policy.interleaving import BITS_NS, Link
 from castor_sim.iteration.measured_steps import (
     Issue,
     Step,
@@ -22,7 +22,6 @@ from castor_sim.iteration.measured_steps import (
 from castor_sim.iteration.tasks import Task
 
 FORMAT = "castor-iteration-profile-2"
-_BITS_NS = 8 * 10**9  # bits in a byte, times nanoseconds in a second
 
 
 def _parse_rate(value: object) -> int:
@@ -157,7 +156,7 @@ class MeasuredProfile(ConfigModel):
             return step
         share = self.collectives.wire_share.get(step.operation, 0.0)
         bandwidth_bps = self.collectives.bandwidth or self.network.bandwidth
-        on_wire = Fraction(share) * step.size_bytes * _BITS_NS / bandwidth_bps
+        on_wire = Fraction(share) * step.size_bytes * BITS_NS / bandwidth_bps
         # What the fit says beyond what was measured was not there.
         scaled_ns = round(min(on_wire, Fraction(step.duration_ns)) * (longer - 1))
         return Issue(step.operation, step.size_bytes, step.duration_ns + scaled_ns)
