@@ -208,7 +208,7 @@ def test_a_report_is_written_once_unless_something_else_comes_after_it(etcd: Emb
             assert (await one.store.get_prefix(key))[1] == since > first[1]
             # A write of this life that was given up comes late; then its key is deleted.
             late = replace(newest, iteration=1).to_json()
-            for write in (Put(key, late, one.session._lease), Delete(key)):
+            for write in (Put(key, late, one.session._keeper.lease), Delete(key)):
                 revision = (await other.store.transact(Txn((), (write,)))).revision
                 await other.until(lambda r=revision: written_after(other, key, r), "the repair")
                 assert other.session.view.reports() == [newest]
@@ -262,7 +262,7 @@ def test_a_lost_lease_is_told_and_a_new_one_taken(etcd: EmbeddedEtcd) -> None:
         async with members(etcd, spec(), "node-0", "node-1") as (one, other):
             told = one.report(state="running")
             await other.until(lambda: told in other.session.view.reports(), "the report")
-            lease = one.session._lease
+            lease = one.session._keeper.lease
             assert lease is not None
             since, others = len(one.seen), len(other.seen)
             await other.store.revoke(lease)

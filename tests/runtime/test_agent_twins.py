@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from castor_policy.agents import root, store_view, store_writes, worker
+from castor_policy.agents import lease_keeping, life, root, store_view, store_writes, worker
 from castor_runtime.agent import driver
 from castor_runtime.agent import session as runtime_session
 from castor_runtime.launcher import job_view
@@ -32,17 +32,22 @@ def imported_from_policy(module: ModuleType) -> Iterator[str]:
 def test_both_sessions_see_and_write_through_the_policys_objects(session: ModuleType) -> None:
     assert session.StoreView is store_view.StoreView
     assert session.store_writes is store_writes
+    assert session.LeaseKeeper is lease_keeping.LeaseKeeper
     # What a key means, and what is compared before a write, is the policy's alone.
     known = set(imported_from_policy(session))
     assert not known & {"Compare", "Put", "root_key", "plan_key", "persist_key", "agents_prefix"}
     assert not known & {"PlanChanged", "RootChanged", "PersistChanged", "meaning"}
+    assert not known & {"SessionOpened", "SessionRenewed", "SessionLost"}
 
 
 @pytest.mark.parametrize("driven", DRIVERS)
 def test_both_drivers_have_the_policys_worker_and_root(driven: ModuleType) -> None:
     assert driven.Worker is worker.Worker
     assert driven.Root is root.Root
-    assert driven.take_office is root.take_office
+    assert driven.AgentLife is life.AgentLife
+    # What an event means to the root, and when there is one, is the policy's alone.
+    known = set(imported_from_policy(driven))
+    assert not known & {"take_office", "ReportChanged", "RootChanged", "StoreLost"}
     assert not set(imported_from_policy(driven)) & {"Compare", "Put", "root_key", "plan_key"}
 
 

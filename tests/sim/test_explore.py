@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from castor_policy import checkpoint_memory
-from castor_policy.agents import root, store_view, store_writes, worker
-from castor_sim.explore import agent, monitor, training, variant
+from castor_policy.agents import lease_keeping, life, root, store_view, store_writes, worker
+from castor_sim.explore import agent, monitor, session, training, variant
 from castor_sim.explore import run as exploring
 from castor_sim.explore.broken import BROKEN
 from castor_sim.explore.checkpoint_model import Replica, part_of, state_after
@@ -35,7 +35,8 @@ def kinds_of(found: Found) -> set[str]:
 def test_it_runs_the_policys_own_objects() -> None:
     assert agent.Worker is worker.Worker
     assert agent.Root is root.Root
-    assert agent.take_office is root.take_office
+    assert agent.AgentLife is life.AgentLife
+    assert session.LeaseKeeper is lease_keeping.LeaseKeeper
     assert variant.RIGHT.root_write is store_writes.root_write
     assert variant.RIGHT.offered is checkpoint_memory.offered
     assert variant.RIGHT.buffer_to_write is checkpoint_memory.buffer_to_write
@@ -44,7 +45,16 @@ def test_it_runs_the_policys_own_objects() -> None:
 def test_nothing_that_it_explores_is_defined_again() -> None:
     folder = Path(exploring.__file__).parent
     names = {"Worker", "Root", "PartLoading", "offered", "buffer_to_write", "plan_recovery"}
-    names |= {"StoreView", "OwnReport", "meaning", "read_plan", "read_report", "take_office"}
+    names |= {
+        "StoreView",
+        "OwnReport",
+        "meaning",
+        "read_plan",
+        "read_report",
+        "take_office",
+        "AgentLife",
+        "LeaseKeeper",
+    }
     names |= {"root_write", "is_ours", "reports", "layouts", "_repair"}
     defined = {
         node.name

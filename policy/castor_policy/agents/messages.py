@@ -18,9 +18,13 @@ from castor_policy.events import EventKind, Value
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """A lease was granted; `plan` is the plan as read after that, None if there is none yet."""
+    """A lease was granted; `plan` is the plan as read after that, None if there is none yet.
+
+    `sent_s`: when the request for it was sent, by the driver's clock.
+    """
 
     plan: Plan | None
+    sent_s: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,8 @@ WorkerEvent: TypeAlias = (
     | Tick
 )
 RootEvent: TypeAlias = PlanChanged | ReportChanged | Tick
+AgentEvent: TypeAlias = WorkerEvent | ReportChanged
+"""What one life of an agent takes in: see `castor_policy.agents.life`."""
 
 # ---- effects -----------------------------------------------------------------------------
 

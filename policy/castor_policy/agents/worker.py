@@ -107,8 +107,8 @@ class Worker:
     def handle(self, event: WorkerEvent, now_s: float) -> list[WorkerEffect]:  # noqa: C901, PLR0911, PLR0912 - one branch an event
         """Take an event in and return what is to be done, in this order."""
         match event:
-            case SessionOpened(plan):
-                return self._session_opened(plan, now_s)
+            case SessionOpened(plan, sent_s):
+                return self._session_opened(plan, sent_s)
             case SessionRenewed(sent_s):
                 return self._renewed(sent_s)
             case SessionLost():
@@ -170,10 +170,9 @@ class Worker:
 
     # ---- the session -------------------------------------------------------------------------
 
-    def _session_opened(self, plan: Plan | None, now_s: float) -> list[WorkerEffect]:
+    def _session_opened(self, plan: Plan | None, sent_s: float) -> list[WorkerEffect]:
         self._in_session = True
-        self._renewed_s = now_s
-        effects = self._store_back()
+        effects = self._renewed(sent_s)
         # What was decided meanwhile comes before anything else is done or said.
         if plan is not None:
             effects += self._obey(plan)

@@ -7,6 +7,7 @@ of its own, except `StopTrainers`: what follows it in a list must not begin befo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 from castor_configs.atomic import write_text
 from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.life import AgentLife
 from castor_policy.agents.messages import (
     TICK_S,
     AskPersist,
@@ -32,23 +34,18 @@ from castor_policy.agents.messages import (
     PeersAnswered,
     Persist,
     PingPeers,
-    PlanChanged,
     Redundant,
     Report,
-    ReportChanged,
     RequestMachine,
-    RootChanged,
     RootWrite,
     StartTrainers,
     StopTrainers,
-    StoreLost,
     Tick,
     Verify,
     WritePlan,
 )
-from castor_policy.agents.root import Root, take_office
+from castor_policy.agents.root import Root
 from castor_policy.agents.worker import Worker
-from castor_policy.events import EventKind
 from castor_policy.store import Store, StoreUnavailableError
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.host_link import HostLink
@@ -107,8 +104,7 @@ class Agent:
             self._log,
             self._events.put_nowait,
         )
-        self._worker: Worker | None = None
-        self._root: Root | None = None
+        self._life: AgentLife | None = None
         self._campaigning = False
         self._exit: Exit | None = None
         self._written: dict[str, Any] = {}
@@ -119,7 +115,7 @@ class Agent:
         await self._server.start()
         await self._machine.link.open()
         self._host.preload(self._spec.script)
-        self._worker = Worker(
+        worker = Worker(
             self._spec,
             self._options.name,
             self.incarnation,
@@ -127,6 +123,7 @@ class Agent:
             self._options.standby,
             time.monotonic(),
         )
+        self._life = AgentLife(worker, self._session.view)
         self._session.open()
         ticking = asyncio.create_task(self._tick())
         try:
@@ -151,31 +148,17 @@ class Agent:
 
     def _status(self) -> dict[str, Any]:
         """Return what a ping answers."""
-        worker = self._worker
-        generation = worker.plan.generation if worker and worker.plan else 0
+        plan = self._life.worker.plan if self._life is not None else None
+        generation = plan.generation if plan is not None else 0
         return {"agent": self._options.name, "generation": generation}
 
     # ---- events --------------------------------------------------------------------------------
 
     async def _take(self, event: StoreSeen) -> None:
-        assert self._worker is not None
-        now_s = time.monotonic()
-        if not isinstance(event, ReportChanged):
-            await self._carry_out(list(self._worker.handle(event, now_s)))
-        if isinstance(event, Tick) and self._worker.machine is None:
+        assert self._life is not None
+        await self._carry_out(self._life.handle(event, time.monotonic()))
+        if isinstance(event, Tick) and self._life.worker.machine is None:
             self._machine.make_ready()
-        if isinstance(event, RootChanged):
-            self._take_office(now_s)
-        if self._root is not None and isinstance(event, PlanChanged | ReportChanged | Tick):
-            await self._carry_out(list(self._root.handle(event, now_s)))
-
-    def _take_office(self, now_s: float) -> None:
-        held = self._root
-        self._root = take_office(self._spec, self._session.view, held, now_s)
-        if self._root is not None and self._root is not held:
-            self._log.write(
-                EventKind.ROOT_ELECTED, {"agent": self._options.name, "term": self._root.term}
-            )
 
     async def _tick(self) -> None:
         while True:
@@ -224,7 +207,7 @@ class Agent:
             case PingPeers(addresses):
                 self._spawn(self._ping(addresses))
             case WritePlan() | AskPersist() | RequestMachine():
-                self._spawn(self._write_as_root(effect, self._root))
+                self._spawn(self._write_as_root(effect, self._life.root if self._life else None))
 
     async def _run_campaign(self) -> None:
         if not self._campaigning:
@@ -246,13 +229,12 @@ class Agent:
         self._events.put_nowait(PeersAnswered(dict(a for a in answers if a is not None)))
 
     async def _write_as_root(self, write: RootWrite, root: Root | None) -> None:
-        try:
+        assert self._life is not None
+        done = None
+        with contextlib.suppress(StoreUnavailableError):
             done = await self._session.write_as_root(write)
-        except StoreUnavailableError:
-            self._events.put_nowait(StoreLost())
-            done = False
-        if not done and isinstance(write, WritePlan) and root is not None:
-            root.write_failed()
+        for event in self._life.root_write_ended(write, root, done):
+            self._events.put_nowait(event)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

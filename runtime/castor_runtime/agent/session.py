@@ -15,15 +15,15 @@ from typing import TypeAlias
 
 from castor_policy.agents import store_writes
 from castor_policy.agents.documents import AgentReport, JobSpec, job_prefix
-from castor_policy.agents.messages import (
-    ReportChanged,
-    RootWrite,
-    SessionLost,
-    SessionOpened,
-    SessionRenewed,
-    StoreLost,
-    WorkerEvent,
+from castor_policy.agents.lease_keeping import (
+    RETRY_S,
+    GrantLease,
+    LeaseKeeper,
+    LeaseStep,
+    ReadAll,
+    RenewLease,
 )
+from castor_policy.agents.messages import AgentEvent, RootWrite, StoreLost
 from castor_policy.agents.store_view import StoreView
 from castor_policy.store import (
     LeaseLostError,
@@ -31,9 +31,7 @@ from castor_policy.store import (
     StoreUnavailableError,
 )
 
-_RETRY_S = 0.2
-
-StoreSeen: TypeAlias = WorkerEvent | ReportChanged
+StoreSeen: TypeAlias = AgentEvent
 
 
 class StoreSession:
@@ -54,7 +52,7 @@ class StoreSession:
         self._spec = spec
         self._agent = agent
         self._emit = emit
-        self._lease: int | None = None
+        self._keeper = LeaseKeeper(spec, self.view)
         self._to_write = asyncio.Event()
         self._changed = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,9 +67,9 @@ class StoreSession:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._lease is not None:
+        if self._keeper.lease is not None:
             with contextlib.suppress(StoreUnavailableError):
-                await self._store.revoke(self._lease)
+                await self._store.revoke(self._keeper.lease)
         await self._store.close()
 
     # ---- what is known -------------------------------------------------------------------------
@@ -94,9 +92,9 @@ class StoreSession:
 
     async def campaign(self) -> None:
         """Try to become root; whether that succeeded, and the term, is seen as any change is."""
-        if self._lease is None:
+        if self._keeper.lease is None:
             return
-        txn = store_writes.campaign(self._spec.job, self._agent, self._lease)
+        txn = store_writes.campaign(self._spec.job, self._agent, self._keeper.lease)
         with contextlib.suppress(StoreUnavailableError, LeaseLostError):
             await self._store.transact(txn)
 
@@ -116,41 +114,36 @@ class StoreSession:
                 await self._store.transact(store_writes.create(key, value))
             except StoreUnavailableError:
                 self._emit(StoreLost())
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(RETRY_S)
             else:
                 return
 
     # ---- tasks ---------------------------------------------------------------------------------
 
     async def _keep_lease(self) -> None:
+        keeper = self._keeper
         while True:
+            step = keeper.step
+            await asyncio.sleep(step.wait_s)
+            keeper.sent(time.monotonic())
+            answer: int | float | LeaseLostError | StoreUnavailableError | None
             try:
-                lease = await self._store.grant(self._spec.lease_s)
-                await self._read_all()
-                # What was decided while there was no lease is known before anything is said.
-                self._lease = lease
-                self._emit(SessionOpened(self.view.plan()[0]))
-                self._to_write.set()
-                while True:
-                    await self._renew()
-            except LeaseLostError:
-                self._lease = None
-                self._emit(SessionLost())
-            except StoreUnavailableError:
-                self._emit(StoreLost())
-                await asyncio.sleep(_RETRY_S)
+                answer = await self._ask(step)
+            except (LeaseLostError, StoreUnavailableError) as error:
+                answer = error
+            for event in keeper.answered(answer):
+                self._emit(event)
+            self._to_write.set()
 
-    async def _renew(self) -> None:
-        assert self._lease is not None
-        sent_s = time.monotonic()
-        try:
-            await self._store.keep_alive(self._lease)
-        except StoreUnavailableError:
-            self._emit(StoreLost())
-            await asyncio.sleep(_RETRY_S)
-        else:
-            self._emit(SessionRenewed(sent_s))
-            await asyncio.sleep(self._spec.lease_s / 4)
+    async def _ask(self, step: LeaseStep) -> int | float | None:
+        match step:
+            case GrantLease(_, ttl_s):
+                return await self._store.grant(ttl_s)
+            case RenewLease(_, lease):
+                return await self._store.keep_alive(lease)
+            case ReadAll():
+                await self._read_all()
+                return None
 
     async def _watch(self) -> None:
         prefix = job_prefix(self._spec.job)
@@ -161,7 +154,7 @@ class StoreSession:
                     await self._tell([t for event in events for t in self.view.change(event)])
             except StoreUnavailableError:
                 self._emit(StoreLost())
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(RETRY_S)
 
     async def _read_all(self) -> int:
         found, revision = await self._store.get_prefix(job_prefix(self._spec.job))
@@ -180,7 +173,7 @@ class StoreSession:
         while True:
             await self._to_write.wait()
             self._to_write.clear()
-            lease = self._lease
+            lease = self._keeper.lease
             report = own.wanted(lease)
             if lease is None or report is None:
                 continue
@@ -191,5 +184,5 @@ class StoreSession:
             except LeaseLostError:
                 continue  # the next session writes it
             except StoreUnavailableError:
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(RETRY_S)
                 self._to_write.set()

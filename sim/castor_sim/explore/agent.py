@@ -1,7 +1,8 @@
 """An agent's process under simulation: the policy's own `Worker` and `Root`, and what drives them.
 
-Nothing here decides. As in the runtime's driver events go in one at a time, the effects of each are
-carried out in order, and all wait while trainers are being stopped or memory is inspected.
+Nothing here decides. As in the runtime's driver events go one at a time into the policy's
+`AgentLife`, the effects of each are carried out in order, and all wait while trainers are being
+stopped or memory is inspected.
 """
 
 from __future__ import annotations
@@ -12,30 +13,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from castor_policy.agents.life import AgentLife
 from castor_policy.agents.messages import (
     TICK_S,
+    AgentEvent,
     AskPersist,
     Campaign,
     Effect,
     Exit,
+    Log,
     Offer,
     Persist,
-    PlanChanged,
     Report,
-    ReportChanged,
     RequestMachine,
-    RootChanged,
     RootWrite,
     StopTrainers,
-    StoreLost,
     Tick,
     TrainerEnded,
     TrainerHung,
     WorkerEvent,
     WritePlan,
 )
-from castor_policy.agents.root import Root, take_office
+from castor_policy.agents.root import Root
 from castor_policy.agents.worker import Worker
+from castor_policy.events import EventKind
 from castor_policy.store import TxnResult
 from castor_sim.explore.checkpoint_model import Memory
 from castor_sim.explore.machine import carry_out
@@ -92,10 +93,9 @@ class SimulatedAgent:
         self.redundant_generation = 0
         self.work = 0  # goes up when what was begun is given up
         self.persist: Persist | None = None
-        self.root: Root | None = None
         self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._effects: deque[Effect] = deque()
-        self._events: deque[WorkerEvent | ReportChanged] = deque()
+        self._events: deque[AgentEvent] = deque()
         self._held = False
         self._clock = (world.now_s, world.now_s, 1.0)
         self._hangs_told: set[int] = set()
@@ -103,6 +103,7 @@ class SimulatedAgent:
             world.spec, self.name, self.incarnation, self.incarnation, host.standby, self.local_s()
         )
         self.session = Session(self)
+        self.life = AgentLife(self.worker, self.session.view)
 
     def start(self) -> None:
         """Come up."""
@@ -152,8 +153,13 @@ class SimulatedAgent:
 
     # ---- events --------------------------------------------------------------------------------
 
-    def see(self, event: WorkerEvent | ReportChanged) -> None:
-        """Take an event in: for the worker, and for the root where there is one."""
+    @property
+    def root(self) -> Root | None:
+        """What it decides as root; None while it is not."""
+        return self.life.root
+
+    def see(self, event: AgentEvent) -> None:
+        """Take an event in."""
         if not self.alive:
             return
         self._events.append(event)
@@ -174,16 +180,8 @@ class SimulatedAgent:
             if self._effects:
                 self._do(self._effects.popleft())
             else:
-                self._take(self._events.popleft())
-
-    def _take(self, event: WorkerEvent | ReportChanged) -> None:
-        now_s = self.local_s()
-        if not isinstance(event, ReportChanged):
-            self._effects.extend(self.worker.handle(event, now_s))
-        if isinstance(event, RootChanged):
-            self._take_office()
-        if self.root is not None and isinstance(event, (PlanChanged, ReportChanged, Tick)):
-            self._effects.extend(self.root.handle(event, now_s))
+                event = self._events.popleft()
+                self._effects.extend(self.life.handle(event, self.local_s()))
 
     def _tick(self) -> None:
         self.later(self.real_s(TICK_S), self._tick)
@@ -233,6 +231,8 @@ class SimulatedAgent:
                 self.end()
             case WritePlan() | AskPersist() | RequestMachine():
                 self._write_as_root(effect)
+            case Log(EventKind.ROOT_ELECTED, fields):
+                self.world.note(f"{self.incarnation} is root in term {fields['term']}")
             case _:
                 carry_out(self, effect)
 
@@ -270,12 +270,6 @@ class SimulatedAgent:
 
     # ---- the root ------------------------------------------------------------------------------
 
-    def _take_office(self) -> None:
-        held = self.root
-        self.root = take_office(self.world.spec, self.session.view, held, self.local_s())
-        if self.root is not None and self.root is not held:
-            self.world.note(f"{self.incarnation} is root in term {self.root.term}")
-
     def _write_as_root(self, write: RootWrite) -> None:
         root = self.root
         late_s, strike = 0.0, _nothing
@@ -283,11 +277,9 @@ class SimulatedAgent:
             late_s, strike = self.world.strike_root(self)
 
         def written(answer: TxnResult | Exception) -> None:
-            if isinstance(answer, Exception):
-                self.see(StoreLost())
-            done = isinstance(answer, TxnResult) and answer.succeeded
-            if not done and isinstance(write, WritePlan) and root is not None:
-                root.write_failed()
+            done = answer.succeeded if isinstance(answer, TxnResult) else None
+            for event in self.life.root_write_ended(write, root, done):
+                self.see(event)
 
         txn = self.world.variant.root_write(self.world.spec.job, self.name, write)
         self.session.transact(txn, written, late_s)

@@ -1,9 +1,8 @@
 """An agent's place in the simulated store: its lease, what it sees there, and what it writes.
 
-The twin of the runtime's session, call for call; here every answer is a callback. What is seen,
-what it means and what is written is `castor_policy.agents`', the runtime's own objects. What is
-left to a session, for the agents to be right: what was planned while there was no lease is told
-before anything is said under a new one.
+The twin of the runtime's session, call for call; here every answer is a callback. How the lease is
+kept, what is seen, what it means and what is written is `castor_policy.agents`', the runtime's own
+objects.
 """
 
 from __future__ import annotations
@@ -13,15 +12,27 @@ from typing import TYPE_CHECKING
 
 from castor_policy.agents import store_writes
 from castor_policy.agents.documents import AgentReport, job_prefix
-from castor_policy.agents.messages import SessionLost, SessionOpened, SessionRenewed, StoreLost
+from castor_policy.agents.lease_keeping import (
+    RETRY_S,
+    GrantLease,
+    LeaseKeeper,
+    LeaseStep,
+    ReadAll,
+    RenewLease,
+)
+from castor_policy.agents.messages import StoreLost
 from castor_policy.agents.store_view import JobChange, StoreView
-from castor_policy.store import KeyValue, LeaseLostError, StoreEvent, Txn, TxnResult
+from castor_policy.store import (
+    KeyValue,
+    LeaseLostError,
+    StoreEvent,
+    StoreUnavailableError,
+    Txn,
+    TxnResult,
+)
 
 if TYPE_CHECKING:
     from castor_sim.explore.agent import SimulatedAgent
-
-_RETRY_S = 0.2
-_RENEWALS = 4  # in a lease's time
 
 
 class Session:
@@ -36,12 +47,17 @@ class Session:
         self._world = agent.world
         self._job = agent.world.spec.job
         self.view = StoreView(self._job, agent.name)
-        self.lease: int | None = None
+        self.keeper = LeaseKeeper(agent.world.spec, self.view)
         self._writing = False
+
+    @property
+    def lease(self) -> int | None:
+        """The lease that this agent's keys live by."""
+        return self.keeper.lease
 
     def open(self) -> None:
         """Begin to keep a lease and to watch."""
-        self._grant()
+        self._keep_lease()
         self._read_and_watch()
 
     # ---- writes --------------------------------------------------------------------------------
@@ -79,7 +95,7 @@ class Session:
             elif isinstance(answer, LeaseLostError):
                 self._writing = False  # the next session writes it
             else:
-                self._agent.later(_RETRY_S, self._write_next)
+                self._agent.later(RETRY_S, self._write_next)
 
         self.transact(store_writes.report(self._job, report, lease), done)
 
@@ -89,57 +105,40 @@ class Session:
 
     # ---- the lease -----------------------------------------------------------------------------
 
-    def _grant(self) -> None:
-        lease_s = self._world.spec.lease_s
+    def _keep_lease(self) -> None:
+        step = self.keeper.step
+        if step.wait_s > 0:
+            self._agent.later(self._agent.real_s(step.wait_s), self._ask, step)
+        else:
+            self._ask(step)
 
-        def done(answer: int | Exception) -> None:
-            if isinstance(answer, int):
-                self._read(lambda _revision: self._opened(answer), self._grant)
-            else:
-                self._lost_store(self._grant)
+    def _ask(self, step: LeaseStep) -> None:
+        self.keeper.sent(self._agent.local_s())
+        store = self._world.store
+        match step:
+            case GrantLease(_, ttl_s):
+                store.request(self._agent, lambda model, s: model.grant(ttl_s, s), self._answered)
+            case RenewLease(_, lease):
+                store.request(
+                    self._agent, lambda model, s: model.keep_alive(lease, s), self._answered
+                )
+            case ReadAll():
+                self._read(lambda _revision: self._answered(None), self._answered)
 
-        self._world.store.request(
-            self._agent, lambda model, now_s: model.grant(lease_s, now_s), done
-        )
-
-    def _opened(self, lease: int) -> None:
-        self.lease = lease
-        self._agent.see(SessionOpened(self.view.plan()[0]))
+    def _answered(self, answer: float | Exception | None) -> None:
+        if isinstance(answer, Exception):
+            assert isinstance(answer, (LeaseLostError, StoreUnavailableError))
+        for event in self.keeper.answered(answer):
+            self._agent.see(event)
         self._write_report()
-        self._renew()
-
-    def _renew(self) -> None:
-        lease = self.lease
-        if lease is None:
-            return
-        sent_s = self._agent.local_s()
-
-        def done(answer: float | Exception) -> None:
-            if isinstance(answer, LeaseLostError):
-                self.lease = None
-                self._agent.see(SessionLost())
-                self._grant()
-            elif isinstance(answer, Exception):
-                self._lost_store(self._renew)
-            else:
-                self._agent.see(SessionRenewed(sent_s))
-                wait_s = self._world.spec.lease_s / _RENEWALS
-                self._agent.later(self._agent.real_s(wait_s), self._renew)
-
-        self._world.store.request(
-            self._agent, lambda model, now_s: model.keep_alive(lease, now_s), done
-        )
-
-    def _lost_store(self, again: Callable[[], None]) -> None:
-        self._agent.see(StoreLost())
-        self._agent.later(_RETRY_S, again)
+        self._keep_lease()
 
     # ---- reads and watches ---------------------------------------------------------------------
 
-    def _read(self, then: Callable[[int], None], again: Callable[[], None]) -> None:
+    def _read(self, then: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
         def done(answer: tuple[list[KeyValue], int] | Exception) -> None:
             if isinstance(answer, Exception):
-                self._lost_store(again)
+                failed(answer)
                 return
             found, revision = answer
             self._tell(self.view.read(found, revision))
@@ -151,14 +150,13 @@ class Session:
 
     def _read_and_watch(self) -> None:
         def watch(revision: int) -> None:
-            self._world.store.watch(
-                self._agent,
-                revision + 1,
-                self._changed,
-                lambda: self._lost_store(self._read_and_watch),
-            )
+            self._world.store.watch(self._agent, revision + 1, self._changed, self._watch_again)
 
-        self._read(watch, self._read_and_watch)
+        self._read(watch, lambda _error: self._watch_again())
+
+    def _watch_again(self) -> None:
+        self._agent.see(StoreLost())
+        self._agent.later(RETRY_S, self._read_and_watch)
 
     def _changed(self, events: list[StoreEvent]) -> None:
         self._tell([told for event in events for told in self.view.change(event)])

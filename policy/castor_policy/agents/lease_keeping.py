@@ -1,0 +1,118 @@
+"""How an agent keeps its lease: what it asks the store for next, and what each answer means.
+
+1. A new lease counts only after everything was read that the store held after its grant: what was
+   planned while there was no lease is told before anything is said under the new one.
+2. A lease lasts from when its grant or its renewal was *sent*: the store counts from when it came
+   there, so that the agent never believes in a lease that the store has ended.
+3. A store that does not answer ends no lease: the same one is renewed again. Only the store's word
+   that it is gone does, and a new one is asked for at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.messages import (
+    SessionLost,
+    SessionOpened,
+    SessionRenewed,
+    StoreLost,
+    WorkerEvent,
+)
+from castor_policy.agents.store_view import StoreView
+from castor_policy.store import LeaseLostError, StoreUnavailableError
+
+RETRY_S = 0.2
+"""A request that was not answered is repeated after so long."""
+
+RENEWALS = 4
+"""A lease is renewed so many times in its length."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLease:
+    """Ask for a lease of `ttl_s` seconds, after `wait_s`."""
+
+    wait_s: float
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAll:
+    """Read every key of the job into the view, after `wait_s`."""
+
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLease:
+    """Keep `lease` alive, after `wait_s`."""
+
+    wait_s: float
+    lease: int
+
+
+LeaseStep: TypeAlias = GrantLease | ReadAll | RenewLease
+
+
+class LeaseKeeper:
+    """The lease of one life of an agent.
+
+    The driver carries out `step`, says when it is `sent` and what was `answered`, and goes on with
+    the next one, for ever.
+
+    Args:
+        spec: the job.
+        view: what this life has seen of the store.
+
+    Attributes:
+        lease: that the agent's keys live by; None while it has none.
+        step: what to do next.
+    """
+
+    def __init__(self, spec: JobSpec, view: StoreView) -> None:
+        self.lease: int | None = None
+        self.step: LeaseStep = GrantLease(0.0, spec.lease_s)
+        self._spec = spec
+        self._view = view
+        self._granted = 0
+        self._sent_s = 0.0
+        self._granted_s = 0.0
+
+    def sent(self, now_s: float) -> None:
+        """Take in that `step` is sent now, by the driver's clock."""
+        self._sent_s = now_s
+
+    def answered(
+        self, answer: float | LeaseLostError | StoreUnavailableError | None
+    ) -> list[WorkerEvent]:
+        """Take in what came of `step`; return what the worker is to be told.
+
+        Args:
+            answer: the lease that was granted, the seconds it was renewed for, None for a read, or
+                the error. What a read showed is told before.
+        """
+        match self.step, answer:
+            case _, LeaseLostError():
+                self.lease = None
+                self.step = GrantLease(0.0, self._spec.lease_s)
+                return [SessionLost()]
+            case RenewLease(_, lease), StoreUnavailableError():
+                self.step = RenewLease(RETRY_S, lease)
+                return [StoreLost()]
+            case _, StoreUnavailableError():
+                self.step = GrantLease(RETRY_S, self._spec.lease_s)
+                return [StoreLost()]
+            case GrantLease(), int(lease):
+                self._granted, self._granted_s = lease, self._sent_s
+                self.step = ReadAll(0.0)
+                return []
+            case ReadAll(), _:
+                self.lease = self._granted
+                self.step = RenewLease(0.0, self._granted)
+                return [SessionOpened(self._view.plan()[0], self._granted_s)]
+            case _:
+                self.step = RenewLease(self._spec.lease_s / RENEWALS, self._granted)
+                return [SessionRenewed(self._sent_s)]

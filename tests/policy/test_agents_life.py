@@ -1,0 +1,153 @@
+"""One life of an agent: how its lease is kept, and which event goes to worker and root."""
+
+from __future__ import annotations
+
+import pytest
+
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, plan_key, root_key
+from castor_policy.agents.lease_keeping import (
+    RENEWALS,
+    RETRY_S,
+    GrantLease,
+    LeaseKeeper,
+    ReadAll,
+    RenewLease,
+)
+from castor_policy.agents.life import AgentLife
+from castor_policy.agents.messages import (
+    Log,
+    Report,
+    ReportChanged,
+    RequestMachine,
+    RootChanged,
+    SessionLost,
+    SessionOpened,
+    SessionRenewed,
+    StopTrainers,
+    StoreLost,
+    Tick,
+    WritePlan,
+)
+from castor_policy.agents.root import BEGIN_WITHOUT_S
+from castor_policy.agents.store_view import StoreView
+from castor_policy.agents.worker import Worker
+from castor_policy.events import EventKind
+from castor_policy.store import KeyValue, LeaseLostError, StoreEvent, StoreUnavailableError
+
+JOB = "job"
+SPEC = JobSpec(JOB, 2, 1, "group", ((0, 1), (1, 0)), "train.py", lease_s=4.0)
+GONE = LeaseLostError("gone")
+SILENT = StoreUnavailableError("silent")
+
+
+# ---- the lease -----------------------------------------------------------------------------------
+
+
+def plan(generation: int = 1) -> Plan:
+    return Plan(generation, 2, Phase.GATHER, ("a", "b"), ("a1", "b1"))
+
+
+def opened(view: StoreView) -> LeaseKeeper:
+    keeper = LeaseKeeper(SPEC, view)
+    keeper.sent(1.0)
+    assert keeper.answered(7) == []
+    keeper.sent(2.0)
+    keeper.answered(None)
+    return keeper
+
+
+def test_a_lease_counts_from_its_sending_and_only_after_all_was_read() -> None:
+    view = StoreView(JOB, "a")
+    keeper = LeaseKeeper(SPEC, view)
+    assert keeper.step == GrantLease(0.0, SPEC.lease_s)
+    keeper.sent(1.0)
+    assert keeper.answered(7) == []
+    assert keeper.lease is None
+    assert keeper.step == ReadAll(0.0)
+    keeper.sent(2.0)
+    view.read([KeyValue(plan_key(JOB), plan().to_json(), 3, 3, None)], 3)
+    assert keeper.answered(None) == [SessionOpened(plan(), 1.0)]
+    assert keeper.lease == 7
+    assert keeper.step == RenewLease(0.0, 7)
+    keeper.sent(3.0)
+    assert keeper.answered(4.0) == [SessionRenewed(3.0)]
+    assert keeper.step == RenewLease(SPEC.lease_s / RENEWALS, 7)
+
+
+def test_a_silent_store_ends_no_lease_and_a_lost_one_is_asked_for_again_at_once() -> None:
+    keeper = opened(StoreView(JOB, "a"))
+    assert keeper.answered(SILENT) == [StoreLost()]
+    assert keeper.step == RenewLease(RETRY_S, 7)
+    assert keeper.lease == 7
+    assert keeper.answered(GONE) == [SessionLost()]
+    assert keeper.lease is None
+    assert keeper.step == GrantLease(0.0, SPEC.lease_s)
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_a_lease_that_nothing_was_read_under_is_not_used(granted: bool) -> None:
+    keeper = LeaseKeeper(SPEC, StoreView(JOB, "a"))
+    if granted:
+        keeper.answered(7)
+    assert keeper.answered(SILENT) == [StoreLost()]
+    assert keeper.lease is None
+    assert keeper.step == GrantLease(RETRY_S, SPEC.lease_s)
+
+
+# ---- events --------------------------------------------------------------------------------------
+
+
+def a_life(*, elected: bool) -> AgentLife:
+    view = StoreView(JOB, "a")
+    view.read([], 1)
+    if elected:
+        view.change(StoreEvent(root_key(JOB), "a", 5, 5))
+    return AgentLife(Worker(SPEC, "a", "a1", "a1", False, 0.0), view)
+
+
+def test_an_agent_is_root_from_when_its_key_is_seen_until_it_is_gone() -> None:
+    life = a_life(elected=True)
+    told = life.handle(RootChanged("a"), 0.0)
+    assert [effect.kind for effect in told if isinstance(effect, Log)] == [EventKind.ROOT_ELECTED]
+    assert life.root is not None
+    root = life.root
+    assert life.handle(RootChanged("a"), 0.0) == []  # read again: the same term goes on
+    assert life.root is root
+    assert a_life(elected=False).handle(RootChanged("b"), 0.0) == []
+
+
+def test_reports_are_the_roots_alone_and_ticks_go_to_both() -> None:
+    life = a_life(elected=True)
+    life.handle(RootChanged("a"), 0.0)
+    report = AgentReport("b", "b1", False, "b1")
+    assert not [e for e in life.handle(ReportChanged("b", report), 1.0) if isinstance(e, Report)]
+    assert life.root is not None
+    assert life.root.reports == {"b": report}
+    asked = life.handle(Tick(), BEGIN_WITHOUT_S)
+    assert [type(effect) for effect in asked] == [RequestMachine]
+
+
+def test_the_worker_comes_before_the_root() -> None:
+    life = a_life(elected=True)
+    life.handle(RootChanged("a"), 0.0)
+    for name in ("a", "b"):
+        told = life.handle(ReportChanged(name, AgentReport(name, f"{name}1", False, "")), 0.0)
+    write = told[-1]
+    assert isinstance(write, WritePlan)
+    life.root_write_ended(write, life.root, done=False)
+    kinds = [type(effect) for effect in life.handle(SessionOpened(write.plan), 0.0)]
+    assert kinds[0] is StopTrainers
+    assert WritePlan in [type(effect) for effect in life.handle(Tick(), 0.0)]
+
+
+@pytest.mark.parametrize(("done", "events"), [(True, []), (False, []), (None, [StoreLost()])])
+def test_a_plan_that_was_not_taken_is_decided_again(done: bool | None, events: list[StoreLost]):
+    life = a_life(elected=True)
+    life.handle(RootChanged("a"), 0.0)
+    for name in ("a", "b"):
+        told = life.handle(ReportChanged(name, AgentReport(name, f"{name}1", False, "")), 0.0)
+    write = told[-1]
+    assert isinstance(write, WritePlan)
+    assert life.root_write_ended(write, life.root, done) == events
+    decided = [e for e in life.handle(Tick(), 1.0) if isinstance(e, WritePlan)]
+    assert decided == ([] if done else [write])
