@@ -108,6 +108,16 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class DeletePrefix:
+    """Delete every key that begins with `prefix`, however many there are: one operation."""
+
+    prefix: str
+
+    def __post_init__(self) -> None:
+        require_prefix(self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
 class Txn:
     """Carry out all operations if all compares hold, else none.
 
@@ -116,19 +126,26 @@ class Txn:
         operations: what is done then, at one revision; each key at most once.
 
     Raises:
-        ValueError: a key in two operations, no operation, or more than `MAX_OPERATIONS`
-            of them, or of revisions to compare.
+        ValueError: a key in two operations (a prefix counts as all keys that begin with it), no
+            operation, or more than `MAX_OPERATIONS` of them, or of revisions to compare.
     """
 
     compares: tuple[Compare, ...]
-    operations: tuple[Put | Delete, ...]
+    operations: tuple[Put | Delete | DeletePrefix, ...]
 
     def __post_init__(self) -> None:
         if not self.operations:
             raise ValueError("a transaction needs at least one operation; to read use get_prefix")
-        if len({operation.key for operation in self.operations}) < len(self.operations):
-            keys = sorted(operation.key for operation in self.operations)
-            raise ValueError(f"name each key in one operation of a transaction only: {keys}")
+        keys = [o.key for o in self.operations if not isinstance(o, DeletePrefix)]
+        prefixes = [o.prefix for o in self.operations if isinstance(o, DeletePrefix)]
+        twice = len(set(keys)) < len(keys) or any(
+            name.startswith(prefix)
+            for at, prefix in enumerate(prefixes)
+            for name in (*keys, *prefixes[:at], *prefixes[at + 1 :])
+        )
+        if twice:
+            named = sorted([*keys, *prefixes])
+            raise ValueError(f"name each key in one operation of a transaction only: {named}")
         revisions = [
             revision
             for compare in self.compares

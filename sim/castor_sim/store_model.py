@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from castor_policy.store import (
     Compare,
+    Delete,
+    DeletePrefix,
     KeyValue,
     LeaseLostError,
     Put,
@@ -179,10 +181,14 @@ class StoreModel:
                 self._lease(operation.lease)
         revision = self._revision + 1
         for operation in txn.operations:
-            if isinstance(operation, Put):
-                self._put(operation, revision)
-            else:
-                self._delete(operation.key, revision)
+            match operation:
+                case Put():
+                    self._put(operation, revision)
+                case Delete(key):
+                    self._delete(key, revision)
+                case DeletePrefix(prefix):
+                    for key in sorted(key for key in self._keys if key.startswith(prefix)):
+                        self._delete(key, revision)
         return TxnResult(succeeded=True, revision=self._revision)
 
     def get_prefix(self, prefix: str, now_s: float) -> tuple[list[KeyValue], int]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from castor_policy.store import (
     Compare,
     Delete,
+    DeletePrefix,
     KeyValue,
     LeaseLostError,
     Put,
@@ -500,6 +501,48 @@ def test_what_no_store_can_do_is_refused(world: World) -> None:
                     await store.grant(ttl_s)
 
     tell(story)
+
+
+def test_a_prefix_is_deleted_at_one_revision_however_many_keys_it_has(
+    world: World, here: str
+) -> None:
+    async def story() -> None:
+        async with opened(world) as store:
+            keys = [f"{here}job/{i:03}" for i in range(300)]
+            for first in range(0, len(keys), 100):
+                puts = tuple(Put(key, "x") for key in keys[first : first + 100])
+                await store.transact(Txn((), puts))
+            kept = await store.transact(Txn((), (Put(f"{here}jobs", "y"), Put(f"{here}a", "y"))))
+            gone = await store.transact(
+                Txn((), (DeletePrefix(f"{here}job/"), Put(f"{here}a", "z")))
+            )
+            assert gone.revision == kept.revision + 1
+            assert values(await store.get_prefix(here)) == {f"{here}a": "z", f"{here}jobs": "y"}
+            batches = await read_until(store, f"{here}job/", gone.revision, gone.revision)
+            told = [(event.key, event.value) for event in batches[0]]
+            assert sorted(told) == [(key, None) for key in keys]
+            nothing = await store.transact(Txn((), (DeletePrefix(f"{here}job/"),)))
+            assert nothing == TxnResult(succeeded=True, revision=gone.revision)
+
+    tell(story)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        (DeletePrefix("a/"), Put("a/b", "")),
+        (Delete("a/"), DeletePrefix("a/")),
+        (DeletePrefix("a/"), DeletePrefix("a/b")),
+        (DeletePrefix("a/"), DeletePrefix("a/")),
+    ],
+)
+def test_a_key_is_not_written_and_deleted_with_its_prefix_at_once(
+    operations: tuple[Put | Delete | DeletePrefix, ...],
+) -> None:
+    with pytest.raises(ValueError, match="one operation"):
+        Txn((), operations)
+    with pytest.raises(ValueError, match="prefix"):
+        DeletePrefix("")
 
 
 # One script on both stores, every answer compared. Keys and leases are few, so that they meet.

@@ -34,6 +34,7 @@ from castor_runtime.transport import (
     ServerLimits,
     Timeouts,
 )
+from castor_runtime.transport.admission import GRACE_S, Admission
 from castor_runtime.transport.channel import Channel, connected, greet_client, greet_server
 from castor_runtime.transport.client import parse_address
 from castor_runtime.transport.wire import MAGIC, Challenge, Frame, Kind, Seal
@@ -257,23 +258,64 @@ def garbage_server() -> Iterator[str]:
         assert ping(address) == {"fine": True}, "it still serves"
 
 
-def test_those_who_connect_and_say_nothing_are_cut_off_and_limited() -> None:
+def test_those_who_connect_and_say_nothing_are_cut_off_and_shut_nobody_out() -> None:
     timeouts = Timeouts(handshake_s=1.5)
-    with server(limits=ServerLimits(connections=3), timeouts=timeouts) as address:
+    with server(limits=ServerLimits(strangers=3), timeouts=timeouts) as address:
         where = parse_address(address)
         with contextlib.ExitStack() as stack:
             idle = [stack.enter_context(connected(where, 2)) for _ in range(3)]
-            with connected(where, 2) as turned_away:
-                assert read_to_end(turned_away) == b""
-            assert select.select(idle, [], [], 0)[0] == [], "these still have their time"
-            for connection in idle:
+            assert select.select(idle, [], [], 0.1)[0] == [], "these have their time"
+            assert ping(address) == {"fine": True}
+            assert read_to_end(idle[0]) == b"", "the one that had most of it is given up"
+            assert select.select(idle[1:], [], [], 0)[0] == []
+            for connection in idle[1:]:
                 assert read_to_end(connection) == b""
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with contextlib.suppress(PeerUnreachableError):
+
+
+def test_a_crowd_of_silent_strangers_that_comes_back_shuts_no_peer_out() -> None:
+    with server(limits=ServerLimits(connections=2, strangers=16)) as address:
+        where = parse_address(address)
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                for _ in range(40):
+                    stack.enter_context(connected(where, 2))
                 assert ping(address) == {"fine": True}
-                return
-        pytest.fail("the places were not given free")
+
+
+def test_peers_beyond_the_limit_are_turned_away_and_those_inside_stay() -> None:
+    with (
+        server(limits=ServerLimits(connections=1)) as address,
+        connected(parse_address(address), 2) as inside,
+    ):
+        channel = greet_server(inside, SECRET, 2)
+        channel.send(Kind.PING, timeout_s=2)
+        channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
+        with pytest.raises(PeerUnreachableError):
+            ping(address)
+        channel.send(Kind.PING, timeout_s=2)
+        assert channel.receive_json(channel.receive(timeout_s=2), timeout_s=2) == {"fine": True}
+
+
+def test_room_for_strangers_is_made_where_most_of_them_are() -> None:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
+        threads = [threading.Thread() for _ in sockets]
+        admission = Admission(peers=1, strangers=3)
+        for at, address in enumerate(["a", "b", "b"]):
+            assert admission.enter(threads[at], sockets[at], address, at) is None
+        assert admission.prove(threads[0])
+        assert admission.wait_s(2.0) == 0
+        assert admission.enter(threads[3], sockets[3], "c", 2.0) is None, "the proven count apart"
+        assert admission.wait_s(1.0) == pytest.approx(GRACE_S), "each has its time"
+        assert admission.wait_s(9.0) == 0
+        assert admission.enter(threads[4], sockets[4], "c", 9.0) is sockets[1]
+        assert not admission.replace(threads[1], sockets[1])
+        assert not admission.prove(threads[1]), "it was given up while it proved itself"
+        assert not admission.prove(threads[2]), "there is one proven peer already"
+        admission.leave(threads[0])
+        assert admission.prove(threads[2])
+        admission.leave(threads[1])
+        assert set(admission.connections()) == {threads[2], threads[3], threads[4]}
 
 
 @pytest.mark.parametrize(

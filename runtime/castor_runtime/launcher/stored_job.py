@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from castor_configs.errors import InputError
 from castor_policy.agents.documents import JobSpec, job_prefix, spec_key
-from castor_policy.store import Compare, Delete, Put, Store, StoreUnavailableError, Txn
+from castor_policy.store import Compare, DeletePrefix, Put, Store, StoreUnavailableError, Txn
 from castor_runtime.launcher.job_view import JobView, read_view
 
 _AGAIN_S = 0.1
@@ -50,9 +50,8 @@ class StoredJob:
     async def forget(self) -> None:
         """Take the job out of a store that outlives it, so that its name can be used again."""
         with contextlib.suppress(StoreUnavailableError):
-            keys, _ = await self._store.get_prefix(job_prefix(self._spec.job))
-            if keys:
-                await self._store.transact(Txn((), tuple(Delete(key.key) for key in keys)))
+            # One operation, however many machines the job has had.
+            await self._store.transact(Txn((), (DeletePrefix(job_prefix(self._spec.job)),)))
 
     async def follow(self, changed: Callable[[JobView], Awaitable[None]]) -> None:
         """Keep `view` up to date and call `changed` after each change, until cancelled.

@@ -18,6 +18,8 @@ from typing import Any
 
 from castor_policy.store import (
     Compare,
+    Delete,
+    DeletePrefix,
     KeyValue,
     LeaseLostError,
     Put,
@@ -316,18 +318,18 @@ def _compares(compare: Compare) -> Iterator[Any]:
 
 def _txn_request(txn: Txn) -> Any:
     compares = [one for compare in txn.compares for one in _compares(compare)]
-    operations = [
-        etcdrpc.RequestOp(
-            request_put=etcdrpc.PutRequest(
-                key=operation.key.encode(),
-                value=operation.value.encode(),
-                lease=operation.lease or 0,
-            )
-        )
-        if isinstance(operation, Put)
-        else etcdrpc.RequestOp(
-            request_delete_range=etcdrpc.DeleteRangeRequest(key=operation.key.encode())
-        )
-        for operation in txn.operations
-    ]
+    operations = [_operation(operation) for operation in txn.operations]
     return etcdrpc.TxnRequest(compare=compares, success=operations)
+
+
+def _operation(operation: Put | Delete | DeletePrefix) -> Any:
+    match operation:
+        case Put(key, value, lease):
+            put = etcdrpc.PutRequest(key=key.encode(), value=value.encode(), lease=lease or 0)
+            return etcdrpc.RequestOp(request_put=put)
+        case Delete(key):
+            delete = etcdrpc.DeleteRangeRequest(key=key.encode())
+        case DeletePrefix(prefix):
+            first, end = prefix_range(prefix)
+            delete = etcdrpc.DeleteRangeRequest(key=first, range_end=end)
+    return etcdrpc.RequestOp(request_delete_range=delete)

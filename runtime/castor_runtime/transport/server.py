@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from castor_runtime.transport import channel as channels
+from castor_runtime.transport.admission import Admission
 from castor_runtime.transport.channel import Channel
 from castor_runtime.transport.credentials import Credentials
 from castor_runtime.transport.errors import (
@@ -29,7 +30,7 @@ from castor_runtime.transport.wire import Frame, Kind, identity, unpack_count
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_BACKLOG = 128
+_BACKLOG = 1024
 # How long a server that is closed waits for its threads, which have been woken.
 _CLOSE_S = 5.0
 _ACCEPT_AGAIN_S = 0.1
@@ -40,7 +41,8 @@ class ServerLimits:
     """What a server spends on its peers at most.
 
     Attributes:
-        connections: open at once, authenticated or not; more are closed at once.
+        connections: of peers that have proved themselves, open at once; more are closed.
+        strangers: of those that have not yet; for one more, another is closed (`Admission`).
         sends: chunks on their way at once, shared fairly between fetches.
 
     Raises:
@@ -48,11 +50,12 @@ class ServerLimits:
     """
 
     connections: int = 256
+    strangers: int = 512
     sends: int = 4
 
     def __post_init__(self) -> None:
-        if self.connections < 1 or self.sends < 1:
-            raise ValueError(f"connections and sends must be 1 or more, not {self}")
+        if min(self.connections, self.strangers, self.sends) < 1:
+            raise ValueError(f"connections, strangers and sends must be 1 or more, not {self}")
 
 
 class PeerServer:
@@ -95,8 +98,7 @@ class PeerServer:
         self._timeouts = timeouts or Timeouts()
         self._limits = limits or ServerLimits()
         self._turns = SendTurns(self._limits.sends)
-        self._connections: dict[threading.Thread, socket.socket] = {}
-        self._lock = threading.Lock()
+        self._admission = Admission(self._limits.connections, self._limits.strangers)
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -148,8 +150,7 @@ class PeerServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        with self._lock:
-            threads = dict(self._connections)
+        threads = self._admission.connections()
         for connection in threads.values():
             channels.interrupt(connection)
         await asyncio.get_running_loop().run_in_executor(None, _join, tuple(threads))
@@ -163,6 +164,8 @@ class PeerServer:
 
     async def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
         while True:
+            while wait_s := self._admission.wait_s(time.monotonic()):
+                await asyncio.sleep(wait_s)
             try:
                 connection, where = await loop.sock_accept(listener)
             except OSError as error:
@@ -170,29 +173,27 @@ class PeerServer:
                 _log.warning("cannot accept a peer: %s", error)
                 await asyncio.sleep(_ACCEPT_AGAIN_S)
                 continue
-            with self._lock:
-                full = len(self._connections) >= self._limits.connections
-            if full:
-                _log.warning("too many connections: %s is turned away", where)
-                connection.close()
-                continue
             thread = threading.Thread(
                 target=self._serve, args=(connection, where), name="castor-peer", daemon=True
             )
-            with self._lock:
-                self._connections[thread] = connection
+            given_up = self._admission.enter(thread, connection, str(where[0]), time.monotonic())
+            if given_up is not None:
+                _log.warning("too many strangers: one that said nothing is given up for %s", where)
+                channels.interrupt(given_up)  # its thread closes it
             thread.start()
 
     def _serve(self, connection: socket.socket, where: object) -> None:
         handshake_s = self._timeouts.handshake_s
+        thread = threading.current_thread()
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = channels.secured_server(connection, self._context, handshake_s)
-            with self._lock:
-                self._connections[threading.current_thread()] = connection
-            if self._closed:
+            if not self._admission.replace(thread, connection) or self._closed:
                 return
             channel = channels.greet_client(connection, self._credentials, handshake_s)
+            if not self._admission.prove(thread):
+                _log.warning("too many connections: %s is turned away", where)
+                return
             _Session(self, channel).run()
         except PeerRefusedError as error:
             _log.warning("peer %s is refused: %s", where, error)
@@ -203,8 +204,7 @@ class PeerServer:
             _log.debug("connection from %s ended: %s", where, error)
         finally:
             connection.close()
-            with self._lock:
-                del self._connections[threading.current_thread()]
+            self._admission.leave(thread)
 
     def in_loop(self, call: Callable[[], _T]) -> _T:
         """Return what `call` returns in the event loop's thread, where the agent's state lives.
