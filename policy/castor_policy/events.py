@@ -42,6 +42,7 @@ class EventKind(StrEnum):
     SPANS_PROFILED = "spans_profiled"
     LINK_MEASURED = "link_measured"
     SCHEDULED = "scheduled"
+    BUSY = "busy"
 
 
 @dataclass(frozen=True, slots=True)

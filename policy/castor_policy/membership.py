@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable
+
 
 def detection_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) -> int:
     """Return the time at which the root holds a machine that failed at `failure_ns` for dead.
@@ -57,31 +60,63 @@ class Stillness:
 class Stall:
     """Says when training makes no progress though its processes live: a deadlock, a lost peer.
 
+    Time is counted as it was watched, as in `Stillness`, and from the last sign of life: a
+    collective that was begun, an iteration that ended, a section that the user called busy.
+
     Args:
-        factor: an iteration that takes so many times the median is a stall.
+        factor: silence of so many times the median iteration is a stall.
         least_s: but never earlier than this, for evaluations and the user's own checkpoints.
-        first_s: patience with the first iteration of a generation, which loads and compiles.
+        first_s: patience with the start of a generation, which imports, loads and compiles.
+        longest_gap_s: the most that one observation may add to what was watched.
     """
 
-    def __init__(self, factor: float, least_s: float = 60.0, first_s: float = 900.0) -> None:
+    def __init__(
+        self,
+        factor: float,
+        least_s: float = 300.0,
+        first_s: float = 1800.0,
+        longest_gap_s: float = math.inf,
+    ) -> None:
         self._factor = factor
         self._least_s = least_s
         self._first_s = first_s
+        self._longest_gap_s = longest_gap_s
         self._iteration: int | None = None
-        self._since_s: float | None = None
+        self._life: Hashable = None
+        self._since_s = 0.0
+        self._at_s = 0.0
+        self._silent_s = 0.0
         self._times_s: list[float] = []
 
-    def observe(self, now_s: float, iteration: int) -> bool:
-        """Take the newest iteration in; return whether training is held for stalled."""
-        if self._since_s is None or self._iteration is None:
-            self._iteration, self._since_s = iteration, now_s
+    @property
+    def limit_s(self) -> float:
+        """Silence that counts as a stall now."""
+        if len(self._times_s) < 2:
+            return self._first_s
+        median_s = sorted(self._times_s)[len(self._times_s) // 2]
+        return max(self._factor * median_s, self._least_s)
+
+    def observe(
+        self, now_s: float, iteration: int, life: Hashable = None, *, busy: bool = False
+    ) -> bool:
+        """Take an observation in; return whether training is held for stalled.
+
+        Args:
+            now_s: the observer's steady clock.
+            iteration: the newest that all have ended.
+            life: anything that changes with a sign of life, such as counts of collectives.
+            busy: the user says that this silence is right.
+        """
+        if self._iteration is None:
+            self._iteration, self._life = iteration, life
+            self._since_s = self._at_s = now_s
             return False
         if iteration != self._iteration:
             self._times_s = [*self._times_s[-20:], now_s - self._since_s]
-            self._iteration, self._since_s = iteration, now_s
-            return False
-        limit_s = self._first_s
-        if len(self._times_s) > 1:
-            median_s = sorted(self._times_s)[len(self._times_s) // 2]
-            limit_s = max(self._factor * median_s, self._least_s)
-        return now_s - self._since_s >= limit_s
+            self._since_s = now_s
+        if busy or (iteration, life) != (self._iteration, self._life):
+            self._silent_s = 0.0
+        else:
+            self._silent_s += min(now_s - self._at_s, self._longest_gap_s)
+        self._iteration, self._life, self._at_s = iteration, life, now_s
+        return self._silent_s >= self.limit_s

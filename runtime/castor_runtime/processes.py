@@ -82,6 +82,12 @@ def processor_s(pid: int) -> float | None:
     return None if fields is None else (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def is_stopped(pid: int) -> bool:
+    """Say whether `pid` is stopped, by a signal or a debugger; False once it is gone."""
+    fields = _stat(pid) if pid > 0 else None
+    return fields is not None and fields[0] in ("T", "t")
+
+
 def descendants(pid: int) -> list[int]:
     """Return the processes below `pid`, parents first; none if it is dead."""
     children: dict[int, list[int]] = {}

@@ -1,11 +1,14 @@
-"""When a failure is detected: the formula against a root that polls heartbeats one by one."""
+"""When a failure is detected: polls against a formula, and processes that stand still or stall."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.membership import detection_ns
+from castor_policy.membership import Stall, Stillness, detection_ns
 
 
 def polled_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) -> int:
@@ -59,3 +62,94 @@ def test_the_papers_fifteen_seconds() -> None:
 @given(st.integers(0, 10**15), st.integers(0, 5), st.integers(0, 5))
 def test_no_misses_stand_for_a_detector_that_needs_no_time(failure_ns, heartbeat, poll) -> None:
     assert detection_ns(failure_ns, heartbeat, poll, 0) == failure_ns
+
+
+# ---- stillness ---------------------------------------------------------------------------------
+
+
+def still_at_s(stillness: Stillness, looks_s: Sequence[float]) -> float | None:
+    """Return the look at which a process that never moves is held for hung."""
+    return next((at for at in looks_s if stillness.observe(at, 7, 1.5)), None)
+
+
+def test_a_process_that_never_moves_is_hung_after_the_limit() -> None:
+    looks_s = [tenth / 10 for tenth in range(30)]
+    assert still_at_s(Stillness(0.75, 10.0), looks_s) == 0.8
+
+
+def test_an_observer_that_was_stopped_itself_has_not_watched() -> None:
+    """A whole machine that was suspended for an hour does not kill its trainers as it wakes."""
+    stillness = Stillness(0.75, 0.1)
+    assert still_at_s(stillness, [0.0, 3600.0, 3600.05, 3600.1]) is None
+    assert still_at_s(stillness, [3600.2 + tenth / 10 for tenth in range(20)]) == 3600.7
+
+
+@pytest.mark.parametrize("moved", [(8, 1.5), (7, 1.6)], ids=["heartbeat", "processor time"])
+def test_either_sign_of_life_begins_the_time_anew(moved: tuple[int, float]) -> None:
+    stillness = Stillness(0.75, 10.0)
+    assert still_at_s(stillness, [0.0, 0.5]) is None
+    assert not stillness.observe(0.7, *moved)
+    assert not stillness.observe(1.4, *moved)
+    assert stillness.observe(1.5, *moved)
+
+
+# ---- stall -------------------------------------------------------------------------------------
+
+
+def paced(iteration_s: float, iterations: int, **limits: float) -> tuple[Stall, float]:
+    """Return what has seen so many iterations, and when the last of them ended."""
+    stall = Stall(10.0, **{"least_s": 60.0, "first_s": 900.0, **limits})
+    for iteration in range(iterations + 1):
+        assert not stall.observe(iteration * iteration_s, iteration)
+    return stall, iterations * iteration_s
+
+
+def test_silence_below_the_floor_is_no_stall_however_short_iterations_are() -> None:
+    """Ten iterations of a millisecond would be a stall at once; an evaluation takes a minute."""
+    stall, ended_s = paced(0.001, 30)
+    assert not stall.observe(ended_s + 59.9, 30)
+    assert stall.observe(ended_s + 60.1, 30)
+
+
+def test_above_the_floor_the_median_iteration_decides() -> None:
+    stall, ended_s = paced(20.0, 5)
+    assert stall.limit_s == 200.0
+    assert not stall.observe(ended_s + 199.0, 5)
+    assert stall.observe(ended_s + 201.0, 5)
+
+
+def test_one_long_iteration_does_not_move_the_limit() -> None:
+    stall, ended_s = paced(20.0, 5)
+    assert not stall.observe(ended_s + 150.0, 6)
+    assert stall.limit_s == 200.0
+
+
+def test_the_start_has_patience_of_its_own() -> None:
+    stall, ended_s = paced(1.0, 1)
+    assert not stall.observe(ended_s + 899.0, 1)
+    assert stall.observe(ended_s + 901.0, 1)
+
+
+def test_any_sign_of_life_begins_the_silence_anew() -> None:
+    stall, ended_s = paced(1.0, 5)
+    assert not stall.observe(ended_s + 50.0, 5, "a collective")
+    assert not stall.observe(ended_s + 105.0, 5, "a collective")
+    assert not stall.observe(ended_s + 106.0, 5, "another")
+    assert not stall.observe(ended_s + 160.0, 5, "another")
+    assert stall.observe(ended_s + 166.5, 5, "another")
+
+
+def test_who_is_busy_may_be_silent_and_the_time_counts_from_the_end_of_that() -> None:
+    stall, ended_s = paced(1.0, 5)
+    for minute in range(1, 30):
+        assert not stall.observe(ended_s + 60.0 * minute, 5, busy=True)
+    end_s = ended_s + 60.0 * 29
+    assert not stall.observe(end_s + 59.0, 5)
+    assert stall.observe(end_s + 61.0, 5)
+
+
+def test_a_stall_is_not_seen_in_time_that_nobody_watched() -> None:
+    stall, ended_s = paced(1.0, 5, longest_gap_s=0.1)
+    assert not stall.observe(ended_s + 3600.0, 5)
+    looks = [stall.observe(ended_s + 3600.0 + tenth / 10, 5) for tenth in range(1, 602)]
+    assert looks.index(True) in (598, 599)

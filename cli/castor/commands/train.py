@@ -55,6 +55,17 @@ def train(
     lease: Annotated[
         str, typer.Option(metavar="TIME", help="A machine silent for so long is lost.")
     ] = "5s",
+    hang: Annotated[
+        str, typer.Option(metavar="TIME", help="A trainer whose process stands still so long.")
+    ] = "800ms",
+    stall: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="No sign of life for so long, on any rank, is a stall."),
+    ] = "5min",
+    startup: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="Trainers may import, load and compile for so long."),
+    ] = "30min",
     scheme: Annotated[
         str,
         typer.Option(
@@ -144,6 +155,9 @@ def train(
         parts=parts,
         shortest_span=shortest_span,
         paced_copy=paced_copy,
+        hang=hang,
+        stall=stall,
+        startup=startup,
     )
     checks.check_store(store)
     local = agents == AgentsFrom.LOCAL

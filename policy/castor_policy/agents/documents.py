@@ -61,7 +61,9 @@ class JobSpec(_Document):
         started_ns: CLOCK_REALTIME when the job was made; event logs count from it.
         lease_s: an agent that has not renewed for so long is dead.
         hang_s: a trainer whose process has stood still for so long is hung.
-        stall_factor: no iteration for so many times the median iteration is a stall.
+        stall_factor: no sign of life for so many times the median iteration is a stall,
+        stall_s: but never sooner than this.
+        startup_s: a generation's trainers may import, load and compile for so long unseen.
         persist: where persistent checkpoints go; "" for none.
         persist_every_s: seconds between persistent checkpoints.
         persist_keep: how many of them are kept.
@@ -89,6 +91,8 @@ class JobSpec(_Document):
     lease_s: float = 5.0
     hang_s: float = 0.8
     stall_factor: float = 10.0
+    stall_s: float = 300.0
+    startup_s: float = 1800.0
     persist: str = ""
     persist_every_s: float = 10800.0
     persist_keep: int = 2
@@ -230,6 +234,8 @@ class AgentReport(_Document):
         iteration: the newest iteration that its trainers finished in this generation.
         redundant: all replicas that belong here are here.
         memory_bytes: checkpoint memory that it has taken.
+        standing: for each rank (as a string) how far it has come (`trainer_watch.Position`), once
+            no trainer here has shown a sign of life for the job's limit; empty while they go on.
     """
 
     agent: str
@@ -246,11 +252,17 @@ class AgentReport(_Document):
     iteration: int = 0
     redundant: bool = False
     memory_bytes: int = 0
+    standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
         holdings = {rank: tuple(held) for rank, held in record["holdings"].items()}
-        return record | {"holdings": holdings, "persistent": tuple(record["persistent"])}
+        standing = {rank: tuple(reached) for rank, reached in record["standing"].items()}
+        return record | {
+            "holdings": holdings,
+            "persistent": tuple(record["persistent"]),
+            "standing": standing,
+        }
 
 
 def root_key(job: str) -> str:

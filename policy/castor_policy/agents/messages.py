@@ -145,11 +145,22 @@ class TrainerEnded:
 
 @dataclass(frozen=True, slots=True)
 class TrainerHung:
-    """A trainer's process stands still, or none of its iterations ends."""
+    """A trainer's process stands still: stopped, or stuck in the kernel."""
 
     generation: int
     rank: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainersStanding:
+    """None of this machine's trainers has shown a sign of life for the job's limit.
+
+    `positions`: how far each has come, see `trainer_watch.Position`; empty: they go on again.
+    """
+
+    generation: int
+    positions: Mapping[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +221,7 @@ WorkerEvent: TypeAlias = (
     | TrainerRefused
     | TrainerEnded
     | TrainerHung
+    | TrainersStanding
     | MemoryRefused
     | Progressed
     | Finalised

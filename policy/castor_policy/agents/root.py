@@ -25,8 +25,9 @@ from castor_policy.agents.messages import (
     RootEvent,
     WritePlan,
 )
+from castor_policy.agents.standstill import Standstill, standstill
 from castor_policy.agents.store_view import StoreView
-from castor_policy.events import EventKind
+from castor_policy.events import EventKind, Value
 from castor_policy.placement import Placement
 from castor_policy.recovery import Tier, plan_recovery
 
@@ -253,8 +254,9 @@ class Root:
         lost = [machine for machine, report in enumerate(members) if report is None]
         current = [r for r in members if r is not None and r.generation == plan.generation]
         failed = [report for report in current if report.state == State.FAILED]
-        if lost or failed:
-            return self._next_generation(plan, lost, failed, current)
+        still = standstill(self.spec, current)
+        if lost or failed or still is not None:
+            return self._next_generation(plan, lost, failed, current, still)
         if len(current) == self.spec.machines and all(
             report.state == State.FINISHED for report in current
         ):
@@ -268,6 +270,7 @@ class Root:
         lost: Sequence[int],
         failed: Sequence[AgentReport],
         current: Sequence[AgentReport],
+        still: Standstill | None = None,
     ) -> list[RootEffect]:
         following = plan.generation + 1
         moved_on = any(report.iteration > plan.iteration for report in current)
@@ -290,6 +293,9 @@ class Root:
                     },
                 )
             )
+        if still is not None:
+            reasons.append(still.reason)
+            effects += self._stalled(plan, still)
         for machine in lost:
             name = plan.agents[machine]
             restarted = name in self.reports
@@ -328,6 +334,25 @@ class Root:
         # Machines are filled in the same write: with a standby at hand there is one round only.
         filled, filling = self._fill(next_plan, float("-inf"))
         return [*effects, *filling, self._write(filled)]
+
+    def _stalled(self, plan: Plan, still: Standstill) -> list[RootEffect]:
+        """Return what the log says of a standstill: of each machine that did not come, or once."""
+        behind = sorted({rank // self.spec.ranks_per_machine for rank in still.ranks})
+        known: dict[str, Value] = {
+            "generation": plan.generation + 1,
+            "failure": "software",
+            "how": "stall",
+            "cause": still.reason,
+        }
+        if not behind:
+            return [Log(EventKind.DETECTED, {**known, "machine": None, "agent": ""})]
+        return [
+            Log(
+                EventKind.DETECTED,
+                {**known, "machine": machine, "agent": plan.agents[machine]},
+            )
+            for machine in behind
+        ]
 
     def _lost(self, generation: int, machine: int, agent: str) -> Log:
         return Log(

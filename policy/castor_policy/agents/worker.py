@@ -42,6 +42,7 @@ from castor_policy.agents.messages import (
     TrainerHung,
     TrainerRefused,
     TrainerResumed,
+    TrainersStanding,
     Verified,
     WorkerEffect,
     WorkerEvent,
@@ -145,6 +146,11 @@ class Worker:
                 return self._fail("exit", f"rank {rank} {ended}{said}")
             case TrainerHung(_, rank, reason):
                 return self._fail("hang", f"rank {rank} {reason}")
+            case TrainersStanding(_, positions):
+                # Who is missing is the root's to say: it sees the ranks of all machines.
+                return self._change(
+                    standing={str(rank): reached for rank, reached in sorted(positions.items())}
+                )
             case MemoryRefused(_, reason):
                 return self._fail("memory", reason)
             case Finalised():

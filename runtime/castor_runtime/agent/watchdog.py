@@ -1,4 +1,4 @@
-"""Watches the trainers of one machine through the control block: hung, stalled, how far."""
+"""Watches the trainers of one machine through the control block: hung, standing, how far."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Mapping
 
 from castor_policy.agents.documents import JobSpec
-from castor_policy.agents.messages import Progressed, TrainerHung, WorkerEvent
-from castor_policy.membership import Stall, Stillness
-from castor_runtime.arena import ControlBlock, TrainerPhase
-from castor_runtime.processes import processor_s
+from castor_policy.agents.messages import (
+    Progressed,
+    TrainerHung,
+    TrainersStanding,
+    WorkerEvent,
+)
+from castor_policy.trainer_watch import Hung, Sign, Standing, TrainerWatch
+from castor_runtime.arena import ControlBlock, RankControl
+from castor_runtime.processes import is_stopped, processor_s
 
 _LOOK_EVERY_S = 0.05
-_LONGEST_GAP_S = 0.1
 
 
 class Watchdog:
@@ -22,7 +26,7 @@ class Watchdog:
     Args:
         spec: the job.
         control: where the trainers count their heartbeats and iterations.
-        emit: gets `Progressed` and `TrainerHung`.
+        emit: gets `Progressed`, `TrainerHung` and `TrainersStanding`.
     """
 
     def __init__(
@@ -45,34 +49,40 @@ class Watchdog:
             self._task = None
 
     async def _look(self, generation: int, trainers: Mapping[int, int]) -> None:
-        stillness = {rank: Stillness(self._spec.hang_s, _LONGEST_GAP_S) for rank in trainers}
-        stall = Stall(self._spec.stall_factor)
+        spec = self._spec
+        watch = TrainerWatch(spec.hang_s, spec.stall_factor, spec.stall_s, spec.startup_s)
+        lines = {rank: self._control.rank(local) for local, rank in enumerate(sorted(trainers))}
+        told = False
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            now_s = time.monotonic()
-            newest = []
-            for local, rank in enumerate(sorted(trainers)):
-                line = self._control.rank(local)
-                if line.phase == TrainerPhase.FINISHED:
-                    newest.append(line.iteration)
-                    continue
-                busy_s = processor_s(trainers[rank])
-                if line.heartbeat and busy_s is not None:
-                    still = stillness[rank].observe(now_s, line.heartbeat, busy_s)
-                    if still:
-                        stood = f"stood still for {self._spec.hang_s:g} s"
-                        self._emit(TrainerHung(generation, rank, stood))
-                        return
-                newest.append(line.iteration)
-            if newest and min(newest) > 0:
-                lines = [self._control.rank(local) for local in range(len(trainers))]
-                agreed = min(line.agreed for line in lines)
-                self._emit(Progressed(generation, min(newest), agreed))
-            training = any(
-                self._control.rank(local).phase == TrainerPhase.TRAINING
-                for local in range(len(trainers))
-            )
-            if training and stall.observe(now_s, min(newest)):
-                slowest = sorted(trainers)[newest.index(min(newest))]
-                self._emit(TrainerHung(generation, slowest, "ends no iteration any more"))
-                return
+            newest = min(line.iteration for line in lines.values())
+            if newest > 0:
+                agreed = min(line.agreed for line in lines.values())
+                self._emit(Progressed(generation, newest, agreed))
+            signs = {rank: _sign(line, trainers[rank]) for rank, line in lines.items()}
+            match watch.observe(time.monotonic(), signs):
+                case Hung(rank, reason):
+                    self._emit(TrainerHung(generation, rank, reason))
+                    return
+                case Standing(positions, _) if not told:
+                    told = True
+                    self._emit(TrainersStanding(generation, positions))
+                case None if told:
+                    told = False
+                    self._emit(TrainersStanding(generation, {}))
+                case _:
+                    pass
+
+
+def _sign(line: RankControl, pid: int) -> Sign:
+    phase = int(line.phase)
+    return Sign(
+        phase=phase,
+        heartbeat=line.heartbeat,
+        progress=line.main_heartbeat,
+        collectives=line.collectives,
+        position=(phase, line.iteration, line.shared_collectives),
+        processor_s=processor_s(pid),
+        stopped=is_stopped(pid),
+        busy=time.monotonic_ns() < line.busy_until_ns,
+    )

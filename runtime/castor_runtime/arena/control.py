@@ -72,6 +72,9 @@ class RankControl:
     pid = _Slot(5, "The trainer's process.")
     iteration_started_ns = _Slot(6, "CLOCK_MONOTONIC when the iteration under way began.")
     _phase = _Slot(7, "See `phase`.")
+    collectives = _Slot(8, "Collectives that it has begun in this generation, of all groups.")
+    shared_collectives = _Slot(9, "Those of groups that every rank is in: all count the same.")
+    busy_until_ns = _Slot(10, "CLOCK_MONOTONIC until which it may be silent: a busy section.")
 
     @property
     def phase(self) -> TrainerPhase:

@@ -26,6 +26,7 @@ EAGER = "eager"
 NONE = "none"
 """Trains without checkpoints: what the other schemes are compared with."""
 JOB_NAME_MAX = 32
+SHORTEST_LIMIT_S = 0.5
 
 ValueT = TypeVar("ValueT")
 
@@ -82,6 +83,9 @@ def job_spec(
     parts: int = 4,
     shortest_span: str = "5ms",
     paced_copy: str = "",
+    hang: str = "800ms",
+    stall: str = "5min",
+    startup: str = "30min",
 ) -> JobSpec:
     """Check what a job is made of and return it.
 
@@ -145,12 +149,25 @@ def job_spec(
         if memory_limit
         else 0,
         max_attempts=max_attempts,
+        hang_s=_limit_s(hang, "--hang"),
+        stall_s=_limit_s(stall, "--stall"),
+        startup_s=_limit_s(startup, "--startup"),
         mu=mu,
         buffer_bytes=buffer_bytes,
         buffer_parts=parts,
         shortest_span_s=_parsed(parse_seconds, shortest_span, "--shortest-span"),
         paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,
     )
+
+
+def _limit_s(text: str, option: str) -> float:
+    limit_s = _parsed(parse_seconds, text, option)
+    if limit_s < SHORTEST_LIMIT_S:
+        raise InputError(
+            f"expected {SHORTEST_LIMIT_S:g} s or more: a loaded machine is silent for as long",
+            key=option,
+        )
+    return limit_s
 
 
 def _check_script(script: Path) -> None:

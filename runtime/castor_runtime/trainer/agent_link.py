@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -200,10 +200,16 @@ class AgentLink:
 
 
 class Heartbeat:
-    """Counts `control.heartbeat` up every 50 ms, until the process stands still or ends."""
+    """Counts `control.heartbeat` up every 50 ms, until the process stands still or ends.
 
-    def __init__(self, control: RankControl) -> None:
+    Args:
+        control: of this trainer.
+        watch: called before each beat, in the heartbeat's thread.
+    """
+
+    def __init__(self, control: RankControl, watch: Callable[[], None] = lambda: None) -> None:
         self._control = control
+        self._watch = watch
         self._stop = threading.Event()
         threading.Thread(target=self._beat, name="castor-heartbeat", daemon=True).start()
 
@@ -213,6 +219,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while True:
+            self._watch()
             self._control.heartbeat += 1
             if self._stop.wait(_HEARTBEAT_S):
                 return

@@ -18,9 +18,11 @@ import atexit
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.busy import BUSY_LIMIT_S
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.loading import Stateful
 from castor_runtime.trainer.meta import encode
@@ -113,6 +115,26 @@ class Checkpointer:
             self._state.advance()
         if self._session is not None:
             self._session.step(loss, self._meta)
+
+    def busy(self, what: str, limit_s: float = BUSY_LIMIT_S) -> AbstractContextManager[None]:
+        """Say that this rank may be silent for longer than an iteration: no hang, no stall.
+
+            with checkpointer.busy("evaluation"):
+                evaluate(model)
+
+        One rank is enough, while the others wait for it in a barrier. Not needed where collectives
+        go on: those are signs of life. A process that is stopped counts as hung all the same.
+
+        Args:
+            what: in words, for the log.
+            limit_s: silence beyond it is a stall after all.
+
+        Raises:
+            ValueError: the limit is not above 0.
+        """
+        if not limit_s > 0:
+            raise ValueError(f"busy({what!r}): limit_s must be above 0, not {limit_s}")
+        return nullcontext() if self._session is None else self._session.busy(what, limit_s)
 
     def before_update(self) -> None:
         """Wait until the state may change. The optimizer's steps call it by themselves.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import torch.distributed as dist
 from castor_policy.interleaving import Link
 from castor_runtime.arena import ControlBlock, RankControl, Replica, TrainerPhase
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
+from castor_runtime.trainer.busy import BusySections
+from castor_runtime.trainer.collective_count import CollectiveCount
 from castor_runtime.trainer.cuda_device import CudaDevice
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.device import CpuDevice, Device
@@ -70,7 +73,8 @@ class TrainerSession:
         self._meta_bytes = meta_bytes
         self._update_after = update_after
         self._line = _open_line(settings)
-        self._heartbeat = Heartbeat(self._line)
+        self._collectives = CollectiveCount(self._line)
+        self._heartbeat = Heartbeat(self._line, self._collectives.update)
         self._link = AgentLink(settings.socket)
         self._link.send(
             "hello", rank=settings.rank, generation=settings.generation, pid=os.getpid()
@@ -80,6 +84,7 @@ class TrainerSession:
         self._control = _new_group("gloo", timeout)
         self._gate = Gate()
         self._group = _new_group("nccl" if state.device().type == "cuda" else "gloo", timeout)
+        self._collectives.leave_out(self._control, self._group)
         self._device = _device(settings, state.device(), self._gate, self._group)
         self._idle = IdleSpans(self._gate, self._progress)
         self._watches_spans = settings.scheme != EAGER
@@ -95,6 +100,7 @@ class TrainerSession:
         self._ended_at = time.monotonic()
         self._blocked_s = 0.0
         self._blocked_since: float | None = None
+        self._busy = BusySections(self._line)
 
     def resume(self, user: Mapping[str, Stateful]) -> int:
         """See `Checkpointer.resume`; `user` is restored too."""
@@ -183,6 +189,14 @@ class TrainerSession:
             self._gate.open()
             self._waiting(replicator.wait_complete)
         self._blocked_s += time.monotonic() - began
+
+    @contextmanager
+    def busy(self, what: str, limit_s: float) -> Iterator[None]:
+        """See `Checkpointer.busy`."""
+        began = time.monotonic()
+        with self._busy(limit_s):
+            yield
+        self._link.event("busy", iteration=self._last, what=what, seconds=time.monotonic() - began)
 
     def before_update(self) -> None:
         """See `Checkpointer.before_update`."""

@@ -31,6 +31,7 @@ from castor_policy.agents.messages import (
     Tick,
     TrainerEnded,
     TrainerHung,
+    TrainersStanding,
     WorkerEvent,
     WritePlan,
 )
@@ -99,6 +100,7 @@ class SimulatedAgent:
         self._held = False
         self._clock = (world.now_s, world.now_s, 1.0)
         self._hangs_told: set[int] = set()
+        self._standing_told = False
         self.worker = Worker(
             world.spec, self.name, self.incarnation, self.incarnation, host.standby, self.local_s()
         )
@@ -198,21 +200,29 @@ class SimulatedAgent:
             self.see(TrainerEnded(trainer.generation, trainer.rank, code))
 
     def _watch_trainers(self) -> None:
+        self._watch_progress()
         now_s = self.world.now_s
         for rank, trainer in sorted(self.trainers.items()):
             if not trainer.alive or rank in self._hangs_told:
                 continue
             hung_s = trainer.hung_since_s
             if hung_s is not None and now_s - hung_s >= self.world.spec.hang_s:
-                self._tell_hang(trainer, "stands still")
-            elif trainer.resumed and now_s - trainer.progress_s >= (
-                STALL_S if trainer.has_trained else FIRST_STALL_S
-            ):
-                self._tell_hang(trainer, "makes no progress")
+                self._hangs_told.add(rank)
+                self.see(TrainerHung(trainer.generation, rank, "stands still"))
 
-    def _tell_hang(self, trainer: Trainer, reason: str) -> None:
-        self._hangs_told.add(trainer.rank)
-        self.see(TrainerHung(trainer.generation, trainer.rank, reason))
+    def _watch_progress(self) -> None:
+        """Say how far each trainer has come once none goes on, and that they do again."""
+        live = [trainer for _, trainer in sorted(self.trainers.items()) if trainer.alive]
+        stands = bool(live) and all(
+            self.world.now_s - trainer.progress_s
+            >= (STALL_S if trainer.has_trained else FIRST_STALL_S)
+            for trainer in live
+        )
+        if stands == self._standing_told or not live:
+            return
+        self._standing_told = stands
+        positions = {t.rank: (int(t.resumed), t.iteration, 0) for t in live} if stands else {}
+        self.see(TrainersStanding(live[0].generation, positions))
 
     # ---- effects -------------------------------------------------------------------------------
 
@@ -244,6 +254,7 @@ class SimulatedAgent:
         self.trainers.clear()
         self.offers.clear()
         self._hangs_told.clear()
+        self._standing_told = False
 
     def persist_parts(self, generation: int) -> None:
         """Write this machine's parts to storage if they are wanted and complete."""

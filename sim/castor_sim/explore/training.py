@@ -73,7 +73,7 @@ class Trainer:
         self.resumed = False
         self.has_trained = False
         self.hung_since_s: float | None = None
-        self.progress_s = 0.0
+        self.progress_s = agent.world.now_s
         self.iteration = 0
         self.state = 0
         self.agreed: int | None = None
