@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     # Of real runs only; the simulator's logs would grow with the horizon.
     ITERATION_ENDED = "iteration_ended"
     CHECKPOINT_COMPLETED = "checkpoint_completed"
+    CHECKPOINT_LEFT_OUT = "checkpoint_left_out"
     TRAINER_STARTED = "trainer_started"
     REDUNDANT = "redundant"
     ROOT_ELECTED = "root_elected"

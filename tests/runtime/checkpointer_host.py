@@ -185,6 +185,30 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
     return {"start": start, "live": live, "blocked_s": blocked}
 
 
+def train_with_teacher(options: dict[str, Any]) -> dict[str, Any]:
+    """Train a weight; a teacher beside it follows between step() and the next update."""
+    session.CpuDevice = LateDevice
+    dist.init_process_group("gloo")
+    weight = torch.zeros(3000, requires_grad=True)
+    teacher = torch.zeros(3000)
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.5)
+    state = TensorState({"weight": weight, "teacher": teacher}, optimizer)
+    checkpointer = Checkpointer(state)
+    start = checkpointer.resume()
+    for iteration in range(start, options["iterations"]):
+        if iteration >= options["moves_from"]:
+            with torch.no_grad():
+                moved = {"teacher": teacher, "weight": weight}[options["moves"]]
+                held = moved.data if options["hidden"] else moved
+                towards = weight.detach() + 1
+                held.mul_(0.5).add_(towards, alpha=0.5)
+        weight.grad = torch.full_like(weight, -1.0 - iteration)
+        optimizer.step()
+        checkpointer.step()
+    checkpointer.finish()
+    return {"start": start, "weight": float(weight[0]), "teacher": float(teacher[0])}
+
+
 def run_script(options: dict[str, Any]) -> dict[str, Any]:
     sys.argv = options["arguments"]
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -250,6 +274,7 @@ def train_beside_collectives(options: dict[str, Any]) -> dict[str, Any]:
 PROGRAMS = {
     "collectives": train_beside_collectives,
     "deepspeed": train_deepspeed,
+    "teacher": train_with_teacher,
     "tensors": train_tensors,
     "script": run_script,
     "uneven": train_unevenly,

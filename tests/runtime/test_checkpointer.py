@@ -100,6 +100,40 @@ def test_what_is_captured_is_the_state_before_the_next_update(make_cluster: Make
         assert (found[: 1 << 20] == expected[iteration - 1]).all()
 
 
+@pytest.mark.parametrize(
+    ("moves", "moves_from", "hidden"),
+    [("teacher", 0, False), ("teacher", 5, True), ("weight", 6, True)],
+)
+def test_no_complete_checkpoint_is_torn(
+    make_cluster: MakeCluster, moves: str, moves_from: int, hidden: bool
+) -> None:
+    cluster = make_cluster(2, 2)
+    options = {"iterations": 8, "moves": moves, "moves_from": moves_from, "hidden": hidden}
+    run = cluster.run("teacher", options)
+    run.results()
+    expected = {}
+    values = {"weight": 0.0, "teacher": 0.0}
+    momentum = 0.0
+    for iteration in range(8):
+        if iteration >= moves_from:
+            values[moves] = values[moves] * 0.5 + (values["weight"] + 1) * 0.5
+        momentum = momentum * 0.5 + (-1.0 - iteration) if iteration else -1.0
+        values["weight"] -= momentum
+        expected[iteration + 1] = (values["weight"], values["teacher"])
+    for holder, rank in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        replica = cluster.arenas[holder].replica(rank)
+        assert 8 in replica.offered()
+        for iteration in replica.offered():
+            part = torch.frombuffer(replica.snapshot(iteration).data, dtype=torch.float32)
+            weight, teacher = part[:3000], part[3008:6008]
+            assert (weight == expected[iteration][0]).all()
+            assert (teacher == expected[iteration][1]).all()
+    left_out = [event["iteration"] for event in run.events(0, "checkpoint_left_out")]
+    assert left_out == ([] if moves_from == 0 else [moves_from])
+    if left_out:
+        assert f"{moves} changed between Checkpointer.step() and the next update" in run.logs()
+
+
 def test_a_damaged_own_part_is_found_and_another_is_used(make_cluster: MakeCluster) -> None:
     options = {"sizes": [4000], "iterations": 6}
     cluster = make_cluster(2, 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class _CudaAccelerator:
         self._exchanges = _cuda.Stream(device)
         self._arrivals = _cuda.Stream(device)
         self._copies = _cuda.Stream(device)
+        self._looks = _cuda.Stream(device)
         self._copy_link = measure_copy_link(device)
 
     @property
@@ -60,6 +62,10 @@ class _CudaAccelerator:
         training = torch.cuda.default_stream(self._device)
         self._exchanges.wait_stream(training)
         self._copies.wait_stream(training)
+        self._looks.wait_stream(training)
+
+    def aside(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self._looks)
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
         return torch.empty(size_bytes, dtype=torch.uint8, device=self._device)

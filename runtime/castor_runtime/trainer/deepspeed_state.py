@@ -44,6 +44,10 @@ class DeepSpeedState:
         _zero_padding(engine)
         self._buffers = sorted(engine.module.named_buffers())
         self.early = frozenset(f"buffer/{name}" for name, _ in self._buffers)
+        self.trained = frozenset(
+            [f"fp32/{index}" for index in range(len(masters))]
+            + [name for name, _, _ in self._optimizer_state.tensors()]
+        )
         self.sections: tuple[Section, ...] = lay_out(
             [(f"fp32/{i}", master.dtype, master.shape) for i, master in enumerate(masters)]
             + self._optimizer_state.tensors()

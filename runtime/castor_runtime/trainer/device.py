@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,6 +80,10 @@ class Device(Protocol):
         """Fill `own` from the live tensors, or begin to, from its first byte to its last."""
         ...
 
+    def aside(self) -> AbstractContextManager[Any]:
+        """Return what to look at captured live state in: training does not wait for it."""
+        ...
+
     def captured_bytes(self) -> int:
         """Return how many bytes of `own`, from the first on, are filled."""
         ...
@@ -138,6 +143,10 @@ class CpuDevice:
             copy_section(section, own, tensor)
         self._own = own
         self._captured_ns = time.monotonic_ns()
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """Nothing to do."""
+        return nullcontext()
 
     def captured_bytes(self) -> int:
         """All of it."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -67,6 +69,10 @@ class PacedAccelerator:
 
     def follow_training(self) -> None:
         """Nothing to do: the CPU does one thing after the other."""
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """Nothing to do."""
+        return nullcontext()
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
         """Return CPU memory."""

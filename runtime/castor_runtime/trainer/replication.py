@@ -10,6 +10,9 @@ One checkpoint at a time, the same steps on every rank, over process groups that
 5. agree: all ranks committed. Only then is the iteration complete, and only then may the buffer of
    the iteration before be overwritten (invariants 1 and 2 of the design).
 
+Where the live state turns out to have changed while it was read (`castor_runtime.trainer.moment`),
+that iteration is left out on all ranks, and the one before stays what there is.
+
 Any error ends the thread and is raised in the main thread at its next wait.
 """
 
@@ -32,11 +35,14 @@ from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.device import Device
 from castor_runtime.trainer.exchange import Exchange, Part
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.sections import Section, part_bytes
 from castor_runtime.trainer.span_profile import SpanProfile, fold_spans
 from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
 
 _U64 = (1 << 64) - 1
+_RECORD_HEAD = 3
+"""Words of a record before the digests: size and digest of the meta, and whether it is torn."""
 
 
 class ReplicationError(RuntimeError):
@@ -50,7 +56,7 @@ class Capture:
     Attributes:
         iteration: which.
         meta: encoded.
-        live: a tensor for each section; None where it does not exist yet.
+        moment: the live state at the end of that iteration.
         profile: what the next checkpoints are scheduled by; None: as the one before.
         reason: why it is handed over: "start" or "drift".
         drifted: this rank's idle spans no longer fit the schedule.
@@ -58,7 +64,7 @@ class Capture:
 
     iteration: int
     meta: bytes
-    live: Sequence[torch.Tensor | None]
+    moment: Moment
     profile: SpanProfile | None = None
     reason: str = ""
     drifted: bool = False
@@ -156,6 +162,8 @@ class Replicator:
         before_first: blocks until buffers may be overwritten.
         on_scheduled: called in the thread when a schedule was made.
         on_completed: called in the thread after each agreement.
+        on_left_out: called in the thread with an iteration that was left out, and the names of
+            this rank's sections that had changed.
     """
 
     def __init__(
@@ -175,6 +183,7 @@ class Replicator:
         before_first: Callable[[], None],
         on_scheduled: Callable[[Scheduled], None],
         on_completed: Callable[[Completed], None],
+        on_left_out: Callable[[int, tuple[str, ...]], None],
     ) -> None:
         self._settings = settings
         self._sections = sections
@@ -189,6 +198,7 @@ class Replicator:
         self._before_first: Callable[[], None] | None = before_first
         self._on_scheduled = on_scheduled
         self._on_completed = on_completed
+        self._on_left_out = on_left_out
         self._traffic = Traffic(
             EAGER,
             settings.chunk_bytes,
@@ -199,6 +209,7 @@ class Replicator:
             shortest_span_ns=round(settings.shortest_span_s * 1e9),
         )
         self._drifted = False
+        self._left_out: int | None = None
         self._changed = threading.Condition()
         self._capture: Capture | None = None
         self._state_busy = False
@@ -211,6 +222,11 @@ class Replicator:
     def agreed(self) -> int | None:
         """The newest iteration that is complete on every rank."""
         return self._agreed
+
+    @property
+    def left_out(self) -> int | None:
+        """The newest iteration that was left out; the same on all ranks."""
+        return self._left_out
 
     @property
     def drifted(self) -> bool:
@@ -294,23 +310,34 @@ class Replicator:
         own = self._begin(self._own, capture.iteration)
         parts = {rank: self._begin(held, capture.iteration) for rank, held in self._remote.items()}
         try:
-            self._device.capture(self._sections, capture.live, own.data)
+            self._device.capture(self._sections, capture.moment.live, own.data)
+            torn: tuple[str, ...] = ()
             if not self._device.sends_live:
-                self._free_state()
+                torn = self._free_state(capture.moment)
             captured = time.monotonic()
             exchanged = self._exchange.run(own, parts, self._traffic)
-            self._free_state()
+            if self._device.sends_live:
+                torn = self._free_state(capture.moment)
             sent = time.monotonic()
             own.digest_up_to(own.data.numel())
-            metas = self._exchange_records(own, capture.meta, parts)
+            metas = self._exchange_records(own, capture.meta, parts, torn=bool(torn))
         except BaseException:
             for part in (own, *parts.values()):
                 part.writing.abandon()
             raise
-        own.writing.commit(capture.meta, own.digests)
+        if torn:
+            own.writing.abandon()
+        else:
+            own.writing.commit(capture.meta, own.digests)
         for rank, part in parts.items():
-            part.writing.commit(metas[rank], part.digests)
-        self._drifted = self._agree(capture)
+            meta = metas[rank]
+            if meta is None:
+                part.writing.abandon()
+            else:
+                part.writing.commit(meta, part.digests)
+        if not self._agree(capture, torn=bool(torn)):
+            self._leave_out(capture.iteration, torn)
+            return
         ended = time.monotonic()
         self._on_completed(
             Completed(
@@ -329,18 +356,33 @@ class Replicator:
     def _begin(self, replica: Replica, iteration: int) -> Part:
         return Part(replica.begin(iteration, self._settings.generation, self._agreed))
 
-    def _free_state(self) -> None:
+    def _free_state(self, moment: Moment) -> tuple[str, ...]:
+        """Let the state change, which is copied; return what has changed already."""
+        with self._device.aside():
+            torn = moment.torn()
         with self._changed:
             self._state_busy = False
             self._changed.notify_all()
+        return torn
+
+    def _leave_out(self, iteration: int, torn: tuple[str, ...]) -> None:
+        """Give up what is here of an iteration that some rank could not capture."""
+        for replica in (self._own, *self._remote.values()):
+            replica.keep_only(self._agreed)
+        self._left_out = iteration
+        self._on_left_out(iteration, torn)
 
     def _exchange_records(
-        self, own: Part, meta: bytes, parts: Mapping[int, Part]
-    ) -> dict[int, bytes]:
-        """Send digests and meta to the holders; check those received; return the metas received."""
-        record = _pack_record(own.digests, meta)
+        self, own: Part, meta: bytes, parts: Mapping[int, Part], *, torn: bool
+    ) -> dict[int, bytes | None]:
+        """Send digests and meta to the holders; check those received.
+
+        Returns:
+            The metas received; None for a part that is to be left out.
+        """
+        record = _pack_record(own.digests, meta, torn=torn)
         metas = {
-            rank: torch.empty(part.writing.chunks + 2, dtype=torch.int64)
+            rank: torch.empty(part.writing.chunks + _RECORD_HEAD, dtype=torch.int64)
             for rank, part in parts.items()
         }
         self._swap(0, record, metas)
@@ -348,12 +390,19 @@ class Replicator:
             rank: torch.empty(int(table[0]), dtype=torch.uint8) for rank, table in metas.items()
         }
         self._swap(1, torch.frombuffer(bytearray(meta), dtype=torch.uint8), bodies)
+        received: dict[int, bytes | None] = {}
         for rank, table in metas.items():
             words = [int(word) & _U64 for word in table]
-            body = bodies[rank].numpy().data
-            if words[2:] != parts[rank].digests or words[1] != xxhash.xxh3_64_intdigest(body):
+            if words[2]:  # it changed while it was sent: nothing need match
+                received[rank] = None
+                continue
+            body = bodies[rank].numpy().tobytes()
+            if words[_RECORD_HEAD:] != parts[rank].digests or words[1] != xxhash.xxh3_64_intdigest(
+                body
+            ):
                 raise ReplicationError(f"the part of rank {rank} arrived damaged")
-        return {rank: body.numpy().tobytes() for rank, body in bodies.items()}
+            received[rank] = body
+        return received
 
     def _swap(self, tag: int, outgoing: torch.Tensor, incoming: Mapping[int, torch.Tensor]) -> None:
         works = [
@@ -366,10 +415,11 @@ class Replicator:
             if work is not None:
                 work.wait()
 
-    def _agree(self, capture: Capture) -> bool:
-        """Agree that all ranks have committed; return whether any rank's idle spans drifted."""
-        # MIN: a rank that has drifted says -1.
-        shared = torch.tensor([capture.iteration, -int(capture.drifted)], dtype=torch.int64)
+    def _agree(self, capture: Capture, *, torn: bool) -> bool:
+        """Agree that all ranks have committed; False if one had to leave the iteration out."""
+        # MIN: a rank that has drifted, or whose state was torn, says -1.
+        mine = [capture.iteration, -int(capture.drifted), -int(torn)]
+        shared = torch.tensor(mine, dtype=torch.int64)
         dist.all_reduce(shared, dist.ReduceOp.MIN, self._control)
         lowest = int(shared[0])
         if lowest != capture.iteration:
@@ -377,8 +427,11 @@ class Replicator:
                 f"ranks checkpoint different iterations: {lowest} and {capture.iteration}; call "
                 "Checkpointer.step() on every rank after every engine.step()"
             )
+        self._drifted = bool(shared[1])
+        if shared[2]:
+            return False
         self._agreed = capture.iteration
-        return bool(shared[1])
+        return True
 
     def _reschedule(self, capture: Capture, part_bytes: int) -> None:
         """Make one schedule for all ranks: their mean spans, if they measured a link."""
@@ -409,6 +462,6 @@ class Replicator:
         return tuple(int(span) // world for span in total)
 
 
-def _pack_record(digests: Sequence[int], meta: bytes) -> torch.Tensor:
-    words = [len(meta), xxhash.xxh3_64_intdigest(meta), *digests]
+def _pack_record(digests: Sequence[int], meta: bytes, *, torn: bool) -> torch.Tensor:
+    words = [len(meta), xxhash.xxh3_64_intdigest(meta), int(torn), *digests]
     return torch.from_numpy(np.array(words, dtype=np.uint64).view(np.int64))

@@ -30,6 +30,7 @@ from castor_runtime.trainer.idle_spans import Gate, IdleSpans
 from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
 from castor_runtime.trainer.loading import DamagedError, Loader, Stateful
 from castor_runtime.trainer.meta import encode
+from castor_runtime.trainer.moment import Moments
 from castor_runtime.trainer.paced_device import PacedDevice
 from castor_runtime.trainer.replication import Capture, Completed, Replicator, Scheduled
 from castor_runtime.trainer.sections import (
@@ -89,6 +90,7 @@ class TrainerSession:
         self._idle = IdleSpans(self._gate, self._progress)
         self._watches_spans = settings.scheme != EAGER
         self._profiler = Profiler(max(1, settings.profile_iterations))
+        self._moments = Moments(state.sections, state.early, state.trained)
         self._fingerprint = self._agree_on_fingerprint()
         self._send_layout()
         self._loader = Loader(settings, state, self._fingerprint, self._open)
@@ -170,12 +172,7 @@ class TrainerSession:
         self._gate.open()
         self._waiting(replicator.wait_complete)
         encoded = self._encoded(meta)
-        live = [
-            tensor.detach().clone()
-            if section.name in self._state.early and tensor is not None
-            else tensor
-            for section, tensor in zip(self._state.sections, self._state.live(), strict=True)
-        ]
+        moment = self._moments.take(self._state.live())
         profile, reason = self._due_profile(drift=replicator.drifted)
         drifted = self._watches_spans and self._profiler.has_drifted()
         # What is measured before there is a schedule must not be disturbed (Gemini sec. 5.4).
@@ -184,10 +181,10 @@ class TrainerSession:
         )
         self._gate.close()
         self._blocked_s = 0.0
-        replicator.start(Capture(self._last, encoded, live, profile, reason, drifted))
-        if blocks:
+        replicator.start(Capture(self._last, encoded, moment, profile, reason, drifted))
+        if blocks or moment.settling:
             self._gate.open()
-            self._waiting(replicator.wait_complete)
+            self._waiting(replicator.wait_complete if blocks else replicator.wait_state_free)
         self._blocked_s += time.monotonic() - began
 
     @contextmanager
@@ -213,12 +210,16 @@ class TrainerSession:
         self._blocked_s += time.monotonic() - began
 
     def finish(self, meta: Callable[[], dict[str, Any]]) -> None:
-        """See `Checkpointer.finish`; `meta` is called if no checkpoint was taken so far."""
+        """See `Checkpointer.finish`; `meta` is called if the last iteration has no checkpoint."""
         if self._settings.scheme == NONE:
             self._keep_final_state(meta)
         if self._replicator is not None:
             self._gate.open()
             self._replicator.wait_complete(self._while_waiting)
+            if self._replicator.left_out == self._last:  # nothing else would stand for the end
+                self._checkpoint(self._replicator, meta, time.monotonic())
+                self._gate.open()
+                self._replicator.wait_complete(self._while_waiting)
             self._replicator.close()
         self._idle.remove()
         self._line.phase = TrainerPhase.FINISHED
@@ -351,6 +352,7 @@ class TrainerSession:
             before_first=self._link.wait_redundant,
             on_scheduled=self._scheduled,
             on_completed=self._completed,
+            on_left_out=self._left_out,
         )
 
     def _copy_link(self, link: Link | None) -> Link | None:
@@ -362,6 +364,16 @@ class TrainerSession:
 
     def _scheduled(self, scheduled: Scheduled) -> None:
         self._link.event("scheduled", **scheduled.event_fields())
+
+    def _left_out(self, iteration: int, torn: tuple[str, ...]) -> None:
+        self._link.event("checkpoint_left_out", iteration=iteration, changed=list(torn))
+        if torn:
+            shown = ", ".join(torn[:4]) + (f" and {len(torn) - 4} more" if len(torn) > 4 else "")
+            sys.stderr.write(
+                f"castor: rank {self._settings.rank}: {shown} changed between "
+                f"Checkpointer.step() and the next update, while iteration {iteration} was copied. "
+                "That checkpoint is left out; from now on they are copied before step() returns.\n"
+            )
 
     def _completed(self, completed: Completed) -> None:
         self._line.agreed = completed.iteration

@@ -17,8 +17,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -46,6 +47,10 @@ class Accelerator(Protocol):
 
     def follow_training(self) -> None:
         """Order all that is asked for from here on behind what training has queued so far."""
+        ...
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """Return what to look at live state in, as it was at the last `follow_training`."""
         ...
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
@@ -197,6 +202,10 @@ class StagedDevice:
             self._hurries = False
             self._intervals = []
             self._changed.notify_all()
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """Return what to look at captured live state in: training does not wait for it."""
+        return self._accelerator.aside()
 
     def captured_bytes(self) -> int:
         """Return how many bytes of the own replica, from the first on, are filled."""

@@ -16,6 +16,7 @@ class TensorState:
     """Named tensors of this rank, and the optimizer that updates them if there is one.
 
     Without an optimizer the user calls `Checkpointer.before_update()` before the tensors change.
+    With one, tensors that are not its parameters may change at any time.
     The tensors given must stay the same objects; their values may change.
 
     Args:
@@ -40,6 +41,7 @@ class TensorState:
         self._iteration = 0
         self.optimizer = optimizer
         self._optimizer_state: OptimizerState | None = None
+        flat: list[tuple[torch.Tensor, int]] = []
         if optimizer is not None:
             flat = [
                 (p, g) for g, entry in enumerate(optimizer.param_groups) for p in entry["params"]
@@ -48,6 +50,16 @@ class TensorState:
                 optimizer, [parameter for parameter, _ in flat], [group for _, group in flat]
             )
         moments = self._optimizer_state.tensors() if self._optimizer_state else []
+        # By address: a state_dict's tensors are others than the parameters, over the same memory.
+        updated = {p.data_ptr() for p, _ in flat}
+        self.trained = frozenset(
+            [
+                name
+                for name, tensor in self._tensors.items()
+                if optimizer is None or tensor.data_ptr() in updated
+            ]
+            + [name for name, _, _ in moments]
+        )
         self.sections: tuple[Section, ...] = lay_out(
             [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self._tensors.items()]
             + moments

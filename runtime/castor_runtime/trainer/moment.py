@@ -1,0 +1,182 @@
+"""A checkpoint is one moment: what is copied beside training, and the proof that it stood still.
+
+Three kinds of sections. What anybody may change at any time (buffers) is cloned at the moment
+itself. What only the hooked optimizer step changes is copied beside the next iteration; its
+versions and a sample of its elements are compared afterwards. What should stand still but need not
+(frozen parameters, tensors beside the optimizer's) is digested after each copy: while digests stay
+the same nothing has moved since the copy before. Such a section is watched closely for the first
+few moments, whose copies training waits for; one that moves is cloned from then on.
+
+A section that changed although it was copied beside training makes its copy worthless: the
+checkpoint is left out on every rank, and the section is cloned from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import xxhash
+
+from castor_runtime.trainer.sections import Section
+
+_SETTLING_MOMENTS = 3
+"""Copies that training waits for: a section that moves in every second iteration is found."""
+_SAMPLES = 128
+_PIECE_WORDS = 4 << 20
+"""Words that are weighed at once on a device: bounds what a digest takes there to 32 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What a tensor looked like; not all of it."""
+
+    address: int
+    version: int
+    sample: torch.Tensor
+
+
+class Moment:
+    """The live state at one moment, for the thread that copies it.
+
+    Attributes:
+        live: a tensor for each section; None where it does not exist yet.
+        settling: training must wait until `torn` has been asked.
+    """
+
+    def __init__(
+        self,
+        moments: Moments,
+        live: Sequence[torch.Tensor | None],
+        seen: Sequence[tuple[str, torch.Tensor, _Sight]],
+        watched: Sequence[tuple[str, torch.Tensor]],
+        *,
+        settling: bool,
+    ) -> None:
+        self.live = live
+        self.settling = settling
+        self._moments = moments
+        self._seen = seen
+        self._watched = watched
+
+    def torn(self) -> tuple[str, ...]:
+        """Return the sections that changed since the moment; ask once, when all is copied."""
+        changed = [name for name, tensor, sight in self._seen if not _is_same(tensor, sight)]
+        digests = tensor_digests([tensor for _, tensor in self._watched])
+        moved = self._moments.compare(
+            {name: digest for (name, _), digest in zip(self._watched, digests, strict=True)}
+        )
+        torn = changed if self.settling else [*changed, *moved]
+        self._moments.clone_from_now_on([*changed, *moved])
+        return tuple(torn)
+
+
+class Moments:
+    """Knows of each section how it is to be captured.
+
+    Args:
+        sections: of the part.
+        early: names of those that anybody may change at any time.
+        trained: names of those that only the hooked optimizer step changes.
+    """
+
+    def __init__(
+        self, sections: Sequence[Section], early: Iterable[str], trained: Iterable[str]
+    ) -> None:
+        self._sections = sections
+        self._cloned = set(early)
+        self._trained = frozenset(trained)
+        self._digests: dict[str, int] = {}
+        self._settled = 0
+
+    def take(self, live: Sequence[torch.Tensor | None]) -> Moment:
+        """Return the state of now. Copies nothing but what may change before the next update."""
+        held: list[torch.Tensor | None] = []
+        seen: list[tuple[str, torch.Tensor, _Sight]] = []
+        watched: list[tuple[str, torch.Tensor]] = []
+        for section, tensor in zip(self._sections, live, strict=True):
+            if tensor is not None and section.name in self._cloned:
+                held.append(tensor.detach().clone())
+                continue
+            held.append(tensor)
+            if tensor is None or tensor.numel() == 0:
+                continue
+            if section.name in self._trained:
+                seen.append((section.name, tensor, _sight(tensor)))
+            else:
+                watched.append((section.name, tensor))
+        settling = bool(watched) and self._settled < _SETTLING_MOMENTS
+        return Moment(self, held, seen, watched, settling=settling)
+
+    def compare(self, digests: dict[str, int]) -> list[str]:
+        """Take the watched sections' digests; return those that have moved since the last time."""
+        moved = [
+            name for name, digest in digests.items() if self._digests.get(name, digest) != digest
+        ]
+        self._digests.update(digests)
+        self._settled += 1
+        return moved
+
+    def clone_from_now_on(self, names: Iterable[str]) -> None:
+        """Clone these sections at each moment that is still to come."""
+        self._cloned.update(names)
+
+
+def tensor_digests(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """Return 64 bits for each tensor that differ when its bytes do, but for chance.
+
+    On the CPU at memory speed; elsewhere by the device itself, with one wait for all.
+    """
+    digests: list[int | torch.Tensor] = []
+    for tensor in tensors:
+        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        if raw.device.type == "cpu":
+            digests.append(xxhash.xxh3_64_intdigest(raw.numpy().data))
+        else:
+            digests.append(weighed(raw))
+    on_device = [digest for digest in digests if isinstance(digest, torch.Tensor)]
+    found = iter(torch.stack(on_device).tolist() if on_device else ())
+    return [next(found) if isinstance(d, torch.Tensor) else d for d in digests]
+
+
+def weighed(raw: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a device's bytes, eight at a time, each word by an odd weight of its own.
+
+    Args:
+        raw: flat, uint8.
+    """
+    whole = raw.numel() // 8 * 8
+    words = raw[:whole]
+    words = (words if words.storage_offset() % 8 == 0 else words.clone()).view(torch.int64)
+    total = torch.zeros((), dtype=torch.int64, device=raw.device)
+    for start in range(0, words.numel(), _PIECE_WORDS):
+        piece = words[start : start + _PIECE_WORDS]
+        weights = torch.arange(start, start + piece.numel(), device=raw.device)
+        # Odd, so that no change of a single word is lost; scattered, so that swaps are not either.
+        total += weights.mul_(0x9E3779B97F4A7C15 - (1 << 64)).bitwise_or_(1).mul_(piece).sum()
+    for index in range(whole, raw.numel()):
+        total = total * 257 + raw[index]
+    return total
+
+
+def _sight(tensor: torch.Tensor) -> _Sight:
+    return _Sight(tensor.data_ptr(), _version(tensor), _sample(tensor).clone())
+
+
+def _is_same(tensor: torch.Tensor, sight: _Sight) -> bool:
+    return (
+        tensor.data_ptr() == sight.address
+        and _version(tensor) == sight.version
+        and torch.equal(_sample(tensor), sight.sample)
+    )
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """Return some elements as bytes: versions do not see what is written through `.data`."""
+    flat = tensor.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().view(torch.uint8)
