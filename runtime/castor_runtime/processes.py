@@ -76,6 +76,12 @@ def started_before(pid: int, time_s: float) -> bool:
     return boot_s + int(fields[19]) / _TICKS_PER_S <= time_s + 2.0
 
 
+def started_ticks(pid: int) -> int | None:
+    """Return when `pid` began, in clock ticks since the machine's start; None if it is gone."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19])
+
+
 def processor_s(pid: int) -> float | None:
     """Return the processor time that all threads of `pid` have used; None once it is gone."""
     fields = _stat(pid)

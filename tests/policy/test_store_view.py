@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.agents import store_view, store_writes
+from castor_policy.agents import store_writes
 from castor_policy.agents.documents import (
     AgentReport,
     Plan,
@@ -29,7 +29,8 @@ from castor_policy.agents.messages import (
     RootChanged,
     WritePlan,
 )
-from castor_policy.agents.store_view import JobChange, OwnReport, StoreView, meaning
+from castor_policy.agents.own_report import ReportWrite
+from castor_policy.agents.store_view import JobChange, StoreView, meaning
 from castor_policy.store import Compare, KeyValue, Put, StoreEvent, Txn
 
 JOB, ME = "j", "node-0"
@@ -231,142 +232,6 @@ def test_what_another_version_wrote_is_refused_where_it_comes_in() -> None:
         view.change(StoreEvent(agents_prefix(JOB) + "node-1", '{"colour":2}', 3, 3))
 
 
-# ---- the own report ------------------------------------------------------------------------------
-
-
-class Writer:
-    """A driver of `OwnReport` whose writes may be late, and whose answers may be lost."""
-
-    def __init__(self) -> None:
-        self.history = History([])
-        self.own = OwnReport()
-        self.late: list[AgentReport] = []
-        self.writes = 0
-        self._shown = self.history.revision
-
-    def write(self, fate: str, *, shown_first: bool = False) -> None:
-        """Write what is wanted, if anything is."""
-        report = self.own.wanted(7)
-        if report is None:
-            return
-        self.writes += 1
-        if fate == "late":
-            self.late.append(report)
-        elif fate != "lost":
-            revision = self.history.apply(OWN_KEY, report.to_json())
-            if fate == "overtaken" and self.late:
-                self.arrive()
-            if shown_first:
-                self.show()
-            if fate != "unanswered":
-                self.own.written(7, report, revision)
-
-    def arrive(self) -> None:
-        if self.late:
-            self.history.apply(OWN_KEY, self.late.pop(0).to_json())
-
-    def show(self) -> None:
-        for event in self.history.after(self._shown):
-            self.own.seen(event)
-        self._shown = self.history.revision
-
-    def stands(self) -> AgentReport | None:
-        found = self.history.snapshots[-1].get(OWN_KEY)
-        return None if found is None else store_view.read_report(found.value)
-
-
-moves = st.one_of(
-    st.tuples(st.just("say"), st.integers(1, 4)),
-    st.tuples(st.sampled_from(["done", "lost", "late", "unanswered", "overtaken"]), st.booleans()),
-    st.tuples(st.sampled_from(["arrive", "show", "expire"]), st.none()),
-)
-
-
-@given(st.lists(moves, max_size=20))
-def test_the_newest_report_stands_in_the_end_and_is_then_left_alone(play) -> None:
-    writer = Writer()
-    for move, detail in play:
-        if move == "say":
-            writer.own.desired = told(ME, int(detail))
-        elif move == "arrive":
-            writer.arrive()
-        elif move == "show":
-            writer.show()
-        elif move == "expire":
-            writer.history.apply(OWN_KEY, None)
-        else:
-            writer.write(move, shown_first=bool(detail))
-    while writer.late:
-        writer.arrive()
-    for _ in range(2):  # what came late is written over once, and that is all
-        writer.show()
-        writer.write("done")
-    writer.show()
-    assert writer.stands() == writer.own.desired or writer.own.desired is None
-    assert writer.own.wanted(7) is None
-
-
-@given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=20))
-def test_while_nothing_is_late_no_report_is_written_twice(said) -> None:
-    """Own reports that a watch shows after the next one was wanted are no reason to write."""
-    writer, changes = Writer(), 0
-    for generation, watched in said:
-        report = told(ME, generation)
-        changes += report != writer.own.desired
-        writer.own.desired = report
-        if watched:
-            writer.show()
-        writer.write("done")
-    writer.show()
-    assert writer.own.wanted(7) is None
-    assert writer.writes == changes
-
-
-def test_an_older_report_that_is_seen_before_the_newer_ones_answer_is_written_over() -> None:
-    own = OwnReport()
-    own.desired = told(ME, 2)
-    own.seen(StoreEvent(OWN_KEY, told(ME, 2).to_json(), 5, 5))
-    own.seen(StoreEvent(OWN_KEY, told(ME, 1).to_json(), 5, 6))
-    own.written(7, told(ME, 2), 5)
-    assert own.wanted(7) == told(ME, 2)
-
-
-def test_the_same_report_coming_late_is_left_alone_and_its_deletion_is_not() -> None:
-    own = OwnReport()
-    own.desired = told(ME, 2)
-    own.written(7, told(ME, 2), 5)
-    own.seen(StoreEvent(OWN_KEY, told(ME, 2).to_json(), 5, 6))
-    assert own.wanted(7) is None
-    own.seen(StoreEvent(OWN_KEY, None, 0, 7))
-    assert own.wanted(7) == told(ME, 2)
-
-
-def test_a_new_lease_has_the_report_written_again_and_no_lease_has_none() -> None:
-    own = OwnReport()
-    assert own.wanted(1) is None
-    own.desired = told(ME, 1)
-    assert own.wanted(None) is None
-    own.written(1, told(ME, 1), 5)
-    assert own.wanted(1) is None
-    assert own.wanted(2) == told(ME, 1)
-
-
-@given(deliveries())
-def test_the_view_shows_its_own_report_every_change_of_it(case) -> None:
-    history, coming = case
-    view = StoreView(JOB, ME)
-    view.own_report.desired = told(ME, 9)
-    view.own_report.written(7, told(ME, 9), 0)  # before all of them
-    for item in coming:
-        if isinstance(item, int):
-            view.read(*history.read(item))
-        else:
-            view.change(item)
-    had_it = any(OWN_KEY in history.snapshots[item] for item in coming if isinstance(item, int))
-    told_it = any(not isinstance(item, int) and item.key == OWN_KEY for item in coming)
-    assert (view.own_report.wanted(7) is not None) == (had_it or told_it)
-
-
 # ---- what is written -----------------------------------------------------------------------------
 
 
@@ -387,6 +252,6 @@ def test_a_root_is_made_where_there_is_none_and_goes_with_its_lease() -> None:
     assert store_writes.campaign(JOB, ME, 7) == Txn(
         (Compare(root_key(JOB), create_revision=0),), (Put(root_key(JOB), ME, 7),)
     )
-    assert store_writes.report(JOB, told(ME, 1), 7) == Txn(
-        (), (Put(OWN_KEY, told(ME, 1).to_json(), 7),)
+    assert store_writes.report(JOB, ReportWrite(told(ME, 1), 0), 7) == Txn(
+        (Compare(OWN_KEY, mod_revision=0),), (Put(OWN_KEY, told(ME, 1).to_json(), 7),)
     )

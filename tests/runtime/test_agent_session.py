@@ -8,14 +8,17 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
+from castor_configs.errors import InputError
 from castor_policy.agents.documents import (
     AgentReport,
     JobSpec,
+    Life,
     Plan,
     agents_prefix,
     layout_prefix,
@@ -25,6 +28,7 @@ from castor_policy.agents.documents import (
 )
 from castor_policy.agents.messages import (
     AskPersist,
+    NameTaken,
     PersistChanged,
     PlanChanged,
     ReportChanged,
@@ -36,6 +40,7 @@ from castor_policy.agents.messages import (
     StoreLost,
     WritePlan,
 )
+from castor_policy.agents.own_report import Sign
 from castor_policy.store import Delete, Put, StoreUnavailableError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.stores import EmbeddedEtcd, open_store
@@ -218,6 +223,59 @@ def test_a_report_is_written_once_unless_something_else_comes_after_it(etcd: Emb
         return found is not None and found.mod_revision > revision
 
     asyncio.run(tell())
+
+
+async def _sign(sign: Sign, _holder: AgentReport) -> Sign:
+    return sign
+
+
+def test_a_name_is_one_lifes_at_a_time(etcd: EmbeddedEtcd) -> None:
+    async def claim() -> None:
+        job, said = spec(), []
+        life = Life(host="far", pid=7, since_ns=1_764_326_400 * 10**9)
+        first_told = AgentReport("node-0", "i1", False, "10.0.0.1:9", life=life)
+        second_told = replace(first_told, incarnation="i2", life=Life(host="near"))
+        async with members(etcd, job, "node-0", "node-0", "node-1") as (first, second, other):
+            await first.session.claim(first_told, partial(_sign, Sign.ALIVE), said.append)
+            await other.until(lambda: first_told in other.session.view.reports(), "the claim")
+            with pytest.raises(InputError, match=r"on far \(10.0.0.1:9, pid 7\) since 2025-11-28"):
+                await second.session.claim(second_told, partial(_sign, Sign.ALIVE), said.append)
+            newer = replace(first_told, generation=1)
+            first.session.report(newer)
+            await other.until(lambda: newer in other.session.view.reports(), "the newer report")
+            # Of a life that is proven dead nobody waits for the lease, nor sees the agent gone.
+            since = len(other.seen)
+            await second.session.claim(second_told, partial(_sign, Sign.DEAD), said.append)
+            await other.until(lambda: second_told in other.session.view.reports(), "the second")
+            assert ReportChanged("node-0", None) not in other.seen[since:]
+            assert "agent node-0 is alive on near" in (await first.sees(NameTaken)).by
+            first.session.report(replace(first_told, generation=2))
+            await asyncio.sleep(0.3)
+            assert other.session.view.reports() == [second_told]
+            assert said == []
+
+    asyncio.run(claim())
+
+
+def test_who_cannot_prove_the_earlier_life_dead_waits_for_its_lease(etcd: EmbeddedEtcd) -> None:
+    async def wait() -> None:
+        job, said = spec(), []
+        async with members(etcd, job, "node-0", "node-0") as (first, second):
+            told = AgentReport("node-0", "i1", False, "h:1")
+            await first.session.claim(told, partial(_sign, Sign.UNKNOWN), said.append)
+            later = replace(told, incarnation="i2")
+            claiming = asyncio.create_task(
+                second.session.claim(later, partial(_sign, Sign.UNKNOWN), said.append)
+            )
+            await second.until(lambda: said, "why it waits")
+            assert len(said) == 1
+            assert said[0].startswith("waiting up to 5 s for the lease of an earlier node-0 to end")
+            assert not claiming.done()
+            await first.session.close()  # ends the lease, as its end by itself would
+            await asyncio.wait_for(claiming, PATIENCE_S)
+            await second.until(lambda: second.session.view.reports() == [later], "its own report")
+
+    asyncio.run(wait())
 
 
 def test_a_key_is_written_once(etcd: EmbeddedEtcd) -> None:

@@ -160,8 +160,15 @@ def test_every_broken_variant_is_tested() -> None:
     assert set(BROKEN) == {"root-without-fencing", "offer-before-complete", "buffer-reused-early"}
 
 
-def test_a_report_that_is_not_written_again_stops_the_job(monkeypatch) -> None:
-    monkeypatch.setattr(store_view.OwnReport, "_repair", lambda *_: None)
+def test_who_does_not_look_what_stands_in_its_own_key_stops_the_job(monkeypatch) -> None:
+    """A report that was given up came first: what is written over the change before is refused."""
+    known = store_view.OwnReport.known
+
+    def only_absence(own: store_view.OwnReport, report: object, revision: int) -> None:
+        if report is None:
+            known(own, None, revision)
+
+    monkeypatch.setattr(store_view.OwnReport, "known", only_absence)
     search = Search(kinds=("late", "loss", "trainer", "crash", "net"))
     found = found_by(
         search, range(400)

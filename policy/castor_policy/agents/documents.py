@@ -214,6 +214,28 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """Where and since when one life of an agent runs: what tells whether it is dead.
+
+    Attributes:
+        host: name of its machine.
+        boot_id: random id of that machine's kernel since it was started (Linux); "" unknown.
+        pid_namespace: in which `pid` counts: containers of one machine have one each.
+        pid: its process.
+        started_ticks: when that process began, in the kernel's clock ticks since the start: a
+            later process of the same number has another time.
+        since_ns: CLOCK_REALTIME of its start.
+    """
+
+    host: str = ""
+    boot_id: str = ""
+    pid_namespace: str = ""
+    pid: int = 0
+    started_ticks: int = 0
+    since_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport(_Document):
     """One agent's word, under its lease: gone when the agent is.
 
@@ -236,6 +258,7 @@ class AgentReport(_Document):
         memory_bytes: checkpoint memory that it has taken.
         standing: for each rank (as a string) how far it has come (`trainer_watch.Position`), once
             no trainer here has shown a sign of life for the job's limit; empty while they go on.
+        life: where and since when it runs.
     """
 
     agent: str
@@ -253,6 +276,7 @@ class AgentReport(_Document):
     redundant: bool = False
     memory_bytes: int = 0
     standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    life: Life = Life()
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
@@ -262,6 +286,7 @@ class AgentReport(_Document):
             "holdings": holdings,
             "persistent": tuple(record["persistent"]),
             "standing": standing,
+            "life": Life(**record.get("life", {})),
         }
 
 

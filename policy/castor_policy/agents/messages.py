@@ -45,6 +45,13 @@ class StoreLost:
 
 
 @dataclass(frozen=True, slots=True)
+class NameTaken:
+    """The lease has ended and another life of the same name has claimed it: `by` says which."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlanChanged:
     """The plan in the store, as a watch or a read shows it; `revision` is of its last change."""
 
@@ -210,6 +217,7 @@ WorkerEvent: TypeAlias = (
     | SessionRenewed
     | SessionLost
     | StoreLost
+    | NameTaken
     | PlanChanged
     | RootChanged
     | PersistChanged

@@ -1,4 +1,4 @@
-"""What an agent sees in the store, and whether its own report stands there.
+"""What an agent sees in the store.
 
 Reads and watches bring the job's keys, whoever drives the agent; this says what they mean:
 
@@ -7,8 +7,7 @@ Reads and watches bring the job's keys, whoever drives the agent; this says what
    says nothing, be it a watch's or another read's.
 2. Nothing tells of a key that never was: the first read tells that there is no root.
 3. A root's key that was there before this life's first read is an earlier life's.
-4. The newest report wins. A report that its sender has given up may arrive after a newer one:
-   whatever comes into the store after the last report written is written over.
+4. What stands in the agent's own key is told to its `OwnReport`, its absence too.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from castor_policy.agents.messages import (
     ReportChanged,
     RootChanged,
 )
+from castor_policy.agents.own_report import OwnReport
 from castor_policy.store import KeyValue, StoreEvent
 
 JobChange: TypeAlias = PlanChanged | RootChanged | PersistChanged | ReportChanged
@@ -77,50 +77,6 @@ def meaning(job: str, event: StoreEvent | KeyValue) -> JobChange | None:
     return None
 
 
-class OwnReport:
-    """The report that an agent wants in the store, and whether it stands there.
-
-    The driver writes what is `wanted`, one write at a time, and says when it is `written`; a write
-    whose answer is lost is repeated, and may have been carried out or be so later.
-    """
-
-    def __init__(self) -> None:
-        self.desired: AgentReport | None = None
-        self._written: tuple[int, AgentReport] | None = None
-        self._written_revision = 0
-        self._seen: AgentReport | None = None
-        self._seen_revision = 0
-
-    def wanted(self, lease: int | None) -> AgentReport | None:
-        """Return the report to write under `lease`; None if it stands there, or without a lease."""
-        if lease is None or self._written == (lease, self.desired):
-            return None
-        return self.desired
-
-    def written(self, lease: int, report: AgentReport, revision: int) -> None:
-        """Take in that `report` was written under `lease`; the store was at `revision` after it."""
-        self._written, self._written_revision = (lease, report), revision
-        # An older report may have come after this one, and be seen before this one's answer.
-        self._repair()
-
-    def seen(self, event: StoreEvent) -> None:
-        """Take in a change of this agent's key; changes come in the order of their revisions.
-
-        Raises:
-            ValueError: a document of another version of Castor.
-        """
-        self._seen_revision = event.mod_revision
-        self._seen = None if event.value is None else read_report(event.value)
-        self._repair()
-
-    def _repair(self) -> None:
-        """Have the report written again if something else came into the store after it."""
-        if self._written is None or self._seen_revision <= self._written_revision:
-            return
-        if self._seen != self._written[1]:
-            self._written = None
-
-
 class StoreView:
     """The keys of a job as one life of one agent has seen them.
 
@@ -157,6 +113,8 @@ class StoreView:
                 StoreEvent(item.key, item.value, item.create_revision, item.mod_revision)
             )
         self._read_revision = revision
+        if self._own_key not in present:
+            self.own_report.known(None, revision)  # what this life wrote may be gone unseen
         if self._born_revision is None:
             self._born_revision = revision
             if self.root() is None:
@@ -174,7 +132,8 @@ class StoreView:
         else:
             self._keys[key] = KeyValue(key, event.value, event.create_revision, revision, None)
         if key == self._own_key:
-            self.own_report.seen(event)
+            there = None if event.value is None else read_report(event.value)
+            self.own_report.known(there, revision)
         told = meaning(self._job, event)
         return [] if told is None else [told]
 

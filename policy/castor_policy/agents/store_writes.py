@@ -1,13 +1,13 @@
 """What the agents write into the store, as transactions: the twins send these very ones.
 
 A root's writes are fenced by its term, the create revision of the root's key (Gemini sec. 6.2): the
-store refuses them once the key has gone or is another root's.
+store refuses them once the key has gone or is another root's. An agent's report is fenced by the
+last change of its key: see `own_report`.
 """
 
 from __future__ import annotations
 
 from castor_policy.agents.documents import (
-    AgentReport,
     agents_prefix,
     persist_key,
     plan_key,
@@ -15,6 +15,7 @@ from castor_policy.agents.documents import (
     root_key,
 )
 from castor_policy.agents.messages import AskPersist, RootWrite, WritePlan
+from castor_policy.agents.own_report import ReportWrite
 from castor_policy.store import Compare, Put, Txn
 
 
@@ -28,9 +29,14 @@ def create(key: str, value: str, lease: int | None = None) -> Txn:
     return Txn((Compare(key, create_revision=0),), (Put(key, value, lease),))
 
 
-def report(job: str, told: AgentReport, lease: int) -> Txn:
-    """Write an agent's report, to be gone with its lease."""
-    return Txn((), (Put(agents_prefix(job) + told.agent, told.to_json(), lease),))
+def report(job: str, write: ReportWrite, lease: int) -> Txn:
+    """Write an agent's report over what its writer knows there, to be gone with its lease.
+
+    Nothing known there: this makes the key, and claims the agent's name with it.
+    """
+    key = agents_prefix(job) + write.report.agent
+    put = Put(key, write.report.to_json(), lease)
+    return Txn((Compare(key, mod_revision=write.after),), (put,))
 
 
 def root_write(job: str, agent: str, write: RootWrite) -> Txn:

@@ -23,6 +23,7 @@ from castor_policy.agents.messages import (
     Keep,
     Log,
     MemoryRefused,
+    NameTaken,
     PeersAnswered,
     Persist,
     PersistChanged,
@@ -59,6 +60,10 @@ PING_EVERY_S = 0.5
 
 REPORT_PROGRESS_S = 1.0
 """The report's iteration is for people and for counting attempts: not worth a write each."""
+
+
+NAME_TAKEN = 2
+"""Exit code of an agent whose name is another's; nothing restarts it, and it frees no memory."""
 
 
 class Worker:
@@ -117,6 +122,9 @@ class Worker:
                 return []
             case StoreLost():
                 return self._store_lost()
+            case NameTaken(by):
+                # What is on this machine may be that one's by now: nothing is given back.
+                return [StopTrainers(), Exit(NAME_TAKEN, f"the lease ended, and {by}")]
             case PlanChanged(plan, _):
                 return self._obey(plan)
             case RootChanged(agent):

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from castor_configs.atomic import write_text
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.documents import AgentReport, JobSpec
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.messages import (
     TICK_S,
@@ -44,11 +44,13 @@ from castor_policy.agents.messages import (
     Verify,
     WritePlan,
 )
+from castor_policy.agents.own_report import Sign
 from castor_policy.agents.root import Root
-from castor_policy.agents.worker import Worker
+from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.store import Store, StoreUnavailableError
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.host_link import HostLink
+from castor_runtime.agent.life import own_life, sign_of
 from castor_runtime.agent.machine import Machine
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.options import AgentOptions
@@ -59,6 +61,10 @@ HOST_LOST = 3
 """Exit code of an agent whose trainer host died: whoever supervises it starts it again."""
 
 _PING_TIMEOUT_S = 1.0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"castor: {text}\n")
 
 
 class Agent:
@@ -92,18 +98,8 @@ class Agent:
         self._server = PeerServer(
             options.listen, credentials=credentials, source=self._memory, status=self._status
         )
-        self._machine = Machine(
-            spec,
-            options.name,
-            options.folder,
-            options.listen,
-            self._memory,
-            host,
-            self._session,
-            self._client,
-            self._log,
-            self._events.put_nowait,
-        )
+        self._machine: Machine
+        self._born = own_life()
         self._life: AgentLife | None = None
         self._campaigning = False
         self._exit: Exit | None = None
@@ -111,10 +107,12 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
-        """Serve until the job ends; return the exit code."""
+        """Serve until the job ends; return the exit code.
+
+        Raises:
+            InputError: another agent of this name is alive.
+        """
         await self._server.start()
-        await self._machine.link.open()
-        self._host.preload(self._spec.script)
         worker = Worker(
             self._spec,
             self._options.name,
@@ -125,8 +123,33 @@ class Agent:
         )
         self._life = AgentLife(worker, self._session.view)
         self._session.open()
+        try:
+            await self._session.claim(self._stamped(worker.report), self._sign_of, _say)
+            return await self._serve()
+        finally:
+            self._memory.close(unlink=False)  # for who was refused; else it is closed already
+            await self._server.close()
+            await self._session.close()
+            self._log.close()
+
+    async def _serve(self) -> int:
+        """Serve under a name that is this agent's alone: nothing here was anybody else's."""
+        self._machine = Machine(
+            self._spec,
+            self._options.name,
+            self._options.folder,
+            self._options.listen,
+            self._memory,
+            self._host,
+            self._session,
+            self._client,
+            self._log,
+            self._events.put_nowait,
+        )
         ticking = asyncio.create_task(self._tick())
         try:
+            await self._machine.link.open()
+            self._host.preload(self._spec.script)
             while self._exit is None:
                 await self._take(await self._events.get())
                 self._write_record()
@@ -135,11 +158,23 @@ class Agent:
             return self._exit.code
         finally:
             ticking.cancel()
-            ended = self._exit is not None and self._exit.code != HOST_LOST
+            ended = self._exit is not None and self._exit.code not in (HOST_LOST, NAME_TAKEN)
             await self._machine.close(unlink=ended)
-            await self._server.close()
-            await self._session.close()
-            self._log.close()
+
+    def _stamped(self, report: AgentReport) -> AgentReport:
+        """Return the worker's report with what only the driver knows."""
+        return replace(report, memory_bytes=self._memory.memory_bytes, life=self._born)
+
+    async def _sign_of(self, holder: AgentReport) -> Sign:
+        """Say what is known of the life that holds this agent's name."""
+        sign = sign_of(holder.life)
+        if sign is not Sign.UNKNOWN:
+            return sign
+        with contextlib.suppress(PeerError):
+            answer = await self._client.ping(holder.address, _PING_TIMEOUT_S)
+            if answer.get("incarnation") == holder.incarnation:
+                return Sign.ALIVE
+        return Sign.UNKNOWN
 
     def host_lost(self) -> None:
         """End: the trainers died with their host, and only a new agent has a new one."""
@@ -150,7 +185,11 @@ class Agent:
         """Return what a ping answers."""
         plan = self._life.worker.plan if self._life is not None else None
         generation = plan.generation if plan is not None else 0
-        return {"agent": self._options.name, "generation": generation}
+        return {
+            "agent": self._options.name,
+            "incarnation": self.incarnation,
+            "generation": generation,
+        }
 
     # ---- events --------------------------------------------------------------------------------
 
@@ -175,7 +214,7 @@ class Agent:
         machine = self._machine
         match effect:
             case Report(report):
-                self._session.report(replace(report, memory_bytes=self._memory.memory_bytes))
+                self._session.report(self._stamped(report))
             case StopTrainers():
                 await machine.stop_trainers()
             case Inspect(generation, number, thorough):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
+from castor_configs.errors import InputError
 from castor_policy.agents import store_writes
 from castor_policy.agents.documents import AgentReport, JobSpec, job_prefix
 from castor_policy.agents.lease_keeping import (
@@ -23,13 +24,18 @@ from castor_policy.agents.lease_keeping import (
     ReadAll,
     RenewLease,
 )
-from castor_policy.agents.messages import AgentEvent, RootWrite, StoreLost
+from castor_policy.agents.messages import AgentEvent, NameTaken, RootWrite, StoreLost
+from castor_policy.agents.own_report import NameClaim, Sign, Verdict
 from castor_policy.agents.store_view import StoreView
 from castor_policy.store import (
     LeaseLostError,
     Store,
     StoreUnavailableError,
 )
+from castor_runtime.agent.life import whereabouts
+
+_POLL_S = 0.002
+_LOOK_AGAIN_S = 0.05
 
 StoreSeen: TypeAlias = AgentEvent
 
@@ -53,6 +59,8 @@ class StoreSession:
         self._agent = agent
         self._emit = emit
         self._keeper = LeaseKeeper(spec, self.view)
+        self._race = NameClaim(spec.lease_s)
+        self._claimed = False
         self._to_write = asyncio.Event()
         self._changed = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,6 +98,45 @@ class StoreSession:
         self.view.own_report.desired = report
         self._to_write.set()
 
+    async def claim(
+        self,
+        report: AgentReport,
+        sign: Callable[[AgentReport], Awaitable[Sign]],
+        say: Callable[[str], None],
+    ) -> None:
+        """Claim the agent's name with its first report; return once it is this life's.
+
+        Args:
+            report: the first.
+            sign: says what is known of the life that holds the name.
+            say: told in a line if this has to wait.
+
+        Raises:
+            InputError: another life of that name is alive.
+        """
+        self.report(report)
+        own, waits_for = self.view.own_report, ""
+        while not own.is_claimed:
+            holder = own.holder
+            if holder is not None:
+                match self._race.decide(holder, await sign(holder), time.monotonic()):
+                    case Verdict.TAKE:
+                        own.bury(holder.incarnation)
+                        self._to_write.set()
+                    case Verdict.REFUSE:
+                        raise InputError(
+                            f"agent {self._agent} of job {self._spec.job} is alive "
+                            f"{whereabouts(holder)}: give this one another --name, or end that one"
+                        )
+                    case Verdict.WAIT if waits_for != holder.incarnation:
+                        waits_for = holder.incarnation
+                        say(
+                            f"waiting up to {self._spec.lease_s:g} s for the lease of an earlier "
+                            f"{self._agent} to end; it was {whereabouts(holder)}"
+                        )
+            await asyncio.sleep(_POLL_S if holder is None else _LOOK_AGAIN_S)
+        self._claimed = True
+
     async def campaign(self) -> None:
         """Try to become root; whether that succeeded, and the term, is seen as any change is."""
         if self._keeper.lease is None:
@@ -113,10 +160,14 @@ class StoreSession:
             try:
                 await self._store.transact(store_writes.create(key, value))
             except StoreUnavailableError:
-                self._emit(StoreLost())
+                self._store_lost()
                 await asyncio.sleep(RETRY_S)
             else:
                 return
+
+    def _store_lost(self) -> None:
+        self._race.outage()
+        self._emit(StoreLost())
 
     # ---- tasks ---------------------------------------------------------------------------------
 
@@ -131,6 +182,8 @@ class StoreSession:
                 answer = await self._ask(step)
             except (LeaseLostError, StoreUnavailableError) as error:
                 answer = error
+            if isinstance(answer, StoreUnavailableError):
+                self._race.outage()
             for event in keeper.answered(answer):
                 self._emit(event)
             self._to_write.set()
@@ -153,7 +206,7 @@ class StoreSession:
                 async for events in self._store.watch(prefix, revision + 1):
                     await self._tell([t for event in events for t in self.view.change(event)])
             except StoreUnavailableError:
-                self._emit(StoreLost())
+                self._store_lost()
                 await asyncio.sleep(RETRY_S)
 
     async def _read_all(self) -> int:
@@ -164,7 +217,11 @@ class StoreSession:
     async def _tell(self, seen: Sequence[StoreSeen]) -> None:
         for event in seen:
             self._emit(event)
-        self._to_write.set()  # the own report may have been written over
+        holder = self.view.own_report.holder
+        if self._claimed and holder is not None:
+            self._claimed = False
+            self._emit(NameTaken(f"agent {self._agent} is alive {whereabouts(holder)}"))
+        self._to_write.set()  # the own report may have gone
         async with self._changed:
             self._changed.notify_all()
 
@@ -174,13 +231,17 @@ class StoreSession:
             await self._to_write.wait()
             self._to_write.clear()
             lease = self._keeper.lease
-            report = own.wanted(lease)
-            if lease is None or report is None:
+            write = own.wanted(lease)
+            if lease is None or write is None:
                 continue
             try:
-                txn = store_writes.report(self._spec.job, report, lease)
-                own.written(lease, report, (await self._store.transact(txn)).revision)
-                self._to_write.set()  # a newer one, or one that has arrived late, may be there
+                txn = store_writes.report(self._spec.job, write, lease)
+                answer = await self._store.transact(txn)
+                if answer.succeeded:
+                    own.written(lease, write, answer.revision)
+                else:
+                    await self._read_all()  # what stands there is not what was known
+                self._to_write.set()  # a newer one may be there
             except LeaseLostError:
                 continue  # the next session writes it
             except StoreUnavailableError:

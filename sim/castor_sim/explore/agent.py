@@ -36,7 +36,7 @@ from castor_policy.agents.messages import (
     WritePlan,
 )
 from castor_policy.agents.root import Root
-from castor_policy.agents.worker import Worker
+from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.events import EventKind
 from castor_policy.store import TxnResult
 from castor_sim.explore.checkpoint_model import Memory
@@ -69,6 +69,7 @@ class Host:
     paused: bool = False
     slowness: float = 1.0
     lives: int = 0
+    lives_before_boot: int = 0
 
 
 class SimulatedAgent:
@@ -272,6 +273,12 @@ class SimulatedAgent:
             if index is not None and replica.is_intact(index):
                 part = replica.chunks(index)
                 self.world.storage.write(wanted.iteration, trainer.rank, part)
+
+    def refuse(self, reason: str) -> None:
+        """End with a sentence for whoever started this."""
+        self.world.note(f"{self.incarnation} refuses to start: {reason}")
+        self.exited = NAME_TAKEN
+        self.end()
 
     def end(self) -> None:
         """End the process; its trainers end with it."""

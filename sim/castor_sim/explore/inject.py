@@ -99,6 +99,7 @@ class Injector:
         self._world.monitor.memory_lost(agent)
         agent.end()
         agent.host.memory.clear()
+        agent.host.lives_before_boot = agent.host.lives
         if span_s:
             self._world.after(span_s, self._world.start, agent.host)
 

@@ -20,7 +20,8 @@ from castor_policy.agents.lease_keeping import (
     ReadAll,
     RenewLease,
 )
-from castor_policy.agents.messages import StoreLost
+from castor_policy.agents.messages import NameTaken, StoreLost
+from castor_policy.agents.own_report import NameClaim, Verdict
 from castor_policy.agents.store_view import JobChange, StoreView
 from castor_policy.store import (
     KeyValue,
@@ -49,6 +50,9 @@ class Session:
         self.view = StoreView(self._job, agent.name)
         self.keeper = LeaseKeeper(agent.world.spec, self.view)
         self._writing = False
+        self._claimed = False
+        self._waiting = False
+        self._race = NameClaim(agent.world.spec.lease_s)
 
     @property
     def lease(self) -> int | None:
@@ -83,21 +87,26 @@ class Session:
 
     def _write_report(self) -> None:
         own, lease = self.view.own_report, self.lease
-        report = own.wanted(lease)
-        if lease is None or report is None or self._writing:
+        write = own.wanted(lease)
+        if lease is None or write is None or self._writing:
             return
         self._writing = True
 
         def done(answer: TxnResult | Exception) -> None:
-            if isinstance(answer, TxnResult):
-                own.written(lease, report, answer.revision)
+            if isinstance(answer, TxnResult) and answer.succeeded:
+                own.written(lease, write, answer.revision)
                 self._write_next()
+            elif isinstance(answer, TxnResult):
+                self._read(lambda _revision: self._write_next(), lambda _error: again())
             elif isinstance(answer, LeaseLostError):
                 self._writing = False  # the next session writes it
             else:
-                self._agent.later(RETRY_S, self._write_next)
+                again()
 
-        self.transact(store_writes.report(self._job, report, lease), done)
+        def again() -> None:
+            self._agent.later(RETRY_S, self._write_next)
+
+        self.transact(store_writes.report(self._job, write, lease), done)
 
     def _write_next(self) -> None:
         self._writing = False
@@ -128,6 +137,7 @@ class Session:
     def _answered(self, answer: float | Exception | None) -> None:
         if isinstance(answer, Exception):
             assert isinstance(answer, (LeaseLostError, StoreUnavailableError))
+            self._race.outage()
         for event in self.keeper.answered(answer):
             self._agent.see(event)
         self._write_report()
@@ -155,6 +165,7 @@ class Session:
         self._read(watch, lambda _error: self._watch_again())
 
     def _watch_again(self) -> None:
+        self._race.outage()
         self._agent.see(StoreLost())
         self._agent.later(RETRY_S, self._read_and_watch)
 
@@ -164,4 +175,30 @@ class Session:
     def _tell(self, seen: Sequence[JobChange]) -> None:
         for event in seen:
             self._agent.see(event)
-        self._write_report()  # it may have been written over
+        self._claim()
+        self._write_report()  # it may have gone
+
+    def _claim(self) -> None:
+        """Hold the name, or find that another life has it: an earlier one here, or a later one."""
+        own = self.view.own_report
+        holder = own.holder
+        if own.is_claimed:
+            self._claimed = True
+        elif holder is not None and self._claimed:
+            self._claimed = False
+            self._agent.see(NameTaken(f"{holder.incarnation} is alive"))
+        elif holder is not None:
+            sign = self._world.sign_of(holder.incarnation, self._agent.host)
+            match self._race.decide(holder, sign, self._agent.local_s()):
+                case Verdict.TAKE:
+                    own.bury(holder.incarnation)
+                case Verdict.REFUSE:
+                    self._agent.refuse(f"{holder.incarnation} has its name")
+                case Verdict.WAIT if not self._waiting:
+                    self._waiting = True
+                    self._agent.later(RETRY_S, self._claim_again)
+
+    def _claim_again(self) -> None:
+        self._waiting = False
+        self._claim()
+        self._write_report()

@@ -15,6 +15,7 @@ from castor_policy.agents.documents import (
     plan_key,
     requests_prefix,
 )
+from castor_policy.agents.own_report import Sign
 from castor_policy.agents.store_view import read_plan, read_report
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn
@@ -185,6 +186,13 @@ class World:
         self.agents[host.name] = agent
         self.note(f"{agent.incarnation} starts")
         agent.start()
+
+    def sign_of(self, incarnation: str, host: Host) -> Sign:
+        """Return what `host` knows of an earlier life: one of this boot is dead if it has ended."""
+        life = int(incarnation.rpartition(".")[2])
+        if life <= host.lives_before_boot:
+            return Sign.UNKNOWN
+        return Sign.DEAD if life < host.lives else Sign.ALIVE
 
     def live(self) -> list[SimulatedAgent]:
         """Return the agents that live, by name."""
