@@ -86,16 +86,17 @@ class Checkpointer:
         _finish_at_exit(self)
 
     def resume(self) -> int:
-        """Load what the agent says; return how many iterations are done, 0 at the start.
+        """Load what the agent says; return how many iterations are done.
 
-        Call it once, before the first iteration, on every rank.
+        At the start these are 0, or those of a DeepSpeed checkpoint that the script has loaded by
+        itself before. Call it once, before the first iteration, on every rank.
 
         Raises:
             AgentLostError: the agent is gone.
             ArenaError: the memory that the agent names cannot be used.
         """
         if self._session is None:
-            return 0
+            return self._state.iteration()
         return self._session.resume(self._user)
 
     def step(self, loss: Any = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from castor_runtime.trainer.exact_configurations import refuse_inexact, refuse_inexact_engine
 from castor_runtime.trainer.optimizer_state import OptimizerState
 from castor_runtime.trainer.sections import Section, lay_out, views
 
@@ -174,11 +175,13 @@ def _check(engine: Any) -> None:
             'set {"zero_optimization": {"stage": 3}} in its configuration'
         )
     zero = engine.optimizer
-    if getattr(zero, "swap_optimizer", False) or getattr(zero, "params_in_nvme_and_cpu", False):
+    if not hasattr(zero, "fp32_partitioned_groups_flat"):
         raise ValueError(
-            "Checkpointer cannot read state that DeepSpeed keeps on NVMe: set offload_optimizer "
-            'and offload_param to "cpu" or leave them out'
+            "Checkpointer needs an engine that trains, and this one has no optimizer: give "
+            "deepspeed.initialize(optimizer=...) or name one in its configuration"
         )
+    refuse_inexact(engine._config._param_dict)
+    refuse_inexact_engine(engine)
     if any(flat is None for flat in zero.fp16_partitioned_groups_flat):
         raise ValueError("Checkpointer cannot read parameters that were swapped out; keep them")
 

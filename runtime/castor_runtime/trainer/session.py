@@ -116,7 +116,9 @@ class TrainerSession:
                 break
             except DamagedError:
                 self._link.send("corrupt", rank=self._settings.rank, iteration=order["iteration"])
-        self._last = int(order["iteration"])
+        # From the start: what the script has loaded by itself, DeepSpeed's own checkpoints, counts.
+        from_start = order["tier"] == "scratch"
+        self._last = self._state.iteration() if from_start else int(order["iteration"])
         self._own = self._open(order["segments"][str(self._settings.rank)])
         self._link.send(
             "resumed", iteration=self._last, seconds={"wait": ordered - began, **seconds}
@@ -138,10 +140,15 @@ class TrainerSession:
         """See `Checkpointer.step`; `meta` is called when an iteration has ended."""
         self._progress()
         iteration = self._state.iteration()
-        if iteration == self._last:
-            return  # within gradient accumulation
         if not self._resumed:
             raise ValueError("call Checkpointer.resume() before the first iteration")
+        if iteration == self._last:
+            return  # within gradient accumulation
+        if iteration < self._last:
+            raise ValueError(
+                f"the engine counted {self._last} iterations, and now {iteration}: load a "
+                "DeepSpeed checkpoint before Checkpointer.resume(), not after it"
+            )
         began = time.monotonic()
         self._last = iteration
         self._line.iteration = iteration

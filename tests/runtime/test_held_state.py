@@ -1,0 +1,82 @@
+"""State in places of its own is held, or refused by name: real engines, one rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.long  # each starts real processes
+
+PROGRAM = str(Path(__file__).with_name("held_program.py"))
+ITERATIONS = 7
+STOP_AT = 5
+
+
+class Trial:
+    """Runs one mode of the program in one cluster of one rank."""
+
+    def __init__(self, make_cluster: Callable[..., Any], folder: Path, mode: str) -> None:
+        self._make = make_cluster
+        self._folder = folder
+        self._mode = mode
+
+    def _options(self, name: str, *more: int) -> tuple[dict[str, Any], Path]:
+        out = self._folder / f"{name}.json"
+        arguments = [PROGRAM, self._mode, str(out), str(ITERATIONS), *map(str, more)]
+        return {"arguments": arguments}, out
+
+    def whole(self) -> dict[str, Any]:
+        """Train without a failure."""
+        options, out = self._options("whole")
+        self._make(1, 1).run("script", options).results()
+        return dict(json.loads(out.read_text()))
+
+    def killed(self, wait_for: int = STOP_AT) -> dict[str, Any]:
+        """Train, be killed within an iteration, and train on to the end."""
+        cluster = self._make(1, 1)
+        options, _ = self._options("first", STOP_AT)
+        first = cluster.run("script", options)
+        first.wait_completed(wait_for)
+        first.kill()
+        options, out = self._options("again")
+        cluster.run("script", options).results()
+        return dict(json.loads(out.read_text()))
+
+    def refusal(self) -> str:
+        """Return the log of a run that is refused."""
+        run = self._make(1, 1).run("script", self._options("refused")[0])
+        assert run.wait_exit() == [1]
+        return str(run.logs())
+
+
+@pytest.fixture
+def trial(make_cluster: Callable[..., Any], tmp_path: Path) -> Callable[[str], Trial]:
+    return lambda mode: Trial(make_cluster, tmp_path, mode)
+
+
+def end(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: result[key] for key in ("cursor", "sha256", "torch")}
+
+
+def test_training_goes_on_from_a_deepspeed_checkpoint(trial: Callable[[str], Trial]) -> None:
+    trial("pretrain")._make(1, 1).run("script", trial("pretrain")._options("none")[0]).results()
+    whole = trial("pretrained").whole()
+    assert whole["start"] == 3, "the iterations that are done, not those that Castor saw"
+    assert whole["cursor"] == 2 * ITERATIONS, "no micro-batch counts as an iteration"
+    again = trial("pretrained").killed()
+    assert again["start"] == STOP_AT
+    assert end(again) == end(whole)
+
+
+def test_a_checkpoint_that_is_loaded_too_late_is_refused(trial: Callable[[str], Trial]) -> None:
+    assert (
+        "load a DeepSpeed checkpoint before Checkpointer.resume()" in trial("loaded_late").refusal()
+    )
+
+
+def test_an_engine_that_does_not_train_is_refused(trial: Callable[[str], Trial]) -> None:
+    assert "this one has no optimizer" in trial("without_optimizer").refusal()
