@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.evidence import Sight, sight_of_end, strongest
 from castor_policy.agents.messages import (
     AskPersist,
     Log,
@@ -40,7 +41,7 @@ def gather(generation: int = 1, agents: Sequence[str] = NAMES, **fields: object)
 
 
 def loading(generation: int = 1, **fields: object) -> Plan:
-    return replace(gather(generation), phase=Phase.LOAD, iteration=5, **fields)
+    return replace(gather(generation), phase=Phase.LOAD, **{"iteration": 5, **fields})
 
 
 def gathered(name: str, holdings: dict[str, tuple[int, ...]], **fields: object) -> AgentReport:
@@ -50,7 +51,24 @@ def gathered(name: str, holdings: dict[str, tuple[int, ...]], **fields: object) 
 
 def running(generation: int = 1, iteration: int = 6) -> list[AgentReport]:
     told = {"generation": generation, "state": State.RUNNING, "iteration": iteration}
-    return [report(name, **told) for name in NAMES]
+    return [report(name, complete=iteration, **told) for name in NAMES]
+
+
+def saw(one: AgentReport, *seen: Sight) -> AgentReport:
+    """The report of a machine that saw this fail."""
+    most = strongest(seen)
+    return replace(one, state=State.FAILED, kind=most.kind, reason=most.text(), seen=seen)
+
+
+def lost_peer(rank: int) -> Sight:
+    return sight_of_end(rank, 1, "closed by peer", lost_peer=True)
+
+
+def all_but(machine: int, failed: AgentReport) -> list[AgentReport]:
+    """One machine's report, and those of the others, whose ranks lost their connections."""
+    reports = [saw(one, lost_peer(rank)) for rank, one in enumerate(running())]
+    reports[machine] = failed
+    return reports
 
 
 def root(plan: Plan | None, reports: Sequence[AgentReport], spec: JobSpec = SPEC) -> Root:
@@ -210,21 +228,21 @@ def test_a_lost_machine_begins_a_generation_in_which_its_place_is_filled_already
     plan = written(told(made))
     assert (plan.generation, plan.phase, plan.iteration) == (2, Phase.GATHER, 0)
     assert plan.agents == (*NAMES[:3], "spare-0")
-    assert "node-3 lost" in plan.reason
+    assert plan.reason == "machine 3: the lease of agent node-3 expired"
 
 
 def test_a_software_failure_keeps_every_machine_in_its_place() -> None:
     reports = running()
-    reports[1] = replace(reports[1], state=State.FAILED, kind="exit", reason="rank 1 ended")
+    reports[1] = saw(reports[1], sight_of_end(1, -9, ""))
     plan = written(told(root(loading(), [*reports, report("spare-0")])))
     assert (plan.generation, plan.agents, plan.thorough) == (2, NAMES, False)
-    assert plan.reason == "machine 1: rank 1 ended"
+    assert plan.reason == "machine 1: rank 1 was killed by signal 9"
 
 
 def test_after_a_corrupt_source_everything_is_read_through() -> None:
     reports = running()
-    reports[1] = replace(reports[1], state=State.FAILED, kind="corrupt", reason="none left")
-    assert written(told(root(loading(), reports))).thorough
+    failed = saw(reports[1], Sight(-1, "corrupt", "none left"))
+    assert written(told(root(loading(), all_but(1, failed)))).thorough
 
 
 def test_a_report_of_an_earlier_generation_is_no_failure_of_this_one() -> None:
@@ -245,21 +263,60 @@ def test_attempts_count_from_the_last_generation_that_made_progress(
     iteration: int, attempts: int
 ) -> None:
     reports = running(iteration=iteration)
-    reports[0] = replace(reports[0], state=State.FAILED, kind="exit", reason="again")
+    reports[0] = saw(reports[0], sight_of_end(0, -9, ""))
     plan = written(told(root(loading(attempts=1), reports)))
     assert (plan.phase, plan.attempts) == (Phase.GATHER, attempts)
 
 
+def test_an_iteration_whose_checkpoint_failed_is_no_progress() -> None:
+    """Case c04 of the trials: a script whose step() always raises ended iterations for ever."""
+    reports = [replace(one, complete=5) for one in running(iteration=6)]
+    reports[0] = saw(reports[0], sight_of_end(0, -9, ""))
+    assert written(told(root(loading(attempts=1), reports))).attempts == 2
+
+
+def test_an_error_that_recurs_is_no_progress_before_the_job_is_farther_than_ever() -> None:
+    failed = saw(running(iteration=8)[0], sight_of_end(0, 1, "ValueError: 0x7f00aa at rank 0"))
+    reports = [failed, *(saw(one, lost_peer(r)) for r, one in enumerate(running()[1:], 1))]
+    first = written(told(root(loading(attempts=1), reports)))
+    assert (first.attempts, first.reached, first.words) == (0, 8, "ValueError: # at rank #")
+    again = loading(attempts=1, reached=8, words=first.words)
+    assert written(told(root(again, reports))).attempts == 2
+    assert written(told(root(replace(again, reached=7), reports))).attempts == 0
+
+
 def test_it_gives_up_after_too_many_attempts_and_at_once_where_memory_is_too_small() -> None:
     reports = running(iteration=5)
-    reports[0] = replace(reports[0], state=State.FAILED, kind="exit", reason="again")
+    reports[0] = saw(reports[0], sight_of_end(0, -9, ""))
     given_up = written(told(root(loading(attempts=2), reports)))
-    assert (given_up.phase, given_up.reason) == (
+    assert (given_up.phase, given_up.generation, given_up.reason) == (
         Phase.FAILED,
-        "3 attempts in a row: machine 0: again",
+        1,
+        "3 attempts in a row completed no iteration: machine 0: rank 0 was killed by signal 9",
     )
-    reports[0] = replace(reports[0], kind="memory", reason="needs 9 GiB")
-    assert written(told(root(loading(), reports))).reason == "machine 0: needs 9 GiB"
+    failed = saw(running()[0], Sight(-1, "memory", "needs 9 GiB"))
+    assert written(told(root(loading(), all_but(0, failed)))).reason == "machine 0: needs 9 GiB"
+
+
+def test_an_error_at_the_start_that_comes_twice_in_the_same_words_ends_the_job() -> None:
+    def reports(port: int) -> list[AgentReport]:
+        words = f"OSError: port {port} is taken"
+        return [saw(one, sight_of_end(r, 1, words)) for r, one in enumerate(running(0, 0))]
+
+    def failing(port: int, generation: int) -> list[AgentReport]:
+        return [replace(one, generation=generation) for one in reports(port)]
+
+    start = loading(iteration=0)
+    again = written(told(root(start, failing(4711, 1))))
+    assert (again.phase, again.generation) == (Phase.GATHER, 2)
+    start = replace(start, generation=2, words=again.words, attempts=1)
+    ended = written(told(root(start, failing(4712, 2))))
+    assert ended.phase == Phase.FAILED
+    assert ended.reason.startswith("the same error twice before the first iteration: machine 0:")
+    other = written(told(root(replace(start, words="another"), failing(4712, 2))))
+    assert other.phase == Phase.GATHER
+    trained = written(told(root(replace(start, reached=3), failing(4712, 2))))
+    assert trained.phase == Phase.GATHER
 
 
 # ---- persistent checkpoints ----------------------------------------------------------------------

@@ -257,8 +257,10 @@ def test_without_memory_every_replica_is_invalid_and_the_tier_is_offered_at_once
 @pytest.mark.parametrize(
     ("event", "kind"),
     [
-        (TrainerEnded(1, 0, -9), "exit"),
+        (TrainerEnded(1, 0, -9), "signal"),
         (TrainerEnded(1, 0, 1, "boom"), "exit"),
+        (TrainerEnded(1, 0, 1, "gone", lost_peer=True), "connection"),
+        (TrainerEnded(1, 0, 0, left_early=True), "exit"),
         (TrainerHung(1, 0, "stands still"), "hang"),
         (MemoryRefused(1, "table"), "memory"),
     ],
@@ -273,10 +275,39 @@ def test_a_failure_is_reported_once_and_leaves_the_rest_to_the_root(
     assert told(made, event) == []
 
 
+def test_the_other_ranks_of_a_failed_machine_are_told_of_too_and_what_says_most_comes_first() -> (
+    None
+):
+    """The rank that lost its connection to the one beside it may well be noticed sooner."""
+    made = training(job(ranks_per_machine=2))
+    told(made, TrainerEnded(1, 0, 1, "closed by peer", lost_peer=True))
+    assert made.report.kind == "connection"
+    (report,) = told(made, TrainerEnded(1, 1, -9))
+    assert isinstance(report, Report)
+    assert [(sight.rank, sight.kind) for sight in report.report.seen] == [
+        (0, "connection"),
+        (1, "signal"),
+    ]
+    assert (report.report.kind, report.report.reason) == (
+        "signal",
+        "rank 1 was killed by signal 9",
+    )
+
+
+def test_a_failure_says_how_far_training_had_come() -> None:
+    made = training()
+    told(made, Progressed(1, 8, 7))
+    told(made, Progressed(1, 9, 8))  # within a second of the last report
+    told(made, TrainerEnded(1, 0, -9))
+    assert (made.report.iteration, made.report.complete) == (9, 8)
+
+
 def test_the_end_of_every_rank_is_finalised_then_finished() -> None:
     made = training(job(ranks_per_machine=2))
-    assert told(made, TrainerEnded(1, 0, 0)) == []
-    assert told(made, TrainerEnded(1, 1, 0)) == [Finalise(1)]
+    (first,) = told(made, TrainerEnded(1, 0, 0))
+    assert isinstance(first, Report)
+    assert first.report.ended == (0,)
+    assert told(made, TrainerEnded(1, 1, 0))[-1] == Finalise(1)
     told(made, Finalised(1))
     assert made.report.state == State.FINISHED
 

@@ -96,7 +96,7 @@ def train(
         str, typer.Option(metavar="SIZE", help="Most memory for checkpoints on a machine.")
     ] = "",
     max_attempts: Annotated[
-        int, typer.Option(help="Recoveries in a row without progress before giving up.")
+        int, typer.Option(help="Recoveries in a row that complete no iteration before giving up.")
     ] = 5,
     kill: Annotated[
         list[str] | None,

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
+from castor_policy.agents.evidence import Culprit, Sight
+
 PROTOCOL = 1
 """Goes up when a document changes its meaning; agents of different protocols do not mix."""
 
@@ -76,7 +78,8 @@ class JobSpec(_Document):
         shortest_span_s: idle spans below it are left alone.
         paced_copy_bps: rate of a stand-in for a GPU's copy engine; 0: there is none.
         memory_limit_bytes: most CPU memory a machine may spend on checkpoints; 0: what there is.
-        max_attempts: generations in a row without a new iteration after which the job gives up.
+        max_attempts: generations in a row without a new complete iteration after which the job
+            gives up.
         protocol: `PROTOCOL`.
     """
 
@@ -162,8 +165,13 @@ class Plan(_Document):
             number first where its own memory has it. Empty for "storage" and "scratch".
         addresses: for each machine the address of its agent's checkpoint server.
         rendezvous: host:port at which the trainers of this generation meet.
-        attempts: generations since the last one that finished an iteration.
+        attempts: generations since the last one that completed an iteration: all its replicas
+            had arrived.
         thorough: a source was found bad: what is offered now is read against its checksums first.
+        culprits: who is held responsible for the failure before; empty if nobody saw.
+        seen: what else was seen of it, a sentence each.
+        words: what that failure said, if it was a trainer's own error; see `recurring_words`.
+        reached: the newest iteration that was complete in any generation before.
     """
 
     generation: int
@@ -179,6 +187,10 @@ class Plan(_Document):
     rendezvous: str = ""
     attempts: int = 0
     thorough: bool = False
+    culprits: tuple[Culprit, ...] = ()
+    seen: tuple[str, ...] = ()
+    words: str = ""
+    reached: int = 0
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +199,8 @@ class Plan(_Document):
             "incarnations": tuple(record["incarnations"]),
             "sources": _tuples(record["sources"]),
             "addresses": tuple(record["addresses"]),
+            "culprits": tuple(Culprit(**one) for one in record.get("culprits", ())),
+            "seen": tuple(record.get("seen", ())),
         }
 
     def machine_of(self, agent: str, incarnation: str) -> int | None:
@@ -249,11 +263,12 @@ class AgentReport(_Document):
         holdings: for each rank (as a string), the complete iterations of its part held here.
         persistent: complete persistent iterations that it sees.
         rendezvous: host:port that its first trainer would use (GATHERED).
-        reason: what failed (FAILED).
-        kind: of the failure: "exit" or "hang" of a trainer, "memory" (the parts do not fit),
-            "corrupt" (a part that no source could give), "isolated" (cut off or left behind) or
-            "start" (the plan came before its gathering).
+        reason: what failed (FAILED): of what was seen, what says most.
+        kind: of that, a `FailureKind`.
+        seen: all that it saw fail in this generation, in order; more may come after `FAILED`.
+        ended: ranks whose trainers said that they had finished, and ended with code 0.
         iteration: the newest iteration that its trainers finished in this generation.
+        complete: the newest of which they know that all replicas have arrived everywhere.
         redundant: all replicas that belong here are here.
         memory_bytes: checkpoint memory that it has taken.
         standing: for each rank (as a string) how far it has come (`trainer_watch.Position`), once
@@ -272,7 +287,10 @@ class AgentReport(_Document):
     rendezvous: str = ""
     reason: str = ""
     kind: str = ""
+    seen: tuple[Sight, ...] = ()
+    ended: tuple[int, ...] = ()
     iteration: int = 0
+    complete: int = 0
     redundant: bool = False
     memory_bytes: int = 0
     standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -287,6 +305,8 @@ class AgentReport(_Document):
             "persistent": tuple(record["persistent"]),
             "standing": standing,
             "life": Life(**record.get("life", {})),
+            "seen": tuple(Sight(**one) for one in record.get("seen", ())),
+            "ended": tuple(record.get("ended", ())),
         }
 
 

@@ -142,12 +142,23 @@ class TrainerRefused:
 
 @dataclass(frozen=True, slots=True)
 class TrainerEnded:
-    """A trainer's process ended; negative codes are signals, as in `subprocess`."""
+    """A trainer's process ended; negative codes are signals, as in `subprocess`.
+
+    Attributes:
+        generation: its trainer's.
+        rank: its trainer's.
+        code: its exit code.
+        reason: its last words.
+        lost_peer: they are those of a process that lost its connection to another.
+        left_early: it ended with 0 and had not said that it had finished.
+    """
 
     generation: int
     rank: int
     code: int
     reason: str = ""
+    lost_peer: bool = False
+    left_early: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from castor_policy.agents.attempts import (
+    furthest,
+    given_up,
+    moved_on,
+    recurring_words,
+    recurs_at_start,
+)
+from castor_policy.agents.culprit import Verdict, detected, judge, lease_expired, window_s
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.evidence import Culprit, FailureKind
 from castor_policy.agents.messages import (
     AskPersist,
     Log,
@@ -27,7 +36,7 @@ from castor_policy.agents.messages import (
 )
 from castor_policy.agents.standstill import Standstill, standstill
 from castor_policy.agents.store_view import StoreView
-from castor_policy.events import EventKind, Value
+from castor_policy.events import EventKind
 from castor_policy.placement import Placement
 from castor_policy.recovery import Tier, plan_recovery
 
@@ -70,6 +79,7 @@ class Root:
         self._placement = placement_of(spec)
         self._since_s = now_s
         self._pending: Plan | None = None
+        self._failed_since: tuple[int, float] | None = None
         self._requested_s: dict[int, float] = {}
         self._persist_due_s = now_s + spec.persist_every_s
         self._asked = 0
@@ -166,11 +176,14 @@ class Root:
         agents, incarnations = list(plan.agents), list(plan.incarnations)
         effects: list[RootEffect] = []
         empty = []
+        lost: list[Culprit] = []
         for machine, name in enumerate(plan.agents):
             report = self.reports.get(name)
             if name and report is None:
                 agents[machine] = incarnations[machine] = ""
-                effects.append(self._lost(plan.generation, machine, name))
+                gone = Culprit(machine, -1, name, FailureKind.LEASE, lease_expired(name))
+                lost.append(gone)
+                effects.append(detected(plan.generation, gone, plan.seen))
             elif report is not None:
                 incarnations[machine] = report.incarnation
             if not agents[machine]:
@@ -193,7 +206,12 @@ class Root:
                 )
             else:
                 effects += self._requested([(machine, f"{plan.generation}-{machine}")], now_s)
-        filled = replace(plan, agents=tuple(agents), incarnations=tuple(incarnations))
+        filled = replace(
+            plan,
+            agents=tuple(agents),
+            incarnations=tuple(incarnations),
+            culprits=(*plan.culprits, *(one for one in lost if one not in plan.culprits)),
+        )
         return filled, effects
 
     def _requested(self, wanted: Sequence[tuple[int, str]], now_s: float) -> list[RootEffect]:
@@ -250,122 +268,83 @@ class Root:
 
     def _watch(self, plan: Plan, now_s: float) -> list[RootEffect]:
         members = [self._member(plan, machine) for machine in range(self.spec.machines)]
-        effects: list[RootEffect] = []
-        lost = [machine for machine, report in enumerate(members) if report is None]
         current = [r for r in members if r is not None and r.generation == plan.generation]
-        failed = [report for report in current if report.state == State.FAILED]
         still = standstill(self.spec, current)
-        if lost or failed or still is not None:
-            return self._next_generation(plan, lost, failed, current, still)
+        failed = any(report.state == State.FAILED for report in current)
+        if None in members or failed or still is not None:
+            return self._failed(plan, members, current, still, now_s)
         if len(current) == self.spec.machines and all(
             report.state == State.FINISHED for report in current
         ):
             return [self._write(replace(plan, phase=Phase.FINISHED, reason="finished"))]
-        effects.extend(self._persist(current, now_s))
-        return effects
+        return self._persist(current, now_s)
 
-    def _next_generation(
+    def _failed(
         self,
         plan: Plan,
-        lost: Sequence[int],
-        failed: Sequence[AgentReport],
+        members: Sequence[AgentReport | None],
         current: Sequence[AgentReport],
-        still: Standstill | None = None,
+        still: Standstill | None,
+        now_s: float,
     ) -> list[RootEffect]:
-        following = plan.generation + 1
-        moved_on = any(report.iteration > plan.iteration for report in current)
-        attempts = 0 if moved_on else plan.attempts + 1
-        effects: list[RootEffect] = []
-        reasons = []
-        for report in failed:
-            machine = plan.agents.index(report.agent)
-            reasons.append(f"machine {machine}: {report.reason}")
-            effects.append(
-                Log(
-                    EventKind.DETECTED,
-                    {
-                        "generation": following,
-                        "failure": "software",
-                        "how": report.kind,
-                        "machine": machine,
-                        "agent": report.agent,
-                        "cause": report.reason,
-                    },
-                )
-            )
-        if still is not None:
-            reasons.append(still.reason)
-            effects += self._stalled(plan, still)
-        for machine in lost:
-            name = plan.agents[machine]
-            restarted = name in self.reports
-            reasons.append(
-                f"machine {machine}: agent {name} {'restarted' if restarted else 'lost'}"
-            )
-            if restarted:
-                effects.append(
-                    Log(
-                        EventKind.DETECTED,
-                        {
-                            "generation": following,
-                            "failure": "software",
-                            "how": "agent",
-                            "machine": machine,
-                            "agent": name,
-                            "cause": "the agent was restarted",
-                        },
-                    )
-                )
-        reason = "; ".join(reasons)
-        unfit = next((report for report in failed if report.kind == "memory"), None)
-        if unfit is not None or attempts > self.spec.max_attempts:
-            given_up = reason if unfit is not None else f"{attempts} attempts in a row: {reason}"
-            return [*effects, self._write(replace(plan, phase=Phase.FAILED, reason=given_up))]
+        """Judge what failed, at once or when all have said what they saw of it."""
+        if self._failed_since is None or self._failed_since[0] != plan.generation:
+            self._failed_since = (plan.generation, now_s)
+        lost = {
+            machine: FailureKind.AGENT
+            if plan.agents[machine] in self.reports
+            else FailureKind.LEASE
+            for machine, report in enumerate(members)
+            if report is None
+        }
+        told = {machine: report for machine, report in enumerate(members) if report is not None}
+        verdict = judge(self.spec, plan, lost, told, still)
+        waited_s = now_s - self._failed_since[1]
+        if not verdict.certain and waited_s < window_s(self.spec):
+            return []
+        return self._next_generation(plan, verdict, current)
+
+    def _next_generation(
+        self, plan: Plan, verdict: Verdict, current: Sequence[AgentReport]
+    ) -> list[RootEffect]:
+        words = recurring_words(verdict.culprits)
+        attempts = 0 if moved_on(plan, current, words) else plan.attempts + 1
         next_plan = Plan(
-            generation=following,
+            generation=plan.generation + 1,
             term=self.term,
             phase=Phase.GATHER,
             agents=plan.agents,
             incarnations=plan.incarnations,
-            reason=reason,
+            reason=verdict.reason,
             attempts=attempts,
-            thorough=any(report.kind == "corrupt" for report in failed),
+            thorough=any(one.kind == FailureKind.CORRUPT for one in verdict.culprits),
+            culprits=verdict.culprits,
+            seen=verdict.others,
+            words=words,
+            reached=max(plan.reached, furthest(current)),
         )
+        # Of a lost machine it is told where its place is filled.
+        effects: list[RootEffect] = [
+            detected(next_plan.generation, one, verdict.others)
+            for one in verdict.culprits or (None,)
+            if one is None or one.kind != FailureKind.LEASE
+        ]
+        given_up = self._given_up(plan, verdict, current, attempts)
+        if given_up:
+            failed = replace(next_plan, phase=Phase.FAILED, generation=plan.generation)
+            return [*effects, self._write(replace(failed, reason=given_up))]
         # Machines are filled in the same write: with a standby at hand there is one round only.
         filled, filling = self._fill(next_plan, float("-inf"))
         return [*effects, *filling, self._write(filled)]
 
-    def _stalled(self, plan: Plan, still: Standstill) -> list[RootEffect]:
-        """Return what the log says of a standstill: of each machine that did not come, or once."""
-        behind = sorted({rank // self.spec.ranks_per_machine for rank in still.ranks})
-        known: dict[str, Value] = {
-            "generation": plan.generation + 1,
-            "failure": "software",
-            "how": "stall",
-            "cause": still.reason,
-        }
-        if not behind:
-            return [Log(EventKind.DETECTED, {**known, "machine": None, "agent": ""})]
-        return [
-            Log(
-                EventKind.DETECTED,
-                {**known, "machine": machine, "agent": plan.agents[machine]},
-            )
-            for machine in behind
-        ]
-
-    def _lost(self, generation: int, machine: int, agent: str) -> Log:
-        return Log(
-            EventKind.DETECTED,
-            {
-                "generation": generation,
-                "failure": "hardware",
-                "how": "lease",
-                "machine": machine,
-                "agent": agent,
-                "cause": f"the lease of agent {agent} expired",
-            },
-        )
+    def _given_up(
+        self, plan: Plan, verdict: Verdict, current: Sequence[AgentReport], attempts: int
+    ) -> str:
+        if any(one.kind == FailureKind.MEMORY for one in verdict.culprits):
+            return verdict.reason
+        if recurs_at_start(plan, current, recurring_words(verdict.culprits)):
+            return f"the same error twice before the first iteration: {verdict.reason}"
+        return given_up(self.spec, attempts, verdict.reason)
 
     def _member(self, plan: Plan, machine: int) -> AgentReport | None:
         """Return the report of the agent that fills `machine`, in the life that the plan names."""

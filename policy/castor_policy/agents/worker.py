@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, strongest
 from castor_policy.agents.messages import (
     Campaign,
     Exit,
@@ -61,6 +62,8 @@ PING_EVERY_S = 0.5
 REPORT_PROGRESS_S = 1.0
 """The report's iteration is for people and for counting attempts: not worth a write each."""
 
+_UNGATHERED = "the plan came before its gathering"
+
 
 NAME_TAKEN = 2
 """Exit code of an agent whose name is another's; nothing restarts it, and it frees no memory."""
@@ -98,6 +101,7 @@ class Worker:
         self._may_checkpoint = False
         self._resumed: set[int] = set()
         self._ended: set[int] = set()
+        self._progress = (0, 0)
         self._persist = 0
         self._in_session = False
         self._store_silent = False
@@ -146,21 +150,17 @@ class Worker:
                 return self._gathered(event)
             case TrainerResumed(_, rank):
                 return self._trainer_resumed(rank)
-            case TrainerEnded(_, rank, 0, _):
-                return self._trainer_finished(rank)
-            case TrainerEnded(_, rank, code, reason):
-                said = f": {reason}" if reason else ""
-                ended = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-                return self._fail("exit", f"rank {rank} {ended}{said}")
+            case TrainerEnded():
+                return self._trainer_ended(event)
             case TrainerHung(_, rank, reason):
-                return self._fail("hang", f"rank {rank} {reason}")
+                return self._saw(Sight(rank, FailureKind.HANG, reason))
             case TrainersStanding(_, positions):
                 # Who is missing is the root's to say: it sees the ranks of all machines.
                 return self._change(
                     standing={str(rank): reached for rank, reached in sorted(positions.items())}
                 )
             case MemoryRefused(_, reason):
-                return self._fail("memory", reason)
+                return self._fail(FailureKind.MEMORY, reason)
             case Finalised():
                 return self._change(state=State.FINISHED)
             case Verified() | Fetched() | FetchFailed() | TrainerRefused():
@@ -175,6 +175,8 @@ class Worker:
             return False
         if generation != self.generation or self.machine is None:
             return True
+        if self.report.state == State.FAILED and isinstance(event, TrainerEnded | TrainerHung):
+            return False  # who failed first is not always who failed first of all
         return self._is_over()
 
     def _is_over(self) -> bool:
@@ -234,7 +236,7 @@ class Worker:
         unheard = now_s - heard_s >= self.spec.lease_s / 2
         if expired and unheard:
             cut_off = "cut off from the store and from every peer; the lease must have expired"
-            return [*self._fail("isolated", cut_off), StopTrainers()]
+            return [*self._fail(FailureKind.ISOLATED, cut_off), StopTrainers()]
         if now_s - self._pinged_s < PING_EVERY_S:
             return []
         self._pinged_s = now_s
@@ -248,7 +250,7 @@ class Worker:
         if newest_generation <= self.generation or self._is_over():
             return []
         behind = f"a peer knows generation {newest_generation}; this machine was left behind"
-        return [*self._fail("isolated", behind), StopTrainers()]
+        return [*self._fail(FailureKind.ISOLATED, behind), StopTrainers()]
 
     # ---- the plan ----------------------------------------------------------------------------
 
@@ -285,7 +287,7 @@ class Worker:
         self.generation, self.machine = plan.generation, machine
         self._inspected, self._parts = None, None
         self._may_checkpoint = False
-        self._resumed, self._ended = set(), set()
+        self._resumed, self._ended, self._progress = set(), set(), (0, 0)
         return [StopTrainers(), Inspect(plan.generation, machine, plan.thorough)]
 
     def _gathered(self, inspected: Inspected) -> list[WorkerEffect]:
@@ -305,7 +307,7 @@ class Worker:
         known = self._inspected
         if known is None or known.generation != plan.generation or machine != self.machine:
             self.generation, self.machine = plan.generation, machine
-            return [StopTrainers(), *self._fail("start", "the plan came before its gathering")]
+            return [StopTrainers(), *self._fail(FailureKind.START, _UNGATHERED)]
         in_memory = plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
         self._parts = PartLoading(self.spec, plan, machine, known.holdings)
         self._asking_since_s = None
@@ -327,7 +329,7 @@ class Worker:
             return []
         effects = self._parts.handle(event)
         if self._parts.failed:
-            return [*effects, *self._fail("corrupt", self._parts.failed)]
+            return [*effects, *self._fail(FailureKind.CORRUPT, self._parts.failed)]
         return [*effects, *self._settled()]
 
     def _settled(self) -> list[WorkerEffect]:
@@ -348,11 +350,22 @@ class Worker:
             return []
         return self._change(state=State.RUNNING)
 
-    def _trainer_finished(self, rank: int) -> list[WorkerEffect]:
-        self._ended.add(rank)
+    def _trainer_ended(self, event: TrainerEnded) -> list[WorkerEffect]:
+        if event.code or event.left_early:
+            return self._saw(
+                sight_of_end(
+                    event.rank,
+                    event.code,
+                    event.reason,
+                    lost_peer=event.lost_peer,
+                    left_early=event.left_early,
+                )
+            )
+        self._ended.add(event.rank)
+        told = self._change(ended=tuple(sorted(self._ended)))
         if len(self._ended) < self.spec.ranks_per_machine:
-            return []
-        return [Finalise(self.generation)]
+            return told
+        return [*told, Finalise(self.generation)]
 
     def _progressed(self, event: Progressed, now_s: float) -> list[WorkerEffect]:
         if event.generation != self.generation or self.plan is None:
@@ -364,11 +377,14 @@ class Worker:
             and self._may_checkpoint
         ):
             effects += self._redundant()
-        newer = event.iteration > self.report.iteration
-        first = self.report.iteration == 0
+        # Without checkpoints there is nothing to complete.
+        complete = event.iteration if self.spec.scheme == "none" else event.agreed
+        self._progress = (event.iteration, complete)
+        newer = self._progress > (self.report.iteration, self.report.complete)
+        first = self.report.iteration == 0 or self.report.complete <= self.plan.iteration < complete
         if newer and (first or now_s - self._reported_s >= REPORT_PROGRESS_S):
             self._reported_s = now_s
-            effects += self._change(iteration=event.iteration)
+            effects += self._change(iteration=event.iteration, complete=complete)
         return effects
 
     def _persisting(self) -> list[WorkerEffect]:
@@ -378,7 +394,23 @@ class Worker:
         return [Persist(self.generation, self._persist)]
 
     def _fail(self, kind: str, reason: str) -> list[WorkerEffect]:
-        return self._change(state=State.FAILED, kind=kind, reason=reason)
+        return self._saw(Sight(-1, kind, reason))
+
+    def _saw(self, sight: Sight) -> list[WorkerEffect]:
+        """Fail, or say what else has failed: of each rank that of which there is one sight."""
+        seen = self.report.seen if self.report.generation == self.generation else ()
+        if any((one.rank, one.kind) == (sight.rank, sight.kind) for one in seen):
+            return []
+        seen = (*seen, sight)
+        most, (iteration, complete) = strongest(seen), self._progress
+        return self._change(
+            state=State.FAILED,
+            kind=most.kind,
+            reason=most.text(),
+            seen=seen,
+            iteration=iteration,
+            complete=complete,
+        )
 
     def _change(self, **changes: object) -> list[WorkerEffect]:
         """Change the report; a report of a new generation starts from nothing."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_policy.agents.documents import JobSpec, Plan
+from castor_policy.agents.evidence import tells_of_lost_peer
 from castor_policy.agents.messages import (
     Fetch,
     Finalised,
@@ -27,13 +28,13 @@ from castor_policy.recovery import Tier
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.holding import Holding
 from castor_runtime.agent.host_link import HostLink
-from castor_runtime.agent.log_tail import last_words
+from castor_runtime.agent.log_tail import last_line, log_end
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.persisting import Described, Persister
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
-from castor_runtime.arena import ControlBlock
+from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.transport import PeerClient
 
 
@@ -112,15 +113,17 @@ class Machine:
         await self._host.ready.wait()
         for local, rank in enumerate(self.spec.ranks_of(machine)):
             self.control.rank(local).clear()
+            log = self._folder / f"rank-{rank}.log"
+            said_before = log.stat().st_size if log.exists() else 0
             pid = await self._host.start_trainer(
                 rank,
                 self.spec.script,
                 self.spec.arguments,
                 self._environment(plan, machine, local, rank),
-                self._folder / f"rank-{rank}.log",
+                log,
             )
             self.trainers[rank] = pid
-            self._spawn(self._wait_for_end(plan.generation, rank, pid))
+            self._spawn(self._wait_for_end(plan.generation, local, rank, said_before))
             self._log.write(
                 EventKind.TRAINER_STARTED,
                 {"generation": plan.generation, "rank": rank, "pid": pid},
@@ -163,10 +166,19 @@ class Machine:
             "CASTOR_TRAINER": json.dumps(trainer),
         }
 
-    async def _wait_for_end(self, generation: int, rank: int, pid: int) -> None:
-        code = await self._host.ended(pid)
-        said = last_words(self._folder / f"rank-{rank}.log") if code > 0 else ""
-        self._emit(TrainerEnded(generation, rank, code, said))
+    async def _wait_for_end(self, generation: int, local: int, rank: int, said_before: int) -> None:
+        code = await self._host.ended(self.trainers[rank])
+        said = log_end(self._folder / f"rank-{rank}.log", said_before) if code else ""
+        self._emit(
+            TrainerEnded(
+                generation,
+                rank,
+                code,
+                last_line(said) if code > 0 else "",
+                lost_peer=tells_of_lost_peer(said),
+                left_early=code == 0 and self.control.rank(local).phase != TrainerPhase.FINISHED,
+            )
+        )
 
     async def _on_message(self, generation: int, rank: int, message: dict[str, Any]) -> None:
         if generation != self.generation:

@@ -76,7 +76,8 @@ class Screen:
                 self._completed(event)
             case kind if kind in _LINES:
                 template, style = _LINES[kind]
-                text = _shortened(template.format_map(_Shown(event.fields)))
+                fields = {**event.fields, "who": _culprit(event.fields)}
+                text = _shortened(template.format_map(_Shown(fields)))
                 if not self._quiet or kind in (EventKind.FAILURE, EventKind.DETECTED):
                     self.say(event.time_ns, text, style)
             case _:
@@ -173,6 +174,12 @@ def _shortened(text: str) -> str:
     return line if len(line) <= _LINE_LENGTH else line[: _LINE_LENGTH - 3] + "..."
 
 
+def _culprit(fields: Mapping[str, Any]) -> str:
+    """Return who is held responsible, before what for; "" if nobody is."""
+    machine, agent = fields.get("machine"), fields.get("agent")
+    return "" if machine is None else f"machine {machine} ({agent}): "
+
+
 class _Shown(dict[str, Any]):
     """An event's fields for a template: those that are missing are shown as "?"."""
 
@@ -186,7 +193,7 @@ class _Shown(dict[str, Any]):
 _LINES: dict[EventKind, tuple[str, str]] = {
     EventKind.RUN_STARTED: ("{machines} machines, {ranks} ranks, {replicas} replicas", "bold"),
     EventKind.FAILURE: ("FAILURE injected: {target} ({failure}), iteration {iteration}", "red"),
-    EventKind.DETECTED: ("detected: machine {machine} ({agent}): {cause}", "yellow"),
+    EventKind.DETECTED: ("detected: {who}{cause}", "yellow"),
     EventKind.PLANNED: (
         "plan: generation {generation} loads iteration {iteration} from {tier}",
         "cyan",

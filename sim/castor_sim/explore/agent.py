@@ -198,7 +198,9 @@ class SimulatedAgent:
     def trainer_ended(self, trainer: Trainer, code: int) -> None:
         """Pass on that a trainer's process has ended, unless it was killed from here."""
         if self.trainers.get(trainer.rank) is trainer:
-            self.see(TrainerEnded(trainer.generation, trainer.rank, code))
+            # By itself a trainer ends with an error only where its peers have gone.
+            lost = code == 1
+            self.see(TrainerEnded(trainer.generation, trainer.rank, code, lost_peer=lost))
 
     def _watch_trainers(self) -> None:
         self._watch_progress()

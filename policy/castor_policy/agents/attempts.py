@@ -1,0 +1,67 @@
+"""When a job is given up: what counts as progress, and which errors only recur.
+
+An attempt is a generation that completed no iteration: one whose replicas have all arrived. An
+iteration that ended, but whose checkpoint failed, is done again and may fail again, for ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from castor_policy.agents.documents import AgentReport, JobSpec, Plan
+from castor_policy.agents.evidence import Culprit, FailureKind
+
+_VARYING = re.compile(
+    r"0x[0-9a-fA-F]+"  # addresses in memory
+    r"|\b[0-9a-fA-F]{8,}\b"
+    r"|\d+(?:[.:]\d+)*"  # ranks, ports, times, dates, host addresses
+)
+
+
+def moved_on(plan: Plan, reports: Sequence[AgentReport], words: str) -> bool:
+    """Whether the generation of `plan` completed an iteration that the job did not have.
+
+    An error that comes again in the same words before the job is farther than it ever was has only
+    been repeated, even where the job had gone back to an older checkpoint meanwhile.
+
+    Args:
+        plan: of the generation that failed.
+        reports: of its machines.
+        words: what the failure said, see `recurring_words`.
+    """
+    complete = furthest(reports)
+    repeated = words and words == plan.words and complete <= plan.reached
+    return complete > plan.iteration and not repeated
+
+
+def furthest(reports: Sequence[AgentReport]) -> int:
+    """Return the newest iteration that any of the reports knows to be complete."""
+    return max((report.complete for report in reports), default=0)
+
+
+def recurring_words(culprits: Sequence[Culprit]) -> str:
+    """Return what an error said, such that it is equal if it comes again; "" if it said nothing.
+
+    Only trainers' own errors have words. Addresses, ranks, ports and times are left out.
+    """
+    own = [one for one in culprits if one.kind == FailureKind.EXIT]
+    said = sorted({_VARYING.sub("#", one.words or _without_rank(one)) for one in own})
+    return "; ".join(said)
+
+
+def recurs_at_start(plan: Plan, reports: Sequence[AgentReport], words: str) -> bool:
+    """Whether an error came twice in the same words and no iteration ever ended: it will again."""
+    began = plan.reached or any(report.iteration for report in reports)
+    return bool(words) and words == plan.words and not began
+
+
+def given_up(spec: JobSpec, attempts: int, reason: str) -> str:
+    """Return why a job is given up after so many attempts; "" if it goes on."""
+    if attempts <= spec.max_attempts:
+        return ""
+    return f"{attempts} attempts in a row completed no iteration: {reason}"
+
+
+def _without_rank(culprit: Culprit) -> str:
+    return culprit.cause.removeprefix(f"rank {culprit.rank} ")

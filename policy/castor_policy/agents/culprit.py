@@ -1,0 +1,171 @@
+"""Who is held responsible for a failure, from what all agents saw of it.
+
+What is nearest the cause is named, and everybody else who saw something is quoted apart:
+
+1. a lost lease or a restarted agent, and beside it whatever was killed by a signal;
+2. an error of a trainer's own, a process that stands still, a rank that all others wait for, a part
+   that cannot be had;
+3. an exit with code 0 while others trained on, if every other machine lost its connection;
+4. nobody: a lost connection is seen by everyone but who caused it.
+
+Sights of the first kind need no others beside them. For the rest the root waits until every rank is
+accounted for, or for `window_s`: a symptom often comes sooner than what it is a symptom of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from castor_policy.agents.documents import AgentReport, JobSpec, Plan, State
+from castor_policy.agents.evidence import (
+    AT_ONCE,
+    OWN,
+    Culprit,
+    FailureKind,
+    Sight,
+    sight_of_end,
+    strength,
+)
+from castor_policy.agents.messages import Log
+from castor_policy.agents.standstill import Standstill
+from castor_policy.events import EventKind
+
+_WINDOW_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known of one failure.
+
+    Attributes:
+        culprits: who is held responsible, by machine; empty: nobody saw.
+        others: what else was seen, a sentence each; symptoms, and things that may be ones.
+        certain: later sights would change nothing, or none are to come.
+    """
+
+    culprits: tuple[Culprit, ...]
+    others: tuple[str, ...]
+    certain: bool
+
+    @property
+    def reason(self) -> str:
+        """The failure in words."""
+        if self.culprits:
+            return "; ".join(f"machine {one.machine}: {one.cause}" for one in self.culprits)
+        return f"what failed is not known; {'; '.join(self.others)}"
+
+
+def window_s(spec: JobSpec) -> float:
+    """Return how long weak evidence waits for better.
+
+    Only failures that nobody saw cost it: most are of a whole machine, and its lease takes longer.
+    """
+    return min(_WINDOW_S, spec.lease_s / 4)
+
+
+def judge(
+    spec: JobSpec,
+    plan: Plan,
+    lost: Mapping[int, str],
+    members: Mapping[int, AgentReport],
+    still: Standstill | None = None,
+) -> Verdict:
+    """Say who is responsible for the failure of a generation.
+
+    Args:
+        spec: the job.
+        plan: of the generation that failed; reports of others say nothing of it.
+        lost: machines without their agent, with `FailureKind.LEASE` or `AGENT` for each.
+        members: the other machines' reports.
+        still: no trainer of the job goes on; its ranks are those that did not come.
+    """
+    agents = plan.agents
+    seen: list[tuple[int, Sight]] = [(m, _sight_of_loss(agents[m], how)) for m, how in lost.items()]
+    silent = False
+    for machine, report in members.items():
+        if report.generation != plan.generation:
+            silent = True
+            continue
+        seen += [(machine, sight) for sight in _seen_by(report)]
+        seen += [(machine, sight_of_end(rank, 0, "")) for rank in report.ended]
+        told = {sight.rank for sight in _seen_by(report)} | set(report.ended)
+        whole = report.state in (State.FAILED, State.FINISHED)
+        silent |= not whole or (-1 not in told and len(told) < spec.ranks_per_machine)
+    if still is not None:
+        said = f"did not come ({still.reason})"
+        seen += [
+            (r // spec.ranks_per_machine, Sight(r, FailureKind.STALL, said)) for r in still.ranks
+        ]
+    named = _named(seen, silent=silent)
+    culprits = tuple(
+        Culprit(machine, sight.rank, agents[machine], sight.kind, sight.text(), sight.words)
+        for machine, sight in sorted(named, key=lambda pair: (pair[0], pair[1].rank))
+    )
+    others = tuple(
+        f"machine {machine}: {sight.text()}"
+        for machine, sight in seen
+        if (machine, sight) not in named
+    )
+    if still is not None and not still.ranks:
+        others = (*others, still.reason)
+    best = min((strength(sight.kind) for _, sight in seen), default=OWN + 1)
+    return Verdict(culprits, others, certain=best <= AT_ONCE or still is not None or not silent)
+
+
+def detected(generation: int, culprit: Culprit | None, others: Sequence[str]) -> Log:
+    """Return the event that tells of a failure.
+
+    Args:
+        generation: that the failure begins.
+        culprit: who is held responsible; None: nobody saw.
+        others: what else was seen.
+    """
+    named = culprit or Culprit(-1, -1, "", FailureKind.UNKNOWN, "what failed is not known")
+    gone = named.kind == FailureKind.LEASE
+    return Log(
+        EventKind.DETECTED,
+        {
+            "generation": generation,
+            "failure": "hardware" if gone else "software",
+            "how": named.kind,
+            "machine": named.machine if named.machine >= 0 else None,
+            "rank": named.rank if named.rank >= 0 else None,
+            "agent": named.agent,
+            "cause": named.cause,
+            "seen": list(others),
+        },
+    )
+
+
+def lease_expired(agent: str) -> str:
+    """Return the cause of the loss of a machine."""
+    return f"the lease of agent {agent} expired"
+
+
+def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int, Sight]]:
+    """Return those of the sights that name a culprit."""
+    best = min((strength(sight.kind) for _, sight in seen), default=OWN + 1)
+    if best <= OWN:
+        # A machine that is gone and a process that was killed do not make each other happen.
+        least = AT_ONCE if best <= AT_ONCE else best
+        return [pair for pair in seen if strength(pair[1].kind) <= least]
+    left = [pair for pair in seen if pair[1].kind == FailureKind.LEFT]
+    cut_off = [pair for pair in seen if pair[1].kind == FailureKind.CONNECTION]
+    # Where a machine is silent it may be the one that broke the connections; and where most have
+    # left, training was over for them, and whoever failed then failed alone.
+    if left and not silent and len(left) <= len(cut_off) == len(seen) - len(left):
+        return left
+    return []
+
+
+def _seen_by(report: AgentReport) -> Sequence[Sight]:
+    if report.state == State.FAILED and not report.seen:
+        return [Sight(-1, report.kind, report.reason)]
+    return report.seen
+
+
+def _sight_of_loss(agent: str, how: str) -> Sight:
+    if how == FailureKind.LEASE:
+        return Sight(-1, FailureKind.LEASE, lease_expired(agent))
+    return Sight(-1, FailureKind.AGENT, f"agent {agent} was restarted")
