@@ -13,7 +13,7 @@ from castor_policy.agents import lease_keeping, life, root, store_view, store_wr
 from castor_runtime.agent import driver
 from castor_runtime.agent import session as runtime_session
 from castor_runtime.launcher import job_view
-from castor_sim.explore import agent, variant
+from castor_sim.explore import agent
 from castor_sim.explore import session as simulated_session
 
 SESSIONS = (runtime_session, simulated_session)
@@ -52,7 +52,7 @@ def test_both_drivers_have_the_policys_worker_and_root(driven: ModuleType) -> No
 
 
 def test_both_write_as_root_what_the_policy_says() -> None:
-    assert variant.RIGHT.root_write is runtime_session.store_writes.root_write
+    assert agent.store_writes is runtime_session.store_writes
 
 
 def test_who_only_looks_on_reads_the_keys_as_the_agents_do() -> None:

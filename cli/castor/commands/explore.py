@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 _INTERRUPTED = 130
+_CRASHED = 3
 _BATCH = 25
 _SHOWN = 3
 _LAST_NOTES = 25
@@ -29,11 +30,11 @@ _LAST_NOTES = 25
 def explore(
     seeds: Annotated[int, typer.Option(min=1, help="How many schedules of faults.")] = 1000,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first.")] = 0,
-    machines: Annotated[int, typer.Option(min=1, help="Machines that train.")] = 4,
-    ranks_per_machine: Annotated[int, typer.Option(min=1, help="Trainers on each.")] = 1,
-    replicas: Annotated[int, typer.Option(min=1, help="Copies of each shard, m.")] = 2,
-    standby: Annotated[int, typer.Option(min=0, help="Standby machines.")] = 1,
-    iterations: Annotated[int, typer.Option(min=1, help="Iterations of the job.")] = 12,
+    machines: Annotated[int | None, typer.Option(min=1, help="Machines that train.")] = None,
+    ranks_per_machine: Annotated[int | None, typer.Option(min=1, help="Trainers on each.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Copies of each shard, m.")] = None,
+    standby: Annotated[int | None, typer.Option(min=0, help="Standby machines.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations of the job.")] = None,
     faults: Annotated[
         str, typer.Option(metavar="KINDS", help="all, or some kinds: crash,net,store,...")
     ] = "all",
@@ -50,7 +51,10 @@ def explore(
     """Look for fault schedules that break the agents' invariants.
 
     The runtime's own worker and root run in a simulated cluster. Exit code 1
-    and a shrunk schedule with its replay command if an invariant breaks.
+    and a shrunk schedule with its replay command if an invariant breaks; 3 if
+    the explorer itself fails. The job's size is drawn by each seed; an option
+    that gives one of its numbers leaves the others at 4 machines of 1 rank, 2
+    replicas, 1 standby and 12 iterations.
 
     Example: castor explore --seeds 10000 --jobs 2
     """
@@ -60,8 +64,16 @@ def explore(
 
     if broken and broken not in BROKEN:
         raise InputError(f"--broken takes one of {', '.join(BROKEN)}, not {broken!r}")
+    sizes = {
+        "machines": machines,
+        "ranks_per_machine": ranks_per_machine,
+        "replicas": replicas,
+        "standby": standby,
+        "iterations": iterations,
+    }
+    given = {name: size for name, size in sizes.items() if size is not None}
     try:
-        shape = Shape(machines, ranks_per_machine, replicas, standby, iterations)
+        shape = Shape(**given) if given else None
     except ValueError as error:
         raise InputError(str(error)) from error
     search = Search(shape, _kinds(faults), broken)
@@ -128,7 +140,14 @@ def _report(search: Search, found: list[Found], seeds: range, *, as_json: bool) 
             _print(search, violation, notes_of(search, violation)[-_LAST_NOTES:])
         typer.echo(f"{len(seeds)} schedules, {len(found)} violations")
     if found:
-        raise typer.Exit(1)
+        raise _ended(found)
+
+
+def _ended(found: list[Found]) -> typer.Exit:
+    """Return how the command ends: a violation is 1, and a crash of the explorer alone is not."""
+    from castor_sim.explore.run import CRASHED
+
+    return typer.Exit(1 if any(one.invariant != CRASHED for one in found) else _CRASHED)
 
 
 def _replay(search: Search, seed: int, text: str, *, as_json: bool) -> None:
@@ -147,7 +166,7 @@ def _replay(search: Search, seed: int, text: str, *, as_json: bool) -> None:
     else:
         _print(search, violation, notes_of(search, violation))
     if violation is not None:
-        raise typer.Exit(1)
+        raise _ended([violation])
 
 
 def _print(search: Search, violation: Found, notes: list[str]) -> None:
@@ -172,14 +191,11 @@ def _document(search: Search, violation: Found) -> dict[str, object]:
 
 def replay_command(search: Search, violation: Found) -> str:
     """Return the command that runs a schedule again, quoted for a shell."""
-    from castor_sim.explore.run import Search
     from castor_sim.explore.schedule import faults_to_json
 
     words = ["castor", "explore", "--first-seed", str(violation.seed)]
-    usual = Search().shape
-    for name, value in asdict(search.shape).items():
-        if value != getattr(usual, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+    for name, value in asdict(search.shape_of(violation.seed)).items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
     if search.broken:
         words += ["--broken", search.broken]
     return shlex.join([*words, "--replay", faults_to_json(violation.faults)])

@@ -112,6 +112,11 @@ class Worker:
         self._rootless_since_s: float | None = None
         self._reported_s = now_s
 
+    @property
+    def renewed_s(self) -> float:
+        """From when on, by the driver's clock, this agent counts the lease that it has."""
+        return self._renewed_s
+
     # ---- events ------------------------------------------------------------------------------
 
     def handle(self, event: WorkerEvent, now_s: float) -> list[WorkerEffect]:  # noqa: C901, PLR0911, PLR0912 - one branch an event

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from castor_policy.agents import store_writes
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.messages import (
     TICK_S,
@@ -27,6 +28,8 @@ from castor_policy.agents.messages import (
     Report,
     RequestMachine,
     RootWrite,
+    SessionOpened,
+    SessionRenewed,
     StopTrainers,
     Tick,
     TrainerEnded,
@@ -99,6 +102,9 @@ class SimulatedAgent:
         self._effects: deque[Effect] = deque()
         self._events: deque[AgentEvent] = deque()
         self._held = False
+        self._disturbances = 0
+        self.lease_counts_from_s = float("-inf")
+        """When the store last counted its lease anew, by this machine's clock."""
         self._clock = (world.now_s, world.now_s, 1.0)
         self._hangs_told: set[int] = set()
         self._standing_told = False
@@ -127,6 +133,11 @@ class SimulatedAgent:
     def set_clock(self, rate: float, jump_s: float) -> None:
         """Let the clock jump forward and run at another rate from now on."""
         self._clock = (self.world.now_s, self.local_s() + jump_s, rate)
+        self._disturbances += 1
+
+    def moment(self) -> object:
+        """Return what changes when this agent is paused or its clock is: it then knows no time."""
+        return self._disturbances, self.paused
 
     def latency_s(self) -> float:
         """Return how long a message to or from the store takes."""
@@ -147,6 +158,7 @@ class SimulatedAgent:
 
     def wake(self, *, timers_first: bool) -> None:
         """Go on after a pause with what has come meanwhile; timers may come before it or after."""
+        self._disturbances += 1
         self.paused = False
         inbox, self._inbox = self._inbox, []
         if timers_first:
@@ -185,6 +197,8 @@ class SimulatedAgent:
             else:
                 event = self._events.popleft()
                 self._effects.extend(self.life.handle(event, self.local_s()))
+                if isinstance(event, (SessionOpened, SessionRenewed)):
+                    self.world.monitor.renewed(self)
 
     def _tick(self) -> None:
         self.later(self.real_s(TICK_S), self._tick)
@@ -273,8 +287,9 @@ class SimulatedAgent:
             index = replica.find(wanted.iteration)
             # Announced too late, or flipped meanwhile: this iteration never becomes complete.
             if index is not None and replica.is_intact(index):
+                key, line = (wanted.iteration, generation), self.world.truth.line(wanted.iteration)
                 part = replica.chunks(index)
-                self.world.storage.write(wanted.iteration, trainer.rank, part)
+                self.world.storage.write(self.name, key, trainer.rank, part, line)
 
     def refuse(self, reason: str) -> None:
         """End with a sentence for whoever started this."""
@@ -301,7 +316,7 @@ class SimulatedAgent:
             for event in self.life.root_write_ended(write, root, done):
                 self.see(event)
 
-        txn = self.world.variant.root_write(self.world.spec.job, self.name, write)
+        txn = store_writes.root_write(self.world.spec.job, self.name, write)
         self.session.transact(txn, written, late_s)
         strike()
 

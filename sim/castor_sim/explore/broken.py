@@ -1,39 +1,273 @@
-"""Three faults in the protocol, made on purpose: exploring must find each of them."""
+"""Bugs planted in the policy, one rule each: exploring must find every one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from castor_policy.agents.messages import RootWrite
-from castor_policy.agents.store_writes import root_write
+from castor_policy import checkpoint_memory, recovery
+from castor_policy.agents import (
+    documents,
+    lease_keeping,
+    messages,
+    own_report,
+    root,
+    store_view,
+    store_writes,
+    worker,
+)
+from castor_policy.agents.messages import Keep, RootWrite, SessionRenewed, StopTrainers
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
-from castor_policy.store import Txn
-from castor_sim.explore.variant import RIGHT, Variant
+from castor_policy.store import KeyValue, Txn
+from castor_sim.explore.variant import Patch, Variant
+
+# ---- what is done in place of what ---------------------------------------------------------------
 
 
-def _unfenced(job: str, agent: str, write: RootWrite) -> Txn:
+def _unfenced(write: Callable[[str, str, RootWrite], Txn]) -> Any:
     """Write, whoever is root now."""
-    return Txn((), root_write(job, agent, write).operations)
+    return lambda job, agent, wanted: Txn((), write(job, agent, wanted).operations)
 
 
-def _offered_while_written(headers: Sequence[BufferHeader]) -> frozenset[int]:
-    """Offer what has begun to arrive as if it had."""
-    there = (BufferState.WRITING, BufferState.COMPLETE)
-    return frozenset(header.iteration for header in headers if header.state in there)
+def _fenced_by_term_only(write: Callable[[str, str, RootWrite], Txn]) -> Any:
+    def written(job: str, agent: str, wanted: RootWrite) -> Txn:
+        txn = write(job, agent, wanted)
+        return Txn(txn.compares[:1], txn.operations)
+
+    return written
 
 
-def _first_buffer(_headers: Sequence[BufferHeader], _agreed: int | None) -> int:
+def _offered_while_written(_offered: object) -> Any:
+    def offered(headers: Sequence[BufferHeader]) -> frozenset[int]:
+        there = (BufferState.WRITING, BufferState.COMPLETE)
+        return frozenset(header.iteration for header in headers if header.state in there)
+
+    return offered
+
+
+def _without(*kinds: type) -> Callable[[Any], Any]:
+    """Leave some effects out of what a method returns."""
+
+    def make(method: Callable[..., list[Any]]) -> Any:
+        def left(*arguments: Any) -> list[Any]:
+            return [done for done in method(*arguments) if not isinstance(done, kinds)]
+
+        return left
+
+    return make
+
+
+def _returns(*, value: object) -> Callable[[Any], Any]:
+    """Return this, whatever is asked."""
+    return lambda _method: lambda *_arguments: value
+
+
+def _united_over_ranks(_method: object) -> Any:
+    def whole(self: root.Root, report: documents.AgentReport) -> dict[int, set[int]]:
+        found: dict[int, set[int]] = {}
+        for shard in range(self.spec.machines):
+            held = [set(report.holdings.get(str(r), ())) for r in self.spec.ranks_of(shard)]
+            if any(held):
+                found[shard] = set().union(*held)
+        return found
+
+    return whole
+
+
+def _any_gathered(gather: Callable[..., Any]) -> Any:
+    """Take a report of any generation for one of the plan's."""
+
+    def gathered(self: root.Root, plan: documents.Plan, now_s: float) -> Any:
+        known = self.reports
+        self.reports = {
+            name: replace(report, generation=plan.generation) for name, report in known.items()
+        }
+        try:
+            return gather(self, plan, now_s)
+        finally:
+            self.reports = known
+
+    return gathered
+
+
+def _counted_from_receipt(handle: Callable[..., Any]) -> Any:
+    def handled(self: worker.Worker, event: messages.WorkerEvent, now_s: float) -> Any:
+        told = SessionRenewed(now_s) if isinstance(event, SessionRenewed) else event
+        return handle(self, told, now_s)
+
+    return handled
+
+
+def _persistent_united(decided: Callable[..., Any]) -> Any:
+    def united(
+        self: root.Root, plan: documents.Plan, reports: Sequence[documents.AgentReport], s: float
+    ) -> Any:
+        seen = tuple(sorted({i for report in reports for i in report.persistent}))
+        return decided(self, plan, [replace(r, persistent=seen) for r in reports], s)
+
+    return united
+
+
+def _always_a_first_attempt(following: Callable[..., Any]) -> Any:
+    def begun(self: root.Root, plan: documents.Plan, *others: Any) -> Any:
+        return following(self, replace(plan, attempts=-1), *others)
+
+    return begun
+
+
+def _newest_of_all(_method: object) -> Any:
+    def newest(_placement: object, _holdings: object, candidates: Sequence[int]) -> int | None:
+        return max(candidates, default=None)
+
+    return newest
+
+
+def _first_buffer(_method: object) -> Any:
     """Write over the newest complete iteration before the next one is whole everywhere."""
-    return 0
+    return lambda _headers, _agreed: 0
 
 
-BROKEN: dict[str, Variant] = {
-    variant.name: variant
-    for variant in (
-        replace(RIGHT, name="root-without-fencing", root_write=_unfenced),
-        replace(RIGHT, name="offer-before-complete", offered=_offered_while_written),
-        replace(RIGHT, name="buffer-reused-early", buffer_to_write=_first_buffer),
-    )
-}
+def _opened_without_the_plan(answered: Callable[..., Any]) -> Any:
+    def told(self: lease_keeping.LeaseKeeper, answer: object) -> list[Any]:
+        return [
+            replace(event, plan=None) if isinstance(event, messages.SessionOpened) else event
+            for event in answered(self, answer)
+        ]
+
+    return told
+
+
+def _earlier_lives_remember(superseded: Callable[..., Any]) -> Any:
+    def told(self: worker.Worker, plan: documents.Plan) -> Any:
+        return [] if self.machine is None else superseded(self, plan)
+
+    return told
+
+
+def _any_life_is_ours(_method: object) -> Any:
+    def is_ours(self: store_view.StoreView, key: KeyValue) -> bool:
+        return key.value == self._agent
+
+    return is_ours
+
+
+def _only_absence(known: Callable[..., None]) -> Any:
+    def told(self: own_report.OwnReport, report: object, revision: int) -> None:
+        if report is None:
+            known(self, None, revision)
+
+    return told
+
+
+VARIANTS = (
+    Variant(
+        "root-without-fencing",
+        "plans are written without the fence of term and revision",
+        (Patch(store_writes, "root_write", _unfenced),),
+    ),
+    Variant(
+        "offer-before-complete",
+        "what is still being written is offered",
+        (Patch(checkpoint_memory, "offered", _offered_while_written),),
+    ),
+    Variant(
+        "buffer-reused-early",
+        "the newest whole iteration is written over",
+        (Patch(checkpoint_memory, "buffer_to_write", _first_buffer),),
+    ),
+    Variant(
+        "plan-without-its-revision",
+        "a plan is fenced by the term alone, not by the revision it was decided on",
+        (Patch(store_writes, "root_write", _fenced_by_term_only),),
+    ),
+    Variant(
+        "nothing-dropped",
+        "replicas of other iterations than the one that is loaded are kept",
+        (Patch(worker.Worker, "_load", _without(Keep)),),
+    ),
+    Variant(
+        "ranks-united",
+        "a shard counts as held where any of its ranks is, not all of them",
+        (Patch(root.Root, "_shards_whole_in", _united_over_ranks),),
+    ),
+    Variant(
+        "stale-gathered",
+        "a GATHERED report of an earlier generation counts in this one",
+        (Patch(root.Root, "_gather", _any_gathered),),
+    ),
+    Variant(
+        "lease-from-receipt",
+        "the lease is counted from the answer to its renewal, not from the request",
+        (Patch(worker.Worker, "handle", _counted_from_receipt),),
+    ),
+    Variant(
+        "persistent-united",
+        "a persistent iteration counts if any machine sees it, not all of them",
+        (Patch(root.Root, "_decided", _persistent_united),),
+    ),
+    Variant(
+        "restarted-remembers",
+        "a restarted agent whose place was given away keeps its memory",
+        (Patch(worker.Worker, "_superseded", _earlier_lives_remember),),
+    ),
+    Variant(
+        "attempts-anew",
+        "every attempt counts as the first one",
+        (Patch(root.Root, "_next_generation", _always_a_first_attempt),),
+    ),
+    # Not of issue 9's list.
+    Variant(
+        "newest-of-all",
+        "the newest iteration is loaded though an older one has more copies",
+        (Patch(recovery, "_newest_safe", _newest_of_all),),
+    ),
+    Variant(
+        "session-without-plan",
+        "a new session does not tell what was planned while there was none",
+        (Patch(lease_keeping.LeaseKeeper, "answered", _opened_without_the_plan),),
+    ),
+    Variant(
+        "older-plan-obeyed",
+        "a plan that comes late is obeyed",
+        (Patch(worker, "_is_older", _returns(value=False)),),
+    ),
+    Variant(
+        "older-answers-taken",
+        "what answers an effect of an earlier generation counts in this one",
+        (Patch(worker.Worker, "_is_stale", _returns(value=False)),),
+    ),
+    Variant(
+        "own-key-unread",
+        "an agent does not look which report stands in its own key",
+        (Patch(own_report.OwnReport, "known", _only_absence),),
+    ),
+    Variant(
+        "superseded-trains-on",
+        "a machine whose place was given away does not stop its trainers",
+        (Patch(worker.Worker, "_superseded", _without(StopTrainers)),),
+    ),
+    Variant(
+        "gathered-while-training",
+        "memory is inspected while trainers still run",
+        (Patch(worker.Worker, "_gather", _without(StopTrainers)),),
+    ),
+    Variant(
+        "earlier-life-is-root",
+        "a root's key that an earlier life of the agent created counts as this one's",
+        (Patch(store_view.StoreView, "is_ours", _any_life_is_ours),),
+    ),
+    Variant(
+        "failed-write-pending",
+        "a root whose write was not taken waits for it for ever",
+        (Patch(root.Root, "write_failed", _returns(value=None)),),
+    ),
+    Variant(
+        "isolated-goes-on",
+        "a machine that is cut off from the store and every peer does not stop its trainers",
+        (Patch(worker.Worker, "_watch_isolation", _returns(value=[])),),
+    ),
+)
+
+BROKEN: dict[str, Variant] = {variant.name: variant for variant in VARIANTS}
 """The broken variants by name."""

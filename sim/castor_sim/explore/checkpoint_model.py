@@ -1,15 +1,15 @@
 """Checkpoint memory and training state as models: what is stored is what the digests see.
 
-The state of a rank after iteration i is a hash chain over its iterations, so a state that is torn,
-mixed, of another rank or of another iteration is never taken for the right one.
+A state (see `truth`) that is torn, mixed, of another rank or of another iteration is never taken
+for the right one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import TypeAlias
 
+from castor_policy import checkpoint_memory
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 
 CHUNKS = 2
@@ -18,28 +18,18 @@ CHUNKS = 2
 Chunk: TypeAlias = tuple[int, int]
 """(state that it was copied from, its place in the part); its digest is itself."""
 
-ChooseBuffer: TypeAlias = Callable[[Sequence[BufferHeader], int | None], int]
-Offered: TypeAlias = Callable[[Sequence[BufferHeader]], frozenset[int]]
-
 _FLIPPED = -1
-
-
-@lru_cache(maxsize=4096)
-def state_after(rank: int, iteration: int) -> int:
-    """Return the one right state of `rank` after `iteration`; 0 is the start."""
-    if iteration == 0:
-        return rank + 1
-    return next_state(state_after(rank, iteration - 1), iteration)
-
-
-def next_state(state: int, iteration: int) -> int:
-    """Return what the update of `iteration` makes of a state."""
-    return (state * 6364136223846793005 + iteration + 1442695040888963407) % 2**64
 
 
 def part_of(state: int) -> list[Chunk]:
     """Return the chunks of a part that holds `state` and nothing else."""
     return [(state, place) for place in range(CHUNKS)]
+
+
+def flipped(chunk: Chunk) -> Chunk:
+    """Return a chunk with a broken byte."""
+    state, place = chunk
+    return state ^ _FLIPPED, place
 
 
 class Replica:
@@ -52,11 +42,9 @@ class Replica:
         self._chunks: list[list[Chunk]] = [[], []]
         self._digests: list[list[Chunk]] = [[], []]
 
-    def begin(
-        self, iteration: int, generation: int, agreed: int | None, choose: ChooseBuffer
-    ) -> int:
+    def begin(self, iteration: int, generation: int, agreed: int | None) -> int:
         """Take a buffer to write `iteration` to and return its index; header first."""
-        index = choose(self.headers, agreed)
+        index = checkpoint_memory.buffer_to_write(self.headers, agreed)
         self.headers[index] = BufferHeader(BufferState.WRITING, iteration, generation)
         self._chunks[index], self._digests[index] = [], []
         return index
@@ -75,6 +63,10 @@ class Replica:
             BufferState.COMPLETE, header.iteration, header.generation
         )
         return True
+
+    def offered(self) -> frozenset[int]:
+        """Return the iterations that may be offered, as the policy says."""
+        return checkpoint_memory.offered(self.headers)
 
     def find(self, iteration: int) -> int | None:
         """Return the index of the complete buffer of `iteration`; None if there is none."""
@@ -124,8 +116,7 @@ class Replica:
         if not complete:
             return None
         iteration, index = max(complete)
-        state, place = self._chunks[index][0]
-        self._chunks[index][0] = (state ^ _FLIPPED, place)
+        self._chunks[index][0] = flipped(self._chunks[index][0])
         return iteration
 
 

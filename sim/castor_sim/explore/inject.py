@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from castor_policy.agents.documents import Plan
 from castor_policy.store import LeaseLostError
+from castor_sim.explore.monitor import ISOLATED_S
 from castor_sim.explore.network import STORE
 from castor_sim.explore.schedule import EVERYBODY, PEERS, Fault
 from castor_sim.explore.schedule import STORE as THE_STORE
+from castor_sim.explore.script_error import ScriptError
 
 if TYPE_CHECKING:
     from castor_sim.explore.agent import SimulatedAgent
@@ -34,12 +36,19 @@ class Injector:
         self._waiting: list[Fault] = []
         self._quiet_s = max((fault.time_s for fault in faults), default=0.0)
         self._outages = 0
+        self._fullness = 0
+        self._ahead = len(faults)
+        self.struck: list[tuple[str, str]] = []
         for fault in faults:
             world.after(fault.time_s, self._arm, fault)
 
     def quiet_since_s(self) -> float:
         """Return when the last fault that has struck is over."""
         return self._quiet_s
+
+    def is_quiet(self) -> bool:
+        """Whether no fault is under way or still to come, those that lie in wait aside."""
+        return self._ahead == 0 and self._world.now_s > self._quiet_s
 
     def planned(self, plan: Plan) -> None:
         """Let faults strike that lay in wait for this phase."""
@@ -56,6 +65,7 @@ class Injector:
         return fault.lag_s, partial(self._strike_at, fault, agent)
 
     def _arm(self, fault: Fault) -> None:
+        self._ahead -= 1
         if fault.after or fault.kind == "root":
             self._waiting.append(fault)
         else:
@@ -68,20 +78,15 @@ class Injector:
 
     def _strike_at(self, fault: Fault, agent: SimulatedAgent) -> None:
         self._quiet_s = max(self._quiet_s, self._world.now_s + fault.span_s + fault.lag_s)
+        self.struck.append((fault.kind, self._world.monitor.phase()))
         self._world.note(f"FAULT {fault.kind} {agent.incarnation} {fault}")
         match fault.kind:
-            case "crash":
-                self._crash(agent, fault.span_s)
-            case "agent":
-                self._kill(agent, fault.span_s)
-            case "pause":
-                self._pause(agent, fault.span_s, whole=fault.value == 1, timers=fault.other == 1)
-            case "root":
-                self._strike_writer(fault, agent)
+            case "crash" | "agent" | "pause" | "root":
+                self._strike_process(fault, agent)
             case "trainer" | "hang":
                 self._strike_trainer(fault)
-            case "flip":
-                self._flip(fault)
+            case "flip" | "error":
+                self._strike_rank(fault)
             case "net":
                 self._cut(fault, agent)
             case "store":
@@ -93,6 +98,18 @@ class Injector:
 
     # ---- processes -----------------------------------------------------------------------------
 
+    def _strike_process(self, fault: Fault, agent: SimulatedAgent) -> None:
+        match fault.kind:
+            case "crash":
+                for lost in self._row(agent) if fault.value == 1 else [agent]:
+                    self._crash(lost, fault.span_s)
+            case "agent":
+                self._kill(agent, fault.span_s)
+            case "pause":
+                self._pause(agent, fault.span_s, whole=fault.value == 1, timers=fault.other == 1)
+            case _:
+                self._strike_writer(fault, agent)
+
     def _crash(self, agent: SimulatedAgent, span_s: float) -> None:
         if len(self._world.live()) == 1:
             span_s = span_s or _LAST_RETURNS_S  # or nobody is left to recover
@@ -102,6 +119,15 @@ class Injector:
         agent.host.lives_before_boot = agent.host.lives
         if span_s:
             self._world.after(span_s, self._world.start, agent.host)
+
+    def _row(self, agent: SimulatedAgent) -> list[SimulatedAgent]:
+        """Return the agents that hold the shard of an agent's machine, itself among them."""
+        monitor, rows = self._world.monitor, self._world.spec.replicas
+        for row in rows:
+            holders = [monitor.agent_at(place) for place in row]
+            if holders[0] is agent:
+                return [holder for holder in holders if holder is not None and holder.alive]
+        return [agent]
 
     def _kill(self, agent: SimulatedAgent, span_s: float) -> None:
         agent.end()
@@ -125,7 +151,7 @@ class Injector:
             self._kill(agent, fault.span_s)
         elif fault.value == 1:
             self._crash(agent, fault.span_s)
-        else:
+        elif fault.value == 2:
             self._pause(agent, fault.span_s, whole=True, timers=fault.other == 1)
 
     def _strike_trainer(self, fault: Fault) -> None:
@@ -146,9 +172,24 @@ class Injector:
         ]
         return max(found, key=lambda trainer: trainer.generation, default=None)
 
-    def _flip(self, fault: Fault) -> None:
+    def _strike_rank(self, fault: Fault) -> None:
         spec = self._world.spec
         rank = fault.target % (spec.machines * spec.ranks_per_machine)
+        if fault.kind == "error":
+            if self._world.script_error is None:
+                trainer = self._trainer(rank)
+                done = trainer.iteration if trainer is not None else 0
+                ahead = 1 + done + max(0, round(fault.value))
+                iteration = min(self._world.iterations, ahead)
+                after_the_update = fault.other % 2 == 1
+                self._world.script_error = ScriptError(rank, iteration, after_the_update)
+        elif fault.value == 1:
+            self._world.storage.flip(rank)
+        else:
+            self._flip(fault, rank)
+
+    def _flip(self, fault: Fault, rank: int) -> None:
+        spec = self._world.spec
         row = spec.replicas[rank // spec.ranks_per_machine]
         place = row[fault.other % len(row)]
         agent = self._world.monitor.agent_at(place)
@@ -170,8 +211,32 @@ class Injector:
             assert fault.other == PEERS
         network = self._world.network
         for name in names:
-            network.cut(agent.name, name)
-            self._world.after(fault.span_s, network.mend, agent.name, name)
+            for way, ends in ((2, (agent.name, name)), (1, (name, agent.name))):
+                if fault.value != way:  # 1: what it gets still comes; 2: what it sends still goes
+                    network.cut(*ends)
+                    self._world.after(fault.span_s, network.mend, *ends)
+        if fault.other == EVERYBODY and fault.value == 0 and fault.span_s > ISOLATED_S:
+            moment = agent.moment()
+            self._world.after(ISOLATED_S, self._world.monitor.check_isolated, agent, moment)
+
+    def _compact(self, agent: SimulatedAgent) -> None:
+        self._world.store.model.compact(self._world.store.model.revision)
+        self._world.store.cut_watches(agent)
+
+    def _hide_storage(self, agent: SimulatedAgent, span_s: float) -> None:
+        self._world.storage.hide(agent.name)
+        if span_s:
+            self._world.after(span_s, self._world.storage.show, agent.name)
+
+    def _fill_storage(self, span_s: float) -> None:
+        self._fullness += 1
+        self._world.storage.is_full = True
+
+        def empty() -> None:
+            self._fullness -= 1
+            self._world.storage.is_full = self._fullness > 0
+
+        self._world.after(span_s, empty)
 
     def _stop_store(self, span_s: float) -> None:
         self._outages += 1
@@ -200,6 +265,12 @@ class Injector:
     def _disturb(self, fault: Fault, agent: SimulatedAgent) -> None:
         network, after = self._world.network, self._world.after
         match fault.kind:
+            case "compact":
+                self._compact(agent)
+            case "mount":
+                self._hide_storage(agent, fault.span_s)
+            case "full":
+                self._fill_storage(fault.span_s)
             case "slow":
                 agent.host.slowness = max(1.0, fault.value)
 

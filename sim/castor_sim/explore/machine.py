@@ -50,6 +50,8 @@ def carry_out(  # noqa: C901, PLR0912 - one branch an effect
         case Forget():
             agent.host.memory.clear()
         case StartTrainers(plan, machine):
+            for rank in agent.world.spec.ranks_held_by(machine):
+                agent.host.memory.setdefault(rank, Replica())
             for rank in agent.world.spec.ranks_of(machine):
                 trainer = Trainer(agent, rank, machine, plan.generation, plan.rendezvous)
                 agent.trainers[rank] = trainer
@@ -99,21 +101,19 @@ def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
     for rank, replica in sorted(agent.host.memory.items()):
         if effect.thorough:
             replica.read_through()
-        offered = world.variant.offered(replica.headers)
+        offered = replica.offered()
         if offered:
             holdings[rank] = tuple(sorted(offered))
-    world.monitor.inspected(agent, holdings)
+    persistent = world.storage.complete(agent.name)
+    world.monitor.inspected(agent, effect.generation, holdings, persistent)
     world.meetings += 1
     rendezvous = f"{agent.incarnation}:{world.meetings}"
-    persistent = world.storage.complete()
     agent.see(Inspected(effect.generation, holdings, persistent, rendezvous))
 
 
 def _keep(agent: SimulatedAgent, iteration: int | None) -> None:
-    machine = agent.worker.machine
-    assert machine is not None
-    for rank in agent.world.spec.ranks_held_by(machine):
-        agent.host.memory.setdefault(rank, Replica()).keep_only(iteration)
+    for replica in agent.host.memory.values():
+        replica.keep_only(iteration)
 
 
 def _verify(agent: SimulatedAgent, effect: Verify) -> None:
@@ -131,16 +131,14 @@ def _verify(agent: SimulatedAgent, effect: Verify) -> None:
 def _peer(agent: SimulatedAgent, address: str) -> SimulatedAgent | None:
     """Return the agent at an address if it can be reached and answers."""
     peer = agent.world.at(address)
-    if peer is None or not agent.world.network.reaches(agent.name, peer.name):
+    if peer is None or not agent.world.network.connects(agent.name, peer.name):
         return None
     return None if peer.paused or peer.host.paused else peer
 
 
 def _fetch(agent: SimulatedAgent, effect: Fetch) -> None:
     replica = agent.host.memory[effect.rank]
-    index = replica.begin(
-        effect.iteration, effect.generation, None, agent.world.variant.buffer_to_write
-    )
+    index = replica.begin(effect.iteration, effect.generation, None)
     peer = _peer(agent, effect.address)
     if peer is None:
         _fail(agent, effect, "cannot be reached")

@@ -1,4 +1,4 @@
-"""The invariants, checked after every event. DESIGN.md numbers the first seven.
+"""The invariants, checked after every event.
 
 The monitor sees all of the world, the agents only what they are told: it knows what is stored
 where, which root's term it is, and which iteration was last whole in memory.
@@ -7,11 +7,13 @@ where, which root's term it is, and which iteration was last whole in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from castor_policy.agents.documents import Phase, Plan, root_key
 from castor_policy.recovery import Tier
-from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of, state_after
+from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
+from castor_sim.explore.invariants import Violation
 from castor_sim.explore.schedule import Fault
 
 if TYPE_CHECKING:
@@ -19,36 +21,25 @@ if TYPE_CHECKING:
     from castor_sim.explore.training import Trainer
     from castor_sim.explore.world import World
 
-INVARIANTS = {
-    1: "only complete shards are offered for recovery",
-    2: "what is being sent is never written meanwhile",
-    3: "a recovered run continues with exactly the state that it had",
-    4: "fewer than m machines lost at once cost no more than the iteration in flight",
-    5: "every rank loads the same iteration, and no older one than storage has",
-    6: "only the root of the newest term writes, and the plan never goes back",
-    7: "a corrupt part is never loaded",
-    8: "at most one set of trainers of a machine's place makes progress",
-    9: "a machine whose place was given away makes no progress in the newer generation",
-    10: "an outage of the store alone stops no trainer and begins no generation",
-    11: "once faults stop, the job reaches its last iteration",
-}
-"""What must hold, by number."""
-
 _PHASES = (Phase.GATHER, Phase.LOAD, Phase.FINISHED, Phase.FAILED)
 
 
-class Violation(Exception):  # noqa: N818 - what is violated is no error of this program
-    """An invariant does not hold.
+_LATE = 1e-6  # seconds that two sums of the same times may differ by
 
-    Attributes:
-        invariant: its number in `INVARIANTS`.
-        found: what was seen.
-    """
+GENERATIONS_AFTER = 6
+"""Most generations that may begin after the last fault is over."""
 
-    def __init__(self, invariant: int, found: str) -> None:
-        super().__init__(f"invariant {invariant} ({INVARIANTS[invariant]}): {found}")
-        self.invariant = invariant
-        self.found = found
+
+ISOLATED_S = 8.0
+"""A machine cut off from all for so long must have stopped: two leases, and some answers' times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a machine was found to hold in one generation."""
+
+    holdings: Mapping[int, Sequence[int]]
+    persistent: frozenset[int]
 
 
 class Monitor:
@@ -63,7 +54,9 @@ class Monitor:
         self._whole_iteration: int | None = None
         self._lost: set[tuple[int, int]] = set()
         self._stored: set[int] = set()
-        self._persisted = 0
+        self._gathered: dict[tuple[int, str], Gathered] = {}
+        self._fruitless = 0
+        self._after_faults = 0
 
     # ---- what the world tells ------------------------------------------------------------------
 
@@ -80,22 +73,48 @@ class Monitor:
                 if before.agents[place] and name != before.agents[place]:
                     self._lose(place)
         if plan.phase == Phase.GATHER:
-            if before is None or before.generation < plan.generation:
-                self._persisted = max(self._world.storage.complete(), default=0)
+            if before is not None and before.generation < plan.generation:
+                self._begun(plan)
         elif plan.phase == Phase.LOAD:
             self._loads[plan.generation] = plan
+            self._check_sources(plan)
             self._check_iteration(plan)
             self._stored.add(plan.iteration)
         elif plan.phase == Phase.FAILED:
-            raise Violation(11, f"the root gave the job up: {plan.reason}")
+            self._check_given_up(plan)
 
-    def inspected(self, agent: SimulatedAgent, holdings: Mapping[int, Sequence[int]]) -> None:
-        """Check what a machine offers (invariant 1)."""
+    def inspected(
+        self,
+        agent: SimulatedAgent,
+        generation: int,
+        holdings: Mapping[int, Sequence[int]],
+        persistent: Sequence[int],
+    ) -> None:
+        """Check what a machine offers (invariants 1 and 14)."""
         for rank, iterations in holdings.items():
+            replica = agent.host.memory[rank]
             for iteration in iterations:
-                if agent.host.memory[rank].find(iteration) is None:
-                    what = f"{agent.name} offers rank {rank} at iteration {iteration}"
+                what = f"{agent.name} offers rank {rank} at iteration {iteration}"
+                index = replica.find(iteration)
+                if index is None:
                     raise Violation(1, f"{what}, which is not complete there")
+                states = {state for state, _ in replica.chunks(index)}
+                if len(states) == 1 and not self._is_right(replica, index, rank):
+                    raise Violation(14, f"{what}, which is of another run or was given up")
+        found = Gathered(dict(holdings), frozenset(persistent))
+        self._gathered[generation, agent.incarnation] = found
+
+    def renewed(self, agent: SimulatedAgent) -> None:
+        """Check how long an agent believes in its lease (invariant 12)."""
+        ahead_s = agent.worker.renewed_s - agent.lease_counts_from_s
+        if ahead_s > _LATE:
+            what = f"{agent.incarnation} counts its lease from {ahead_s:.3f} s after"
+            raise Violation(12, f"{what} the store does")
+
+    def completed(self, generation: int) -> None:
+        """Take in that all replicas of an iteration are in memory: an attempt that bore fruit."""
+        if self._plan is not None and generation == self._plan.generation:
+            self._fruitless = 0
 
     def copied(self, sender: Trainer, receiver: Trainer, *, untouched: bool) -> None:
         """Check that neither the state nor the buffer changed while a part travelled (2)."""
@@ -106,9 +125,7 @@ class Monitor:
     def stored(self, agent: SimulatedAgent, rank: int, replica: Replica, index: int) -> None:
         """Check a part that has become complete (invariant 2)."""
         iteration = replica.headers[index].iteration
-        if replica.is_intact(index) and replica.chunks(index) != part_of(
-            state_after(rank, iteration)
-        ):
+        if replica.is_intact(index) and not self._is_right(replica, index, rank):
             what = f"rank {rank} at iteration {iteration} on {agent.name}"
             raise Violation(2, f"{what} is complete but holds another state")
         self._stored.add(iteration)
@@ -116,7 +133,7 @@ class Monitor:
     def loaded(self, trainer: Trainer, tier: str, part: list[Chunk]) -> None:
         """Check what a trainer has loaded (invariants 3, 5 and 7)."""
         who = f"rank {trainer.rank} of generation {trainer.generation}"
-        if part != part_of(state_after(trainer.rank, trainer.iteration)):
+        if not self._is_right_part(trainer, tier, part):
             # Digests that match stand for a state that was stored wrong, others for a broken byte.
             invariant = 3 if len({state for state, _ in part}) == 1 else 7
             raise Violation(invariant, f"{who} loaded a wrong state for {trainer.iteration}")
@@ -134,7 +151,9 @@ class Monitor:
     def iteration_ended(self, trainer: Trainer) -> None:
         """Check who makes progress, and to which state (invariants 3, 8 and 9)."""
         who = f"rank {trainer.rank} of generation {trainer.generation} on {trainer.agent.name}"
-        if trainer.state != state_after(trainer.rank, trainer.iteration):
+        counts = self._world.truth.trained(trainer.iteration, trainer.generation)
+        right = self._world.truth.state(trainer.rank, trainer.iteration)
+        if counts and trainer.state != right:
             raise Violation(3, f"{who} came to a wrong state at iteration {trainer.iteration}")
         known = self._progress.setdefault((trainer.generation, trainer.rank), trainer)
         if known is not trainer:
@@ -153,6 +172,10 @@ class Monitor:
         """Take in that a stored part is spoilt."""
         self._lost.add((place, rank))
 
+    def phase(self) -> str:
+        """Return the phase that the job is in; "" before its first plan."""
+        return str(self._plan.phase) if self._plan is not None else ""
+
     def agent_at(self, place: int) -> SimulatedAgent | None:
         """Return the agent that the plan gives a place to, in its present life."""
         name = self._plan.agents[place] if self._plan is not None else ""
@@ -169,14 +192,12 @@ class Monitor:
                 self._lost.clear()
 
     def is_over(self) -> bool:
-        """Whether the job has finished and every agent has ended."""
-        finished = self._plan is not None and self._plan.phase == Phase.FINISHED
-        return finished and not self._world.live()
+        """Whether the job has ended, and every agent with it."""
+        ended = self._plan is not None and self._plan.phase in (Phase.FINISHED, Phase.FAILED)
+        return ended and not self._world.live()
 
     def check_time(self, limit_s: float) -> None:
-        """Check that the job is not late (invariant 11)."""
-        if self._world.now_s <= limit_s:
-            return
+        """Say that the job is late (invariant 11)."""
         plan = _name(self._plan) if self._plan is not None else "no plan"
         states = [
             f"{agent.incarnation} {agent.worker.report.state} "
@@ -187,8 +208,9 @@ class Monitor:
 
     def check_end(self, faults: Sequence[Fault]) -> None:
         """Check how it ended: exit codes (11), and what outages of the store did (10)."""
+        failed = self._plan is not None and self._plan.phase == Phase.FAILED
         for name, agent in sorted(self._world.agents.items()):
-            if agent.exited not in (0, None):
+            if agent.exited not in (int(failed), None):
                 raise Violation(11, f"{name} ended with code {agent.exited}")
         generation = self._plan.generation if self._plan is not None else 0
         if {fault.kind for fault in faults} <= {"store"} and generation != 1:
@@ -196,10 +218,61 @@ class Monitor:
 
     # ---- what must hold ------------------------------------------------------------------------
 
+    def check_isolated(self, agent: SimulatedAgent, moment: object) -> None:
+        """Check that a machine that was cut off for so long has stopped its trainers (9)."""
+        if not agent.alive or agent.moment() != moment or self._world.spec.machines < 2:
+            return  # it was paused, or its clock ran at another rate: it cannot know
+        if any(trainer.alive for trainer in agent.trainers.values()):
+            what = f"{agent.incarnation} has trainers {ISOLATED_S:.0f} s after it was cut off"
+            raise Violation(9, f"{what} from the store and from every peer")
+
+    def _begun(self, plan: Plan) -> None:
+        """Count a generation that has begun because the one before it failed (15)."""
+        self._fruitless += 1
+        if self._world.is_quiet():
+            self._after_faults += 1
+            if self._after_faults > GENERATIONS_AFTER and self._world.script_error is None:
+                what = f"generation {plan.generation} is begun: {plan.reason}"
+                raise Violation(15, f"{self._after_faults} generations after the last fault {what}")
+
+    def _check_given_up(self, plan: Plan) -> None:
+        """Check that the job is given up only after as many attempts as its user allows (11)."""
+        attempts = self._fruitless + 1
+        if attempts <= self._world.spec.max_attempts:
+            what = f"after {attempts} generations without an iteration"
+            raise Violation(11, f"the root gave the job up {what}: {plan.reason}")
+
+    def _check_sources(self, plan: Plan) -> None:
+        """Check a plan against what was gathered in its own generation (1, 5 and 13)."""
+        gathered = []
+        for place, life in enumerate(plan.incarnations):
+            found = self._gathered.get((plan.generation, life))
+            agent = self._world.agents.get(plan.agents[place])
+            what = f"{_name(plan)} before {life}, machine {place},"
+            if found is None:
+                raise Violation(13, f"{what} was inspected in this generation")
+            if agent is not None and agent.incarnation == life and agent.trainers:
+                raise Violation(13, f"{what} had stopped its trainers")
+            gathered.append(found)
+        persistent = frozenset.intersection(*(found.persistent for found in gathered))
+        newest = max(persistent, default=0)
+        if plan.iteration < newest:
+            raise Violation(5, f"{_name(plan)} though storage has iteration {newest}")
+        if plan.tier == Tier.STORAGE and plan.iteration not in persistent:
+            raise Violation(5, f"{_name(plan)}, which not every machine sees: {sorted(persistent)}")
+        if plan.tier in (Tier.OWN_MEMORY, Tier.PEER):
+            self._check_offered(plan, gathered)
+
+    def _check_offered(self, plan: Plan, gathered: Sequence[Gathered]) -> None:
+        for shard, places in enumerate(plan.sources):
+            for rank in self._world.spec.ranks_of(shard):
+                for place in places:
+                    if plan.iteration not in gathered[place].holdings.get(rank, ()):
+                        what = f"{_name(plan)}: machine {place} is a source of shard {shard}"
+                        raise Violation(1, f"{what}, but holds no such part of rank {rank}")
+
     def _check_iteration(self, plan: Plan) -> None:
         spec, newest = self._world.spec, self._whole_iteration
-        if plan.iteration < self._persisted:
-            raise Violation(5, f"{_name(plan)} though storage has iteration {self._persisted}")
         survived = all(
             any(
                 all((place, rank) not in self._lost for rank in spec.ranks_of(shard))
@@ -215,6 +288,19 @@ class Monitor:
                 f"machines {lost} were lost, and every shard has a replica left",
             )
         self._whole_iteration = min(plan.iteration, newest) if newest is not None else None
+
+    def _is_right(self, replica: Replica, index: int, rank: int) -> bool:
+        """Whether an intact replica holds what training came to."""
+        state = self._world.truth.state(rank, replica.headers[index].iteration)
+        return state is not None and replica.chunks(index) == part_of(state)
+
+    def _is_right_part(self, trainer: Trainer, tier: str, part: list[Chunk]) -> bool:
+        truth = self._world.truth
+        if tier == Tier.STORAGE:
+            line = self._world.truth.switch_of(trainer.generation)
+            return line is not None and part == part_of(truth.state_on(line, trainer.rank))
+        state = truth.state(trainer.rank, trainer.iteration)
+        return state is not None and part == part_of(state)
 
     def _is_whole(self, iteration: int) -> bool:
         """Whether every replica of this iteration is where it belongs."""

@@ -1,4 +1,4 @@
-"""Who reaches whom, how long it takes, and what gets lost on the way to the store."""
+"""Who reaches whom, in which direction, and what gets lost on the way to the store."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ class Network:
         self._loss: dict[str, float] = {}
         self._late_s: dict[str, float] = {}
 
-    def cut(self, one: str, other: str) -> None:
-        """Part two ends; cuts add up."""
-        self._cuts[_pair(one, other)] += 1
+    def cut(self, sender: str, receiver: str) -> None:
+        """Let nothing through in this direction; cuts add up."""
+        self._cuts[sender, receiver] += 1
 
-    def mend(self, one: str, other: str) -> None:
+    def mend(self, sender: str, receiver: str) -> None:
         """Take one cut back."""
-        self._cuts[_pair(one, other)] -= 1
+        self._cuts[sender, receiver] -= 1
 
-    def reaches(self, one: str, other: str) -> bool:
-        """Whether there is no cut between two ends."""
-        return not self._cuts or one == other or self._cuts[_pair(one, other)] <= 0
+    def reaches(self, sender: str, receiver: str) -> bool:
+        """Whether what one sends comes to the other."""
+        return not self._cuts or sender == receiver or self._cuts[sender, receiver] <= 0
+
+    def connects(self, one: str, other: str) -> bool:
+        """Whether both reach each other: a request comes there and its answer back."""
+        return self.reaches(one, other) and self.reaches(other, one)
 
     def set_loss(self, name: str, probability: float) -> None:
         """Lose each message between this machine and the store with this probability."""
@@ -45,7 +49,3 @@ class Network:
     def late_s(self, name: str) -> float:
         """Return that delay."""
         return self._late_s.get(name, 0.0)
-
-
-def _pair(one: str, other: str) -> tuple[str, str]:
-    return (one, other) if one < other else (other, one)

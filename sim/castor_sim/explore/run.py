@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import castor_policy
 from castor_sim.explore.broken import BROKEN
-from castor_sim.explore.monitor import Violation
-from castor_sim.explore.schedule import KINDS, Fault, draw_faults
+from castor_sim.explore.draw import draw_faults
+from castor_sim.explore.invariants import INVARIANTS, Violation
+from castor_sim.explore.schedule import KINDS, Fault
 from castor_sim.explore.variant import RIGHT, Variant
-from castor_sim.explore.world import Shape, World
+from castor_sim.explore.world import Shape, World, drawn_shape
+
+CRASHED = 0
+"""Stands for the number of an invariant where the explorer itself failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +25,7 @@ class Found:
 
     Attributes:
         seed: of delays and chances; with `faults` it replays.
-        invariant: number in `monitor.INVARIANTS`.
+        invariant: number in `invariants.INVARIANTS`, or `CRASHED`.
         text: what was seen.
         faults: the schedule.
     """
@@ -34,20 +41,24 @@ class Search:
     """What is explored; one value for all seeds.
 
     Attributes:
-        shape: of the job.
+        shape: of the job; None: drawn by each seed.
         kinds: of faults.
         broken: name in `broken.BROKEN`, "" for the right code.
     """
 
-    shape: Shape = field(default_factory=Shape)
+    shape: Shape | None = None
     kinds: tuple[str, ...] = tuple(KINDS)
     broken: str = ""
 
     def faults(self, seed: int) -> tuple[Fault, ...]:
         """Return the seed's schedule."""
-        shape = self.shape
+        shape = self.shape_of(seed)
         ranks = shape.machines * shape.ranks_per_machine
         return draw_faults(seed, self.kinds, shape.machines + shape.standby, ranks)
+
+    def shape_of(self, seed: int) -> Shape:
+        """Return the size of the seed's job."""
+        return self.shape if self.shape is not None else drawn_shape(seed)
 
     def variant(self) -> Variant:
         """Return the code that is explored."""
@@ -56,12 +67,32 @@ class Search:
 
 def run_schedule(search: Search, seed: int, faults: Sequence[Fault]) -> Found | None:
     """Run one schedule; return the violation that it leads to, None if there is none."""
-    world = World(search.shape, seed, faults, search.variant())
+    return _run(search, World(search.shape_of(seed), seed, faults), faults)
+
+
+def _run(search: Search, world: World, faults: Sequence[Fault]) -> Found | None:
     try:
-        world.run()
+        with search.variant().planted():
+            world.run()
     except Violation as violation:
-        return Found(seed, violation.invariant, str(violation), tuple(faults))
+        return Found(world.seed, violation.invariant, str(violation), tuple(faults))
+    except Exception as error:  # noqa: BLE001 - told with the schedule that leads to it
+        invariant = 16 if _is_in_policy(error) else CRASHED
+        return Found(world.seed, invariant, _described(invariant, error), tuple(faults))
     return None
+
+
+def _is_in_policy(error: Exception) -> bool:
+    """Whether the explored code raised it, and not what is around it."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(innermost.filename).is_relative_to(Path(castor_policy.__file__).parent)
+
+
+def _described(invariant: int, error: Exception) -> str:
+    where = "".join(traceback.format_exception(error)[-3:]).strip()
+    if invariant == CRASHED:
+        return f"the explorer itself failed; please report it:\n{where}"
+    return f"invariant {invariant} ({INVARIANTS[invariant]}):\n{where}"
 
 
 def run_seed(search: Search, seed: int) -> Found | None:
@@ -71,11 +102,10 @@ def run_seed(search: Search, seed: int) -> Found | None:
 
 def notes_of(search: Search, found: Found) -> list[str]:
     """Run a schedule again and return what happened, a line each."""
-    world = World(search.shape, found.seed, found.faults, search.variant(), keep_notes=True)
-    try:
-        world.run()
-    except Violation as violation:
-        world.note(str(violation))
+    world = World(search.shape_of(found.seed), found.seed, found.faults, keep_notes=True)
+    again = _run(search, world, found.faults)
+    if again is not None:
+        world.note(again.text)
     return world.notes or []
 
 

@@ -8,7 +8,7 @@ objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from castor_policy.agents import store_writes
 from castor_policy.agents.documents import AgentReport, job_prefix
@@ -34,6 +34,9 @@ from castor_policy.store import (
 
 if TYPE_CHECKING:
     from castor_sim.explore.agent import SimulatedAgent
+
+
+AnswerT = TypeVar("AnswerT", int, float)
 
 
 class Session:
@@ -126,13 +129,24 @@ class Session:
         store = self._world.store
         match step:
             case GrantLease(_, ttl_s):
-                store.request(self._agent, lambda model, s: model.grant(ttl_s, s), self._answered)
+                store.request(
+                    self._agent,
+                    lambda model, s: self._counted(model.grant(ttl_s, s)),
+                    self._answered,
+                )
             case RenewLease(_, lease):
                 store.request(
-                    self._agent, lambda model, s: model.keep_alive(lease, s), self._answered
+                    self._agent,
+                    lambda model, s: self._counted(model.keep_alive(lease, s)),
+                    self._answered,
                 )
             case ReadAll():
                 self._read(lambda _revision: self._answered(None), self._answered)
+
+    def _counted(self, answer: AnswerT) -> AnswerT:
+        """Note when the store has begun to count."""
+        self._agent.lease_counts_from_s = self._agent.local_s()
+        return answer
 
     def _answered(self, answer: float | Exception | None) -> None:
         if isinstance(answer, Exception):

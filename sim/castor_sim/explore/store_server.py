@@ -112,7 +112,7 @@ class StoreServer:
         agent = stream.agent
         network = self._world.network
         lost = network.loss(agent.name) > 0 and agent.draw.random() < network.loss(agent.name)
-        if lost or not agent.alive or not network.reaches(agent.name, STORE):
+        if lost or not agent.alive or not network.reaches(STORE, agent.name):
             self.cut(stream)
             return
         # One connection: what was sent later arrives later.
@@ -136,7 +136,7 @@ class StoreServer:
         network, now_s = self._world.network, self._world.now_s
         timed_out = StoreUnavailableError("no answer in time")
         on_the_way_s = agent.latency_s() + late_s + network.late_s(agent.name)
-        if self._is_lost(agent):
+        if self._is_lost(agent, agent.name, STORE):
             agent.later(TIMEOUT_S, done, timed_out)
         elif on_the_way_s >= TIMEOUT_S:
             agent.later(TIMEOUT_S, done, timed_out)
@@ -160,7 +160,7 @@ class StoreServer:
             return
         left_s = sent_s + TIMEOUT_S - self._world.now_s
         back_s = agent.latency_s()
-        if self._is_lost(agent) or back_s >= left_s:
+        if self._is_lost(agent, STORE, agent.name) or back_s >= left_s:
             agent.later(max(0.0, left_s), done, StoreUnavailableError("no answer in time"))
         else:
             agent.later(back_s, done, answer)
@@ -194,9 +194,9 @@ class StoreServer:
         self.request(agent, attach, attached)
         return stream
 
-    def _is_lost(self, agent: SimulatedAgent) -> bool:
+    def _is_lost(self, agent: SimulatedAgent, sender: str, receiver: str) -> bool:
         network = self._world.network
-        if not network.reaches(agent.name, STORE):
+        if not network.reaches(sender, receiver):
             return True
         loss = network.loss(agent.name)
         return loss > 0 and agent.draw.random() < loss

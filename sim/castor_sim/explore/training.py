@@ -16,7 +16,8 @@ from castor_policy.agents.messages import (
     TrainerResumed,
 )
 from castor_policy.recovery import Tier
-from castor_sim.explore.checkpoint_model import Chunk, next_state, part_of, state_after
+from castor_sim.explore.checkpoint_model import Chunk, part_of
+from castor_sim.explore.truth import first_state, next_state
 
 if TYPE_CHECKING:
     from castor_sim.explore.agent import SimulatedAgent
@@ -112,9 +113,15 @@ class Trainer:
     def _read(self, offer: Offer) -> list[Chunk] | None:
         """Return the part that is offered; None if it is not there or its digests differ."""
         if offer.tier == Tier.SCRATCH:
-            return part_of(state_after(self.rank, 0))
+            return part_of(first_state(self.world.run_number, self.rank))
         if offer.tier == Tier.STORAGE:
-            return self.world.storage.read(offer.iteration, self.rank)
+            name = self.agent.name
+            persistent = self.world.storage.read(name, offer.iteration, self.rank)
+            if persistent is None:
+                return None
+            part, line = persistent
+            self.world.truth.switch(self.generation, line)
+            return part
         replica = self.agent.host.memory.get(self.rank)
         index = replica.find(offer.iteration) if replica is not None else None
         if replica is None or index is None:
@@ -132,7 +139,7 @@ class Trainer:
         """Do the optimizer's update: the state before it is gone."""
         self.has_trained = True
         self.iteration += 1
-        self.state = next_state(self.state, self.iteration)
+        self.state = next_state(self.state, self.iteration, self.generation)
         self.progress_s = self.world.now_s
         self.world.monitor.iteration_ended(self)
         mine = [t for t in self.agent.trainers.values() if t.generation == self.generation]
@@ -224,8 +231,8 @@ class Group:
         if not all(member.can_run() for member in members):
             return True
         names = sorted({member.agent.name for member in members})
-        reaches = self._world.network.reaches
-        return not all(reaches(a, b) for a in names for b in names if a < b)
+        connects = self._world.network.connects
+        return not all(connects(a, b) for a in names for b in names if a < b)
 
     def _compute(self) -> None:
         slowness = max(member.agent.host.slowness for member in self._members.values())
@@ -243,6 +250,8 @@ class Group:
         if self._is_blocked():
             self._world.after(_BLOCKED_S, self._update_when_possible)
             return
+        if self._fail_by_the_script(after_the_update=False):
+            return
         self._computed = False
         self._copies = 0
         self._world.monitor.collective_ended(self._generation)
@@ -256,10 +265,24 @@ class Group:
             self._world.after(_BLOCKED_S, self._update, member)
             return
         member.update()
+        if self._fail_by_the_script(after_the_update=True):
+            return
         last_one = len({other.iteration for other in self._members.values()}) == 1
         if last_one and member.iteration < self._world.iterations:
             self._compute()
         self._capture(member)
+
+    def _fail_by_the_script(self, *, after_the_update: bool) -> bool:
+        """End a rank whose script fails in this iteration, as it does in every generation."""
+        error = self._world.script_error
+        if error is None or error.after_the_update != after_the_update:
+            return False
+        member = self._members.get(error.rank)
+        reached = error.iteration - (not after_the_update)
+        if member is None or not member.alive or member.iteration < reached:
+            return False
+        member.end(1)
+        return True
 
     def _capture(self, member: Trainer) -> None:
         """Begin to copy: what is sent goes where the receiver has begun as well."""
@@ -285,8 +308,7 @@ class Group:
         if not (sender.alive and receiver.alive):
             return
         replica = receiver.agent.host.memory[sender.rank]
-        choose = self._world.variant.buffer_to_write
-        index = replica.begin(sender.iteration, self._generation, receiver.agreed, choose)
+        index = replica.begin(sender.iteration, self._generation, receiver.agreed)
         first = (sender.state, 0)
         replica.write(index, first)
         slowness = max(sender.agent.host.slowness, receiver.agent.host.slowness)
@@ -296,7 +318,7 @@ class Group:
     def _end_copy(self, sender: Trainer, receiver: Trainer, index: int, first: Chunk) -> None:
         if not (sender.alive and receiver.alive):
             return
-        reached = self._world.network.reaches(sender.agent.name, receiver.agent.name)
+        reached = self._world.network.connects(sender.agent.name, receiver.agent.name)
         if not (reached and sender.can_run() and receiver.can_run()):
             self._world.after(_BLOCKED_S, self._end_copy, sender, receiver, index, first)
             return
@@ -308,6 +330,7 @@ class Group:
         self._world.monitor.stored(receiver.agent, sender.rank, replica, index)
         self._copies += 1
         if self._copies == self._needed * len(self._world.spec.replicas[0]):
+            self._world.monitor.completed(self._generation)
             for member in self._ordered():
                 delay_s = member.agent.draw.uniform(*_AGREE_S)
                 self._world.after(delay_s, self._agree, member, sender.iteration)

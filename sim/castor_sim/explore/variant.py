@@ -1,35 +1,53 @@
-"""What the explored code is made of where it can be broken on purpose."""
+"""The explored code with one rule replaced, for as long as a schedule runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any
 
-from castor_policy.agents.messages import RootWrite
-from castor_policy.agents.store_writes import root_write
-from castor_policy.checkpoint_memory import buffer_to_write, offered
-from castor_policy.store import Txn
-from castor_sim.explore.checkpoint_model import ChooseBuffer, Offered
 
-WriteAsRoot: TypeAlias = Callable[[str, str, RootWrite], Txn]
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A function or method of the policy, and what stands in its place.
+
+    Attributes:
+        owner: the module or class.
+        name: of the function in it.
+        make: returns the replacement, given what is there.
+    """
+
+    owner: Any
+    name: str
+    make: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """The policy's own functions, or others in their place.
+    """The policy as it is, or broken on purpose.
 
     Attributes:
         name: "right", or what is broken.
-        offered: which iterations of a replica may be offered.
-        buffer_to_write: which buffer of a replica is written next.
-        root_write: what a root sends to the store to write what it decided.
+        what: which rule is missing or wrong, in one line.
+        patches: what is replaced.
     """
 
     name: str = "right"
-    offered: Offered = offered
-    buffer_to_write: ChooseBuffer = buffer_to_write
-    root_write: WriteAsRoot = root_write
+    what: str = ""
+    patches: tuple[Patch, ...] = ()
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Have the patches in force."""
+        kept = [(patch, patch.owner.__dict__[patch.name]) for patch in self.patches]
+        try:
+            for patch, original in kept:
+                setattr(patch.owner, patch.name, patch.make(original))
+            yield
+        finally:
+            for patch, original in kept:
+                setattr(patch.owner, patch.name, original)
 
 
 RIGHT = Variant()

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import simpy
-
 from castor_policy.agents.documents import (
     JobSpec,
     agents_prefix,
@@ -20,14 +18,16 @@ from castor_policy.agents.store_view import read_plan, read_report
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn
 from castor_sim.explore.agent import Host, SimulatedAgent
-from castor_sim.explore.checkpoint_model import Chunk
+from castor_sim.explore.clockwork import Clockwork
 from castor_sim.explore.inject import Injector
 from castor_sim.explore.monitor import Monitor
 from castor_sim.explore.network import Network
 from castor_sim.explore.schedule import Fault
+from castor_sim.explore.script_error import ScriptError
+from castor_sim.explore.storage_model import Storage
 from castor_sim.explore.store_server import StoreServer
 from castor_sim.explore.training import Group, GroupKey
-from castor_sim.explore.variant import Variant
+from castor_sim.explore.truth import Truth
 
 JOB = "explored"
 
@@ -69,45 +69,37 @@ class Shape:
             lease_s=3.0,
             persist="storage",
             persist_every_s=1.0,
-            # A schedule may well hold more failures than iterations; giving up has its own tests.
-            max_attempts=1000,
         )
 
 
-class Storage:
-    """Persistent storage: whole iterations, the newest few."""
+_SHAPES = (
+    # Most jobs are small: what two ranks or three replicas show, few of them show as well.
+    (6, Shape()),
+    (2, Shape(standby=0)),
+    (2, Shape(standby=2)),
+    (3, Shape(machines=2, ranks_per_machine=2)),
+    (2, Shape(machines=3, ranks_per_machine=2, standby=0)),
+    (2, Shape(machines=2, standby=2)),
+    (2, Shape(machines=3, replicas=3)),
+    (1, Shape(machines=5, replicas=3)),
+    (1, Shape(machines=4, ranks_per_machine=2)),
+)
 
-    def __init__(self, ranks: int, keep: int) -> None:
-        self._ranks = ranks
-        self._keep = keep
-        self._parts: dict[int, dict[int, list[Chunk]]] = {}
 
-    def write(self, iteration: int, rank: int, part: list[Chunk]) -> None:
-        """Store a part; an iteration counts once it has them all."""
-        self._parts.setdefault(iteration, {})[rank] = part
-        for old in self.complete()[: -self._keep]:
-            del self._parts[old]
-
-    def complete(self) -> tuple[int, ...]:
-        """Return the complete iterations, oldest first."""
-        whole = (i for i, parts in self._parts.items() if len(parts) == self._ranks)
-        return tuple(sorted(whole))
-
-    def read(self, iteration: int, rank: int) -> list[Chunk] | None:
-        """Return a part of a complete iteration."""
-        if iteration not in self.complete():
-            return None
-        return self._parts[iteration][rank]
+def drawn_shape(seed: int) -> Shape:
+    """Return the size of the job that a seed stands for."""
+    draw = random.Random(f"castor explore shape {seed}")  # noqa: S311 - a simulation, no secret
+    weights = [weight for weight, _ in _SHAPES]
+    return draw.choices([shape for _, shape in _SHAPES], weights)[0]
 
 
 class World:
-    """Everything around the agents, driven by simpy.
+    """Everything around the agents.
 
     Args:
         shape: of the job.
         seed: of every delay and chance; faults come apart.
         faults: what goes wrong.
-        variant: the right code, or one that is broken on purpose.
         keep_notes: keep a log of what happened, for people.
     """
 
@@ -116,7 +108,6 @@ class World:
         shape: Shape,
         seed: int,
         faults: Sequence[Fault],
-        variant: Variant,
         *,
         keep_notes: bool = False,
     ) -> None:
@@ -124,14 +115,16 @@ class World:
         self.shape = shape
         self.spec = shape.spec()
         self.iterations = shape.iterations
-        self.variant = variant
         self.notes: list[str] | None = [] if keep_notes else None
-        self._environment = simpy.Environment()
+        self.script_error: ScriptError | None = None
+        self._clock = Clockwork()
         self._draw = random.Random(f"{seed} world")  # noqa: S311 - a simulation, no secret
         self.network = Network()
         self.monitor = Monitor(self)
         self.store = StoreServer(self)
         ranks = shape.machines * shape.ranks_per_machine
+        self.run_number = 1
+        self.truth = Truth(self.run_number, ranks)
         self.storage = Storage(ranks, self.spec.persist_keep)
         self.agents: dict[str, SimulatedAgent] = {}
         self.meetings = 0
@@ -151,12 +144,11 @@ class World:
     @property
     def now_s(self) -> float:
         """Simulated time."""
-        return float(self._environment.now)
+        return self._clock.now_s
 
     def after(self, delay_s: float, what: Callable[..., None], *arguments: Any) -> None:
         """Call back after a time."""
-        timeout = self._environment.timeout(delay_s)
-        timeout.callbacks.append(lambda _event: what(*arguments))
+        self._clock.after(delay_s, what, arguments)
 
     def run(self) -> None:
         """Run until every agent has ended well.
@@ -164,11 +156,17 @@ class World:
         Raises:
             Violation: an invariant did not hold, or the job did not end in time.
         """
-        while not self.monitor.is_over():
-            self.monitor.check_time(self._injector.quiet_since_s() + SETTLE_S)
-            self._environment.step()
-            self.monitor.check()
-        self.monitor.check_end(self._injector.faults)
+        monitor, step = self.monitor, self._clock.step
+        while not monitor.is_over():
+            if self._clock.now_s > self._injector.quiet_since_s() + SETTLE_S:
+                monitor.check_time(self._injector.quiet_since_s() + SETTLE_S)
+            step()
+            monitor.check()
+        monitor.check_end(self._injector.faults)
+
+    def is_quiet(self) -> bool:
+        """Whether every fault is over."""
+        return self._injector.is_quiet()
 
     def note(self, text: str) -> None:
         """Write down what happened, if somebody wants to know."""

@@ -1,0 +1,124 @@
+"""A schedule of faults drawn from a seed, steered to the pairs that were drawn least.
+
+A seed gives its schedule alone, without knowing what other seeds gave. Still no pair of faults is
+left out: the pairs of kinds, and the phase of the job in which the second one strikes, are numbered
+in one fixed shuffled order, and a seed takes the pair of its own number. So of any two pairs, over
+any run of seeds, neither is drawn more than once oftener than the other.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations_with_replacement, product
+
+from castor_sim.explore.schedule import EVERYBODY, KINDS, PEERS, PHASES, STORE, Fault
+
+_SPAN_S = {
+    "crash": (4.0, 12.0),
+    "agent": (0.2, 9.0),
+    "pause": (0.3, 8.0),
+    "slow": (1.0, 8.0),
+    "net": (0.3, 9.0),
+    "loss": (0.5, 6.0),
+    "late": (0.3, 3.0),
+    "store": (0.3, 10.0),
+    "clock": (1.0, 10.0),
+    "root": (0.2, 8.0),
+    "mount": (0.5, 12.0),
+    "full": (1.0, 12.0),
+}
+_VALUES = {
+    "crash": (0.0, 0.0, 1.0),
+    "pause": (0.0, 1.0),
+    "slow": (3.0, 10.0, 30.0),
+    "loss": (0.1, 0.3, 0.6),
+    "late": (0.5, 1.5, 3.0, 6.0),
+    "clock": (0.3, 0.7, 1.5, 3.0),
+    "lease": (-1.0, -1.0, 2.0, 8.0),
+    "root": (0.0, 1.0, 2.0, 3.0),
+    "net": (0.0, 0.0, 1.0, 2.0),
+    "flip": (0.0, 0.0, 1.0),
+    "error": (0.0, 1.0, 1.0, 2.0),
+}
+_TRAINING_S = 9.0  # most of a run without faults lies before it
+_COUNTS = (2, 5, 3, 2, 1)  # of one fault, of two, ...
+
+Pair = tuple[str, str, str]
+"""A kind, another, and the phase in which the other strikes."""
+
+
+@lru_cache(maxsize=64)
+def pairs(kinds: tuple[str, ...]) -> tuple[Pair, ...]:
+    """Return all pairs of these kinds in the order in which seeds take them."""
+    ordered = sorted(kinds, key=list(KINDS).index)
+    both = product(combinations_with_replacement(ordered, 2), PHASES)
+    found = [(one, other, phase) for (one, other), phase in both]
+    random.Random("castor explore pairs").shuffle(found)  # noqa: S311 - a simulation, no secret
+    return tuple(found)
+
+
+def draw_faults(seed: int, kinds: Sequence[str], agents: int, ranks: int) -> tuple[Fault, ...]:
+    """Draw 1 to 5 faults of the given kinds, in order of time.
+
+    Args:
+        seed: same seed, same faults.
+        kinds: some of `KINDS`.
+        agents: how many agents there are at the start.
+        ranks: how many trainers.
+    """
+    draw = random.Random(f"castor explore {seed}")  # noqa: S311 - a simulation, no secret
+    ordered = tuple(sorted(kinds, key=list(KINDS).index))
+    numbered = pairs(ordered)
+    one, other, phase = numbered[seed % len(numbered)]
+    count = draw.choices(range(1, len(_COUNTS) + 1), weights=_COUNTS)[0]
+    if draw.random() < 0.5:
+        one, other = other, one
+    chosen = [one, other, *draw.choices(ordered, k=max(0, count - 2))][:count]
+    burst_s = draw.uniform(0.0, _TRAINING_S) if draw.random() < 0.5 else None
+    target = draw.randrange(max(agents, ranks)) if draw.random() < 0.4 else None
+    faults = []
+    for place, kind in enumerate(chosen):
+        if burst_s is None:
+            time_s = draw.uniform(0.0, _TRAINING_S)
+        else:
+            time_s = burst_s + draw.expovariate(2.0)
+        fixed = phase if place == 1 else draw.choice(PHASES) if draw.random() < 0.3 else ""
+        if fixed and draw.random() < 0.25:
+            time_s = 0.0  # it waits for the first plan
+        faults.append(_draw_one(draw, kind, time_s, fixed, (agents, ranks), target))
+    return tuple(sorted(faults, key=lambda fault: (fault.time_s, fault.kind, fault.target)))
+
+
+def _draw_one(
+    draw: random.Random,
+    kind: str,
+    time_s: float,
+    after: str,
+    sizes: tuple[int, int],
+    target: int | None,
+) -> Fault:
+    agents, ranks = sizes
+    low, high = _SPAN_S.get(kind, (0.0, 0.0))
+    span_s = draw.uniform(low, high)
+    lag_s = draw.choice((0.0, draw.uniform(0.0, 0.2), draw.uniform(0.0, 1.5))) if after else 0.0
+    aimed, other, value = draw.randrange(agents), 0, 0.0
+    if kind in ("crash", "mount"):
+        span_s = draw.choice((0.0, span_s))
+    elif kind in ("trainer", "hang", "flip", "error"):
+        aimed, other = draw.randrange(ranks), 0 if kind == "error" else draw.randrange(4)
+    elif kind == "net":
+        other = draw.choice((STORE, STORE, PEERS, EVERYBODY, EVERYBODY, draw.randrange(agents)))
+    elif kind == "pause":
+        other = draw.randrange(2)
+    elif kind == "clock":
+        other = draw.choice((0, 0, 5, 100))
+    elif kind == "root":
+        other, after, lag_s = draw.randrange(2), "", draw.choice((0.0, 0.01, 1.0, 1.5, 5.0))
+    if kind in _VALUES:
+        value = draw.choice(_VALUES[kind])
+    if target is not None:
+        aimed = target % (ranks if kind in ("trainer", "hang", "flip", "error") else agents)
+    times = {"time_s": round(time_s, 3), "span_s": round(span_s, 3), "lag_s": round(lag_s, 3)}
+    return Fault(kind, target=aimed, other=other, value=value, after=after, **times)

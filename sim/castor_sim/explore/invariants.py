@@ -1,0 +1,37 @@
+"""What must hold. DESIGN.md numbers the first seven; a violation names one of these."""
+
+from __future__ import annotations
+
+INVARIANTS = {
+    1: "only complete shards are offered for recovery, and a plan takes what was offered",
+    2: "what is being sent is never written meanwhile",
+    3: "a recovered run continues with exactly the state that it had",
+    4: "fewer than m machines lost at once cost no more than the iteration in flight",
+    5: "every rank loads the same iteration, and no older one than storage has",
+    6: "only the root of the newest term writes, and the plan never goes back",
+    7: "a corrupt part is never loaded",
+    8: "at most one set of trainers of a machine's place makes progress",
+    9: "a machine whose place was given away makes no progress in the newer generation",
+    10: "an outage of the store alone stops no trainer and begins no generation",
+    11: "once faults stop, the job reaches its last iteration, or the one where its script fails",
+    12: "no agent believes in its lease for longer than the store does",
+    13: "a generation loads only after every machine has stopped its trainers and read its memory",
+    14: "memory of another run, or of a generation that was given up, is never offered",
+    15: "what can be recovered is recovered within a bound",
+    16: "no event makes an agent raise",
+}
+"""What must hold, by number."""
+
+
+class Violation(Exception):  # noqa: N818 - what is violated is no error of this program
+    """An invariant does not hold.
+
+    Attributes:
+        invariant: its number in `INVARIANTS`.
+        found: what was seen.
+    """
+
+    def __init__(self, invariant: int, found: str) -> None:
+        super().__init__(f"invariant {invariant} ({INVARIANTS[invariant]}): {found}")
+        self.invariant = invariant
+        self.found = found
