@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from castor_policy import checkpoint_memory
-from castor_policy.agents import lease_keeping, life, root, store_view, store_writes, worker
+from castor_policy.agents import lease_keeping, life, root, store_writes, worker
 from castor_sim.explore import agent, checkpoint_model, monitor, session, training, variant
 from castor_sim.explore import run as exploring
 from castor_sim.explore.checkpoint_model import Replica, part_of
@@ -147,24 +147,6 @@ def test_what_is_broken_on_purpose_is_found_and_shrunk(broken: str, invariant: i
         fewer = small.faults[:index] + small.faults[index + 1 :]
         again = run_schedule(search, small.seed, fewer)
         assert again is None or again.invariant != invariant
-
-
-def test_who_does_not_look_what_stands_in_its_own_key_stops_the_job(monkeypatch) -> None:
-    """A report that was given up came first: what is written over the change before is refused."""
-    known = store_view.OwnReport.known
-
-    def only_absence(own: store_view.OwnReport, report: object, revision: int) -> None:
-        if report is None:
-            known(own, None, revision)
-
-    monkeypatch.setattr(store_view.OwnReport, "known", only_absence)
-    search = Search(Shape(), kinds=("late", "loss", "trainer", "crash", "net"))
-    found = found_by(
-        search, range(400)
-    )  # one seed in a hundred meets it; the first ends the search
-    assert found is not None
-    assert found.invariant == 11
-    assert kinds_of(shrink(search, found)) <= {"late", "trainer", "crash"}
 
 
 # ---- the monitor sees what it is there for -------------------------------------------------------

@@ -23,8 +23,10 @@ class _Document:
 
     def to_json(self) -> str:
         """Return the document as one line of JSON with sorted keys."""
-        record = asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
-        return json.dumps(record, sort_keys=True, separators=(",", ":"))
+        names = fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+        # Not `asdict`, which copies every value to its depth, and reports are written all the time.
+        record = {item.name: getattr(self, item.name) for item in names}
+        return json.dumps(record, sort_keys=True, separators=(",", ":"), default=asdict)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

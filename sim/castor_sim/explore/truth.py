@@ -30,13 +30,16 @@ class Truth:
     Args:
         run: which run of the job's name.
         ranks: how many train.
+
+    Attributes:
+        newest: the newest generation that has trained.
     """
 
-    __slots__ = ("_line", "_newest", "_states", "_switches")
+    __slots__ = ("_line", "_states", "_switches", "newest")
 
     def __init__(self, run: int, ranks: int) -> None:
         self._line: list[int] = []
-        self._newest = 0
+        self.newest = 0
         self._states = [[first_state(run, rank) for rank in range(ranks)]]
         self._switches: dict[int, Line] = {}
 
@@ -68,9 +71,9 @@ class Truth:
 
         So it is where a rank that was paused ends what a newer generation has trained anew.
         """
-        if generation < self._newest:
+        if generation < self.newest:
             return False
-        self._newest = generation
+        self.newest = generation
         line = self._switches.pop(generation, None)
         if line is not None and tuple(self._line) != line:
             self._line, first = list(line), self._states[0]
