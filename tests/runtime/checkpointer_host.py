@@ -156,6 +156,20 @@ class LateDevice(CpuDevice):
         super().capture(*arguments)
 
 
+class Curve:
+    """A user's state that grows by `rows` numbers an iteration."""
+
+    def __init__(self, rows: int) -> None:
+        self.added = rows
+        self.rows: list[int] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = state["rows"]
+
+
 def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
     if options.get("late_capture"):
         session.CpuDevice = LateDevice
@@ -166,7 +180,10 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
     tensors = {
         f"t{i}": torch.full((size + 10 * rank,), float(rank + 1)) for i, size in enumerate(sizes)
     }
-    checkpointer = Checkpointer(TensorState(tensors), timeout_s=options.get("timeout_s", 30.0))
+    curve = Curve(options.get("rows", 0))
+    checkpointer = Checkpointer(
+        TensorState(tensors), {"curve": curve}, timeout_s=options.get("timeout_s", 30.0)
+    )
     start = checkpointer.resume()
     blocked: list[float] = []
     for iteration in range(start, options["iterations"]):
@@ -175,6 +192,7 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
         blocked.append(time.monotonic() - began)
         for tensor in tensors.values():
             tensor.mul_(1.0001).add_(iteration)
+        curve.rows += [iteration] * curve.added
         time.sleep(options.get("pause_after_update_s", 0.0))
         began = time.monotonic()
         checkpointer.step()
@@ -182,7 +200,7 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
         time.sleep(options.get("pause_s", 0.0))
     checkpointer.finish()
     live = {name: digest(tensor) for name, tensor in tensors.items()}
-    return {"start": start, "live": live, "blocked_s": blocked}
+    return {"start": start, "live": live, "blocked_s": blocked, "rows": curve.rows}
 
 
 def train_with_teacher(options: dict[str, Any]) -> dict[str, Any]:

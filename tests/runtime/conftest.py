@@ -150,6 +150,7 @@ class Cluster:
                         snapshot = source.snapshot(iteration)
                         writing = replica.begin(iteration, self.generation, None)
                         writing.data[:] = snapshot.data
+                        writing.make_room(len(snapshot.meta))
                         writing.commit(snapshot.meta)
                         break
                 tier = "peer"
@@ -242,6 +243,10 @@ class Generation:
                     self._order_loads()
                 if message["op"] == "corrupt":
                     self._repair(rank, message["iteration"])
+                if message["op"] == "room":
+                    machine = rank // self.cluster.per_machine
+                    arena = self.cluster.arenas[machine]
+                    arena.make_room(message["part"], message["meta_bytes"])
 
     def _said(self, op: str) -> dict[int, dict[str, Any]]:
         return {

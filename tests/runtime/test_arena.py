@@ -208,7 +208,7 @@ def test_a_foreign_segment_is_refused_by_name(folder: Path) -> None:
     with (folder / "castor-x").open("r+b") as file:
         file.seek(8)
         file.write((LAYOUT_VERSION + 1).to_bytes(4, "little"))
-    with pytest.raises(ForeignCheckpointError, match="castor-x is of layout version 2"):
+    with pytest.raises(ForeignCheckpointError, match=f"of layout version {LAYOUT_VERSION + 1}"):
         Replica.open("castor-x", folder=folder)
     (folder / "castor-y").write_bytes(b"something else" * 1000)
     with pytest.raises(ForeignCheckpointError, match="castor-y is no checkpoint memory"):

@@ -54,6 +54,25 @@ def test_deepspeed_resumes_bit_for_bit(make_cluster: MakeCluster, dtype: str) ->
     assert [r["losses"] for r in again] == [r["losses"][done:] for r in whole]
 
 
+@pytest.mark.parametrize("rows", [2000, 400_000])
+def test_user_state_that_grows_is_given_room(make_cluster: MakeCluster, rows: int) -> None:
+    """Step by step, ahead of need; and in one iteration beyond all that was there."""
+    options = {"sizes": [3000], "iterations": 30 if rows == 2000 else 4, "rows": rows}
+    cluster = make_cluster(2, 2)
+    first = cluster.run("tensors", options)
+    whole = first.results()
+    assert len(whole[0]["rows"]) == rows * options["iterations"]
+    capacity = cluster.arenas[0].replica(1).meta_bytes
+    assert capacity >= len(cluster.arenas[0].replica(1).snapshot(options["iterations"]).meta)
+    asked = [m for m in first.messages[0] if m["op"] == "room" and m["part"] == 1]
+    assert 1 <= len(asked) <= 4
+    cluster.lose_machine(1)
+    second = cluster.run("tensors", options)
+    again = second.results()
+    assert second.tiers[1] == "peer"
+    assert [r["rows"] for r in again] == [r["rows"] for r in whole]
+
+
 def test_two_ranks_a_machine_and_a_lost_machine(make_cluster: MakeCluster) -> None:
     options = {"sizes": [3000, 9], "iterations": 10}
     whole = make_cluster(3, 2, 2).run("tensors", options).results()

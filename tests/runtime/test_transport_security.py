@@ -63,6 +63,9 @@ class Buffer:
         self.meta_bytes = 100
         self.committed: tuple[bytes, list[int]] | None = None
 
+    def make_room(self, meta_bytes: int) -> None:
+        assert meta_bytes <= self.meta_bytes
+
     def commit(self, meta: bytes, digests: Any) -> None:
         self.committed = meta, list(digests)
 

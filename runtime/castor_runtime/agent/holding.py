@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from castor_runtime.persistent.storage import (
     require_own_folder,
     set_aside_damaged,
 )
-from castor_runtime.transport import PeerClient, PeerError
+from castor_runtime.transport import PartMissingError, PeerClient, PeerError
 
 
 class Holding:
@@ -69,7 +70,7 @@ class Holding:
         """Have memory for what a trainer says it will checkpoint; False if that is refused."""
         layout = RankLayout.from_message(message)
         known = await self._publish(layout)
-        if known != layout:
+        if replace(layout, meta_bytes=known.meta_bytes) != known:
             reason = (
                 f"rank {layout.rank} trains another model than the job's first trainers did: its "
                 f"part is {layout.data_bytes} bytes of {layout.fingerprint}, theirs was "
@@ -159,6 +160,15 @@ class Holding:
                 )
             )
         return self._memory.holdings(), persistent
+
+    async def make_room(self, generation: int, rank: int, meta_bytes: int) -> None:
+        """Have room for a part's metadata, which have grown; the job ends if there is no memory."""
+        try:
+            await self._memory.make_room(rank, meta_bytes)
+        except (InputError, OSError) as error:
+            self._emit(MemoryRefused(generation, str(error)))
+        except PartMissingError:
+            pass  # given up since: the trainer that asks is of an earlier generation
 
     async def verify(self, generation: int, rank: int, iteration: int) -> None:
         """Read a part against its checksums."""

@@ -196,6 +196,9 @@ class Machine:
                 self._emit(TrainerResumed(generation, rank))
             case "corrupt":
                 await self._refused(generation, rank, int(message["iteration"]))
+            case "room":
+                part, meta_bytes = int(message["part"]), int(message["meta_bytes"])
+                self._spawn(self._holding.make_room(generation, part, meta_bytes))
             case "event":
                 self._log_event(generation, rank, message)
             case _:

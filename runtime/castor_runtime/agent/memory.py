@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from castor_policy.agents.documents import JobSpec
@@ -34,7 +34,8 @@ class RankLayout:
     Attributes:
         rank: the rank.
         data_bytes: its flat states.
-        meta_bytes: room for everything else.
+        meta_bytes: room for everything else at the start; it grows, and is no part of what a
+            checkpoint is of.
         chunk_bytes: size of a chunk.
         fingerprint: 32 hex digits of job, topology and layout; of all ranks together.
     """
@@ -115,7 +116,18 @@ class CheckpointMemory:
         )
 
     def _fits(self, rank: int, part: PartLayout) -> bool:
-        return replace(self._replica(rank).part, rank=part.rank) == part
+        return self._replica(rank).part.is_like(part)
+
+    async def make_room(self, rank: int, meta_bytes: int) -> None:
+        """Have room for metadata of that size in the part of `rank`, ahead of need if it can be.
+
+        Raises:
+            InputError: it does not fit; the message has the table.
+            PartMissingError: the part is not held here.
+        """
+        self._replica(rank)
+        assert self._arena is not None, "it holds a part"
+        await asyncio.to_thread(self._arena.make_room, rank, meta_bytes)
 
     async def touch(self) -> None:
         """Fault all of it in, once; a page fault during training costs seconds a GiB."""

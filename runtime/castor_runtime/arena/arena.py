@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from castor_runtime.arena.budget import check_budget
+from castor_configs.errors import InputError
+from castor_runtime.arena.budget import check_budget, check_growth
 from castor_runtime.arena.errors import ForeignCheckpointError
 from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.arena.layout import (
+    BUFFERS,
     HEADER_BYTES,
     LAYOUT_VERSION,
     PartLayout,
     SegmentOwner,
+    pages,
     read_version,
     unpack_fixed,
 )
@@ -53,10 +56,11 @@ class Arena:
         self._folder = folder
         self._lock = JobLock(job, folder=folder)
         self._replicas: dict[int, Replica] = {}
+        self._limit_bytes: int | None = None
 
     @property
     def memory_bytes(self) -> int:
-        """Size of all segments: two buffers a part, and their headers."""
+        """Size of all segments: two buffers a part, their headers, and what grew."""
         return sum(replica.memory_bytes for replica in self._replicas.values())
 
     @property
@@ -102,18 +106,16 @@ class Arena:
         ranks = [part.rank for part in parts]
         if len(set(ranks)) != len(ranks):
             raise ValueError(f"a rank is named twice in {sorted(ranks)}; name each once")
+        self._limit_bytes = limit_bytes
         with self._alone():
             missing = self.missing(parts)
             if missing:
-                held = {rank: replica.part for rank, replica in self._replicas.items()}
-                held |= {part.rank: part for part in parts}
-                for part in missing:
-                    del held[part.rank]
+                held = set(self._replicas) | set(ranks) - {part.rank for part in missing}
                 check_budget(
                     missing,
                     live_note=live_note,
                     limit_bytes=limit_bytes,
-                    held=list(held.values()),
+                    held_bytes=sum(self._size_bytes(rank) for rank in held),
                     folder=self._folder,
                 )
             for part in parts:
@@ -142,6 +144,39 @@ class Arena:
         if stale is not None:
             stale.close()
         self._replicas[part.rank] = replica
+
+    def make_room(self, rank: int, meta_bytes: int) -> None:
+        """See to it that the part of `rank` has room for metadata of that size.
+
+        Once they fill more than half of it, it is made four times their size, or twice, as there
+        is memory: so that there is room before it is needed.
+
+        Raises:
+            KeyError: `rank` is not held here.
+            InputError: there is no memory for what is needed; nothing changed.
+        """
+        replica = self._replicas[rank]
+        with self._alone():
+            for factor in (4, 2, 1):
+                if (
+                    2 * meta_bytes <= replica.meta_bytes
+                    or factor * meta_bytes <= replica.meta_bytes
+                ):
+                    return
+                try:
+                    check_growth(
+                        rank,
+                        BUFFERS * pages(factor * meta_bytes),
+                        held_bytes=self.memory_bytes,
+                        limit_bytes=self._limit_bytes,
+                        folder=self._folder,
+                    )
+                except InputError:
+                    if factor == 1:
+                        raise
+                    continue
+                replica.grow(factor * meta_bytes)
+                return
 
     def touch(self, *, threads: int = 2, on_progress: Progress | None = None) -> None:
         """Take all memory now, and map it; contents stay. Slow once (up to 5 s/GiB), then cheap.
@@ -200,7 +235,11 @@ class Arena:
                     f"{self.owner.job}, {self.owner.fingerprint.hex()}: another model, world size "
                     "or placement; end that job, or name this one otherwise"
                 )
-            return found == part and path.stat().st_size == part.segment_bytes
+            return (
+                found.rank == part.rank
+                and found.is_like(part)
+                and path.stat().st_size >= found.segment_bytes
+            )
         except FileNotFoundError:
             return False
 
@@ -217,6 +256,13 @@ class Arena:
             self._replicas[part.rank] = Replica.open(
                 name, fingerprint=self.owner.fingerprint, folder=self._folder
             )
+        self._replicas[part.rank].ask_for_room = self._room_for
+
+    def _room_for(self, replica: Replica, meta_bytes: int) -> None:
+        self.make_room(replica.rank, meta_bytes)
+
+    def _size_bytes(self, rank: int) -> int:
+        return self._path(rank).stat().st_size
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

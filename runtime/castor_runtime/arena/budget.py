@@ -38,7 +38,7 @@ def check_budget(
     *,
     live_note: str,
     limit_bytes: int | None = None,
-    held: Sequence[PartLayout] = (),
+    held_bytes: int = 0,
     folder: Path = SHARED_MEMORY,
 ) -> None:
     """See whether `parts` can be held, before any memory is taken.
@@ -47,13 +47,49 @@ def check_budget(
         parts: what is still to be made; what an agent re-attaches to is no part of it.
         live_note: a line on what else needs memory, which goes under the table.
         limit_bytes: most that checkpoints may take here; None or 0: what there is.
-        held: what is in memory already, which counts against `limit_bytes` only.
+        held_bytes: what is in memory already, which counts against `limit_bytes` only.
         folder: where the machine's shared memory is.
 
     Raises:
         InputError: they do not fit; the error shows what needs how much, and what there is.
     """
-    needed = required_bytes(parts)
+    rows = [(f"part of rank {part.rank}, 2 buffers", part.segment_bytes) for part in parts]
+    _require(rows, live_note, limit_bytes, held_bytes, folder)
+
+
+def check_growth(
+    rank: int,
+    more_bytes: int,
+    *,
+    held_bytes: int,
+    limit_bytes: int | None = None,
+    folder: Path = SHARED_MEMORY,
+) -> None:
+    """See whether the metadata of a part may take more memory.
+
+    Args:
+        rank: whose part.
+        more_bytes: what they would take more.
+        held_bytes: what is in memory already, which counts against `limit_bytes` only.
+        limit_bytes: most that checkpoints may take here; None or 0: what there is.
+        folder: where the machine's shared memory is.
+
+    Raises:
+        InputError: it does not fit; the error shows what needs how much, and what there is.
+    """
+    rows = [(f"state of rank {rank} that grew, 2 buffers", more_bytes)]
+    note = "what state_dict() returns for Checkpointer(state=...), or the model's buffers, grew"
+    _require(rows, note, limit_bytes, held_bytes, folder)
+
+
+def _require(
+    rows: list[tuple[str, int]],
+    note: str,
+    limit_bytes: int | None,
+    held_bytes: int,
+    folder: Path,
+) -> None:
+    needed = sum(size_bytes for _, size_bytes in rows)
     promised = _promised_bytes(folder)
     status = os.statvfs(folder)
     sources = [
@@ -61,12 +97,11 @@ def check_budget(
         (f"room in {folder}", status.f_bavail * status.f_frsize - promised),
     ]
     if limit_bytes:
-        sources.append(("left of the limit", limit_bytes - required_bytes(held)))
+        sources.append(("left of the limit", limit_bytes - held_bytes))
     short = [name for name, there in sources if there < needed]
     if not short:
         return
-    rows = [(f"part of rank {part.rank}, 2 buffers", part.segment_bytes) for part in parts]
-    rows.append(("needed", needed))
+    rows = [*rows, ("needed", needed)]
     rows += [(name + (", too little" if name in short else ""), there) for name, there in sources]
     if promised:
         rows.append(("(promised to other segments)", promised))
@@ -77,7 +112,7 @@ def check_budget(
         f"  {name:<{width}}  {size / 2**exponent:12.3f} {unit}" for name, size in rows
     )
     raise InputError(
-        f"checkpoint memory does not fit on this machine:\n{table}\n  {live_note}\n"
+        f"checkpoint memory does not fit on this machine:\n{table}\n  {note}\n"
         "hold fewer replicas, use fewer ranks a machine, or give it more memory"
     )
 

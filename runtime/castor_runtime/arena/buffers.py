@@ -57,8 +57,12 @@ class Writing:
 
     @property
     def meta_bytes(self) -> int:
-        """Capacity for metadata."""
+        """Capacity for metadata, as it is now."""
         return self._replica.meta_bytes
+
+    def make_room(self, meta_bytes: int) -> None:
+        """See to it that metadata of that size fit; see `Replica.make_room`."""
+        self._replica.make_room(meta_bytes)
 
     def chunk(self, index: int) -> memoryview:
         """Return the data of one chunk.
@@ -80,7 +84,7 @@ class Writing:
             workers: threads that compute them.
 
         Raises:
-            ValueError: the metadata are larger than was planned, the digests are not one a chunk,
+            ValueError: there is no room for the metadata, the digests are not one a chunk,
                 or the writing has ended already.
             WritingLostError: somebody else has taken the buffer; nothing is committed.
         """
@@ -89,7 +93,7 @@ class Writing:
         if len(meta) > self.meta_bytes:
             raise ValueError(
                 f"{len(meta)} bytes of metadata do not fit into {self.meta_bytes}; "
-                "plan for more when the layout is made"
+                "call make_room first"
             )
         if digests is None:
             digests = chunk_digests(self.data, self._replica.part, workers)

@@ -7,13 +7,20 @@ All numbers are little-endian. A page is 4096 bytes whatever the machine's own i
               16  fingerprint 16 bytes   32  rank i64               40  data bytes u64
               48  metadata capacity u64  56  chunk bytes u64        64  job, 64 bytes, zero-padded
              128  agent, 64 bytes       192  xxh3_64 of bytes 0..191
+    1024   room for metadata that outgrew its capacity; zeros: there is none yet
+               0  offset u64               8  capacity u64          16  xxh3_64 of bytes 0..15
     2048   header of buffer 0            2176  header of buffer 1
                0  state u32                4  zero u32               8  iteration i64
               16  generation i64          24  metadata bytes u64    32  xxh3_64 of the record
-              40  xxh3_64 of bytes 0..39, seeded with 1 + the buffer's index
+              40  metadata offset u64     48  xxh3_64 of bytes 0..47, seeded with 1 + the index
     4096   buffer 0: data, from a page's start; then, from a page's start, its record: one xxh3_64
                a chunk (u64), then the metadata; padded to a page
     ...    buffer 1, likewise
+    ...    what grew: at the room's offset its capacity twice, for buffer 0 and buffer 1
+
+Metadata grow while training goes on, so the file grows at its end, and nothing that is mapped
+moves. A buffer's header says where its own metadata lie (0: behind its table), so that what was
+written before the room grew stays whole; earlier rooms are left as they are.
 
 The magic and the layout version stay where they are in every version. A buffer is complete when its
 header's own digest matches and its state says so; the header is written last, so a writer that dies
@@ -31,7 +38,7 @@ import xxhash
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 
 MAGIC = b"CASTORCM"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 PAGE_BYTES = 4096
 HEADER_BYTES = PAGE_BYTES
 BUFFERS = 2
@@ -40,7 +47,9 @@ NAME_BYTES = 64
 
 _FIXED = struct.Struct("<8sII16sqQQQ64s64s")
 _DIGEST = struct.Struct("<Q")
-_BUFFER = struct.Struct("<I4xqqQQ")
+_BUFFER = struct.Struct("<I4xqqQQQ")
+_ROOM = struct.Struct("<QQ")
+_ROOM_OFFSET = 1024
 _BUFFER_OFFSET = 2048
 _BUFFER_STRIDE = 128
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -53,7 +62,8 @@ class PartLayout:
     Attributes:
         rank: whose part it is.
         data_bytes: size of the tensor data.
-        meta_bytes: capacity for metadata (counters, random states, the user's state).
+        meta_bytes: capacity for metadata (counters, random states, the user's state) before any
+            room is added.
         chunk_bytes: the unit of transfer and of digests; the last chunk may be shorter.
 
     Raises:
@@ -89,12 +99,16 @@ class PartLayout:
     @property
     def buffer_bytes(self) -> int:
         """Size of one buffer: data and record, each padded to a page."""
-        return _pages(self.data_bytes) + _pages(self.table_bytes + self.meta_bytes)
+        return pages(self.data_bytes) + pages(self.table_bytes + self.meta_bytes)
 
     @property
     def segment_bytes(self) -> int:
-        """Size of the whole segment: the header and two buffers."""
+        """Size of the whole segment before it grows: the header and two buffers."""
         return HEADER_BYTES + BUFFERS * self.buffer_bytes
+
+    def is_like(self, other: PartLayout) -> bool:
+        """Whether it holds the same data, of whatever rank; metadata are given room as needed."""
+        return (self.data_bytes, self.chunk_bytes) == (other.data_bytes, other.chunk_bytes)
 
     def data_offset(self, buffer: int) -> int:
         """Return where the data of `buffer` starts in the segment, in bytes."""
@@ -102,7 +116,7 @@ class PartLayout:
 
     def record_offset(self, buffer: int) -> int:
         """Return where the digests and metadata of `buffer` start in the segment, in bytes."""
-        return self.data_offset(buffer) + _pages(self.data_bytes)
+        return self.data_offset(buffer) + pages(self.data_bytes)
 
     def chunk_span(self, chunk: int) -> tuple[int, int]:
         """Return the first byte of `chunk` in the data and the one after its last.
@@ -151,11 +165,30 @@ class BufferRecord:
         header: state, iteration and generation.
         meta_bytes: size of the metadata that is there.
         record_digest: xxh3_64 of the table of digests and the metadata.
+        meta_offset: where the metadata lie in the file, in bytes; 0: behind the table.
     """
 
     header: BufferHeader
     meta_bytes: int = 0
     record_digest: int = 0
+    meta_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MetaRoom:
+    """Room that was added for metadata, at the end of the segment's file.
+
+    Attributes:
+        offset: where that of buffer 0 starts, in bytes; that of buffer 1 follows.
+        capacity_bytes: for each of the two.
+    """
+
+    offset: int = 0
+    capacity_bytes: int = 0
+
+    def start(self, buffer: int) -> int:
+        """Return where the room of `buffer` starts in the file, in bytes."""
+        return self.offset + buffer * self.capacity_bytes
 
 
 def check_name(what: str, name: str) -> None:
@@ -218,7 +251,12 @@ def pack_buffer(buffer: int, record: BufferRecord) -> bytes:
     """Return the header of `buffer`, its digest last."""
     header = record.header
     packed = _BUFFER.pack(
-        header.state, header.iteration, header.generation, record.meta_bytes, record.record_digest
+        header.state,
+        header.iteration,
+        header.generation,
+        record.meta_bytes,
+        record.record_digest,
+        record.meta_offset,
     )
     return packed + _DIGEST.pack(xxhash.xxh3_64_intdigest(packed, seed=1 + buffer))
 
@@ -230,10 +268,30 @@ def unpack_buffer(buffer: int, packed: bytes) -> BufferRecord | None:
         body, seed=1 + buffer
     ):
         return None
-    state, iteration, generation, meta_bytes, record_digest = _BUFFER.unpack(body)
+    state, iteration, generation, meta_bytes, record_digest, meta_offset = _BUFFER.unpack(body)
     header = BufferHeader(BufferState(state), iteration, generation)
-    return BufferRecord(header, meta_bytes, record_digest)
+    return BufferRecord(header, meta_bytes, record_digest, meta_offset)
 
 
-def _pages(size_bytes: int) -> int:
+def room_span() -> slice:
+    """Return where the record of added room stands in the segment."""
+    return slice(_ROOM_OFFSET, _ROOM_OFFSET + _ROOM.size + _DIGEST.size)
+
+
+def pack_room(room: MetaRoom) -> bytes:
+    """Return the record of added room, its digest last."""
+    packed = _ROOM.pack(room.offset, room.capacity_bytes)
+    return packed + _DIGEST.pack(xxhash.xxh3_64_intdigest(packed))
+
+
+def unpack_room(packed: bytes) -> MetaRoom:
+    """Return what room was added; none where the record is torn: more is then added anew."""
+    body = packed[: _ROOM.size]
+    if _DIGEST.unpack_from(packed, _ROOM.size)[0] != xxhash.xxh3_64_intdigest(body):
+        return MetaRoom()
+    return MetaRoom(*_ROOM.unpack(body))
+
+
+def pages(size_bytes: int) -> int:
+    """Return the size rounded up to whole pages."""
     return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES

@@ -6,8 +6,10 @@ One writer at a time; readers may look at any moment. See `castor_runtime.arena.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -33,21 +35,28 @@ from castor_runtime.arena.layout import (
     HEADER_BYTES,
     LAYOUT_VERSION,
     BufferRecord,
+    MetaRoom,
     PartLayout,
     SegmentOwner,
     buffer_header_bytes,
     buffer_header_offset,
     pack_buffer,
     pack_fixed,
+    pack_room,
+    pages,
     read_version,
+    room_span,
     unpack_buffer,
     unpack_fixed,
+    unpack_room,
 )
 from castor_runtime.arena.segments import (
     SHARED_MEMORY,
     Progress,
     create_file,
     fault_in,
+    grow_file,
+    open_descriptor,
     open_file,
     read_start,
     segment_name,
@@ -64,7 +73,11 @@ class Replica:
         name: of the segment in its folder.
         owner: job, agent and fingerprint that it belongs to.
         part: rank and sizes.
+        ask_for_room: is called with this replica and a number of bytes when metadata outgrow their
+            room, and returns when they fit or raises why they do not; None: they never will.
     """
+
+    ask_for_room: Callable[[Replica, int], None] | None = None
 
     def __init__(
         self, path: Path, mapped: mmap.mmap, owner: SegmentOwner, part: PartLayout
@@ -75,6 +88,9 @@ class Replica:
         self._path = path
         self._map = mapped
         self._view = memoryview(mapped)
+        # For what grew: it is read and written, and never mapped.
+        self._descriptor = open_descriptor(path)
+        self._close_descriptor = weakref.finalize(self, os.close, self._descriptor)
 
     @classmethod
     def create(
@@ -118,15 +134,13 @@ class Replica:
                 f"{owner.fingerprint.hex()}, not {fingerprint.hex()}; remove it or name the job "
                 "otherwise"
             )
-        mapped = open_file(path)
-        found_bytes = len(mapped)
-        if found_bytes != part.segment_bytes:
-            mapped.close()
+        found_bytes = path.stat().st_size
+        if found_bytes < part.segment_bytes:
             raise ForeignCheckpointError(
                 f"{name} is {found_bytes} bytes long where its header says "
                 f"{part.segment_bytes}; remove it"
             )
-        return cls(path, mapped, owner, part)
+        return cls(path, open_file(path, part.segment_bytes), owner, part)
 
     @property
     def rank(self) -> int:
@@ -140,8 +154,8 @@ class Replica:
 
     @property
     def meta_bytes(self) -> int:
-        """Capacity for metadata of one buffer."""
-        return self.part.meta_bytes
+        """Capacity for metadata of one buffer, as it is now."""
+        return max(self.part.meta_bytes, self._room().capacity_bytes)
 
     @property
     def chunk_bytes(self) -> int:
@@ -160,8 +174,8 @@ class Replica:
 
     @property
     def memory_bytes(self) -> int:
-        """Size of the segment."""
-        return self.part.segment_bytes
+        """Size of the segment, with what grew."""
+        return os.fstat(self._descriptor).st_size
 
     @property
     def mapped(self) -> tuple[Path, mmap.mmap]:
@@ -208,13 +222,12 @@ class Replica:
             )
         start = self.part.record_offset(buffer)
         table = self._view[start : start + self.part.table_bytes]
-        start += self.part.table_bytes
         return Snapshot(
             iteration=iteration,
             generation=record.header.generation,
             rank=self.rank,
             data=self._data(buffer),
-            meta=bytes(self._view[start : start + record.meta_bytes]),
+            meta=self._meta(buffer, record),
             digests=struct.unpack(f"<{self.chunks}Q", table),
             chunk_bytes=self.chunk_bytes,
             fingerprint=self.fingerprint,
@@ -262,14 +275,42 @@ class Replica:
             ValueError: the sizes differ.
             OSError: the segment cannot be renamed.
         """
-        if replace(part, rank=self.rank) != self.part:
+        if not self.part.is_like(part):
             raise ValueError(f"{self.name} holds {self.part}; it cannot hold {part}")
         self.keep_only(None)
+        part = replace(self.part, rank=part.rank)
         fixed = pack_fixed(self.owner, part)
         self._view[: len(fixed)] = fixed
         path = self._path.with_name(segment_name(self.owner.job, self.owner.agent, part.rank))
         self._path.rename(path)
         self._path, self.name, self.part = path, path.name, part
+
+    def make_room(self, meta_bytes: int) -> None:
+        """See to it that metadata of that size fit, by whoever may take memory here.
+
+        Raises:
+            ValueError: there is nobody who may.
+            Exception: what `ask_for_room` raises.
+        """
+        if meta_bytes <= self.meta_bytes:
+            return
+        if self.ask_for_room is None:
+            raise ValueError(
+                f"{meta_bytes} bytes of metadata do not fit into the {self.meta_bytes} of "
+                f"{self.name}, and nobody adds room to it"
+            )
+        self.ask_for_room(self, meta_bytes)
+
+    def grow(self, capacity_bytes: int) -> None:
+        """Add room for metadata: twice that size of memory. Contents stay; readers need not know.
+
+        Raises:
+            OSError: there is not so much memory.
+        """
+        capacity_bytes = pages(capacity_bytes)
+        room = MetaRoom(pages(self.memory_bytes), capacity_bytes)
+        grow_file(self._descriptor, room.offset, BUFFERS * capacity_bytes)
+        self._view[room_span()] = pack_room(room)
 
     def touch(self, *, threads: int = 2, on_progress: Progress | None = None) -> None:
         """Fault in every page for this process; contents stay.
@@ -281,6 +322,7 @@ class Replica:
 
     def close(self) -> None:
         """Give up the mapping; the segment stays. Views of it that live on keep it mapped."""
+        self._close_descriptor()
         self._view.release()
         try:
             self._map.close()
@@ -326,13 +368,25 @@ class Replica:
         _, buffer, record = max(found, key=lambda candidate: candidate[:2])
         return buffer, record
 
+    def _room(self) -> MetaRoom:
+        return unpack_room(bytes(self._view[room_span()]))
+
+    def _meta(self, buffer: int, record: BufferRecord) -> bytes:
+        if record.meta_offset:
+            return os.pread(self._descriptor, record.meta_bytes, record.meta_offset)
+        start = self.part.record_offset(buffer) + self.part.table_bytes
+        return bytes(self._view[start : start + record.meta_bytes])
+
     def _record_is_sound(self, buffer: int, record: BufferRecord) -> bool:
-        if record.meta_bytes > self.meta_bytes:
+        room = self.memory_bytes - record.meta_offset if record.meta_offset else 0
+        if record.meta_bytes > max(room, self.part.meta_bytes):
             return False
         start = self.part.record_offset(buffer)
-        end = start + self.part.table_bytes + record.meta_bytes
-        with self._view[start:end] as view:
-            return xxhash.xxh3_64_intdigest(view) == record.record_digest
+        digest = xxhash.xxh3_64()
+        with self._view[start : start + self.part.table_bytes] as table:
+            digest.update(table)
+        digest.update(self._meta(buffer, record))
+        return digest.intdigest() == record.record_digest
 
     def _commit(self, writing: Writing, meta: bytes, digests: Sequence[int]) -> None:
         buffer = writing.buffer
@@ -341,15 +395,31 @@ class Replica:
                 f"{self.name}: buffer {buffer} was taken from the writer of iteration "
                 f"{writing.iteration}, generation {writing.generation}"
             )
-        record = struct.pack(f"<{self.chunks}Q", *digests) + meta
+        table = struct.pack(f"<{self.chunks}Q", *digests)
         start = self.part.record_offset(buffer)
-        self._view[start : start + len(record)] = record
+        self._view[start : start + len(table)] = table
+        offset = 0
+        if len(meta) <= self.part.meta_bytes:
+            start += len(table)
+            self._view[start : start + len(meta)] = meta
+        else:
+            offset = self._room().start(buffer)
+            _write_all(self._descriptor, meta, offset)
         complete = BufferHeader(BufferState.COMPLETE, writing.iteration, writing.generation)
-        self._store(buffer, BufferRecord(complete, len(meta), xxhash.xxh3_64_intdigest(record)))
+        digest = xxhash.xxh3_64(table)
+        digest.update(meta)
+        self._store(buffer, BufferRecord(complete, len(meta), digest.intdigest(), offset))
 
     def _abandon(self, writing: Writing) -> None:
         if self._record(writing.buffer).header == writing.header:
             self._store(writing.buffer, BufferRecord(BufferHeader(BufferState.EMPTY)))
+
+
+def _write_all(descriptor: int, content: bytes, offset: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def read_header(path: Path) -> tuple[SegmentOwner, PartLayout]:

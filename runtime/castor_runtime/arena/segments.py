@@ -56,18 +56,40 @@ def create_file(path: Path, size_bytes: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def open_file(path: Path) -> mmap.mmap:
-    """Map an existing segment, whole, to read and write.
+def open_file(path: Path, size_bytes: int = 0) -> mmap.mmap:
+    """Map an existing segment to read and write.
+
+    Args:
+        path: of the segment.
+        size_bytes: how much of it; 0: all.
 
     Raises:
         OSError: it is not there, not ours, or a link.
-        ValueError: it is empty.
+        ValueError: it is empty, or shorter than that.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = open_descriptor(path)
     try:
-        return mmap.mmap(descriptor, 0)
+        return mmap.mmap(descriptor, size_bytes)
     finally:
         os.close(descriptor)
+
+
+def open_descriptor(path: Path) -> int:
+    """Open an existing segment to read and write.
+
+    Raises:
+        OSError: it is not there, not ours, or a link.
+    """
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def grow_file(descriptor: int, start: int, size_bytes: int) -> None:
+    """Take memory for bytes [start, start + size_bytes) of a segment that has none there yet.
+
+    Raises:
+        OSError: there is not so much.
+    """
+    os.posix_fallocate(descriptor, start, size_bytes)
 
 
 def read_start(path: Path, size_bytes: int) -> bytes:

@@ -42,8 +42,8 @@ class Checkpointer:
     Args:
         engine: a DeepSpeed engine with ZeRO stage 3, or a `TensorState`.
         state: the user's own state by name, made whole again by `resume`.
-        meta_bytes: room for the user's and the small states together; None: twice what they take
-            now and 64 KiB.
+        meta_bytes: a hint, room for the user's and the small states together at the start; None:
+            twice what they take now and 64 KiB. Where they grow, room is made in time.
         timeout_s: how long a transfer waits for a peer that is silent.
         update_after: what the optimizer's update waits for. "replication": until every replica has
             arrived (invariant 2), so that a failure costs no more than the iteration in flight.
@@ -110,7 +110,6 @@ class Checkpointer:
         Raises:
             ReplicationError: the checkpoint before could not be completed.
             MetaError: the user's state holds something that a checkpoint cannot.
-            ValueError: the small states have outgrown `meta_bytes`.
         """
         if isinstance(self._state, TensorState):
             self._state.advance()

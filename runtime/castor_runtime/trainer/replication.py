@@ -35,6 +35,7 @@ from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.device import Device
 from castor_runtime.trainer.exchange import Exchange, Part
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.sections import Section, part_bytes
 from castor_runtime.trainer.span_profile import SpanProfile, fold_spans
@@ -152,6 +153,7 @@ class Replicator:
         sections: of its part.
         own: this machine's replica of it.
         remote: replicas, on this machine, of the parts in `settings.sources()`, by rank.
+        rooms: has room made for metadata.
         device: how to copy and exchange.
         control: a gloo group of all ranks that nothing else uses.
         gate: releases pieces.
@@ -173,6 +175,7 @@ class Replicator:
         sections: Sequence[Section],
         own: Replica,
         remote: Mapping[int, Replica],
+        rooms: MetaRooms,
         device: Device,
         control: dist.ProcessGroup,
         gate: Gate,
@@ -189,6 +192,7 @@ class Replicator:
         self._sections = sections
         self._own = own
         self._remote = dict(sorted(remote.items()))
+        self._rooms = rooms
         self._device = device
         self._control = control
         self._exchange = Exchange(settings, device, gate, *transfers)
@@ -307,6 +311,7 @@ class Replicator:
             self._before_first()
             self._before_first = None
         self._reschedule(capture, part_bytes(self._sections))
+        self._rooms.note(self._own, len(capture.meta))
         own = self._begin(self._own, capture.iteration)
         parts = {rank: self._begin(held, capture.iteration) for rank, held in self._remote.items()}
         try:
@@ -386,6 +391,10 @@ class Replicator:
             for rank, part in parts.items()
         }
         self._swap(0, record, metas)
+        own.writing.make_room(len(meta))
+        for rank, table in metas.items():
+            self._rooms.note(self._remote[rank], int(table[0]))
+            parts[rank].writing.make_room(int(table[0]))
         bodies = {
             rank: torch.empty(int(table[0]), dtype=torch.uint8) for rank, table in metas.items()
         }

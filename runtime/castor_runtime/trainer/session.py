@@ -30,6 +30,7 @@ from castor_runtime.trainer.idle_spans import Gate, IdleSpans
 from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
 from castor_runtime.trainer.loading import DamagedError, Loader, Stateful
 from castor_runtime.trainer.meta import encode
+from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moments
 from castor_runtime.trainer.paced_device import PacedDevice
 from castor_runtime.trainer.replication import Capture, Completed, Replicator, Scheduled
@@ -50,7 +51,7 @@ class TrainerSession:
     Args:
         settings: of the trainer.
         state: what it checkpoints.
-        meta_bytes: room for the meta of one checkpoint.
+        meta_bytes: room for the meta of one checkpoint at the start.
         timeout_s: of transfers.
         update_after: "replication" or "capture"; see `Checkpointer`.
 
@@ -72,6 +73,7 @@ class TrainerSession:
         self._settings = settings
         self._state = state
         self._meta_bytes = meta_bytes
+        self._timeout_s = timeout_s
         self._update_after = update_after
         self._line = _open_line(settings)
         self._collectives = CollectiveCount(self._line)
@@ -178,7 +180,7 @@ class TrainerSession:
     ) -> None:
         self._gate.open()
         self._waiting(replicator.wait_complete)
-        encoded = self._encoded(meta)
+        encoded = encode(meta())
         moment = self._moments.take(self._state.live())
         profile, reason = self._due_profile(drift=replicator.drifted)
         drifted = self._watches_spans and self._profiler.has_drifted()
@@ -233,14 +235,8 @@ class TrainerSession:
         self._link.send("finished", iteration=self._last)
         self._heartbeat.stop()
 
-    def _encoded(self, meta: Callable[[], dict[str, Any]]) -> bytes:
-        encoded = encode(meta())
-        if len(encoded) > self._meta_bytes:
-            raise ValueError(
-                f"random, scheduler and user states take {len(encoded)} bytes, and there is room "
-                f"for {self._meta_bytes}: give Checkpointer(..., meta_bytes={2 * len(encoded)})"
-            )
-        return encoded
+    def _ask_for_room(self, part: int, meta_bytes: int) -> None:
+        self._link.send("room", part=part, meta_bytes=meta_bytes)
 
     def _keep_final_state(self, meta: Callable[[], dict[str, Any]]) -> None:
         """Without checkpoints too, agents tell what training came to by what lies in memory."""
@@ -249,12 +245,14 @@ class TrainerSession:
             self._link.event("spans_profiled", iteration=self._last, **final.event_fields())
         if self._own is None or self._last == 0:
             return
+        MetaRooms([self._own], self._ask_for_room, self._timeout_s)
         part = Part(self._own.begin(self._last, self._settings.generation, None))
         try:
             for section, tensor in zip(self._state.sections, self._state.live(), strict=True):
                 copy_section(section, part.data, tensor)
             part.digest_up_to(part.data.numel())
-            encoded = self._encoded(meta)
+            encoded = encode(meta())
+            part.writing.make_room(len(encoded))
         except BaseException:
             part.writing.abandon()
             raise
@@ -349,6 +347,7 @@ class TrainerSession:
             sections=self._state.sections,
             own=own,
             remote=remote,
+            rooms=MetaRooms([own, *remote.values()], self._ask_for_room, self._timeout_s),
             device=self._device,
             control=self._control,
             gate=self._gate,

@@ -91,7 +91,8 @@ class PeerClient:
 
         Raises:
             PeerUnreachableError: no connection lasts long enough.
-            PeerRefusedError: one side refuses the other: credentials, fingerprint, sizes.
+            PeerRefusedError: one side refuses the other: credentials, fingerprint, sizes, or no
+                memory for the peer's metadata.
             PartMissingError: the peer does not hold it complete.
             CorruptPartError: the peer's copy is damaged.
             ValueError: the address is none.
@@ -114,9 +115,8 @@ class PeerClient:
             fingerprint=fingerprint.hex(),
             data_bytes=total_bytes,
             chunk_bytes=writing.chunk_bytes,
-            meta_limit_bytes=writing.meta_bytes,
         )
-        fetching = Fetching(request, streams, report)
+        fetching = Fetching(request, streams, report, writing.make_room)
         workers = [
             Stream(self._dialler(host, port), fetching, writing.data, self._timeouts)
             for _ in range(streams)

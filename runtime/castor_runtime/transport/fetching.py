@@ -8,7 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from castor_runtime.transport.errors import CorruptPartError, PeerError, PeerUnreachableError
+from castor_configs.errors import InputError
+from castor_runtime.transport.errors import (
+    CorruptPartError,
+    PeerError,
+    PeerRefusedError,
+    PeerUnreachableError,
+)
 from castor_runtime.transport.parts import chunk_count
 
 # What a stream asks for at once; it keeps two such requests under way.
@@ -48,7 +54,6 @@ class PartRequest:
         fingerprint: what it has to be of, hex.
         data_bytes: size of the data, as planned here.
         chunk_bytes: size of a chunk, as planned here.
-        meta_limit_bytes: room for the metadata.
     """
 
     address: str
@@ -58,7 +63,6 @@ class PartRequest:
     fingerprint: str
     data_bytes: int
     chunk_bytes: int
-    meta_limit_bytes: int
 
     def __str__(self) -> str:
         return f"rank {self.rank}, iteration {self.iteration} from {self.address}"
@@ -71,13 +75,20 @@ class Fetching:
         request: what is fetched.
         streams: how many threads take part.
         on_run: called with the bytes arrived when a run is done, in the thread that received it.
+        make_room: called with the size of the metadata before they come.
     """
 
     def __init__(
-        self, request: PartRequest, streams: int, on_run: Callable[[int], None] | None
+        self,
+        request: PartRequest,
+        streams: int,
+        on_run: Callable[[int], None] | None,
+        make_room: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.request = request
         self.meta = b""
+        self.meta_bytes = 0
+        self._make_room = make_room
         self.digests = [0] * chunk_count(request.data_bytes, request.chunk_bytes)
         self.reconnections = 0
         self.asked_again = 0
@@ -139,6 +150,21 @@ class Fetching:
             self._missing -= 1
             self._arrived_bytes += size_bytes
             self._progressed()
+
+    def expect_meta(self, size_bytes: int) -> None:
+        """Note the size of the metadata that will come, once there is room for them.
+
+        Raises:
+            PeerRefusedError: there is none.
+        """
+        with self._changed:
+            try:
+                self._make_room(size_bytes)
+            except (InputError, ValueError, OSError) as error:
+                raise PeerRefusedError(
+                    f"the peer's part has {size_bytes} bytes of metadata: {error}"
+                ) from error
+            self.meta_bytes = size_bytes
 
     def arrived_meta(self, meta: bytes) -> None:
         """Note the metadata."""

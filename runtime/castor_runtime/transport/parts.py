@@ -55,7 +55,11 @@ class WritablePart(Protocol):
 
     @property
     def meta_bytes(self) -> int:
-        """Capacity for metadata."""
+        """Capacity for metadata, as it is now."""
+        ...
+
+    def make_room(self, meta_bytes: int) -> None:
+        """See to it that metadata of that size fit; raise why they do not."""
         ...
 
     def commit(self, meta: bytes, digests: Sequence[int]) -> None:

@@ -183,8 +183,8 @@ class Stream:
         frame = _expect(channel, Kind.META, self._timeouts.silence_s)
         meta = channel.receive_body(
             frame,
-            limit_bytes=self._request.meta_limit_bytes,
-            timeout_s=self._timeouts.transfer_s(self._request.meta_limit_bytes),
+            limit_bytes=self._fetching.meta_bytes,
+            timeout_s=self._timeouts.transfer_s(self._fetching.meta_bytes),
         )
         self._under_way.popleft()
         self._fetching.arrived_meta(meta)
@@ -237,13 +237,15 @@ def open_part(dialler: Dialler, fetching: Fetching, timeouts: Timeouts) -> Chann
     )
     frame = _expect(channel, Kind.PART, timeouts.silence_s)
     found = channel.receive_json(frame, timeout_s=timeouts.silence_s)
-    _compare(request, found)
+    meta_bytes = _compare(request, found)
     if not fetching.is_of(str(found.get("identity"))):
         raise PartMissingError("the peer's checkpoint was replaced while it was fetched")
+    fetching.expect_meta(meta_bytes)
     return channel
 
 
-def _compare(request: PartRequest, found: dict[str, object]) -> None:
+def _compare(request: PartRequest, found: dict[str, object]) -> int:
+    """Return the size of the metadata of a part that is what was asked for."""
     expected = {
         "fingerprint": request.fingerprint,
         "data_bytes": request.data_bytes,
@@ -256,11 +258,11 @@ def _compare(request: PartRequest, found: dict[str, object]) -> None:
                 "nothing was received"
             )
     meta_bytes = found.get("meta_bytes")
-    if not isinstance(meta_bytes, int) or meta_bytes > request.meta_limit_bytes:
+    if not isinstance(meta_bytes, int) or meta_bytes < 0:
         raise PeerRefusedError(
-            f"the peer's part has {meta_bytes} bytes of metadata, there is room for "
-            f"{request.meta_limit_bytes}; nothing was received"
+            f"the peer's part has {meta_bytes!r} bytes of metadata; nothing was received"
         )
+    return meta_bytes
 
 
 def _expect(channel: Channel, kind: Kind, timeout_s: float) -> Frame:
