@@ -76,7 +76,7 @@ def judge(
     Args:
         spec: the job.
         plan: of the generation that failed; reports of others say nothing of it.
-        lost: machines without their agent, with `FailureKind.LEASE` or `AGENT` for each.
+        lost: machines without their agent, with `FailureKind.LEASE`, `SILENT` or `AGENT`.
         members: the other machines' reports.
         still: no trainer of the job goes on; its ranks are those that did not come.
     """
@@ -122,7 +122,7 @@ def detected(generation: int, culprit: Culprit | None, others: Sequence[str]) ->
         others: what else was seen.
     """
     named = culprit or Culprit(-1, -1, "", FailureKind.UNKNOWN, "what failed is not known")
-    gone = named.kind == FailureKind.LEASE
+    gone = named.kind in (FailureKind.LEASE, FailureKind.SILENT)
     return Log(
         EventKind.DETECTED,
         {
@@ -141,6 +141,11 @@ def detected(generation: int, culprit: Culprit | None, others: Sequence[str]) ->
 def lease_expired(agent: str) -> str:
     """Return the cause of the loss of a machine."""
     return f"the lease of agent {agent} expired"
+
+
+def never_answered(agent: str) -> str:
+    """Return the cause of the loss of a machine that lives and says nothing."""
+    return f"agent {agent} renews its lease and answers nothing"
 
 
 def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int, Sight]]:
@@ -168,4 +173,6 @@ def _seen_by(report: AgentReport) -> Sequence[Sight]:
 def _sight_of_loss(agent: str, how: str) -> Sight:
     if how == FailureKind.LEASE:
         return Sight(-1, FailureKind.LEASE, lease_expired(agent))
+    if how == FailureKind.SILENT:
+        return Sight(-1, FailureKind.SILENT, never_answered(agent))
     return Sight(-1, FailureKind.AGENT, f"agent {agent} was restarted")

@@ -68,6 +68,9 @@ class JobSpec(_Document):
         stall_factor: no sign of life for so many times the median iteration is a stall,
         stall_s: but never sooner than this.
         startup_s: a generation's trainers may import, load and compile for so long unseen.
+        gather_s: a machine that does not stop its trainers and say what it holds, or does not take
+            up a plan, for so long is treated as lost.
+        storage_s: persistent storage may take so long to be read, where memory cannot serve.
         persist: where persistent checkpoints go; "" for none.
         persist_every_s: seconds between persistent checkpoints.
         persist_keep: how many of them are kept.
@@ -98,6 +101,8 @@ class JobSpec(_Document):
     stall_factor: float = 10.0
     stall_s: float = 300.0
     startup_s: float = 1800.0
+    gather_s: float = 120.0
+    storage_s: float = 600.0
     persist: str = ""
     persist_every_s: float = 10800.0
     persist_keep: int = 2
@@ -263,7 +268,8 @@ class AgentReport(_Document):
         generation: which generation `state` and all below speak of.
         state: see `State`.
         holdings: for each rank (as a string), the complete iterations of its part held here.
-        persistent: complete persistent iterations that it sees.
+        persistent: complete persistent iterations that it sees; None while storage has not
+            answered, which is not "none".
         rendezvous: host:port that its first trainer would use (GATHERED).
         reason: what failed (FAILED): of what was seen, what says most.
         kind: of that, a `FailureKind`.
@@ -285,7 +291,7 @@ class AgentReport(_Document):
     generation: int = 0
     state: str = State.IDLE
     holdings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    persistent: tuple[int, ...] = ()
+    persistent: tuple[int, ...] | None = ()
     rendezvous: str = ""
     reason: str = ""
     kind: str = ""
@@ -301,10 +307,11 @@ class AgentReport(_Document):
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
         holdings = {rank: tuple(held) for rank, held in record["holdings"].items()}
+        persistent = record["persistent"]
         standing = {rank: tuple(reached) for rank, reached in record["standing"].items()}
         return record | {
             "holdings": holdings,
-            "persistent": tuple(record["persistent"]),
+            "persistent": None if persistent is None else tuple(persistent),
             "standing": standing,
             "life": Life(**record.get("life", {})),
             "seen": tuple(Sight(**one) for one in record.get("seen", ())),

@@ -21,6 +21,8 @@ class FailureKind(StrEnum):
 
     LEASE = "lease"
     """A machine's lease expired: it is gone, or cut off."""
+    SILENT = "silent"
+    """A machine's agent renews its lease and answers nothing; see `patience`."""
     AGENT = "agent"
     """An agent was restarted; its trainers died with it."""
     ISOLATED = "isolated"
@@ -51,6 +53,7 @@ class FailureKind(StrEnum):
 
 _STRENGTH: dict[str, int] = {
     FailureKind.LEASE: 0,
+    FailureKind.SILENT: 0,
     FailureKind.AGENT: 0,
     FailureKind.ISOLATED: 0,
     FailureKind.SIGNAL: 1,

@@ -85,13 +85,22 @@ class PersistChanged:
 class Inspected:
     """What this machine's memory and the storage hold, its trainers being dead.
 
-    `holdings` gives for each rank the complete iterations of its part.
+    `holdings` gives for each rank the complete iterations of its part; `persistent` is None where
+    storage has not answered yet: `StorageRead` follows once it has.
     """
 
     generation: int
     holdings: Mapping[int, tuple[int, ...]]
-    persistent: tuple[int, ...]
+    persistent: tuple[int, ...] | None
     rendezvous: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRead:
+    """The complete iterations in persistent storage, after an inspection that did not wait."""
+
+    generation: int
+    persistent: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +242,7 @@ WorkerEvent: TypeAlias = (
     | RootChanged
     | PersistChanged
     | Inspected
+    | StorageRead
     | Verified
     | Fetched
     | FetchFailed
@@ -276,7 +286,7 @@ class StopTrainers:
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """Look at own memory and at storage; answer with `Inspected`.
+    """Look at own memory and at storage; answer with `Inspected` without waiting for storage.
 
     `thorough`: read every part against its checksums, and do not offer what does not match.
     """

@@ -21,9 +21,23 @@ from castor_policy.agents.attempts import (
     recurring_words,
     recurs_at_start,
 )
-from castor_policy.agents.culprit import Verdict, detected, judge, lease_expired, window_s
+from castor_policy.agents.culprit import (
+    Verdict,
+    detected,
+    judge,
+    lease_expired,
+    never_answered,
+    window_s,
+)
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
 from castor_policy.agents.evidence import Culprit, FailureKind
+from castor_policy.agents.gathering import (
+    awaited,
+    decided,
+    has_gathered,
+    in_all_storage,
+    storage_silent,
+)
 from castor_policy.agents.messages import (
     AskPersist,
     Log,
@@ -34,11 +48,11 @@ from castor_policy.agents.messages import (
     RootEvent,
     WritePlan,
 )
+from castor_policy.agents.patience import Patience
 from castor_policy.agents.standstill import Standstill, standstill
 from castor_policy.agents.store_view import StoreView
 from castor_policy.events import EventKind
 from castor_policy.placement import Placement
-from castor_policy.recovery import Tier, plan_recovery
 
 REQUEST_AGAIN_S = 60.0
 """A machine that was asked for and has not come is asked for again."""
@@ -80,6 +94,8 @@ class Root:
         self._since_s = now_s
         self._pending: Plan | None = None
         self._failed_since: tuple[int, float] | None = None
+        self._patience = Patience()
+        self._storage_overdue = False
         self._requested_s: dict[int, float] = {}
         self._persist_due_s = now_s + spec.persist_every_s
         self._asked = 0
@@ -143,33 +159,49 @@ class Root:
     # ---- GATHER: fill machines, learn what is held, decide ----------------------------------
 
     def _gather(self, plan: Plan, now_s: float) -> list[RootEffect]:
+        self._give_up_silent(plan, now_s)
         filled, effects = self._fill(plan, now_s)
         if (filled.agents, filled.incarnations) != (plan.agents, plan.incarnations):
             return [*effects, self._write(filled)]
         reports = [self._member(plan, machine) for machine in range(self.spec.machines)]
-        gathered = [
-            report
-            for report in reports
-            if report is not None
-            and report.generation == plan.generation
-            and report.state == State.GATHERED
-        ]
+        gathered = [r for r in reports if r is not None and has_gathered(plan, r)]
         if len(gathered) < self.spec.machines:
             return effects
-        decided = self._decided(plan, gathered, now_s)
+        chosen = decided(self.spec, self._placement, plan, gathered)
+        if chosen is None:
+            if self._storage_overdue:
+                failed = replace(plan, phase=Phase.FAILED, reason=storage_silent(self.spec))
+                return [*effects, self._write(failed)]
+            return effects
+        persistent = in_all_storage(gathered)
+        if self._asked and persistent is not None and self._asked not in persistent:
+            # It was being written, or was yet to come: what a failure tore is written again.
+            self._persist_due_s = min(self._persist_due_s, now_s)
         return [
             *effects,
             Log(
                 EventKind.PLANNED,
                 {
                     "generation": plan.generation,
-                    "iteration": decided.iteration,
-                    "tier": decided.tier,
+                    "iteration": chosen.iteration,
+                    "tier": chosen.tier,
                     "term": self.term,
                 },
             ),
-            self._write(decided),
+            self._write(chosen),
         ]
+
+    def _give_up_silent(self, plan: Plan, now_s: float) -> None:
+        """Stop waiting for machines that have had their time; they count as lost from then on."""
+        members = [self._member(plan, machine) for machine in range(self.spec.machines)]
+        overdue = self._patience.wait(now_s, awaited(self.spec, plan, members))
+        unread = [one for one in overdue if one.step == "storage"]
+        # Where nobody can read storage it is no machine's fault.
+        self._storage_overdue = len(unread) == self.spec.machines
+        for one in () if self._storage_overdue else overdue:
+            report = members[one.machine]
+            if report is not None:
+                self._patience.give_up(report)
 
     def _fill(self, plan: Plan, now_s: float) -> tuple[Plan, list[RootEffect]]:
         """Give every machine without a live agent one, or ask for one."""
@@ -178,10 +210,13 @@ class Root:
         empty = []
         lost: list[Culprit] = []
         for machine, name in enumerate(plan.agents):
-            report = self.reports.get(name)
+            report = self._live(name)
             if name and report is None:
                 agents[machine] = incarnations[machine] = ""
-                gone = Culprit(machine, -1, name, FailureKind.LEASE, lease_expired(name))
+                silent = name in self.reports
+                kind = FailureKind.SILENT if silent else FailureKind.LEASE
+                cause = never_answered(name) if silent else lease_expired(name)
+                gone = Culprit(machine, -1, name, kind, cause)
                 lost.append(gone)
                 effects.append(detected(plan.generation, gone, plan.seen))
             elif report is not None:
@@ -225,48 +260,17 @@ class Root:
 
     def _free_agents(self, taken: Sequence[str]) -> list[AgentReport]:
         """Live agents that fill no machine; ordinary ones before standbys, then by name."""
-        free = [report for report in self.reports.values() if report.agent not in taken]
+        free = [
+            report
+            for report in self.reports.values()
+            if report.agent not in taken and not self._patience.is_given_up(report)
+        ]
         return sorted(free, key=lambda report: (report.standby, _natural(report.agent)))
-
-    def _decided(self, plan: Plan, reports: Sequence[AgentReport], now_s: float) -> Plan:
-        holdings = {
-            machine: self._shards_whole_in(report) for machine, report in enumerate(reports)
-        }
-        persistent = set(reports[0].persistent)
-        for report in reports[1:]:
-            persistent &= set(report.persistent)
-        if self._asked and self._asked not in persistent:
-            # It was being written, or was yet to come: what a failure tore is written again.
-            self._persist_due_s = min(self._persist_due_s, now_s)
-        recovery = plan_recovery(self._placement, holdings, max(persistent, default=None))
-        in_memory = recovery.tier in (Tier.OWN_MEMORY, Tier.PEER)
-        sources: list[tuple[int, ...]] = []
-        for shard, row in enumerate(self.spec.replicas if in_memory else ()):
-            able = [m for m in row if recovery.iteration in holdings[m].get(shard, ())]
-            first = shard if shard in able else recovery.peers[shard]
-            sources.append((first, *(m for m in able if m != first)))
-        return replace(
-            plan,
-            phase=Phase.LOAD,
-            iteration=recovery.iteration,
-            tier=str(recovery.tier),
-            sources=tuple(sources),
-            addresses=tuple(report.address for report in reports),
-            rendezvous=reports[0].rendezvous,
-        )
-
-    def _shards_whole_in(self, report: AgentReport) -> dict[int, set[int]]:
-        whole: dict[int, set[int]] = {}
-        for shard in range(self.spec.machines):
-            held = [set(report.holdings.get(str(rank), ())) for rank in self.spec.ranks_of(shard)]
-            common = set.intersection(*held)
-            if common:
-                whole[shard] = common
-        return whole
 
     # ---- LOAD: watch over the trainers -------------------------------------------------------
 
     def _watch(self, plan: Plan, now_s: float) -> list[RootEffect]:
+        self._give_up_silent(plan, now_s)
         members = [self._member(plan, machine) for machine in range(self.spec.machines)]
         current = [r for r in members if r is not None and r.generation == plan.generation]
         still = standstill(self.spec, current)
@@ -291,9 +295,7 @@ class Root:
         if self._failed_since is None or self._failed_since[0] != plan.generation:
             self._failed_since = (plan.generation, now_s)
         lost = {
-            machine: FailureKind.AGENT
-            if plan.agents[machine] in self.reports
-            else FailureKind.LEASE
+            machine: self._how_lost(plan.agents[machine])
             for machine, report in enumerate(members)
             if report is None
         }
@@ -327,7 +329,7 @@ class Root:
         effects: list[RootEffect] = [
             detected(next_plan.generation, one, verdict.others)
             for one in verdict.culprits or (None,)
-            if one is None or one.kind != FailureKind.LEASE
+            if one is None or one.kind not in (FailureKind.LEASE, FailureKind.SILENT)
         ]
         given_up = self._given_up(plan, verdict, current, attempts)
         if given_up:
@@ -348,8 +350,20 @@ class Root:
 
     def _member(self, plan: Plan, machine: int) -> AgentReport | None:
         """Return the report of the agent that fills `machine`, in the life that the plan names."""
-        report = self.reports.get(plan.agents[machine])
+        report = self._live(plan.agents[machine])
         if report is None or report.incarnation != plan.incarnations[machine]:
+            return None
+        return report
+
+    def _how_lost(self, agent: str) -> FailureKind:
+        if agent not in self.reports:
+            return FailureKind.LEASE
+        return FailureKind.SILENT if self._live(agent) is None else FailureKind.AGENT
+
+    def _live(self, agent: str) -> AgentReport | None:
+        """Return an agent's report, unless it has been silent for too long."""
+        report = self.reports.get(agent)
+        if report is None or self._patience.is_given_up(report):
             return None
         return report
 

@@ -39,6 +39,7 @@ from castor_policy.agents.messages import (
     SessionRenewed,
     StartTrainers,
     StopTrainers,
+    StorageRead,
     StoreLost,
     TrainerEnded,
     TrainerHung,
@@ -153,6 +154,10 @@ class Worker:
         match event:
             case Inspected():
                 return self._gathered(event)
+            case StorageRead(_, persistent):
+                # Of a generation that has not gathered yet, or is of the past: nobody asks.
+                gathered = self._inspected is not None
+                return self._change(persistent=persistent) if gathered else []
             case TrainerResumed(_, rank):
                 return self._trainer_resumed(rank)
             case TrainerEnded():

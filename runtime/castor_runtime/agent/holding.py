@@ -6,10 +6,9 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from castor_configs.errors import InputError
 from castor_policy.agents.documents import JobSpec, layout_prefix
@@ -18,21 +17,20 @@ from castor_policy.agents.messages import (
     Fetched,
     FetchFailed,
     MemoryRefused,
+    StorageRead,
     Verified,
     WorkerEvent,
 )
 from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.session import StoreSession
+from castor_runtime.agent.storage_view import AT_ONCE_S, StorageView
 from castor_runtime.arena import ArenaError
-from castor_runtime.persistent.manifest import DamagedCheckpointError, ForeignStorageError
-from castor_runtime.persistent.storage import (
-    checkpoint_manifest,
-    complete_manifests,
-    damaged_files,
-    require_own_folder,
-    set_aside_damaged,
-)
 from castor_runtime.transport import PartMissingError, PeerClient, PeerError
+
+ResultT = TypeVar("ResultT")
+
+OWNER_CHECK_S = 2.0
+"""Loading waits so long for storage to say whose checkpoints it holds."""
 
 
 class Holding:
@@ -64,7 +62,8 @@ class Holding:
         self._client = client
         self._emit = emit
         self._ready = False
-        self._touching: set[asyncio.Task[None]] = set()
+        self._storage = StorageView(spec)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def prepare(self, generation: int, machine: int, message: Mapping[str, Any]) -> bool:
         """Have memory for what a trainer says it will checkpoint; False if that is refused."""
@@ -78,36 +77,23 @@ class Holding:
             )
             self._emit(MemoryRefused(generation, reason))
             return False
-        return await self._hold(generation, machine, wait=True) and await self._owns_storage(
-            generation
-        )
+        if not await self._hold(generation, machine, wait=True):
+            return False
+        checking = self._keep(self._check_storage(generation))
+        # A folder that answers is checked before anything is loaded; a hung one holds up nobody.
+        await asyncio.wait([checking], timeout=OWNER_CHECK_S)
+        return not (checking.done() and checking.result())
 
-    async def _owns_storage(self, generation: int) -> bool:
-        """Whether the folder for persistent checkpoints holds no other job's."""
-        if self._spec.persist:
-            folder = Path(self._spec.persist)
-            try:
-                await asyncio.to_thread(
-                    require_own_folder, folder, self._spec.job, self.fingerprint
-                )
-            except (ForeignStorageError, DamagedCheckpointError) as error:
-                self._emit(MemoryRefused(generation, str(error)))
-                return False
-        return True
+    async def _check_storage(self, generation: int) -> bool:
+        """Refuse the job if the folder for persistent checkpoints holds another's; say whether."""
+        refused = await self._storage.refusal(self.fingerprint)
+        if refused:
+            self._emit(MemoryRefused(generation, refused))
+        return bool(refused)
 
-    async def distrust(self, machine: int, iteration: int) -> None:
+    async def recheck_persistent(self, machine: int, iteration: int) -> None:
         """Read a persistent checkpoint against its checksums; a damaged one counts no longer."""
-        folder, ranks = Path(self._spec.persist), list(self._spec.ranks_of(machine))
-
-        def look() -> None:
-            try:
-                manifest = checkpoint_manifest(folder, iteration, self._spec.job, self.fingerprint)
-            except (ForeignStorageError, DamagedCheckpointError):
-                return  # counts no longer already
-            if damaged_files(folder, manifest, ranks):
-                set_aside_damaged(folder, manifest)
-
-        await asyncio.to_thread(look)
+        await self._storage.recheck(machine, iteration, self.fingerprint)
 
     def make_ready(self) -> None:
         """Take and fault in memory for some machine's parts, while this agent fills none.
@@ -119,9 +105,7 @@ class Holding:
         if self._ready or len(self._session.layouts()) < ranks:
             return
         self._ready = True
-        task = asyncio.create_task(self._take_some())
-        self._touching.add(task)
-        task.add_done_callback(self._touching.discard)
+        self._keep(self._take_some())
 
     async def _take_some(self) -> None:
         layouts = self._layouts()
@@ -141,25 +125,27 @@ class Holding:
 
     async def inspect(
         self, generation: int, machine: int, *, thorough: bool
-    ) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...]]:
-        """Return the iterations held by rank, and the persistent ones; trainers must be dead."""
+    ) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...] | None]:
+        """Return the iterations held by rank, and the persistent ones; trainers must be dead.
+
+        Storage that does not answer at once is told of later (`StorageRead`), and None until then.
+        """
         await self._hold(generation, machine, wait=False)
         if thorough:
             for rank, iterations in self._memory.holdings().items():
                 for iteration in iterations:
                     await self._memory.verify(rank, iteration)
-        persistent: tuple[int, ...] = ()
-        if self._spec.persist:
-            found = await asyncio.to_thread(complete_manifests, Path(self._spec.persist))
-            persistent = tuple(
-                sorted(
-                    iteration
-                    for iteration, manifest in found.items()
-                    if manifest.attempt.job == self._spec.job
-                    and self.fingerprint in ("", manifest.attempt.fingerprint)
-                )
-            )
-        return self._memory.holdings(), persistent
+        reading = self._keep(self._storage.complete(self.fingerprint))
+        await asyncio.wait([reading], timeout=AT_ONCE_S)
+        if reading.done():
+            return self._memory.holdings(), reading.result()
+        self._keep(self._tell_of_storage(generation, reading))
+        return self._memory.holdings(), None
+
+    async def _tell_of_storage(
+        self, generation: int, reading: asyncio.Task[tuple[int, ...]]
+    ) -> None:
+        self._emit(StorageRead(generation, await reading))
 
     async def make_room(self, generation: int, rank: int, meta_bytes: int) -> None:
         """Have room for a part's metadata, which have grown; the job ends if there is no memory."""
@@ -225,10 +211,19 @@ class Holding:
             self._emit(MemoryRefused(generation, str(error)))
             return False
         if self._memory.segments() != before:
-            touching = asyncio.create_task(self._memory.touch())
-            if wait:
+            touching = self._keep(self._memory.touch())
+            if wait:  # else a fetch is under way at once, and touches as it goes
                 await touching
-            else:  # a fetch is under way at once, and touches as it goes
-                self._touching.add(touching)
-                touching.add_done_callback(self._touching.discard)
         return True
+
+    def _keep(self, work: Coroutine[Any, Any, ResultT]) -> asyncio.Task[ResultT]:
+        """Run something that goes on beside whoever began it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def close(self) -> None:
+        """Leave behind what still waits for storage."""
+        for task in self._tasks:
+            task.cancel()

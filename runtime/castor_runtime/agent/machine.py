@@ -207,7 +207,7 @@ class Machine:
     async def _refused(self, generation: int, rank: int, iteration: int) -> None:
         offer = self._offers.pop(rank, None)
         if offer is not None and offer.tier == Tier.STORAGE and self.number is not None:
-            await self._holding.distrust(self.number, iteration)
+            await self._holding.recheck_persistent(self.number, iteration)
         else:
             self.memory.mark_corrupt(rank, iteration)
         self._asked.add(rank)
@@ -335,6 +335,7 @@ class Machine:
     async def close(self, *, unlink: bool) -> None:
         """End everything that runs here; with `unlink` the checkpoint memory too."""
         await self.stop_trainers()
+        self._holding.close()
         await self.link.close()
         self.memory.close(unlink=unlink)
         self.control.close(unlink=unlink)

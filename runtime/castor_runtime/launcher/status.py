@@ -59,7 +59,9 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
         "machines": machines,
         "standbys": [_machine(None, n, view.reports[n], records.get(n)) for n in standbys],
         "shards": shards,
-        "persistent": sorted({i for report in view.reports.values() for i in report.persistent}),
+        "persistent": sorted(
+            {i for report in view.reports.values() for i in report.persistent or ()}
+        ),
         "recoveries": _recoveries(view, events),
     }
 

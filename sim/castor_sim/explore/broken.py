@@ -9,6 +9,7 @@ from typing import Any
 from castor_policy import checkpoint_memory, recovery
 from castor_policy.agents import (
     documents,
+    gathering,
     lease_keeping,
     messages,
     own_report,
@@ -64,10 +65,10 @@ def _returns(*, value: object) -> Callable[[Any], Any]:
 
 
 def _united_over_ranks(_method: object) -> Any:
-    def whole(self: root.Root, report: documents.AgentReport) -> dict[int, set[int]]:
+    def whole(spec: documents.JobSpec, report: documents.AgentReport) -> dict[int, set[int]]:
         found: dict[int, set[int]] = {}
-        for shard in range(self.spec.machines):
-            held = [set(report.holdings.get(str(r), ())) for r in self.spec.ranks_of(shard)]
+        for shard in range(spec.machines):
+            held = [set(report.holdings.get(str(r), ())) for r in spec.ranks_of(shard)]
             if any(held):
                 found[shard] = set().union(*held)
         return found
@@ -99,12 +100,9 @@ def _counted_from_receipt(handle: Callable[..., Any]) -> Any:
     return handled
 
 
-def _persistent_united(decided: Callable[..., Any]) -> Any:
-    def united(
-        self: root.Root, plan: documents.Plan, reports: Sequence[documents.AgentReport], s: float
-    ) -> Any:
-        seen = tuple(sorted({i for report in reports for i in report.persistent}))
-        return decided(self, plan, [replace(r, persistent=seen) for r in reports], s)
+def _persistent_united(_seen: object) -> Any:
+    def united(reports: Sequence[documents.AgentReport]) -> set[int]:
+        return {i for report in reports for i in report.persistent or ()}
 
     return united
 
@@ -189,7 +187,7 @@ VARIANTS = (
     Variant(
         "ranks-united",
         "a shard counts as held where any of its ranks is, not all of them",
-        (Patch(root.Root, "_shards_whole_in", _united_over_ranks),),
+        (Patch(gathering, "_shards_whole_in", _united_over_ranks),),
     ),
     Variant(
         "stale-gathered",
@@ -204,7 +202,7 @@ VARIANTS = (
     Variant(
         "persistent-united",
         "a persistent iteration counts if any machine sees it, not all of them",
-        (Patch(root.Root, "_decided", _persistent_united),),
+        (Patch(gathering, "in_all_storage", _persistent_united),),
     ),
     Variant(
         "restarted-remembers",

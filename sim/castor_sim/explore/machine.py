@@ -20,6 +20,7 @@ from castor_policy.agents.messages import (
     PingPeers,
     Redundant,
     StartTrainers,
+    StorageRead,
     Verified,
     Verify,
     WorkerEffect,
@@ -34,6 +35,8 @@ _READ_S = (0.01, 0.1)
 _CONNECT_S = (0.001, 0.05)
 _FETCH_S = (0.02, 0.3)
 _REFUSED_S = (0.01, 1.0)
+_STORAGE_LATE = 0.3  # of the inspections, that storage answers later than memory
+_STORAGE_S = (0.1, 5.0)
 _PING_S = (0.01, 0.3)
 
 
@@ -104,11 +107,20 @@ def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
         offered = replica.offered()
         if offered:
             holdings[rank] = tuple(sorted(offered))
-    persistent = world.storage.complete(agent.name)
+    late = agent.draw.random() < _STORAGE_LATE
+    persistent = None if late else world.storage.complete(agent.name)
     world.monitor.inspected(agent, effect.generation, holdings, persistent)
     world.meetings += 1
     rendezvous = f"{agent.incarnation}:{world.meetings}"
     agent.see(Inspected(effect.generation, holdings, persistent, rendezvous))
+    if late:
+        _begin(agent, _STORAGE_S, lambda: _read_storage(agent, effect))
+
+
+def _read_storage(agent: SimulatedAgent, effect: Inspect) -> None:
+    persistent = agent.world.storage.complete(agent.name)
+    agent.world.monitor.storage_read(agent, effect.generation, persistent)
+    agent.see(StorageRead(effect.generation, persistent))
 
 
 def _keep(agent: SimulatedAgent, iteration: int | None) -> None:

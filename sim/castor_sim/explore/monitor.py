@@ -7,7 +7,7 @@ where, which root's term it is, and which iteration was last whole in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from castor_policy.agents.documents import Phase, Plan, root_key
@@ -39,7 +39,7 @@ class Gathered:
     """What a machine was found to hold in one generation."""
 
     holdings: Mapping[int, Sequence[int]]
-    persistent: frozenset[int]
+    persistent: frozenset[int] | None
 
 
 class Monitor:
@@ -88,9 +88,9 @@ class Monitor:
         agent: SimulatedAgent,
         generation: int,
         holdings: Mapping[int, Sequence[int]],
-        persistent: Sequence[int],
+        persistent: Sequence[int] | None,
     ) -> None:
-        """Check what a machine offers (invariants 1 and 14)."""
+        """Check what a machine offers (invariants 1 and 14); storage may not have answered yet."""
         for rank, iterations in holdings.items():
             replica = agent.host.memory[rank]
             for iteration in iterations:
@@ -101,8 +101,15 @@ class Monitor:
                 states = {state for state, _ in replica.chunks(index)}
                 if len(states) == 1 and not self._is_right(replica, index, rank):
                     raise Violation(14, f"{what}, which is of another run or was given up")
-        found = Gathered(dict(holdings), frozenset(persistent))
-        self._gathered[generation, agent.incarnation] = found
+        read = None if persistent is None else frozenset(persistent)
+        self._gathered[generation, agent.incarnation] = Gathered(dict(holdings), read)
+
+    def storage_read(
+        self, agent: SimulatedAgent, generation: int, persistent: Sequence[int]
+    ) -> None:
+        """Take in what storage said after an inspection that did not wait for it."""
+        key = generation, agent.incarnation
+        self._gathered[key] = replace(self._gathered[key], persistent=frozenset(persistent))
 
     def renewed(self, agent: SimulatedAgent) -> None:
         """Check how long an agent believes in its lease (invariant 12)."""
@@ -257,10 +264,14 @@ class Monitor:
             if agent is not None and agent.incarnation == life and agent.trainers:
                 raise Violation(13, f"{what} had stopped its trainers")
             gathered.append(found)
-        persistent = frozenset.intersection(*(found.persistent for found in gathered))
-        newest = max(persistent, default=0)
-        if plan.iteration < newest:
-            raise Violation(5, f"{_name(plan)} though storage has iteration {newest}")
+        read = [found.persistent for found in gathered if found.persistent is not None]
+        persistent = frozenset.intersection(*read) if read else frozenset()
+        if len(read) == len(gathered):
+            newest = max(persistent, default=0)
+            if plan.iteration < newest:
+                raise Violation(5, f"{_name(plan)} though storage has iteration {newest}")
+        elif plan.tier not in (Tier.OWN_MEMORY, Tier.PEER):
+            raise Violation(5, f"{_name(plan)} before every machine had read storage")
         if plan.tier == Tier.STORAGE and plan.iteration not in persistent:
             raise Violation(5, f"{_name(plan)}, which not every machine sees: {sorted(persistent)}")
         if plan.tier in (Tier.OWN_MEMORY, Tier.PEER):

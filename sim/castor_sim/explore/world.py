@@ -69,6 +69,8 @@ class Shape:
             lease_s=3.0,
             persist="storage",
             persist_every_s=1.0,
+            gather_s=20.0,
+            storage_s=30.0,
         )
 
 
