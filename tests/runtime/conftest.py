@@ -22,6 +22,7 @@ from castor_runtime.arena import Arena, ControlBlock, JobLock, PartLayout
 
 HOST = Path(__file__).with_name("checkpointer_host.py")
 EXCHANGE = Path(__file__).with_name("exchange_program.py")
+RUN = "0123456789abcdef"
 DEADLINE_S = 90.0
 
 RunCases = Callable[[int, Path, list[dict[str, Any]]], list[dict[str, Any]]]
@@ -86,7 +87,8 @@ class Cluster:
         self.arenas: dict[int, Arena] = {}
         self._runs: list[Generation] = []
         self._controls = [
-            ControlBlock.create(self._job, f"node-{m}", ranks_per_machine) for m in range(machines)
+            ControlBlock.create(self._job, RUN, f"node-{m}", ranks_per_machine)
+            for m in range(machines)
         ]
         self.generation = 0
         self.world = machines * ranks_per_machine
@@ -121,7 +123,7 @@ class Cluster:
         for machine in range(self.machines):
             if machine not in self.arenas:
                 name = f"node-{machine}"
-                self.arenas[machine] = Arena(self._job, name, bytes.fromhex(min(print_of)))
+                self.arenas[machine] = Arena(self._job, RUN, name, bytes.fromhex(min(print_of)))
             parts = [
                 PartLayout(r, *(layouts[r][k] for k in ("data_bytes", "meta_bytes", "chunk_bytes")))
                 for r in self.held_by(machine)
@@ -196,6 +198,7 @@ class Generation:
         machine, local = divmod(rank, cluster.per_machine)
         trainer = {
             "job": cluster._job,
+            "run": RUN,
             "rank": rank,
             "machine": machine,
             "local_rank": local,

@@ -30,7 +30,7 @@ from castor_runtime.trainer.traffic import Traffic
 
 DTYPES = [torch.float32, torch.uint8, torch.bfloat16, torch.int64]
 DEADLINE_S = 60.0
-OWNER = SegmentOwner("exchange-test", "agent", b"0123456789abcdef")
+OWNER = SegmentOwner("exchange-test", "0" * 16, "agent", b"0123456789abcdef")
 
 
 class CountingDevice(CpuDevice):
@@ -94,7 +94,20 @@ class Rank:
             for machine in range(world)
         )
         self.settings = TrainerSettings(
-            "exchange-test", rank, rank, 0, 1, 1, rows, "", "", case["scheme"], case["chunk"], 1, 0
+            OWNER.job,
+            OWNER.run,
+            rank,
+            rank,
+            0,
+            1,
+            1,
+            rows,
+            "",
+            "",
+            case["scheme"],
+            case["chunk"],
+            1,
+            0,
         )
         self.gate = Gate()
         if case["device"] == "paced":

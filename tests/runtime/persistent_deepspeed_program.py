@@ -279,7 +279,7 @@ def orders(out: Path, sections: list[Any], folder: str, iteration: int) -> list[
 
 def main(out: Path, dtype: str) -> None:
     torch.set_num_threads(1)
-    with Arena(f"{JOB}-{os.getpid()}", "node-0", bytes.fromhex(FINGERPRINT)) as arena:
+    with Arena(f"{JOB}-{os.getpid()}", "0" * 16, "node-0", bytes.fromhex(FINGERPRINT)) as arena:
         try:
             arena.add_parts(
                 [

@@ -175,7 +175,7 @@ async def watch(
 
 @pytest.fixture
 def control() -> Iterator[ControlBlock]:
-    block = ControlBlock.create(f"t{secrets.token_hex(4)}", "node-0", 2)
+    block = ControlBlock.create(f"t{secrets.token_hex(4)}", "0" * 16, "node-0", 2)
     for line in block.ranks:
         line.heartbeat, line.phase = 1, TrainerPhase.TRAINING
     yield block
@@ -268,7 +268,7 @@ def test_memory_of_another_model_is_refused_by_name() -> None:
         held.hold(0, layouts())
         other = CheckpointMemory(job, "node-0")
         foreign = {r: RankLayout(r, DATA, 4096, CHUNK, "cd" * 16) for r in range(2)}
-        with pytest.raises(Exception, match=f"castor-{job.job}-node-0-r0"):
+        with pytest.raises(Exception, match=f"castor-{job.job}-{job.run}-node-0-r0"):
             other.hold(0, foreign)
         other.close(unlink=False)
 

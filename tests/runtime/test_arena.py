@@ -44,7 +44,8 @@ from castor_runtime.arena.layout import (
 )
 
 FINGERPRINT = bytes(range(16))
-OWNER = SegmentOwner("job", "node-0", FINGERPRINT)
+RUN = "0123456789abcdef"
+OWNER = SegmentOwner("job", RUN, "node-0", FINGERPRINT)
 PART = PartLayout(rank=3, data_bytes=1000, meta_bytes=64, chunk_bytes=96)
 
 
@@ -336,16 +337,19 @@ def test_closing_leaves_views_alive(folder: Path) -> None:
 
 def test_an_arena_keeps_its_own_across_lives(folder: Path) -> None:
     parts = [PART, PartLayout(5, 5000, 10, 1 << 20)]
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         assert arena.add_parts(parts) == set()
         assert arena.ranks == (3, 5)
-        assert arena.segments() == {3: "castor-job-node-0-r3", 5: "castor-job-node-0-r5"}
+        assert arena.segments() == {
+            3: f"castor-job-{RUN}-node-0-r3",
+            5: f"castor-job-{RUN}-node-0-r5",
+        }
         for name in arena.segments().values():
             assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
         write(arena.replica(3), 8, None)
         write(arena.replica(5), 8, None)
         assert arena.add_parts(parts) == {3, 5}
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         assert arena.missing(parts) == []
         assert arena.add_parts(parts) == {3, 5}
         arena.touch()
@@ -354,7 +358,7 @@ def test_an_arena_keeps_its_own_across_lives(folder: Path) -> None:
         arena.remove_parts([5, 9])
         assert arena.ranks == (3,)
         assert sorted(path.name for path in folder.iterdir()) == [
-            "castor-job-node-0-r3",
+            f"castor-job-{RUN}-node-0-r3",
             "castor-job.lock",
         ]
         arena.close(unlink=True)
@@ -363,7 +367,7 @@ def test_an_arena_keeps_its_own_across_lives(folder: Path) -> None:
 
 def test_memory_is_two_buffers_a_part_and_headers(folder: Path) -> None:
     part = PartLayout(0, 10 << 20, 1 << 16, 1 << 20)
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([part])
         path = folder / arena.segments()[0]
         assert path.stat().st_blocks * 512 <= HEADER_BYTES
@@ -377,31 +381,51 @@ def test_memory_is_two_buffers_a_part_and_headers(folder: Path) -> None:
 
 
 def test_other_sizes_are_made_anew_and_other_topologies_refused(folder: Path) -> None:
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([PART])
         write(arena.replica(3), 8, None)
     larger = PartLayout(3, 2000, 64, 96)
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         assert arena.add_parts([larger]) == set()
         assert arena.replica(3).offered() == set()
         write(arena.replica(3), 9, None)
         assert_holds(arena.replica(3), 9)
-    with Arena("job", "node-0", b"\1" * 16, folder=folder) as arena:
-        with pytest.raises(ForeignCheckpointError, match=r"castor-job-node-0-r3 belongs .* 0001"):
+    with Arena("job", RUN, "node-0", b"\1" * 16, folder=folder) as arena:
+        with pytest.raises(
+            ForeignCheckpointError, match=rf"castor-job-{RUN}-node-0-r3 belongs .* 0001"
+        ):
             arena.add_parts([PartLayout(0, 1, 1, 1), larger])
         assert arena.ranks == ()
-        assert not (folder / "castor-job-node-0-r0").exists()
+        assert not (folder / f"castor-job-{RUN}-node-0-r0").exists()
     # Two owners whose names make one file name.
+    with Arena("a", RUN, f"{RUN}-b", FINGERPRINT, folder=folder) as arena:
+        arena.add_parts([larger])
     with (
-        Arena("job-node", "0", FINGERPRINT, folder=folder) as arena,
-        pytest.raises(ForeignCheckpointError, match="agent node-0 of job job, "),
+        Arena(f"a-{RUN}", RUN, "b", FINGERPRINT, folder=folder) as arena,
+        pytest.raises(ForeignCheckpointError, match=rf"agent {RUN}-b of run {RUN} of job a, "),
     ):
         arena.add_parts([larger])
 
 
+def test_another_run_of_the_name_finds_nothing_of_the_first(folder: Path) -> None:
+    """Also where it meets the very file: by the header, not only by the name."""
+    other = "fedcba9876543210"
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
+        arena.add_parts([PART])
+        write(arena.replica(3), 17, None)
+        name = arena.segments()[3]
+    with Arena("job", other, "node-0", FINGERPRINT, folder=folder) as arena:
+        assert arena.missing([PART]) == [PART]
+        (folder / name).rename(folder / f"castor-job-{other}-node-0-r3")
+        with pytest.raises(ForeignCheckpointError, match=f"of run {RUN} of job job.*run {other}"):
+            arena.add_parts([PART])
+    with pytest.raises(ForeignCheckpointError, match=f"is of run {RUN} of job job, not of"):
+        Replica.open(f"castor-job-{other}-node-0-r3", run=other, folder=folder)
+
+
 @pytest.mark.parametrize("damage", ["torn", "empty", "zeros", "short"])
 def test_a_segment_whose_maker_died_over_it_is_made_anew(folder: Path, damage: str) -> None:
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([PART])
         path = folder / arena.segments()[3]
     if damage == "torn":
@@ -410,7 +434,7 @@ def test_a_segment_whose_maker_died_over_it_is_made_anew(folder: Path, damage: s
         os.truncate(path, HEADER_BYTES)
     else:
         path.write_bytes(b"" if damage == "empty" else bytes(PART.segment_bytes))
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         assert arena.add_parts([PART]) == set()
         write(arena.replica(3), 1, None)
         assert_holds(arena.replica(3), 1)
@@ -419,13 +443,13 @@ def test_a_segment_whose_maker_died_over_it_is_made_anew(folder: Path, damage: s
 def test_names_and_sizes_are_checked(folder: Path) -> None:
     for job in ("", "a/b", "../x", "-x", "x" * 65, "a b"):
         with pytest.raises(ValueError, match="cannot name shared memory"):
-            Arena(job, "node-0", FINGERPRINT, folder=folder)
+            Arena(job, RUN, "node-0", FINGERPRINT, folder=folder)
     with pytest.raises(ValueError, match="a fingerprint has 16 bytes, not 3"):
-        Arena("job", "node-0", b"abc", folder=folder)
+        Arena("job", RUN, "node-0", b"abc", folder=folder)
     for sizes in ((-1, 1, 1, 1), (0, 0, 1, 1), (0, 1, -1, 1), (0, 1, 1, 0)):
         with pytest.raises(ValueError, match="or more"):
             PartLayout(*sizes)
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         with pytest.raises(ValueError, match="a rank is named twice"):
             arena.add_parts([PART, PART])
         with pytest.raises(KeyError):
@@ -518,7 +542,7 @@ TestReplicaAgainstModel.settings = settings(max_examples=60, stateful_step_count
 def test_a_standby_s_memory_is_given_to_another_rank_and_comes_empty(folder: Path) -> None:
     part = PartLayout(rank=0, data_bytes=3 * 4096 + 5, meta_bytes=100, chunk_bytes=4096)
     other = PartLayout(rank=7, data_bytes=3 * 4096 + 5, meta_bytes=100, chunk_bytes=4096)
-    with Arena("job", "spare", b"f" * 16, folder=folder) as arena:
+    with Arena("job", RUN, "spare", b"f" * 16, folder=folder) as arena:
         arena.add_parts([part])
         arena.replica(0).begin(4, 1, None).commit(b"meta")
         arena.reassign(0, other)
@@ -526,15 +550,15 @@ def test_a_standby_s_memory_is_given_to_another_rank_and_comes_empty(folder: Pat
         assert arena.replica(7).offered() == frozenset()
         arena.replica(7).begin(5, 2, None).commit(b"seven")
         assert not arena.missing([other])
-    assert [path.name for path in folder.glob("*-r*")] == ["castor-job-spare-r7"]
-    with Replica.open("castor-job-spare-r7", folder=folder) as again:
+    assert [path.name for path in folder.glob("*-r*")] == [f"castor-job-{RUN}-spare-r7"]
+    with Replica.open(f"castor-job-{RUN}-spare-r7", folder=folder) as again:
         assert again.rank == 7
         assert again.snapshot(5).meta == b"seven"
 
 
 def test_memory_of_another_size_is_not_given_away(folder: Path) -> None:
     part = PartLayout(rank=0, data_bytes=4096, meta_bytes=100, chunk_bytes=4096)
-    with Arena("job", "spare", b"f" * 16, folder=folder) as arena:
+    with Arena("job", RUN, "spare", b"f" * 16, folder=folder) as arena:
         arena.add_parts([part])
         with pytest.raises(ValueError, match="cannot hold"):
             arena.reassign(0, PartLayout(rank=1, data_bytes=8192, meta_bytes=100, chunk_bytes=4096))

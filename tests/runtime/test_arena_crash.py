@@ -27,10 +27,11 @@ pytestmark = pytest.mark.long  # all of it starts real processes, many times
 
 Trace = Callable[[FrameType, str, object], object]
 
+RUN = "0123456789abcdef"
 FINGERPRINT = bytes(16)
 PART = PartLayout(rank=0, data_bytes=40_000, meta_bytes=100, chunk_bytes=4096)
-NAME = "castor-job-node-0-r0"
-CONTROL = "castor-job-node-0-control"
+NAME = f"castor-job-{RUN}-node-0-r0"
+CONTROL = f"castor-job-{RUN}-node-0-control"
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def check(folder: Path, agreed: int) -> int:
 def killed_at_lines(folder: Path) -> int:
     """Kill a writer at its first line in the arena's code, its second, ..., to the end."""
     inside = str(Path(arena_package.__file__).parent)
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([PART])
         write(arena.replica(0), 1, None)
     agreed = 1
@@ -124,8 +125,8 @@ def killed_at_moments(folder: Path) -> int:
     """Kill a writer that commits without end, 200 times; return how far it got."""
     moments = random.Random(20260101)
     with (
-        Arena("job", "node-0", FINGERPRINT, folder=folder) as arena,
-        ControlBlock.create("job", "node-0", 1, folder=folder) as control,
+        Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena,
+        ControlBlock.create("job", RUN, "node-0", 1, folder=folder) as control,
     ):
         arena.add_parts([PART])
         write(arena.replica(0), 1, None)

@@ -33,6 +33,7 @@ from castor_runtime.arena import (
 )
 from castor_runtime.arena.budget import cgroup_free_bytes
 
+RUN = "0123456789abcdef"
 FINGERPRINT = bytes(16)
 PART = PartLayout(rank=0, data_bytes=1 << 16, meta_bytes=100, chunk_bytes=4096)
 
@@ -40,10 +41,10 @@ AGENT = """
 import sys
 from pathlib import Path
 from castor_runtime.arena import Arena, ControlBlock, PartLayout
-job, agent, rank, folder = sys.argv[1:]
-arena = Arena(job, agent, bytes(16), folder=Path(folder))
+job, run, agent, rank, folder = sys.argv[1:]
+arena = Arena(job, run, agent, bytes(16), folder=Path(folder))
 arena.add_parts([PartLayout(int(rank), 1 << 16, 100, 4096)])
-control = ControlBlock.create(job, agent, 1, folder=Path(folder))
+control = ControlBlock.create(job, run, agent, 1, folder=Path(folder))
 arena.replica(int(rank)).begin(1, 0, None).commit(b"")
 print("ready", flush=True)
 sys.stdin.read()
@@ -64,7 +65,7 @@ def names(folder: Path) -> list[str]:
 @contextmanager
 def agent(job: str, name: str, rank: int, folder: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", AGENT, job, name, str(rank), str(folder)],
+        [sys.executable, "-c", AGENT, job, RUN, name, str(rank), str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -86,30 +87,34 @@ def test_only_what_is_dead_is_removed(folder: Path) -> None:
         everything = names(folder)
         assert remove_dead(folder) == []
         assert names(folder) == everything
-        with Replica.open("castor-a-b-node-0-r0", folder=folder) as replica:
+        with Replica.open(f"castor-a-b-{RUN}-node-0-r0", folder=folder) as replica:
             assert replica.verify(1) == []
         with agent("a", "b", 0, folder):
             second.kill()
             second.wait()
             assert remove_dead(folder, job="a") == []
             assert remove_dead(folder) == [
-                "castor-a-b-node-0-control",
-                "castor-a-b-node-0-r0",
-                "castor-a-b-node-1-control",
-                "castor-a-b-node-1-r1",
+                f"castor-a-b-{RUN}-node-0-control",
+                f"castor-a-b-{RUN}-node-0-r0",
+                f"castor-a-b-{RUN}-node-1-control",
+                f"castor-a-b-{RUN}-node-1-r1",
             ]
-            assert names(folder) == ["castor-a-b-control", "castor-a-b-r0", "castor-a.lock"]
-    assert remove_dead(folder) == ["castor-a-b-control", "castor-a-b-r0"]
+            assert names(folder) == [
+                f"castor-a-{RUN}-b-control",
+                f"castor-a-{RUN}-b-r0",
+                "castor-a.lock",
+            ]
+    assert remove_dead(folder) == [f"castor-a-{RUN}-b-control", f"castor-a-{RUN}-b-r0"]
     assert names(folder) == []
 
 
 def test_in_the_machines_own_shared_memory() -> None:
     job = f"test-{os.getpid()}"
-    with Arena(job, "node-0", FINGERPRINT) as arena:
+    with Arena(job, RUN, "node-0", FINGERPRINT) as arena:
         arena.add_parts([PART])
         assert stat.S_IMODE(Path("/dev/shm", arena.segments()[0]).stat().st_mode) == 0o600
         assert remove_dead(job=job) == []
-    assert remove_dead(job=job) == [f"castor-{job}-node-0-r0"]
+    assert remove_dead(job=job) == [f"castor-{job}-{RUN}-node-0-r0"]
     assert not list(Path("/dev/shm").glob(f"castor-{job}*"))
 
 
@@ -155,16 +160,16 @@ def test_a_lock_taken_while_its_file_is_removed_is_taken_again(folder: Path) -> 
             for _ in range(20):
                 with JobLock("job", folder=folder):
                     assert (folder / "castor-job.lock").exists()
-                    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+                    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
                         arena.add_parts([PART])
-                        assert (folder / "castor-job-node-0-r0").exists()
+                        assert (folder / f"castor-job-{RUN}-node-0-r0").exists()
         finally:
             stop.set()
             sweeper.join()
 
 
 def test_the_counters_are_seen_across_processes(folder: Path) -> None:
-    with ControlBlock.create("job", "node-0", 3, folder=folder) as control:
+    with ControlBlock.create("job", RUN, "node-0", 3, folder=folder) as control:
         assert stat.S_IMODE((folder / control.name).stat().st_mode) == 0o600
         program = """
 import os, sys
@@ -201,12 +206,12 @@ line.phase = TrainerPhase.TRAINING
 
 def test_a_control_segment_of_something_else_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="local_ranks must be 1 or more"):
-        ControlBlock.create("job", "node-0", 0, folder=folder)
+        ControlBlock.create("job", RUN, "node-0", 0, folder=folder)
     for content in (b"", b"x" * 9000):
         (folder / "castor-x-control").write_bytes(content)
         with pytest.raises(ForeignCheckpointError, match="castor-x-control is no control"):
             ControlBlock.open("castor-x-control", folder=folder)
-    with ControlBlock.create("job", "node-0", 4, folder=folder) as control:
+    with ControlBlock.create("job", RUN, "node-0", 4, folder=folder) as control:
         os.truncate(folder / control.name, 4096)
         with pytest.raises(ForeignCheckpointError, match="is cut short"):
             ControlBlock.open(control.name, folder=folder)
@@ -214,7 +219,7 @@ def test_a_control_segment_of_something_else_is_refused(folder: Path) -> None:
 
 def test_what_does_not_fit_is_told_before_it_is_made(folder: Path) -> None:
     huge = [PartLayout(rank, 1 << 50, 1000, 1 << 40) for rank in (4, 9)]
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         with pytest.raises(InputError) as caught:
             arena.add_parts(huge, live_note="the trainers use 3 GiB")
         assert names(folder) == ["castor-job.lock"]
@@ -232,13 +237,13 @@ def test_what_does_not_fit_is_told_before_it_is_made(folder: Path) -> None:
 def test_the_limit_counts_what_is_held_and_the_room_does_not(folder: Path) -> None:
     first, second = PART, PartLayout(1, 1 << 16, 100, 4096)
     limit_bytes = required_bytes([first, second])
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([first], limit_bytes=limit_bytes)
         with pytest.raises(InputError, match="left of the limit, too little"):
             arena.add_parts([second], limit_bytes=limit_bytes - 1)
         arena.add_parts([second], limit_bytes=limit_bytes)
     # What is there already is not asked for again.
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         assert arena.add_parts([first, second], limit_bytes=1) == {0, 1}
     check_budget([first], live_note="", limit_bytes=0, folder=folder)
 
@@ -248,8 +253,8 @@ def test_memory_promised_to_one_agent_is_not_promised_to_another(folder: Path) -
     there = min(available_bytes(), status.f_bavail * status.f_frsize)
     part = PartLayout(0, there * 35 // 100, 0, 1 << 24)  # twice that with two buffers
     with (
-        Arena("job", "node-0", FINGERPRINT, folder=folder) as first,
-        Arena("job", "node-1", FINGERPRINT, folder=folder) as second,
+        Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as first,
+        Arena("job", RUN, "node-1", FINGERPRINT, folder=folder) as second,
     ):
         first.add_parts([part])
         with pytest.raises(InputError, match=r"\(promised to other segments\)"):
@@ -280,7 +285,7 @@ def test_cgroups_of_both_versions_bound_the_memory(tmp_path: Path) -> None:
 
 
 def test_running_out_of_memory_is_an_input_error(folder: Path) -> None:
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([PART])
         os.truncate(folder / arena.segments()[0], 4096)
         with pytest.raises(InputError, match=r"memory for checkpoints ran out after 0\.00 of"):
@@ -293,7 +298,7 @@ def test_an_older_kernel_takes_its_pages_from_the_file_system(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "_MADV_POPULATE_WRITE", 9999)  # EINVAL, as on Linux before 5.14
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([PART])
         writing = arena.replica(0).begin(1, 0, None)
         writing.data[:5] = b"hello"

@@ -32,6 +32,7 @@ if os.fork() == 0:
     time.sleep(60)
 time.sleep(60)
 """
+RUN = "0123456789abcdef"
 SHM = Path("/dev/shm")
 
 
@@ -69,7 +70,7 @@ class Cluster:
         self.job = f"t{secrets.token_hex(4)}"
         self.folder = RunFolder(path)
         self.folder.prepare(overwrite=False)
-        self.folder.write_run({"job": self.job, "pid": os.getpid()})
+        self.folder.write_run({"job": self.job, "run": RUN, "pid": os.getpid()})
         self.doomed: list[str] = []
         self.agents: list[subprocess.Popen[bytes]] = []
         self.hosts: list[int] = []
@@ -82,7 +83,7 @@ class Cluster:
         agent = subprocess.Popen([sys.executable, "-c", AGENT])
         wait_until(lambda: len(descendants(agent.pid)) == 3, "up")
         host, *trainers = descendants(agent.pid)
-        arena = Arena(self.job, f"node-{machine}", b"f" * 16)
+        arena = Arena(self.job, RUN, f"node-{machine}", b"f" * 16)
         arena.add_parts([PartLayout(2 * machine + local, 10_000, 64, 4096) for local in (0, 1)])
         self.agents.append(agent)
         self.hosts.append(host)
@@ -149,7 +150,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_a_killed_machine_loses_its_processes_and_its_memory_alone(cluster: Cluster) -> None:
-    extra = SHM / f"castor-{cluster.job}-node-0-control"
+    extra = SHM / f"castor-{cluster.job}-{RUN}-node-0-control"
     extra.touch()
     before_ns = time.time_ns()
     (struck,) = cluster.strike(FaultKind.MACHINE, 0)
@@ -160,7 +161,7 @@ def test_a_killed_machine_loses_its_processes_and_its_memory_alone(cluster: Clus
     dead = [cluster.agents[0].pid, cluster.hosts[0], *cluster.trainers[:2]]
     wait_until(lambda: not any(map(is_alive, dead)), "dead")
     assert all(map(is_alive, [cluster.agents[1].pid, cluster.hosts[1], *cluster.trainers[2:]]))
-    assert cluster.segments() == [f"castor-{cluster.job}-node-1-r{rank}" for rank in (2, 3)]
+    assert cluster.segments() == [f"castor-{cluster.job}-{RUN}-node-1-r{rank}" for rank in (2, 3)]
     with pytest.raises(TargetMissingError, match="machine 0"):
         cluster.strike(FaultKind.MACHINE, 1, 0)
     assert is_alive(cluster.agents[1].pid), "one target is missing: none is struck"

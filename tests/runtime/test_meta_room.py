@@ -17,6 +17,7 @@ from castor_runtime.arena.layout import HEADER_BYTES, room_span
 from castor_runtime.trainer.meta_room import MetaRooms, RoomError
 from castor_runtime.transport import JobSecret, PeerClient, PeerRefusedError, PeerServer
 
+RUN = "0123456789abcdef"
 FINGERPRINT = bytes(range(16))
 PART = PartLayout(rank=3, data_bytes=1000, meta_bytes=64, chunk_bytes=96)
 
@@ -30,7 +31,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def arena(folder: Path) -> Iterator[Arena]:
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as made:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as made:
         made.add_parts([PART])
         yield made
 
@@ -77,7 +78,7 @@ def test_an_agents_next_life_finds_what_grew(arena: Arena, folder: Path) -> None
     write(arena.replica(3), 1, 50_000)
     write(arena.replica(3), 2, 300_000)
     arena.close(unlink=False)
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as again:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as again:
         # Another hint is no other model.
         other = PartLayout(PART.rank, PART.data_bytes, 4096, PART.chunk_bytes)
         assert again.add_parts([other]) == {3}
@@ -114,13 +115,13 @@ def test_damage_to_what_grew_is_found(arena: Arena, folder: Path) -> None:
     os.truncate(folder / replica.name, PART.segment_bytes)
     assert replica.verify(2) == list(range(PART.chunks))
     os.truncate(folder / replica.name, HEADER_BYTES)
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as again:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as again:
         assert again.missing([PART]) == [PART]
 
 
 def test_growth_honours_the_limit_and_is_refused_by_name(folder: Path) -> None:
     limit_bytes = PART.segment_bytes + 80_000
-    with Arena("job", "node-0", FINGERPRINT, folder=folder) as arena:
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([PART], limit_bytes=limit_bytes)
         write(arena.replica(3), 1, 15_000)  # four times that would be too much
         assert arena.replica(3).meta_bytes == 32_768

@@ -24,7 +24,7 @@ PART = PartLayout(rank=3, data_bytes=1_000_003, meta_bytes=100, chunk_bytes=1 <<
 @pytest.fixture
 def replica(tmp_path: Path) -> Iterator[Replica]:
     with Replica.create(
-        "part", SegmentOwner("job", "node-0", b"f" * 16), PART, folder=tmp_path
+        "part", SegmentOwner("job", "0" * 16, "node-0", b"f" * 16), PART, folder=tmp_path
     ) as r:
         yield r
 

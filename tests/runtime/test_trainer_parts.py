@@ -422,6 +422,7 @@ def test_a_profile_is_due_at_the_start_and_when_all_ranks_have_drifted() -> None
 def test_settings_say_who_sends_to_whom() -> None:
     settings = {
         "job": "j",
+        "run": "0123456789abcdef",
         "rank": 3,
         "machine": 1,
         "local_rank": 1,

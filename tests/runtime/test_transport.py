@@ -38,6 +38,7 @@ from castor_runtime.transport.wire import Kind, pack_count
 pytestmark = pytest.mark.long  # together, not one by one
 
 FINGERPRINT = bytes(range(16))
+RUN = "0123456789abcdef"
 SECRET = JobSecret(b"the secret of a test job, 32 bytes"[:32])
 ITERATION = 7
 
@@ -55,7 +56,7 @@ def replica(
         tempfile.TemporaryDirectory() as folder,
         Replica.create(
             f"{name}-{rank}",
-            SegmentOwner("job", name, FINGERPRINT),
+            SegmentOwner("job", RUN, name, FINGERPRINT),
             PartLayout(rank, size, meta, chunk),
             folder=Path(folder),
         ) as made,
@@ -98,7 +99,7 @@ class Holder:
 def serving(*replicas: Replica, **options: Any) -> PeerServer:
     options.setdefault("credentials", SECRET)
     options.setdefault("source", Holder(list(replicas)))
-    return PeerServer("127.0.0.1", status=lambda: {"iteration": ITERATION}, **options)
+    return PeerServer("127.0.0.1", run=RUN, status=lambda: {"iteration": ITERATION}, **options)
 
 
 @dataclass
@@ -210,7 +211,7 @@ def test_a_part_arrives_whole(size: int, chunk: int, meta: bytes, streams: int) 
     async def fetch() -> None:
         async with serving(source) as server:
             writing = sink.begin(ITERATION, 2, None)
-            client = PeerClient(SECRET, streams=streams)
+            client = PeerClient(SECRET, RUN, streams=streams)
             stats = await client.fetch(server.address, 3, ITERATION, FINGERPRINT, writing)
         assert stats.bytes == size + len(meta)
         assert stats.reconnections == stats.asked_again == 0
@@ -232,7 +233,7 @@ def test_progress_is_told_in_the_loop_and_the_source_is_asked_there() -> None:
     async def fetch() -> None:
         async with serving(source=holder) as server:
             writing = sink.begin(ITERATION, 2, None)
-            await PeerClient(SECRET).fetch(
+            await PeerClient(SECRET, RUN).fetch(
                 server.address, 0, ITERATION, FINGERPRINT, writing, on_progress
             )
             await asyncio.sleep(0)
@@ -255,7 +256,7 @@ def test_a_cut_connection_is_resumed(cuts: list[int], streams: int) -> None:
             proxy = Proxy(server.address, cuts=cuts)
             async with proxy.running() as address:
                 writing = sink.begin(ITERATION, 2, None)
-                stats = await PeerClient(SECRET, streams=streams).fetch(
+                stats = await PeerClient(SECRET, RUN, streams=streams).fetch(
                     address, 0, ITERATION, FINGERPRINT, writing
                 )
         return stats.reconnections, proxy.connections
@@ -274,7 +275,7 @@ def test_only_missing_chunks_are_asked_again() -> None:
             proxy = Proxy(server.address, cuts=[250_000])
             async with proxy.running() as address:
                 writing = sink.begin(ITERATION, 2, None)
-                await PeerClient(SECRET, streams=1).fetch(
+                await PeerClient(SECRET, RUN, streams=1).fetch(
                     address, 0, ITERATION, FINGERPRINT, writing
                 )
         return proxy.bytes_sent
@@ -299,7 +300,7 @@ def test_a_flipped_byte_is_found(offset: int, streams: int) -> None:
         ):
             writing = sink.begin(ITERATION, 2, None)
             try:
-                stats = await PeerClient(SECRET, streams=streams).fetch(
+                stats = await PeerClient(SECRET, RUN, streams=streams).fetch(
                     address, 0, ITERATION, FINGERPRINT, writing
                 )
             except PeerRefusedError:
@@ -309,7 +310,7 @@ def test_a_flipped_byte_is_found(offset: int, streams: int) -> None:
     with filled(size=40_000, chunk=1024) as source, replica(size=40_000, chunk=1024) as sink:
         found = asyncio.run(fetch())
         if found is None:
-            assert offset < 80, "only the handshake refuses at once"
+            assert offset < 88, "only the handshake refuses at once"
             assert sink.offered() == set()
         else:
             assert_whole(sink)
@@ -322,7 +323,7 @@ def test_damage_in_the_peers_memory_is_an_error(streams: int) -> None:
     async def fetch() -> None:
         async with serving(source) as server:
             writing = sink.begin(ITERATION, 2, None)
-            client = PeerClient(SECRET, streams=streams)
+            client = PeerClient(SECRET, RUN, streams=streams)
             with pytest.raises(CorruptPartError, match=r"rank 0, iteration 7 .*chunk 5 "):
                 await client.fetch(server.address, 0, ITERATION, FINGERPRINT, writing)
 
@@ -338,7 +339,7 @@ def test_a_part_that_is_not_held_is_missing(rank: int, iteration: int) -> None:
         async with serving(source) as server:
             writing = sink.begin(ITERATION, 2, None)
             with pytest.raises(PartMissingError, match=f"rank {rank}, iteration {iteration}"):
-                await PeerClient(SECRET).fetch(
+                await PeerClient(SECRET, RUN).fetch(
                     server.address, rank, iteration, FINGERPRINT, writing
                 )
 
@@ -359,7 +360,7 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_mixed() -> None:
         ):
             writing = sink.begin(ITERATION, 2, None)
             with pytest.raises(PartMissingError, match="replaced"):
-                await PeerClient(SECRET, streams=1).fetch(
+                await PeerClient(SECRET, RUN, streams=1).fetch(
                     address, 0, ITERATION, FINGERPRINT, writing
                 )
 
@@ -383,7 +384,9 @@ def test_sizes_are_compared_before_anything_is_received(
         async with serving(source) as server:
             writing = sink.begin(ITERATION, 2, None)
             with pytest.raises(PeerRefusedError, match=named):
-                await PeerClient(SECRET).fetch(server.address, 0, ITERATION, FINGERPRINT, writing)
+                await PeerClient(SECRET, RUN).fetch(
+                    server.address, 0, ITERATION, FINGERPRINT, writing
+                )
             assert not any(writing.data)
 
     with filled() as source, replica(size=size, chunk=chunk, meta=meta) as sink:
@@ -396,7 +399,9 @@ def test_a_foreign_checkpoint_is_refused_by_name() -> None:
         async with serving(source) as server:
             writing = sink.begin(ITERATION, 2, None)
             with pytest.raises(PeerRefusedError, match=f"{FINGERPRINT.hex()}.*{'00' * 16}"):
-                await PeerClient(SECRET).fetch(server.address, 0, ITERATION, bytes(16), writing)
+                await PeerClient(SECRET, RUN).fetch(
+                    server.address, 0, ITERATION, bytes(16), writing
+                )
             assert not any(writing.data)
 
     with filled() as source, replica() as sink:
@@ -408,7 +413,7 @@ def test_a_dead_peer_is_unreachable() -> None:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         writing = sink.begin(ITERATION, 2, None)
-        fetching = PeerClient(SECRET).fetch(address, 0, ITERATION, FINGERPRINT, writing)
+        fetching = PeerClient(SECRET, RUN).fetch(address, 0, ITERATION, FINGERPRINT, writing)
         with pytest.raises(PeerUnreachableError, match=f"{address}.*refused"):
             asyncio.run(fetching)
 
@@ -418,7 +423,7 @@ def test_a_peer_that_accepts_and_says_nothing_is_given_up() -> None:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         writing = sink.begin(ITERATION, 2, None)
         timeouts = Timeouts(connect_s=0.2, handshake_s=0.2, silence_s=0.2, patience_s=0.3)
-        client = PeerClient(SECRET, timeouts=timeouts)
+        client = PeerClient(SECRET, RUN, timeouts=timeouts)
         with pytest.raises(PeerUnreachableError, match=r"timed out|silent"):
             asyncio.run(client.fetch(address, 0, ITERATION, FINGERPRINT, writing))
         with pytest.raises(PeerUnreachableError, match=address):
@@ -433,7 +438,7 @@ def test_a_server_that_comes_back_is_asked_for_the_rest() -> None:
         async with proxy.running() as through:
             writing = sink.begin(ITERATION, 2, None)
             fetching = asyncio.create_task(
-                PeerClient(SECRET).fetch(through, 0, ITERATION, FINGERPRINT, writing)
+                PeerClient(SECRET, RUN).fetch(through, 0, ITERATION, FINGERPRINT, writing)
             )
             while proxy.bytes_sent < 100_000:
                 await asyncio.sleep(0.002)
@@ -457,7 +462,7 @@ def test_a_cancelled_fetch_leaves_no_thread_that_writes() -> None:
             async with proxy.running() as through:
                 writing = sink.begin(ITERATION, 2, None)
                 fetching = asyncio.create_task(
-                    PeerClient(SECRET).fetch(through, 0, ITERATION, FINGERPRINT, writing)
+                    PeerClient(SECRET, RUN).fetch(through, 0, ITERATION, FINGERPRINT, writing)
                 )
                 while proxy.bytes_sent < 50_000:
                     await asyncio.sleep(0.002)
@@ -480,7 +485,7 @@ def test_many_fetchers_at_once_all_get_their_parts() -> None:
         async with serving(*sources, limits=limits) as server:
             await asyncio.gather(
                 *(
-                    PeerClient(SECRET, streams=1 + number % 3).fetch(
+                    PeerClient(SECRET, RUN, streams=1 + number % 3).fetch(
                         server.address,
                         sink.rank,
                         ITERATION,
@@ -506,7 +511,9 @@ def test_a_receiver_that_stalls_holds_nobody_up() -> None:
             try:
                 began = time.monotonic()
                 writing = sink.begin(ITERATION, 2, None)
-                await PeerClient(SECRET).fetch(server.address, 0, ITERATION, FINGERPRINT, writing)
+                await PeerClient(SECRET, RUN).fetch(
+                    server.address, 0, ITERATION, FINGERPRINT, writing
+                )
                 return time.monotonic() - began
             finally:
                 stalled.close()
@@ -520,7 +527,7 @@ def test_a_receiver_that_stalls_holds_nobody_up() -> None:
 
 def ask_for_everything(address: str) -> socket.socket:
     connection = connected(parse_address(address), 5)
-    channel = greet_server(connection, SECRET, 5)
+    channel = greet_server(connection, SECRET, RUN, 5)
     opening = {
         "fetch": "greedy",
         "rank": 0,
@@ -536,7 +543,7 @@ def ask_for_everything(address: str) -> socket.socket:
 def test_ping_answers_what_status_says() -> None:
     async def ping() -> dict[str, Any]:
         async with serving() as server:
-            return await PeerClient(SECRET).ping(server.address, 10)
+            return await PeerClient(SECRET, RUN).ping(server.address, 10)
 
     assert asyncio.run(ping()) == {"iteration": ITERATION}
 
@@ -552,7 +559,9 @@ def test_ping_ends_in_time_though_the_peers_loop_is_stuck() -> None:
 
     def run_server(addresses: list[str], started: threading.Event) -> None:
         async def serve() -> None:
-            server = PeerServer("127.0.0.1", credentials=SECRET, source=Holder([]), status=status)
+            server = PeerServer(
+                "127.0.0.1", run=RUN, credentials=SECRET, source=Holder([]), status=status
+            )
             addresses.append(await server.start())
             started.set()
             await asyncio.to_thread(asked.wait, 10)
@@ -568,7 +577,7 @@ def test_ping_ends_in_time_though_the_peers_loop_is_stuck() -> None:
     started.wait(5)
     began = time.monotonic()
     with pytest.raises(PeerUnreachableError, match=addresses[0]):
-        asyncio.run(PeerClient(SECRET).ping(addresses[0], 0.3))
+        asyncio.run(PeerClient(SECRET, RUN).ping(addresses[0], 0.3))
     assert 0.25 < time.monotonic() - began < 8
     free.set()
     thread.join()

@@ -41,6 +41,8 @@ from castor_runtime.transport.wire import MAGIC, Challenge, Frame, Kind, Seal
 
 pytestmark = pytest.mark.long  # all of it starts real processes, many times
 
+RUN = "0123456789abcdef"
+OWN = bytes.fromhex(RUN)
 SECRET = JobSecret(b"a secret of this job")
 FINGERPRINT = bytes(16)
 QUICK = Timeouts(connect_s=0.5, handshake_s=0.5, silence_s=0.5, idle_s=0.5, patience_s=0.5)
@@ -88,7 +90,9 @@ def server(**options: Any) -> Iterator[str]:
     started, ended = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        made = PeerServer("127.0.0.1", source=Source(), status=lambda: {"fine": True}, **options)
+        made = PeerServer(
+            "127.0.0.1", run=RUN, source=Source(), status=lambda: {"fine": True}, **options
+        )
         async with made:
             address.append(made.address)
             started.set()
@@ -127,12 +131,12 @@ def impostor(act: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def ping(address: str, credentials: Any = SECRET, timeout_s: float = 10.0) -> dict[str, Any]:
-    return asyncio.run(PeerClient(credentials).ping(address, timeout_s))
+    return asyncio.run(PeerClient(credentials, RUN).ping(address, timeout_s))
 
 
 def fetch(address: str, credentials: Any = SECRET, timeouts: Timeouts | None = None) -> Buffer:
     buffer = Buffer()
-    client = PeerClient(credentials, timeouts=timeouts)
+    client = PeerClient(credentials, RUN, timeouts=timeouts)
     asyncio.run(client.fetch(address, 0, 1, FINGERPRINT, buffer))
     return buffer
 
@@ -170,9 +174,9 @@ def test_a_server_refuses_a_client_with_another_secret(
 ) -> None:
     with server() as address, connected(parse_address(address), 2) as connection:
         nonce = bytes(32)
-        connection.sendall(MAGIC + nonce)
-        answer = connection.recv(80, socket.MSG_WAITALL)
-        challenge = Challenge(b"a secret of that job", nonce, answer[16:48])
+        connection.sendall(MAGIC + nonce + OWN)
+        answer = connection.recv(88, socket.MSG_WAITALL)
+        challenge = Challenge(b"a secret of that job", nonce, answer[16:48], OWN, OWN)
         seal = challenge.client_seal()
         asked = seal.pack(Frame(Kind.PING)) + seal.of_body(b"")
         connection.sendall(challenge.client_proof() + asked)
@@ -180,13 +184,48 @@ def test_a_server_refuses_a_client_with_another_secret(
     assert "does not know this job's secret" in caplog.text
 
 
+def test_peers_of_two_runs_of_one_name_refuse_each_other_by_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The secret may be one: `--secret FILE` names the same file for every run."""
+    other = "fedcba9876543210"
+    with server() as address:
+        stranger = PeerClient(SECRET, other)
+        calls = (
+            stranger.ping(address, 10.0),
+            stranger.fetch(address, 0, 1, FINGERPRINT, buffer := Buffer()),
+        )
+        for call in calls:
+            with pytest.raises(PeerRefusedError, match=rf"run {RUN} of this job, .* run {other}"):
+                asyncio.run(call)
+        assert buffer.committed is None
+        assert ping(address) == {"fine": True}
+    assert f"it belongs to run {other} of this job, this agent to run {RUN}" in caplog.text
+
+
+def test_a_run_that_was_changed_on_the_way_is_refused() -> None:
+    """Whoever stands between two runs cannot make one of them."""
+
+    def lie(client: socket.socket) -> None:
+        hello = client.recv(56, socket.MSG_WAITALL)
+        with connected(parse_address(address), 2) as upstream:
+            upstream.sendall(hello[:48] + OWN)
+            client.sendall(upstream.recv(88, socket.MSG_WAITALL))
+            client.recv(1)
+
+    with server() as address, impostor(lie) as through:
+        stranger = PeerClient(SECRET, "fedcba9876543210")
+        with pytest.raises(PeerRefusedError, match="secret"):
+            asyncio.run(stranger.ping(through, 10.0))
+
+
 def test_a_server_refuses_its_own_proof_sent_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with server() as address, connected(parse_address(address), 2) as connection:
-        connection.sendall(MAGIC + bytes(32))
-        answer = connection.recv(80, socket.MSG_WAITALL)
-        connection.sendall(answer[48:])
+        connection.sendall(MAGIC + bytes(32) + OWN)
+        answer = connection.recv(88, socket.MSG_WAITALL)
+        connection.sendall(answer[56:])
         assert read_to_end(connection) == b""
     assert "does not know this job's secret" in caplog.text
 
@@ -213,16 +252,16 @@ def test_a_recorded_session_is_refused_when_it_is_played_again() -> None:
     with server() as address:
         with impostor(relay) as through:
             assert ping(through) == {"fine": True}
-        assert len(recorded) == 16 + 32 + 32 + 40 + 16
+        assert len(recorded) == 16 + 32 + 8 + 32 + 40 + 16
         with connected(parse_address(address), 2) as connection:
             connection.sendall(recorded)
             # Magic, a fresh nonce and a proof that fits it; no status.
-            assert len(read_to_end(connection)) == 80
+            assert len(read_to_end(connection)) == 88
 
 
 def test_a_frame_of_another_session_or_one_that_is_repeated_is_refused() -> None:
     def greeted(connection: socket.socket) -> tuple[Channel, Seal]:
-        channel = greet_server(connection, SECRET, 2)
+        channel = greet_server(connection, SECRET, RUN, 2)
         return channel, channel._outgoing
 
     with server() as address:
@@ -242,8 +281,8 @@ def test_a_frame_of_another_session_or_one_that_is_repeated_is_refused() -> None
 @settings(max_examples=40)
 @given(st.binary(max_size=200))
 @example(MAGIC)
-@example(MAGIC + bytes(32))
-@example(MAGIC + bytes(64))
+@example(MAGIC + bytes(40))
+@example(MAGIC + bytes(72))
 @example(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
 @example(b"\x16\x03\x01" + bytes(200))
 def test_garbage_to_the_port_learns_nothing(garbage_server: str, garbage: bytes) -> None:
@@ -251,7 +290,7 @@ def test_garbage_to_the_port_learns_nothing(garbage_server: str, garbage: bytes)
         connection.sendall(garbage)
         connection.shutdown(socket.SHUT_WR)
         answer = read_to_end(connection)
-    assert len(answer) == (80 if garbage.startswith(MAGIC) and len(garbage) >= 48 else 0)
+    assert len(answer) == (88 if garbage.startswith(MAGIC) and len(garbage) >= 56 else 0)
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +329,7 @@ def test_peers_beyond_the_limit_are_turned_away_and_those_inside_stay() -> None:
         server(limits=ServerLimits(connections=1)) as address,
         connected(parse_address(address), 2) as inside,
     ):
-        channel = greet_server(inside, SECRET, 2)
+        channel = greet_server(inside, SECRET, RUN, 2)
         channel.send(Kind.PING, timeout_s=2)
         channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
         with pytest.raises(PeerUnreachableError):
@@ -334,14 +373,14 @@ def test_room_for_strangers_is_made_where_most_of_them_are() -> None:
 )
 def test_a_peer_that_asks_nonsense_is_cut_off(kind: Kind, body: bytes) -> None:
     with server() as address, connected(parse_address(address), 2) as connection:
-        channel = greet_server(connection, SECRET, 2)
+        channel = greet_server(connection, SECRET, RUN, 2)
         channel.send(kind, body, timeout_s=2)
         assert read_to_end(connection) == b""
 
 
 def test_chunks_beyond_the_end_are_not_served() -> None:
     with server() as address, connected(parse_address(address), 2) as connection:
-        channel = greet_server(connection, SECRET, 2)
+        channel = greet_server(connection, SECRET, RUN, 2)
         opening = {"fetch": "f", "rank": 0, "iteration": 1, "fingerprint": FINGERPRINT.hex()}
         channel.send_json(Kind.OPEN, opening, timeout_s=2)
         channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
@@ -364,7 +403,7 @@ def test_a_client_is_not_taken_in_by_garbage(said: bytes) -> None:
 
 def test_a_frame_that_claims_to_be_huge_takes_no_memory() -> None:
     def act(connection: socket.socket) -> None:
-        channel = greet_client(connection, SECRET, 2)
+        channel = greet_client(connection, SECRET, RUN, 2)
         channel.receive_body(channel.receive(timeout_s=2), timeout_s=2)
         for kind in (Kind.STATUS, Kind.PART):
             connection.sendall(channel._outgoing.pack(Frame(kind, 0, 1 << 40)))
@@ -383,7 +422,7 @@ def test_a_frame_that_claims_to_be_huge_takes_no_memory() -> None:
 
 def test_a_chunk_of_another_size_is_not_received() -> None:
     def act(connection: socket.socket) -> None:
-        channel = greet_client(connection, SECRET, 2)
+        channel = greet_client(connection, SECRET, RUN, 2)
         channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
         opened = {
             "data_bytes": 8,
@@ -411,7 +450,7 @@ def test_a_chunk_of_another_size_is_not_received() -> None:
 
 def test_a_peer_that_drips_is_given_up() -> None:
     def act(connection: socket.socket) -> None:
-        for byte in MAGIC + bytes(64):
+        for byte in MAGIC + bytes(72):
             connection.sendall(bytes([byte]))
             time.sleep(0.1)
 
@@ -428,7 +467,7 @@ def test_the_server_is_bound_to_its_address_only() -> None:
         with pytest.raises(ConnectionRefusedError):
             connected(("127.0.0.2", port), 2)
     with pytest.raises(ValueError, match="name the address"):
-        PeerServer("", credentials=SECRET, source=Source(), status=dict)
+        PeerServer("", run=RUN, credentials=SECRET, source=Source(), status=dict)
 
 
 def test_a_secret_is_long_and_is_not_shown(tmp_path: Path) -> None:
@@ -508,7 +547,7 @@ def test_a_client_without_a_certificate_is_refused(certificates: Path) -> None:
         connected(parse_address(address), 2) as plain,
         context.wrap_socket(plain) as connection,
     ):
-        connection.sendall(MAGIC + bytes(32))
+        connection.sendall(MAGIC + bytes(32) + OWN)
         with pytest.raises(ssl.SSLError, match=r"certificate required|handshake failure"):
             connection.recv(100)
 
@@ -538,9 +577,11 @@ def test_a_large_part_travels_under_tls(certificates: Path) -> None:
         credentials = tls(certificates)
         buffer = Buffer(len(data))
         buffer.chunk_bytes = 1_000_000
-        made = PeerServer("127.0.0.1", credentials=credentials, source=Source(part), status=dict)
+        made = PeerServer(
+            "127.0.0.1", run=RUN, credentials=credentials, source=Source(part), status=dict
+        )
         async with made:
-            client = PeerClient(credentials)
+            client = PeerClient(credentials, RUN)
             await client.fetch(made.address, 0, 1, FINGERPRINT, buffer)
         return bytes(buffer.data)
 

@@ -132,16 +132,17 @@ def test_frames_that_are_repeated_dropped_or_swapped_are_noticed(frame: Frame, b
         later.check_body(body, first_body)
 
 
-def test_keys_differ_by_direction_role_nonce_and_secret() -> None:
+def test_keys_differ_by_direction_role_nonce_run_and_secret() -> None:
     frame = Frame(Kind.PING)
     said = set()
     for secret in (b"a" * 16, b"b" * 16):
         for nonces in ((b"c" * 32, b"d" * 32), (b"d" * 32, b"c" * 32)):
-            challenge = Challenge(secret, *nonces)
-            said |= {
-                challenge.client_proof(),
-                challenge.server_proof(),
-                challenge.client_seal().pack(frame),
-                challenge.server_seal().pack(frame),
-            }
-    assert len(said) == 16
+            for runs in ((b"e" * 8, b"e" * 8), (b"e" * 8, b"f" * 8)):
+                challenge = Challenge(secret, *nonces, *runs)
+                said |= {
+                    challenge.client_proof(),
+                    challenge.server_proof(),
+                    challenge.client_seal().pack(frame),
+                    challenge.server_seal().pack(frame),
+                }
+    assert len(said) == 32

@@ -7,6 +7,7 @@ an agent of another version must not act on half a document.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -14,8 +15,16 @@ from typing import Any, Self
 
 from castor_policy.agents.evidence import Culprit, Sight
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Goes up when a document changes its meaning; agents of different protocols do not mix."""
+
+_RUN = re.compile(r"[0-9a-f]{16}")
+
+
+def check_run(run: str) -> None:
+    """Raise ValueError unless `run` can be a run's identity."""
+    if not _RUN.fullmatch(run):
+        raise ValueError(f"a run is known by 16 hex digits, not by {run!r}")
 
 
 class _Document:
@@ -62,6 +71,9 @@ class JobSpec(_Document):
         replicas: the placement: `replicas[i]` are the machines that hold shard i, i first.
         script: the training program, a path on every machine.
         arguments: its arguments.
+        run: which run of that name, 16 hex digits: random, made by whoever makes the job. Memory,
+            messages and processes of another run are never this one's, whatever they are called.
+            "": taken from `started_ns`.
         started_ns: CLOCK_REALTIME when the job was made; event logs count from it.
         lease_s: an agent that has not renewed for so long is dead.
         hang_s: a trainer whose process has stood still for so long is hung.
@@ -95,6 +107,7 @@ class JobSpec(_Document):
     replicas: tuple[tuple[int, ...], ...]
     script: str
     arguments: tuple[str, ...] = ()
+    run: str = ""
     started_ns: int = 0
     lease_s: float = 5.0
     hang_s: float = 0.8
@@ -117,6 +130,13 @@ class JobSpec(_Document):
     memory_limit_bytes: int = 0
     max_attempts: int = 5
     protocol: int = PROTOCOL
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            # Two jobs are never one by an omission: what was made at another time is another.
+            made = f"{self.started_ns % (1 << 64):016x}"
+            object.__setattr__(self, "run", made)
+        check_run(self.run)
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:

@@ -93,10 +93,14 @@ class Agent:
         self._events: asyncio.Queue[StoreSeen] = asyncio.Queue()
         self._log = EventLog(options.folder / "events.jsonl", spec.started_ns)
         self._memory = CheckpointMemory(spec, options.name)
-        self._client = PeerClient(credentials)
+        self._client = PeerClient(credentials, spec.run)
         self._session = StoreSession(store, spec, options.name, self._events.put_nowait)
         self._server = PeerServer(
-            options.listen, credentials=credentials, source=self._memory, status=self._status
+            options.listen,
+            credentials=credentials,
+            run=spec.run,
+            source=self._memory,
+            status=self._status,
         )
         self._machine: Machine
         self._born = own_life()

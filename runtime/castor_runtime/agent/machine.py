@@ -81,7 +81,7 @@ class Machine:
         self._holding = Holding(spec, memory, session, client, emit)
         self._persister = Persister(spec, folder, host, log)
         self.link = TrainerLink(spec.job, self._on_message)
-        self.control = ControlBlock.create(spec.job, agent, spec.ranks_per_machine)
+        self.control = ControlBlock.create(spec.job, spec.run, agent, spec.ranks_per_machine)
         self._watchdog = Watchdog(spec, self.control, emit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._offers: dict[int, Offer] = {}
@@ -135,6 +135,7 @@ class Machine:
         ranks = self.spec.ranks_per_machine
         trainer = {
             "job": self.spec.job,
+            "run": self.spec.run,
             "rank": rank,
             "machine": machine,
             "local_rank": local,

@@ -102,7 +102,7 @@ class CheckpointMemory:
         wanted = [layouts[rank] for rank in self._spec.ranks_held_by(machine)]
         fingerprint = bytes.fromhex(wanted[0].fingerprint)
         if self._arena is None:
-            self._arena = Arena(self._spec.job, self._agent, fingerprint)
+            self._arena = Arena(self._spec.job, self._spec.run, self._agent, fingerprint)
         ranks = {layout.rank for layout in wanted}
         unwanted = [rank for rank in self._arena.ranks if rank not in ranks]
         for part in self._arena.missing([layout.part for layout in wanted]):
@@ -198,7 +198,8 @@ class CheckpointMemory:
         if self._arena is not None:
             self._arena.close(unlink=True)
             self._arena = None
-        for path in SHARED_MEMORY.glob(segment_name(self._spec.job, self._agent, 0)[:-1] + "*"):
+        any_rank = segment_name(self._spec.job, self._spec.run, self._agent, 0)[:-1] + "*"
+        for path in SHARED_MEMORY.glob(any_rank):
             path.unlink(missing_ok=True)
 
     def close(self, *, unlink: bool) -> None:

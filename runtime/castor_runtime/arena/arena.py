@@ -40,6 +40,7 @@ class Arena:
 
     Args:
         job: name of the job.
+        run: which run of that name; see `JobSpec.run`.
         agent: name of the agent.
         fingerprint: 16 bytes that say what the checkpoints are of.
         folder: where the machine's shared memory is.
@@ -50,9 +51,9 @@ class Arena:
     """
 
     def __init__(
-        self, job: str, agent: str, fingerprint: bytes, *, folder: Path = SHARED_MEMORY
+        self, job: str, run: str, agent: str, fingerprint: bytes, *, folder: Path = SHARED_MEMORY
     ) -> None:
-        self.owner = SegmentOwner(job, agent, fingerprint)
+        self.owner = SegmentOwner(job, run, agent, fingerprint)
         self._folder = folder
         self._lock = JobLock(job, folder=folder)
         self._replicas: dict[int, Replica] = {}
@@ -217,7 +218,7 @@ class Arena:
         self.close(unlink=False)
 
     def _path(self, rank: int) -> Path:
-        return self._folder / segment_name(self.owner.job, self.owner.agent, rank)
+        return self._folder / segment_name(self.owner.job, self.owner.run, self.owner.agent, rank)
 
     def _is_intact(self, part: PartLayout) -> bool:
         path = self._path(part.rank)
@@ -230,9 +231,10 @@ class Arena:
             owner, found = read_header(path)
             if owner != self.owner:
                 raise ForeignCheckpointError(
-                    f"{path.name} belongs to agent {owner.agent} of job {owner.job}, fingerprint "
-                    f"{owner.fingerprint.hex()}, not to agent {self.owner.agent} of job "
-                    f"{self.owner.job}, {self.owner.fingerprint.hex()}: another model, world size "
+                    f"{path.name} belongs to agent {owner.agent} of run {owner.run} of job "
+                    f"{owner.job}, fingerprint {owner.fingerprint.hex()}, not to agent "
+                    f"{self.owner.agent} of run {self.owner.run} of job {self.owner.job}, "
+                    f"{self.owner.fingerprint.hex()}: another model, world size "
                     "or placement; end that job, or name this one otherwise"
                 )
             return (

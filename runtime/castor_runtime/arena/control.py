@@ -5,6 +5,7 @@ store of 8 bytes is never seen half, so no lock is needed and a stopped trainer 
 
     0   magic "CASTORCB"   8  layout version u32   12  local ranks u32
     16  job, 64 bytes, zero-padded                 80  agent, 64 bytes
+    144 run, 8 bytes
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Self
 
+from castor_policy.agents.documents import check_run
 from castor_runtime.arena.errors import ForeignCheckpointError
 from castor_runtime.arena.layout import LAYOUT_VERSION, PAGE_BYTES, check_name
 from castor_runtime.arena.segments import (
@@ -26,7 +28,7 @@ from castor_runtime.arena.segments import (
 )
 
 _MAGIC = b"CASTORCB"
-_HEADER = struct.Struct("<8sII64s64s")
+_HEADER = struct.Struct("<8sII64s64s8s")
 _SLOTS = 16
 
 
@@ -97,14 +99,16 @@ class ControlBlock:
     Attributes:
         name: of the segment.
         job: of the agent.
+        run: which run of that job, 16 hex digits.
         agent: that owns it.
         ranks: the counters by local rank.
     """
 
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
-        _, _, local_ranks, job, agent = _HEADER.unpack_from(mapped)
+        _, _, local_ranks, job, agent, run = _HEADER.unpack_from(mapped)
         self.name = path.name
         self.job = job.rstrip(b"\0").decode()
+        self.run = run.hex()
         self.agent = agent.rstrip(b"\0").decode()
         self._path = path
         self._map = mapped
@@ -117,21 +121,29 @@ class ControlBlock:
 
     @classmethod
     def create(
-        cls, job: str, agent: str, local_ranks: int, *, folder: Path = SHARED_MEMORY
+        cls, job: str, run: str, agent: str, local_ranks: int, *, folder: Path = SHARED_MEMORY
     ) -> ControlBlock:
         """Make the control segment of `agent`, all counters 0, in place of an older one.
 
         Raises:
             OSError: it cannot be made.
-            ValueError: a name cannot be one, or there is no rank.
+            ValueError: a name cannot be one, the run is none, or there is no rank.
         """
         check_name("job", job)
+        check_run(run)
         check_name("agent", agent)
         if local_ranks < 1:
             raise ValueError(f"local_ranks must be 1 or more, not {local_ranks}")
-        path = folder / control_name(job, agent)
+        path = folder / control_name(job, run, agent)
         mapped = create_file(path, PAGE_BYTES + 8 * _SLOTS * local_ranks)
-        header = _HEADER.pack(_MAGIC, LAYOUT_VERSION, local_ranks, job.encode(), agent.encode())
+        header = _HEADER.pack(
+            _MAGIC,
+            LAYOUT_VERSION,
+            local_ranks,
+            job.encode(),
+            agent.encode(),
+            bytes.fromhex(run),
+        )
         mapped[: len(header)] = header
         return cls(path, mapped)
 
@@ -195,7 +207,7 @@ def _read_header(path: Path) -> tuple[int, str] | None:
     header = read_start(path, _HEADER.size)
     if len(header) < _HEADER.size:
         return None
-    magic, version, local_ranks, job, _ = _HEADER.unpack(header)
+    magic, version, local_ranks, job, _, _ = _HEADER.unpack(header)
     if magic != _MAGIC or version != LAYOUT_VERSION:
         return None
     return local_ranks, job.rstrip(b"\0").decode()

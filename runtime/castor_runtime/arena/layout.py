@@ -6,7 +6,7 @@ All numbers are little-endian. A page is 4096 bytes whatever the machine's own i
                0  magic "CASTORCM"        8  layout version u32     12  header bytes u32
               16  fingerprint 16 bytes   32  rank i64               40  data bytes u64
               48  metadata capacity u64  56  chunk bytes u64        64  job, 64 bytes, zero-padded
-             128  agent, 64 bytes       192  xxh3_64 of bytes 0..191
+             128  agent, 64 bytes       192  run, 8 bytes          200  xxh3_64 of bytes 0..199
     1024   room for metadata that outgrew its capacity; zeros: there is none yet
                0  offset u64               8  capacity u64          16  xxh3_64 of bytes 0..15
     2048   header of buffer 0            2176  header of buffer 1
@@ -35,17 +35,18 @@ from dataclasses import dataclass
 
 import xxhash
 
+from castor_policy.agents.documents import check_run
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 
 MAGIC = b"CASTORCM"
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 PAGE_BYTES = 4096
 HEADER_BYTES = PAGE_BYTES
 BUFFERS = 2
 FINGERPRINT_BYTES = 16
 NAME_BYTES = 64
 
-_FIXED = struct.Struct("<8sII16sqQQQ64s64s")
+_FIXED = struct.Struct("<8sII16sqQQQ64s64s8s")
 _DIGEST = struct.Struct("<Q")
 _BUFFER = struct.Struct("<I4xqqQQQ")
 _ROOM = struct.Struct("<QQ")
@@ -132,24 +133,27 @@ class PartLayout:
 
 @dataclass(frozen=True, slots=True)
 class SegmentOwner:
-    """To whom a segment belongs: a job, one of its agents, and what the checkpoints are of.
+    """To whom a segment belongs: a run of a job, one of its agents, what the checkpoints are of.
 
     Attributes:
         job: name of the job.
+        run: which run of that name, 16 hex digits; see `JobSpec.run`.
         agent: name of the agent that owns the memory.
         fingerprint: 16 bytes over the topology and every rank's sections, equal on all ranks.
 
     Raises:
         ValueError: a name has other characters than letters, digits, "_", ".", "-" or more than
-            64, or the fingerprint is not 16 bytes long.
+            64, the run is none, or the fingerprint is not 16 bytes long.
     """
 
     job: str
+    run: str
     agent: str
     fingerprint: bytes
 
     def __post_init__(self) -> None:
         check_name("job", self.job)
+        check_run(self.run)
         check_name("agent", self.agent)
         if len(self.fingerprint) != FINGERPRINT_BYTES:
             raise ValueError(
@@ -213,6 +217,7 @@ def pack_fixed(owner: SegmentOwner, part: PartLayout) -> bytes:
         part.chunk_bytes,
         owner.job.encode(),
         owner.agent.encode(),
+        bytes.fromhex(owner.run),
     )
     return packed + _DIGEST.pack(xxhash.xxh3_64_intdigest(packed))
 
@@ -232,8 +237,10 @@ def unpack_fixed(header: bytes) -> tuple[SegmentOwner, PartLayout] | None:
         header[: _FIXED.size]
     ):
         return None
-    _, _, _, fingerprint, rank, data, meta, chunk, job, agent = _FIXED.unpack_from(header)
-    owner = SegmentOwner(job.rstrip(b"\0").decode(), agent.rstrip(b"\0").decode(), fingerprint)
+    _, _, _, fingerprint, rank, data, meta, chunk, job, agent, run = _FIXED.unpack_from(header)
+    owner = SegmentOwner(
+        job.rstrip(b"\0").decode(), run.hex(), agent.rstrip(b"\0").decode(), fingerprint
+    )
     return owner, PartLayout(rank, data, meta, chunk)
 
 

@@ -71,7 +71,7 @@ class Replica:
 
     Attributes:
         name: of the segment in its folder.
-        owner: job, agent and fingerprint that it belongs to.
+        owner: job, run, agent and fingerprint that it belongs to.
         part: rank and sizes.
         ask_for_room: is called with this replica and a number of bytes when metadata outgrow their
             room, and returns when they fit or raises why they do not; None: they never will.
@@ -112,22 +112,33 @@ class Replica:
 
     @classmethod
     def open(
-        cls, name: str, *, fingerprint: bytes | None = None, folder: Path = SHARED_MEMORY
+        cls,
+        name: str,
+        *,
+        run: str | None = None,
+        fingerprint: bytes | None = None,
+        folder: Path = SHARED_MEMORY,
     ) -> Replica:
         """Map the segment `name`.
 
         Args:
             name: of the segment in `folder`.
+            run: which run it has to be of; None: whichever it is of.
             fingerprint: what it has to be of; None: whatever it is of.
             folder: where the machine's shared memory is.
 
         Raises:
             ForeignCheckpointError: it is no segment of this layout version, is damaged in its
-                fixed header or its length, or is of another fingerprint.
+                fixed header or its length, or is of another run or fingerprint.
             OSError: it is not there.
         """
         path = folder / name
         owner, part = read_header(path)
+        if run is not None and owner.run != run:
+            raise ForeignCheckpointError(
+                f"{name} is of run {owner.run} of job {owner.job}, not of run {run}; remove it by "
+                "`castor clean`"
+            )
         if fingerprint is not None and owner.fingerprint != fingerprint:
             raise ForeignCheckpointError(
                 f"{name} holds checkpoints of another job or topology: its fingerprint is "
@@ -281,7 +292,9 @@ class Replica:
         part = replace(self.part, rank=part.rank)
         fixed = pack_fixed(self.owner, part)
         self._view[: len(fixed)] = fixed
-        path = self._path.with_name(segment_name(self.owner.job, self.owner.agent, part.rank))
+        path = self._path.with_name(
+            segment_name(self.owner.job, self.owner.run, self.owner.agent, part.rank)
+        )
         self._path.rename(path)
         self._path, self.name, self.part = path, path.name, part
 

@@ -28,14 +28,17 @@ Progress = Callable[[int, int], None]
 """Called with the bytes that are done and the bytes in all, from any thread, one at a time."""
 
 
-def segment_name(job: str, agent: str, rank: int) -> str:
-    """Return the name of the segment in which `agent` holds the part of `rank`."""
-    return f"{PREFIX}{job}-{agent}-r{rank}"
+def segment_name(job: str, run: str, agent: str, rank: int) -> str:
+    """Return the name of the segment in which `agent` holds the part of `rank`.
+
+    Two runs of a job never meet in one name: what one finds there is its own.
+    """
+    return f"{PREFIX}{job}-{run}-{agent}-r{rank}"
 
 
-def control_name(job: str, agent: str) -> str:
+def control_name(job: str, run: str, agent: str) -> str:
     """Return the name of the control segment between `agent` and its trainers."""
-    return f"{PREFIX}{job}-{agent}-control"
+    return f"{PREFIX}{job}-{run}-{agent}-control"
 
 
 def create_file(path: Path, size_bytes: int) -> mmap.mmap:

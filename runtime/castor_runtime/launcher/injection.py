@@ -106,8 +106,9 @@ def strike(
         return [_flip(fault, record, ranks_per_machine) for record in chosen]
     if fault.kind in (FaultKind.AGENT, FaultKind.AGENTSTOP):
         return _strike_agents(fault, chosen)
-    job = str(folder.run().get("job", ""))
-    struck = _strike_machines(fault, chosen, job, doomed)
+    run = folder.run()
+    named = f"{run.get('job', '')}-{run.get('run', '')}"
+    struck = _strike_machines(fault, chosen, named, doomed)
     if network is not None and fault.takes_machine:
         for record in chosen:
             network.clear(record.name)
@@ -135,7 +136,7 @@ def _strike_agents(fault: Fault, chosen: list[AgentRecord]) -> list[Struck]:
 
 
 def _strike_machines(
-    fault: Fault, chosen: list[AgentRecord], job: str, doomed: Callable[[str], None]
+    fault: Fault, chosen: list[AgentRecord], named: str, doomed: Callable[[str], None]
 ) -> list[Struck]:
     now_ns = time.time_ns()
     if not fault.takes_machine:
@@ -147,7 +148,7 @@ def _strike_machines(
     for record in chosen:
         kill_tree(record.pid)
     for record in chosen:
-        forget_memory(job, record)
+        forget_memory(named, record)
     return [_struck(fault, record, "hardware", now_ns) for record in chosen]
 
 
@@ -163,14 +164,17 @@ def _strike_trainers(
     ]
 
 
-def forget_memory(job: str, record: AgentRecord) -> None:
-    """Wait until an agent is dead, then remove the shared memory that it held: it died with it."""
+def forget_memory(named: str, record: AgentRecord) -> None:
+    """Wait until an agent is dead, then remove the shared memory that it held: it died with it.
+
+    `named` are job and run, as its segments' names have them.
+    """
     deadline_s = time.monotonic() + _DEATH_S
     pids = (record.pid, record.host_pid, *record.trainers.values())
     while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline_s:
         time.sleep(0.001)
     # Also what the agent made after it last wrote of itself.
-    names = {path.name for path in _SHM.glob(f"castor-{job}-{record.name}-*")} if job else set()
+    names = {path.name for path in _SHM.glob(f"castor-{named}-{record.name}-*")}
     names |= {name.lstrip("/") for name in (*record.segments.values(), record.control) if name}
     for name in sorted(names):
         with contextlib.suppress(FileNotFoundError):

@@ -85,6 +85,7 @@ def write_result(
     iteration, sha256 = final_state(finals, spec.machines * spec.ranks_per_machine)
     result = {
         "job": spec.job,
+        "run": spec.run,
         "outcome": outcome.outcome,
         "reason": outcome.reason,
         "command": list(options.command),

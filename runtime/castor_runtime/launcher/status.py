@@ -48,6 +48,7 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
         iteration = max(iteration, last_iteration(events or ()))
     return {
         "job": spec.job,
+        "run": spec.run,
         "phase": "starting" if plan is None else str(plan.phase),
         "generation": 0 if plan is None else plan.generation,
         "reason": "" if plan is None else plan.reason,

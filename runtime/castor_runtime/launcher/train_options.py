@@ -39,7 +39,7 @@ class TrainOptions:
     """One run, as checked.
 
     Attributes:
-        spec: the job; `started_ns` is set when it starts.
+        spec: the job; `run` and `started_ns` are set when it starts.
         out: its run folder.
         store: "embedded" or etcd://host:port[,...].
         standby: machines that wait from the start.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import time
 from collections.abc import Coroutine, Mapping
@@ -77,7 +78,7 @@ class TrainingRun:
         preload: str = PRELOAD,
     ) -> None:
         self.options = options
-        self.spec = replace(options.spec, started_ns=time.time_ns())
+        self.spec = replace(options.spec, run=secrets.token_hex(8), started_ns=time.time_ns())
         self.folder = RunFolder(options.out)
         self.nursery_ready_s = 0.0
         self._screen = Screen(console, self.spec.ranks_per_machine, quiet=quiet)
@@ -349,6 +350,7 @@ class TrainingRun:
         self.folder.write_run(
             {
                 "job": self.spec.job,
+                "run": self.spec.run,
                 "store": self._store_url,
                 "nodes": self.spec.machines,
                 "ranks_per_node": self.spec.ranks_per_machine,

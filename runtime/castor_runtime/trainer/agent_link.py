@@ -28,6 +28,7 @@ class TrainerSettings:
 
     Attributes:
         job: its name.
+        run: which run of that name; checkpoint memory of another one is refused.
         rank: machine * ranks_per_machine + local_rank.
         machine: the place that this machine fills.
         local_rank: which trainer of the machine.
@@ -49,6 +50,7 @@ class TrainerSettings:
     """
 
     job: str
+    run: str
     rank: int
     machine: int
     local_rank: int

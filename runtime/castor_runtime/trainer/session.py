@@ -333,7 +333,7 @@ class TrainerSession:
     def _open(self, name: str) -> Replica:
         if name not in self._opened:
             mark = bytes.fromhex(self._fingerprint)
-            self._opened[name] = Replica.open(name, fingerprint=mark)
+            self._opened[name] = Replica.open(name, run=self._settings.run, fingerprint=mark)
         return self._opened[name]
 
     def _make_replicator(
@@ -408,7 +408,13 @@ def _number(loss: Any) -> float | None:
 
 
 def _open_line(settings: TrainerSettings) -> RankControl:
-    line = ControlBlock.open(settings.control).rank(settings.local_rank)
+    block = ControlBlock.open(settings.control)
+    if block.run != settings.run:
+        raise ValueError(
+            f"{settings.control} is of run {block.run}, this trainer of run {settings.run}: start "
+            "trainers by `castor agent`"
+        )
+    line = block.rank(settings.local_rank)
     line.pid = os.getpid()
     line.generation = settings.generation
     line.phase = TrainerPhase.STARTING

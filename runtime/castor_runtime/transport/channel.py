@@ -24,6 +24,7 @@ from castor_runtime.transport.wire import (
     MAGIC,
     NONCE_BYTES,
     PROOF_BYTES,
+    RUN_BYTES,
     SEAL_BYTES,
     Challenge,
     Frame,
@@ -167,41 +168,57 @@ def secured_server(
     return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
 
-def greet_server(connection: socket.socket, credentials: Credentials, timeout_s: float) -> Channel:
+def greet_server(
+    connection: socket.socket, credentials: Credentials, run: str, timeout_s: float
+) -> Channel:
     """Do the client's part of the handshake.
 
+    Args:
+        connection: to the server, under TLS if the credentials are certificates.
+        credentials: what both sides prove.
+        run: which run of the job this side belongs to; see `JobSpec.run`.
+        timeout_s: bound on all of it.
+
     Raises:
-        PeerRefusedError: the other side is no agent of this job, or does not take us for one.
+        PeerRefusedError: the other side is no agent of this job or run, or does not take us for
+            one.
         OSError: the connection is lost or takes too long.
     """
     deadline_s = _deadline(timeout_s)
     try:
         _handshake_tls(connection, deadline_s)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        send_all(connection, memoryview(MAGIC + nonce), deadline_s)
+        nonce, own_run = secrets.token_bytes(NONCE_BYTES), bytes.fromhex(run)
+        send_all(connection, memoryview(MAGIC + nonce + own_run), deadline_s)
         magic = receive_exactly(connection, len(MAGIC), deadline_s)
         if bytes(magic) != MAGIC:
             raise PeerRefusedError(
                 "it does not speak this version of Castor's peer protocol, "
                 "or only under TLS; give all agents the same credentials and version"
             )
-        answer = receive_exactly(connection, NONCE_BYTES + PROOF_BYTES, deadline_s)
+        answer = bytes(
+            receive_exactly(connection, NONCE_BYTES + RUN_BYTES + PROOF_BYTES, deadline_s)
+        )
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
         raise
     except ssl.SSLError as error:
         raise PeerRefusedError(f"TLS: {error}") from error
-    challenge = Challenge(credentials.handshake_key, nonce, bytes(answer[:NONCE_BYTES]))
-    if not secrets.compare_digest(bytes(answer[NONCE_BYTES:]), challenge.server_proof()):
+    their_nonce, their_run = answer[:NONCE_BYTES], answer[NONCE_BYTES:-PROOF_BYTES]
+    challenge = Challenge(credentials.handshake_key, nonce, their_nonce, own_run, their_run)
+    if not secrets.compare_digest(answer[-PROOF_BYTES:], challenge.server_proof()):
         raise PeerRefusedError("it does not know this job's secret")
+    # Proved first, so that the other side, too, knows who came, and says why it refuses.
     send_all(connection, memoryview(challenge.client_proof()), deadline_s)
+    _compare_runs(their_run, own_run)
     return Channel(connection, challenge.client_seal(), challenge.server_seal())
 
 
-def greet_client(connection: socket.socket, credentials: Credentials, timeout_s: float) -> Channel:
-    """Do the server's part of the handshake.
+def greet_client(
+    connection: socket.socket, credentials: Credentials, run: str, timeout_s: float
+) -> Channel:
+    """Do the server's part of the handshake; for the arguments see `greet_server`.
 
     Raises:
-        PeerRefusedError: the other side is no agent of this job.
+        PeerRefusedError: the other side is no agent of this job or run.
         OSError: the connection is lost or takes too long.
     """
     deadline_s = _deadline(timeout_s)
@@ -212,14 +229,25 @@ def greet_client(connection: socket.socket, credentials: Credentials, timeout_s:
     hello = receive_exactly(connection, len(MAGIC), deadline_s)
     if bytes(hello) != MAGIC:
         raise PeerRefusedError("it does not speak this version of Castor's peer protocol")
-    client_nonce = bytes(receive_exactly(connection, NONCE_BYTES, deadline_s))
-    challenge = Challenge(credentials.handshake_key, client_nonce, secrets.token_bytes(NONCE_BYTES))
-    answer = MAGIC + challenge.server_nonce + challenge.server_proof()
+    said = bytes(receive_exactly(connection, NONCE_BYTES + RUN_BYTES, deadline_s))
+    their_run, own_run = said[NONCE_BYTES:], bytes.fromhex(run)
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    challenge = Challenge(credentials.handshake_key, said[:NONCE_BYTES], nonce, their_run, own_run)
+    answer = MAGIC + nonce + own_run + challenge.server_proof()
     send_all(connection, memoryview(answer), deadline_s)
     proof = receive_exactly(connection, PROOF_BYTES, deadline_s)
     if not secrets.compare_digest(bytes(proof), challenge.client_proof()):
         raise PeerRefusedError("it does not know this job's secret")
+    _compare_runs(their_run, own_run)
     return Channel(connection, challenge.server_seal(), challenge.client_seal())
+
+
+def _compare_runs(theirs: bytes, own: bytes) -> None:
+    if theirs != own:
+        raise PeerRefusedError(
+            f"it belongs to run {theirs.hex()} of this job, this agent to run {own.hex()}: two "
+            "runs of one name; end one of them, or name it otherwise"
+        )
 
 
 def _handshake_tls(connection: socket.socket, deadline_s: float) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from castor_policy.agents.documents import check_run
 from castor_runtime.transport.credentials import Credentials
 from castor_runtime.transport.errors import PeerRefusedError, PeerUnreachableError
 from castor_runtime.transport.fetching import Fetching, PartRequest
@@ -44,24 +45,28 @@ class PeerClient:
 
     Args:
         credentials: what both sides prove.
+        run: which run of the job both belong to; see `JobSpec.run`.
         streams: connections of one fetch.
         timeouts: bounds on waiting for a peer.
 
     Raises:
-        ValueError: there is no stream.
+        ValueError: there is no stream, or the run is none.
         OSError: a certificate cannot be read.
     """
 
     def __init__(
         self,
         credentials: Credentials,
+        run: str,
         *,
         streams: int = _STREAMS,
         timeouts: Timeouts | None = None,
     ) -> None:
         if streams < 1:
             raise ValueError(f"a fetch needs 1 stream or more, not {streams}")
+        check_run(run)
         self._credentials = credentials
+        self._run = run
         self._context = credentials.client_context()
         self._streams = streams
         self._timeouts = timeouts or Timeouts()
@@ -167,7 +172,9 @@ class PeerClient:
             pool.shutdown(wait=False)
 
     def _dialler(self, host: str, port: int, timeouts: Timeouts | None = None) -> Dialler:
-        return Dialler(host, port, self._credentials, self._context, timeouts or self._timeouts)
+        return Dialler(
+            host, port, self._credentials, self._run, self._context, timeouts or self._timeouts
+        )
 
 
 def parse_address(address: str) -> tuple[str, int]:

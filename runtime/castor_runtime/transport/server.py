@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from castor_policy.agents.documents import check_run
 from castor_runtime.transport import channel as channels
 from castor_runtime.transport.admission import Admission
 from castor_runtime.transport.channel import Channel
@@ -67,13 +68,14 @@ class PeerServer:
         host: the address to bind, never empty.
         port: 0 takes a free one.
         credentials: what peers must prove.
+        run: which run of the job they must be of; see `JobSpec.run`.
         source: where parts are found; asked in the event loop's thread.
         status: what answers a ping, a JSON object; called in the event loop's thread.
         timeouts: bounds on waiting for a peer.
         limits: bounds on what peers cost.
 
     Raises:
-        ValueError: the host is empty, which would bind every address.
+        ValueError: the host is empty, which would bind every address, or the run is none.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class PeerServer:
         port: int = 0,
         *,
         credentials: Credentials,
+        run: str,
         source: PartSource,
         status: Callable[[], dict[str, Any]],
         timeouts: Timeouts | None = None,
@@ -89,9 +92,11 @@ class PeerServer:
     ) -> None:
         if not host:
             raise ValueError("name the address to bind; an empty host would bind every one")
+        check_run(run)
         self._host = host
         self._port = port
         self._credentials = credentials
+        self._run = run
         self._context = credentials.server_context()
         self._source = source
         self._status = status
@@ -190,7 +195,7 @@ class PeerServer:
             connection = channels.secured_server(connection, self._context, handshake_s)
             if not self._admission.replace(thread, connection) or self._closed:
                 return
-            channel = channels.greet_client(connection, self._credentials, handshake_s)
+            channel = channels.greet_client(connection, self._credentials, self._run, handshake_s)
             if not self._admission.prove(thread):
                 _log.warning("too many connections: %s is turned away", where)
                 return

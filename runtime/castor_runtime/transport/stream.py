@@ -38,6 +38,7 @@ class Dialler:
         host: of the peer.
         port: of the peer.
         credentials: what both sides prove.
+        run: which run of the job both belong to.
         context: for TLS, if the credentials are certificates.
         timeouts: bounds on waiting.
     """
@@ -47,11 +48,13 @@ class Dialler:
         host: str,
         port: int,
         credentials: Credentials,
+        run: str,
         context: ssl.SSLContext | None,
         timeouts: Timeouts,
     ) -> None:
         self._where = (host, port)
         self._credentials = credentials
+        self._run = run
         self._context = context
         self._timeouts = timeouts
         self._connection: socket.socket | None = None
@@ -72,7 +75,9 @@ class Dialler:
                 connection, self._context, self._timeouts.handshake_s
             )
             self._register(connection)
-            return channels.greet_server(connection, self._credentials, self._timeouts.handshake_s)
+            return channels.greet_server(
+                connection, self._credentials, self._run, self._timeouts.handshake_s
+            )
         except BaseException:
             connection.close()
             raise

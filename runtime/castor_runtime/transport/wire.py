@@ -2,12 +2,14 @@
 
 Handshake (all of fixed size; a magic names the protocol's version):
 
-    client: magic(16) nonce(32)
-    server: magic(16) nonce(32) proof(32)     proof = HMAC-SHA256(key, "server proof" magic nonces)
-    client: proof(32)                         proof = HMAC-SHA256(key, "client proof" magic nonces)
+    client: magic(16) nonce(32) run(8)
+    server: magic(16) nonce(32) run(8) proof(32)
+    client: proof(32)
 
-The labels keep a proof from being reflected, the fresh nonces keep one from being replayed. Each
-direction then has a session key of its own, derived from the same key and nonces.
+A proof is HMAC-SHA256(key, label magic nonces runs): the labels keep one from being reflected, the
+fresh nonces keep one from being replayed. Each direction then has a session key of its own, derived
+from the same key, nonces and runs. Each side says which run of the job it belongs to; where they
+differ, both refuse, in words, before anything is offered: a secret may be shared by several runs.
 
 Frame: header(24) seal(16), then `length` bytes of body. The header is big endian: kind u8, 3 zero
 bytes, index u32, length u64, digest u64. The seal is HMAC-SHA256(session key, counter header),
@@ -38,8 +40,9 @@ from enum import IntEnum
 
 from castor_runtime.transport.errors import BrokenFrameError
 
-MAGIC = b"castor-peer/1\r\n\0"
+MAGIC = b"castor-peer/2\r\n\0"
 NONCE_BYTES = 32
+RUN_BYTES = 8
 PROOF_BYTES = 32
 SEAL_BYTES = 16
 # Largest JSON body: nothing that is longer is read.
@@ -131,17 +134,21 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """Both nonces of a handshake, and the key that both sides should have.
+    """Both nonces and runs of a handshake, and the key that both sides should have.
 
     Attributes:
         key: the job's secret (empty under TLS, which has authenticated both ends).
         client_nonce: the client's.
         server_nonce: the server's.
+        client_run: which run of the job the client belongs to.
+        server_run: and the server.
     """
 
     key: bytes
     client_nonce: bytes
     server_nonce: bytes
+    client_run: bytes
+    server_run: bytes
 
     def server_proof(self) -> bytes:
         """Return what only a server with the key can say."""
@@ -161,6 +168,7 @@ class Challenge:
 
     def _derive(self, label: bytes) -> bytes:
         message = label + MAGIC + self.client_nonce + self.server_nonce
+        message += self.client_run + self.server_run
         return hmac.digest(self.key, message, "sha256")
 
 

@@ -30,6 +30,7 @@ from castor_sim.explore.training import Group, GroupKey
 from castor_sim.explore.truth import Truth
 
 JOB = "explored"
+RUN = "00000000000e4910"
 
 SETTLE_S = 240.0
 """The job must end so long after the last fault: three requests for a machine fit in."""
@@ -66,6 +67,7 @@ class Shape:
             strategy=placement.strategy,
             replicas=placement.replicas,
             script="train.py",
+            run=RUN,
             lease_s=3.0,
             persist="storage",
             persist_every_s=1.0,
