@@ -154,7 +154,9 @@ def test_a_peer_is_fetched_from_whose_metadata_have_grown(
     arena: Arena, folder: Path, limit_bytes: int | None
 ) -> None:
     secret = JobSecret(b"the secret of a test job, 32 bytes"[:32])
-    source = Replica.create("source", SegmentOwner("job", "peer", FINGERPRINT), PART, folder=folder)
+    source = Replica.create(
+        "source", SegmentOwner("job", RUN, "peer", FINGERPRINT), PART, folder=folder
+    )
     source.grow(60_000)
     write(source, 1, 60_000)
     arena.add_parts([PART], limit_bytes=limit_bytes)
@@ -166,10 +168,10 @@ def test_a_peer_is_fetched_from_whose_metadata_have_grown(
 
     async def fetch() -> None:
         async with PeerServer(
-            "127.0.0.1", credentials=secret, source=Holder(), status=dict
+            "127.0.0.1", credentials=secret, run=RUN, source=Holder(), status=dict
         ) as server:
             writing = arena.replica(3).begin(1, 2, None)
-            await PeerClient(secret).fetch(server.address, 3, 1, FINGERPRINT, writing)
+            await PeerClient(secret, RUN).fetch(server.address, 3, 1, FINGERPRINT, writing)
 
     if limit_bytes is None:
         asyncio.run(fetch())
