@@ -38,6 +38,7 @@ class EventKind(StrEnum):
     ROOT_ELECTED = "root_elected"
     STORE_LOST = "store_lost"
     STORE_BACK = "store_back"
+    STORE_TROUBLE = "store_trouble"
     PERSISTED = "persisted"
     CORRUPT = "corrupt"
     SPANS_PROFILED = "spans_profiled"

@@ -12,7 +12,10 @@ written here. The rules:
    one revision. An outage of the store ends no lease: once it is back, every lease has its whole
    time again.
 4. A watch sees every change of its prefix from a revision on, in order, none left out and none
-   twice, the changes of one transaction together; or it raises.
+   twice, the changes of one transaction together; or it raises. It raises, too, where the store
+   has yet to come to the revision before: it has lost data, and would show nothing until then.
+5. A store that lost its data, or was restored from a backup, is another one: its revision is below
+   one that was seen before the request was sent, or its cluster's id has changed.
 """
 
 from __future__ import annotations
@@ -31,6 +34,17 @@ class StoreUnavailableError(Exception):
     After a failed `transact` or `revoke` read the keys again: it may or may not have been carried
     out. After a failed `watch` read the prefix again and watch from there.
     """
+
+
+class StoreFullError(StoreUnavailableError):
+    """The store has no space left: it takes no writes and grants no lease, until there is room.
+
+    Reads, deletions and the renewal of leases go on.
+    """
+
+
+class HistoryLostError(StoreUnavailableError):
+    """A watch can't go on: its changes were compacted away, or the store has gone back."""
 
 
 class LeaseLostError(Exception):
@@ -259,9 +273,17 @@ class Store(Protocol):
 
         After `get_prefix` watch from its revision + 1. A list holds whole revisions, one or more,
         in order. The generator never ends by itself; close it with `aclose` (a cancelled task
-        does). It raises StoreUnavailableError when the connection is lost, when the store is
-        closed, or when what it was to show has been compacted away.
+        does). It raises StoreUnavailableError when the connection is lost or the store is
+        closed.
+
+        Raises:
+            HistoryLostError: what it was to show has been compacted away, or the store has yet to
+                come to `from_revision` - 1.
         """
+        ...
+
+    def cluster(self) -> int:
+        """Return the id of the cluster that has answered last; 0 before the first answer."""
         ...
 
     async def close(self) -> None:

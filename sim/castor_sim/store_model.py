@@ -7,6 +7,7 @@ its own clock; `ModelStore` is a `Store` over it with a clock that the caller mo
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable
@@ -16,10 +17,12 @@ from castor_policy.store import (
     Compare,
     Delete,
     DeletePrefix,
+    HistoryLostError,
     KeyValue,
     LeaseLostError,
     Put,
     StoreEvent,
+    StoreFullError,
     StoreUnavailableError,
     Txn,
     TxnResult,
@@ -53,9 +56,11 @@ class StoreModel:
     """
 
     __slots__ = (
+        "_cluster",
         "_compacted",
         "_events",
         "_expiry_delay_s",
+        "_full",
         "_keys",
         "_leases",
         "_next_end_s",
@@ -79,6 +84,13 @@ class StoreModel:
         self._next_end_s = math.inf
         self._expiry_delay_s = expiry_delay_s
         self._running = True
+        self._full = False
+        self._cluster = 1
+
+    @property
+    def cluster(self) -> int:
+        """The id of this store; another one after `lose_data`, if that is told."""
+        return self._cluster
 
     @property
     def revision(self) -> int:
@@ -125,9 +137,39 @@ class StoreModel:
                 lease.renewed_s = now_s
             self._schedule()
 
+    def fill(self, *, full: bool) -> None:
+        """Take the store's space away, or give it back: without it there are no writes."""
+        self._full = full
+
+    def backup(self) -> StoreModel:
+        """Return a copy of everything, for `lose_data`."""
+        return copy.deepcopy(self)
+
+    def lose_data(self, now_s: float, backup: StoreModel | None = None, *, other: bool) -> None:
+        """Go back to a backup, or to an empty store without one; watches can't go on.
+
+        Leases of the backup have their whole time again. Numbers of leases are never used twice, as
+        etcd draws them at random.
+
+        Args:
+            now_s: the time.
+            backup: what `backup` returned; None: everything is gone.
+            other: whether the store has another cluster's id from now on.
+        """
+        self.advance(now_s)
+        kept = backup.backup() if backup is not None else StoreModel()
+        self._keys, self._leases, self._events = kept._keys, kept._leases, kept._events
+        self._revision, self._revisions = kept._revision, kept._revisions
+        self._compacted = kept._compacted
+        for lease in self._leases.values():
+            lease.renewed_s = now_s
+        self._cluster += other
+        self._schedule()
+
     def grant(self, ttl_s: float, now_s: float) -> int:
         """Return a new lease of `ttl_s`; leases are numbered from 1."""
         self._enter(now_s)
+        self._require_space()
         if not ttl_s > 0:
             raise ValueError(f"a lease needs a positive time: ttl_s = {ttl_s}")
         number = self._next_lease
@@ -179,6 +221,8 @@ class StoreModel:
         for operation in txn.operations:
             if isinstance(operation, Put) and operation.lease is not None:
                 self._lease(operation.lease)
+        if any(isinstance(operation, Put) for operation in txn.operations):
+            self._require_space()
         revision = self._revision + 1
         for operation in txn.operations:
             match operation:
@@ -202,12 +246,15 @@ class StoreModel:
         """Return what happened to keys that begin with `prefix` since `from_revision`, included.
 
         Raises:
-            StoreUnavailableError: the store is stopped, or that revision has been compacted away.
+            StoreUnavailableError: the store is stopped.
+            HistoryLostError: that revision was compacted away, or the one before is yet to come.
         """
         self._enter(now_s)
         require_watch(prefix, from_revision)
         if from_revision < self._compacted:
-            raise StoreUnavailableError(f"revision {from_revision} was compacted; read again")
+            raise HistoryLostError(f"revision {from_revision} was compacted; read again")
+        if from_revision > self._revision + 1:
+            raise HistoryLostError(f"the store is at {self._revision}, before {from_revision - 1}")
         first = bisect_left(self._revisions, from_revision)
         return [event for event in self._events[first:] if event.key.startswith(prefix)]
 
@@ -228,6 +275,10 @@ class StoreModel:
         self.advance(now_s)
         if not self._running:
             raise StoreUnavailableError("the store is stopped")
+
+    def _require_space(self) -> None:
+        if self._full:
+            raise StoreFullError("the store has no space")
 
     def _lease(self, lease: int) -> _Lease:
         held = self._leases.get(lease)
@@ -325,6 +376,10 @@ class ModelStore:
                 yield events
             else:
                 await asyncio.sleep(0)
+
+    def cluster(self) -> int:
+        """See `Store.cluster`."""
+        return self._model.cluster
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -24,14 +24,17 @@ from castor_policy.agents.messages import (
     AskPersist,
     PersistChanged,
     PlanChanged,
+    PlanLost,
     ReportChanged,
     RequestMachine,
+    Resign,
     RootChanged,
+    StoreTrouble,
     WritePlan,
 )
 from castor_policy.agents.own_report import ReportWrite
 from castor_policy.agents.store_view import JobChange, StoreView, meaning
-from castor_policy.store import Compare, KeyValue, Put, StoreEvent, Txn
+from castor_policy.store import Compare, Delete, KeyValue, Put, StoreEvent, Txn
 
 JOB, ME = "j", "node-0"
 OWN_KEY = agents_prefix(JOB) + ME
@@ -226,10 +229,133 @@ def test_other_keys_mean_nothing_to_an_agent(key: str) -> None:
     assert (view.reports(), view.layouts(), view.plan()) == ([], {}, (None, 0))
 
 
-def test_what_another_version_wrote_is_refused_where_it_comes_in() -> None:
+GARBAGE = [
+    '{"colour":2}',
+    "no json",
+    "[]",
+    "null",
+    "7",
+    "[" * 100_000,
+    '{"agent":"node-1"}',
+    '{"agent":"node-1","incarnation":"i","standby":false,"address":"h:1","generation":"4",'
+    '"holdings":{},"persistent":[]}',
+    '{"agent":"node-1","incarnation":"i","standby":false,"address":"h:1","state":"asleep",'
+    '"holdings":{},"persistent":[]}',
+    '{"agent":"node-1","incarnation":"i","standby":false,"address":"h:1",'
+    '"holdings":{"0":["x"]},"persistent":[]}',
+]
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+def test_a_report_of_no_meaning_is_set_aside_told_once_and_counts_as_none(text: str) -> None:
+    view, key = StoreView(JOB, ME), agents_prefix(JOB) + "node-1"
+    view.read([KeyValue(key, told("node-1", 2).to_json(), 3, 3, 7)], 3)
+    trouble, gone = view.change(StoreEvent(key, text, 3, 4))
+    assert isinstance(trouble, StoreTrouble)
+    assert (trouble.about, key in trouble.reason) == (key, True)
+    assert gone == ReportChanged("node-1", None)
+    assert view.reports() == []
+    assert view.read([KeyValue(key, text, 3, 4, 7)], 5) == []
+    # Everything else goes on, and what can be read again is taken in.
+    assert view.change(StoreEvent(persist_key(JOB), "7", 6, 6)) == [PersistChanged(7)]
+    again = told("node-1", 3)
+    assert view.change(StoreEvent(key, again.to_json(), 3, 7)) == [
+        StoreTrouble(key, ""),
+        ReportChanged("node-1", again),
+    ]
+
+
+@pytest.mark.parametrize("text", [*GARBAGE, plan(2).to_json().replace('"gather"', '"sleep"')])
+def test_a_plan_of_no_meaning_is_set_aside_and_the_one_before_remembered(text: str) -> None:
     view = StoreView(JOB, ME)
-    with pytest.raises(ValueError, match="AgentReport"):
-        view.change(StoreEvent(agents_prefix(JOB) + "node-1", '{"colour":2}', 3, 3))
+    view.read([KeyValue(plan_key(JOB), plan(2).to_json(), 3, 3, None)], 3)
+    trouble, lost = view.change(StoreEvent(plan_key(JOB), text, 3, 9))
+    assert isinstance(trouble, StoreTrouble)
+    assert lost == PlanLost(9)
+    assert view.plan() == (None, 9), "what is written next must be written over this"
+    assert view.known_plan() == plan(2)
+    assert view.change(StoreEvent(plan_key(JOB), None, 0, 10))[-1] == PlanLost(0)
+    assert (view.plan(), view.known_plan()) == ((None, 0), plan(2))
+
+
+def test_an_own_report_that_somebody_spoils_is_written_again() -> None:
+    view = StoreView(JOB, ME)
+    view.own_report.desired = told(ME, 2)
+    view.own_report.written(7, told(ME, 2), 5)
+    assert view.own_report.wanted(7) is None
+    view.change(StoreEvent(OWN_KEY, "no json", 5, 6))
+    assert view.own_report.wanted(7) == told(ME, 2)
+
+
+def held(*names: str, generation: int = 3) -> list[KeyValue]:
+    reports = [(agents_prefix(JOB) + name, told(name, generation).to_json()) for name in names]
+    fixed = [
+        (layout_prefix(JOB) + "0", "layout"),
+        (plan_key(JOB), plan(generation).to_json()),
+        (root_key(JOB), ME),
+        (spec_key(JOB), "the spec"),
+    ]
+    return [KeyValue(key, value, 400, 400, 7) for key, value in [*reports, *fixed]]
+
+
+@pytest.mark.parametrize(("revision", "cluster"), [(2, 1), (2, 9), (499, 1), (500, 9), (900, 9)])
+def test_a_store_that_lost_its_data_is_another_one(revision: int, cluster: int) -> None:
+    view = StoreView(JOB, ME)
+    view.read([], 399, cluster=1)
+    view.read(held(ME, "node-1"), 400, cluster=1, since=399)
+    view.change(StoreEvent(persist_key(JOB), "4", 500, 500))
+    view.own_report.desired = told(ME, 3)
+    view.own_report.written(7, told(ME, 3), 500)
+    assert view.term() == 400
+    seen = view.read([], revision, cluster=cluster, since=500)
+    assert isinstance(seen[0], StoreTrouble)
+    assert seen[0].about == "data"
+    assert seen[1] == RootChanged(""), "before anything that a root could decide on"
+    assert seen[2:] == [ReportChanged(ME, None), ReportChanged("node-1", None)]
+    assert (view.epoch, view.revision, view.term()) == (1, revision, None)
+    assert (view.plan(), view.known_plan()) == ((None, 0), plan(3))
+    assert view.missing == {layout_prefix(JOB) + "0": "layout", spec_key(JOB): "the spec"}
+    assert view.awaited == {ME: "i1", "node-1": "i1"}
+    assert view.own_report.wanted(7) == told(ME, 3)
+    # Its small revisions count, and a term of it may be the old one's number.
+    new = told("node-1", 3)
+    came = view.change(
+        StoreEvent(agents_prefix(JOB) + "node-1", new.to_json(), revision + 1, revision + 1)
+    )
+    assert came == [ReportChanged("node-1", new)]
+    assert view.awaited == {ME: "i1"}
+    view.change(StoreEvent(root_key(JOB), ME, revision + 2, revision + 2))
+    assert view.term() == revision + 2
+
+
+def test_a_backups_root_and_older_plan_are_not_believed() -> None:
+    view = StoreView(JOB, ME)
+    view.read([], 399, cluster=1)
+    view.read(held(ME, "node-1"), 500, cluster=1, since=399)
+    view.read(held(ME, generation=1), 450, cluster=1, since=500)
+    assert view.root() is not None
+    assert view.term() is None, "its lease is to be given up for a fresh one"
+    assert (view.plan()[0], view.known_plan()) == (plan(1), plan(3))
+    assert view.missing == {}
+    assert view.awaited == {"node-1": "i1"}
+
+
+def test_a_read_that_was_overtaken_is_no_loss() -> None:
+    view = StoreView(JOB, ME)
+    view.read(held(ME), 500, cluster=1)
+    assert view.read([], 300, cluster=1, since=200) == []
+    assert view.epoch == 0
+
+
+def test_who_knows_less_than_others_does_not_stand_as_root() -> None:
+    view = StoreView(JOB, ME)
+    view.read([], 1)
+    assert view.may_campaign()
+    other = agents_prefix(JOB) + "node-1"
+    view.change(StoreEvent(other, told("node-1", 3).to_json(), 2, 2))
+    assert not view.may_campaign()
+    view.change(StoreEvent(plan_key(JOB), plan(3).to_json(), 3, 3))
+    assert view.may_campaign()
 
 
 # ---- what is written -----------------------------------------------------------------------------
@@ -246,6 +372,7 @@ def test_a_roots_writes_are_fenced_by_its_term_and_a_plan_by_the_one_before() ->
     assert store_writes.root_write(JOB, ME, RequestMachine(4, "2-0")) == Txn(
         (fence,), (Put(requests_prefix(JOB) + "2-0", ME),)
     )
+    assert store_writes.root_write(JOB, ME, Resign(4)) == Txn((fence,), (Delete(root_key(JOB)),))
 
 
 def test_a_root_is_made_where_there_is_none_and_goes_with_its_lease() -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from castor_policy.agents.evidence import Culprit, Sight
 
@@ -44,15 +45,50 @@ class _Document:
         Raises:
             ValueError: it is not such a document, or of another version of Castor.
         """
-        record = json.loads(text)
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"a {cls.__name__} that is not JSON ({error}): {text[:200]}") from None
         known = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # as above
         if not isinstance(record, dict) or set(record) - known:
             raise ValueError(f"expected a {cls.__name__} with {sorted(known)}, got {text[:200]}")
-        return cls(**cls._restored(record))
+        try:
+            document = cls(**cls._restored(record))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"no whole {cls.__name__} ({error!r}): {text[:200]}") from None
+        for name, hint in _hints(cls).items():
+            if name in known and not _fits(getattr(document, name), hint):
+                raise ValueError(f"{cls.__name__}.{name} must be {hint}: {text[:200]}")
+        return document
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
         return record
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a field's type; what is read from JSON may be of any."""
+    kind, of = get_origin(hint), get_args(hint)
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_fits(item, of[0]) for item in value)
+    if kind is Mapping:
+        return isinstance(value, Mapping) and all(
+            _fits(key, of[0]) and _fits(item, of[1]) for key, item in value.items()
+        )
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(hint, type) or not isinstance(value, hint):
+        return not isinstance(hint, type)
+    return not is_dataclass(value) or all(
+        _fits(getattr(value, name), kind) for name, kind in _hints(hint).items()
+    )
+
+
+@lru_cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _tuples(rows: Any) -> tuple[tuple[int, ...], ...]:
@@ -221,6 +257,9 @@ class Plan(_Document):
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+        Phase(record["phase"])
+        if len(record["agents"]) != len(record["incarnations"]):
+            raise ValueError("a Plan names an incarnation for each of its agents")
         return record | {
             "agents": tuple(record["agents"]),
             "incarnations": tuple(record["incarnations"]),
@@ -230,12 +269,21 @@ class Plan(_Document):
             "seen": tuple(record.get("seen", ())),
         }
 
+    def is_before(self, other: Plan) -> bool:
+        """Whether this plan comes before `other`: late messages must not turn a machine back."""
+        if self.generation != other.generation:
+            return self.generation < other.generation
+        return _ORDER[Phase(self.phase)] < _ORDER[Phase(other.phase)]
+
     def machine_of(self, agent: str, incarnation: str) -> int | None:
         """Return the machine that this life of `agent` fills; None if it fills none."""
         for machine, name in enumerate(self.agents):
             if name == agent and self.incarnations[machine] == incarnation:
                 return machine
         return None
+
+
+_ORDER = {Phase.GATHER: 0, Phase.LOAD: 1, Phase.FINISHED: 2, Phase.FAILED: 2}
 
 
 class State(StrEnum):
@@ -326,6 +374,7 @@ class AgentReport(_Document):
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+        State(record.get("state", State.IDLE))
         holdings = {rank: tuple(held) for rank, held in record["holdings"].items()}
         persistent = record["persistent"]
         standing = {rank: tuple(reached) for rank, reached in record["standing"].items()}

@@ -6,6 +6,9 @@
    there, so that the agent never believes in a lease that the store has ended.
 3. A store that does not answer ends no lease: the same one is renewed again. Only the store's word
    that it is gone does, and a new one is asked for at once.
+4. A store that lost data may still know the lease, from before: a fresh one is taken, so that the
+   keys that it holds are this store's own; the old one is `retired`, to be revoked once the report
+   stands under the new one, so that nobody takes the agent for gone meanwhile.
 """
 
 from __future__ import annotations
@@ -19,10 +22,16 @@ from castor_policy.agents.messages import (
     SessionOpened,
     SessionRenewed,
     StoreLost,
+    StoreTrouble,
     WorkerEvent,
 )
 from castor_policy.agents.store_view import StoreView
-from castor_policy.store import LeaseLostError, StoreUnavailableError
+from castor_policy.store import (
+    HistoryLostError,
+    LeaseLostError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 
 RETRY_S = 0.2
 """A request that was not answered is repeated after so long."""
@@ -70,16 +79,19 @@ class LeaseKeeper:
     Attributes:
         lease: that the agent's keys live by; None while it has none.
         step: what to do next.
+        retired: a lease that is to be revoked once the report stands under `lease`; or None.
     """
 
     def __init__(self, spec: JobSpec, view: StoreView) -> None:
         self.lease: int | None = None
+        self.retired: int | None = None
         self.step: LeaseStep = GrantLease(0.0, spec.lease_s)
         self._spec = spec
         self._view = view
         self._granted = 0
         self._sent_s = 0.0
         self._granted_s = 0.0
+        self._epoch = view.epoch
 
     def sent(self, now_s: float) -> None:
         """Take in that `step` is sent now, by the driver's clock."""
@@ -94,25 +106,40 @@ class LeaseKeeper:
             answer: the lease that was granted, the seconds it was renewed for, None for a read, or
                 the error. What a read showed is told before.
         """
+        if isinstance(answer, StoreUnavailableError):
+            self.step = (
+                RenewLease(RETRY_S, self.step.lease)
+                if isinstance(self.step, RenewLease)
+                else GrantLease(RETRY_S, self._spec.lease_s)
+            )
+            return unanswered(answer)
         match self.step, answer:
             case _, LeaseLostError():
                 self.lease = None
                 self.step = GrantLease(0.0, self._spec.lease_s)
                 return [SessionLost()]
-            case RenewLease(_, lease), StoreUnavailableError():
-                self.step = RenewLease(RETRY_S, lease)
-                return [StoreLost()]
-            case _, StoreUnavailableError():
-                self.step = GrantLease(RETRY_S, self._spec.lease_s)
-                return [StoreLost()]
             case GrantLease(), int(lease):
                 self._granted, self._granted_s = lease, self._sent_s
                 self.step = ReadAll(0.0)
                 return []
             case ReadAll(), _:
-                self.lease = self._granted
+                self.retired, self.lease = self.lease, self._granted
+                self._epoch = self._view.epoch
                 self.step = RenewLease(0.0, self._granted)
                 return [SessionOpened(self._view.plan()[0], self._granted_s)]
+            case _ if self._view.epoch != self._epoch:
+                self.step = GrantLease(0.0, self._spec.lease_s)
+                return [SessionRenewed(self._sent_s)]
             case _:
                 self.step = RenewLease(self._spec.lease_s / RENEWALS, self._granted)
                 return [SessionRenewed(self._sent_s)]
+
+
+def unanswered(error: StoreUnavailableError) -> list[WorkerEvent]:
+    """Return what the worker is told of a request that the store did not carry out."""
+    if isinstance(error, StoreFullError):
+        reason = f"the store takes no writes until it has room: {error}"
+        return [StoreTrouble("space", reason)]
+    if isinstance(error, HistoryLostError):
+        return [StoreTrouble("history", f"all is read again: {error}")]
+    return [StoreLost()]

@@ -11,12 +11,12 @@ from castor_policy.agents.messages import (
     AgentEvent,
     Effect,
     Log,
-    PlanChanged,
     ReportChanged,
+    Resign,
     RootChanged,
+    RootEvent,
     RootWrite,
     StoreLost,
-    Tick,
     WritePlan,
 )
 from castor_policy.agents.root import Root, take_office
@@ -51,7 +51,7 @@ class AgentLife:
             effects += self.worker.handle(event, now_s)
         if isinstance(event, RootChanged):
             effects += self._take_office(now_s)
-        if self.root is not None and isinstance(event, PlanChanged | ReportChanged | Tick):
+        if self.root is not None and isinstance(event, RootEvent):
             effects += self.root.handle(event, now_s)
         return effects
 
@@ -73,6 +73,6 @@ class AgentLife:
             root: which root decided it: `root` as of when the write was begun.
             done: whether the store carried it out; None: it did not answer, and may yet do so.
         """
-        if not done and isinstance(write, WritePlan) and root is not None:
+        if not done and isinstance(write, WritePlan | Resign) and root is not None:
             root.write_failed()
         return [StoreLost()] if done is None else []

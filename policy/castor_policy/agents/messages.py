@@ -52,10 +52,38 @@ class NameTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreTrouble:
+    """The store answers, but something there cannot be used, and is done without.
+
+    Attributes:
+        about: what: a key that holds no document of ours, "data" that were lost, "space" that is
+            missing, "history" that was compacted, or a "task" of the agent's that failed.
+        reason: a sentence; "": that trouble is over.
+    """
+
+    about: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFailed:
+    """The agent cannot keep its place in the store, by a fault of its own; `reason` says which."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlanChanged:
     """The plan in the store, as a watch or a read shows it; `revision` is of its last change."""
 
     plan: Plan
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLost:
+    """The plan's key was deleted, or holds no plan any more; `revision` is its last change's."""
+
     revision: int
 
 
@@ -229,6 +257,9 @@ class Tick:
     """Time passes. The driver sends one at least every `TICK_S`."""
 
 
+BEGIN_AGAIN = 3
+"""Exit code of an agent that another life of it must replace; its memory is kept for that."""
+
 TICK_S = 0.25
 """Longest time between two ticks; every deadline of the agents is a multiple of it."""
 
@@ -238,7 +269,10 @@ WorkerEvent: TypeAlias = (
     | SessionLost
     | StoreLost
     | NameTaken
+    | StoreTrouble
+    | SessionFailed
     | PlanChanged
+    | PlanLost
     | RootChanged
     | PersistChanged
     | Inspected
@@ -257,7 +291,7 @@ WorkerEvent: TypeAlias = (
     | PeersAnswered
     | Tick
 )
-RootEvent: TypeAlias = PlanChanged | ReportChanged | Tick
+RootEvent: TypeAlias = PlanChanged | PlanLost | ReportChanged | Tick
 AgentEvent: TypeAlias = WorkerEvent | ReportChanged
 """What one life of an agent takes in: see `castor_policy.agents.life`."""
 
@@ -409,6 +443,13 @@ class RequestMachine:
 
 
 @dataclass(frozen=True, slots=True)
+class Resign:
+    """Give the root's key up, if it still has this term: others know more than this agent."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """Write an event into the event log."""
 
@@ -442,6 +483,6 @@ WorkerEffect: TypeAlias = (
     | Log
     | Exit
 )
-RootWrite: TypeAlias = WritePlan | AskPersist | RequestMachine
+RootWrite: TypeAlias = WritePlan | AskPersist | RequestMachine | Resign
 RootEffect: TypeAlias = RootWrite | Log
 Effect: TypeAlias = WorkerEffect | RootEffect

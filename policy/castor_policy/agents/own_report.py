@@ -44,6 +44,10 @@ class OwnReport:
         self._there: AgentReport | None = None
         self._revision = 0
         self._lease: int | None = None
+        self._spoilt = False
+        self.in_question = False
+        """The store lost its data: who holds the name there may be an earlier life, of a backup,
+        whose lease ends by itself (`NameClaim`); no reason yet to give the name up."""
         self._dead: set[str] = set()
 
     @property
@@ -73,23 +77,32 @@ class OwnReport:
         holder = self.holder
         if holder is not None and holder.incarnation not in self._dead:
             return None
-        return ReportWrite(self.desired, 0 if self._there is None else self._revision)
+        is_there = self._there is not None or self._spoilt
+        return ReportWrite(self.desired, self._revision if is_there else 0)
 
     def written(self, lease: int, write: ReportWrite, revision: int) -> None:
         """Take in that `write` was carried out under `lease`, at `revision`."""
         if revision >= self._revision:
             self._there, self._revision, self._lease = write.report, revision, lease
+            self._spoilt = self.in_question = False
 
-    def known(self, report: AgentReport | None, revision: int) -> None:
+    def restart(self) -> None:
+        """Begin anew with a store that lost its data: nothing is known of what it holds."""
+        self._there, self._revision, self._lease, self._spoilt = None, 0, None, False
+        self.in_question = True
+
+    def known(self, report: AgentReport | None, revision: int, *, spoilt: bool = False) -> None:
         """Take in what stands in the key.
 
         Args:
             report: it; None if there is no key.
             revision: of its last change; of the read or the deletion that showed no key.
+            spoilt: there is a key, but it holds no report that can be read: it is nobody's.
         """
         if revision > self._revision:
             # By which lease is not shown: what this life does not know to be its own is repeated.
             self._there, self._revision, self._lease = report, revision, None
+            self._spoilt = spoilt
 
     def _is_of(self, incarnation: str) -> bool:
         return self._there is not None and self._there.incarnation == incarnation

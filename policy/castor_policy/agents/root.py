@@ -11,7 +11,7 @@ recovery, the death of a standby, and the death of the root need no rules of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from castor_policy.agents.attempts import (
@@ -42,13 +42,16 @@ from castor_policy.agents.messages import (
     AskPersist,
     Log,
     PlanChanged,
+    PlanLost,
     ReportChanged,
     RequestMachine,
+    Resign,
     RootEffect,
     RootEvent,
     WritePlan,
 )
 from castor_policy.agents.patience import Patience
+from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
 from castor_policy.agents.standstill import Standstill, standstill
 from castor_policy.agents.store_view import StoreView
 from castor_policy.events import EventKind
@@ -74,6 +77,9 @@ class Root:
         revision: of its last change; 0 if there is no plan.
         reports: the agents' reports as read with it.
         now_s: the driver's clock.
+        known: the newest plan that this agent has seen; `plan_repair` says what it is for.
+        awaited: see `StoreView.awaited`.
+        epoch: see `StoreView.epoch`.
     """
 
     def __init__(
@@ -84,10 +90,18 @@ class Root:
         revision: int,
         reports: Sequence[AgentReport],
         now_s: float,
+        *,
+        known: Plan | None = None,
+        awaited: Mapping[str, str] | None = None,
+        epoch: int = 0,
     ) -> None:
         self.spec = spec
         self.term = term
         self.plan = plan
+        self.epoch = epoch
+        self._known = known
+        self._awaited = dict(awaited or {})
+        self._resigned = False
         self._revision = revision
         self.reports = {report.agent: report for report in reports}
         self._placement = placement_of(spec)
@@ -107,6 +121,10 @@ class Root:
             case PlanChanged(plan, revision) if revision > self._revision:
                 self.plan, self._revision = plan, revision
                 self._pending = None
+            case PlanLost(revision):
+                self._known = later(self.plan, self._known)
+                self.plan, self._revision = None, revision
+                self._pending = None
             case ReportChanged(agent, None):
                 self.reports.pop(agent, None)
             case ReportChanged(agent, AgentReport() as report):
@@ -116,8 +134,11 @@ class Root:
         return self._decide(now_s)
 
     def _decide(self, now_s: float) -> list[RootEffect]:
-        if self._pending is not None:
+        if self._pending is not None or self._resigned:
             return []  # one write at a time: the next decision is taken on what the store holds
+        mended = self._mend(now_s)
+        if mended is not None:
+            return mended
         if self.plan is None:
             return self._begin(now_s)
         if self.plan.phase == Phase.GATHER:
@@ -126,9 +147,24 @@ class Root:
             return self._watch(self.plan, now_s)
         return []
 
+    def _mend(self, now_s: float) -> list[RootEffect] | None:
+        """Return what is to be done where the store has lost the plan (`plan_repair`); or None."""
+        newest = later(self.plan, self._known)
+        back_by_s = self._since_s + self.spec.lease_s
+        if now_s < back_by_s and is_awaited(newest, self._awaited, self.reports):
+            return []
+        plan = repaired(self.plan, self._known, self.reports)
+        if plan is not None:
+            return [self._write(plan)]
+        if newest is None and newest_generation(self.reports):
+            self._resigned = True
+            return [Resign(self.term)]
+        return None
+
     def write_failed(self) -> None:
         """The store did not take the plan (unreachable); decide again at the next event."""
         self._pending = None
+        self._resigned = False
 
     def _write(self, plan: Plan) -> WritePlan:
         self._pending = replace(plan, term=self.term)
@@ -396,10 +432,20 @@ def take_office(spec: JobSpec, view: StoreView, held: Root | None, now_s: float)
     term = view.term()
     if term is None:
         return None
-    if held is not None and held.term == term:
+    if held is not None and (held.term, held.epoch) == (term, view.epoch):
         return held
     plan, revision = view.plan()
-    return Root(spec, term, plan, revision, view.reports(), now_s)
+    return Root(
+        spec,
+        term,
+        plan,
+        revision,
+        view.reports(),
+        now_s,
+        known=view.known_plan(),
+        awaited=view.awaited,
+        epoch=view.epoch,
+    )
 
 
 def placement_of(spec: JobSpec) -> Placement:

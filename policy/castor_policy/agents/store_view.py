@@ -8,6 +8,12 @@ Reads and watches bring the job's keys, whoever drives the agent; this says what
 2. Nothing tells of a key that never was: the first read tells that there is no root.
 3. A root's key that was there before this life's first read is an earlier life's.
 4. What stands in the agent's own key is told to its `OwnReport`, its absence too.
+5. A document that cannot be read, of another version of Castor or of no meaning, is set aside, and
+   told as a trouble: it counts as no document.
+6. A store that lost its data, or went back to a backup, is another one (`castor_policy.store`, rule
+   5): all that was known of it is told as gone, what it holds is taken in as by a first read, and
+   `epoch` goes up, for which the agent takes a fresh lease. What never changes and has gone is in
+   `missing`, to be created again. The newest plan is remembered whatever the store says.
 """
 
 from __future__ import annotations
@@ -24,17 +30,23 @@ from castor_policy.agents.documents import (
     persist_key,
     plan_key,
     root_key,
+    spec_key,
 )
 from castor_policy.agents.messages import (
     PersistChanged,
     PlanChanged,
+    PlanLost,
     ReportChanged,
     RootChanged,
+    StoreTrouble,
 )
 from castor_policy.agents.own_report import OwnReport
+from castor_policy.agents.plan_repair import later, newest_generation
 from castor_policy.store import KeyValue, StoreEvent
 
-JobChange: TypeAlias = PlanChanged | RootChanged | PersistChanged | ReportChanged
+JobChange: TypeAlias = (
+    PlanChanged | PlanLost | RootChanged | PersistChanged | ReportChanged | StoreTrouble
+)
 """What a change in the store means to an agent."""
 
 
@@ -66,7 +78,9 @@ def meaning(job: str, event: StoreEvent | KeyValue) -> JobChange | None:
     """
     key, value = event.key, event.value
     if key == plan_key(job):
-        return None if value is None else PlanChanged(read_plan(value), event.mod_revision)
+        if value is None:
+            return PlanLost(0)
+        return PlanChanged(read_plan(value), event.mod_revision)
     if key == root_key(job):
         return RootChanged(value or "")
     if key == persist_key(job):
@@ -80,30 +94,64 @@ def meaning(job: str, event: StoreEvent | KeyValue) -> JobChange | None:
 class StoreView:
     """The keys of a job as one life of one agent has seen them.
 
-    The driver reads before it passes on any change. Every document is read when it is taken in: one
-    of another version of Castor raises ValueError there.
+    The driver reads before it passes on any change.
 
     Args:
         job: whose keys.
         agent: name of the agent.
+
+    Attributes:
+        own_report: this agent's report.
+        epoch: how many times the store has lost data.
+        missing: keys and values that stood before the store lost its data, never change, and are
+            gone; the session creates them again.
+        awaited: incarnation of each agent whose report stood before the store lost its data, and
+            has not come since.
     """
 
     def __init__(self, job: str, agent: str) -> None:
         self.own_report = OwnReport()
+        self.epoch = 0
+        self.missing: dict[str, str] = {}
+        self.awaited: dict[str, str] = {}
         self._job = job
         self._agent = agent
         self._own_key = agents_prefix(job) + agent
         self._keys: dict[str, KeyValue] = {}
+        self._reports: dict[str, AgentReport] = {}
+        self._known: Plan | None = None
+        self._set_aside: set[str] = set()
         self._changed_revision: dict[str, int] = {}
         self._read_revision = 0
+        self._newest_revision = 0
+        self._cluster = 0
         self._born_revision: int | None = None
+
+    @property
+    def revision(self) -> int:
+        """The newest revision seen: what is read from now on shows this one or a later one."""
+        return self._newest_revision
 
     # ---- what comes in -------------------------------------------------------------------------
 
-    def read(self, found: Sequence[KeyValue], revision: int) -> list[JobChange]:
-        """Take in all keys of the job as of `revision`; return what is new, to be told in order."""
-        if revision < self._read_revision:
+    def read(
+        self, found: Sequence[KeyValue], revision: int, *, cluster: int = 0, since: int = 0
+    ) -> list[JobChange]:
+        """Take in all keys of the job as of `revision`; return what is new, to be told in order.
+
+        Args:
+            found: the keys.
+            revision: of the store, as of the read.
+            cluster: id of the store that answered; 0 if that is not known.
+            since: `revision` of this view when the request was sent.
+        """
+        lost: list[JobChange] = []
+        other = bool(self._cluster and cluster and cluster != self._cluster)
+        if other or revision < since:
+            lost = self._begin_anew(found, revision, since, other=other)
+        elif revision < self._read_revision:
             return []  # overtaken by a later read
+        self._cluster = cluster or self._cluster
         told: list[JobChange] = []
         present = {item.key for item in found}
         for key in sorted(set(self._keys) - present):
@@ -113,12 +161,40 @@ class StoreView:
                 StoreEvent(item.key, item.value, item.create_revision, item.mod_revision)
             )
         self._read_revision = revision
+        self._newest_revision = max(self._newest_revision, revision)
         if self._own_key not in present:
             self.own_report.known(None, revision)  # what this life wrote may be gone unseen
         if self._born_revision is None:
             self._born_revision = revision
-            if self.root() is None:
+            if self.root() is None and not lost:
                 told.append(RootChanged(""))
+        return lost + told
+
+    def _begin_anew(
+        self, found: Sequence[KeyValue], revision: int, since: int, *, other: bool
+    ) -> list[JobChange]:
+        """Forget what the store was: it is another one. Return what is to be told of that."""
+        why = "is another one" if other else f"went back from revision {since} to {revision}"
+        told: list[JobChange] = [
+            StoreTrouble("data", f"the store {why}: it lost data; all is written again"),
+            # First of all: whoever was root by the lost key decides nothing on what follows.
+            RootChanged(""),
+        ]
+        present = {item.key for item in found}
+        lasting = (spec_key(self._job), layout_prefix(self._job))
+        self.missing |= {
+            key: known.value for key, known in self._keys.items() if key.startswith(lasting)
+        }
+        self.missing = {k: v for k, v in self.missing.items() if k not in present}
+        self.awaited |= {name: report.incarnation for name, report in self._reports.items()}
+        told += [ReportChanged(name, None) for name in sorted(self._reports)]
+        self.epoch += 1
+        self.own_report.restart()
+        self._keys.clear()
+        self._reports.clear()
+        self._changed_revision.clear()
+        self._read_revision = self._newest_revision = 0
+        self._born_revision = None
         return told
 
     def change(self, event: StoreEvent) -> list[JobChange]:
@@ -127,15 +203,50 @@ class StoreView:
         if revision <= max(self._read_revision, self._changed_revision.get(key, 0)):
             return []
         self._changed_revision[key] = revision
+        self._newest_revision = max(self._newest_revision, revision)
         if event.value is None:
             self._keys.pop(key, None)
         else:
             self._keys[key] = KeyValue(key, event.value, event.create_revision, revision, None)
         if key == self._own_key:
-            there = None if event.value is None else read_report(event.value)
-            self.own_report.known(there, revision)
-        told = meaning(self._job, event)
-        return [] if told is None else [told]
+            self._own_key_changed(event)
+        told: list[JobChange] = []
+        try:
+            new = meaning(self._job, event)
+        except ValueError as error:
+            self._set_aside.add(key)
+            told.append(StoreTrouble(key, f"{key} is set aside: {error}"))
+            agent = _name(key, agents_prefix(self._job))
+            new = ReportChanged(agent, None) if agent in self._reports else None
+            if key == plan_key(self._job):
+                new = PlanLost(revision)
+        else:
+            if key in self._set_aside:
+                self._set_aside.discard(key)
+                told.append(StoreTrouble(key, ""))
+        if isinstance(new, PlanChanged):
+            self._known = later(new.plan, self._known)
+        elif isinstance(new, ReportChanged):
+            self._take_report(new)
+        return told if new is None else [*told, new]
+
+    def _own_key_changed(self, event: StoreEvent) -> None:
+        there = None
+        spoilt = False
+        if event.value is not None:
+            try:
+                there = read_report(event.value)
+            except ValueError:
+                spoilt = True  # whatever it is, it is no life's of this name
+        self.own_report.known(there, event.mod_revision, spoilt=spoilt)
+
+    def _take_report(self, new: ReportChanged) -> None:
+        if new.report is None:
+            self._reports.pop(new.agent, None)
+            return
+        self._reports[new.agent] = new.report
+        if self.awaited.get(new.agent) == new.report.incarnation:
+            del self.awaited[new.agent]
 
     # ---- what is known -------------------------------------------------------------------------
 
@@ -154,13 +265,28 @@ class StoreView:
         return root.create_revision if root is not None and self.is_ours(root) else None
 
     def plan(self) -> tuple[Plan | None, int]:
-        """Return the plan as last seen and the revision of its last change; 0 if there is none."""
-        found = self._keys.get(plan_key(self._job))
-        return (None, 0) if found is None else (read_plan(found.value), found.mod_revision)
+        """Return the plan as last seen and the revision of its key's last change, 0 without one.
+
+        A plan that cannot be read is none, but its key has a revision.
+        """
+        key = plan_key(self._job)
+        found = self._keys.get(key)
+        if found is None or key in self._set_aside:
+            return None, 0 if found is None else found.mod_revision
+        return read_plan(found.value), found.mod_revision
+
+    def known_plan(self) -> Plan | None:
+        """Return the newest plan that this life has ever seen, whatever the store has now."""
+        return self._known
+
+    def may_campaign(self) -> bool:
+        """Whether this agent knows as much as those who have reported: else they should be root."""
+        known = 0 if self._known is None else self._known.generation
+        return newest_generation(self._reports) <= known
 
     def reports(self) -> list[AgentReport]:
         """Return every agent's report as last seen, by name."""
-        return [read_report(text) for _, text in sorted(self._under(agents_prefix(self._job)))]
+        return [report for _, report in sorted(self._reports.items())]
 
     def layouts(self) -> dict[str, str]:
         """Return the documents under the layout's prefix by rank."""

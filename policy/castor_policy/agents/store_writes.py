@@ -14,9 +14,9 @@ from castor_policy.agents.documents import (
     requests_prefix,
     root_key,
 )
-from castor_policy.agents.messages import AskPersist, RootWrite, WritePlan
+from castor_policy.agents.messages import AskPersist, RequestMachine, Resign, RootWrite, WritePlan
 from castor_policy.agents.own_report import ReportWrite
-from castor_policy.store import Compare, Put, Txn
+from castor_policy.store import Compare, Delete, Put, Txn
 
 
 def campaign(job: str, agent: str, lease: int) -> Txn:
@@ -51,5 +51,7 @@ def root_write(job: str, agent: str, write: RootWrite) -> Txn:
             return Txn((fence, Compare(key, mod_revision=after)), (Put(key, plan.to_json()),))
         case AskPersist(_, iteration):
             return Txn((fence,), (Put(persist_key(job), str(iteration)),))
-        case _:
+        case Resign():
+            return Txn((fence,), (Delete(root_key(job)),))
+        case RequestMachine():
             return Txn((fence,), (Put(requests_prefix(job) + write.request, agent),))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
 from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, strongest
 from castor_policy.agents.messages import (
+    BEGIN_AGAIN,
     Campaign,
     Exit,
     Fetched,
@@ -34,6 +35,7 @@ from castor_policy.agents.messages import (
     Redundant,
     Report,
     RootChanged,
+    SessionFailed,
     SessionLost,
     SessionOpened,
     SessionRenewed,
@@ -41,6 +43,7 @@ from castor_policy.agents.messages import (
     StopTrainers,
     StorageRead,
     StoreLost,
+    StoreTrouble,
     TrainerEnded,
     TrainerHung,
     TrainerRefused,
@@ -106,6 +109,7 @@ class Worker:
         self._persist = 0
         self._in_session = False
         self._store_silent = False
+        self._troubles: dict[str, str] = {}
         self._renewed_s = now_s
         self._peers_answered_s = now_s
         self._pinged_s = now_s
@@ -135,6 +139,10 @@ class Worker:
             case NameTaken(by):
                 # What is on this machine may be that one's by now: nothing is given back.
                 return [StopTrainers(), Exit(NAME_TAKEN, f"the lease ended, and {by}")]
+            case StoreTrouble(about, reason):
+                return self._store_trouble(about, reason)
+            case SessionFailed(reason):
+                return [StopTrainers(), Exit(BEGIN_AGAIN, reason)]
             case PlanChanged(plan, _):
                 return self._obey(plan)
             case RootChanged(agent):
@@ -221,6 +229,17 @@ class Worker:
         self._store_silent = False
         return [Log(EventKind.STORE_BACK, {"agent": self.report.agent})]
 
+    def _store_trouble(self, about: str, reason: str) -> list[WorkerEffect]:
+        """Log a trouble once, however often it is met, and its end."""
+        if self._troubles.get(about, "") == reason:
+            return []
+        if reason:
+            self._troubles[about] = reason
+        else:
+            del self._troubles[about]
+        said = {"agent": self.report.agent, "about": about, "reason": reason}
+        return [Log(EventKind.STORE_TROUBLE, said)]
+
     def _tick(self, now_s: float) -> list[WorkerEffect]:
         return [*self._campaign(now_s), *self._watch_isolation(now_s)]
 
@@ -265,7 +284,7 @@ class Worker:
     # ---- the plan ----------------------------------------------------------------------------
 
     def _obey(self, plan: Plan) -> list[WorkerEffect]:
-        if self.plan is not None and _is_older(plan, self.plan):
+        if self.plan is not None and plan.is_before(self.plan):
             return []
         self.plan = plan
         if plan.phase == Phase.FINISHED:
@@ -436,13 +455,3 @@ class Worker:
         else:
             self.report = replace(self.report, **changes)  # type: ignore[arg-type]  # as above
         return [Report(self.report)]
-
-
-_ORDER = {Phase.GATHER: 0, Phase.LOAD: 1, Phase.FINISHED: 2, Phase.FAILED: 2}
-
-
-def _is_older(plan: Plan, known: Plan) -> bool:
-    """Whether `plan` comes before `known`: late messages must not turn a machine back."""
-    if plan.generation != known.generation:
-        return plan.generation < known.generation
-    return _ORDER[Phase(plan.phase)] < _ORDER[Phase(known.phase)]

@@ -17,8 +17,10 @@ from typing import Any
 
 from castor_configs.atomic import write_text
 from castor_policy.agents.documents import AgentReport, JobSpec
+from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.messages import (
+    BEGIN_AGAIN,
     TICK_S,
     AskPersist,
     Campaign,
@@ -37,9 +39,11 @@ from castor_policy.agents.messages import (
     Redundant,
     Report,
     RequestMachine,
+    Resign,
     RootWrite,
     StartTrainers,
     StopTrainers,
+    StoreTrouble,
     Tick,
     Verify,
     WritePlan,
@@ -47,7 +51,7 @@ from castor_policy.agents.messages import (
 from castor_policy.agents.own_report import Sign
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import NAME_TAKEN, Worker
-from castor_policy.store import Store, StoreUnavailableError
+from castor_policy.store import Store, StoreFullError, StoreUnavailableError
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.host_link import HostLink
 from castor_runtime.agent.life import own_life, sign_of
@@ -57,7 +61,7 @@ from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.transport import PeerClient, PeerError, PeerServer
 
-HOST_LOST = 3
+HOST_LOST = BEGIN_AGAIN
 """Exit code of an agent whose trainer host died: whoever supervises it starts it again."""
 
 _PING_TIMEOUT_S = 1.0
@@ -249,7 +253,7 @@ class Agent:
                 self._spawn(self._run_campaign())
             case PingPeers(addresses):
                 self._spawn(self._ping(addresses))
-            case WritePlan() | AskPersist() | RequestMachine():
+            case WritePlan() | AskPersist() | RequestMachine() | Resign():
                 self._spawn(self._write_as_root(effect, self._life.root if self._life else None))
 
     async def _run_campaign(self) -> None:
@@ -273,16 +277,28 @@ class Agent:
 
     async def _write_as_root(self, write: RootWrite, root: Root | None) -> None:
         assert self._life is not None
-        done = None
-        with contextlib.suppress(StoreUnavailableError):
+        done: bool | None = False
+        try:
             done = await self._session.write_as_root(write)
-        for event in self._life.root_write_ended(write, root, done):
-            self._events.put_nowait(event)
+        except StoreFullError as error:
+            for told in unanswered(error):
+                self._events.put_nowait(told)
+        except StoreUnavailableError:
+            done = None
+        finally:  # whatever came of it: the root must decide again
+            for event in self._life.root_write_ended(write, root, done):
+                self._events.put_nowait(event)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            reason = f"{type(error).__name__}: {error}"
+            self._events.put_nowait(StoreTrouble("task", reason))
 
     def _write_record(self) -> None:
         """Keep agent.json true: operators and the fault injector find processes by it."""

@@ -23,8 +23,15 @@ from castor_policy.agents.lease_keeping import (
     LeaseStep,
     ReadAll,
     RenewLease,
+    unanswered,
 )
-from castor_policy.agents.messages import AgentEvent, NameTaken, RootWrite, StoreLost
+from castor_policy.agents.messages import (
+    AgentEvent,
+    NameTaken,
+    RootWrite,
+    SessionFailed,
+    StoreTrouble,
+)
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
 from castor_policy.agents.store_view import StoreView
 from castor_policy.store import (
@@ -67,8 +74,30 @@ class StoreSession:
 
     def open(self) -> None:
         """Begin to keep a lease, to watch and to write."""
-        for work in (self._keep_lease(), self._watch(), self._write_reports()):
-            self._tasks.append(asyncio.create_task(work))
+        for work in (self._keep_lease, self._watch, self._write_reports):
+            self._tasks.append(asyncio.create_task(self._observed(work)))
+
+    async def _observed(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work for ever; what ends it is told, and it is begun anew.
+
+        An agent that has lost one of its tasks would be deaf or dumb, and its lease would live on:
+        if nothing of the work has gone well for a lease's time, the agent gives up its place.
+        """
+        failing_since_s = None
+        while True:
+            begun_s = time.monotonic()
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not end unseen
+                now_s = time.monotonic()
+                if failing_since_s is None or now_s - begun_s > RETRY_S:
+                    failing_since_s = now_s
+                reason = f"{work.__name__.strip('_')}: {type(error).__name__}: {error}"
+                self._emit(StoreTrouble("task", reason))
+                if now_s - failing_since_s > self._spec.lease_s:
+                    self._emit(SessionFailed(reason))
+                    return
+            await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
         """End the lease, so that nobody waits for it to expire."""
@@ -139,7 +168,7 @@ class StoreSession:
 
     async def campaign(self) -> None:
         """Try to become root; whether that succeeded, and the term, is seen as any change is."""
-        if self._keeper.lease is None:
+        if self._keeper.lease is None or not self.view.may_campaign():
             return
         txn = store_writes.campaign(self._spec.job, self._agent, self._keeper.lease)
         with contextlib.suppress(StoreUnavailableError, LeaseLostError):
@@ -159,15 +188,16 @@ class StoreSession:
         while True:
             try:
                 await self._store.transact(store_writes.create(key, value))
-            except StoreUnavailableError:
-                self._store_lost()
+            except StoreUnavailableError as error:
+                self._unavailable(error)
                 await asyncio.sleep(RETRY_S)
             else:
                 return
 
-    def _store_lost(self) -> None:
+    def _unavailable(self, error: StoreUnavailableError) -> None:
         self._race.outage()
-        self._emit(StoreLost())
+        for event in unanswered(error):
+            self._emit(event)
 
     # ---- tasks ---------------------------------------------------------------------------------
 
@@ -186,7 +216,23 @@ class StoreSession:
                 self._race.outage()
             for event in keeper.answered(answer):
                 self._emit(event)
+            self._check_name()
             self._to_write.set()
+            if self.view.missing and keeper.lease is not None:
+                await self._create_missing()
+
+    async def _create_missing(self) -> None:
+        """Write what never changes into a store that has lost it."""
+        with contextlib.suppress(StoreUnavailableError):
+            for key, value in list(self.view.missing.items()):
+                await self._store.transact(store_writes.create(key, value))
+                del self.view.missing[key]
+
+    async def _retire(self, written_under: int) -> None:
+        """Revoke the lease from before the store lost data, once the report is under its own."""
+        if self._keeper.retired is not None and written_under == self._keeper.lease:
+            await self._store.revoke(self._keeper.retired)
+            self._keeper.retired = None
 
     async def _ask(self, step: LeaseStep) -> int | float | None:
         match step:
@@ -203,27 +249,40 @@ class StoreSession:
         while True:
             try:
                 revision = await self._read_all()
+                self._emit(StoreTrouble("history", ""))
                 async for events in self._store.watch(prefix, revision + 1):
                     await self._tell([t for event in events for t in self.view.change(event)])
-            except StoreUnavailableError:
-                self._store_lost()
+            except StoreUnavailableError as error:
+                self._unavailable(error)
                 await asyncio.sleep(RETRY_S)
 
     async def _read_all(self) -> int:
+        since = self.view.revision
         found, revision = await self._store.get_prefix(job_prefix(self._spec.job))
-        await self._tell(self.view.read(found, revision))
+        seen = self.view.read(found, revision, cluster=self._store.cluster(), since=since)
+        await self._tell(seen)
         return revision
 
     async def _tell(self, seen: Sequence[StoreSeen]) -> None:
         for event in seen:
             self._emit(event)
-        holder = self.view.own_report.holder
-        if self._claimed and holder is not None:
-            self._claimed = False
-            self._emit(NameTaken(f"agent {self._agent} is alive {whereabouts(holder)}"))
+        self._check_name()
         self._to_write.set()  # the own report may have gone
         async with self._changed:
             self._changed.notify_all()
+
+    def _check_name(self) -> None:
+        """Find out that another life has this one's name."""
+        own = self.view.own_report
+        holder = own.holder
+        if not self._claimed or holder is None:
+            return
+        waits = own.in_question and (
+            self._race.decide(holder, Sign.UNKNOWN, time.monotonic()) is Verdict.WAIT
+        )
+        if not waits:
+            self._claimed = False
+            self._emit(NameTaken(f"agent {self._agent} is alive {whereabouts(holder)}"))
 
     async def _write_reports(self) -> None:
         own = self.view.own_report
@@ -235,15 +294,19 @@ class StoreSession:
             if lease is None or write is None:
                 continue
             try:
+                epoch = self.view.epoch
                 txn = store_writes.report(self._spec.job, write, lease)
                 answer = await self._store.transact(txn)
-                if answer.succeeded:
-                    own.written(lease, write, answer.revision)
-                else:
+                self._emit(StoreTrouble("space", ""))
+                if not answer.succeeded:
                     await self._read_all()  # what stands there is not what was known
+                elif epoch == self.view.epoch:
+                    own.written(lease, write, answer.revision)
+                    await self._retire(lease)
                 self._to_write.set()  # a newer one may be there
             except LeaseLostError:
                 continue  # the next session writes it
-            except StoreUnavailableError:
+            except StoreUnavailableError as error:
+                self._unavailable(error)
                 await asyncio.sleep(RETRY_S)
                 self._to_write.set()

@@ -8,6 +8,7 @@ from castor_policy.agents.documents import (
     AgentReport,
     JobSpec,
     Plan,
+    agents_prefix,
     job_prefix,
     requests_prefix,
     spec_key,
@@ -29,6 +30,7 @@ class JobView:
         term: of that root.
         reports: live agents' reports, by name.
         requests: keys of the requests for machines that nobody has served.
+        set_aside: what is wrong with each key that holds no document of ours; it counts as none.
         revision: of the store, when this was read.
     """
 
@@ -39,14 +41,20 @@ class JobView:
     term: int = 0
     reports: dict[str, AgentReport] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    set_aside: dict[str, str] = field(default_factory=dict)
     revision: int = 0
 
     def apply(self, event: StoreEvent | KeyValue) -> None:
-        """Take one key's change (or state) in; keys that mean nothing here are passed over.
+        """Take one key's change (or state) in; keys that mean nothing here are passed over."""
+        key = event.key
+        self.set_aside.pop(key, None)
+        try:
+            self._apply(event)
+        except ValueError as error:
+            self.set_aside[key] = str(error)
+            self.reports.pop(key.removeprefix(agents_prefix(self.job)), None)
 
-        Raises:
-            ValueError: a document of another version of Castor.
-        """
+    def _apply(self, event: StoreEvent | KeyValue) -> None:
         key, value = event.key, event.value
         match meaning(self.job, event):
             case PlanChanged(plan):
@@ -70,7 +78,6 @@ async def read_view(store: Store, job: str) -> JobView:
 
     Raises:
         StoreUnavailableError: the store does not answer.
-        ValueError: a document of another version of Castor.
     """
     keys, revision = await store.get_prefix(job_prefix(job))
     view = JobView(job, revision=revision)

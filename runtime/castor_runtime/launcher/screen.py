@@ -203,6 +203,7 @@ _LINES: dict[EventKind, tuple[str, str]] = {
     EventKind.ROOT_ELECTED: ("{agent} is root, term {term}", ""),
     EventKind.STORE_LOST: ("{agent} does not reach the store; training goes on", "yellow"),
     EventKind.STORE_BACK: ("{agent} reaches the store again", ""),
+    EventKind.STORE_TROUBLE: ("{agent}: store, {about}: {reason}", "yellow"),
     EventKind.PERSISTED: ("iteration {iteration} is in persistent storage", ""),
     EventKind.CORRUPT: ("CORRUPT: part of rank {rank}, iteration {iteration}", "red"),
 }

@@ -26,8 +26,13 @@ class StoredJob:
     def __init__(self, store: Store, spec: JobSpec) -> None:
         self.view: JobView | None = None
         """As it was last seen by `follow`; None before."""
+        self.rewritten = 0
+        """How many times the spec had gone from the store and was written again."""
         self._store = store
         self._spec = spec
+
+    def _put(self) -> Put:
+        return Put(spec_key(self._spec.job), self._spec.to_json())
 
     async def write(self) -> None:
         """Put the job into the store, for its agents to find.
@@ -37,9 +42,7 @@ class StoredJob:
         """
         key = spec_key(self._spec.job)
         try:
-            made = await self._store.transact(
-                Txn((Compare(key, 0),), (Put(key, self._spec.to_json()),))
-            )
+            made = await self._store.transact(Txn((Compare(key, 0),), (self._put(),)))
         except StoreUnavailableError as error:
             raise InputError(f"the store does not answer: {error}", key="--store") from error
         if not made.succeeded:
@@ -53,17 +56,23 @@ class StoredJob:
             # One operation, however many machines the job has had.
             await self._store.transact(Txn((), (DeletePrefix(job_prefix(self._spec.job)),)))
 
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._store.close()
+
     async def follow(self, changed: Callable[[JobView], Awaitable[None]]) -> None:
         """Keep `view` up to date and call `changed` after each change, until cancelled.
 
-        If the store does not answer, in `changed` too, all is read again.
-
-        Raises:
-            ValueError: a document of another version of Castor.
+        If the store does not answer, in `changed` too, all is read again. A spec that is gone, or
+        that can't be read, is written again: the store has lost its data.
         """
         while True:
             try:
                 self.view = view = await read_view(self._store, self._spec.job)
+                if view.spec is None:
+                    await self._store.transact(Txn((), (self._put(),)))
+                    view.spec = self._spec
+                    self.rewritten += 1
                 await changed(view)
                 changes = self._store.watch(job_prefix(self._spec.job), view.revision + 1)
                 async with aclosing(changes):

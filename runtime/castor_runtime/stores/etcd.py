@@ -20,10 +20,12 @@ from castor_policy.store import (
     Compare,
     Delete,
     DeletePrefix,
+    HistoryLostError,
     KeyValue,
     LeaseLostError,
     Put,
     StoreEvent,
+    StoreFullError,
     StoreUnavailableError,
     Txn,
     TxnResult,
@@ -73,6 +75,7 @@ class EtcdStore:
         # begun in one turn and fail together then count as one failure.
         self._turn = 0
         self._streams: list[_WatchStream] = []
+        self._cluster = 0
         self._closed = False
 
     async def grant(self, ttl_s: float) -> int:
@@ -141,6 +144,23 @@ class EtcdStore:
             stream.cancel()
             self._streams.remove(stream)
 
+    def cluster(self) -> int:
+        """See `Store.cluster`."""
+        return self._cluster
+
+    async def disarm(self) -> None:
+        """Let etcd take writes again after it had no space; it refuses until it is told to."""
+        listed = etcdrpc.AlarmRequest(action=etcdrpc.AlarmRequest.GET)
+        for alarm in (await self._once(listed, self._timeout_s)).alarms:
+            await self._once(
+                etcdrpc.AlarmRequest(
+                    action=etcdrpc.AlarmRequest.DEACTIVATE,
+                    memberID=alarm.memberID,
+                    alarm=alarm.alarm,
+                ),
+                self._timeout_s,
+            )
+
     async def close(self) -> None:
         """See `Store.close`; ends watches with StoreUnavailableError."""
         self._closed = True
@@ -174,12 +194,17 @@ class EtcdStore:
         await _done(call)
         code = call.code()
         if code is StatusCode.OK:
-            return call.result()
+            answer = call.result()
+            self._cluster = int(answer.header.cluster_id)
+            return answer
         message = f"etcd at {endpoint.name}: {code.name}: {call.details()}"
         if code is StatusCode.NOT_FOUND:
             raise LeaseLostError(message)
         if code is StatusCode.INVALID_ARGUMENT:
             raise ValueError(message)
+        if code is StatusCode.RESOURCE_EXHAUSTED and "space" in (call.details() or ""):
+            # Every member has that alarm: there is no better one to turn to.
+            raise StoreFullError(message)
         self._avoid(turn)
         raise StoreUnavailableError(message)
 
@@ -223,6 +248,7 @@ class _WatchStream:
         self.lost = False
         """Whether the member failed it, rather than we."""
         self._name = endpoint.name
+        self._from_revision = from_revision
         self._loop = asyncio.get_running_loop()
         self._batches: asyncio.Queue[list[StoreEvent] | StoreUnavailableError] = asyncio.Queue()
         self._is_created = asyncio.Event()
@@ -257,7 +283,10 @@ class _WatchStream:
 
     def fail(self, reason: str) -> None:
         """Let `next` raise StoreUnavailableError, after the batches that came before."""
-        self._put(StoreUnavailableError(reason))
+        self._fail(StoreUnavailableError(reason))
+
+    def _fail(self, error: StoreUnavailableError) -> None:
+        self._put(error)
         self.cancel()
 
     def _requests(self, create: Any) -> Iterator[Any]:
@@ -280,9 +309,15 @@ class _WatchStream:
         if response.canceled:
             compacted = int(response.compact_revision)
             why = f"compacted up to revision {compacted}" if compacted else response.cancel_reason
-            self._call_loop(self.fail, f"etcd at {self._name} cancelled the watch: {why}")
+            kind = HistoryLostError if compacted else StoreUnavailableError
+            error = kind(f"etcd at {self._name} cancelled the watch: {why}")
+            self._call_loop(self._fail, error)
         elif response.events:
             self._call_loop(self._put, [_store_event(event) for event in response.events])
+        elif response.created and response.header.revision < self._from_revision - 1:
+            # It would show nothing until it has come so far again.
+            why = f"is at revision {response.header.revision}, before {self._from_revision - 1}"
+            self._call_loop(self._fail, HistoryLostError(f"etcd at {self._name} {why}"))
         elif response.created:
             self._call_loop(self._is_created.set)
 

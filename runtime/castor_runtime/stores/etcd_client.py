@@ -88,6 +88,8 @@ class EtcdEndpoint:
         self._methods = {
             etcdrpc.TxnRequest: self._client.kvstub.Txn,
             etcdrpc.RangeRequest: self._client.kvstub.Range,
+            etcdrpc.AlarmRequest: self._client.maintenancestub.Alarm,
+            etcdrpc.StatusRequest: self._client.maintenancestub.Status,
             etcdrpc.LeaseGrantRequest: self._client.leasestub.LeaseGrant,
             etcdrpc.LeaseRevokeRequest: self._client.leasestub.LeaseRevoke,
             # The service streams renewals both ways. A stream of one message each is, on the

@@ -27,6 +27,7 @@ from castor_policy.agents.messages import (
     Persist,
     Report,
     RequestMachine,
+    Resign,
     RootWrite,
     SessionOpened,
     SessionRenewed,
@@ -256,7 +257,7 @@ class SimulatedAgent:
                 self.world.note(f"{self.incarnation} exits with {code} {reason}")
                 self.exited = code
                 self.end()
-            case WritePlan() | AskPersist() | RequestMachine():
+            case WritePlan() | AskPersist() | RequestMachine() | Resign():
                 self._write_as_root(effect)
             case Log(EventKind.ROOT_ELECTED, fields):
                 self.world.note(f"{self.incarnation} is root in term {fields['term']}")

@@ -8,6 +8,7 @@ objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from castor_policy.agents import store_writes
@@ -21,7 +22,7 @@ from castor_policy.agents.lease_keeping import (
     RenewLease,
 )
 from castor_policy.agents.messages import NameTaken, StoreLost
-from castor_policy.agents.own_report import NameClaim, Verdict
+from castor_policy.agents.own_report import NameClaim, Sign, Verdict
 from castor_policy.agents.store_view import JobChange, StoreView
 from castor_policy.store import (
     KeyValue,
@@ -79,7 +80,7 @@ class Session:
 
     def campaign(self) -> None:
         """Try to become root; whether that succeeded, and the term, is seen as any change is."""
-        if self.lease is not None:
+        if self.lease is not None and self.view.may_campaign():
             txn = store_writes.campaign(self._job, self._agent.name, self.lease)
             self.transact(txn, lambda _answer: None)
 
@@ -94,10 +95,13 @@ class Session:
         if lease is None or write is None or self._writing:
             return
         self._writing = True
+        epoch = self.view.epoch
 
         def done(answer: TxnResult | Exception) -> None:
             if isinstance(answer, TxnResult) and answer.succeeded:
-                own.written(lease, write, answer.revision)
+                if epoch == self.view.epoch:
+                    own.written(lease, write, answer.revision)
+                    self._retire(lease)
                 self._write_next()
             elif isinstance(answer, TxnResult):
                 self._read(lambda _revision: self._write_next(), lambda _error: again())
@@ -110,6 +114,15 @@ class Session:
             self._agent.later(RETRY_S, self._write_next)
 
         self.transact(store_writes.report(self._job, write, lease), done)
+
+    def _retire(self, written_under: int) -> None:
+        """Revoke the lease from before the store lost data, once the report is under its own."""
+        retired = self.keeper.retired
+        if retired is not None and written_under == self.lease:
+            self.keeper.retired = None
+            self._world.store.request(
+                self._agent, lambda model, now_s: model.revoke(retired, now_s), lambda _answer: None
+            )
 
     def _write_next(self) -> None:
         self._writing = False
@@ -155,21 +168,32 @@ class Session:
         for event in self.keeper.answered(answer):
             self._agent.see(event)
         self._write_report()
+        self._create_missing()
         self._keep_lease()
+
+    def _create_missing(self) -> None:
+        """Write what never changes into a store that has lost it."""
+        for key, value in sorted(self.view.missing.items()) if self.lease is not None else ():
+            self.transact(store_writes.create(key, value), partial(self._created, key))
+
+    def _created(self, key: str, answer: TxnResult | Exception) -> None:
+        if isinstance(answer, TxnResult):
+            self.view.missing.pop(key, None)
 
     # ---- reads and watches ---------------------------------------------------------------------
 
     def _read(self, then: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
-        def done(answer: tuple[list[KeyValue], int] | Exception) -> None:
+        def done(answer: tuple[tuple[list[KeyValue], int], int] | Exception) -> None:
             if isinstance(answer, Exception):
                 failed(answer)
                 return
-            found, revision = answer
-            self._tell(self.view.read(found, revision))
+            (found, revision), cluster = answer
+            self._tell(self.view.read(found, revision, cluster=cluster, since=since))
             then(revision)
 
+        since, prefix = self.view.revision, job_prefix(self._job)
         self._world.store.request(
-            self._agent, lambda model, now_s: model.get_prefix(job_prefix(self._job), now_s), done
+            self._agent, lambda model, now_s: (model.get_prefix(prefix, now_s), model.cluster), done
         )
 
     def _read_and_watch(self) -> None:
@@ -198,6 +222,8 @@ class Session:
         holder = own.holder
         if own.is_claimed:
             self._claimed = True
+        elif holder is not None and self._claimed and own.in_question and self._waits(holder):
+            self._claim_later()
         elif holder is not None and self._claimed:
             self._claimed = False
             self._agent.see(NameTaken(f"{holder.incarnation} is alive"))
@@ -208,9 +234,17 @@ class Session:
                     own.bury(holder.incarnation)
                 case Verdict.REFUSE:
                     self._agent.refuse(f"{holder.incarnation} has its name")
-                case Verdict.WAIT if not self._waiting:
-                    self._waiting = True
-                    self._agent.later(RETRY_S, self._claim_again)
+                case Verdict.WAIT:
+                    self._claim_later()
+
+    def _waits(self, holder: AgentReport) -> bool:
+        verdict = self._race.decide(holder, Sign.UNKNOWN, self._agent.local_s())
+        return verdict is Verdict.WAIT
+
+    def _claim_later(self) -> None:
+        if not self._waiting:
+            self._waiting = True
+            self._agent.later(RETRY_S, self._claim_again)
 
     def _claim_again(self) -> None:
         self._waiting = False
