@@ -50,8 +50,10 @@ class _Document:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"a {cls.__name__} that is not JSON ({error}): {text[:200]}") from None
         known = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # as above
-        if not isinstance(record, dict) or set(record) - known:
-            raise ValueError(f"expected a {cls.__name__} with {sorted(known)}, got {text[:200]}")
+        if not isinstance(record, dict):
+            raise ValueError(f"no {cls.__name__}: {text[:200]}")  # noqa: TRY004 - the text is at fault
+        if unknown := sorted(set(record) - known):
+            raise ValueError(f"no {cls.__name__} of this version, but one with {unknown}")
         try:
             document = cls(**cls._restored(record))
         except (AttributeError, KeyError, TypeError) as error:

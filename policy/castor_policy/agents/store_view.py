@@ -147,7 +147,7 @@ class StoreView:
         """
         lost: list[JobChange] = []
         other = bool(self._cluster and cluster and cluster != self._cluster)
-        if other or revision < since:
+        if other or revision < since or self._is_contradicted(found, revision):
             lost = self._begin_anew(found, revision, since, other=other)
         elif revision < self._read_revision:
             return []  # overtaken by a later read
@@ -170,11 +170,30 @@ class StoreView:
                 told.append(RootChanged(""))
         return lost + told
 
+    def _is_contradicted(self, found: Sequence[KeyValue], revision: int) -> bool:
+        """Whether the store tells of the past what was not so: it has been through another one.
+
+        That is how a store is told which has lost its data and has come further since than it was.
+        """
+        if self._born_revision is None or revision < self._newest_revision:
+            return False
+        for item in found:
+            known = self._keys.get(item.key)
+            same = known is not None and (
+                (known.value, known.create_revision, known.mod_revision)
+                == (item.value, item.create_revision, item.mod_revision)
+            )
+            if item.mod_revision <= self._newest_revision and not same:
+                return True
+        return False
+
     def _begin_anew(
         self, found: Sequence[KeyValue], revision: int, since: int, *, other: bool
     ) -> list[JobChange]:
         """Forget what the store was: it is another one. Return what is to be told of that."""
-        why = "is another one" if other else f"went back from revision {since} to {revision}"
+        why = "is another one"
+        if revision < since and not other:
+            why = f"went back from revision {since} to {revision}"
         told: list[JobChange] = [
             StoreTrouble("data", f"the store {why}: it lost data; all is written again"),
             # First of all: whoever was root by the lost key decides nothing on what follows.
@@ -215,7 +234,7 @@ class StoreView:
             new = meaning(self._job, event)
         except ValueError as error:
             self._set_aside.add(key)
-            told.append(StoreTrouble(key, f"{key} is set aside: {error}"))
+            told.append(StoreTrouble(key, f"set aside: {error}"))
             agent = _name(key, agents_prefix(self._job))
             new = ReportChanged(agent, None) if agent in self._reports else None
             if key == plan_key(self._job):
