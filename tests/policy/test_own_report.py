@@ -242,3 +242,19 @@ def test_without_proof_the_earlier_lifes_lease_has_to_end_and_who_renews_it_is_a
     assert claim.decide(told("i2", 1), Sign.UNKNOWN, 23.9) is Verdict.WAIT
     claim.outage()
     assert claim.decide(told("i2", 1), Sign.UNKNOWN, 30.0) is Verdict.WAIT
+
+
+def test_a_backups_earlier_life_is_no_reason_to_give_the_name_up_at_once() -> None:
+    own = OwnReport()
+    own.desired = told("i2", 3)
+    own.written(7, ReportWrite(told("i2", 3), 0), 50)
+    assert not own.in_question
+    own.restart()
+    assert own.in_question
+    own.known(told("i1", 1), 9)
+    assert own.holder == told("i1", 1)
+    assert own.wanted(8) is None, "its lease ends by itself, or it is alive"
+    own.known(None, 20)
+    assert own.wanted(8) == ReportWrite(told("i2", 3), 0)
+    own.written(8, ReportWrite(told("i2", 3), 0), 21)
+    assert not own.in_question

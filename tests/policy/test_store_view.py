@@ -282,10 +282,14 @@ def test_a_plan_of_no_meaning_is_set_aside_and_the_one_before_remembered(text: s
 def test_an_own_report_that_somebody_spoils_is_written_again() -> None:
     view = StoreView(JOB, ME)
     view.own_report.desired = told(ME, 2)
-    view.own_report.written(7, told(ME, 2), 5)
+    view.own_report.written(7, ReportWrite(told(ME, 2), 0), 5)
     assert view.own_report.wanted(7) is None
     view.change(StoreEvent(OWN_KEY, "no json", 5, 6))
-    assert view.own_report.wanted(7) == told(ME, 2)
+    assert view.own_report.holder is None, "that is no other life"
+    assert view.own_report.wanted(7) == ReportWrite(told(ME, 2), 6)
+    view.own_report.written(7, ReportWrite(told(ME, 2), 6), 7)
+    view.change(StoreEvent(OWN_KEY, None, 0, 8))
+    assert view.own_report.wanted(7) == ReportWrite(told(ME, 2), 0)
 
 
 def held(*names: str, generation: int = 3) -> list[KeyValue]:
@@ -306,7 +310,7 @@ def test_a_store_that_lost_its_data_is_another_one(revision: int, cluster: int) 
     view.read(held(ME, "node-1"), 400, cluster=1, since=399)
     view.change(StoreEvent(persist_key(JOB), "4", 500, 500))
     view.own_report.desired = told(ME, 3)
-    view.own_report.written(7, told(ME, 3), 500)
+    view.own_report.written(7, ReportWrite(told(ME, 3), 400), 499)
     assert view.term() == 400
     seen = view.read([], revision, cluster=cluster, since=500)
     assert isinstance(seen[0], StoreTrouble)
@@ -317,7 +321,7 @@ def test_a_store_that_lost_its_data_is_another_one(revision: int, cluster: int) 
     assert (view.plan(), view.known_plan()) == ((None, 0), plan(3))
     assert view.missing == {layout_prefix(JOB) + "0": "layout", spec_key(JOB): "the spec"}
     assert view.awaited == {ME: "i1", "node-1": "i1"}
-    assert view.own_report.wanted(7) == told(ME, 3)
+    assert view.own_report.wanted(7) == ReportWrite(told(ME, 3), 0)
     # Its small revisions count, and a term of it may be the old one's number.
     new = told("node-1", 3)
     came = view.change(

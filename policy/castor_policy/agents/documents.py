@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from castor_policy.agents.evidence import Culprit, Sight
@@ -53,7 +52,7 @@ class _Document:
         if not isinstance(record, dict):
             raise ValueError(f"no {cls.__name__}: {text[:200]}")  # noqa: TRY004 - the text is at fault
         if unknown := sorted(set(record) - known):
-            raise ValueError(f"no {cls.__name__} of this version, but one with {unknown}")
+            raise ValueError(f"expected a {cls.__name__} of this version, got one with {unknown}")
         try:
             document = cls(**cls._restored(record))
         except (AttributeError, KeyError, TypeError) as error:
@@ -88,9 +87,13 @@ def _fits(value: object, hint: Any) -> bool:
     )
 
 
-@lru_cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+_HINTS: dict[type, dict[str, Any]] = {}  # they are read from source text, which takes long
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    if kind not in _HINTS:
+        _HINTS[kind] = get_type_hints(kind)
+    return _HINTS[kind]
 
 
 def _tuples(rows: Any) -> tuple[tuple[int, ...], ...]:
