@@ -120,6 +120,30 @@ async def live(folder: Path, pid: int, link: Any) -> None:
     sys.stdout.write(json.dumps(found) + "\n")
 
 
+async def stop(folder: Path, pid: int, link: Any) -> None:
+    """Stop the host: what it forked is killed all the same, and it is lost soon."""
+    host = HostLink(link, pid)
+    await host.open()
+    life = Life(folder, host)
+    lost = asyncio.Event()
+    host.on_lost(lost.set)
+    trainer = await life.run("waits", 0, str(folder / "child"))
+    child = await life.wait_for(folder / "child")
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.wait_for(host.kill_all(), 30)
+    found: dict[str, Any] = {"killed": await gone(trainer, child), "lost_at_once": lost.is_set()}
+    asked = asyncio.create_task(life.run("waits", 1, str(folder / "never")))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(host.kill_all(), 60)  # it waits for the answer to a start
+    with contextlib.suppress(HostLostError):
+        await asyncio.wait_for(asked, 5)
+        found["started"] = True
+    await asyncio.wait_for(lost.wait(), 5)
+    found["host"] = await gone(pid)
+    host.close()
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
 async def wait(folder: Path, pid: int, link: Any) -> None:
     """Start a trainer, tell who is there, and wait to be killed."""
     host = HostLink(link, pid)
@@ -137,7 +161,7 @@ def main() -> None:
     for name, text in SCRIPTS.items():
         (folder / f"{name}.py").write_text(text)
     pid, link = fork_host()
-    asyncio.run({"live": live, "wait": wait}[sys.argv[1]](folder, pid, link))
+    asyncio.run({"live": live, "stop": stop, "wait": wait}[sys.argv[1]](folder, pid, link))
 
 
 if __name__ == "__main__":

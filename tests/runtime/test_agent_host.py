@@ -20,16 +20,20 @@ PROGRAM = Path(__file__).with_name("agent_host_program.py")
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("host")
+    return played("live", tmp_path_factory.mktemp("host"))
+
+
+def played(how: str, folder: Path) -> dict[str, Any]:
     ended = subprocess.run(
-        [sys.executable, str(PROGRAM), "live", str(folder)],
+        [sys.executable, str(PROGRAM), how, str(folder)],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
 
 
 def test_a_trainer_runs_as_a_main_program(life: dict[str, Any]) -> None:
@@ -69,6 +73,11 @@ def test_a_start_that_was_given_up_is_killed_too(life: dict[str, Any]) -> None:
 
 def test_trainers_die_with_their_host_and_the_agent_hears_of_it(life: dict[str, Any]) -> None:
     assert life["host_lost"] == [-9, True]
+
+
+def test_a_stopped_host_holds_up_nothing_and_is_lost(tmp_path: Path) -> None:
+    """Case c03: its agent neither waits for it for ever nor goes on without one."""
+    assert played("stop", tmp_path) == {"killed": True, "lost_at_once": False, "host": True}
 
 
 def test_host_and_trainers_die_with_the_agent(tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ class Agent:
         self._log = EventLog(options.folder / "events.jsonl", spec.started_ns)
         self._memory = CheckpointMemory(spec, options.name)
         self._client = PeerClient(credentials, spec.run)
-        self._session = StoreSession(store, spec, options.name, self._events.put_nowait)
+        self._session = StoreSession(
+            store, spec, options.name, self._events.put_nowait, self._serves
+        )
         self._server = PeerServer(
             options.listen,
             credentials=credentials,
@@ -111,6 +113,7 @@ class Agent:
         self._life: AgentLife | None = None
         self._campaigning = False
         self._exit: Exit | None = None
+        self._taking_since_s: float | None = None
         self._written: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -203,9 +206,16 @@ class Agent:
 
     async def _take(self, event: StoreSeen) -> None:
         assert self._life is not None
-        await self._carry_out(self._life.handle(event, time.monotonic()))
+        self._taking_since_s = now_s = time.monotonic()
+        await self._carry_out(self._life.handle(event, now_s))
+        self._taking_since_s = None
         if isinstance(event, Tick) and self._life.worker.machine is None:
             self._machine.make_ready()
+
+    def _serves(self) -> bool:
+        """Whether events are taken: none is stuck for longer than a machine may take to gather."""
+        since_s = self._taking_since_s
+        return since_s is None or time.monotonic() - since_s < self._spec.gather_s
 
     async def _tick(self) -> None:
         while True:

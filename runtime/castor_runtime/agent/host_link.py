@@ -1,4 +1,10 @@
-"""The agent's end of the trainer host: start, end and kill the processes of this machine."""
+"""The agent's end of the trainer host: start, end and kill the processes of this machine.
+
+Nothing here waits for the host without a bound. It is asked for a sign of life all the time; one
+that stands still is killed, and an agent without its host ends, so that whoever supervises it
+starts it again with a new one (a host can only be forked before an agent has threads). Whether a
+process has ended is seen in /proc, not only told by the host: a stopped host tells nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +14,28 @@ import json
 import os
 import signal
 import socket
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from castor_policy.membership import Stillness
+from castor_runtime.processes import is_alive, is_stopped, processor_s
+
+PING_EVERY_S = 0.5
+
+STOPPED_S = 3.0
+"""A host that the kernel says is stopped for so long is lost."""
+
+SILENT_S = 60.0
+"""One that answers nothing and is given no processor time: imports from a slow disk take long."""
+
+KILL_S = 20.0
+"""Killed processes are waited for so long: one that the kernel holds runs no more of its program,
+and so writes no checkpoint memory any more."""
+
+_LOOK_EVERY_S = 0.02
 
 
 class HostLostError(Exception):
@@ -34,12 +59,15 @@ class HostLink:
         self._reading: asyncio.Task[None] | None = None
         self._started: dict[str, asyncio.Future[int]] = {}
         self._ended: dict[int, asyncio.Future[int]] = {}
+        self._pongs = 0
+        self._watching: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
 
     async def open(self) -> None:
         """Begin to listen to the host."""
         reader, self._writer = await asyncio.open_connection(sock=self._link)
         self._reading = asyncio.create_task(self._read(reader))
+        self._watching = asyncio.create_task(self._watch())
 
     def on_lost(self, call: Callable[[], None]) -> None:
         """Have `call` made once the host is dead; at once if it is dead already."""
@@ -93,21 +121,32 @@ class HostLink:
     async def kill_all(self) -> None:
         """Kill every process that was started, with all its children; wait until they are gone.
 
-        One whose start was asked for and is not yet confirmed is waited for, and killed too.
+        One whose start was asked for and is not yet confirmed is waited for, and killed too; a host
+        that does not confirm it is lost in the end, and they die with it. Returns after `KILL_S`
+        at the latest once all are killed.
         """
         while starting := list(self._started.values()):
             await asyncio.wait(starting)
         running = {pid: end for pid, end in self._ended.items() if not end.done()}
         for pid in running:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-        if running:
-            await asyncio.wait(running.values())
+            _kill_group(pid)
+        give_up_s = time.monotonic() + KILL_S
+        while left := [pid for pid in running if is_alive(pid)]:
+            if time.monotonic() > give_up_s:
+                sys.stderr.write(
+                    f"processes {left} were killed {KILL_S:g} s ago and the kernel still holds "
+                    "them (a device or storage hangs); this machine goes on without them\n"
+                )
+                break
+            await asyncio.sleep(_LOOK_EVERY_S)
+        for end in running.values():
+            if not end.done():
+                end.set_result(-signal.SIGKILL)  # the host is stopped, or has not said so yet
         self._ended.clear()
 
     def close(self) -> None:
         """Let the host end, and with it whatever it started."""
-        for task in (self._reading, self._waiting):
+        for task in (self._reading, self._waiting, self._watching):
             if task is not None:
                 task.cancel()
         if self._writer is not None:
@@ -125,12 +164,36 @@ class HostLink:
             raise HostLostError("the trainer host has died")
         self._writer.write(json.dumps(message).encode() + b"\n")
 
+    async def _watch(self) -> None:
+        """Ask the host for a sign of life; end one that gives none."""
+        stopped, silent = (
+            Stillness(STOPPED_S, 2 * PING_EVERY_S),
+            Stillness(SILENT_S, 2 * PING_EVERY_S),
+        )
+        while not self._lost.is_set():
+            with contextlib.suppress(HostLostError):
+                self._send({"op": "ping"})
+            await asyncio.sleep(PING_EVERY_S)
+            now_s, busy_s = time.monotonic(), processor_s(self.pid)
+            # Not stopped: this time counts for nothing.
+            at_s = 0.0 if is_stopped(self.pid) else now_s
+            held = stopped.observe(now_s, self._pongs, at_s)
+            if silent.observe(now_s, self._pongs, busy_s or 0.0) or held:
+                what = "is stopped" if held else "answers nothing"
+                sys.stderr.write(f"the trainer host {what}: it is killed, and this agent ends\n")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+                self._host_gone()
+                return
+
     async def _read(self, reader: asyncio.StreamReader) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ConnectionResetError):
             while line := await reader.readline():
                 message = json.loads(line)
                 match message["op"]:
+                    case "pong":
+                        self._pongs += 1
                     case "ready":
                         self.ready.set()
                     case "started":
@@ -142,6 +205,10 @@ class HostLink:
                         end = self._ended.get(message["pid"])
                         if end is not None and not end.done():
                             end.set_result(message["code"])
+        self._host_gone()
+
+    def _host_gone(self) -> None:
+        """Take in that the host is dead, or as good as dead, and its trainers with it."""
         for waiting in self._started.values():
             waiting.set_exception(HostLostError("the trainer host has died"))
         self._started.clear()
@@ -149,6 +216,10 @@ class HostLink:
             if not end.done():
                 end.set_result(-signal.SIGKILL)  # they die with their host
                 # Their own children do not: data loaders, and whatever else a script starts.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+                _kill_group(pid)
         self._lost.set()
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

@@ -55,16 +55,24 @@ class StoreSession:
         spec: the job.
         agent: name of the agent.
         emit: gets what is seen, in order.
+        serves: whether the agent still carries out what it is told; one that does not gives its
+            lease up, so that another one is root and its place is filled.
     """
 
     def __init__(
-        self, store: Store, spec: JobSpec, agent: str, emit: Callable[[StoreSeen], None]
+        self,
+        store: Store,
+        spec: JobSpec,
+        agent: str,
+        emit: Callable[[StoreSeen], None],
+        serves: Callable[[], bool] = lambda: True,
     ) -> None:
         self.view = StoreView(spec.job, agent)
         self._store = store
         self._spec = spec
         self._agent = agent
         self._emit = emit
+        self._serves = serves
         self._keeper = LeaseKeeper(spec, self.view)
         self._race = NameClaim(spec.lease_s)
         self._claimed = False
@@ -206,6 +214,8 @@ class StoreSession:
         while True:
             step = keeper.step
             await asyncio.sleep(step.wait_s)
+            while not self._serves():
+                await asyncio.sleep(RETRY_S)
             keeper.sent(time.monotonic())
             answer: int | float | LeaseLostError | StoreUnavailableError | None
             try:

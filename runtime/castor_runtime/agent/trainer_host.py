@@ -4,10 +4,11 @@ It is forked from the agent before the agent starts its first thread, has one th
 never touches a GPU: a CUDA context does not survive a fork. Its trainers die with it, and it
 dies with the agent. JSON lines over the socket between the two:
 
-- to the host: {"op": "preload", "script"}; {"op": "start", "rank", "script", "arguments",
-  "environment", "log"}; {"op": "call", "name", "function": "module:name", "arguments", "log"}
-- to the agent: {"op": "ready"}; {"op": "started", "pid", "rank" | "name"}; {"op": "ended", "pid",
-  "code"} (negative: the signal).
+- to the host: {"op": "ping"}; {"op": "preload", "script"}; {"op": "start", "rank", "script",
+  "arguments", "environment", "log"}; {"op": "call", "name", "function": "module:name", "arguments",
+  "log"}
+- to the agent: {"op": "pong"}; {"op": "ready"}; {"op": "started", "pid", "rank" | "name"};
+  {"op": "ended", "pid", "code"} (negative: the signal).
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def fork_host() -> tuple[int, socket.socket]:
 
 class _Host(ForkServer):
     def take(self, request: dict[str, Any]) -> None:
-        if request["op"] == "preload":
+        if request["op"] == "ping":
+            self.send(op="pong")
+        elif request["op"] == "preload":
             preload(Path(request["script"]))
             gc.collect()
             gc.freeze()  # so that a child's collector does not copy the pages that all share
