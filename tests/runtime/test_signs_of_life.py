@@ -28,7 +28,7 @@ SPEC = JobSpec("job", 1, 1, "group", ((0,),), "train.py", hang_s=0.5, stall_s=0.
 
 @pytest.fixture
 def control() -> Iterator[ControlBlock]:
-    block = ControlBlock.create(f"t{secrets.token_hex(4)}", "node-0", 1)
+    block = ControlBlock.create(f"t{secrets.token_hex(4)}", "0" * 16, "node-0", 1)
     yield block
     block.close(unlink=True)
 
