@@ -28,7 +28,6 @@ from castor_analysis.summary import Interval, Summary, summarise_runs
 from castor_configs.cluster import load_cluster
 from castor_configs.model import load_model
 from castor_configs.quantities import exact_seconds
-from castor_policy.frequency_fit import least_wasteful_frequency
 from castor_policy.frequency_two_tier import TwoTier
 from castor_policy.placement import Placement, place
 from castor_sim.experiment import Experiment
@@ -58,8 +57,7 @@ class Candidate:
         replicas: m.
         kind: the placement's name in an experiment.
         placement: where the copies are.
-        every: period of memory checkpoints in iterations, the least wasteful
-            (`castor_policy.frequency_fit`): 1 where their traffic finds idle time for all of it.
+        every: period of memory checkpoints in iterations: 1, as `castor train` takes them.
         traffic_s: time to send m - 1 copies of a machine's shard.
         memory_bytes: CPU memory that they take on a machine.
         fits: whether that is within the budget.
@@ -323,7 +321,7 @@ def _best_placement(case: Case, replicas: int, spare: int) -> Candidate:
     if case.domains is None or replicas == 1:
         return plain
     spread = _candidate(case, replicas, "domains", spare)
-    # A replayed trace does not tell racks: then the ones that survive decide.
+    # A trace that names no racks does not tell: then the ones that survive decide.
     gained = (spread.racks_survived or 0.0) - (plain.racks_survived or 0.0)
     if spread.losses_per_s < plain.losses_per_s or (not case.failing.domain_per_s and gained > 0):
         return spread
@@ -335,15 +333,7 @@ def _candidate(case: Case, replicas: int, kind: str, spare: int) -> Candidate:
     domains = case.domains.of_machines(job.machines) if case.domains else None
     placement = place(kind, job.machines, replicas, domains=domains)
     traffic_ns = job.network_ns(replicas - 1)
-    every = least_wasteful_frequency(
-        iteration_s=job.iteration_ns / NS_PER_S,
-        traffic_s=traffic_ns / NS_PER_S,
-        idle_s=min(job.network_idle_ns, job.iteration_ns) / NS_PER_S,
-        failure_rate_per_s=failing.per_s,
-        retrieval_s=job.network_ns() / NS_PER_S,
-        from_snapshot=True,
-    ).every
-    strategy = Gemini(replicas=replicas, every=every, serialise=0)
+    strategy = Gemini(replicas=replicas, serialise=0)
     profile = strategy.profile(replace(job, replicas=replicas))
     wait_s = _wait_s(case, spare)
     copied_s = (profile.retrieve_peer_ns + profile.replicate_ns) / NS_PER_S
@@ -355,14 +345,17 @@ def _candidate(case: Case, replicas: int, kind: str, spare: int) -> Candidate:
         domains=domains if failing.domain_per_s else None,
         domain_rate_per_s=failing.domain_per_s,
     )
-    if failing.groups:
+    if failing.sets:
+        fatal = sum(not placement.survives(taken) for taken in failing.sets)
+        losses += fatal / failing.span_s
+    elif failing.groups:
         losses += joint_losses_per_s(placement, failing.groups, failing.span_s)
     memory = memory_need_bytes(placement, job.shard_bytes)
     return Candidate(
         replicas=replicas,
         kind=kind,
         placement=placement,
-        every=every,
+        every=strategy.every,
         traffic_s=traffic_ns / NS_PER_S,
         memory_bytes=memory,
         fits=memory <= case.budget_bytes,

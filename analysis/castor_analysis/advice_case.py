@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from castor_configs.faults import joined, validation_faults
 from castor_sim.experiment import Experiment
 from castor_sim.job import NS_PER_S
 from castor_sim.setup import Setup, resolve
+from castor_traces.domains import domain_numbers
+from castor_traces.joint import WITHIN_NS, joint_groups, machines_of
 from castor_traces.presets import PRESETS
 from castor_traces.trace import Trace
 
@@ -59,6 +61,7 @@ class Request:
         memory_bytes: the same in bytes; goes before `memory_share`.
         settings: `key=value` of the experiment: `SETTABLE` and `SETTABLE_KEYS`.
         seeds: replications of each simulation.
+        within_ns: failures of a trace that begin within it are joint.
     """
 
     cluster: str
@@ -71,6 +74,7 @@ class Request:
     memory_bytes: int | None = None
     settings: tuple[str, ...] = ()
     seeds: int = 20
+    within_ns: int = WITHIN_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,8 @@ class Failing:
         single_per_s: hardware failures of one machine by itself.
         lost_per_s: machines lost by the whole job.
         domain_per_s: how often one domain goes down whole; 0 in a trace.
-        groups: of a trace: how many machines each instant took at which several were lost.
+        groups: of a trace: how many machines each joint failure took.
+        sets: of a trace that names failure domains: which machines of the job each of them took.
         span_s: of the trace; 0 without one.
     """
 
@@ -95,19 +100,35 @@ class Failing:
     lost_per_s: float
     domain_per_s: float = 0.0
     groups: tuple[int, ...] = ()
+    sets: tuple[frozenset[int], ...] = ()
     span_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Domains:
-    """Machines that fail as one: the kind ("rack"), and how many share one."""
+    """Machines that fail as one.
+
+    Attributes:
+        kind: "rack", "switch" or what else they share.
+        size: machines of the largest one.
+        numbers: of a trace: the domain of each machine of the job, as the first replication has
+            them; empty where the cluster says the size, and consecutive machines share one.
+    """
 
     kind: str
     size: int
+    numbers: tuple[int, ...] = ()
+
+    @classmethod
+    def of_trace(cls, trace: Trace, machines: int) -> Domains | None:
+        """Return what a trace's rows name; None if they name nothing, or only single machines."""
+        numbers = domain_numbers(trace, machines)
+        size = max(Counter(numbers).values()) if numbers else 1
+        return cls("failure domain", size, tuple(numbers or ())) if size > 1 else None
 
     def of_machines(self, machines: int) -> list[int]:
-        """Return the domain of each machine; consecutive machines share one."""
-        return [machine // self.size for machine in range(machines)]
+        """Return the domain of each machine."""
+        return list(self.numbers) or [machine // self.size for machine in range(machines)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +203,10 @@ def make_case(request: Request, cluster: Cluster) -> Case:
             # No file of the caller's: the experiment is a value.
             raise InputError(error.message, key=error.key) from error
         raise
+    replayed = setup.replayed(setup.experiment.seed)
+    if replayed is not None:
+        # What a trace says of its own machines goes before what the cluster says of its racks.
+        domains = Domains.of_trace(replayed, setup.job.machines) or domains
     failing = _failing(request, setup, domains, rate_source)
     budget = request.memory_bytes
     if budget is None:
@@ -205,7 +230,7 @@ def _check(request: Request) -> None:
         if rate is not None and rate > MOST_RATE_PER_S:
             raise InputError(
                 f"{rate * 3600:.4g} failures an hour of each are too many to train anything; "
-                'write the period too, as in "1.5%/day" (a bare number is per second)',
+                'write another period, as in "1.5%/day"',
                 key=option,
             )
     for setting in request.settings:
@@ -263,6 +288,7 @@ def _experiment(
         if Path(trace).is_file():
             trace = str(Path(trace).resolve())
         failures = {"process": "trace", "trace": trace, "rescale": True}
+        failures["within"] = request.within_ns / NS_PER_S
     else:
         failures = {
             "process": "poisson",
@@ -282,7 +308,7 @@ def _experiment(
         "failures": failures,
         "strategies": {key: dict(table) for key, table in strategies.items()},
     }
-    if domains is not None:
+    if domains is not None and not domains.numbers:
         data["placement_domains"] = domains.size
     document = Document(data)
     faults = apply_overrides(document, request.settings)
@@ -300,8 +326,10 @@ def _experiment(
 
 def _failing(request: Request, setup: Setup, domains: Domains | None, source: str) -> Failing:
     machines = setup.job.machines
-    if setup.trace is not None:
-        return _failing_in(setup.trace, machines)
+    replayed = setup.replayed(setup.experiment.seed)
+    if setup.trace is not None and replayed is not None:
+        named = domains is not None and bool(domains.numbers)
+        return _failing_in(setup, setup.trace, replayed, request.within_ns, named=named)
     rate, share = request.rate_per_s or 0.0, request.hardware_share or 0.0
     whole = setup.experiment.failures.domains
     domain_rate = whole.rate if whole else 0.0
@@ -320,28 +348,47 @@ def _failing(request: Request, setup: Setup, domains: Domains | None, source: st
     )
 
 
-def _failing_in(trace: Trace, machines: int) -> Failing:
-    """Read the failures off a trace that has been rescaled to the job (and its spare machines)."""
+def _failing_in(
+    setup: Setup, trace: Trace, replayed: Trace, within_ns: int, *, named: bool
+) -> Failing:
+    """Read the failures off a trace.
+
+    Rates are of all of it; joint failures are those of the first replication, which meets it
+    thinned or laid over itself, and its machines in an order of its own.
+
+    Args:
+        setup: of the job.
+        trace: as it was loaded.
+        replayed: as the first replication meets it.
+        within_ns: what is joint.
+        named: whether its rows name failure domains.
+    """
     span_s = trace.span_ns / NS_PER_S
     if span_s <= 0:
         raise InputError(f"trace {trace.name} spans no time; it says nothing", key="--trace")
-    hit: defaultdict[int, set[int]] = defaultdict(set)
-    for row, failure in enumerate(trace.failures):
-        if failure.kind == "hardware":
-            # "Any" machine is a machine of its own.
-            hit[failure.time_ns].add(-1 - row if failure.machine is None else failure.machine)
-    sizes = sorted(len(lost) for lost in hit.values())
-    share = machines / trace.machines
-    lost = sum(1 for failure in trace.failures if failure.kind == "hardware")
-    days = span_s / DAY_S
+    machines = setup.job.machines
+    lost = [failure for failure in replayed.failures if failure.kind == "hardware"]
+    groups = list(joint_groups(lost, within_ns))
+    sizes = [machines_of(group) for group in groups]
+    sets = [
+        frozenset(f.machine for f in group if f.machine is not None and f.machine < machines)
+        for group in groups
+    ]
+    all_lost = sum(1 for failure in trace.failures if failure.kind == "hardware")
+    scaled = (
+        ""
+        if trace.machines == replayed.machines
+        else f", scaled to {replayed.machines} machines anew in each replication"
+    )
     return Failing(
-        source=f"trace {trace.name}, rescaled to {trace.machines} machines: "
-        f"{len(trace.failures)} failures in {days:.1f} days",
-        per_s=len({failure.time_ns for failure in trace.failures}) / span_s * share,
-        hardware_share=lost / len(trace.failures) if trace.failures else 0.0,
-        single_per_s=sizes.count(1) / span_s / trace.machines,
-        lost_per_s=lost / span_s * share,
-        groups=tuple(size for size in sizes if size > 1),
+        source=f"trace {trace.name}: {len(trace.failures):,} failures of {trace.machines:,} "
+        f"machines in {span_s / DAY_S:.1f} days{scaled}",
+        per_s=setup.job.failures_per_s,
+        hardware_share=all_lost / len(trace.failures) if trace.failures else 0.0,
+        single_per_s=sizes.count(1) / span_s / replayed.machines,
+        lost_per_s=all_lost / span_s * machines / trace.machines,
+        groups=tuple(sorted(size for size in sizes if size > 1)),
+        sets=tuple(one for one in sets if len(one) > 1) if named else (),
         span_s=span_s,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from castor_analysis.advice import (
     Alternative,
     Candidate,
 )
-from castor_analysis.advice_case import DAY_S, DEFAULT_HARDWARE_SHARE
+from castor_analysis.advice_case import DAY_S, DEFAULT_HARDWARE_SHARE, Domains
 from castor_analysis.advice_model import (
     BUFFERS,
     STANDBY_SHORTAGE,
@@ -24,9 +25,10 @@ from castor_analysis.advice_model import (
     erlang_loss,
     waiting_share,
 )
-from castor_configs.quantities import format_bps, format_bytes, format_seconds
+from castor_configs.quantities import exact_seconds, format_bps, format_bytes, format_seconds
 from castor_policy.survival import RecoveryProbability, exact_or_estimate
 from castor_sim.experiment import Experiment
+from castor_sim.job import NS_PER_S
 
 _FAILURES_AT_ONCE = (1, 2, 3)
 _SAMPLES = 20_000
@@ -71,6 +73,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
             "by_shortage": advice.closed_form.by_shortage,
             "chance_of_none": erlang_loss(advice.closed_form.load, advice.standbys),
         },
+        "train": train_command(advice),
         "reasons": reasons(advice),
         "alternatives": [_alternative_json(one) for one in advice.alternatives],
         "assumptions": assumptions(advice),
@@ -93,6 +96,31 @@ def reasons(advice: Advice) -> list[str]:
     return [text for text in found if text]
 
 
+def train_command(advice: Advice) -> list[str] | None:
+    """Return the words of a `castor train` that does what is recommended.
+
+    None where memory does not hold one replica: castor train keeps every checkpoint in memory.
+    """
+    chosen, job = advice.candidate, advice.case.setup.job
+    if chosen is None:
+        return None
+    words = ["castor", "train", "SCRIPT", "--nodes", str(job.machines)]
+    words += ["--ranks-per-node", str(job.gpus_per_machine), "--standby", str(advice.standbys)]
+    words += ["--replicas", str(chosen.replicas), "--placement", chosen.placement.strategy]
+    if chosen.placement.strategy == "domains" and advice.case.domains is not None:
+        words += ["--domains", _domain_sizes(advice.case.domains, job.machines)]
+    every = exact_seconds(round(advice.persist_every_s * NS_PER_S))
+    return [*words, "--persist", "FOLDER", "--persist-every", every]
+
+
+def _domain_sizes(domains: Domains, machines: int) -> str:
+    """Return how many consecutive machines share each domain, as castor train takes it."""
+    sizes = [len(list(members)) for _, members in groupby(domains.of_machines(machines))]
+    if len(set(sizes[:-1]) | {sizes[0]}) == 1 and sizes[-1] <= sizes[0]:
+        return str(sizes[0])
+    return ",".join(map(str, sizes))
+
+
 def assumptions(advice: Advice) -> list[str]:
     """Return what was taken for granted, the caller's own figures aside."""
     case = advice.case
@@ -112,7 +140,12 @@ def assumptions(advice: Advice) -> list[str]:
     else:
         found.append(
             f"what failed comes back as in the trace ({case.failing.source}), on machines in an "
-            "order drawn anew for each replication; which of them share a rack is not known"
+            "order drawn anew for each replication; "
+            + (
+                "machines of one domain stay together"
+                if case.failing.sets
+                else "which of them share a rack is not known"
+            )
         )
     if case.domains is not None and case.failing.domain_per_s:
         every = format_seconds(1 / case.failing.domain_per_s)
@@ -279,17 +312,11 @@ def _traffic_reason(advice: Advice, chosen: Candidate) -> str:
     )
     stall_s = max(0.0, chosen.traffic_s - chosen.every * idle_s)
     if stall_s > 0:
-        period = "iteration" if chosen.every == 1 else f"{chosen.every} iterations"
         return text + (
-            f", so a checkpoint every {period} stalls training {format_seconds(stall_s)} each "
-            "time; failures come so often that rarer ones would waste more."
+            f", so a checkpoint of every iteration stalls training {format_seconds(stall_s)} each "
+            "time; castor train takes no fewer."
         )
-    if chosen.every == 1:
-        return text + ", so it fits and stalls nothing, every iteration."
-    return text + (
-        f", so a checkpoint every {chosen.every} iterations fits; every iteration would stall "
-        "training."
-    )
+    return text + ", so it fits and stalls nothing, every iteration."
 
 
 def _survival_reasons(advice: Advice, chosen: Candidate) -> list[str]:
@@ -330,8 +357,8 @@ def _survival_reasons(advice: Advice, chosen: Candidate) -> list[str]:
             )
     else:
         found.append(
-            "The cluster does not say which machines share a rack or switch (domains): copies "
-            "lie on neighbours, which one failure may take together."
+            "Neither the cluster nor a trace says which machines share a rack or switch (domains): "
+            "copies lie on neighbours, which one failure may take together."
         )
     return found
 

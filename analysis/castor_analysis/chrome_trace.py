@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from castor_analysis.timeline import Timeline, read_timeline
+from castor_analysis.trace_tracks import chrome_trace, complete, whole_us
 from castor_policy.events import Event
 
-NS_PER_US = 1000
 _PHASES, _FAILURES = 1, 2
 
 
@@ -28,7 +28,7 @@ def to_chrome_trace(event_logs: Mapping[str, Iterable[Event]]) -> dict[str, Any]
         events.extend(_phases(process, timeline))
         events.extend(_failures(process, timeline))
         events.extend(_iterations(process, timeline))
-    return {"traceEvents": events, "displayTimeUnit": "ms"}
+    return chrome_trace(events)
 
 
 def _named(process: int, name: str) -> Iterator[dict[str, Any]]:
@@ -51,16 +51,15 @@ def _phases(process: int, timeline: Timeline) -> Iterator[dict[str, Any]]:
         recovery = recoveries.get(span)
         if recovery is not None and recovery.tier is not None:
             arguments = {"recovered_from": recovery.tier, "iteration": recovery.iteration}
-        yield {
-            "ph": "X",
-            "name": span.phase.replace("_", " "),
-            "cat": "phase",
-            "pid": process,
-            "tid": _PHASES,
-            "ts": span.start_ns / NS_PER_US,
-            "dur": (span.end_ns - span.start_ns) / NS_PER_US,
-            "args": arguments,
-        }
+        yield complete(
+            process,
+            _PHASES,
+            span.phase.replace("_", " "),
+            span.start_ns,
+            span.end_ns,
+            arguments,
+            category="phase",
+        )
 
 
 def _failures(process: int, timeline: Timeline) -> Iterator[dict[str, Any]]:
@@ -72,7 +71,7 @@ def _failures(process: int, timeline: Timeline) -> Iterator[dict[str, Any]]:
             "cat": "failure",
             "pid": process,
             "tid": _FAILURES,
-            "ts": failure.time_ns / NS_PER_US,
+            "ts": whole_us(failure.time_ns),
             "args": {} if failure.machine is None else {"machine": failure.machine},
         }
 
@@ -83,6 +82,6 @@ def _iterations(process: int, timeline: Timeline) -> Iterator[dict[str, Any]]:
             "ph": "C",
             "name": "iterations",
             "pid": process,
-            "ts": time_ns / NS_PER_US,
+            "ts": whole_us(time_ns),
             "args": {"iterations": int(iteration)},
         }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from castor_analysis.trace_tracks import chrome_trace, complete
 from castor_sim.iteration.run import IterationReport, SchemeResult
 from castor_sim.iteration.tasks import Lane
 from castor_sim.iteration.timeline import COPY_LANE
-
-NS_PER_US = 1000
 
 LANES = (Lane.GPU, Lane.NETWORK, COPY_LANE, Lane.LINK)
 """In the order in which they are shown."""
@@ -25,19 +24,18 @@ def iteration_chrome_trace(report: IterationReport) -> dict[str, Any]:
     for process, result in enumerate(report.results.values(), start=1):
         events.extend(_named(process, result, report.case.machines))
         events.extend(
-            {
-                "ph": "X",
-                "name": interval.name,
-                "cat": str(interval.kind),
-                "pid": process,
-                "tid": _thread(interval.machine, interval.lane),
-                "ts": interval.start_ns / NS_PER_US,
-                "dur": interval.duration_ns / NS_PER_US,
-                "args": {"kind": str(interval.kind), "bytes": interval.size_bytes},
-            }
+            complete(
+                process,
+                _thread(interval.machine, interval.lane),
+                interval.name,
+                interval.start_ns,
+                interval.start_ns + interval.duration_ns,
+                {"kind": str(interval.kind), "bytes": interval.size_bytes},
+                category=str(interval.kind),
+            )
             for interval in result.intervals
         )
-    return {"traceEvents": events, "displayTimeUnit": "ms"}
+    return chrome_trace(events)
 
 
 def _named(process: int, result: SchemeResult, machines: int) -> Iterator[dict[str, Any]]:

@@ -80,9 +80,8 @@ def write_result(
     changes: dict[str, object] = {"cluster": "cluster.toml", "model": "model.toml"}
     if setup.trace is not None:
         write_trace(setup.trace, folder / "trace.csv")
-        # The trace is written as it was replayed: it has been rescaled already.
         failures = setup.experiment.failures
-        changes["failures"] = failures.model_copy(update={"trace": "trace.csv", "rescale": False})
+        changes["failures"] = failures.model_copy(update={"trace": "trace.csv"})
     changes["strategies"] = _with_own_files(folder, setup)
     write_text(folder / "cluster.toml", dump_toml(setup.cluster))
     write_text(folder / "model.toml", dump_toml(setup.model))

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from castor_analysis.job_events import whole
 from castor_analysis.recovery_timeline import Doing, RecoveryTimeline, in_short, read_recoveries
+from castor_analysis.trace_tracks import chrome_trace, complete, whole_us
 from castor_policy.events import Event, EventKind
 
-NS_PER_US: Final = 1000
 _JOB: Final = 1
 _MEMORY: Final = 1_000_000
 """Thread of a machine's checkpoint memory; ranks have their own numbers, twice."""
@@ -50,7 +50,7 @@ def run_to_chrome_trace(events: Iterable[Event]) -> dict[str, Any]:
         records += _transfers(recovery)
     records += _work(ordered, per_machine)
     records += _instants(ordered)
-    return {"traceEvents": records, "displayTimeUnit": "ms"}
+    return chrome_trace(records)
 
 
 def _process(machine: int) -> int:
@@ -72,20 +72,6 @@ def _named(machines: int, per_machine: int) -> Iterator[dict[str, Any]]:
         yield name("thread_name", process, _MEMORY, "checkpoint memory")
 
 
-def _complete(
-    process: int, thread: int, name: str, start_ns: int, end_ns: int, **arguments: object
-) -> dict[str, Any]:
-    return {
-        "ph": "X",
-        "name": name,
-        "pid": process,
-        "tid": thread,
-        "ts": start_ns / NS_PER_US,
-        "dur": (end_ns - start_ns) / NS_PER_US,
-        "args": arguments,
-    }
-
-
 def _parts(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
     recovery = timeline.recovery
     about = {
@@ -95,9 +81,9 @@ def _parts(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
         "cause": in_short(recovery.cause),
     }
     name = f"recovery {recovery.generation}: {recovery.kind}"
-    yield _complete(_JOB, _JOB, name, timeline.start_ns, timeline.end_ns, **about)
+    yield complete(_JOB, _JOB, name, timeline.start_ns, timeline.end_ns, about)
     for part in timeline.parts:
-        yield _complete(_JOB, _JOB, part.phase.replace("_", " "), part.start_ns, part.end_ns)
+        yield complete(_JOB, _JOB, part.phase.replace("_", " "), part.start_ns, part.end_ns, {})
 
 
 def _start_ups(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
@@ -107,21 +93,20 @@ def _start_ups(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
                 if stretch.doing not in (Doing.ITERATION, Doing.REDONE):
                     name = stretch.doing.replace("_", " ")
                     process = _process(machine.machine)
-                    yield _complete(
-                        process, trainer.rank + 1, name, stretch.start_ns, stretch.end_ns
+                    yield complete(
+                        process, trainer.rank + 1, name, stretch.start_ns, stretch.end_ns, {}
                     )
 
 
 def _transfers(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
     for one in timeline.retrievals:
-        yield _complete(
+        yield complete(
             _process(one.machine),
             _MEMORY,
             f"rank {one.rank} from {one.source.replace('_', ' ')}",
             one.start_ns,
             one.end_ns,
-            bytes=one.size_bytes,
-            own=one.own,
+            {"bytes": one.size_bytes, "own": one.own},
         )
 
 
@@ -133,20 +118,20 @@ def _work(events: Sequence[Event], per_machine: int) -> Iterator[dict[str, Any]]
         rank, iteration = whole(event, "rank"), whole(event, "iteration")
         seconds = event.fields.get("seconds")
         took_ns = round(seconds * 1e9) if isinstance(seconds, int | float) else 0
-        yield _complete(
+        yield complete(
             _process(rank // per_machine),
             threads[event.kind] + rank,
             f"iteration {iteration}",
             event.time_ns - took_ns,
             event.time_ns,
-            **{k: v for k, v in event.fields.items() if k in ("loss", "blocked_s", "sent_bytes")},
+            {k: v for k, v in event.fields.items() if k in ("loss", "blocked_s", "sent_bytes")},
         )
         if rank == 0 and event.kind == EventKind.ITERATION_ENDED:
             yield {
                 "ph": "C",
                 "name": "iterations",
                 "pid": _JOB,
-                "ts": event.time_ns / NS_PER_US,
+                "ts": whole_us(event.time_ns),
                 "args": {"iterations": iteration},
             }
 
@@ -163,6 +148,6 @@ def _instants(events: Sequence[Event]) -> Iterator[dict[str, Any]]:
             "name": template.format_map({key: str(v) for key, v in event.fields.items()}),
             "pid": _JOB if machine < 0 else _process(machine),
             "tid": _JOB if machine < 0 else _MEMORY,
-            "ts": event.time_ns / NS_PER_US,
+            "ts": whole_us(event.time_ns),
             "args": dict(event.fields),
         }

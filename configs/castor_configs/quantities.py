@@ -1,7 +1,8 @@
 """Times, sizes, bandwidths, rates and shares as people write them.
 
-A bare number is in the base unit (seconds, bytes, bits per second, per second, share of one); a
-string carries its unit. Arithmetic on the way is rational, so that "0.1s" is exactly
+A number is in the base unit (seconds, bytes, bits per second, per second, share of one); a text
+carries its unit, and a time or a rate without one is refused: "--mtbf 24" was meant in hours.
+Arithmetic on the way is rational, so that "0.1s" is exactly
 100,000,000 ns. Every parser raises a ValueError which says what it expected, with an example.
 
 The `Annotated` types at the end are for pydantic models. **A bare number for `Nanoseconds` is in
@@ -88,21 +89,20 @@ _BANDWIDTH_UNITS = _bandwidth_units()
 
 _TYPE_NAMES = {"dict": "a table", "list": "a list", "NoneType": "nothing"}
 
-_TIME_EXPECTED = 'a time such as "3h", "5min", "1h30min" or "15s" (a bare number is in seconds)'
+_TIME_EXPECTED = 'a time such as "3h", "5min", "1h30min" or "15s"'
 _BYTES_EXPECTED = 'a size such as "9.4GB" or "128MiB" (a bare number is in bytes)'
 _BPS_EXPECTED = (
     'a bandwidth such as "20Gbps", "400 Gbit/s" or "12.5GB/s" (a bare number is in bits per second)'
 )
-_RATE_EXPECTED = (
-    'a rate such as "2/day", "1.5%/day" or "0.015 per day" (a bare number is per second)'
-)
+_RATE_EXPECTED = 'a rate such as "2/day", "1.5%/day" or "0.015 per day"'
 _SHARE_EXPECTED = 'a share from 0 to 1, such as 0.015 or "1.5%"'
 
 
 def parse_seconds(value: object) -> float:
     """Return a time in seconds: 93, "93s", "1min 33s", "1.5d", "131 days".
 
-    Combined units must descend, each used once. Months and years are refused as ambiguous.
+    A text needs a unit (0 needs none). Combined units must descend, each used once. Months and
+    years are refused as ambiguous.
 
     Raises:
         ValueError: not a time, or negative, infinite or not a number.
@@ -153,6 +153,8 @@ def parse_bps(value: object) -> int:
 def parse_rate_per_s(value: object) -> float:
     """Return a rate per second: "2/day", "1.5%/day", "0.015 per day", "419 per 54 days".
 
+    A text needs a period (0 needs none).
+
     Raises:
         ValueError: not a rate, or negative, infinite or not a number.
     """
@@ -160,7 +162,11 @@ def parse_rate_per_s(value: object) -> float:
         return _to_float(_number(value, _RATE_EXPECTED), _RATE_EXPECTED)
     text = _checked_text(value, _RATE_EXPECTED)
     if alone := _NUMBER_ALONE.fullmatch(text):
-        return _to_float(Fraction(alone[1]), _RATE_EXPECTED)
+        if Fraction(alone[1]) == 0:
+            return 0.0
+        raise _refusal(
+            _RATE_EXPECTED, value, f"it has no period: write {alone[1]}/day, or {alone[1]}/s"
+        )
     match = _RATE.fullmatch(text)
     if match is None:
         hint = "a share needs its period, as in 1.5%/day" if _PERCENT.fullmatch(text) else ""
@@ -265,7 +271,12 @@ def _time(value: object) -> Fraction:
         return _number(value, _TIME_EXPECTED)
     text = _checked_text(value, _TIME_EXPECTED).strip()
     if alone := _NUMBER_ALONE.fullmatch(text):
-        return Fraction(alone[1])
+        if Fraction(alone[1]) == 0:
+            return Fraction(0)
+        number = alone[1]
+        raise _refusal(
+            _TIME_EXPECTED, value, f"it has no unit: write {number}s, {number}min or {number}h"
+        )
     if not text:
         raise _refusal(_TIME_EXPECTED, value)
     total, smallest, position = Fraction(0), None, 0

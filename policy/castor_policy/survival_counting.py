@@ -26,6 +26,10 @@ HostSets = tuple[tuple[int, ...], ...]
 _MOST_STATES = 30_000
 _MOST_WORK_BITS = 20_000_000_000
 _MOST_UNION_STEPS = 2_000_000
+_MOST_HELD_BITS = 2_000_000_000
+"""Sets are kept as bits of integers: a quarter of a gigabyte of them at most."""
+_MOST_MASK_BITS = 300_000_000
+"""Machines times host sets: what the frontier's own tables take."""
 _MOST_PRODUCT_STEPS = 6_000_000
 _MOST_CANDIDATES = 64
 
@@ -106,7 +110,9 @@ def count_component(component: Component, failures: int | None = None) -> list[i
 
 
 def _count_by_frontier(component: Component, most: int) -> list[int]:
-    machines = component.machines
+    machines, sets = component.machines, len(component.host_sets)
+    if machines * sets > _MOST_MASK_BITS:
+        raise ExactCountTooLargeError(f"the failures of {machines} linked machines")
     # One large integer holds the counts of 0, 1, 2, ... failures, `width` bits each; one failure
     # more shifts it by that.
     width = machines + 1
@@ -116,8 +122,12 @@ def _count_by_frontier(component: Component, most: int) -> list[int]:
     work = 0
     for machine in frontier.order:
         states = frontier.step(states, machine, fail=1 << width, live=1, mask=mask)
-        work += len(states) * (width * (most + 1) + 4096)
-        if work > _MOST_WORK_BITS or len(states) > _MOST_STATES:
+        work += len(states) * (sets + width * (most + 1) + 4096)
+        if (
+            work > _MOST_WORK_BITS
+            or len(states) > _MOST_STATES
+            or len(states) * (sets + width * (most + 1)) > _MOST_HELD_BITS
+        ):
             raise ExactCountTooLargeError(f"the failures of {machines} linked machines")
     packed = sum(states.values())
     return [packed >> width * failed & (1 << width) - 1 for failed in range(most + 1)]
@@ -154,7 +164,7 @@ def _signed_unions(component: Component, most: int) -> dict[int, int]:
             if (union | lost).bit_count() <= most:
                 changes[union | lost] -= unions[union]
             steps += 1
-        if steps > _MOST_UNION_STEPS:
+        if steps > _MOST_UNION_STEPS or len(unions) * component.machines > _MOST_HELD_BITS:
             raise ExactCountTooLargeError(f"the failures of {component.machines} linked machines")
         for union, change in changes.items():
             unions[union] = unions.get(union, 0) + change

@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,6 +192,22 @@ def load_strategy(own: OwnStrategy, folder: Path) -> Strategy:
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
         raise InputError(f"options of {own.kind}: {faults}", key="strategies") from error
+
+
+@contextmanager
+def of_strategy(table: Strategy | OwnStrategy) -> Iterator[None]:
+    """Say whose code it was where a user's own strategy raises something, or returns nonsense.
+
+    Raises:
+        ValueError: naming the file and class; errors of a built-in strategy pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(table, OwnStrategy):
+            raise
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"profile() of {table.kind}: {what}") from error
 
 
 def _module_from(path: Path) -> Any:

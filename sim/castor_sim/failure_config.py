@@ -26,6 +26,7 @@ from castor_traces.generators import (
     RenewalFailures,
     WeibullGaps,
 )
+from castor_traces.joint import WITHIN_NS, interruptions_per_s
 from castor_traces.marks import LognormalRepair, RepairTime
 from castor_traces.trace import Trace
 
@@ -98,8 +99,12 @@ class FailuresConfig(ConfigModel):
     keep: Fraction01 = 1.0
     """Share of the failures that is kept. Of one seed, a smaller share keeps a part of what a
     larger one keeps, so that runs can be compared failure by failure."""
+    within: Nanoseconds = WITHIN_NS
+    """Trace: failures that begin within it interrupt the job once, where Young's and Daly's
+    intervals and advice ask how often it is interrupted."""
     rescale: Flag = False
-    """Trace: thin it or lay it over itself until it has as many machines as the job."""
+    """Trace: thin it or lay it over itself until it has as many machines as the job, in another
+    way in each replication."""
 
     @model_validator(mode="after")
     def _one_source(self) -> FailuresConfig:
@@ -119,11 +124,12 @@ class FailuresConfig(ConfigModel):
         return (self.per_day or 0.0) / DAY_S / machines
 
     def expected_per_s(self, machines: int, trace: Trace | None) -> float:
-        """Return the expected rate of failure instants of the whole job, for intervals."""
+        """Return the expected interruptions of the whole job per second, for intervals.
+
+        Failures that come together interrupt it once (`castor_traces.joint`).
+        """
         if trace is not None:
-            span_s = trace.span_ns / NS_PER_S
-            instants = len({failure.time_ns for failure in trace.failures}) * self.keep
-            return instants / span_s * machines / trace.machines if span_s else 0.0
+            return interruptions_per_s(trace, machines, self.within) * self.keep
         if self.process == "none":
             return 0.0
         rate = self.rate_per_machine_s(machines) * machines

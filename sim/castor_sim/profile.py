@@ -60,16 +60,29 @@ class Profile(NamedTuple):
     memory_in_trainer: int = 0
 
 
-def check_profile(profile: Profile, *, positions: int = 1, horizon_ns: int = MAX_PART_NS) -> None:
+def check_profile(
+    profile: object,
+    *,
+    positions: int = 1,
+    horizon_ns: int = MAX_PART_NS,
+    least_iteration_ns: int = 1,
+) -> None:
     """Raise ValueError where the figures contradict each other or the engines' integers.
 
     Args:
-        profile: what a strategy returned.
+        profile: what a strategy returned, whatever that is.
         positions: machines of the job; a holder may have to serve as many.
         horizon_ns: how long the run may be.
+        least_iteration_ns: of the job without checkpoints: no strategy makes iterations shorter.
     """
+    profile = _of_whole_numbers(profile)
     if profile.iteration_ns <= 0:
         raise ValueError(f"iteration_ns is {profile.iteration_ns}; an iteration takes time")
+    if profile.iteration_ns < least_iteration_ns:
+        raise ValueError(
+            f"iteration_ns is {profile.iteration_ns}, and the job's iteration takes "
+            f"{least_iteration_ns} ns without any checkpoint: give that or more"
+        )
     for name, value in profile._asdict().items():
         if not 0 <= value <= MAX_PART_NS:
             raise ValueError(
@@ -98,3 +111,18 @@ def check_profile(profile: Profile, *, positions: int = 1, horizon_ns: int = MAX
                 f"starts after {every} iterations of {profile.iteration_ns / 1e9:.1f} s "
                 f"(Eq. 2: 1/f >= t_ckpt); checkpoint less often"
             )
+
+
+def _of_whole_numbers(profile: object) -> Profile:
+    if not isinstance(profile, Profile):
+        raise ValueError(  # noqa: TRY004 - what a user's strategy returned is input, as a file is
+            f"it returned {profile!r}; expected a castor_sim.profile.Profile of whole nanoseconds "
+            "and iterations"
+        )
+    for name, value in profile._asdict().items():
+        if type(value) is not int:
+            raise ValueError(
+                f"{name} is {value!r}, a {type(value).__name__}; expected an int: times are whole "
+                "nanoseconds (use // or round())"
+            )
+    return profile

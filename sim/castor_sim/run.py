@@ -52,7 +52,7 @@ def run_once(
         return jump_engine.run(
             setup.profiles[strategy],
             setup.operations,
-            jump_engine.replica_array(setup.placements[strategy].replicas),
+            jump_engine.replica_array(setup.placement(strategy, seed).replicas),
             setup.strikes(seed),
             horizon_ns=setup.horizon_ns,
             target_iterations=setup.target_iterations,
@@ -61,7 +61,7 @@ def run_once(
     return kind(
         setup.profiles[strategy],
         setup.operations,
-        setup.placements[strategy].replicas,
+        setup.placement(strategy, seed).replicas,
         setup.strikes(seed),
         horizon_ns=setup.horizon_ns,
         target_iterations=setup.target_iterations,

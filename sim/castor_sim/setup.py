@@ -16,12 +16,13 @@ from castor_configs.find import find_config
 from castor_configs.load import load_toml
 from castor_configs.model import Model, load_model
 from castor_policy.placement import Placement, place
-from castor_sim.experiment import Experiment, OwnStrategy, load_strategy
+from castor_sim.experiment import Experiment, OwnStrategy, load_strategy, of_strategy
 from castor_sim.failure_config import stream
 from castor_sim.job import NS_PER_S, Job
 from castor_sim.profile import MAX_HORIZON_NS, Profile, check_profile
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
+from castor_traces.domains import domain_numbers
 from castor_traces.edit import rescale, shuffle_machines
 from castor_traces.failure_stream import FailureProcess
 from castor_traces.library import load_any
@@ -43,7 +44,8 @@ class Setup:
         profiles: one for each strategy, by name, in the experiment's order.
         placements: where each strategy's replicas are, by its name.
         operations: how machines are watched and replaced.
-        trace: the trace to replay, if any.
+        trace: the trace to replay, if any, as it was loaded; see `replayed`.
+        watched: machines that failures name: the job's, or those of a fleet or a replayed trace.
         process: what generates the failures otherwise; None: nothing fails.
         horizon_ns: the end of a run.
         target_iterations: the iteration to stop at; 0: none.
@@ -59,10 +61,37 @@ class Setup:
     placements: dict[str, Placement]
     operations: Operations
     trace: Trace | None
+    watched: int
     process: FailureProcess | None
     horizon_ns: int
     target_iterations: int
     price_per_gpu_hour: float
+
+    def replayed(self, seed: int) -> Trace | None:
+        """Return the trace as replication `seed` meets it; None where failures are generated.
+
+        Thinned or laid over itself anew in each replication: one thinning for all would be one
+        sample, and intervals over its replications would not cover another one.
+        """
+        failures, trace = self.experiment.failures, self.trace
+        if trace is not None and failures.rescale:
+            trace = rescale(trace, self.watched, seed)
+        if trace is not None and failures.shuffle:
+            trace = shuffle_machines(trace, seed)
+        return trace
+
+    def placement(self, strategy: str, seed: int) -> Placement:
+        """Return where a strategy's replicas are in replication `seed`.
+
+        One for all, unless failure domains are read off the trace: they lie elsewhere each time.
+        """
+        placed, trace = self.placements[strategy], None
+        if placed.strategy == "domains" and self.experiment.placement_domains is None:
+            trace = self.replayed(seed)
+        if trace is None:
+            return placed
+        domains = domain_numbers(trace, placed.machines)
+        return place("domains", placed.machines, placed.replica_count, domains=domains)
 
     def strikes(self, seed: int) -> Iterator[Strikes]:
         """Yield the failures of one replication, with what is drawn for each beforehand.
@@ -71,10 +100,7 @@ class Setup:
         whatever its kind, so that all strategies and settings meet the same luck.
         """
         failures = self.experiment.failures
-        trace = self.trace
-        if trace is not None and failures.shuffle:
-            trace = shuffle_machines(trace, seed)
-        source = stream(self.process, trace, seed, self.horizon_ns)
+        source = stream(self.process, self.replayed(seed), seed, self.horizon_ns)
         if source is None:
             return
         replacement = self.experiment.replacement
@@ -126,6 +152,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         model = load_model(experiment.model, relative_to=folder)
     machines = experiment.machines or cluster.machines
     trace = _trace(experiment, file, machines)
+    watched = _watched(experiment, machines, trace)
     job = _job(experiment, cluster, model, machines, trace, file)
     horizon_ns = _horizon_ns(experiment, job, trace, file)
     profiles: dict[str, Profile] = {}
@@ -136,12 +163,18 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         replicas = strategy.replicas or experiment.replicas
         kind = strategy.placement or experiment.placement
         try:
-            placements[name] = _placement(experiment, kind, machines, replicas)
-            profiles[name] = strategy.profile(replace(job, replicas=replicas))
-            check_profile(profiles[name], positions=machines, horizon_ns=horizon_ns)
+            placements[name] = _placement(experiment, kind, machines, replicas, trace)
+            with of_strategy(table):
+                profiles[name] = strategy.profile(replace(job, replicas=replicas))
+                check_profile(
+                    profiles[name],
+                    positions=machines,
+                    horizon_ns=horizon_ns,
+                    least_iteration_ns=job.iteration_ns,
+                )
         except ValueError as error:
             raise InputError(str(error), file=file, key=f"strategies.{name}") from error
-    operations = _operations(experiment, machines, trace, file)
+    operations = _operations(experiment, machines, watched, file)
     repair = experiment.replacement.repair.distribution() if operations.fleet else None
     failing = operations.fleet or machines
     try:
@@ -159,6 +192,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         placements=placements,
         operations=operations,
         trace=trace,
+        watched=watched,
         process=process,
         horizon_ns=horizon_ns,
         target_iterations=experiment.iterations or 0,
@@ -185,10 +219,9 @@ def _trace(experiment: Experiment, file: Path, machines: int) -> Trace | None:
     with at(file, "failures.trace"):
         trace = load_any(str(beside) if beside.is_file() else failures.trace).trace
     fleet = experiment.replacement.operator == "fleet"
-    if failures.rescale:
-        wanted = machines + (experiment.replacement.standbys if fleet else 0)
-        return rescale(trace, wanted, experiment.seed)
-    if trace.machines < machines or (not fleet and trace.machines != machines):
+    if not failures.rescale and (
+        trace.machines < machines or (not fleet and trace.machines != machines)
+    ):
         raise InputError(
             f"the job needs {machines} machines and trace {trace.name!r} has {trace.machines}; set "
             "`machines`, or `failures.rescale = true` to thin the trace or lay it over itself",
@@ -196,6 +229,13 @@ def _trace(experiment: Experiment, file: Path, machines: int) -> Trace | None:
             key="failures.trace",
         )
     return trace
+
+
+def _watched(experiment: Experiment, machines: int, trace: Trace | None) -> int:
+    fleet = experiment.replacement.operator == "fleet"
+    if trace is None or experiment.failures.rescale:
+        return machines + (experiment.replacement.standbys if fleet else 0)
+    return trace.machines
 
 
 def _horizon_ns(experiment: Experiment, job: Job, trace: Trace | None, file: Path) -> int:
@@ -253,13 +293,11 @@ def _job(
     )
 
 
-def _operations(
-    experiment: Experiment, machines: int, trace: Trace | None, file: Path
-) -> Operations:
+def _operations(experiment: Experiment, machines: int, watched: int, file: Path) -> Operations:
     replacement, detection = experiment.replacement, experiment.detection
     fleet = 0
     if replacement.operator == "fleet":
-        fleet = machines + replacement.standbys if trace is None else trace.machines
+        fleet = watched
         if replacement.standbys > fleet - machines:
             raise InputError(
                 f"{replacement.standbys} standbys and {machines} machines are more than the "
@@ -280,11 +318,24 @@ def _operations(
     )
 
 
-def _placement(experiment: Experiment, kind: str, machines: int, replicas: int) -> Placement:
-    """Place the replicas; ValueError where sizes do not fit or the domains' size is missing."""
+def _placement(
+    experiment: Experiment, kind: str, machines: int, replicas: int, trace: Trace | None
+) -> Placement:
+    """Place the replicas; ValueError where sizes do not fit or nothing says what the domains are.
+
+    Where the trace says it, this is the placement on the trace's own order of machines;
+    `Setup.placement` places anew in each replication.
+    """
     size = experiment.placement_domains
-    if kind == "domains" and size is None:
-        raise ValueError('`placement = "domains"` needs `placement_domains` (machines of one)')
     domains = [machine // size for machine in range(machines)] if size else None
+    if kind == "domains" and domains is None and trace is not None:
+        seed = experiment.seed
+        sized = rescale(trace, machines, seed) if trace.machines < machines else trace
+        domains = domain_numbers(sized, machines)
+    if kind == "domains" and domains is None:
+        named = ", and the trace names none (its column `domain`)" if trace is not None else ""
+        raise ValueError(
+            f'`placement = "domains"` needs `placement_domains` (machines of one domain){named}'
+        )
     rng = random.Random(experiment.seed)  # noqa: S311 - a placement, not a secret
     return place(kind, machines, replicas, domains=domains, rng=rng)

@@ -10,11 +10,18 @@ import pytest
 from castor_analysis.advice import Candidate, advise, choose
 from castor_analysis.advice_case import Request
 from castor_analysis.advice_model import StorageInterval
-from castor_analysis.advice_text import advice_json, assumptions, portable, reasons
+from castor_analysis.advice_text import (
+    advice_json,
+    assumptions,
+    portable,
+    reasons,
+    train_command,
+)
 from castor_analysis.summary import effective_ratio
 from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError
 from castor_policy.placement import group_placement
+from castor_runtime.launcher.train_options import job_spec
 from castor_sim.run import run_once, seeds_of
 from castor_sim.setup import load_setup
 
@@ -134,12 +141,13 @@ def test_what_does_not_fit_is_said_with_what_does() -> None:
     assert wider.candidate is not None
 
 
-def test_traffic_that_does_not_fit_is_spread_over_iterations() -> None:
-    slow = replace(PAPER, settings=('training.network_idle="1s"',))
+def test_traffic_that_does_not_fit_stalls_as_castor_train_does() -> None:
+    slow = replace(PAPER, settings=('training.network_idle="2.4s"',))
     advice = advise(slow)
     assert advice.candidate is not None
-    assert advice.candidate.every == 3  # 2.5 s of traffic, 1 s idle in an iteration
-    assert any("every 3 iterations fits" in reason for reason in reasons(advice))
+    assert advice.candidate.every == 1, "castor train checkpoints every iteration"
+    # 2.507 s of traffic, 2.4 s idle in an iteration.
+    assert any("every iteration stalls training 107 ms" in reason for reason in reasons(advice))
 
 
 def write_trace(file: Path, rows: list[str], machines: int = 16, days: int = 100) -> str:
@@ -154,7 +162,7 @@ def test_a_trace_gives_the_rate_the_share_and_the_groups(tmp_path: Path) -> None
     rows += [f"{8_000_000 + day},{machine},hardware,,," for day in (0, 9) for machine in (3, 4, 5)]
     rows = [row + "," * (5 - row.count(",")) for row in rows]
     trace = write_trace(tmp_path / "own.csv", rows)
-    advice = advise(replace(PAPER, trace=trace, seeds=2))
+    advice = advise(replace(PAPER, trace=trace, seeds=2, within_ns=0))
     failing = advice.case.failing
     assert failing.groups == (3, 3)
     assert failing.per_s * 86_400 == pytest.approx(97 / 100)
@@ -173,9 +181,78 @@ def test_a_trace_is_rescaled_to_the_job(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "own.csv", rows, machines=40)
     advice = advise(replace(PAPER, trace=trace, seeds=2))
     setup = advice.case.setup
-    assert setup.trace is not None
-    assert setup.trace.machines == 16
-    assert 98 * 16 / 40 / 2 < len(setup.trace.failures) < 98 * 16 / 40 * 2
+    for seed in seeds_of(setup):
+        replayed = setup.replayed(seed)
+        assert replayed is not None
+        assert replayed.machines == 16
+        assert 98 * 16 / 40 / 2 < len(replayed.failures) < 98 * 16 / 40 * 2
+    assert "scaled to 16 machines anew in each replication" in advice.case.failing.source
+    assert advice.case.failing.lost_per_s * 86_400 == pytest.approx(98 * 16 / 40 / 100)
+
+
+@pytest.mark.parametrize("apart_s", [0, 0.5])
+def test_racks_that_a_trace_names_lie_apart(tmp_path: Path, apart_s: float) -> None:
+    rows = [
+        f"{day * 86_400 + place * apart_s},{4 * (day % 4) + place},hardware,3600,rack-{day % 4},pdu"
+        for day in range(1, 99)
+        for place in range(4)
+    ]
+    advice = advise(replace(PAPER, trace=write_trace(tmp_path / "racks.csv", rows), seeds=2))
+    assert advice.candidate is not None
+    assert (advice.candidate.replicas, advice.candidate.kind) == (2, "domains")
+    assert advice.candidate.losses_per_s < 1e-9
+    assert advice.case.domains is not None
+    assert advice.case.domains.size == 4
+    text = " ".join(reasons(advice))
+    assert "Copies lie in different failure domains" in text
+    assert "Groups of neighbours survive 0% of them" in text
+    assert "not known" not in " ".join(assumptions(advice))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"cluster": "opt-175b", "model": "opt-175b", "settings": ('duration="2d"',)},
+        {"settings": ("machines=9",)},
+        {"memory_bytes": 200 * 10**9},
+    ],
+)
+def test_what_is_recommended_is_something_that_castor_train_does(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    advice = advise(replace(PAPER, seeds=2, **changes))  # type: ignore[arg-type]  # by name
+    words = train_command(advice)
+    assert words is not None
+    assert advice.candidate is not None
+    script = tmp_path / "train.py"
+    script.write_text("")
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    spec = job_spec(
+        job="advised",
+        script=script,
+        arguments=(),
+        nodes=int(given.pop("--nodes")),
+        ranks_per_node=int(given.pop("--ranks-per-node")),
+        replicas=int(given.pop("--replicas")),
+        placement=given.pop("--placement"),
+        domains=given.pop("--domains", ""),
+        persist=given.pop("--persist"),
+        persist_every=given.pop("--persist-every"),
+        persist_keep=2,
+        lease="5s",
+        scheme="eager",
+        chunk="16MiB",
+        memory_limit="",
+        max_attempts=5,
+    )
+    assert set(given) == {"--standby"}
+    assert spec.replicas == advice.candidate.placement.replicas
+    assert spec.persist_every_s == pytest.approx(advice.persist_every_s)
+
+
+def test_there_is_no_command_where_memory_holds_no_replica() -> None:
+    assert train_command(advise(replace(PAPER, memory_bytes=1, seeds=2))) is None
 
 
 def test_long_repairs_of_a_fleet_ask_for_standbys(tmp_path: Path) -> None:
@@ -238,8 +315,8 @@ def test_paths_are_written_as_the_file_needs_them(tmp_path: Path) -> None:
         ({"model": "opt-175b"}, "--set training.iteration"),
         ({"trace": "nosuch"}, "nosuch"),
         ({"trace": "infinitehbd", "rate_per_s": 1e-7}, "has its own failure rate"),
-        ({"rate_per_s": 1.5}, "the period too"),
-        ({"domain_rate_per_s": 1.0}, "the period too"),
+        ({"rate_per_s": 1.5}, "write another period"),
+        ({"domain_rate_per_s": 1.0}, "write another period"),
         ({"settings": ("replicas=3",)}, "cannot be set here"),
         ({"settings": ("replacement.standbys=3",)}, "part of the advice"),
         ({"settings": ("training.warmup=3s",)}, "did you mean `warm_up`"),

@@ -238,7 +238,9 @@ def test_of_a_report_all_is_written_or_nothing(
 ) -> None:
     out = tmp_path / "out"
     (out / "compare.html").mkdir(parents=True)
-    assert "compare.html: is a folder" in refused(capsys, *runs, "--out", str(out))
+    assert "compare.html: expected a file; this is a folder" in refused(
+        capsys, *runs, "--out", str(out)
+    )
     assert [path.name for path in out.iterdir()] == ["compare.html"]
 
 

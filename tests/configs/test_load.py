@@ -123,9 +123,8 @@ name = "other"
             "  --set: storage.sise: unknown key `sise`; did you mean `size`?\n"
             "  e.toml:1: machines: expected a value of at least 1, not 0\n"
             "  e.toml:2: standbyes: unknown key `standbyes`; did you mean `standbys`?\n"
-            '  e.toml:3: iteration: expected a time such as "3h", "5min", "1h30min" or "15s" '
-            '(a bare number is in seconds), not "2 months": a month has 28 to 31 days: write it '
-            "in days\n"
+            '  e.toml:3: iteration: expected a time such as "3h", "5min", "1h30min" or "15s", not '
+            '"2 months": a month has 28 to 31 days: write it in days\n'
             "  e.toml:4: verbose: expected true or false, not 1\n"
             '  e.toml:5: placement: expected one of group, ring, not "rnig"; did you mean `ring`?\n'
             "  e.toml:7: storage.bandwidth: required key is missing: aggregate bandwidth of the "

@@ -38,7 +38,6 @@ from castor_configs.quantities import (
         (93, 93.0),
         (0.5, 0.5),
         ("0", 0.0),
-        ("15", 15.0),
         ("3h", 10_800.0),
         ("5min", 300.0),
         (" 15 s ", 15.0),
@@ -180,9 +179,12 @@ def test_what_is_no_quantity_is_refused(parse: object, value: object) -> None:
         (
             parse_seconds,
             "2 months",
-            'expected a time such as "3h", "5min", "1h30min" or "15s" (a bare number is in '
-            'seconds), not "2 months": a month has 28 to 31 days: write it in days',
+            'expected a time such as "3h", "5min", "1h30min" or "15s", not "2 months": a month has '
+            "28 to 31 days: write it in days",
         ),
+        (parse_seconds, "24", "it has no unit: write 24s, 24min or 24h"),
+        (parse_ns, "0.5", "it has no unit: write 0.5s, 0.5min or 0.5h"),
+        (parse_rate_per_s, "0.015", "it has no period: write 0.015/day, or 0.015/s"),
         (parse_seconds, "1 year", "365 or 366 days"),
         (parse_seconds, "5m", "`m` could be minutes or months: write min or days"),
         (parse_seconds, "5 minuts", "unknown unit `minuts`, did you mean `minutes`?"),

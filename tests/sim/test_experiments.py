@@ -112,8 +112,9 @@ def test_a_trace_of_too_few_machines_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="rescale"):
         load_setup(path, changes)
     setup = load_setup(path, (*changes, "failures.rescale=true"))
-    assert setup.trace is not None
-    assert setup.trace.machines == 16
+    replayed = setup.replayed(1)
+    assert replayed is not None
+    assert replayed.machines == 16
 
 
 def test_a_smaller_share_keeps_a_part_of_what_a_larger_one_keeps(tmp_path: Path) -> None:
@@ -151,3 +152,38 @@ def test_a_smaller_share_keeps_a_part_of_what_a_larger_one_keeps(tmp_path: Path)
 def test_figures_beyond_what_the_engines_count_are_refused(tmp_path: Path, change: str) -> None:
     with pytest.raises(InputError):
         load_setup(written(tmp_path, PLAIN), (change,))
+
+
+OWN = """
+from castor_sim.profile import Profile
+from castor_sim.strategies import Strategy
+
+class Mine(Strategy):
+    def profile(self, job):
+        return {returned}
+"""
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("None", "it returned None; expected a castor_sim.profile.Profile"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("job.nothing", "AttributeError"),
+        ("Profile(iteration_ns=job.iteration_ns / 1)", "a float; expected an int"),
+        ("Profile(iteration_ns=job.iteration_ns, memory_every=True)", "a bool; expected an int"),
+        ("Profile(iteration_ns=job.iteration_ns, warm_up_ns=-5)", "warm_up_ns is -5"),
+        ("Profile(iteration_ns=1)", "without any checkpoint: give that or more"),
+        ("Profile(job.iteration_ns, memory_every=1, memory_transfer_ns=10**18)", "10 years"),
+    ],
+)
+def test_nonsense_of_an_own_strategy_is_refused_with_its_file_and_class(
+    tmp_path: Path, returned: str, said: str
+) -> None:
+    (tmp_path / "own.py").write_text(OWN.replace("{returned}", returned))
+    path = written(tmp_path, PLAIN + '[strategies.own]\nkind = "own.py:Mine"\n')
+    with pytest.raises(InputError) as caught:
+        load_setup(path)
+    assert said in str(caught.value)
+    assert "own.py:Mine" in str(caught.value)
+    assert "strategies.own" in str(caught.value)

@@ -89,7 +89,7 @@ def test_the_numbers_of_a_small_trace():
         Failure(10 * S, 2, "hardware", 6 * S, cause="power"),
         Failure(40 * S, 1, "software", 0),
     ]
-    found = trace_statistics(make_trace("t", 8, 86_400 * S, failures))
+    found = trace_statistics(make_trace("t", 8, 86_400 * S, failures), within_ns=0)
     assert (found.failures, found.machines, found.machines_that_failed) == (7, 8, 3)
     assert found.span_s == 86_400.0
     assert found.failures_per_day == 7.0
@@ -143,7 +143,7 @@ def test_mtbf_at_scale_counts_machines_that_fail_together_once():
         for number, group in enumerate(groups)
         for machine in sorted(group)
     ]
-    found = trace_statistics(trace_of(failures, machines=9, span_ns=1000 * S))
+    found = trace_statistics(trace_of(failures, machines=9, span_ns=1000 * S), within_ns=0)
     by_machines = {row.machines: row for row in found.mtbf_at_scale}
     assert set(by_machines) == {1, 8, 9, 64, 512, 4096, 32_768}
     for size in (1, 8, 9):
@@ -205,7 +205,9 @@ def test_a_poisson_trace_looks_like_one():
     assert found.failures_per_machine_day == pytest.approx(0.05, rel=0.07)
     assert found.repair_s.median == pytest.approx(5400.0, rel=0.02)
     assert found.mean_machines_down == pytest.approx(10 * 1.5 / 24, rel=0.07)
-    assert found.simultaneous_groups == ()
+    # 10 a day: two within a minute of each other about once in 14 days.
+    expected = 3650 * 10 / 1440
+    assert len(found.simultaneous_groups) == pytest.approx(expected, abs=4 * expected**0.5)
 
 
 @pytest.mark.skipif(
@@ -215,7 +217,8 @@ def test_infinitehbd_as_published():
     imported = import_infinitehbd(SHARED / "infinitehbd" / "fault_trace.json.gz")
     found = trace_statistics(imported.trace)
     assert (found.failures, found.machines, found.machines_that_failed) == (584, 400, 231)
-    assert found.simultaneous_groups[:3] == (8, 8, 6)
+    assert found.simultaneous_groups[:3] == (14, 9, 6)
+    assert trace_statistics(imported.trace, within_ns=0).simultaneous_groups[:3] == (8, 8, 6)
     assert found.failures_per_machine_day == pytest.approx(0.0042, abs=5e-5)
     # SOURCE.md: mean repair 133 h.
     assert found.repair_s.mean == pytest.approx(133 * 3600, rel=0.005)

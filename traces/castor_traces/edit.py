@@ -13,6 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import groupby
 
+from castor_traces.domains import domains_of
 from castor_traces.seconds import seconds_text_from_ns
 from castor_traces.trace import MAX_MACHINES, NS_PER_S, Failure, Trace, make_trace
 
@@ -116,13 +117,35 @@ def shuffle_machines(trace: Trace, seed: int) -> Trace:
     """Return the trace with its machines renumbered at random.
 
     Published traces number machines by first failure or leave the topology out; without this,
-    neighbours in the trace would be neighbours in the placement. Joint failures stay joint.
+    neighbours in the trace would be neighbours in the placement. Joint failures stay joint, and
+    the machines of a failure domain stay neighbours: domains come in an order drawn at random, and
+    so do the machines of each. A machine of which no domain is known is one by itself.
     """
-    order = _shuffled(trace.machines, seed, "shuffle")
+    order = _order_of_domains(trace, seed)
     failures = [
         f if f.machine is None else replace(f, machine=order[f.machine]) for f in trace.failures
     ]
     return _edited(trace, failures, f"shuffle_machines seed {seed}")
+
+
+def _order_of_domains(trace: Trace, seed: int) -> list[int]:
+    """Return the new number of each machine."""
+    drawn = _shuffled(trace.machines, seed, "shuffle")
+    names = domains_of(trace)
+    if names is None:
+        return drawn
+    # Each domain stands where the first of its machines was drawn to.
+    place: dict[str, int] = {}
+    for machine in sorted(range(trace.machines), key=drawn.__getitem__):
+        place.setdefault(names[machine] or f"\0{machine}", len(place))
+    ordered = sorted(
+        range(trace.machines),
+        key=lambda machine: (place[names[machine] or f"\0{machine}"], drawn[machine]),
+    )
+    number = [0] * trace.machines
+    for new, machine in enumerate(ordered):
+        number[machine] = new
+    return number
 
 
 def rescale(trace: Trace, machines: int, seed: int) -> Trace:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, TypeVar
 
 import numpy as np
 
+from castor_traces.domains import domains_of
 from castor_traces.downtime import machines_down
+from castor_traces.joint import WITHIN_NS, chance_of_a_hit, joint_groups, machines_of
 from castor_traces.trace import NS_PER_S, Trace
 from castor_traces.weibull import WeibullFit, fit_weibull
 
@@ -68,7 +70,7 @@ class MtbfAtScale:
         machines: the size of the job.
         mtbf_s: from the failure rate per machine alone.
         interruption_mtbf_s: between interruptions of a job on so many random machines of the
-            trace, counting machines that fail at one instant as one interruption; None beyond the
+            trace, counting machines that fail together as one interruption; None beyond the
             machines of the trace, where nothing tells how failures would coincide.
     """
 
@@ -99,7 +101,8 @@ class TraceStatistics:
         failures_per_machine_day: over all machines watched, up or down.
         mtbf_s: span over failures, in seconds.
         mtbf_at_scale: the same for jobs of other sizes.
-        simultaneous_groups: for each instant at which several machines fail, how many (a machine
+        within_s: failures that begin within so many seconds of the first of them are joint.
+        simultaneous_groups: for each joint failure of several machines, how many (a machine
             counts once, "any" counts as another); largest first.
         simultaneous_share: the share of all failures that such groups are.
         mean_machines_down: mean over time (see `machines_down`); None if durations are not given.
@@ -109,6 +112,8 @@ class TraceStatistics:
         most_failing_machines: at most ten, most failures first.
         kinds: failures by kind.
         causes: failures by cause, most first; failures without a cause are left out.
+        domains: failure domains that rows name.
+        domain_failures: joint failures of several machines all of which are of one domain.
     """
 
     name: str
@@ -120,6 +125,7 @@ class TraceStatistics:
     failures_per_machine_day: float | None
     mtbf_s: float | None
     mtbf_at_scale: tuple[MtbfAtScale, ...]
+    within_s: float
     simultaneous_groups: tuple[int, ...]
     simultaneous_share: float | None
     mean_machines_down: float | None
@@ -129,6 +135,8 @@ class TraceStatistics:
     most_failing_machines: tuple[NamedCount, ...]
     kinds: tuple[NamedCount, ...]
     causes: tuple[NamedCount, ...]
+    domains: int
+    domain_failures: int
 
     def to_json(self) -> dict[str, object]:
         """Return plain lists, dictionaries and numbers: what `castor trace stats --json` prints."""
@@ -139,16 +147,18 @@ class TraceStatistics:
         return result
 
 
-def trace_statistics(trace: Trace) -> TraceStatistics:
-    """Compute the statistics of a trace; traces of no, one or two failures give None where due."""
+def trace_statistics(trace: Trace, within_ns: int = WITHIN_NS) -> TraceStatistics:
+    """Compute the statistics of a trace; traces of no, one or two failures give None where due.
+
+    Args:
+        trace: any trace.
+        within_ns: failures that begin within it are joint (`castor_traces.joint`).
+    """
     span_s = trace.span_ns / NS_PER_S
     count = len(trace.failures)
     days = span_s / _DAY_S
-    by_instant: dict[int, set[int]] = defaultdict(set)
-    for row, failure in enumerate(trace.failures):
-        # "Any" machine is a machine of its own: rows from -1 down name no real one.
-        by_instant[failure.time_ns].add(-1 - row if failure.machine is None else failure.machine)
-    sizes = [len(machines) for machines in by_instant.values()]
+    together = list(joint_groups(trace.failures, within_ns))
+    sizes = [machines_of(group) for group in together]
     groups = sorted((size for size in sizes if size > 1), reverse=True)
     failing = Counter(f.machine for f in trace.failures if f.machine is not None)
     repairs = _repair_statistics(trace)
@@ -163,6 +173,7 @@ def trace_statistics(trace: Trace) -> TraceStatistics:
         failures_per_machine_day=count / days / trace.machines if days else None,
         mtbf_s=span_s / count if count and days else None,
         mtbf_at_scale=_mtbf_at_scale(trace, sizes),
+        within_s=within_ns / NS_PER_S,
         simultaneous_groups=tuple(groups),
         simultaneous_share=sum(groups) / count if count else None,
         mean_machines_down=down.mean if down else None,
@@ -172,6 +183,12 @@ def trace_statistics(trace: Trace) -> TraceStatistics:
         most_failing_machines=_most(failing)[:_LISTED],
         kinds=_most(Counter[str](failure.kind for failure in trace.failures)),
         causes=_most(Counter(failure.cause for failure in trace.failures if failure.cause)),
+        domains=len(set(domains_of(trace) or ()) - {""}),
+        domain_failures=sum(
+            len({failure.domain for failure in group}) == 1 and bool(group[0].domain)
+            for group, size in zip(together, sizes, strict=True)
+            if size > 1
+        ),
     )
 
 
@@ -225,7 +242,7 @@ def _mtbf_at_scale(trace: Trace, sizes: Sequence[int]) -> tuple[MtbfAtScale, ...
         interruptions = None
         if machines <= trace.machines:
             expected = sum(
-                instants * _chance_of_a_hit(trace.machines, size, machines)
+                instants * chance_of_a_hit(trace.machines, size, machines)
                 for size, instants in by_size
             )
             interruptions = trace.span_ns / NS_PER_S / expected
@@ -237,17 +254,3 @@ def _mtbf_at_scale(trace: Trace, sizes: Sequence[int]) -> tuple[MtbfAtScale, ...
             )
         )
     return tuple(table)
-
-
-def _chance_of_a_hit(machines: int, group: int, job: int) -> float:
-    """Return the chance that `job` random machines of all hold one of a group of failed ones.
-
-    1 - C(machines - group, job) / C(machines, job).
-    """
-    group = min(group, machines)  # "any" rows may name more failures than there are machines
-    if machines - group < job:
-        return 1.0
-    missed = 1.0
-    for member in range(group):
-        missed *= (machines - job - member) / (machines - member)
-    return 1.0 - missed

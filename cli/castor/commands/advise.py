@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -48,6 +49,9 @@ def advise(
         str,
         typer.Option(metavar="SIZE|%", help="CPU memory of a machine for checkpoints."),
     ] = "75%",
+    within: Annotated[
+        str, typer.Option(metavar="TIME", help="Failures of a trace within it are joint.")
+    ] = "1min",
     seeds: Annotated[int, typer.Option(min=2, help="Replications of each simulation.")] = 20,
     settings: Annotated[
         list[str] | None,
@@ -71,7 +75,16 @@ def advise(
     from castor_configs.dump import dump_toml
 
     request = _request(
-        cluster, model, trace, rate, hardware_share, rack_rate, budget_memory, seeds, settings
+        cluster,
+        model,
+        trace,
+        rate,
+        hardware_share,
+        rack_rate,
+        budget_memory,
+        within,
+        seeds,
+        settings,
     )
     advice = advise_on(request, jobs=os.cpu_count() or 1)
     if out is not None:
@@ -94,11 +107,17 @@ def _request(
     hardware_share: str | None,
     rack_rate: str | None,
     budget_memory: str,
+    within: str,
     seeds: int,
     settings: list[str] | None,
 ) -> Request:
     from castor_analysis.advice_case import Request
-    from castor_configs.quantities import parse_bytes, parse_fraction, parse_rate_per_s
+    from castor_configs.quantities import (
+        parse_bytes,
+        parse_fraction,
+        parse_ns,
+        parse_rate_per_s,
+    )
 
     def parsed(parser: Callable[[object], ValueT], text: str | None, option: str) -> ValueT | None:
         try:
@@ -120,11 +139,12 @@ def _request(
         memory_bytes=size,
         settings=tuple(settings or ()),
         seeds=seeds,
+        within_ns=parsed(parse_ns, within, "--within") or 0,
     )
 
 
 def _print(advice: Advice) -> None:
-    from castor_analysis.advice_text import assumptions, reasons
+    from castor_analysis.advice_text import assumptions, reasons, train_command
     from castor_configs.quantities import format_seconds
 
     console = Console(highlight=False, markup=False)
@@ -151,9 +171,22 @@ def _print(advice: Advice) -> None:
         "Effective training time", f"{ratio.mean:.4f} ({ratio.low:.4f} to {ratio.high:.4f}, 95 %)"
     )
     console.print(facts)
+    command = train_command(advice)
+    if command is not None:
+        console.print("\n" + _in_lines(command), soft_wrap=True)
     _print_list(console, "Why", reasons(advice))
     console.print(_alternatives(advice))
     _print_list(console, "Assumed", assumptions(advice))
+
+
+def _in_lines(words: list[str]) -> str:
+    """Return a command for a shell, in lines of 78 characters at most."""
+    lines = [""]
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + 1 + len(word) > 76:
+            lines.append("   ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n".join(lines)
 
 
 def _print_list(console: Console, heading: str, lines: list[str]) -> None:

@@ -43,8 +43,7 @@ def interval(
     mtbf: Annotated[
         str,
         typer.Option(
-            help="Mean time between failures of the whole job: 24h, 90min, 1.5d; a bare number "
-            "is in seconds.",
+            help="Mean time between failures of the whole job: 24h, 90min, 1.5d.",
             metavar="TIME",
         ),
     ],

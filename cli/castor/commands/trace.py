@@ -129,15 +129,20 @@ def stats(
     system: SystemOption = None,
     year: YearOption = None,
     skip_bad: SkipBadOption = False,
+    within: Annotated[
+        str, typer.Option(metavar="TIME", help="Failures that begin within it are joint.")
+    ] = "1min",
 ) -> None:
     """Describe a trace: rates, joint failures, repairs, gaps and the most failing machines.
 
-    Example: castor trace stats infinitehbd
+    Example: castor trace stats infinitehbd --within 1s
     """
     from castor_traces.statistics import trace_statistics
 
     imported = read_any(name, form, system, year, skip_bad)
-    statistics = trace_statistics(imported.trace)
+    statistics = trace_statistics(
+        imported.trace, int(exact_seconds(within, "--within") * 1_000_000_000)
+    )
     if as_json:
         typer.echo(json.dumps(statistics.to_json(), indent=2, allow_nan=False))
         return

@@ -98,10 +98,14 @@ def _facts(statistics: TraceStatistics, trace: Trace) -> list[tuple[str, str]]:
 
 def _groups(statistics: TraceStatistics) -> str:
     groups, share = statistics.simultaneous_groups, statistics.simultaneous_share
+    within = format_seconds(statistics.within_s)
     if not groups or share is None:
-        return "never several"
+        return f"never several within {within}"
     count = "1 group" if len(groups) == 1 else f"{len(groups):,} groups"
-    return f"{share:.1%} of failures, in {count} of up to {groups[0]}"
+    told = f"{share:.1%} of failures, in {count} of up to {groups[0]} within {within}"
+    if statistics.domain_failures:
+        told += f"; {statistics.domain_failures:,} of them of one failure domain"
+    return told
 
 
 def _time(seconds: float | None) -> str:

@@ -42,7 +42,15 @@ def train(
     replicas: Annotated[
         int, typer.Option(help="Copies of each shard in memory, its own included.")
     ] = 2,
-    placement: Annotated[str, typer.Option(help="mixed, group or ring.")] = "mixed",
+    placement: Annotated[
+        str, typer.Option(help="mixed, group, ring, or domains (with --domains).")
+    ] = "mixed",
+    domains: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZES", help="Consecutive machines of a rack: 4 of each, or 4,4,3 in turn."
+        ),
+    ] = "",
     persist: Annotated[
         str, typer.Option(metavar="PATH", help="Folder for persistent checkpoints.")
     ] = "",
@@ -142,6 +150,7 @@ def train(
         ranks_per_node=ranks_per_node,
         replicas=replicas,
         placement=placement,
+        domains=domains,
         persist=persist,
         persist_every=persist_every,
         persist_keep=persist_keep,

@@ -13,7 +13,7 @@ from castor_configs.nearest import nearest_name
 from castor_configs.quantities import parse_bps, parse_bytes, parse_seconds
 from castor_policy.agents.documents import JobSpec
 from castor_policy.interleaving import SCHEMES
-from castor_policy.placement import place
+from castor_policy.placement import Placement, place
 from castor_runtime.launcher.fault_schedule import faults_of_trace
 from castor_runtime.launcher.faults import Fault, FaultKind, parse_fault
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from castor_traces.trace import Trace
 
 EMBEDDED = "embedded"
-PLACEMENTS = ("mixed", "group", "ring")
+PLACEMENTS = ("mixed", "group", "ring", "domains")
 EAGER = "eager"
 NONE = "none"
 """Trains without checkpoints: what the other schemes are compared with."""
@@ -70,6 +70,7 @@ def job_spec(
     ranks_per_node: int,
     replicas: int,
     placement: str,
+    domains: str = "",
     persist: str,
     persist_every: str,
     persist_keep: int,
@@ -110,13 +111,7 @@ def job_spec(
             "scheme none takes no checkpoint that could be persisted: choose another scheme",
             key="--persist",
         )
-    if not 1 <= replicas <= nodes:
-        raise InputError(
-            f"expected 1 to {nodes} (the nodes), not {replicas}: each copy of a shard is on "
-            "another machine",
-            key="--replicas",
-        )
-    placed = place(placement, nodes, replicas)
+    placed = _placed(placement, domains, nodes, replicas)
     every_s = _parsed(parse_seconds, persist_every, "--persist-every")
     lease_s = _parsed(parse_seconds, lease, "--lease")
     chunk_bytes = _parsed(parse_bytes, chunk, "--chunk")
@@ -245,6 +240,40 @@ def faults(
         except ValueError as error:
             raise InputError(str(error), key="--speedup") from error
     return tuple(found)
+
+
+def _placed(placement: str, domains: str, nodes: int, replicas: int) -> Placement:
+    if not 1 <= replicas <= nodes:
+        raise InputError(
+            f"expected 1 to {nodes} (the nodes), not {replicas}: each copy of a shard is on "
+            "another machine",
+            key="--replicas",
+        )
+    if (placement == "domains") != bool(domains):
+        raise InputError(
+            "`--placement domains` and `--domains` (machines of a failure domain) go together",
+            key="--domains",
+        )
+    of_machines = _domains(domains, nodes) if domains else None
+    return place(placement, nodes, replicas, domains=of_machines)
+
+
+def _domains(sizes: str, nodes: int) -> list[int]:
+    """Return the failure domain of each machine: of "4", or of "4,4,3" one size after the other."""
+    parts = [part.strip() for part in sizes.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(
+            f"expected machines of a failure domain, such as 4, or 4,4,3, not {sizes!r}",
+            key="--domains",
+        )
+    if len(parts) == 1:
+        return [machine // int(parts[0]) for machine in range(nodes)]
+    if sum(map(int, parts)) != nodes:
+        raise InputError(
+            f"{sizes} are {sum(map(int, parts))} machines, and --nodes says {nodes}",
+            key="--domains",
+        )
+    return [domain for domain, size in enumerate(parts) for _ in range(int(size))]
 
 
 def _parsed(parser: Callable[[object], ValueT], text: str, option: str) -> ValueT:
