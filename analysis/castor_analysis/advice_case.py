@@ -340,7 +340,7 @@ def _failing(request: Request, setup: Setup, domains: Domains | None, source: st
     failed = rate * machines + together * size
     return Failing(
         source=f"{rate * DAY_S:.3g} failures a machine and day ({source})",
-        per_s=setup.job.failures_per_s,
+        per_s=setup.job.interruptions_per_s,
         hardware_share=lost / failed if failed else 0.0,
         single_per_s=single,
         lost_per_s=lost,
@@ -383,7 +383,7 @@ def _failing_in(
     return Failing(
         source=f"trace {trace.name}: {len(trace.failures):,} failures of {trace.machines:,} "
         f"machines in {span_s / DAY_S:.1f} days{scaled}",
-        per_s=setup.job.failures_per_s,
+        per_s=setup.job.interruptions_per_s,
         hardware_share=all_lost / len(trace.failures) if trace.failures else 0.0,
         single_per_s=sizes.count(1) / span_s / replayed.machines,
         lost_per_s=all_lost / span_s * machines / trace.machines,

@@ -80,7 +80,7 @@ def draw_comparison(document: Mapping[str, Any], path_stem: str | Path) -> tuple
         job = document["job"]
         figure.suptitle(
             f"{document['name']}\n{job['machines']:,} machines, "
-            f"{job['failures_per_day']:.3g} failures a day",
+            f"{job['interruptions_per_day']:.3g} interruptions a day",
             fontsize=8.5,
         )
         _draw_ratios(ratio, strategies)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_analysis.provenance import provenance
+from castor_analysis.replayed import long_recoveries, replayed_json
 from castor_analysis.summary import Summary
 from castor_analysis.summary_csv import csv_text, flat_row
 from castor_configs.atomic import replacing, write_text
@@ -48,9 +49,11 @@ def result_document(
             "placement": {name: place.strategy for name, place in setup.placements.items()},
             "iteration_s": job.iteration_ns / 1e9,
             "checkpoint_bytes": job.checkpoint_bytes,
-            "failures_per_day": job.failures_per_s * 86_400,
+            "interruptions_per_day": job.interruptions_per_s * 86_400,
         },
         "trace": setup.trace.name if setup.trace else None,
+        "replayed": replayed_json(setup),
+        "notes": long_recoveries(setup),
         "seed": experiment.seed,
         "seeds": experiment.seeds,
         "engine": engine,

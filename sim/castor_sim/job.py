@@ -30,7 +30,7 @@ class Job:
         torch_save_bps: what torch.save and torch.load reach on one machine.
         warm_up_ns: from loaded states to the first iteration.
         detection_ns: typical time from a failure until it is known.
-        failures_per_s: rate of failures of the whole job.
+        interruptions_per_s: how often a failure stops the job; what fails together counts once.
     """
 
     machines: int
@@ -45,7 +45,7 @@ class Job:
     torch_save_bps: int
     warm_up_ns: int
     detection_ns: int
-    failures_per_s: float
+    interruptions_per_s: float
 
     @property
     def gpus(self) -> int:

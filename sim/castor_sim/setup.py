@@ -289,7 +289,7 @@ def _job(
         torch_save_bps=training.torch_save,
         warm_up_ns=training.warm_up,
         detection_ns=detection.misses * detection.poll,
-        failures_per_s=experiment.failures.expected_per_s(machines, trace),
+        interruptions_per_s=experiment.failures.expected_per_s(machines, trace),
     )
 
 

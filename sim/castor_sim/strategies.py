@@ -134,11 +134,11 @@ class Young(StorageStrategy):
         return (self.save_ns(job) + job.storage_ns()) / NS_PER_S
 
     def _mtbf_s(self, job: Job) -> float:
-        return 1 / job.failures_per_s if job.failures_per_s else math.inf
+        return 1 / job.interruptions_per_s if job.interruptions_per_s else math.inf
 
     def profile(self, job: Job) -> Profile:
         """Save and transfer both stop training; without failures, no checkpoint is taken."""
-        interval_s = self.interval_s(job) if job.failures_per_s else 0.0
+        interval_s = self.interval_s(job) if job.interruptions_per_s else 0.0
         every = iterations_for(round(interval_s * NS_PER_S), job, 0) if interval_s else 0
         return self.asynchronous(job, every)._replace(
             storage_stall_ns=self.save_ns(job) + job.storage_ns(), storage_transfer_ns=0

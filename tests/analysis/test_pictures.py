@@ -22,7 +22,7 @@ DAY_NS = 86_400 * 10**9
 def document(strategies: dict[str, list[Tally]]) -> dict[str, object]:
     return {
         "name": "an experiment",
-        "job": {"machines": 16, "failures_per_day": 2.0},
+        "job": {"machines": 16, "interruptions_per_day": 2.0},
         "strategies": {
             name: summarise(tallies, gpus=128, price_per_gpu_hour=4.0).as_json()
             for name, tallies in strategies.items()

@@ -70,7 +70,7 @@ def halves() -> Trace:
 def test_daly_gets_the_interruptions_of_a_small_job_under_joint_failures(tmp_path: Path) -> None:
     setup = setup_of(tmp_path, halves(), machines=2)
     hit = 1 - (50 * 49) / (100 * 99)
-    assert 1 / setup.job.failures_per_s == pytest.approx(365 * 86_400 / (200 * hit))
+    assert 1 / setup.job.interruptions_per_s == pytest.approx(365 * 86_400 / (200 * hit))
     ratio = run_once(setup, "daly", 1).useful_ns / setup.horizon_ns
     assert ratio > 0.955, "an MTBF of 91 days instead of 2.4 loses 9 %"
 

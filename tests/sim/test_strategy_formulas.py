@@ -35,7 +35,7 @@ JOB = Job(
     torch_save_bps=20 * 10**9,
     warm_up_ns=WARM_UP_S * S,
     detection_ns=15 * S,
-    failures_per_s=1 / MTBF_S,
+    interruptions_per_s=1 / MTBF_S,
 )
 
 
@@ -65,7 +65,7 @@ def test_the_job_is_what_this_page_says() -> None:
 
 @pytest.mark.parametrize("mtbf_s", [400.0, 40_000.0, 4e6])
 def test_young_stops_for_save_and_write_at_the_root_of_two_delta_m(mtbf_s: float) -> None:
-    profile = Young().profile(replace(JOB, failures_per_s=1 / mtbf_s))
+    profile = Young().profile(replace(JOB, interruptions_per_s=1 / mtbf_s))
     delta_s = SAVE_S + WRITE_S
     assert profile.storage_every == max(1, round(math.sqrt(2 * delta_s * mtbf_s) / ITERATION_S))
     assert profile.storage_stall_ns == delta_s * S
@@ -76,7 +76,7 @@ def test_young_stops_for_save_and_write_at_the_root_of_two_delta_m(mtbf_s: float
 
 @pytest.mark.parametrize("mtbf_s", [400.0, 40_000.0, 4e6])
 def test_daly_takes_his_higher_order_interval_over_the_same_delta(mtbf_s: float) -> None:
-    profile = Daly().profile(replace(JOB, failures_per_s=1 / mtbf_s))
+    profile = Daly().profile(replace(JOB, interruptions_per_s=1 / mtbf_s))
     delta_s = SAVE_S + WRITE_S
     ratio = delta_s / (2 * mtbf_s)
     interval_s = math.sqrt(2 * delta_s * mtbf_s) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - delta_s
@@ -87,7 +87,7 @@ def test_daly_takes_his_higher_order_interval_over_the_same_delta(mtbf_s: float)
 
 @pytest.mark.parametrize("strategy", [Young, Daly])
 def test_without_failures_they_take_no_checkpoint(strategy: type[Young]) -> None:
-    assert strategy().profile(replace(JOB, failures_per_s=0.0)).storage_every == 0
+    assert strategy().profile(replace(JOB, interruptions_per_s=0.0)).storage_every == 0
 
 
 @pytest.mark.parametrize("strategy", [Young, Daly])

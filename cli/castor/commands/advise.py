@@ -152,7 +152,7 @@ def _print(advice: Advice) -> None:
     per_day = advice.case.failing.per_s * 86_400
     facts = Table(
         title=f"{setup.model.name} on {setup.job.machines} machines of {setup.cluster.name}, "
-        f"{per_day:.3g} failures a day",
+        f"{per_day:.3g} interruptions a day",
         title_justify="left",
         show_header=False,
     )

@@ -121,21 +121,22 @@ def load(experiment: str, changes: list[str], trace: str | None) -> Setup:
 
 
 def say_source(setup: Setup) -> None:
-    """Say on stderr what fails: which trace, or which generated process."""
-    job, trace = setup.job, setup.trace
-    if trace is not None:
-        days = trace.span_ns / 8.64e13
-        found = dict(trace.notes).get("file", "")
-        where = f" from {found}" if found else ""
-        failing = f"trace {trace.name}{where}: {len(trace.failures)} failures of {trace.machines} "
-        failing += f"machines in {days:.1f} days"
+    """Say on stderr what fails: which part of which trace, or which generated process."""
+    from castor_analysis.replayed import long_recoveries, replayed_words
+
+    job = setup.job
+    if setup.trace is not None:
+        failing = replayed_words(setup)
     else:
         process = setup.experiment.failures.process
-        failing = f"generated failures ({process}), {job.failures_per_s * 86_400:.3g} a day"
+        per_day = job.interruptions_per_s * 86_400
+        failing = f"generated failures ({process}), {per_day:.3g} interruptions a day"
     STDERR.print(
         f"{setup.experiment.name}: {setup.model.name} on {job.machines} machines; {failing}",
         style="dim",
     )
+    for note in long_recoveries(setup):
+        STDERR.print(f"note: {note}", style="yellow")
 
 
 def run_all(setup: Setup, engine: Engine, jobs: int) -> dict[str, list[tuple[int, Tally]]]:
@@ -210,14 +211,17 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
     runs = "1 replication" if seeds == 1 else f"{seeds} replications"
     table = Table(
         title=f"{document['name']}: {job['machines']} machines, {runs}",
-        caption="effective: useful training time over wall time, with its 95 % interval; own, peer,"
-        " storage: failures recovered from there, storage with starts from scratch",
+        caption="effective: useful training time over wall time, with its 95 % interval; failed:"
+        " machines of the job, each time one fails; resumed: recoveries, one for all that fails"
+        " during it; own, peer, storage: where the failed machines' shards came from, storage with"
+        " starts from scratch",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("strategy", overflow="fold")
     table.add_column("effective", justify="right", no_wrap=True)
-    table.add_column("failures", justify="right", no_wrap=True)
-    table.add_column("own/peer/storage", justify="right", no_wrap=True)
+    table.add_column("failed", justify="right", no_wrap=True)
+    table.add_column("resumed", justify="right", no_wrap=True)
+    table.add_column("own/peer/\nstorage", justify="right", no_wrap=True)
     table.add_column(f"lost {currency}", justify="right", no_wrap=True)
     strategies = document["strategies"].items()
     ranked = sorted(strategies, key=lambda item: -item[1]["effective_training_time_ratio"]["mean"])
@@ -230,6 +234,7 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
             name,
             f"{ratio['mean']:.4f} ±{half:.4f}" if known else f"{ratio['mean']:.4f}",
             f"{row['failures']['total']:.1f}",
+            f"{row['recoveries']:.1f}",
             f"{sources['own_memory']:.0f}/{sources['peer']:.0f}/{from_storage:.0f}",
             f"{row['money_lost']['mean']:,.0f}",
         )
