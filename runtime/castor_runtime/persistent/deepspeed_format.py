@@ -14,7 +14,7 @@ import math
 import shutil
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from castor_runtime.persistent.manifest import (
 )
 from castor_runtime.persistent.storage import checkpoint_manifest, damaged_files, tag
 from castor_runtime.persistent.template import read_template
+from castor_runtime.trainer.module_buffers import departed_names, held_names
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -121,8 +122,9 @@ def write_rank_files(
         template_path: what `write_template` wrote in that rank's trainer.
         data: the rank's snapshot; it must not change meanwhile (see `memory_copy`).
         sections: what lies where in it.
-        meta: `meta_bytes` decoded; "engine", "lr_scheduler", "loss_scaler", "dynamic_loss_scale",
-            "overflow" and "optimizer" are read; they are as `DeepSpeedState.meta` returns them.
+        meta: `meta_bytes` decoded; "buffers", "engine", "lr_scheduler", "loss_scaler",
+            "dynamic_loss_scale", "overflow" and "optimizer" are read; they are as
+            `DeepSpeedState.meta` returns them.
         meta_bytes: kept as they are for the trainer that resumes.
         staging: from `storage.start_attempt`.
         attempt: what is written.
@@ -184,6 +186,7 @@ def load_rank(
     job: str,
     fingerprint: str,
     pacer: Pacer | None = None,
+    prepare: Callable[[bytes], None] = lambda _: None,
 ) -> LoadedRank:
     """Load this rank's state from a persistent checkpoint through `engine.load_checkpoint`.
 
@@ -198,6 +201,8 @@ def load_rank(
         job: name of this job.
         fingerprint: of this job.
         pacer: holds the first reading to a bandwidth.
+        prepare: called with the snapshot's meta once the files are known to be whole, before
+            DeepSpeed loads them: buffers that training has made or changed must be there.
 
     Returns:
         What DeepSpeed does not restore.
@@ -212,6 +217,7 @@ def load_rank(
         raise DamagedCheckpointError(
             f"{folder / tag(iteration)}: not as they were written: {', '.join(bad)}"
         )
+    prepare(read_meta(folder, iteration, rank))
     with torch.serialization.safe_globals([LossScaler, DynamicLossScaler]):
         loaded, _ = engine.load_checkpoint(str(folder), tag=tag(iteration))
     if loaded is None:
@@ -236,8 +242,19 @@ def _model_states(
     module = template["module"]
     aliases = template["buffer_aliases"]
     buffers = {name: _taken(tensors, f"buffer/{name}") for name in sorted(set(aliases.values()))}
+    departures = meta.get("buffers", {})
+    departed = departed_names(departures)
+    held = {name: value for name, saved, value in held_names(departures) if saved}
     for key, name in aliases.items():
-        module[key] = buffers[name]
+        if departed.isdisjoint((key, name)):
+            module[key] = buffers[name]
+        elif name in held:  # of a module that has two names
+            module[key] = held[name]
+        else:
+            del module[key]
+    module.update(held)
+    for name in departed:  # its section says nothing
+        tensors.pop(f"buffer/{name}", None)
     fragments: OrderedDict[str, torch.Tensor] = OrderedDict()
     for name, shape in fixed["frozen_param_shapes"].items():
         if shape.numel() == 0 and f"frozen/{name}" not in tensors:
@@ -250,6 +267,7 @@ def _model_states(
     return {
         "module": module,
         **fixed,
+        "buffer_names": [name for name in fixed["buffer_names"] if name not in departed] + [*held],
         "frozen_param_fragments": fragments,
         "lr_scheduler": meta["lr_scheduler"],
         **counters,

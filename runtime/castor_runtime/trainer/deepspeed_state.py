@@ -2,9 +2,9 @@
 
 Sections: the rank's partition of the master weights (`fp32/<i>`, one a sub-group), the
 optimizer's tensors over it (`exp_avg/<i>`, ...), partitions of frozen parameters (`frozen/<name>`)
-and module buffers (`buffer/<name>`). The parameters that the model computes with are derived: they
-are cast from the master weights, as DeepSpeed does after each update and after loading its own
-checkpoints.
+and module buffers (`buffer/<name>`, while they are as they were at the start). The parameters that
+the model computes with are derived: they are cast from the master weights, as DeepSpeed does after
+each update and after loading its own checkpoints.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from castor_runtime.trainer.exact_configurations import refuse_inexact, refuse_inexact_engine
+from castor_runtime.trainer.module_buffers import ModuleBuffers
 from castor_runtime.trainer.optimizer_state import OptimizerState
 from castor_runtime.trainer.sections import Section, lay_out, views
 
@@ -43,8 +44,8 @@ class DeepSpeedState:
         self._optimizer_state = OptimizerState(self._zero.optimizer, masters, groups)
         self._frozen = _frozen_parameters(engine)
         _zero_padding(engine)
-        self._buffers = sorted(engine.module.named_buffers())
-        self.early = frozenset(f"buffer/{name}" for name, _ in self._buffers)
+        self._buffers = ModuleBuffers(engine.module, self.device())
+        self.early = frozenset(name for name, _, _ in self._buffers.tensors())
         self.trained = frozenset(
             [f"fp32/{index}" for index in range(len(masters))]
             + [name for name, _, _ in self._optimizer_state.tensors()]
@@ -56,7 +57,7 @@ class DeepSpeedState:
                 (f"frozen/{name}", parameter.ds_tensor.dtype, parameter.ds_tensor.shape)
                 for name, parameter in self._frozen
             ]
-            + [(f"buffer/{name}", buffer.dtype, buffer.shape) for name, buffer in self._buffers]
+            + self._buffers.tensors()
         )
 
     def iteration(self) -> int:
@@ -68,17 +69,22 @@ class DeepSpeedState:
         return torch.device(self._engine.device)
 
     def live(self) -> list[torch.Tensor | None]:
-        """Return the live tensor of each section; None for moments before the first update."""
-        modules = dict(self._engine.module.named_buffers())
+        """Return the live tensor of each section; None where it does not exist, or is in `meta`."""
         return [
             *self._zero.fp32_partitioned_groups_flat,
             *self._optimizer_state.live(),
             *(parameter.ds_tensor for _, parameter in self._frozen),
-            *(modules[name] for name, _ in self._buffers),
+            *self._buffers.live(),
         ]
 
     def meta(self) -> dict[str, Any]:
-        """Return counters, schedules, loss scale, and the optimizer's options and step counts."""
+        """Return counters, schedules, loss scale, and the optimizer's options and step counts.
+
+        Buffers too, where they are not as they were at the start.
+
+        Raises:
+            ValueError: the module has a buffer or a parameter that cannot be held; names it.
+        """
         engine, zero = self._engine, self._zero
         scaler = {
             key: value
@@ -92,6 +98,7 @@ class DeepSpeedState:
             "overflow": bool(zero.overflow),
             "external_loss_scale": [zero.custom_loss_scaler, zero.external_loss_scale],
             "optimizer": self._optimizer_state.small(),
+            "buffers": self._buffers.small(),
         }
         for name in _SCHEDULED:
             schedule: Any = getattr(engine, name, None)
@@ -114,7 +121,7 @@ class DeepSpeedState:
             master.data.copy_(found[f"fp32/{index}"])
         moments = [found[name] for name, _, _ in self._optimizer_state.tensors()]
         self._optimizer_state.restore(meta["optimizer"], moments)
-        self._restore_buffers(found)
+        self._buffers.restore(meta["buffers"], found)
         for name, parameter in self._frozen:
             parameter.ds_tensor.data.copy_(found[f"frozen/{name}"])
         for index, master in enumerate(zero.fp32_partitioned_groups_flat):
@@ -125,9 +132,13 @@ class DeepSpeedState:
         self._restore_schedules(meta)
         zero.checkpoint_event_epilogue()
 
+    def reshape(self, meta: Mapping[str, Any]) -> None:
+        """Have the buffers of the checkpoint, so that `engine.load_checkpoint` finds them."""
+        self._buffers.reshape(meta["buffers"])
+
     def restore_small(self, meta: Mapping[str, Any], extra: Mapping[str, torch.Tensor]) -> None:
         """Set the counters and scalers that `engine.load_checkpoint` leaves, and lost sections."""
-        self._restore_buffers(extra)
+        self._buffers.restore(meta["buffers"], extra)
         self._restore_schedules(meta)
 
     def engine(self) -> Any:
@@ -140,12 +151,6 @@ class DeepSpeedState:
 
         write_template(self._engine, path)
         return True
-
-    def _restore_buffers(self, found: Mapping[str, torch.Tensor]) -> None:
-        modules = dict(self._engine.module.named_buffers())
-        for name, _ in self._buffers:
-            if f"buffer/{name}" in found:
-                modules[name].data.copy_(found[f"buffer/{name}"])
 
     def _restore_schedules(self, meta: Mapping[str, Any]) -> None:
         engine, zero = self._engine, self._zero

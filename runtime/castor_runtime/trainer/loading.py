@@ -107,20 +107,22 @@ class Loader:
             ForeignStorageError,
         )
 
-        if not isinstance(self._state, DeepSpeedState):
+        state = self._state
+        if not isinstance(state, DeepSpeedState):
             raise TypeError("plain tensors have no persistent form: train without --persist")
         try:
             loaded = load_rank(
-                self._state.engine(),
+                state.engine(),
                 folder,
                 iteration,
                 self._settings.rank,
                 job=self._settings.job,
                 fingerprint=self._fingerprint,
                 pacer=storage_pacer(reading=True),
+                prepare=lambda meta: state.reshape(decode(meta)),
             )
         except (DamagedCheckpointError, ForeignStorageError) as error:
             raise DamagedError(str(error)) from error
         meta = decode(loaded.meta)
-        self._state.restore_small(meta, loaded.extra)
+        state.restore_small(meta, loaded.extra)
         return meta
