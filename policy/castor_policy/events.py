@@ -26,6 +26,7 @@ class EventKind(StrEnum):
     PLANNED = "planned"
     SERIALISED = "serialised"
     REPLACED = "replaced"
+    SET_ASIDE = "set_aside"
     RETRIEVED = "retrieved"
     RESUMED = "resumed"
     RUN_ENDED = "run_ended"

@@ -285,6 +285,16 @@ def test_an_error_that_recurs_is_no_progress_before_the_job_is_farther_than_ever
     assert written(told(root(replace(again, reached=7), reports))).attempts == 0
 
 
+def test_an_iteration_that_is_whole_in_memory_was_completed_whoever_said_so() -> None:
+    """Seed 1002 of `castor explore`: the trainers died before any of them had told of it."""
+    held = {name: {"0": (6,), "1": (6,)} for name in NAMES[:2]}
+    held |= {name: {"2": (6,), "3": (6,)} for name in NAMES[2:]}
+    reports = [gathered(name, held[name], generation=2) for name in NAMES]
+    plan = gather(2, attempts=2, reached=5)
+    assert written(told(root(plan, reports))).attempts == 0
+    assert written(told(root(replace(plan, reached=6), reports))).attempts == 2
+
+
 def test_it_gives_up_after_too_many_attempts_and_at_once_where_memory_is_too_small() -> None:
     reports = running(iteration=5)
     reports[0] = saw(reports[0], sight_of_end(0, -9, ""))
@@ -315,7 +325,7 @@ def test_an_error_at_the_start_that_comes_twice_in_the_same_words_ends_the_job()
     assert ended.reason.startswith("the same error twice before the first iteration: machine 0:")
     other = written(told(root(replace(start, words="another"), failing(4712, 2))))
     assert other.phase == Phase.GATHER
-    trained = written(told(root(replace(start, reached=3), failing(4712, 2))))
+    trained = written(told(root(replace(start, trained=True), failing(4712, 2))))
     assert trained.phase == Phase.GATHER
 
 

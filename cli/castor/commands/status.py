@@ -18,6 +18,7 @@ from rich.text import Text
 from castor_configs.errors import InputError
 
 WATCH_EVERY_S = 1.0
+_LINE_LENGTH = 200
 SILENT_READS = 5
 """So often in a row a run's store may not answer: its own one goes before its result comes."""
 
@@ -157,9 +158,38 @@ def _shown(document: dict[str, Any]) -> Group:
             "-" if machine is None else str(machine),
             one["agent"] or "-",
             one["lease"],
-            "standby" if machine is None and one["state"] == "idle" else one["state"],
+            _state(one),
             str(one["iteration"]),
             "-" if memory is None else format_bytes(memory),
             ", ".join(held),
         )
-    return Group(head, table)
+    return Group(head, table, *(Text(line, style="yellow") for line in _why(document)))
+
+
+def _state(one: dict[str, Any]) -> str:
+    if one.get("set_aside"):
+        return "set aside"
+    return "standby" if one["machine"] is None and one["state"] == "idle" else str(one["state"])
+
+
+def _why(document: dict[str, Any]) -> list[str]:
+    """Return what failed of late, and which machines are set aside for it."""
+    lines = []
+    last = document["last_failure"]
+    if last is not None:
+        named = "; ".join(f"machine {one['machine']}: {one['cause']}" for one in last["culprits"])
+        lines.append(f"last failure: {named or 'what failed is not known'}")
+        lines += [f"  seen beside it: {seen}" for seen in last["seen"]]
+    if document["attempts"]:
+        lines.append(f"{document['attempts']} attempts in a row completed no iteration")
+    lines += [
+        f"{one['agent']} is set aside until its agent is started again: {one['set_aside']}"
+        for one in document["standbys"]
+        if one["set_aside"]
+    ]
+    lines += [
+        f"{agent} failed {found['times']} times in the last hour, at last: {found['last']}"
+        for agent, found in sorted(document["failures"].items())
+        if found["times"] > 1
+    ]
+    return [line[:_LINE_LENGTH] for line in lines]

@@ -106,6 +106,15 @@ def train(
     max_attempts: Annotated[
         int, typer.Option(help="Recoveries in a row that complete no iteration before giving up.")
     ] = 5,
+    set_aside_after: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Failures of one machine in an hour after which a standby takes its place; "
+            "0: never.",
+        ),
+    ] = 3,
     kill: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,6 +168,7 @@ def train(
         chunk=chunk,
         memory_limit=memory_limit,
         max_attempts=max_attempts,
+        set_aside_after=set_aside_after,
         mu=mu,
         buffer=buffer,
         parts=parts,

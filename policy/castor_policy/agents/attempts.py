@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Plan
 from castor_policy.agents.evidence import Culprit, FailureKind
@@ -35,6 +36,21 @@ def moved_on(plan: Plan, reports: Sequence[AgentReport], words: str) -> bool:
     return complete > plan.iteration and not repeated
 
 
+def counted(plan: Plan, chosen: Plan) -> Plan:
+    """Return the plan to load, with what memory shows of the attempts before.
+
+    An iteration that is whole in memory was completed, even if the trainers died before any of them
+    had said so.
+
+    Args:
+        plan: in phase GATHER.
+        chosen: what follows it, in phase LOAD.
+    """
+    if plan.generation == 1 or chosen.iteration <= plan.reached:
+        return chosen
+    return replace(chosen, attempts=0, reached=chosen.iteration)
+
+
 def furthest(reports: Sequence[AgentReport]) -> int:
     """Return the newest iteration that any of the reports knows to be complete."""
     return max((report.complete for report in reports), default=0)
@@ -52,8 +68,8 @@ def recurring_words(culprits: Sequence[Culprit]) -> str:
 
 def recurs_at_start(plan: Plan, reports: Sequence[AgentReport], words: str) -> bool:
     """Whether an error came twice in the same words and no iteration ever ended: it will again."""
-    began = plan.reached or any(report.iteration for report in reports)
-    return bool(words) and words == plan.words and not began
+    trained = plan.trained or any(report.iteration for report in reports)
+    return bool(words) and words == plan.words and not trained
 
 
 def given_up(spec: JobSpec, attempts: int, reason: str) -> str:

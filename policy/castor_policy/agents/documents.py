@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from castor_policy.agents.evidence import Culprit, Sight
+from castor_policy.agents.history import PastFailure, SetAside
 
 PROTOCOL = 2
 """Goes up when a document changes its meaning; agents of different protocols do not mix."""
@@ -138,6 +139,8 @@ class JobSpec(_Document):
         memory_limit_bytes: most CPU memory a machine may spend on checkpoints; 0: what there is.
         max_attempts: generations in a row without a new complete iteration after which the job
             gives up.
+        set_aside_after: failures of one machine after which a standby takes its place; 0: never.
+        set_aside_within_s: how long a failure counts for that.
         protocol: `PROTOCOL`.
     """
 
@@ -170,6 +173,8 @@ class JobSpec(_Document):
     paced_copy_bps: int = 0
     memory_limit_bytes: int = 0
     max_attempts: int = 5
+    set_aside_after: int = 3
+    set_aside_within_s: float = 3600.0
     protocol: int = PROTOCOL
 
     def __post_init__(self) -> None:
@@ -239,7 +244,13 @@ class Plan(_Document):
         culprits: who is held responsible for the failure before; empty if nobody saw.
         seen: what else was seen of it, a sentence each.
         words: what that failure said, if it was a trainer's own error; see `recurring_words`.
-        reached: the newest iteration that was complete in any generation before.
+        reached: the newest iteration that was complete, or loaded, in any generation before.
+        trained: an iteration has ended in some generation before.
+        failures: which machines failed of late, oldest first; see `history`.
+        aside: agents that fill no place until they are started again.
+        fresh: machines whose agents came to fill them during the job and have not completed an
+            iteration there.
+        unserved: machines that reached no source in the generation before.
     """
 
     generation: int
@@ -259,6 +270,11 @@ class Plan(_Document):
     seen: tuple[str, ...] = ()
     words: str = ""
     reached: int = 0
+    trained: bool = False
+    failures: tuple[PastFailure, ...] = ()
+    aside: tuple[SetAside, ...] = ()
+    fresh: tuple[int, ...] = ()
+    unserved: tuple[int, ...] = ()
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
@@ -272,6 +288,10 @@ class Plan(_Document):
             "addresses": tuple(record["addresses"]),
             "culprits": tuple(Culprit(**one) for one in record.get("culprits", ())),
             "seen": tuple(record.get("seen", ())),
+            "failures": tuple(PastFailure(**one) for one in record.get("failures", ())),
+            "aside": tuple(SetAside(**one) for one in record.get("aside", ())),
+            "fresh": tuple(record.get("fresh", ())),
+            "unserved": tuple(record.get("unserved", ())),
         }
 
     def is_before(self, other: Plan) -> bool:

@@ -38,7 +38,7 @@ class FailureKind(StrEnum):
     CORRUPT = "corrupt"
     """No source had an intact part for a rank."""
     FETCH = "fetch"
-    """A machine reached no source that could give it a rank's part."""
+    """A machine reached no source for a rank's part: it is cut off, or they are."""
     START = "start"
     """The plan came before a machine's gathering."""
     LEFT = "left"
@@ -61,10 +61,10 @@ _STRENGTH: dict[str, int] = {
     FailureKind.HANG: 2,
     FailureKind.MEMORY: 2,
     FailureKind.CORRUPT: 2,
-    FailureKind.FETCH: 2,
     FailureKind.START: 2,
     FailureKind.STALL: 2,
     FailureKind.LEFT: 3,
+    FailureKind.FETCH: 4,
     FailureKind.CONNECTION: 4,
     FailureKind.UNKNOWN: 5,
 }

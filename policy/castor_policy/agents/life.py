@@ -41,10 +41,15 @@ class AgentLife:
         self.root: Root | None = None
         self._view = view
 
-    def handle(self, event: AgentEvent, now_s: float) -> list[Effect]:
+    def handle(self, event: AgentEvent, now_s: float, at_s: float | None = None) -> list[Effect]:
         """Take an event in and return what is to be done, in this order.
 
         The worker comes first: a root on this machine decides on what its own worker has obeyed.
+
+        Args:
+            event: what happened.
+            now_s: the driver's steady clock.
+            at_s: seconds from the job's start by the clock on the wall, see `Root.handle`.
         """
         effects: list[Effect] = []
         if not isinstance(event, ReportChanged):
@@ -52,7 +57,7 @@ class AgentLife:
         if isinstance(event, RootChanged):
             effects += self._take_office(now_s)
         if self.root is not None and isinstance(event, RootEvent):
-            effects += self.root.handle(event, now_s)
+            effects += self.root.handle(event, now_s, at_s)
         return effects
 
     def _take_office(self, now_s: float) -> list[Effect]:

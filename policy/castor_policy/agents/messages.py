@@ -153,12 +153,16 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class FetchFailed:
-    """Machine `source` could not give the part: dead, without it, or with a corrupt copy."""
+    """Machine `source` could not give the part: dead, without it, or with a corrupt copy.
+
+    `unreached`: it gave no answer, or refused this machine: which of the two is at fault is open.
+    """
 
     generation: int
     rank: int
     source: int
     reason: str
+    unreached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

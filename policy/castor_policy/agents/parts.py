@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from castor_policy.agents.documents import JobSpec, Plan
+from castor_policy.agents.evidence import FailureKind
 from castor_policy.agents.messages import (
     Fetch,
     Fetched,
@@ -48,6 +49,8 @@ class PartLoading:
         holdings: Mapping[int, tuple[int, ...]],
     ) -> None:
         self.failed = ""
+        self._unreached = False
+        self._damaged = False
         self.whole = plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
         self._spec = spec
         self._plan = plan
@@ -62,6 +65,12 @@ class PartLoading:
     def settled(self) -> bool:
         """Whether every part is here, or found to be nowhere."""
         return not self._open and not self.failed
+
+    @property
+    def kind(self) -> FailureKind:
+        """What `failed` is: no source was reached, or none had the part intact."""
+        alone = self._unreached and not self._damaged
+        return FailureKind.FETCH if alone else FailureKind.CORRUPT
 
     def begin(self) -> list[WorkerEffect]:
         """Return the first steps; own parts before the replicas of others."""
@@ -95,13 +104,17 @@ class PartLoading:
                 return [found, self._offer(rank, Tier.OWN_MEMORY)]
             case Verified() | TrainerRefused():
                 self._open.add(rank)
+                self._damaged |= rank in self._own
                 return [self._corrupt(rank), *self._next_source(rank, "own copy is corrupt")]
             case Fetched(_, _, source, size_bytes, seconds):
                 self._open.discard(rank)
                 name = f"peer:{self._plan.agents[source]}"
                 found = self._retrieved(rank, name, source, size_bytes, seconds)
                 return [found, self._offer(rank, Tier.PEER)] if rank in self._own else [found]
-            case FetchFailed(_, _, _, reason):
+            case FetchFailed(_, _, _, reason, unreached):
+                if rank in self._own:
+                    self._unreached |= unreached
+                    self._damaged |= not unreached
                 return self._next_source(rank, reason)
 
     def _next_source(self, rank: int, why: str) -> list[WorkerEffect]:

@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from castor_policy.agents.documents import AgentReport, Phase, Plan, State
+from castor_policy.agents.evidence import FailureKind
 
 LOST = "the store lost the newest plan"
 """Reason of a generation that begins because nobody who decides knows the one before."""
 
 _BEYOND_GATHERING = (State.LOADING, State.RUNNING, State.FAILED, State.FINISHED)
+"""What a machine is only in a generation that loads; memory may be refused before."""
 
 
 def later(plan: Plan | None, known: Plan | None) -> Plan | None:
@@ -49,7 +51,9 @@ def repaired(
         return None
     newest = newest_generation(reports)
     loaded = base.phase == Phase.GATHER and any(
-        report.generation == base.generation and report.state in _BEYOND_GATHERING
+        report.generation == base.generation
+        and report.state in _BEYOND_GATHERING
+        and report.kind != FailureKind.MEMORY
         for name in base.agents
         if (report := reports.get(name)) is not None
     )
@@ -62,6 +66,12 @@ def repaired(
             incarnations=base.incarnations,
             reason=LOST,
             attempts=base.attempts,
+            words=base.words,
+            reached=max(base.reached, base.iteration),
+            trained=base.trained,
+            failures=base.failures,
+            aside=base.aside,
+            fresh=base.fresh,
         )
     return None if base is plan else base
 

@@ -14,13 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from castor_policy.agents.attempts import (
-    furthest,
-    given_up,
-    moved_on,
-    recurring_words,
-    recurs_at_start,
-)
+from castor_policy.agents.attempts import counted
 from castor_policy.agents.culprit import (
     Verdict,
     detected,
@@ -31,6 +25,8 @@ from castor_policy.agents.culprit import (
 )
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
 from castor_policy.agents.evidence import Culprit, FailureKind
+from castor_policy.agents.fitness import refused, remembered, worn_out
+from castor_policy.agents.following import following, put_aside
 from castor_policy.agents.gathering import (
     awaited,
     decided,
@@ -38,6 +34,7 @@ from castor_policy.agents.gathering import (
     in_all_storage,
     storage_silent,
 )
+from castor_policy.agents.history import is_aside
 from castor_policy.agents.messages import (
     AskPersist,
     Log,
@@ -110,13 +107,22 @@ class Root:
         self._failed_since: tuple[int, float] | None = None
         self._patience = Patience()
         self._storage_overdue = False
+        self._at_s = 0.0
         self._requested_s: dict[int, float] = {}
         self._persist_due_s = now_s + spec.persist_every_s
         self._asked = 0
         self._pace_from: tuple[float, int] | None = None
 
-    def handle(self, event: RootEvent, now_s: float) -> list[RootEffect]:
-        """Take an event in and return what is to be done."""
+    def handle(self, event: RootEvent, now_s: float, at_s: float | None = None) -> list[RootEffect]:
+        """Take an event in and return what is to be done.
+
+        Args:
+            event: what happened.
+            now_s: the driver's steady clock.
+            at_s: seconds from the job's start by the clock on the wall, which roots share;
+                None: `now_s` does.
+        """
+        self._at_s = now_s if at_s is None else at_s
         match event:
             case PlanChanged(plan, revision) if revision > self._revision:
                 self.plan, self._revision = plan, revision
@@ -174,7 +180,7 @@ class Root:
 
     def _begin(self, now_s: float) -> list[RootEffect]:
         waited = now_s - self._since_s >= BEGIN_WITHOUT_S
-        ready = [report for report in self._free_agents(()) if waited or not report.standby]
+        ready = [report for report in self._free_agents(None, ()) if waited or not report.standby]
         if len(ready) < self.spec.machines:
             missing = range(len(ready), self.spec.machines) if waited else range(0)
             return self._requested([(machine, f"0-{machine}") for machine in missing], now_s)
@@ -195,6 +201,9 @@ class Root:
     # ---- GATHER: fill machines, learn what is held, decide ----------------------------------
 
     def _gather(self, plan: Plan, now_s: float) -> list[RootEffect]:
+        members = [self._member(plan, machine) for machine in range(self.spec.machines)]
+        if unable := refused(plan, members):
+            return self._put_aside(plan, unable, now_s)
         self._give_up_silent(plan, now_s)
         filled, effects = self._fill(plan, now_s)
         if (filled.agents, filled.incarnations) != (plan.agents, plan.incarnations):
@@ -203,18 +212,27 @@ class Root:
         gathered = [r for r in reports if r is not None and has_gathered(plan, r)]
         if len(gathered) < self.spec.machines:
             return effects
+        return [*effects, *self._choose(plan, gathered, now_s)]
+
+    def _choose(
+        self, plan: Plan, gathered: Sequence[AgentReport], now_s: float
+    ) -> list[RootEffect]:
+        """Decide what to load, by what all machines hold."""
         chosen = decided(self.spec, self._placement, plan, gathered)
         if chosen is None:
             if self._storage_overdue:
                 failed = replace(plan, phase=Phase.FAILED, reason=storage_silent(self.spec))
-                return [*effects, self._write(failed)]
-            return effects
+                return [self._write(failed)]
+            return []
+        free = self._free_agents(plan, plan.agents)
+        worn = worn_out(self.spec, self._placement, plan, chosen, gathered, free)
+        if worn:
+            return self._put_aside(plan, worn, now_s)
         persistent = in_all_storage(gathered)
         if self._asked and persistent is not None and self._asked not in persistent:
             # It was being written, or was yet to come: what a failure tore is written again.
             self._persist_due_s = min(self._persist_due_s, now_s)
         return [
-            *effects,
             Log(
                 EventKind.PLANNED,
                 {
@@ -224,7 +242,7 @@ class Root:
                     "term": self.term,
                 },
             ),
-            self._write(chosen),
+            self._write(counted(plan, chosen)),
         ]
 
     def _give_up_silent(self, plan: Plan, now_s: float) -> None:
@@ -238,6 +256,15 @@ class Root:
             report = members[one.machine]
             if report is not None:
                 self._patience.give_up(report)
+
+    def _put_aside(self, plan: Plan, reasons: Mapping[int, str], now_s: float) -> list[RootEffect]:
+        """Give these machines' places to others, within the generation."""
+        effects: list[RootEffect] = []
+        for machine, reason in sorted(reasons.items()):
+            plan, told = put_aside(plan, machine, reason)
+            effects.append(told)
+        filled, filling = self._fill(plan, now_s)
+        return [*effects, *filling, self._write(filled)]
 
     def _fill(self, plan: Plan, now_s: float) -> tuple[Plan, list[RootEffect]]:
         """Give every machine without a live agent one, or ask for one."""
@@ -259,9 +286,11 @@ class Root:
                 incarnations[machine] = report.incarnation
             if not agents[machine]:
                 empty.append(machine)
-        free = self._free_agents(agents)
+        free = self._free_agents(plan, agents)
+        fresh = list(plan.fresh)
         for machine in empty:
             if free:
+                fresh.append(machine)
                 report = free.pop(0)
                 agents[machine], incarnations[machine] = report.agent, report.incarnation
                 self._requested_s.pop(machine, None)
@@ -277,11 +306,14 @@ class Root:
                 )
             else:
                 effects += self._requested([(machine, f"{plan.generation}-{machine}")], now_s)
+        new = [gone for gone in lost if gone not in plan.culprits]
         filled = replace(
             plan,
             agents=tuple(agents),
             incarnations=tuple(incarnations),
-            culprits=(*plan.culprits, *(one for one in lost if one not in plan.culprits)),
+            culprits=(*plan.culprits, *new),
+            failures=remembered(self.spec, plan.failures, new, self._at_s),
+            fresh=tuple(sorted(set(fresh))),
         )
         return filled, effects
 
@@ -294,12 +326,15 @@ class Root:
                 effects.append(RequestMachine(self.term, request))
         return effects
 
-    def _free_agents(self, taken: Sequence[str]) -> list[AgentReport]:
+    def _free_agents(self, plan: Plan | None, taken: Sequence[str]) -> list[AgentReport]:
         """Live agents that fill no machine; ordinary ones before standbys, then by name."""
+        aside = plan.aside if plan is not None else ()
         free = [
             report
             for report in self.reports.values()
-            if report.agent not in taken and not self._patience.is_given_up(report)
+            if report.agent not in taken
+            and not self._patience.is_given_up(report)
+            and not is_aside(aside, report.agent, report.incarnation)
         ]
         return sorted(free, key=lambda report: (report.standby, _natural(report.agent)))
 
@@ -345,44 +380,20 @@ class Root:
     def _next_generation(
         self, plan: Plan, verdict: Verdict, current: Sequence[AgentReport]
     ) -> list[RootEffect]:
-        words = recurring_words(verdict.culprits)
-        attempts = 0 if moved_on(plan, current, words) else plan.attempts + 1
-        next_plan = Plan(
-            generation=plan.generation + 1,
-            term=self.term,
-            phase=Phase.GATHER,
-            agents=plan.agents,
-            incarnations=plan.incarnations,
-            reason=verdict.reason,
-            attempts=attempts,
-            thorough=any(one.kind == FailureKind.CORRUPT for one in verdict.culprits),
-            culprits=verdict.culprits,
-            seen=verdict.others,
-            words=words,
-            reached=max(plan.reached, furthest(current)),
+        next_plan, told = following(
+            self.spec,
+            plan,
+            verdict,
+            current,
+            {report.agent: report.incarnation for report in self.reports.values()},
+            self._at_s,
+            is_replaceable=bool(self._free_agents(plan, plan.agents)),
         )
-        # Of a lost machine it is told where its place is filled.
-        effects: list[RootEffect] = [
-            detected(next_plan.generation, one, verdict.others)
-            for one in verdict.culprits or (None,)
-            if one is None or one.kind not in (FailureKind.LEASE, FailureKind.SILENT)
-        ]
-        given_up = self._given_up(plan, verdict, current, attempts)
-        if given_up:
-            failed = replace(next_plan, phase=Phase.FAILED, generation=plan.generation)
-            return [*effects, self._write(replace(failed, reason=given_up))]
+        if next_plan.phase == Phase.FAILED:
+            return [*told, self._write(next_plan)]
         # Machines are filled in the same write: with a standby at hand there is one round only.
         filled, filling = self._fill(next_plan, float("-inf"))
-        return [*effects, *filling, self._write(filled)]
-
-    def _given_up(
-        self, plan: Plan, verdict: Verdict, current: Sequence[AgentReport], attempts: int
-    ) -> str:
-        if any(one.kind == FailureKind.MEMORY for one in verdict.culprits):
-            return verdict.reason
-        if recurs_at_start(plan, current, recurring_words(verdict.culprits)):
-            return f"the same error twice before the first iteration: {verdict.reason}"
-        return given_up(self.spec, attempts, verdict.reason)
+        return [*told, *filling, self._write(filled)]
 
     def _member(self, plan: Plan, machine: int) -> AgentReport | None:
         """Return the report of the agent that fills `machine`, in the life that the plan names."""

@@ -358,7 +358,7 @@ class Worker:
             return []
         effects = self._parts.handle(event)
         if self._parts.failed:
-            return [*effects, *self._fail(FailureKind.CORRUPT, self._parts.failed)]
+            return [*effects, *self._fail(self._parts.kind, self._parts.failed)]
         return [*effects, *self._settled()]
 
     def _settled(self) -> list[WorkerEffect]:

@@ -207,7 +207,8 @@ class Agent:
     async def _take(self, event: StoreSeen) -> None:
         assert self._life is not None
         self._taking_since_s = now_s = time.monotonic()
-        await self._carry_out(self._life.handle(event, now_s))
+        at_s = (time.time_ns() - self._spec.started_ns) / 1e9
+        await self._carry_out(self._life.handle(event, now_s, at_s))
         self._taking_since_s = None
         if isinstance(event, Tick) and self._life.worker.machine is None:
             self._machine.make_ready()

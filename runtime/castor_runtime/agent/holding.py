@@ -25,7 +25,13 @@ from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.agent.storage_view import AT_ONCE_S, StorageView
 from castor_runtime.arena import ArenaError
-from castor_runtime.transport import PartMissingError, PeerClient, PeerError
+from castor_runtime.transport import (
+    PartMissingError,
+    PeerClient,
+    PeerError,
+    PeerRefusedError,
+    PeerUnreachableError,
+)
 
 ResultT = TypeVar("ResultT")
 
@@ -176,7 +182,10 @@ class Holding:
             )
         except (PeerError, ArenaError) as error:
             reason = f"machine {effect.source}: {error}"
-            self._emit(FetchFailed(effect.generation, effect.rank, effect.source, reason))
+            unreached = isinstance(error, PeerUnreachableError | PeerRefusedError)
+            self._emit(
+                FetchFailed(effect.generation, effect.rank, effect.source, reason, unreached)
+            )
             return
         seconds = time.monotonic() - began_s
         self._emit(Fetched(effect.generation, effect.rank, effect.source, got.bytes, seconds))

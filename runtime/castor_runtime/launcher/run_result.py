@@ -48,6 +48,8 @@ class Recovery:
         iteration: what all ranks resumed from; None if they did not.
         iterations_lost: iterations that had ended before and had to be done again.
         seconds: `PARTS` and "total"; None for a part that was not reached.
+        culprits: who was held responsible, in order; empty: nobody saw what failed.
+        seen: what others saw of it, a sentence each.
     """
 
     generation: int
@@ -59,6 +61,8 @@ class Recovery:
     iteration: int | None = None
     iterations_lost: int | None = None
     seconds: Mapping[str, float | None] = field(default_factory=dict)
+    culprits: tuple[Mapping[str, Any], ...] = ()
+    seen: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it: keys of objects are strings."""
@@ -156,11 +160,29 @@ def _recovery(log: _Log, tried: tuple[int, ...]) -> Recovery:
         kind="hardware" if hardware else str(seen[0].fields.get("failure", "")),
         cause="; ".join(dict.fromkeys(str(event.fields.get("cause", "")) for event in seen)),
         machines=_machines(failures) or _machines(seen),
+        culprits=_culprits(seen),
+        seen=_seen_by_others(seen),
         sources={rank: str(e.fields.get("source", "")) for rank, e in sorted(retrieved.items())},
         iteration=iteration,
         iterations_lost=lost,
         seconds=_seconds(log, tried, failures, retrieved, resumed),
     )
+
+
+def _culprits(detected: Iterable[Event]) -> tuple[dict[str, Any], ...]:
+    """Return who was named: {"machine", "rank", "agent", "how", "cause"}."""
+    keys = ("machine", "rank", "agent", "how", "cause")
+    named = [e for e in detected if e.fields.get("machine") is not None]
+    found = [{key: event.fields.get(key) for key in keys} for event in named]
+    return tuple(one for index, one in enumerate(found) if one not in found[:index])
+
+
+def _seen_by_others(detected: Iterable[Event]) -> tuple[str, ...]:
+    told: dict[str, None] = {}
+    for event in detected:
+        seen = event.fields.get("seen")
+        told.update(dict.fromkeys(map(str, seen if isinstance(seen, list) else ())))
+    return tuple(told)
 
 
 def _reached(log: _Log, generation: int) -> int:

@@ -76,9 +76,13 @@ class Screen:
                 self._completed(event)
             case kind if kind in _LINES:
                 template, style = _LINES[kind]
-                fields = {**event.fields, "who": _culprit(event.fields)}
+                fields = {
+                    **event.fields,
+                    "who": _culprit(event.fields),
+                    "does": _does(event.fields),
+                }
                 text = _shortened(template.format_map(_Shown(fields)))
-                if not self._quiet or kind in (EventKind.FAILURE, EventKind.DETECTED):
+                if not self._quiet or kind in _ALWAYS:
                     self.say(event.time_ns, text, style)
             case _:
                 pass
@@ -180,6 +184,13 @@ def _culprit(fields: Mapping[str, Any]) -> str:
     return "" if machine is None else f"machine {machine} ({agent}): "
 
 
+def _does(fields: Mapping[str, Any]) -> str:
+    """Return what becomes of a machine that fails too often, or cannot do its work."""
+    reason = fields.get("reason")
+    stays = f"stays although it {reason}; no standby is free to take its place"
+    return stays if fields.get("stays") else f"is set aside: it {reason}"
+
+
 class _Shown(dict[str, Any]):
     """An event's fields for a template: those that are missing are shown as "?"."""
 
@@ -190,6 +201,8 @@ class _Shown(dict[str, Any]):
         return "?"
 
 
+_ALWAYS = (EventKind.FAILURE, EventKind.DETECTED, EventKind.SET_ASIDE)
+
 _LINES: dict[EventKind, tuple[str, str]] = {
     EventKind.RUN_STARTED: ("{machines} machines, {ranks} ranks, {replicas} replicas", "bold"),
     EventKind.FAILURE: ("FAILURE injected: {target} ({failure}), iteration {iteration}", "red"),
@@ -198,6 +211,7 @@ _LINES: dict[EventKind, tuple[str, str]] = {
         "plan: generation {generation} loads iteration {iteration} from {tier}",
         "cyan",
     ),
+    EventKind.SET_ASIDE: ("machine {machine}: {agent} {does}", "yellow"),
     EventKind.REPLACED: ("machine {machine} is now filled by {agent}", "cyan"),
     EventKind.REDUNDANT: ("machine {machine} holds all its replicas", ""),
     EventKind.ROOT_ELECTED: ("{agent} is root, term {term}", ""),

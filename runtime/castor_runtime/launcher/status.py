@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, State
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
 from castor_policy.events import Event
 from castor_runtime.arena.errors import ArenaError
 from castor_runtime.arena.replica import Replica
@@ -58,7 +59,14 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
         "complete_iteration": min((shard["complete"] for shard in shards), default=0),
         "degraded": not over and not all(machine["redundant"] for machine in machines),
         "machines": machines,
-        "standbys": [_machine(None, n, view.reports[n], records.get(n)) for n in standbys],
+        "attempts": 0 if plan is None else plan.attempts,
+        "last_failure": _last_failure(plan),
+        "failures": _failures(plan),
+        "standbys": [
+            _machine(None, n, view.reports[n], records.get(n))
+            | {"set_aside": _aside(plan, view.reports[n])}
+            for n in standbys
+        ],
         "shards": shards,
         "persistent": sorted(
             {i for report in view.reports.values() for i in report.persistent or ()}
@@ -83,6 +91,29 @@ def _machine(
         "address": report.address if report is not None else "",
         "memory_bytes": record.memory_bytes() if record is not None else None,
     }
+
+
+def _last_failure(plan: Plan | None) -> dict[str, Any] | None:
+    """Return who is held responsible for the last failure, and what else was seen of it."""
+    if plan is None or not (plan.culprits or plan.seen):
+        return None
+    return {"culprits": [asdict(one) for one in plan.culprits], "seen": list(plan.seen)}
+
+
+def _failures(plan: Plan | None) -> dict[str, dict[str, Any]]:
+    """Return for each agent that failed of late how often, and the last cause."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in plan.failures if plan is not None else ():
+        times = found.get(one.agent, {"times": 0})["times"] + 1
+        found[one.agent] = {"times": times, "last": one.cause}
+    return found
+
+
+def _aside(plan: Plan | None, report: AgentReport) -> str:
+    """Return why this life of an agent is set aside; "" if it is not."""
+    entries = plan.aside if plan is not None else ()
+    named = (e for e in entries if (e.agent, e.incarnation) == (report.agent, report.incarnation))
+    return next((entry.reason for entry in named), "")
 
 
 def _shards(

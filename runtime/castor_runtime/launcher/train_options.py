@@ -79,6 +79,7 @@ def job_spec(
     chunk: str,
     memory_limit: str,
     max_attempts: int,
+    set_aside_after: int = 3,
     mu: float = 0.9,
     buffer: str = "",
     parts: int = 4,
@@ -144,6 +145,7 @@ def job_spec(
         if memory_limit
         else 0,
         max_attempts=max_attempts,
+        set_aside_after=set_aside_after,
         hang_s=_limit_s(hang, "--hang"),
         stall_s=_limit_s(stall, "--stall"),
         startup_s=_limit_s(startup, "--startup"),

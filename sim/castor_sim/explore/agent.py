@@ -46,7 +46,7 @@ from castor_policy.store import TxnResult
 from castor_sim.explore.checkpoint_model import Memory
 from castor_sim.explore.machine import carry_out
 from castor_sim.explore.session import Session
-from castor_sim.explore.training import Trainer
+from castor_sim.explore.training import LOST_PEER, OWN_ERROR, Trainer
 
 if TYPE_CHECKING:
     from castor_sim.explore.world import World
@@ -213,9 +213,9 @@ class SimulatedAgent:
     def trainer_ended(self, trainer: Trainer, code: int) -> None:
         """Pass on that a trainer's process has ended, unless it was killed from here."""
         if self.trainers.get(trainer.rank) is trainer:
-            # By itself a trainer ends with an error only where its peers have gone.
-            lost = code == 1
-            self.see(TrainerEnded(trainer.generation, trainer.rank, code, lost_peer=lost))
+            said = "ScriptError" if code == OWN_ERROR else ""
+            lost = code == LOST_PEER
+            self.see(TrainerEnded(trainer.generation, trainer.rank, code, said, lost_peer=lost))
 
     def _watch_trainers(self) -> None:
         self._watch_progress()

@@ -153,7 +153,7 @@ def _fetch(agent: SimulatedAgent, effect: Fetch) -> None:
     index = replica.begin(effect.iteration, effect.generation, None)
     peer = _peer(agent, effect.address)
     if peer is None:
-        _fail(agent, effect, "cannot be reached")
+        _fail(agent, effect, "cannot be reached", unreached=True)
         return
     theirs = peer.host.memory.get(effect.rank)
     place = theirs.find(effect.iteration) if theirs is not None else None
@@ -175,7 +175,7 @@ def _fetched(
     first: list[Chunk],
 ) -> None:
     if _peer(agent, effect.address) is not peer:
-        _fail(agent, effect, "went away")
+        _fail(agent, effect, "went away", unreached=True)
         return
     replica = agent.host.memory[effect.rank]
     theirs = peer.host.memory.get(effect.rank)
@@ -191,8 +191,8 @@ def _fetched(
     agent.see(Fetched(effect.generation, effect.rank, effect.source, len(digests), 0.0))
 
 
-def _fail(agent: SimulatedAgent, effect: Fetch, reason: str) -> None:
-    said = FetchFailed(effect.generation, effect.rank, effect.source, reason)
+def _fail(agent: SimulatedAgent, effect: Fetch, reason: str, *, unreached: bool = False) -> None:
+    said = FetchFailed(effect.generation, effect.rank, effect.source, reason, unreached)
     _begin(agent, _REFUSED_S, lambda: agent.see(said))
 
 

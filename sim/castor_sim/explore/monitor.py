@@ -248,7 +248,8 @@ class Monitor:
     def _check_given_up(self, plan: Plan) -> None:
         """Check that the job is given up only after as many attempts as its user allows (11)."""
         attempts = self._fruitless + 1
-        if attempts <= self._world.spec.max_attempts:
+        hopeless = self._world.script_error is not None and not self._progress and attempts > 1
+        if attempts <= self._world.spec.max_attempts and not hopeless:
             what = f"after {attempts} generations without an iteration"
             raise Violation(11, f"the root gave the job up {what}: {plan.reason}")
 

@@ -33,6 +33,12 @@ _BLOCKED_S = 0.1  # who is kept from going on tries again so often
 _NOTICE_S = (0.02, 1.0)  # until a rank sees a dead peer's connection break
 _NOTICES = 0.7  # the others hang in the collective
 
+LOST_PEER = 1
+"""Exit code of a trainer whose connection to another one broke."""
+
+OWN_ERROR = 2
+"""Exit code of a trainer whose script fails."""
+
 GroupKey = tuple[int, str]
 """(generation, rendezvous): trainers meet who were given the same."""
 
@@ -212,7 +218,7 @@ class Group:
 
     def _notice(self, trainer: Trainer) -> None:
         if trainer.can_run():
-            trainer.end(1)
+            trainer.end(LOST_PEER)
 
     def redundant(self, agent: SimulatedAgent) -> None:
         """Begin captures that waited for the machine's replicas to be settled."""
@@ -281,7 +287,7 @@ class Group:
         reached = error.iteration - (not after_the_update)
         if member is None or not member.alive or member.iteration < reached:
             return False
-        member.end(1)
+        member.end(OWN_ERROR)
         return True
 
     def _capture(self, member: Trainer) -> None:
