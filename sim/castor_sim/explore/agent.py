@@ -61,6 +61,7 @@ _LATENCY_S = (0.001, 0.01)
 _SELDOM_S = (0.02, 0.3)  # a few messages take much longer, and are overtaken
 _SELDOM = 0.05
 _STOP_S = (0.005, 0.05)
+_GIVEN_UP_LATE = 0.3
 
 
 @dataclass(slots=True, eq=False)
@@ -251,8 +252,10 @@ class SimulatedAgent:
             case Campaign():
                 self.session.campaign()
             case StopTrainers():
-                self.stop_trainers()
-                self.hold(self.draw.uniform(*_STOP_S), _nothing)
+                # What was begun may answer until it is given up: before the trainers end, or after.
+                late = self.draw.random() < _GIVEN_UP_LATE
+                self.stop_trainers(give_up=not late)
+                self.hold(self.draw.uniform(*_STOP_S), self._give_up if late else _nothing)
             case Exit(code, reason):
                 self.world.note(f"{self.incarnation} exits with {code} {reason}")
                 self.exited = code
@@ -264,9 +267,13 @@ class SimulatedAgent:
             case _:
                 carry_out(self, effect)
 
-    def stop_trainers(self) -> None:
-        """Kill the trainers and give up fetches, verifications and inspections."""
+    def _give_up(self) -> None:
         self.work += 1
+
+    def stop_trainers(self, *, give_up: bool) -> None:
+        """Kill the trainers and give up fetches, verifications and inspections."""
+        if give_up:
+            self._give_up()
         for trainer in self.trainers.values():
             trainer.kill()
         self.trainers.clear()

@@ -33,11 +33,18 @@ def flipped(chunk: Chunk) -> Chunk:
 
 
 class Replica:
-    """One rank's part on one machine: two buffers, each with a header and a table of digests."""
+    """One rank's part on one machine: two buffers, each with a header and a table of digests.
 
-    __slots__ = ("_chunks", "_digests", "headers")
+    Attributes:
+        headers: of the buffers.
+        given_up: what generations before this one wrote here was given up: another agent was given
+            the machine's place, and training went on.
+    """
+
+    __slots__ = ("_chunks", "_digests", "given_up", "headers")
 
     def __init__(self) -> None:
+        self.given_up = 0
         self.headers = [BufferHeader(BufferState.EMPTY), BufferHeader(BufferState.EMPTY)]
         self._chunks: list[list[Chunk]] = [[], []]
         self._digests: list[list[Chunk]] = [[], []]

@@ -30,7 +30,7 @@ _SPAN_S = {
     "full": (1.0, 12.0),
 }
 _VALUES = {
-    "crash": (0.0, 0.0, 1.0),
+    "crash": (0.0, 1.0),
     "pause": (0.0, 1.0),
     "slow": (3.0, 10.0, 30.0),
     "loss": (0.1, 0.3, 0.6),
@@ -102,7 +102,8 @@ def _draw_one(
     agents, ranks = sizes
     low, high = _SPAN_S.get(kind, (0.0, 0.0))
     span_s = draw.uniform(low, high)
-    lag_s = draw.choice((0.0, draw.uniform(0.0, 0.2), draw.uniform(0.0, 1.5))) if after else 0.0
+    lag_s = draw.choice((0.0, draw.uniform(0.0, 0.2), draw.uniform(0.0, 1.5), draw.uniform(0, 5)))
+    lag_s = lag_s if after else 0.0
     aimed, other, value = draw.randrange(agents), 0, 0.0
     if kind in ("crash", "mount"):
         span_s = draw.choice((0.0, span_s))

@@ -16,9 +16,10 @@ INVARIANTS = {
     11: "once faults stop, the job reaches its last iteration, or the one where its script fails",
     12: "no agent believes in its lease for longer than the store does",
     13: "a generation loads only after every machine has stopped its trainers and read its memory",
-    14: "memory of another run, or of a generation that was given up, is never offered",
+    14: "no plan rests on memory of another run, or of a generation that was given up",
     15: "what can be recovered is recovered within a bound",
     16: "no event makes an agent raise",
+    17: "a good replica is given up only for a newer one in its place",
 }
 """What must hold, by number."""
 

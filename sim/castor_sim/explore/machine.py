@@ -51,6 +51,7 @@ def carry_out(  # noqa: C901, PLR0912 - one branch an effect
         case Keep(iteration):
             _keep(agent, iteration)
         case Forget():
+            agent.world.monitor.forgets(agent)
             agent.host.memory.clear()
         case StartTrainers(plan, machine):
             for rank in agent.world.spec.ranks_held_by(machine):

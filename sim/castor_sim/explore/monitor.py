@@ -40,6 +40,8 @@ class Gathered:
 
     holdings: Mapping[int, Sequence[int]]
     persistent: frozenset[int] | None
+    foreign: str = ""
+    """What of it is of another run, or was given up: no plan may rest on it."""
 
 
 class Monitor:
@@ -55,6 +57,7 @@ class Monitor:
         self._lost: set[tuple[int, int]] = set()
         self._stored: set[int] = set()
         self._gathered: dict[tuple[int, str], Gathered] = {}
+        self._trains = 0
         self._fruitless = 0
         self._after_faults = 0
 
@@ -91,6 +94,7 @@ class Monitor:
         persistent: Sequence[int] | None,
     ) -> None:
         """Check what a machine offers (invariants 1 and 14); storage may not have answered yet."""
+        foreign = ""
         for rank, iterations in holdings.items():
             replica = agent.host.memory[rank]
             for iteration in iterations:
@@ -99,10 +103,11 @@ class Monitor:
                 if index is None:
                     raise Violation(1, f"{what}, which is not complete there")
                 states = {state for state, _ in replica.chunks(index)}
-                if len(states) == 1 and not self._is_right(replica, index, rank):
-                    raise Violation(14, f"{what}, which is of another run or was given up")
+                wrong = len(states) == 1 and not self._is_right(replica, index, rank)
+                if wrong or replica.headers[index].generation < replica.given_up:
+                    foreign = f"{what}, which is of another run or was given up"
         read = None if persistent is None else frozenset(persistent)
-        self._gathered[generation, agent.incarnation] = Gathered(dict(holdings), read)
+        self._gathered[generation, agent.incarnation] = Gathered(dict(holdings), read, foreign)
 
     def storage_read(
         self, agent: SimulatedAgent, generation: int, persistent: Sequence[int]
@@ -110,6 +115,11 @@ class Monitor:
         """Take in what storage said after an inspection that did not wait for it."""
         key = generation, agent.incarnation
         self._gathered[key] = replace(self._gathered[key], persistent=frozenset(persistent))
+
+    def forgets(self, agent: SimulatedAgent) -> None:
+        """Check that no trainer runs on memory that is given back (9)."""
+        if any(trainer.alive for trainer in agent.trainers.values()):
+            raise Violation(9, f"{agent.incarnation} forgets while its trainers run")
 
     def renewed(self, agent: SimulatedAgent) -> None:
         """Check how long an agent believes in its lease (invariant 12)."""
@@ -154,9 +164,20 @@ class Monitor:
 
     def collective_ended(self, generation: int) -> None:
         """Check that no older generation goes on (8); a rank that wakes may end what it began."""
+        if generation > self._trains:
+            self._trains = generation
+            self._give_up_memory(generation)
         newest = max(self._loads, default=0)
         if generation < newest:
             raise Violation(8, f"generation {generation} goes on while {newest} trains")
+
+    def _give_up_memory(self, generation: int) -> None:
+        """Take in that what machines without a place hold is of the past from now on."""
+        members = self._loads[generation].agents if generation in self._loads else ()
+        for host in self._world.hosts.values():
+            if host.name not in members:
+                for replica in host.memory.values():
+                    replica.given_up = generation
 
     def iteration_ended(self, trainer: Trainer) -> None:
         """Check who makes progress, and to which state (invariants 3, 8 and 9)."""
@@ -264,6 +285,8 @@ class Monitor:
                 raise Violation(13, f"{what} was inspected in this generation")
             if agent is not None and agent.incarnation == life and agent.trainers:
                 raise Violation(13, f"{what} had stopped its trainers")
+            if found.foreign:
+                raise Violation(14, f"{_name(plan)} rests on what {found.foreign}")
             gathered.append(found)
         read = [found.persistent for found in gathered if found.persistent is not None]
         persistent = frozenset.intersection(*read) if read else frozenset()
@@ -277,6 +300,7 @@ class Monitor:
             raise Violation(5, f"{_name(plan)}, which not every machine sees: {sorted(persistent)}")
         if plan.tier in (Tier.OWN_MEMORY, Tier.PEER):
             self._check_offered(plan, gathered)
+            self._check_copies(plan, gathered)
 
     def _check_offered(self, plan: Plan, gathered: Sequence[Gathered]) -> None:
         for shard, places in enumerate(plan.sources):
@@ -285,6 +309,30 @@ class Monitor:
                     if plan.iteration not in gathered[place].holdings.get(rank, ()):
                         what = f"{_name(plan)}: machine {place} is a source of shard {shard}"
                         raise Violation(1, f"{what}, but holds no such part of rank {rank}")
+
+    def _check_copies(self, plan: Plan, gathered: Sequence[Gathered]) -> None:
+        """Check that nobody drops an older replica for one that it does not have (17)."""
+        spec = self._world.spec
+        for older in self._recoverable(gathered):
+            for place, found in enumerate(gathered if older < plan.iteration else ()):
+                for rank in spec.ranks_held_by(place):
+                    held = found.holdings.get(rank, ())
+                    if older in held and plan.iteration not in held:
+                        what = f"{_name(plan)}: machine {place} drops rank {rank} at {older}"
+                        raise Violation(17, f"{what}, which every rank could load")
+
+    def _recoverable(self, gathered: Sequence[Gathered]) -> set[int]:
+        """Return the iterations of which some machine has each rank's part."""
+        spec = self._world.spec
+        each = []
+        for shard, row in enumerate(spec.replicas):
+            whole: set[int] = set()
+            for place in row:
+                held = gathered[place].holdings
+                parts = [set(held.get(rank, ())) for rank in spec.ranks_of(shard)]
+                whole |= set.intersection(*parts)
+            each.append(whole)
+        return set.intersection(*each)
 
     def _check_iteration(self, plan: Plan) -> None:
         spec, newest = self._world.spec, self._whole_iteration

@@ -131,6 +131,7 @@ class World:
         self.truth = Truth(self.run_number, ranks)
         self.storage = Storage(ranks, self.spec.persist_keep)
         self.agents: dict[str, SimulatedAgent] = {}
+        self.hosts: dict[str, Host] = {}
         self.meetings = 0
         self._groups: dict[GroupKey, Group] = {}
         self._served: set[str] = set()
@@ -184,6 +185,7 @@ class World:
         running = self.agents.get(host.name)
         if running is not None and (running.alive or running.exited is not None):
             return
+        self.hosts[host.name] = host
         agent = SimulatedAgent(self, host)
         self.agents[host.name] = agent
         self.note(f"{agent.incarnation} starts")
