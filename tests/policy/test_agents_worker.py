@@ -346,6 +346,19 @@ def test_a_persistent_iteration_is_written_only_if_it_is_yet_to_come() -> None:
 # ---- the session ---------------------------------------------------------------------------------
 
 
+def test_an_inspection_of_memory_that_was_forgotten_since_is_no_answer() -> None:
+    """A place is taken and given back within one generation: only its last reading counts."""
+    made = worker()
+    told(made, PlanChanged(gather(2), 4))
+    told(made, PlanChanged(gather(2, ("spare-0", *NAMES[1:])), 5))
+    again = told(made, PlanChanged(gather(2), 6))
+    (asked,) = [effect for effect in again if isinstance(effect, Inspect)]
+    assert told(made, Inspected(2, {0: (5,)}, (), "node-0:99")) == []
+    (report,) = told(made, Inspected(2, {}, (), "node-0:99", asked.asked))
+    assert isinstance(report, Report)
+    assert (report.report.state, report.report.holdings) == (State.GATHERED, {})
+
+
 def test_what_was_planned_meanwhile_comes_before_the_report_of_a_new_session() -> None:
     made = training()
     told(made, SessionLost())

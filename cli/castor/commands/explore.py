@@ -8,7 +8,7 @@ import shlex
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,11 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
-    from castor_sim.explore.run import Found, Search
+    from castor_sim.explore.reached import Reached
+    from castor_sim.explore.run import Explored, Found, Search
 
 _STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 _INTERRUPTED = 130
 _CRASHED = 3
+_UNSEEN = 12
 _BATCH = 25
 _SHOWN = 3
 _LAST_NOTES = 25
@@ -45,6 +47,10 @@ def explore(
     broken: Annotated[
         str, typer.Option(metavar="NAME", help="Break the protocol on purpose (docs/explore.md).")
     ] = "",
+    *,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Say what was not reached; several times slower.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: one a core.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False,
 ) -> None:
@@ -76,7 +82,7 @@ def explore(
         shape = Shape(**given) if given else None
     except ValueError as error:
         raise InputError(str(error)) from error
-    search = Search(shape, _kinds(faults), broken)
+    search = Search(shape, _kinds(faults), broken, coverage)
     if replay is not None:
         inline = replay.lstrip().startswith("[")
         text = replay if inline else Path(replay).read_text(encoding="utf-8")
@@ -84,11 +90,11 @@ def explore(
         return
     wanted = range(first_seed, first_seed + seeds)
     try:
-        found = _search(search, wanted, jobs or os.cpu_count() or 1)
+        explored = _search(search, wanted, jobs or os.cpu_count() or 1)
     except KeyboardInterrupt:
         _STDERR.print("interrupted", markup=False)
         raise typer.Exit(_INTERRUPTED) from None
-    _report(search, found, wanted, as_json=as_json)
+    _report(search, explored, wanted, as_json=as_json)
 
 
 def _kinds(text: str) -> tuple[str, ...]:
@@ -104,26 +110,31 @@ def _kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def _search(search: Search, seeds: range, jobs: int) -> list[Found]:
+def _search(search: Search, seeds: range, jobs: int) -> Explored:
     from castor_analysis.sweep_workers import Workers
-    from castor_sim.explore.run import run_seeds
+    from castor_sim.explore.run import Explored, run_seeds
 
     batches = [seeds[begin : begin + _BATCH] for begin in range(0, len(seeds), _BATCH)]
     columns = (TextColumn("exploring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    found: list[Found] = []
+    explored = Explored()
     with (
         Progress(*columns, console=_STDERR, transient=True, disable=not _STDERR.is_terminal) as bar,
         Workers(min(jobs, len(batches))) as workers,
     ):
         task = bar.add_task("", total=len(seeds))
-        for index, violations in workers.map(partial(run_seeds, search), batches):
-            found += violations
+        for index, some in workers.map(partial(run_seeds, search), batches):
+            explored.found += some.found
+            explored.reached.add(some.reached)
             bar.advance(task, len(batches[index]))
-    return sorted(found, key=lambda violation: violation.seed)
+    explored.found.sort(key=lambda violation: violation.seed)
+    return explored
 
 
-def _report(search: Search, found: list[Found], seeds: range, *, as_json: bool) -> None:
+def _report(search: Search, explored: Explored, seeds: range, *, as_json: bool) -> None:
     from castor_sim.explore.run import notes_of, shrink
+
+    found = explored.found
+    coverage = _coverage(search, explored.reached) if search.coverage else {}
 
     if found:
         _STDERR.print(f"{len(found)} violations; shrinking {min(_SHOWN, len(found))}", markup=False)
@@ -134,13 +145,43 @@ def _report(search: Search, found: list[Found], seeds: range, *, as_json: bool) 
             "violations": len(found),
             "shown": [_document(search, violation) for violation in small],
         }
-        typer.echo(json.dumps(document, indent=1))
+        typer.echo(json.dumps(document | coverage, indent=1))
     else:
+        if coverage:
+            _print_coverage(coverage)
         for violation in small:
             _print(search, violation, notes_of(search, violation)[-_LAST_NOTES:])
         typer.echo(f"{len(seeds)} schedules, {len(found)} violations")
     if found:
         raise _ended(found)
+
+
+def _coverage(search: Search, reached: Reached) -> dict[str, Any]:
+    from castor_sim.explore.reached import modules, unreached
+
+    branches = {}
+    for module in modules():
+        count, left = unreached(module, reached.arcs)
+        lines = [f"{branch.line} {branch.way}" for branch in left]
+        branches[module.__name__] = {"branches": count, "not_reached": lines}
+    unseen = reached.unseen_pairs(search.kinds)
+    pairs = {"struck": len(reached.pairs), "not_struck": [" ".join(pair) for pair in unseen]}
+    return {"coverage": branches, "pairs": pairs}
+
+
+def _print_coverage(coverage: dict[str, Any]) -> None:
+    for name, module in coverage["coverage"].items():
+        left = module["not_reached"]
+        typer.echo(f"{name}: {module['branches'] - len(left)} of {module['branches']} branches")
+        for line in left:
+            typer.echo(f"  line {line}")
+    pairs = coverage["pairs"]
+    unseen = pairs["not_struck"]
+    typer.echo(
+        f"pairs of faults, the second in GATHER or LOAD: {len(unseen)} never struck"
+        f"{': ' + ', '.join(unseen[:_UNSEEN]) if unseen else ''}"
+        f"{', ...' if len(unseen) > _UNSEEN else ''}"
+    )
 
 
 def _ended(found: list[Found]) -> typer.Exit:

@@ -114,13 +114,14 @@ class Inspected:
     """What this machine's memory and the storage hold, its trainers being dead.
 
     `holdings` gives for each rank the complete iterations of its part; `persistent` is None where
-    storage has not answered yet: `StorageRead` follows once it has.
+    storage has not answered yet: `StorageRead` follows once it has. `asked`: of `Inspect`.
     """
 
     generation: int
     holdings: Mapping[int, tuple[int, ...]]
     persistent: tuple[int, ...] | None
     rendezvous: str
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,11 +328,13 @@ class Inspect:
     """Look at own memory and at storage; answer with `Inspected` without waiting for storage.
 
     `thorough`: read every part against its checksums, and do not offer what does not match.
+    `asked`: how often the machine was inspected before in this generation; the answer repeats it.
     """
 
     generation: int
     machine: int
     thorough: bool = False
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class Worker:
         self.plan: Plan | None = None
         self.machine: int | None = None
         self.generation = 0
+        self._asked = 0
         self._inspected: Inspected | None = None
         self._parts: PartLoading | None = None
         self._may_remember = True
@@ -161,7 +162,8 @@ class Worker:
             return []
         match event:
             case Inspected():
-                return self._gathered(event)
+                # A place may be taken and given back in one generation, its memory gone meanwhile.
+                return self._gathered(event) if event.asked == self._asked else []
             case StorageRead(_, persistent):
                 # Of a generation that has not gathered yet, or is of the past: nobody asks.
                 gathered = self._inspected is not None
@@ -313,11 +315,15 @@ class Worker:
     def _gather(self, plan: Plan, machine: int) -> list[WorkerEffect]:
         if plan.generation == self.generation and machine == self.machine:
             return []
+        self._asked = self._asked + 1 if plan.generation == self.generation else 0
         self.generation, self.machine = plan.generation, machine
         self._inspected, self._parts = None, None
         self._may_checkpoint = False
         self._resumed, self._ended, self._progress = set(), set(), (0, 0)
-        return [StopTrainers(), Inspect(plan.generation, machine, plan.thorough)]
+        return [
+            StopTrainers(),
+            Inspect(plan.generation, machine, plan.thorough, self._asked),
+        ]
 
     def _gathered(self, inspected: Inspected) -> list[WorkerEffect]:
         self._inspected = inspected

@@ -236,8 +236,8 @@ class Agent:
                 self._session.report(self._stamped(report))
             case StopTrainers():
                 await machine.stop_trainers()
-            case Inspect(generation, number, thorough):
-                await machine.inspect(generation, number, thorough=thorough)
+            case Inspect():
+                await machine.inspect(effect)
             case Keep(iteration):
                 self._memory.keep_only(iteration)
             case StartTrainers(plan, number):

@@ -15,6 +15,7 @@ from castor_policy.agents.evidence import tells_of_lost_peer
 from castor_policy.agents.messages import (
     Fetch,
     Finalised,
+    Inspect,
     Inspected,
     Offer,
     TrainerEnded,
@@ -230,11 +231,14 @@ class Machine:
             self._asked.add(rank)
             self._answer(rank)
 
-    async def inspect(self, generation: int, machine: int, *, thorough: bool) -> None:
+    async def inspect(self, effect: Inspect) -> None:
         """Tell the worker what is held here; trainers must be dead."""
-        self.generation, self.number = generation, machine
-        held, persistent = await self._holding.inspect(generation, machine, thorough=thorough)
-        self._emit(Inspected(generation, held, persistent, self._free_address()))
+        self.generation, self.number = effect.generation, effect.machine
+        held, persistent = await self._holding.inspect(
+            effect.generation, effect.machine, thorough=effect.thorough
+        )
+        address = self._free_address()
+        self._emit(Inspected(effect.generation, held, persistent, address, effect.asked))
 
     def _free_address(self) -> str:
         """Return an address for the trainers' rendezvous; new for each generation."""

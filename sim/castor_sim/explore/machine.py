@@ -113,7 +113,7 @@ def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
     world.monitor.inspected(agent, effect.generation, holdings, persistent)
     world.meetings += 1
     rendezvous = f"{agent.incarnation}:{world.meetings}"
-    agent.see(Inspected(effect.generation, holdings, persistent, rendezvous))
+    agent.see(Inspected(effect.generation, holdings, persistent, rendezvous, effect.asked))
     if late:
         _begin(agent, _STORAGE_S, lambda: _read_storage(agent, effect))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import castor_policy
 from castor_sim.explore.broken import BROKEN
 from castor_sim.explore.draw import draw_faults
 from castor_sim.explore.invariants import INVARIANTS, Violation
+from castor_sim.explore.reached import Reached
 from castor_sim.explore.schedule import KINDS, Fault
 from castor_sim.explore.variant import RIGHT, Variant
 from castor_sim.explore.world import Shape, World, drawn_shape
@@ -44,11 +46,13 @@ class Search:
         shape: of the job; None: drawn by each seed.
         kinds: of faults.
         broken: name in `broken.BROKEN`, "" for the right code.
+        coverage: note which branches of the policy are reached.
     """
 
     shape: Shape | None = None
     kinds: tuple[str, ...] = tuple(KINDS)
     broken: str = ""
+    coverage: bool = False
 
     def faults(self, seed: int) -> tuple[Fault, ...]:
         """Return the seed's schedule."""
@@ -161,7 +165,29 @@ def _plainer(fault: Fault) -> list[Fault]:
     return [form for form in forms if form != fault]
 
 
-def run_seeds(search: Search, seeds: Sequence[int]) -> list[Found]:
-    """Run some seeds' schedules and return the violations; a function of a module, for workers."""
-    found = (run_seed(search, seed) for seed in seeds)
-    return [violation for violation in found if violation is not None]
+@dataclass(slots=True)
+class Explored:
+    """What came of some seeds.
+
+    Attributes:
+        found: the violations.
+        reached: pairs of faults and, if the search asks for it, branches of the policy.
+    """
+
+    found: list[Found] = field(default_factory=list)
+    reached: Reached = field(default_factory=Reached)
+
+
+def run_seeds(search: Search, seeds: Sequence[int]) -> Explored:
+    """Run some seeds' schedules; a function of a module, for workers."""
+    explored = Explored()
+    watching = explored.reached.tracing() if search.coverage else nullcontext()
+    with watching:
+        for seed in seeds:
+            faults = search.faults(seed)
+            world = World(search.shape_of(seed), seed, faults)
+            violation = _run(search, world, faults)
+            if violation is not None:
+                explored.found.append(violation)
+            explored.reached.struck(world.struck())
+    return explored

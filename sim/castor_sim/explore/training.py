@@ -148,6 +148,9 @@ class Trainer:
         self.state = next_state(self.state, self.iteration, self.generation)
         self.progress_s = self.world.now_s
         self.world.monitor.iteration_ended(self)
+        self._show_progress()
+
+    def _show_progress(self) -> None:
         mine = [t for t in self.agent.trainers.values() if t.generation == self.generation]
         newest = min(trainer.iteration for trainer in mine)
         agreed = min(trainer.agreed or 0 for trainer in mine)
@@ -156,6 +159,7 @@ class Trainer:
     def agree(self, iteration: int) -> None:
         """Learn that every rank has all replicas of `iteration`."""
         self.agreed = self.captured = iteration
+        self._show_progress()
         self.agent.persist_parts(self.generation)
 
     def end(self, code: int) -> None:

@@ -169,6 +169,10 @@ class World:
             monitor.check()
         monitor.check_end(self._injector.faults)
 
+    def struck(self) -> Sequence[tuple[str, str]]:
+        """Return the faults that have struck, and in which phase of the job."""
+        return self._injector.struck
+
     def is_quiet(self) -> bool:
         """Whether every fault is over."""
         return self._injector.is_quiet()
