@@ -11,7 +11,7 @@ from castor.app import app
 
 run = CliRunner().invoke
 
-BROKEN = ["explore", "--seeds", "12", "--jobs", "1", "--broken", "offer-before-complete"]
+BROKEN = ["explore", "--seeds", "30", "--jobs", "1", "--broken", "offer-before-complete"]
 
 
 def test_schedules_without_a_violation_exit_with_0() -> None:

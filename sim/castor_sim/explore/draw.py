@@ -42,7 +42,7 @@ _VALUES = {
     "flip": (0.0, 0.0, 1.0),
     "error": (0.0, 1.0, 1.0, 2.0),
 }
-_TRAINING_S = 9.0  # most of a run without faults lies before it
+_TRAINING_S = 7.0  # most of a run without faults lies before it
 _COUNTS = (2, 5, 3, 2, 1)  # of one fault, of two, ...
 
 Pair = tuple[str, str, str]

@@ -35,7 +35,7 @@ _READ_S = (0.01, 0.1)
 _CONNECT_S = (0.001, 0.05)
 _FETCH_S = (0.02, 0.3)
 _REFUSED_S = (0.01, 1.0)
-_STORAGE_LATE = 0.3  # of the inspections, that storage answers later than memory
+_STORAGE_LATE = 0.05  # of the inspections, that storage answers later than memory
 _STORAGE_S = (0.1, 5.0)
 _PING_S = (0.01, 0.3)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from castor_sim.explore.agent import SimulatedAgent
     from castor_sim.explore.world import World
 
-ITERATION_S = 0.5
+ITERATION_S = 0.3
 """Time that an iteration computes for."""
 
 _SKEW_S = (0.0, 0.04)  # between the updates of different ranks
