@@ -153,8 +153,13 @@ def test_each_outage_is_a_recovery_of_its_own() -> None:
         *trained(30.0, 4, 15, 15),
     ]
     first, second, third = recoveries(events)
-    # Nothing was injected on a machine: nobody knows when it failed.
-    assert first.seconds["detection"] == 0.0
+    # Nothing was injected on a machine: nobody knows when it failed, and the iteration is lost.
+    assert first.seconds["detection"] == pytest.approx(0.59)
+    assert (first.since, second.since, third.since) == (
+        "last_iteration",
+        "failure",
+        "last_iteration",
+    )
     assert first.machines == (1,)
     assert second.seconds["detection"] == pytest.approx(0.5)
     assert (second.iteration, second.iterations_lost) == (12, 8)
@@ -183,6 +188,47 @@ def test_a_recovery_that_never_ended_has_no_total() -> None:
     assert recoveries([]) == []
     assert last_iteration(events) == 3
     assert last_iteration([]) == 0
+
+
+def test_a_hang_that_nobody_injected_counts_from_the_last_iteration() -> None:
+    """A hang of 61 s was reported as an outage of 1 s, with a detection of 0."""
+    events = [
+        *trained(1, 1, 1, 9),
+        at(70.0, K.DETECTED, generation=2, failure="software", machine=1, cause="stalled"),
+        *recovered(70.1, 2, 9, "own_memory"),
+        *trained(72.0, 2, 10, 12),
+    ]
+    found = only(events)
+    assert found.since == "last_iteration"
+    assert found.seconds["detection"] == pytest.approx(70.0 - 9.01)
+    assert found.seconds["total"] == pytest.approx(72.0 - 9.01)
+    check_sum(found)
+
+
+def test_a_failure_that_strikes_a_job_that_stands_already_does_not_begin_the_outage() -> None:
+    def struck(at_s: float) -> Recovery:
+        return only(
+            [
+                *trained(1, 1, 1, 9),
+                at(at_s, K.FAILURE, failure="software", target="rank:1", machine=1, rank=1),
+                at(at_s + 1, K.DETECTED, generation=2, failure="software", machine=1, cause="x"),
+            ]
+        )
+
+    assert (struck(12.0).since, struck(12.0).seconds["detection"]) == ("failure", 1.0)
+    late = struck(60.0)
+    assert late.since == "last_iteration"
+    assert late.seconds["detection"] == pytest.approx(61.0 - 9.01)
+
+
+def test_a_start_that_fails_counts_from_its_start() -> None:
+    events = [
+        at(2.0, K.TRAINER_STARTED, generation=1, rank=0, pid=7),
+        at(2.5, K.TRAINER_STARTED, generation=1, rank=1, pid=8),
+        at(33.0, K.DETECTED, generation=2, failure="software", machine=1, cause="stopped"),
+    ]
+    found = only(events)
+    assert (found.since, found.seconds["detection"]) == ("start", 30.5)
 
 
 digests = st.lists(st.binary(min_size=32, max_size=32).map(bytes.hex), min_size=1, max_size=6)

@@ -1,9 +1,13 @@
 """What a run came to, from its event log alone: recoveries with their parts, and the final state.
 
-A recovery is one outage: from the failure to the end of the next iteration that any rank finishes.
+A recovery is one outage: from its start to the end of the next iteration that any rank finishes.
+It starts (`Recovery.since`) with the failure, where one was injected and its time is known. Where
+none was, or training had stood for `STOOD` iterations before it, it starts with the end of the last
+iteration: nobody knows when in the next one something failed, so the outage holds the whole of what
+was lost. A generation that ended no iteration failed while it started: it counts from there.
 Its parts follow each other and add up to its total:
 
-    detection        failure injected -> detected (0 where nothing was injected: nobody knows when)
+    detection        start -> detected
     interrupted      attempts that another failure ended, up to the last detection; mostly 0
     replacement      detected -> every lost machine replaced (0 if none was)
     planning         the rest up to the plan that says what to load
@@ -33,6 +37,9 @@ PARTS = (
 
 _NS_PER_S = 1_000_000_000
 
+STOOD = 10
+"""No iteration for so many times the usual one before a failure: training stood already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
@@ -50,6 +57,8 @@ class Recovery:
         seconds: `PARTS` and "total"; None for a part that was not reached.
         culprits: who was held responsible, in order; empty: nobody saw what failed.
         seen: what others saw of it, a sentence each.
+        since: what the outage is counted from: "failure", "last_iteration", "start" (of the
+            generation that failed) or, where the log has none of them, "detection".
     """
 
     generation: int
@@ -63,6 +72,7 @@ class Recovery:
     seconds: Mapping[str, float | None] = field(default_factory=dict)
     culprits: tuple[Mapping[str, Any], ...] = ()
     seen: tuple[str, ...] = ()
+    since: str = "failure"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it: keys of objects are strings."""
@@ -154,6 +164,7 @@ def _recovery(log: _Log, tried: tuple[int, ...]) -> Recovery:
     lost = None if iteration is None else max(0, _reached(log, first) - iteration)
     replaced = [event for one in tried for event in log.of(EventKind.REPLACED, one)]
     hardware = replaced or any(event.fields.get("failure") == "hardware" for event in failures)
+    start_ns, since = _start(log, first, failures)
     return Recovery(
         generation=last,
         generations=tried,
@@ -165,7 +176,8 @@ def _recovery(log: _Log, tried: tuple[int, ...]) -> Recovery:
         sources={rank: str(e.fields.get("source", "")) for rank, e in sorted(retrieved.items())},
         iteration=iteration,
         iterations_lost=lost,
-        seconds=_seconds(log, tried, failures, retrieved, resumed),
+        seconds=_seconds(log, tried, start_ns, retrieved, resumed),
+        since=since,
     )
 
 
@@ -183,6 +195,42 @@ def _seen_by_others(detected: Iterable[Event]) -> tuple[str, ...]:
         seen = event.fields.get("seen")
         told.update(dict.fromkeys(map(str, seen if isinstance(seen, list) else ())))
     return tuple(told)
+
+
+def _start(log: _Log, generation: int, failures: Sequence[Event]) -> tuple[int, str]:
+    """Return when the outage that led to `generation` began, and what tells it."""
+    detected_ns = log.of(EventKind.DETECTED, generation)[0].time_ns
+
+    def before(kind: EventKind) -> list[Event]:
+        return [
+            event
+            for event in log.of(kind)
+            if _generation(event) < generation and event.time_ns <= detected_ns
+        ]
+
+    failed_ns = min((event.time_ns for event in failures), default=None)
+    ended = before(EventKind.ITERATION_ENDED)
+    begun = [*before(EventKind.TRAINER_STARTED), *before(EventKind.RESUMED)]
+    newest = max(map(_generation, [*ended, *begun]), default=0)
+    ended = [event for event in ended if _generation(event) == newest]
+    begun = [event for event in begun if _generation(event) == newest]
+    stopped_ns = max((event.time_ns for event in ended or begun), default=None)
+    if stopped_ns is None:
+        return (detected_ns, "detection") if failed_ns is None else (failed_ns, "failure")
+    usual_ns = _usual_ns(ended)
+    stood = usual_ns is not None and (failed_ns or 0) - stopped_ns > STOOD * usual_ns
+    if failed_ns is not None and not stood:
+        return failed_ns, "failure"
+    return stopped_ns, "last_iteration" if ended else "start"
+
+
+def _usual_ns(ended: Sequence[Event]) -> float | None:
+    """Return the mean time of a generation's iterations; None if it ended fewer than two."""
+    if not ended:
+        return None
+    first, last = ended[0], ended[-1]
+    iterations = _whole(last, "iteration") - _whole(first, "iteration")
+    return (last.time_ns - first.time_ns) / iterations if iterations > 0 else None
 
 
 def _reached(log: _Log, generation: int) -> int:
@@ -226,13 +274,12 @@ def _harmless(failure: Event, detected_ns: int) -> bool:
 def _seconds(
     log: _Log,
     tried: tuple[int, ...],
-    failures: Sequence[Event],
+    start_ns: int,
     retrieved: Mapping[int, Event],
     resumed: Mapping[int, Event],
 ) -> dict[str, float | None]:
     last = tried[-1]
     first_detected = _detected_ns(log, tried[0])
-    start_ns = min(event.time_ns for event in failures or log.of(EventKind.DETECTED, tried[0]))
     detected_ns = max(first_detected, _detected_ns(log, last))
     replaced = [event.time_ns for event in log.of(EventKind.REPLACED, last)]
     instants: list[int | None] = [
