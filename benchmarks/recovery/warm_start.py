@@ -14,9 +14,11 @@ import os
 import signal
 import socket
 import sys
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+from castor_runtime.agent.script_files import read_script
 from castor_runtime.agent.trainer_host import fork_host
 
 
@@ -33,7 +35,9 @@ class Ranks:
     def serve(self) -> int:
         """Train, through any number of failures, until all ranks have ended well."""
         self._until("ready")
-        self._send(op="preload", script=self._script)
+        sources = read_script(Path(self._script)).sources
+        held = {path: b64encode(source).decode() for path, source in sources.items()}
+        self._send(op="preload", script=self._script, sources=held)
         while True:
             self._start()
             if all(code == 0 for code in self._wait()):

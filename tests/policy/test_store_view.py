@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.agents import store_writes
+from castor_policy.agents.admission import refused_prefix
 from castor_policy.agents.documents import (
     AgentReport,
     Plan,
@@ -378,6 +380,26 @@ def test_who_knows_less_than_others_does_not_stand_as_root() -> None:
     assert view.may_campaign()
 
 
+def test_a_report_that_is_not_believed_is_set_aside_and_not_listed() -> None:
+    view = StoreView(JOB, ME, lambda report: report.proof == "right")
+    key = agents_prefix(JOB) + "spare-0"
+    wrong = told("spare-0", 0)
+    (trouble,) = view.change(StoreEvent(key, wrong.to_json(), 3, 3))
+    assert trouble == StoreTrouble(
+        key, "set aside: agent spare-0 has not proven that it knows the job's secret"
+    )
+    assert view.reports() == []
+    # Read again it is no other store's, and no news.
+    assert view.read([KeyValue(key, wrong.to_json(), 3, 3, 7)], 3) == [RootChanged("")]
+    right = replace(wrong, proof="right")
+    assert view.change(StoreEvent(key, right.to_json(), 3, 4)) == [
+        StoreTrouble(key, ""),
+        ReportChanged("spare-0", right),
+    ]
+    assert ReportChanged("spare-0", None) in view.change(StoreEvent(key, wrong.to_json(), 3, 5))
+    assert view.reports() == []
+
+
 # ---- what is written -----------------------------------------------------------------------------
 
 
@@ -400,5 +422,9 @@ def test_a_root_is_made_where_there_is_none_and_goes_with_its_lease() -> None:
         (Compare(root_key(JOB), create_revision=0),), (Put(root_key(JOB), ME, 7),)
     )
     assert store_writes.report(JOB, ReportWrite(told(ME, 1), 0), 7) == Txn(
-        (Compare(OWN_KEY, mod_revision=0),), (Put(OWN_KEY, told(ME, 1).to_json(), 7),)
+        (Compare(OWN_KEY, mod_revision=0),),
+        (Put(OWN_KEY, told(ME, 1).to_json(), 7), Delete(refused_prefix(JOB) + ME)),
+    )
+    assert store_writes.report(JOB, ReportWrite(told(ME, 1), 5), 7) == Txn(
+        (Compare(OWN_KEY, mod_revision=5),), (Put(OWN_KEY, told(ME, 1).to_json(), 7),)
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from castor_runtime.agent.host_link import HostLink, HostLostError
 from castor_runtime.agent.log_tail import last_words
+from castor_runtime.agent.script_files import read_script
 from castor_runtime.agent.trainer_host import fork_host
 from castor_runtime.processes import descendants, is_alive
 
@@ -75,7 +76,7 @@ async def live(folder: Path, pid: int, link: Any) -> None:
     await host.open()
     life = Life(folder, host)
     found = life.found
-    host.preload(life.script("speaks"))
+    host.preload(read_script(Path(life.script("speaks"))))
     await host.ready.wait()
     for name in ("leaves", "says_why", "raises"):
         found[name] = await life.ends(name)

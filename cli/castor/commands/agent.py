@@ -34,6 +34,14 @@ def agent(
         Path | None, typer.Option(metavar="FILE", help="This agent's certificate.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="And its key.")] = None,
+    allow_changed_script: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed-script",
+            help="Take part with another script than the job's; training waits until all "
+            "machines have the same.",
+        ),
+    ] = False,
     wait: Annotated[
         str, typer.Option(metavar="TIME", help="For the job to appear in the store.")
     ] = "60s",
@@ -65,6 +73,7 @@ def agent(
         tls_ca=tls_ca,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
+        allow_changed_script=allow_changed_script,
         wait_s=wait_s,
     )
     from castor_runtime.agent.main import run_agent

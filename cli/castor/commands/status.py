@@ -174,7 +174,8 @@ def _state(one: dict[str, Any]) -> str:
 
 def _why(document: dict[str, Any]) -> list[str]:
     """Return what failed of late, and which machines are set aside for it."""
-    lines = []
+    lines = [f"waits: {document['waits_for']}"] if document["waits_for"] else []
+    lines += [f"refused: {one['agent']}: {one['reason']}" for one in document["refused"]]
     last = document["last_failure"]
     if last is not None:
         named = "; ".join(f"machine {one['machine']}: {one['cause']}" for one in last["culprits"])

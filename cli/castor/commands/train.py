@@ -115,6 +115,14 @@ def train(
             "0: never.",
         ),
     ] = 3,
+    allow_changed_script: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed-script",
+            help="Agents that come later may have another script; training waits until all "
+            "machines have the same.",
+        ),
+    ] = False,
     kill: Annotated[
         list[str] | None,
         typer.Option(
@@ -174,6 +182,7 @@ def train(
         parts=parts,
         shortest_span=shortest_span,
         paced_copy=paced_copy,
+        allow_changed_script=allow_changed_script,
         hang=hang,
         stall=stall,
         startup=startup,

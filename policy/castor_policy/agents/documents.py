@@ -28,7 +28,7 @@ def check_run(run: str) -> None:
         raise ValueError(f"a run is known by 16 hex digits, not by {run!r}")
 
 
-class _Document:
+class Document:
     """JSON both ways for a frozen dataclass."""
 
     def to_json(self) -> str:
@@ -102,7 +102,7 @@ def _tuples(rows: Any) -> tuple[tuple[int, ...], ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class JobSpec(_Document):
+class JobSpec(Document):
     """What a job is; written once, before any agent acts, and never changed.
 
     Attributes:
@@ -142,6 +142,8 @@ class JobSpec(_Document):
         set_aside_after: failures of one machine after which a standby takes its place; 0: never.
         set_aside_within_s: how long a failure counts for that.
         protocol: `PROTOCOL`.
+        credentials: a mark by which an agent knows whether its secret is the job's; "" for none.
+        allow_changed_script: agents may come with another script than the first one's.
     """
 
     job: str
@@ -176,6 +178,8 @@ class JobSpec(_Document):
     set_aside_after: int = 3
     set_aside_within_s: float = 3600.0
     protocol: int = PROTOCOL
+    credentials: str = ""
+    allow_changed_script: bool = False
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -222,7 +226,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(_Document):
+class Plan(Document):
     """The one document that moves the job: written by the root, in its term, obeyed by all.
 
     Attributes:
@@ -251,6 +255,8 @@ class Plan(_Document):
         fresh: machines whose agents came to fill them during the job and have not completed an
             iteration there.
         unserved: machines that reached no source in the generation before.
+        script: digest of the script that this generation trains with (phase LOAD); "" unknown.
+        waits_for: what has to be done before this generation can train, for people; "" nothing.
     """
 
     generation: int
@@ -275,6 +281,8 @@ class Plan(_Document):
     aside: tuple[SetAside, ...] = ()
     fresh: tuple[int, ...] = ()
     unserved: tuple[int, ...] = ()
+    script: str = ""
+    waits_for: str = ""
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
@@ -350,7 +358,7 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentReport(_Document):
+class AgentReport(Document):
     """One agent's word, under its lease: gone when the agent is.
 
     Attributes:
@@ -375,6 +383,9 @@ class AgentReport(_Document):
         standing: for each rank (as a string) how far it has come (`trainer_watch.Position`), once
             no trainer here has shown a sign of life for the job's limit; empty while they go on.
         life: where and since when it runs.
+        proof: that it knows the job's secret; "" under TLS, which proves it in every handshake.
+        script: digest of its script's files (`admission.Software`).
+        versions: of Castor, Python and torch, by name.
     """
 
     agent: str
@@ -396,6 +407,9 @@ class AgentReport(_Document):
     memory_bytes: int = 0
     standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     life: Life = Life()
+    proof: str = ""
+    script: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:

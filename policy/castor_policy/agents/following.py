@@ -66,6 +66,7 @@ def following(
         incarnations=plan.incarnations,
         reason=verdict.reason,
         attempts=0 if progress else plan.attempts + (0 if spared else 1),
+        script=plan.script,
         thorough=any(one.kind == FailureKind.CORRUPT for one in verdict.culprits),
         culprits=verdict.culprits,
         seen=verdict.others,

@@ -72,6 +72,8 @@ def decided(
         sources=tuple(sources),
         addresses=tuple(report.address for report in reports),
         rendezvous=reports[0].rendezvous,
+        script=reports[0].script,
+        waits_for="",
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from castor_policy.agents.admission import largest_of_one_script, scripts_apart
 from castor_policy.agents.attempts import counted
 from castor_policy.agents.culprit import (
     Verdict,
@@ -180,7 +181,8 @@ class Root:
 
     def _begin(self, now_s: float) -> list[RootEffect]:
         waited = now_s - self._since_s >= BEGIN_WITHOUT_S
-        ready = [report for report in self._free_agents(None, ()) if waited or not report.standby]
+        free = [r for r in self._free_agents(None, ()) if waited or not r.standby]
+        ready = largest_of_one_script(free)
         if len(ready) < self.spec.machines:
             missing = range(len(ready), self.spec.machines) if waited else range(0)
             return self._requested([(machine, f"0-{machine}") for machine in missing], now_s)
@@ -212,6 +214,9 @@ class Root:
         gathered = [r for r in reports if r is not None and has_gathered(plan, r)]
         if len(gathered) < self.spec.machines:
             return effects
+        if apart := scripts_apart(gathered):
+            waiting = replace(plan, waits_for=apart)
+            return effects if waiting == plan else [*effects, self._write(waiting)]
         return [*effects, *self._choose(plan, gathered, now_s)]
 
     def _choose(
@@ -327,7 +332,7 @@ class Root:
         return effects
 
     def _free_agents(self, plan: Plan | None, taken: Sequence[str]) -> list[AgentReport]:
-        """Live agents that fill no machine; ordinary ones before standbys, then by name."""
+        """Live agents that fill no machine; with the job's script, ordinary ones, by name first."""
         aside = plan.aside if plan is not None else ()
         free = [
             report
@@ -336,7 +341,10 @@ class Root:
             and not self._patience.is_given_up(report)
             and not is_aside(aside, report.agent, report.incarnation)
         ]
-        return sorted(free, key=lambda report: (report.standby, _natural(report.agent)))
+        script = self.plan.script if self.plan is not None else ""
+        return sorted(
+            free, key=lambda one: (one.script != script, one.standby, _natural(one.agent))
+        )
 
     # ---- LOAD: watch over the trainers -------------------------------------------------------
 

@@ -18,10 +18,11 @@ Reads and watches bring the job's keys, whoever drives the agent; this says what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
+from castor_policy.agents.admission import credentials_key, software_prefix
 from castor_policy.agents.documents import (
     AgentReport,
     Plan,
@@ -99,6 +100,8 @@ class StoreView:
     Args:
         job: whose keys.
         agent: name of the agent.
+        believes: says of a report whether its sender knows the job's secret; who does not is not
+            there.
 
     Attributes:
         own_report: this agent's report.
@@ -109,13 +112,16 @@ class StoreView:
             has not come since.
     """
 
-    def __init__(self, job: str, agent: str) -> None:
+    def __init__(
+        self, job: str, agent: str, believes: Callable[[AgentReport], bool] = lambda _: True
+    ) -> None:
         self.own_report = OwnReport()
         self.epoch = 0
         self.missing: dict[str, str] = {}
         self.awaited: dict[str, str] = {}
         self._job = job
         self._agent = agent
+        self._believes = believes
         self._own_key = agents_prefix(job) + agent
         self._keys: dict[str, KeyValue] = {}
         self._reports: dict[str, AgentReport] = {}
@@ -200,7 +206,12 @@ class StoreView:
             RootChanged(""),
         ]
         present = {item.key for item in found}
-        lasting = (spec_key(self._job), layout_prefix(self._job))
+        lasting = (
+            spec_key(self._job),
+            layout_prefix(self._job),
+            software_prefix(self._job),
+            credentials_key(self._job),
+        )
         self.missing |= {
             key: known.value for key, known in self._keys.items() if key.startswith(lasting)
         }
@@ -231,7 +242,7 @@ class StoreView:
             self._own_key_changed(event)
         told: list[JobChange] = []
         try:
-            new = meaning(self._job, event)
+            new = self._proven(meaning(self._job, event))
         except ValueError as error:
             self._set_aside.add(key)
             told.append(StoreTrouble(key, f"set aside: {error}"))
@@ -248,6 +259,11 @@ class StoreView:
         elif isinstance(new, ReportChanged):
             self._take_report(new)
         return told if new is None else [*told, new]
+
+    def _proven(self, told: JobChange | None) -> JobChange | None:
+        if isinstance(told, ReportChanged) and told.report and not self._believes(told.report):
+            raise ValueError(f"agent {told.agent} has not proven that it knows the job's secret")
+        return told
 
     def _own_key_changed(self, event: StoreEvent) -> None:
         there = None

@@ -7,6 +7,7 @@ last change of its key: see `own_report`.
 
 from __future__ import annotations
 
+from castor_policy.agents.admission import Refusal, refused_prefix
 from castor_policy.agents.documents import (
     agents_prefix,
     persist_key,
@@ -35,8 +36,15 @@ def report(job: str, write: ReportWrite, lease: int) -> Txn:
     Nothing known there: this makes the key, and claims the agent's name with it.
     """
     key = agents_prefix(job) + write.report.agent
-    put = Put(key, write.report.to_json(), lease)
-    return Txn((Compare(key, mod_revision=write.after),), (put,))
+    operations: list[Put | Delete] = [Put(key, write.report.to_json(), lease)]
+    if write.after == 0:
+        operations.append(Delete(refused_prefix(job) + write.report.agent))  # mended since
+    return Txn((Compare(key, mod_revision=write.after),), tuple(operations))
+
+
+def refused(job: str, refusal: Refusal) -> Txn:
+    """Leave word that an agent may not take part, until it may or the job is forgotten."""
+    return Txn((), (Put(refused_prefix(job) + refusal.agent, refusal.to_json()),))
 
 
 def root_write(job: str, agent: str, write: RootWrite) -> Txn:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from castor_configs.atomic import write_text
-from castor_policy.agents.documents import AgentReport, JobSpec
+from castor_policy.agents.documents import AgentReport
 from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.messages import (
@@ -52,6 +52,7 @@ from castor_policy.agents.own_report import Sign
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.store import Store, StoreFullError, StoreUnavailableError
+from castor_runtime.agent.admission import Admitted
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.host_link import HostLink
 from castor_runtime.agent.life import own_life, sign_of
@@ -76,22 +77,22 @@ class Agent:
 
     Args:
         options: how it was started.
-        spec: the job.
+        admitted: the job, and that this agent may take part in it.
         store: of the job.
         host: the trainer host, connected.
-        credentials: of this job, for both ends of a transfer; see `castor_runtime.transport`.
     """
 
     def __init__(
         self,
         options: AgentOptions,
-        spec: JobSpec,
+        admitted: Admitted,
         store: Store,
         host: HostLink,
-        credentials: Any,
     ) -> None:
+        spec, credentials = admitted.spec, admitted.credentials
         self._options = options
         self._spec = spec
+        self._admitted = admitted
         self._host = host
         self.incarnation = secrets.token_hex(4)
         self._events: asyncio.Queue[StoreSeen] = asyncio.Queue()
@@ -99,7 +100,12 @@ class Agent:
         self._memory = CheckpointMemory(spec, options.name)
         self._client = PeerClient(credentials, spec.run)
         self._session = StoreSession(
-            store, spec, options.name, self._events.put_nowait, self._serves
+            store,
+            spec,
+            options.name,
+            self._events.put_nowait,
+            serves=self._serves,
+            believes=admitted.believes,
         )
         self._server = PeerServer(
             options.listen,
@@ -160,7 +166,7 @@ class Agent:
         ticking = asyncio.create_task(self._tick())
         try:
             await self._machine.link.open()
-            self._host.preload(self._spec.script)
+            self._host.preload(self._admitted.files)
             while self._exit is None:
                 await self._take(await self._events.get())
                 self._write_record()
@@ -174,7 +180,14 @@ class Agent:
 
     def _stamped(self, report: AgentReport) -> AgentReport:
         """Return the worker's report with what only the driver knows."""
-        return replace(report, memory_bytes=self._memory.memory_bytes, life=self._born)
+        return replace(
+            report,
+            memory_bytes=self._memory.memory_bytes,
+            life=self._born,
+            proof=self._admitted.proof(report.incarnation, report.address),
+            script=self._admitted.software.digest,
+            versions=self._admitted.software.versions,
+        )
 
     async def _sign_of(self, holder: AgentReport) -> Sign:
         """Say what is known of the life that holds this agent's name."""

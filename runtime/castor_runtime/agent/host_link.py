@@ -16,11 +16,13 @@ import signal
 import socket
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from castor_policy.membership import Stillness
+from castor_runtime.agent.script_files import ScriptFiles
 from castor_runtime.processes import is_alive, is_stopped, processor_s
 
 PING_EVERY_S = 0.5
@@ -78,9 +80,10 @@ class HostLink:
 
         self._waiting = asyncio.create_task(wait())
 
-    def preload(self, script: str) -> None:
-        """Have the host import what `script` imports."""
-        self._send({"op": "preload", "script": script})
+    def preload(self, files: ScriptFiles) -> None:
+        """Have the host hold these files, and import what the script imports."""
+        sources = {path: b64encode(source).decode() for path, source in files.sources.items()}
+        self._send({"op": "preload", "script": files.script, "sources": sources})
 
     async def start_trainer(
         self,

@@ -6,12 +6,17 @@ import asyncio
 import signal
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from castor_configs.errors import InputError
 from castor_policy.agents.documents import JobSpec, spec_key
 from castor_policy.store import Store, StoreUnavailableError
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.trainer_host import fork_host
+
+if TYPE_CHECKING:
+    from castor_runtime.agent.admission import Admitted
+    from castor_runtime.transport import Credentials
 
 
 def run_agent(options: AgentOptions) -> int:
@@ -30,16 +35,18 @@ def run_agent(options: AgentOptions) -> int:
 
 async def _serve(options: AgentOptions, host_pid: int, link: socket.socket) -> int:
     # Imported here: the store's client starts threads when it is imported or connects.
+    from castor_runtime.agent.admission import read_credentials  # noqa: PLC0415
     from castor_runtime.agent.driver import Agent  # noqa: PLC0415
     from castor_runtime.agent.host_link import HostLink  # noqa: PLC0415
     from castor_runtime.stores import open_store  # noqa: PLC0415
 
-    credentials = _credentials(options)
+    credentials = read_credentials(options)
     host = HostLink(link, host_pid)
     await host.open()
     store = open_store(options.store)
     spec = await _read_spec(store, options)
-    agent = Agent(options, spec, store, host, credentials)
+    admitted = await _admitted(store, spec, options, credentials)
+    agent = Agent(options, admitted, store, host)
     host.on_lost(agent.host_lost)
     serving = asyncio.create_task(agent.run())
     loop = asyncio.get_running_loop()
@@ -71,14 +78,20 @@ async def _read_spec(store: Store, options: AgentOptions) -> JobSpec:
         await asyncio.sleep(0.2)
 
 
-def _credentials(options: AgentOptions) -> object:
-    from castor_runtime.transport import JobSecret, MutualTls  # noqa: PLC0415
+async def _admitted(
+    store: Store, spec: JobSpec, options: AgentOptions, credentials: Credentials
+) -> Admitted:
+    from castor_runtime.agent.admission import admit  # noqa: PLC0415
 
-    if options.tls_ca and options.tls_certificate and options.tls_key:
-        return MutualTls(options.tls_ca, options.tls_certificate, options.tls_key)
-    if options.secret is not None:
-        return JobSecret(options.secret.read_bytes().strip())
-    raise InputError(
-        "agents do not speak with strangers: give --secret FILE, the same on every machine, or "
-        "--tls-ca, --tls-certificate and --tls-key"
-    )
+    give_up_s = time.monotonic() + options.wait_s
+    while True:
+        try:
+            return await admit(store, spec, options, credentials)
+        except StoreUnavailableError as error:
+            if time.monotonic() > give_up_s:
+                raise InputError(f"{options.store} does not answer: {error}") from error
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"job {options.job}: {error}") from error
+        await asyncio.sleep(0.2)

@@ -21,6 +21,7 @@ class AgentOptions:
         tls_ca: certificate authority of all agents.
         tls_certificate: of this agent.
         tls_key: of this agent.
+        allow_changed_script: its script may differ from the job's; see `agent.admission`.
         wait_s: how long to wait for the job to appear in the store.
     """
 
@@ -34,4 +35,5 @@ class AgentOptions:
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    allow_changed_script: bool = False
     wait_s: float = 60.0

@@ -8,10 +8,13 @@ process with all of it at hand starts in milliseconds.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import os
 import sys
 from pathlib import Path
+
+from castor_runtime.agent.script_files import held, hold
 
 MODULES = (
     "torch",
@@ -32,6 +35,8 @@ MODULES = (
 def preload(script: Path | None = None) -> None:
     """Import what every DeepSpeed trainer needs, and what `script` imports at its top.
 
+    From then on this process, and all that are forked from it, run `script` as it is now.
+
     Nothing here may start a thread or touch a GPU: the process is forked afterwards. An import of
     the script's that fails is left to the trainer, which will say so in its own log.
     """
@@ -47,7 +52,10 @@ def preload(script: Path | None = None) -> None:
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         _keep_to_the_network()
     if script is not None:
-        _import_as(script)
+        with contextlib.suppress(OSError):  # the agent will say it
+            files = held(script)
+            hold(files)
+            _import_as(script, files.sources[files.script])
 
 
 def _leave_arguments_unprinted() -> None:
@@ -71,10 +79,10 @@ def _keep_to_the_network() -> None:
     vars(backend)["build_shm_op"] = lambda: None
 
 
-def _import_as(script: Path) -> None:
+def _import_as(script: Path, source: bytes) -> None:
     try:
-        tree = ast.parse(script.read_bytes(), filename=str(script))
-    except (OSError, SyntaxError, ValueError):
+        tree = ast.parse(source, filename=str(script))
+    except (SyntaxError, ValueError):
         return
     sys.path.insert(0, str(script.resolve().parent))
     try:

@@ -57,6 +57,7 @@ class StoreSession:
         emit: gets what is seen, in order.
         serves: whether the agent still carries out what it is told; one that does not gives its
             lease up, so that another one is root and its place is filled.
+        believes: says of a report whether its sender knows the job's secret.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class StoreSession:
         agent: str,
         emit: Callable[[StoreSeen], None],
         serves: Callable[[], bool] = lambda: True,
+        believes: Callable[[AgentReport], bool] = lambda _: True,
     ) -> None:
-        self.view = StoreView(spec.job, agent)
+        self.view = StoreView(spec.job, agent, believes)
         self._store = store
         self._spec = spec
         self._agent = agent

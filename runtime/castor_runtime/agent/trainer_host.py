@@ -4,9 +4,9 @@ It is forked from the agent before the agent starts its first thread, has one th
 never touches a GPU: a CUDA context does not survive a fork. Its trainers die with it, and it
 dies with the agent. JSON lines over the socket between the two:
 
-- to the host: {"op": "ping"}; {"op": "preload", "script"}; {"op": "start", "rank", "script",
-  "arguments", "environment", "log"}; {"op": "call", "name", "function": "module:name", "arguments",
-  "log"}
+- to the host: {"op": "ping"}; {"op": "preload", "script", "sources": {path: base64}}; {"op":
+  "start", "rank", "script", "arguments", "environment", "log"}; {"op": "call", "name", "function":
+  "module:name", "arguments", "log"}
 - to the agent: {"op": "pong"}; {"op": "ready"}; {"op": "started", "pid", "rank" | "name"};
   {"op": "ended", "pid", "code"} (negative: the signal).
 """
@@ -17,17 +17,18 @@ import atexit
 import contextlib
 import gc
 import os
-import runpy
 import signal
 import socket
 import sys
 import threading
 import traceback
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from castor_runtime.agent.preload import preload
+from castor_runtime.agent.script_files import ScriptFiles, hold, run_held
 from castor_runtime.fork_server import ForkServer, named
 from castor_runtime.processes import die_with_parent
 
@@ -66,6 +67,8 @@ class _Host(ForkServer):
         if request["op"] == "ping":
             self.send(op="pong")
         elif request["op"] == "preload":
+            sources = {path: b64decode(text) for path, text in request["sources"].items()}
+            hold(ScriptFiles(request["script"], sources))
             preload(Path(request["script"]))
             gc.collect()
             gc.freeze()  # so that a child's collector does not copy the pages that all share
@@ -118,4 +121,4 @@ def _run_script(request: dict[str, Any]) -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(threads))  # it read the variable at import
-    runpy.run_path(script, run_name="__main__")
+    run_held(script)

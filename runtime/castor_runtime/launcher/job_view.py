@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from castor_policy.agents.admission import Refusal, refused_prefix
 from castor_policy.agents.documents import (
     AgentReport,
     JobSpec,
@@ -29,6 +30,7 @@ class JobView:
         root: name of the agent that is root, "" while there is none.
         term: of that root.
         reports: live agents' reports, by name.
+        refused: agents that may not take part, by name.
         requests: keys of the requests for machines that nobody has served.
         set_aside: what is wrong with each key that holds no document of ours; it counts as none.
         revision: of the store, when this was read.
@@ -40,6 +42,7 @@ class JobView:
     root: str = ""
     term: int = 0
     reports: dict[str, AgentReport] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     set_aside: dict[str, str] = field(default_factory=dict)
     revision: int = 0
@@ -67,6 +70,11 @@ class JobView:
                 self.reports[agent] = report
             case _ if key == spec_key(self.job):
                 self.spec = None if value is None else JobSpec.from_json(value)
+            case _ if key.startswith(refused_prefix(self.job)):
+                agent = key.removeprefix(refused_prefix(self.job))
+                self.refused.pop(agent, None)
+                if value is not None:
+                    self.refused[agent] = Refusal.from_json(value)
             case _ if key.startswith(requests_prefix(self.job)):
                 self.requests = sorted({*self.requests, key} - ({key} if value is None else set()))
             case _:

@@ -67,6 +67,11 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
             | {"set_aside": _aside(plan, view.reports[n])}
             for n in standbys
         ],
+        "waits_for": "" if plan is None else plan.waits_for,
+        "refused": [
+            {"agent": agent, "host": one.host, "reason": one.reason}
+            for agent, one in sorted(view.refused.items())
+        ],
         "shards": shards,
         "persistent": sorted(
             {i for report in view.reports.values() for i in report.persistent or ()}

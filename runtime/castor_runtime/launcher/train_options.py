@@ -88,6 +88,7 @@ def job_spec(
     hang: str = "800ms",
     stall: str = "5min",
     startup: str = "30min",
+    allow_changed_script: bool = False,
 ) -> JobSpec:
     """Check what a job is made of and return it.
 
@@ -154,6 +155,7 @@ def job_spec(
         buffer_parts=parts,
         shortest_span_s=_parsed(parse_seconds, shortest_span, "--shortest-span"),
         paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,
+        allow_changed_script=allow_changed_script,
     )
 
 

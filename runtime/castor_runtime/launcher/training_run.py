@@ -16,6 +16,7 @@ from typing import Final
 
 from rich.console import Console
 
+from castor_policy.agents.admission import Refusal
 from castor_policy.events import Event, EventKind, Value
 from castor_policy.store import Store, StoreUnavailableError
 from castor_runtime.agent.event_log import EventLog
@@ -38,6 +39,7 @@ from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.operator import RequestServer
 from castor_runtime.stores import open_store
 from castor_runtime.stores.embedded import HOST
+from castor_runtime.transport import JobSecret
 
 POLL_S: Final = 0.01
 """Logs are looked at this often: a fault "at iteration 10" comes that late at most."""
@@ -86,6 +88,7 @@ class TrainingRun:
         self._history = History()
         self._tails: dict[str, EventTail] = {}
         self._reached = 0
+        self._refused: dict[str, Refusal] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._interrupted = 0
         self._ended_at_s: float | None = None
@@ -140,6 +143,8 @@ class TrainingRun:
         stack.callback(self._log.close)
         self._write_run()
         self.folder.write_secret()
+        secret = JobSecret(self.folder.secret_file.read_bytes().strip())
+        self.spec = spec = replace(spec, credentials=secret.mark())
         if self.options.cluster:
             self._network = Network(
                 self.options.cluster,
@@ -311,6 +316,10 @@ class TrainingRun:
         return None
 
     async def _serve_requests(self, view: JobView) -> None:
+        for agent, refusal in sorted(view.refused.items()):
+            if self._refused.get(agent) != refusal:
+                self._refused[agent] = refusal
+                self._say(f"agent {agent} on {refusal.host} was refused: {refusal.reason}")
         if not self.options.local_agents:
             return
         for key in await self._requests.serve(view.requests):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import secrets
 import ssl
 from dataclasses import dataclass, field
@@ -9,6 +12,10 @@ from pathlib import Path
 
 SHORTEST_SECRET_BYTES = 16
 _NEW_SECRET_BYTES = 32
+_SALT_BYTES = 16
+_SECRET, _TLS = "secret", "tls"
+_HANDSHAKE_TURNS = 8
+"""More than a handshake of TLS 1.2 or 1.3 takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,35 @@ class JobSecret:
         """The key of the challenge."""
         return self.secret
 
+    def mark(self) -> str:
+        """Return a text by which others know whether they have this secret; it tells no more.
+
+        Salted and slow to try (scrypt): the store may be read by more people than the secret.
+        """
+        return self._mark(secrets.token_bytes(_SALT_BYTES))
+
+    def fits(self, mark: str) -> bool:
+        """Say whether `mark` is of this secret."""
+        kind, _, rest = mark.partition(":")
+        salt, _, _ = rest.partition(":")
+        try:
+            return kind == _SECRET and hmac.compare_digest(self._mark(bytes.fromhex(salt)), mark)
+        except ValueError:
+            return False
+
+    def _mark(self, salt: bytes) -> str:
+        digest = hashlib.scrypt(self.secret, salt=salt, n=1 << 12, r=8, p=1, dklen=32)
+        return f"{_SECRET}:{salt.hex()}:{digest.hex()}"
+
+    def proof(self, *of: str) -> str:
+        """Return what only who has the secret can say of these texts."""
+        message = b"report proof" + json.dumps(of).encode()
+        return hmac.digest(self.secret, message, "sha256").hex()
+
+    def believes(self, proof: str, *of: str) -> bool:
+        """Say whether `proof` is of somebody who has the secret."""
+        return hmac.compare_digest(proof, self.proof(*of))
+
     def server_context(self) -> ssl.SSLContext | None:
         """Return None: the connection is not encrypted."""
         return None
@@ -86,7 +122,54 @@ class MutualTls:
         """No secret of our own: TLS has authenticated both ends before the challenge begins."""
         return b""
 
-    def server_context(self) -> ssl.SSLContext | None:
+    def mark(self) -> str:
+        """Return a text by which others know whether they have the same authority.
+
+        Raises:
+            OSError: the authority's file cannot be read, or holds no certificate (ssl.SSLError).
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.ca)
+        digests = sorted(hashlib.sha256(c).hexdigest() for c in context.get_ca_certs(True))
+        return ":".join([_TLS, *digests])
+
+    def fits(self, mark: str) -> bool:
+        """Say whether `mark` is of the same authority, or of one of several.
+
+        Raises:
+            OSError: as of `mark`.
+        """
+        kind, *theirs = mark.split(":")
+        return kind == _TLS and not set(theirs).isdisjoint(self.mark().split(":")[1:])
+
+    def check(self) -> None:
+        """Show the own certificate to oneself: peers accept it if they have the same authority.
+
+        Raises:
+            OSError: the authority does not accept it, or a file is unusable (ssl.SSLError).
+        """
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        sides = [
+            self.server_context().wrap_bio(to_server, to_client, server_side=True),
+            self.client_context().wrap_bio(to_client, to_server),
+        ]
+        for _ in range(_HANDSHAKE_TURNS):
+            for side in list(sides):
+                try:
+                    side.do_handshake()
+                except ssl.SSLWantReadError:
+                    continue
+                sides.remove(side)
+
+    def proof(self, *_of: str) -> str:
+        """Return nothing: every handshake proves it, with the key of the certificate."""
+        return ""
+
+    def believes(self, _proof: str, *_of: str) -> bool:
+        """Say that a report may be believed: who is spoken to has to prove it."""
+        return True
+
+    def server_context(self) -> ssl.SSLContext:
         """Return a context that demands a client's certificate.
 
         Raises:
@@ -97,7 +180,7 @@ class MutualTls:
         context.num_tickets = 0
         return self._armed(context)
 
-    def client_context(self) -> ssl.SSLContext | None:
+    def client_context(self) -> ssl.SSLContext:
         """Return a context that demands a server's certificate.
 
         Raises:
