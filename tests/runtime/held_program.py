@@ -8,11 +8,13 @@ after a micro-batch, for the test to kill it.
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import torch
 
 from castor import Checkpointer
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
+from castor_runtime.trainer.unheld_state import UnheldStateWarning
 
 ACCUMULATE = 2
 
@@ -79,41 +82,204 @@ def pretrain(folder: Path) -> None:
     engine.save_checkpoint(str(folder))
 
 
-def train(mode: str, out: Path, iterations: int, stop_at: int | None) -> dict[str, Any]:
+class Lookahead(torch.optim.Optimizer):
+    """Wraps an optimizer, shares its groups, and has a state_dict of its own."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner = inner
+        super().__init__(inner.param_groups, inner.defaults)
+        self.param_groups = inner.param_groups
+        self.calls = 0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        self.inner.step(closure)
+        self.calls += 1
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if "slow" not in state:
+                    state["slow"], state["count"] = parameter.detach().clone(), 0
+                state["count"] += 1
+                if state["count"] % 3 == 0:
+                    state["slow"].lerp_(parameter, 0.5)
+                    parameter.copy_(state["slow"])
+            group["lr"] = 0.01 / (1 + self.calls / 10)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "outer": super().state_dict(),
+            "inner": self.inner.state_dict(),
+            "calls": self.calls,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict["outer"])
+        self.inner.load_state_dict(state_dict["inner"])
+        self.calls = state_dict["calls"]
+
+
+class Wrapper(Lookahead):
+    """The same without a state_dict of its own."""
+
+    state_dict = torch.optim.Optimizer.state_dict
+    load_state_dict = torch.optim.Optimizer.load_state_dict
+
+
+class Counting(torch.optim.SGD):
+    """Counts its steps in an attribute, and keeps what no checkpoint can hold in another."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.01)
+        self.t = 0
+        self.seen: Any = collections.deque(maxlen=3)
+
+    def step(self, closure: Any = None) -> None:
+        self.t += 1
+        self.seen.append(self.t)
+        for group in self.param_groups:
+            group["lr"] = 0.01 / (1 + self.t / 10)
+        super().step(closure)
+
+
+class Scaled(torch.nn.Linear):
+    """Keeps a history outside parameters and buffers, as layers of FP8 libraries do."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.history = [1.0]
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        scale = max(self.history)
+        if self.training:
+            self.history = [*self.history, float(tensor.detach().abs().max())][-4:]
+        return super().forward(tensor / scale)
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.tensor(self.history)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.history = state.tolist()
+
+
+class Data(torch.utils.data.Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 4000
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((8,), index / 4000)
+
+
+def optimizer_of(mode: str, model: torch.nn.Module) -> Any:
+    if mode == "own_state_dict":
+        return Lookahead(torch.optim.AdamW(model.parameters(), lr=0.01))
+    if mode == "wrapped":
+        return Wrapper(Counting(model.parameters()))
+    return None if mode == "cpu_adam" else torch.optim.AdamW(model.parameters(), lr=0.01)
+
+
+def model_of(mode: str) -> torch.nn.Module:
+    return torch.nn.Sequential(Scaled(), network()) if mode == "own_state_dict" else network()
+
+
+def extras(mode: str) -> dict[str, Any]:
+    if mode != "cpu_adam":
+        return {}
+    return {
+        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}},
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.01}},
+    }
+
+
+def refusals() -> list[str]:
+    """Do what must be refused; return what was said."""
+    said = []
     model = network()
-    cursor = Cursor()
-    if mode == "without_optimizer":
-        Checkpointer(build(model))
     engine = build(model, torch.optim.AdamW(model.parameters(), lr=0.01))
+    without = build(network())
+    other = network()
+
+    def second_engine() -> None:
+        kept = build(other, torch.optim.SGD(other.parameters(), lr=0.01))
+        checkpointer.resume()
+        del kept
+
+    def refused(action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except ValueError as error:
+            said.append(str(error))
+        else:
+            said.append("nothing")
+
+    refused(lambda: Checkpointer(without))
+    refused(lambda: Checkpointer(engine, state={"other": engine}))
+    refused(lambda: Checkpointer(engine, state={"model": engine.module}))
+    checkpointer = Checkpointer(engine)
+    refused(lambda: Checkpointer(engine))
+    refused(second_engine)
+    return said
+
+
+class Beside:
+    """What a script may keep beside the engine without telling anybody."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+        self.data = iter(torch.utils.data.DataLoader(Data(), shuffle=True))
+        self.module = torch.nn.Linear(2, 2)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=0.1, momentum=0.9)
+        self.average = torch.optim.swa_utils.AveragedModel(self.module)
+        self.scaler = torch.amp.GradScaler("cpu")
+
+    def step(self) -> None:
+        next(self.data)
+        self.module(torch.ones(2)).sum().backward()
+        self.optimizer.step()
+        self.average.update_parameters(self.module)
+        self.schedule.step()
+
+
+def train(mode: str, out: Path, iterations: int, stop_at: int | None) -> dict[str, Any]:
+    model, cursor = model_of(mode), Cursor()
+    optimizer = optimizer_of(mode, model)
+    engine = build(model, optimizer, **extras(mode))
     if mode == "pretrained":
         engine.load_checkpoint(str(out.parent / "pretrained"))
         cursor.at = 3 * ACCUMULATE
     torch.manual_seed(1)
-    checkpointer = Checkpointer(engine, state={"cursor": cursor})
+    state: dict[str, Any] = {"cursor": cursor}
+    beside = Beside(optimizer) if mode == "unheld" else None
+    late = Cursor() if mode == "late" else None
+    if mode in ("late", "pretrained"):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+        state |= {"schedule": schedule, "late": late or Cursor()}
+    checkpointer = Checkpointer(engine, state={} if mode == "unheld" else state)
     start = checkpointer.resume()
-    if mode == "loaded_late":
-        micro_batch(engine, cursor), checkpointer.step()
-        micro_batch(engine, cursor), checkpointer.step()
-        engine.global_steps = 0  # as load_checkpoint sets it
-    counted = []
     while engine.global_steps < iterations:
+        before = engine.global_steps
         loss = micro_batch(engine, cursor)
+        if mode == "pretrained" and engine.global_steps > before:
+            schedule.step()  # where it belongs
         checkpointer.step(loss=loss)
-        counted.append([cursor.at, engine.global_steps])
+        if beside is not None:
+            beside.step()
+        if late is not None and engine.global_steps > before:
+            late.at += 1
+            schedule.step()
+        if mode == "loaded_late" and engine.global_steps == 2:
+            engine.global_steps = 0  # as load_checkpoint sets it
         if stop_at is not None and cursor.at == stop_at * ACCUMULATE + 1:
             time.sleep(60)
     checkpointer.finish()
-    state = DeepSpeedState(engine)
-    raw = [
-        t.detach().contiguous().view(torch.uint8).numpy().tobytes()
-        for t in state.live()
-        if t is not None
-    ]
+    live = (tensor for tensor in DeepSpeedState(engine).live() if tensor is not None)
+    raw = [tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() for tensor in live]
     return {
         "start": start,
         "cursor": cursor.at,
         "sha256": hashlib.sha256(b"".join(raw)).hexdigest(),
         "torch": int(torch.randint(1 << 30, ())),
+        "lr": engine.get_lr(),
     }
 
 
@@ -125,14 +291,13 @@ def main() -> None:
     if mode == "pretrain":
         pretrain(out.parent / "pretrained")
         return
+    if mode == "refused":
+        out.write_text(json.dumps(refusals()))
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = train(mode, out, iterations, stop_at)
-    said = [
-        str(warning.message)
-        for warning in caught
-        if issubclass(warning.category, UserWarning | RuntimeWarning)
-    ]
+    said = [str(one.message) for one in caught if issubclass(one.category, UnheldStateWarning)]
     out.write_text(json.dumps({**result, "warnings": said}))
 
 

@@ -29,11 +29,11 @@ class Trial:
         arguments = [PROGRAM, self._mode, str(out), str(ITERATIONS), *map(str, more)]
         return {"arguments": arguments}, out
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> Any:
         """Train without a failure."""
         options, out = self._options("whole")
         self._make(1, 1).run("script", options).results()
-        return dict(json.loads(out.read_text()))
+        return json.loads(out.read_text())
 
     def killed(self, wait_for: int = STOP_AT) -> dict[str, Any]:
         """Train, be killed within an iteration, and train on to the end."""
@@ -59,7 +59,7 @@ def trial(make_cluster: Callable[..., Any], tmp_path: Path) -> Callable[[str], T
 
 
 def end(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: result[key] for key in ("cursor", "sha256", "torch")}
+    return {key: result[key] for key in ("cursor", "sha256", "torch", "lr")}
 
 
 def test_training_goes_on_from_a_deepspeed_checkpoint(trial: Callable[[str], Trial]) -> None:
@@ -70,6 +70,7 @@ def test_training_goes_on_from_a_deepspeed_checkpoint(trial: Callable[[str], Tri
     again = trial("pretrained").killed()
     assert again["start"] == STOP_AT
     assert end(again) == end(whole)
+    assert whole["warnings"] == []
 
 
 def test_a_checkpoint_that_is_loaded_too_late_is_refused(trial: Callable[[str], Trial]) -> None:
@@ -78,5 +79,51 @@ def test_a_checkpoint_that_is_loaded_too_late_is_refused(trial: Callable[[str], 
     )
 
 
-def test_an_engine_that_does_not_train_is_refused(trial: Callable[[str], Trial]) -> None:
-    assert "this one has no optimizer" in trial("without_optimizer").refusal()
+@pytest.mark.parametrize("mode", ["own_state_dict", "wrapped"])
+def test_state_in_places_of_its_own_is_held(trial: Callable[[str], Trial], mode: str) -> None:
+    whole, again = trial(mode).whole(), trial(mode).killed()
+    assert again["start"] == STOP_AT
+    assert end(again) == end(whole)
+    found = whole["warnings"]
+    said = "the optimizer's attribute inner.seen (deque) changes from step to step"
+    assert [said in warning for warning in found] == [True] * (mode == "wrapped"), found
+
+
+def test_what_cannot_be_held_is_refused(trial: Callable[[str], Trial]) -> None:
+    expected = (
+        "this one has no optimizer",
+        "state['other'] is a DeepSpeed engine",
+        "state['model'] is a module whose parameters ZeRO-3 has partitioned",
+        "this process has a Checkpointer already",
+        "another DeepSpeed engine trains in this process (Sequential, 4 parameters)",
+    )
+    found = trial("refused").whole()
+    assert len(found) == len(expected)
+    for said, words in zip(found, expected, strict=True):
+        assert words in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("late", ["state['late'] (Cursor) changes", "state['schedule'] (CosineAnnealingLR) chang"]),
+        (
+            "unheld",
+            [
+                "a DataLoader(num_workers=0) of Data takes its seed from torch's own generator",
+                "its position is in nobody's state",
+                "the averaged weights of AveragedModel",
+                "the learning-rate schedule CosineAnnealingLR is in nobody's state",
+                "the loss scale of GradScaler",
+                "the optimizer SGD trains beside the engine",
+            ],
+        ),
+    ],
+)
+def test_what_is_in_nobodys_state_is_named_at_the_start(
+    trial: Callable[[str], Trial], mode: str, expected: list[str]
+) -> None:
+    found = trial(mode).whole()["warnings"]
+    assert len(found) == len(expected), found
+    for words in expected:
+        assert any(words in warning for warning in found), found

@@ -153,6 +153,7 @@ class Machine:
             "buffer_parts": self.spec.buffer_parts,
             "shortest_span_s": self.spec.shortest_span_s,
             "paced_copy_bps": self.spec.paced_copy_bps,
+            "persists": bool(self.spec.persist),
             "started_ns": self.spec.started_ns,
             "folder": str(self._folder.resolve()),
         }

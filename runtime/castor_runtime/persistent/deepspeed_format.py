@@ -255,6 +255,8 @@ def _model_states(
     module.update(held)
     for name in departed:  # its section says nothing
         tensors.pop(f"buffer/{name}", None)
+    for key, name in template["extra_state"].items():
+        module[key] = meta["extra_state"][name]
     fragments: OrderedDict[str, torch.Tensor] = OrderedDict()
     for name, shape in fixed["frozen_param_shapes"].items():
         if shape.numel() == 0 and f"frozen/{name}" not in tensors:

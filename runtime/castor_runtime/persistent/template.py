@@ -19,8 +19,12 @@ import torch
 from deepspeed.runtime.engine import _checkpoint_parallel_metadata
 
 from castor_runtime.persistent.durable_files import write_durably
+from castor_runtime.trainer.extra_state import extra_state_modules
+from castor_runtime.trainer.optimizer_attributes import has_own_state_dict, inner_optimizers
 
-TEMPLATE_VERSION = 1
+TEMPLATE_VERSION = 2
+_EXTRA_STATE = "_extra_state"
+"""torch's name for what `get_extra_state` returns, in a module's `state_dict`."""
 
 
 def write_template(engine: Any, path: Path) -> None:
@@ -33,7 +37,7 @@ def write_template(engine: Any, path: Path) -> None:
         ValueError: the engine trains in a way that the persistent tier cannot write; says which.
     """
     _require_supported(engine)
-    module, aliases = _module_state(engine.module)
+    module, aliases, extra = _module_state(engine.module)
     optimizer = engine.optimizer
     frozen_shapes = engine._get_zero_frozen_param_attributes(engine._get_param_shape_func)
     placed = Path(engine._get_ckpt_name("", "")).name, Path(engine._get_zero_ckpt_name("", "")).name
@@ -44,6 +48,7 @@ def write_template(engine: Any, path: Path) -> None:
         "optimizer_file": placed[1],
         "module": module,
         "buffer_aliases": aliases,
+        "extra_state": extra,
         "non_persistent_buffers": sorted(_buffer_names(engine.module) - set(aliases.values())),
         "model_states": {
             "buffer_names": engine._get_buffer_names(),
@@ -101,6 +106,10 @@ def _require_supported(engine: Any) -> None:
         ),
         "no optimizer offload to NVMe": not engine.zero_nvme_offload_optimizer(),
         "no elastic ZeRO checkpoints": not engine.zero_elastic_checkpoint(),
+        "an optimizer that wraps no other and has torch's own state_dict": not (
+            has_own_state_dict(engine.optimizer.optimizer)
+            or inner_optimizers(engine.optimizer.optimizer)
+        ),
         "no curriculum learning": not engine.curriculum_learning_enabled(),
         "no random layer-token dropping": not engine.random_ltd_enabled(),
     }
@@ -112,28 +121,40 @@ def _require_supported(engine: Any) -> None:
         )
 
 
-def _module_state(module: torch.nn.Module) -> tuple[OrderedDict[str, Any], dict[str, str]]:
-    """Return the module's state dict with empty tensors, and the buffer behind each buffer's key.
+def _module_state(
+    module: torch.nn.Module,
+) -> tuple[OrderedDict[str, Any], dict[str, str], dict[str, str]]:
+    """Return the module's state dict with empty tensors, and what stands behind some of its keys.
 
-    ZeRO-3 saves every parameter as an empty placeholder, so nothing of them is lost here.
+    That is the buffer of each buffer's key, and the module of each key of extra state. ZeRO-3 saves
+    every parameter as an empty placeholder, so nothing of them is lost here.
     """
     found = module.state_dict(keep_vars=True)
     state: OrderedDict[str, Any] = OrderedDict(found)
     vars(state).update(vars(found))  # versions of the modules, which torch reads when it loads
     buffers = {id(tensor): name for name, tensor in module.named_buffers()}
+    extra = _extra_state_keys(module)
     aliases = {}
     for key, value in found.items():
-        if not torch.is_tensor(value):
-            raise ValueError(
-                f"the persistent tier cannot write {key}, extra state of type "
-                f"{type(value).__name__}: keep it in Checkpointer(state=...)"
-            )
+        if key in extra:
+            state[key] = None
+            continue
         if id(value) in buffers:
             aliases[key] = buffers[id(value)]
         elif not hasattr(value, "ds_id"):
             raise ValueError(f"parameter {key} is not partitioned by ZeRO-3, so it has no place")
         state[key] = torch.empty(0, dtype=value.dtype)
-    return state, aliases
+    return state, aliases, extra
+
+
+def _extra_state_keys(module: torch.nn.Module) -> dict[str, str]:
+    """Return for each key of extra state the name of its module; shared modules have several."""
+    names = {id(part): name for name, part in extra_state_modules(module)}
+    return {
+        f"{name}.{_EXTRA_STATE}" if name else _EXTRA_STATE: names[id(part)]
+        for name, part in module.named_modules(remove_duplicate=False)
+        if id(part) in names
+    }
 
 
 def _buffer_names(module: torch.nn.Module) -> set[str]:

@@ -47,6 +47,7 @@ class TrainerSettings:
         shortest_span_s: idle spans below it are left alone.
         paced_copy_bps: rate of the stand-in for a GPU's copy engine; 0: there is none.
         folder: where files of this machine's trainers go; "" for beside the socket.
+        persists: whether the job has a persistent tier.
     """
 
     job: str
@@ -69,6 +70,7 @@ class TrainerSettings:
     buffer_parts: int = 4
     shortest_span_s: float = 0.005
     paced_copy_bps: int = 0
+    persists: bool = False
 
     @classmethod
     def from_environment(

@@ -29,6 +29,7 @@ from castor_runtime.trainer.meta import encode
 from castor_runtime.trainer.random_state import capture_random_state
 from castor_runtime.trainer.session import TrainerSession
 from castor_runtime.trainer.tensor_state import TensorState
+from castor_runtime.trainer.unheld_state import FirstIterations, refuse_foreign_state
 
 _META_SLACK_BYTES = 64 << 10
 _PAGE_BYTES = 4096
@@ -68,6 +69,7 @@ class Checkpointer:
             raise ValueError(f'update_after is "replication" or "capture", not {update_after!r}')
         self._state = engine if isinstance(engine, TensorState) else DeepSpeedState(engine)
         self._user = dict(sorted((state or {}).items()))
+        refuse_foreign_state(self._user)
         settings = TrainerSettings.from_environment()
         self._session: TrainerSession | None = None
         if settings is None:
@@ -77,6 +79,8 @@ class Checkpointer:
                 stacklevel=2,
             )
             return
+        _claim_process()
+        self._watch: FirstIterations | None = None
         needed = len(encode(self._meta()))
         capacity = 2 * needed + _META_SLACK_BYTES if meta_bytes is None else meta_bytes
         capacity = -(-capacity // _PAGE_BYTES) * _PAGE_BYTES
@@ -97,7 +101,10 @@ class Checkpointer:
         """
         if self._session is None:
             return self._state.iteration()
-        return self._session.resume(self._user)
+        done = self._session.resume(self._user)
+        if self._session.from_start and isinstance(self._state, DeepSpeedState):
+            self._watch = FirstIterations(self._state, self._user)
+        return done
 
     def step(self, loss: Any = None) -> None:
         """Checkpoint, if `engine.step()` has just ended an iteration; call it after each one.
@@ -110,11 +117,14 @@ class Checkpointer:
         Raises:
             ReplicationError: the checkpoint before could not be completed.
             MetaError: the user's state holds something that a checkpoint cannot.
+            SecondEngineError: another engine trains in this process.
         """
         if isinstance(self._state, TensorState):
             self._state.advance()
         if self._session is not None:
-            self._session.step(loss, self._meta)
+            ended = self._session.step(loss, self._meta)
+            if ended and self._watch is not None and self._watch.iteration_ended():
+                self._watch = None
 
     def busy(self, what: str, limit_s: float = BUSY_LIMIT_S) -> AbstractContextManager[None]:
         """Say that this rank may be silent for longer than an iteration: no hang, no stall.
@@ -163,6 +173,19 @@ class Checkpointer:
             "random": capture_random_state(),
             "user": {name: held.state_dict() for name, held in self._user.items()},
         }
+
+
+_claimed: list[bool] = []
+
+
+def _claim_process() -> None:
+    if _claimed:
+        raise ValueError(
+            "this process has a Checkpointer already, and an agent knows one of each trainer: put "
+            "all that is trained into one engine (one module that holds the models, a parameter "
+            "group each), or train without Castor"
+        )
+    _claimed.append(True)
 
 
 def _finish_at_exit(checkpointer: Checkpointer) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from castor_runtime.trainer.exact_configurations import refuse_inexact, refuse_inexact_engine
+from castor_runtime.trainer.extra_state import extra_state_modules
 from castor_runtime.trainer.module_buffers import ModuleBuffers
 from castor_runtime.trainer.optimizer_state import OptimizerState
+from castor_runtime.trainer.running_powers import RunningPowers
 from castor_runtime.trainer.sections import Section, lay_out, views
 
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
@@ -43,6 +45,8 @@ class DeepSpeedState:
         groups = [self._zero.sub_group_to_group_id[index] for index in range(len(masters))]
         self._optimizer_state = OptimizerState(self._zero.optimizer, masters, groups)
         self._frozen = _frozen_parameters(engine)
+        self._extra = extra_state_modules(engine.module)
+        self._powers = RunningPowers(self._zero.optimizer, masters, groups)
         _zero_padding(engine)
         self._buffers = ModuleBuffers(engine.module, self.device())
         self.early = frozenset(name for name, _, _ in self._buffers.tensors())
@@ -105,6 +109,9 @@ class DeepSpeedState:
             meta[name] = schedule.state_dict() if hasattr(schedule, "state_dict") else None
         grad_scaler = getattr(zero, "torch_autocast_gradscaler", None)
         meta["autocast_scaler"] = grad_scaler.state_dict() if grad_scaler else None
+        if self._extra:
+            meta["extra_state"] = {name: module.get_extra_state() for name, module in self._extra}
+        meta["running_powers"] = self._powers.first
         return meta
 
     def restore(self, part: torch.Tensor, meta: Mapping[str, Any]) -> None:
@@ -121,6 +128,7 @@ class DeepSpeedState:
             master.data.copy_(found[f"fp32/{index}"])
         moments = [found[name] for name, _, _ in self._optimizer_state.tensors()]
         self._optimizer_state.restore(meta["optimizer"], moments)
+        self._restore_outside(meta)
         self._buffers.restore(meta["buffers"], found)
         for name, parameter in self._frozen:
             parameter.ds_tensor.data.copy_(found[f"frozen/{name}"])
@@ -137,7 +145,9 @@ class DeepSpeedState:
         self._buffers.reshape(meta["buffers"])
 
     def restore_small(self, meta: Mapping[str, Any], extra: Mapping[str, torch.Tensor]) -> None:
-        """Set the counters and scalers that `engine.load_checkpoint` leaves, and lost sections."""
+        """Set what `engine.load_checkpoint` leaves: counters, scalers, lost sections."""
+        self._optimizer_state.restore_attributes(meta["optimizer"])
+        self._restore_outside(meta)
         self._buffers.restore(meta["buffers"], extra)
         self._restore_schedules(meta)
 
@@ -151,6 +161,16 @@ class DeepSpeedState:
 
         write_template(self._engine, path)
         return True
+
+    def unheld(self) -> list[tuple[str, str]]:
+        """Return path and type of optimizer attributes that move and that no checkpoint holds."""
+        return self._optimizer_state.unheld()
+
+    def _restore_outside(self, meta: Mapping[str, Any]) -> None:
+        """Set what lies outside parameters, buffers and the optimizer's state."""
+        for name, module in self._extra:
+            module.set_extra_state(meta["extra_state"][name])
+        self._powers.restore(meta["running_powers"])
 
     def _restore_schedules(self, meta: Mapping[str, Any]) -> None:
         engine, zero = self._engine, self._zero

@@ -55,6 +55,9 @@ class TrainerSession:
         timeout_s: of transfers.
         update_after: "replication" or "capture"; see `Checkpointer`.
 
+    Attributes:
+        from_start: whether this life began with nothing to load; known once `resume` has returned.
+
     Raises:
         AgentLostError: the agent is gone.
         ValueError: the scheme is not known, or not every rank trains.
@@ -97,6 +100,7 @@ class TrainerSession:
         self._send_layout()
         self._loader = Loader(settings, state, self._fingerprint, self._open)
         self._resumed = False
+        self.from_start = False
         self._replicator: Replicator | None = None
         self._own: Replica | None = None
         self._opened: dict[str, Replica] = {}
@@ -119,8 +123,8 @@ class TrainerSession:
             except DamagedError:
                 self._link.send("corrupt", rank=self._settings.rank, iteration=order["iteration"])
         # From the start: what the script has loaded by itself, DeepSpeed's own checkpoints, counts.
-        from_start = order["tier"] == "scratch"
-        self._last = self._state.iteration() if from_start else int(order["iteration"])
+        self.from_start = order["tier"] == "scratch"
+        self._last = self._state.iteration() if self.from_start else int(order["iteration"])
         self._own = self._open(order["segments"][str(self._settings.rank)])
         self._link.send(
             "resumed", iteration=self._last, seconds={"wait": ordered - began, **seconds}
@@ -138,14 +142,14 @@ class TrainerSession:
         self._line.iteration_started_ns = time.monotonic_ns()
         return self._last
 
-    def step(self, loss: Any, meta: Callable[[], dict[str, Any]]) -> None:
-        """See `Checkpointer.step`; `meta` is called when an iteration has ended."""
+    def step(self, loss: Any, meta: Callable[[], dict[str, Any]]) -> bool:
+        """See `Checkpointer.step`; return whether an iteration has ended: then `meta` is called."""
         self._progress()
         iteration = self._state.iteration()
         if not self._resumed:
             raise ValueError("call Checkpointer.resume() before the first iteration")
         if iteration == self._last:
-            return  # within gradient accumulation
+            return False  # within gradient accumulation
         if iteration < self._last:
             raise ValueError(
                 f"the engine counted {self._last} iterations, and now {iteration}: load a "
@@ -174,6 +178,7 @@ class TrainerSession:
         else:
             self._checkpoint(self._replicator, meta, began)
         self._line.iteration_started_ns = time.monotonic_ns()
+        return True
 
     def _checkpoint(
         self, replicator: Replicator, meta: Callable[[], dict[str, Any]], began: float
@@ -314,7 +319,9 @@ class TrainerSession:
     def _send_layout(self) -> None:
         folder = Path(self._settings.folder or Path(self._settings.socket).parent)
         template = folder / f"template-{self._settings.rank}"
-        wrote = self._state.write_template(template)
+        persists = self._settings.persists
+        if persists and not self._state.write_template(template):
+            raise ValueError("plain tensors have no persistent form: train without --persist")
         sections = self._state.sections
         self._link.send(
             "layout",
@@ -327,7 +334,7 @@ class TrainerSession:
                 for s in sections
             ],
             fingerprint=self._fingerprint,
-            template=str(template) if wrote else None,
+            template=str(template) if persists else None,
         )
 
     def _open(self, name: str) -> Replica:
