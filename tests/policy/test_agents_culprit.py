@@ -113,7 +113,29 @@ def test_an_agent_that_was_restarted_took_its_trainers_with_it() -> None:
 
 def test_an_error_on_every_rank_names_all_of_them() -> None:
     told = [member(m, sight_of_end(m, 1, "SyntaxError: bad")) for m in range(4)]
-    assert len(verdict(told).culprits) == 4
+    found = verdict(told)
+    assert len(found.culprits) == 4
+    assert "more" not in found.reason
+
+
+def test_a_failure_of_a_thousand_machines_is_told_in_a_few_words() -> None:
+    names = tuple(f"node-{machine}" for machine in range(1000))
+    rows = place("mixed", 1000, 2).replicas
+    spec = JobSpec("j", 1000, 1, "group", rows, "t.py")
+    plan = Plan(1, 7, Phase.LOAD, names, tuple(f"{name}.1" for name in names))
+    error = "SyntaxError: " + "x" * 300
+    told = [
+        AgentReport(
+            name, f"{name}.1", False, "", 1, State.FAILED, seen=(sight_of_end(m, 1, error),)
+        )
+        for m, name in enumerate(names)
+    ]
+    effects = Root(spec, 7, plan, 10, told, 0.0).handle(Tick(), 1.0)
+    following = written(effects)
+    assert following is not None
+    assert following.reason.endswith("and 996 more")
+    assert following.failures == ()
+    assert len(following.to_json()) < 100_000
 
 
 def test_a_rank_that_left_with_code_0_is_named_once_all_others_lost_their_connection() -> None:
@@ -121,7 +143,7 @@ def test_a_rank_that_left_with_code_0_is_named_once_all_others_lost_their_connec
     assert named(verdict(told)) == []
     found = verdict([*told[:3], member(3, lost_peer(3))])
     assert named(found) == [(1, 1, "left")]
-    assert found.culprits[0].cause == "rank 1 exited with code 0"
+    assert found.culprits[0].cause == "rank 1 exited with code 0 while others still trained"
 
 
 def test_who_has_finished_is_no_culprit_where_most_have_or_where_another_failed() -> None:

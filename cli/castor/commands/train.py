@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -211,7 +212,8 @@ def train(
         command=("castor", *sys.argv[1:]),
         cluster=cluster or "",
     )
-    raise typer.Exit(_run(options, quiet=quiet))
+    known = [name for parameter in context.command.params for name in parameter.opts]
+    raise typer.Exit(_run(options, known, quiet=quiet))
 
 
 def _check_cluster(name: str) -> None:
@@ -224,8 +226,10 @@ def _check_cluster(name: str) -> None:
         raise InputError(error.message, key="--cluster") from error
 
 
-def _run(options: TrainOptions, *, quiet: bool) -> int:
+def _run(options: TrainOptions, castor_options: Sequence[str], *, quiet: bool) -> int:
+    from castor_runtime.launcher.near_miss import near_misses
     from castor_runtime.launcher.result_file import failure_tail, write_result
+    from castor_runtime.launcher.run_result import ranks_at_fault
     from castor_runtime.launcher.screen import print_summary
     from castor_runtime.launcher.training_run import TrainingRun
 
@@ -241,10 +245,13 @@ def _run(options: TrainOptions, *, quiet: bool) -> int:
         _complain(f"and {more} more faults, which result.json names", "yellow")
     if outcome.code:
         _complain(outcome.reason, "red")
-    if outcome.outcome in ("failed", "refused") and (found := failure_tail(run.folder)):
+    at_fault = ranks_at_fault(result["recoveries"])
+    if outcome.outcome in ("failed", "refused") and (found := failure_tail(run.folder, at_fault)):
         log, tail = found
         STDERR.print(f"the end of {log}:", markup=False)
         STDERR.print(tail, style="dim", markup=False)
+        for hint in near_misses(tail, castor_options):
+            _complain(hint, "yellow")
     if outcome.outcome == "interrupted":
         again = shlex.join(options.command)
         _complain(f"stopped; to start anew: {again}", "yellow")

@@ -19,6 +19,8 @@ _VARYING = re.compile(
     r"|\d+(?:[.:]\d+)*"  # ranks, ports, times, dates, host addresses
 )
 
+_WORDS_LENGTH = 1000
+
 
 def moved_on(plan: Plan, reports: Sequence[AgentReport], words: str) -> bool:
     """Whether the generation of `plan` completed an iteration that the job did not have.
@@ -63,7 +65,7 @@ def recurring_words(culprits: Sequence[Culprit]) -> str:
     """
     own = [one for one in culprits if one.kind == FailureKind.EXIT]
     said = sorted({_VARYING.sub("#", one.words or _without_rank(one)) for one in own})
-    return "; ".join(said)
+    return "; ".join(said)[:_WORDS_LENGTH]
 
 
 def recurs_at_start(plan: Plan, reports: Sequence[AgentReport], words: str) -> bool:

@@ -33,6 +33,11 @@ from castor_policy.events import EventKind
 
 _WINDOW_S = 1.0
 
+MOST_NAMED = 16
+"""So many culprits, and so many other sights, are kept in the plan and told in the event log."""
+
+_MOST_IN_WORDS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -51,9 +56,9 @@ class Verdict:
     @property
     def reason(self) -> str:
         """The failure in words."""
-        if self.culprits:
-            return "; ".join(f"machine {one.machine}: {one.cause}" for one in self.culprits)
-        return f"what failed is not known; {'; '.join(self.others)}"
+        if not self.culprits:
+            return "; ".join(("what failed is not known", *_first(self.others)))
+        return "; ".join(_first([f"machine {one.machine}: {one.cause}" for one in self.culprits]))
 
 
 def window_s(spec: JobSpec) -> float:
@@ -99,7 +104,7 @@ def judge(
         ]
     named = _named(seen, silent=silent)
     culprits = tuple(
-        Culprit(machine, sight.rank, agents[machine], sight.kind, sight.text(), sight.words)
+        Culprit(machine, sight.rank, agents[machine], sight.kind, _cause(sight), sight.words)
         for machine, sight in sorted(named, key=lambda pair: (pair[0], pair[1].rank))
     )
     others = tuple(
@@ -162,6 +167,16 @@ def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int
     if left and not silent and len(left) <= len(cut_off) == len(seen) - len(left):
         return left
     return []
+
+
+def _cause(sight: Sight) -> str:
+    left = sight.kind == FailureKind.LEFT
+    return f"{sight.text()} while others still trained" if left else sight.text()
+
+
+def _first(told: Sequence[str]) -> list[str]:
+    more = len(told) - _MOST_IN_WORDS
+    return [*told[:_MOST_IN_WORDS], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _seen_by(report: AgentReport) -> Sequence[Sight]:

