@@ -41,6 +41,7 @@ class EventKind(StrEnum):
     STORE_BACK = "store_back"
     STORE_TROUBLE = "store_trouble"
     PERSISTED = "persisted"
+    PERSIST_FAILED = "persist_failed"
     CORRUPT = "corrupt"
     SPANS_PROFILED = "spans_profiled"
     LINK_MEASURED = "link_measured"

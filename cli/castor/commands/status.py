@@ -142,6 +142,8 @@ def _shown(document: dict[str, Any]) -> Group:
         f"{len(document['recoveries'])} recoveries so far",
         style="yellow" if document["degraded"] else "",
     )
+    for agent, cause in document["persist_failures"].items():
+        head.append(f"\nNOT PERSISTED by {agent}: {cause}", style="yellow")
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("machine", "agent", "lease", "state"):
         table.add_column(heading)

@@ -380,6 +380,7 @@ class AgentReport(Document):
         complete: the newest of which they know that all replicas have arrived everywhere.
         redundant: all replicas that belong here are here.
         memory_bytes: checkpoint memory that it has taken.
+        persist_failure: why its last share of a persistent checkpoint was not written; else "".
         standing: for each rank (as a string) how far it has come (`trainer_watch.Position`), once
             no trainer here has shown a sign of life for the job's limit; empty while they go on.
         life: where and since when it runs.
@@ -405,6 +406,7 @@ class AgentReport(Document):
     complete: int = 0
     redundant: bool = False
     memory_bytes: int = 0
+    persist_failure: str = ""
     standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     life: Life = Life()
     proof: str = ""

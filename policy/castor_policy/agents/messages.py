@@ -133,6 +133,17 @@ class StorageRead:
 
 
 @dataclass(frozen=True, slots=True)
+class PersistEnded:
+    """This machine's share of a persistent checkpoint is written, or why it is not.
+
+    `reason`: "" where all went well. It speaks of storage, whatever generation it was begun in.
+    """
+
+    iteration: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """The part of `rank` in own memory was read against its checksums."""
 
@@ -282,6 +293,7 @@ WorkerEvent: TypeAlias = (
     | PersistChanged
     | Inspected
     | StorageRead
+    | PersistEnded
     | Verified
     | Fetched
     | FetchFailed

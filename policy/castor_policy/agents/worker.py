@@ -29,6 +29,7 @@ from castor_policy.agents.messages import (
     PeersAnswered,
     Persist,
     PersistChanged,
+    PersistEnded,
     PingPeers,
     PlanChanged,
     Progressed,
@@ -152,6 +153,11 @@ class Worker:
             case PersistChanged(iteration):
                 self._persist = iteration
                 return self._persisting()
+            case PersistEnded(_, reason):
+                if reason == self.report.persist_failure:
+                    return []
+                self.report = replace(self.report, persist_failure=reason)
+                return [Report(self.report)]
             case PeersAnswered(generations):
                 return self._peers_answered(max(generations.values(), default=-1), now_s)
             case Progressed():
@@ -456,6 +462,7 @@ class Worker:
                 self.report.standby,
                 self.report.address,
                 self.generation,
+                persist_failure=self.report.persist_failure,
             )
             self.report = replace(blank, **changes)  # type: ignore[arg-type]  # fields of it
         else:

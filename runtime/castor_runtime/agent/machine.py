@@ -80,7 +80,7 @@ class Machine:
         self._log = log
         self._emit = emit
         self._holding = Holding(spec, memory, session, client, emit)
-        self._persister = Persister(spec, folder, host, log)
+        self._persister = Persister(spec, folder, host, log, emit)
         self.link = TrainerLink(spec.job, self._on_message)
         self.control = ControlBlock.create(spec.job, spec.run, agent, spec.ranks_per_machine)
         self._watchdog = Watchdog(spec, self.control, emit)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.messages import PersistEnded, WorkerEvent
 from castor_policy.events import EventKind
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.host_link import HostLink
@@ -18,6 +19,12 @@ from castor_runtime.agent.log_tail import last_words
 
 _WAIT_S = 3600.0
 """An iteration that was announced and has not come by then never will."""
+
+AT_ONCE = 3
+"""Shares that may be under way at once; each keeps a copy of its parts in memory."""
+
+LATE_S = 30.0
+"""A share that is under way for so long when the next one is due is told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +43,24 @@ class Persister:
         folder: of the agent, for the log.
         host: forks the processes.
         log: the event log.
+        emit: gets `PersistEnded`.
     """
 
-    def __init__(self, spec: JobSpec, folder: Path, host: HostLink, log: EventLog) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        folder: Path,
+        host: HostLink,
+        log: EventLog,
+        emit: Callable[[WorkerEvent], None],
+    ) -> None:
         self._spec = spec
         self._log_file = folder / "persist.log"
         self._host = host
         self._log = log
+        self._emit = emit
         self._begun: set[tuple[int, int]] = set()
+        self._running: dict[int, float] = {}
 
     async def write(
         self,
@@ -62,6 +79,17 @@ class Persister:
             return
         self._begun.add((generation, iteration))
         began_s = time.monotonic()
+        if self._running:
+            oldest = min(self._running, key=lambda one: self._running[one])
+            late_s = began_s - self._running[oldest]
+            if late_s > LATE_S:
+                self._emit(
+                    PersistEnded(
+                        iteration, f"iteration {oldest} is not written since {late_s:.0f} s"
+                    )
+                )
+            if len(self._running) >= AT_ONCE:
+                return
         order = {
             "folder": self._spec.persist,
             "attempt": {
@@ -82,7 +110,18 @@ class Persister:
             ],
             "wait_s": _WAIT_S,
             "keep": self._spec.persist_keep,
+            "others_s": self._spec.storage_s,
         }
+        self._running[iteration] = began_s
+        try:
+            await self._carry_out(generation, iteration, machine, order)
+        finally:
+            self._running.pop(iteration, None)
+
+    async def _carry_out(
+        self, generation: int, iteration: int, machine: int, order: Mapping[str, Any]
+    ) -> None:
+        began_s = time.monotonic()
         pid = await self._host.start_call(
             f"persist {generation} {iteration}",
             "castor_runtime.persistent.machine_share:write",
@@ -101,5 +140,15 @@ class Persister:
                 },
             )
         else:
-            said = last_words(self._log_file)
+            said = last_words(self._log_file) or f"the process that writes it ended with {code}"
+            self._log.write(
+                EventKind.PERSIST_FAILED,
+                {
+                    "machine": machine,
+                    "iteration": iteration,
+                    "generation": generation,
+                    "cause": said,
+                },
+            )
             sys.stderr.write(f"iteration {iteration} was not persisted: {said}\n")
+        self._emit(PersistEnded(iteration, "" if code == 0 else said))

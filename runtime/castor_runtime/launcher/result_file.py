@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from castor_configs.atomic import replacing, write_text
 from castor_policy.agents.documents import JobSpec, Phase, Plan
+from castor_policy.events import Event, EventKind
 from castor_policy.version import __version__
 from castor_runtime.agent.log_tail import log_end
 from castor_runtime.launcher.event_logs import merge
@@ -105,10 +106,29 @@ def write_result(
         "wall_s": (time.time_ns() - spec.started_ns) / 1e9,
         "final_state_sha256": sha256,
         "recoveries": [recovery.to_json() for recovery in recoveries(events)],
+        "persistent": persistent(events),
         "faults_not_injected": list(outcome.not_injected),
     }
     write_text(folder.result_file, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def persistent(events: Sequence[Event]) -> dict[str, Any]:
+    """Return what came of persistent checkpoints: the newest, and every share that failed."""
+    written = [e.fields.get("iteration") for e in events if e.kind == EventKind.PERSISTED]
+    return {
+        "newest": max((one for one in written if isinstance(one, int)), default=None),
+        "failures": [
+            {
+                "time_s": event.time_ns / 1e9,
+                "machine": event.fields.get("machine"),
+                "iteration": event.fields.get("iteration"),
+                "cause": event.fields.get("cause"),
+            }
+            for event in events
+            if event.kind == EventKind.PERSIST_FAILED
+        ],
+    }
 
 
 def failure_tail(folder: RunFolder, ranks: Collection[int] = ()) -> tuple[Path, str] | None:

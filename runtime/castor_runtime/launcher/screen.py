@@ -219,6 +219,10 @@ _LINES: dict[EventKind, tuple[str, str]] = {
     EventKind.STORE_BACK: ("{agent} reaches the store again", ""),
     EventKind.STORE_TROUBLE: ("{agent}: store, {about}: {reason}", "yellow"),
     EventKind.PERSISTED: ("iteration {iteration} is in persistent storage", ""),
+    EventKind.PERSIST_FAILED: (
+        "NOT PERSISTED: machine {machine}, iteration {iteration}: {cause}",
+        "yellow",
+    ),
     EventKind.CORRUPT: ("CORRUPT: part of rank {rank}, iteration {iteration}", "red"),
 }
 
@@ -255,6 +259,9 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     table.add_row("Recoveries", str(len(result["recoveries"])))
     lost = sum(one["iterations_lost"] or 0 for one in result["recoveries"])
     table.add_row("Iterations lost", str(lost))
+    failures = result.get("persistent", {}).get("failures", [])
+    if failures:
+        table.add_row("Not persisted", f"{len(failures)} shares; the last: {failures[-1]['cause']}")
     console.print(table)
     # On a line of its own, so that 64 digits can be copied from a narrow terminal.
     state = result["final_state_sha256"] or "unknown"

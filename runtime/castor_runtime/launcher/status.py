@@ -73,6 +73,11 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
             for agent, one in sorted(view.refused.items())
         ],
         "shards": shards,
+        "persist_failures": {
+            name: report.persist_failure
+            for name, report in sorted(view.reports.items())
+            if report.persist_failure
+        },
         "persistent": sorted(
             {i for report in view.reports.values() for i in report.persistent or ()}
         ),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
 from castor_runtime.persistent.persist import PersistOrder, persist
-from castor_runtime.persistent.retention import publish_and_prune
+from castor_runtime.persistent.retention import abandon, is_abandoned, publish_and_prune
 from castor_runtime.persistent.storage import complete_iterations
 
 _LOOK_EVERY_S = 0.5
@@ -15,22 +16,38 @@ _LOOK_EVERY_S = 0.5
 def write(order: str) -> None:
     """Carry out a `PersistOrder` (as JSON); return once the checkpoint counts, or is outdated.
 
+    An attempt that fails on one machine is of no use to any: it is removed at once, so that a tier
+    that is full has room for the next one.
+
     Raises:
         SystemExit: the share could not be written; the message says why.
     """
     wanted = PersistOrder.from_json(order)
     try:
-        published = persist(wanted).published or _wait_for_the_others(wanted)
+        reason = "" if persist(wanted).published else _wait_for_the_others(wanted)
     except Exception as error:
+        _give_up(wanted)
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    if not published:
-        raise SystemExit("a newer checkpoint was persisted before all machines wrote this one")
+    if reason:
+        raise SystemExit(reason)
 
 
-def _wait_for_the_others(wanted: PersistOrder) -> bool:
+def _wait_for_the_others(wanted: PersistOrder) -> str:
+    """Return "" once the checkpoint counts, or why it never will."""
     folder = Path(wanted.folder)
+    give_up_s = time.monotonic() + wanted.others_s
     while not publish_and_prune(folder, wanted.attempt, keep=wanted.keep):
         if max(complete_iterations(folder), default=-1) > wanted.attempt.iteration:
-            return False
+            return "a newer checkpoint was persisted before all machines wrote this one"
+        if is_abandoned(folder, wanted.attempt):
+            return "another machine could not write its share"
+        if time.monotonic() > give_up_s:
+            _give_up(wanted)
+            return f"not all machines wrote their shares within {wanted.others_s:g} s"
         time.sleep(_LOOK_EVERY_S)
-    return True
+    return ""
+
+
+def _give_up(wanted: PersistOrder) -> None:
+    with contextlib.suppress(OSError):  # the storage that failed may refuse this, too
+        abandon(Path(wanted.folder), wanted.attempt)

@@ -19,7 +19,7 @@ from castor_runtime.emulated_cluster.storage_traffic import storage_pacer
 from castor_runtime.persistent.deepspeed_format import write_converters, write_rank_files
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.memory_copy import await_iteration, copy_part, reserve
-from castor_runtime.persistent.retention import publish_and_prune
+from castor_runtime.persistent.retention import drop_cut_off, publish_and_prune
 from castor_runtime.persistent.storage import start_attempt
 from castor_runtime.trainer.meta import decode
 
@@ -53,6 +53,7 @@ class PersistOrder:
         wait_s: how long to wait for the iteration.
         keep: checkpoints that stay.
         bytes_per_s: bandwidth for all parts together; None for what there is.
+        others_s: how long to wait for the other machines' shares once the own one is written.
     """
 
     folder: str
@@ -61,6 +62,7 @@ class PersistOrder:
     wait_s: float
     keep: int
     bytes_per_s: float | None = None
+    others_s: float = 600.0
 
     def to_json(self) -> str:
         """Return the order as one line of JSON."""
@@ -112,6 +114,7 @@ def persist(order: PersistOrder) -> PersistResult:
         ValueError: template, sections and memory do not belong together.
     """
     folder, attempt = Path(order.folder), order.attempt
+    drop_cut_off(folder, attempt.job, attempt.generation)
     staging = start_attempt(folder, attempt)
     if staging is None:
         return PersistResult(True, 0, 0.0, 0.0, 0.0)

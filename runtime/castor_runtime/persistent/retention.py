@@ -11,8 +11,10 @@ from castor_runtime.persistent.durable_files import sync_folder
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.storage import (
     OWN_FOLDER,
+    attempt_folder,
     complete_manifests,
     publish_if_complete,
+    published,
     tag,
     writing_folder,
 )
@@ -72,6 +74,37 @@ def prune(
     return removed
 
 
+def abandon(folder: Path, attempt: Attempt) -> None:
+    """Remove an attempt that this machine cannot bring to its end, what others wrote of it, too.
+
+    Nobody can complete it any more, and what it takes is room that the next one needs. The others
+    see that it is gone (`is_abandoned`).
+
+    Raises:
+        OSError: the storage refuses.
+    """
+    _remove(folder, attempt_folder(folder, attempt))
+    _empty(_removal_folder(folder))
+
+
+def is_abandoned(folder: Path, attempt: Attempt) -> bool:
+    """Whether a machine has given up an attempt that this machine has begun."""
+    return not attempt_folder(folder, attempt).exists() and published(folder, attempt) is None
+
+
+def drop_cut_off(folder: Path, job: str, generation: int) -> None:
+    """Remove attempts of earlier generations: they were cut off, and take room.
+
+    Raises:
+        OSError: the storage refuses.
+    """
+    for path in sorted(writing_folder(folder, job).glob("global_step*-g*")):
+        match = _ATTEMPT.fullmatch(path.name)
+        if match is not None and int(match[2]) < generation:
+            _remove(folder, path)
+    _empty(_removal_folder(folder))
+
+
 def publish_and_prune(
     folder: Path, attempt: Attempt, *, keep: int, protect: Collection[int] = ()
 ) -> bool:
@@ -99,7 +132,13 @@ def _removal_folder(folder: Path) -> Path:
 def _remove(folder: Path, path: Path) -> bool:
     """Take a folder out of sight in one step, so that a crash leaves no half of it in place."""
     removal = _removal_folder(folder)
-    removal.mkdir(parents=True, exist_ok=True)
+    try:
+        removal.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        if not path.exists():
+            return False
+        _clear(path)  # no room even for a folder: what frees room must not need any
+        return True
     grave = removal / path.name
     _clear(grave)
     try:
