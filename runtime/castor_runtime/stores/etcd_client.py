@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from castor_runtime.stores.certificates import Certificates
+
 _CHOICE = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 
 
@@ -77,13 +79,22 @@ class EtcdEndpoint:
     """One etcd member: its calls with a deadline each. Nothing connects before the first call.
 
     Args:
-        host: name or address.
+        host: name or address; "unix": `port` is the path of a socket.
         port: its client port.
+        certificates: to speak TLS with; None: none.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(
+        self, host: str, port: int | str, certificates: Certificates | None = None
+    ) -> None:
         self.name = f"{host}:{port}"
-        self._client = Etcd3Client(host=host, port=port, grpc_options=_OPTIONS)
+        # etcd refuses what gRPC makes of a path for a name.
+        named = (("grpc.default_authority", "localhost"),) if host == "unix" else ()
+        tls = {}
+        if certificates is not None:
+            certificate, key = map(str, certificates.client)
+            tls = {"ca_cert": str(certificates.ca), "cert_cert": certificate, "cert_key": key}
+        self._client = Etcd3Client(host=host, port=port, grpc_options=_OPTIONS + named, **tls)
         self._watch = etcdrpc.WatchStub(self._client.channel).Watch
         self._methods = {
             etcdrpc.TxnRequest: self._client.kvstub.Txn,

@@ -1,0 +1,91 @@
+"""Where the trainers of a generation meet, so that nobody else meets them there.
+
+torch's store asks nobody who he is, and lets everybody read and write all of it; by itself it
+listens at every address of the machine. So:
+
+1. Trainers that are all on one machine (their agents listen at a loopback address) meet in a file,
+   in a folder that only its owner may enter.
+2. Others meet at the address that the first machine's agent listens at, and at no other one: keep
+   that on a private network.
+
+`init_process_group` asks the handler of `env://` for a store, whoever calls it: ours, here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "CASTOR_RENDEZVOUS"
+"""Set in a trainer's environment: what `choose` returned."""
+
+_FILE = "?file="
+_BACKLOG = 2048
+
+
+def choose(listen: str, folder: Path, generation: int) -> str:
+    """Return a place for the trainers' rendezvous, new for each generation.
+
+    Args:
+        listen: the address that this machine's agent listens at.
+        folder: of the agent.
+        generation: of the trainers.
+    """
+    with socket.socket() as probe:
+        probe.bind((listen, 0))
+        host, port = probe.getsockname()
+    address = f"{host}:{port}"
+    if not ipaddress.ip_address(host).is_loopback:
+        return address
+    private = folder.resolve() / "rendezvous"
+    private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.chmod(0o700)
+    for old in private.iterdir():
+        old.unlink(missing_ok=True)
+    return f"{address}{_FILE}{private / f'{generation}-{secrets.token_hex(4)}'}"
+
+
+def environment(place: str) -> dict[str, str]:
+    """Return what a trainer finds set; scripts may look at torch's own two variables."""
+    address, _, port = place.partition(_FILE)[0].rpartition(":")
+    return {"MASTER_ADDR": address, "MASTER_PORT": port, VARIABLE: place}
+
+
+def install() -> None:
+    """Have this process's `env://` meet where its environment says, if it says so."""
+    if VARIABLE in os.environ:
+        # There is no public way to replace a handler, only one to add another scheme's.
+        handlers = vars(importlib.import_module("torch.distributed.rendezvous"))
+        handlers["_rendezvous_handlers"]["env"] = _meet
+
+
+def _meet(
+    _url: str, timeout: timedelta = timedelta(minutes=30), **_options: Any
+) -> Iterator[tuple[Any, int, int]]:
+    dist: Any = importlib.import_module("torch.distributed")
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, _, path = os.environ[VARIABLE].partition(_FILE)
+    if path:
+        store = dist.FileStore(path, world)
+        store.set_timeout(timeout)
+    else:
+        host, _, port = address.rpartition(":")
+        own: dict[str, Any] = {"is_master": False}
+        if rank == 0:
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, int(port)))
+            listener.listen(_BACKLOG)
+            own = {"is_master": True, "master_listen_fd": listener.detach()}
+        store = dist.TCPStore(
+            host, int(port), world, timeout=timeout, wait_for_workers=False, **own
+        )
+    yield store, rank, world
+    raise RuntimeError("the trainers of a generation meet once")
