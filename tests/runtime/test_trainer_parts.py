@@ -221,6 +221,54 @@ def test_an_optimizer_goes_on_in_a_fresh_one(
     assert fresh.param_groups[1]["lr"] == 0.0123
 
 
+class Moody(torch.optim.Optimizer):
+    """Makes, changes and drops its tensors as it goes."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, _: Any = None) -> None:  # type: ignore[override]  # torch's has overloads
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            state = self.state[parameter]
+            number = state["number"] = state.get("number", 0) + 1
+            if number % 3 == 1:
+                state["first"] = parameter.grad.clone()
+            elif number % 3 == 2:
+                state["second"] = state["first"].double() * number
+                state["first"] = state["first"][:2].clone()
+            else:
+                del state["first"]
+            moved = sum(value.double().sum() for key, value in state.items() if key != "number")
+            parameter.add_(moved, alpha=-0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_an_optimizer_may_make_change_and_drop_its_tensors(steps: int) -> None:
+    def make() -> tuple[torch.Tensor, Moody]:
+        parameter = torch.arange(1.0, 6.0, requires_grad=True)
+        return parameter, Moody([parameter])
+
+    def train(parameter: torch.Tensor, optimizer: Moody, n: int) -> None:
+        for _ in range(n):
+            parameter.grad = torch.sin(parameter.detach())
+            optimizer.step()
+
+    parameter, optimizer = make()
+    state = OptimizerState(optimizer, [parameter], [0])
+    assert [name for name, _, _ in state.tensors()] == ["first/0"]
+    train(parameter, optimizer, steps)
+    small = decode(encode(state.small()))
+    tensors = [torch.zeros(5) if live is None else live.clone() for live in state.live()]
+    fresh_parameter, fresh = make()
+    OptimizerState(fresh, [fresh_parameter], [0]).restore(small, tensors)
+    fresh_parameter.data.copy_(parameter.data)
+    assert set(fresh.state[fresh_parameter]) == set(optimizer.state[parameter])
+    train(parameter, optimizer, 4)
+    train(fresh_parameter, fresh, 4)
+    assert torch.equal(parameter, fresh_parameter)
+
+
 def test_laying_out_does_not_count_as_a_step() -> None:
     parameter = torch.zeros(3, requires_grad=True)
     optimizer = torch.optim.Adam([parameter])

@@ -302,7 +302,9 @@ def _optimizer_states(
             if name.partition("/")[2] == str(index) and not name.startswith(_OF_THE_MODULE)
         }
         if entries is not None:  # None: no update has made any state yet, and `long` is zeros
-            state[number[index]] = {**entries, **long}
+            without = {*entries, *meta["optimizer"].get("absent", {}).get(index, ())}
+            there = {key: value for key, value in long.items() if key not in without}
+            state[number[index]] = {**entries, **there}
     return {
         "optimizer_state_dict": {
             "zero_stage": 3,

@@ -170,8 +170,8 @@ class Checkpointer:
     def _meta(self) -> dict[str, Any]:
         return {
             **self._state.meta(),
-            "random": capture_random_state(),
             "user": {name: held.state_dict() for name, held in self._user.items()},
+            "random": capture_random_state(),  # last: a state_dict() may draw
         }
 
 

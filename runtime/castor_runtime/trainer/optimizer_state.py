@@ -196,21 +196,39 @@ class _Layout:
 
     def live(self) -> list[torch.Tensor | None]:
         return [
-            self._optimizer.state.get(parameter, {}).get(key)
+            value if self._is_as_laid_out(index, key, value) else None
             for index, parameter in enumerate(self._parameters)
             for key in self._long[index]
+            for value in (self._optimizer.state.get(parameter, {}).get(key),)
         ]
 
     def small(self) -> dict[str, Any]:
+        # A state may make, change and drop its tensors as it goes: what is not as it was laid out
+        # is here, and so are the names of those that are not there.
         states: dict[int, Any] = {}
+        absent: dict[int, list[str]] = {}
         for index, parameter in enumerate(self._parameters):
             state = self._optimizer.state.get(parameter)
             states[index] = (
                 None
                 if not state
-                else {key: state[key] for key in state if key not in self._long[index]}
+                else {
+                    key: value
+                    for key, value in state.items()
+                    if not self._is_as_laid_out(index, key, value)
+                }
             )
-        return {"param_groups": _options(self._optimizer), "state": states}
+            missing = [key for key in self._long[index] if state and key not in state]
+            if missing:
+                absent[index] = missing
+        return {"param_groups": _options(self._optimizer), "state": states, "absent": absent}
+
+    def _is_as_laid_out(self, index: int, key: str, value: object) -> bool:
+        return (
+            isinstance(value, torch.Tensor)
+            and self._long[index].get(key) == value.dtype
+            and value.shape == self._parameters[index].shape
+        )
 
     def restore(self, small: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> None:
         optimizer = self._optimizer
@@ -223,11 +241,17 @@ class _Layout:
             if values is None:
                 optimizer.state.pop(parameter, None)
                 continue
+            absent = small.get("absent", {}).get(index, ())
+            found = {
+                key: source
+                for key, source in found.items()
+                if key not in values and key not in absent
+            }
             state = optimizer.state[parameter]
             for key in [key for key in state if key not in found and key not in values]:
                 del state[key]
             for key, value in values.items():
-                device = self._small_devices[index].get(key)
+                device = self._device_of(index, key, value)
                 state[key] = value if device is None else value.to(device)
             for key, source in found.items():
                 held = state.get(key)
@@ -236,6 +260,13 @@ class _Layout:
                     state[key] = torch.empty_like(parameter, dtype=source.dtype)
                     state[key].requires_grad_(False)
                 state[key].data.copy_(source)
+
+    def _device_of(self, index: int, key: str, value: object) -> torch.device | None:
+        """Return where a value that is no long tensor belongs; None for what is no tensor."""
+        if not isinstance(value, torch.Tensor):
+            return None
+        default = self._parameters[index].device if value.dim() else value.device
+        return self._small_devices[index].get(key, default)
 
 
 def _with_names(tree: Any, held: Mapping[int, str]) -> Any:
