@@ -13,6 +13,7 @@ from rich.console import Console
 from castor.commands.advise import advise
 from castor.commands.agent import agent
 from castor.commands.calibrate import calibrate
+from castor.commands.clean import clean
 from castor.commands.cluster import cluster_app
 from castor.commands.compare import compare
 from castor.commands.demo import demo
@@ -23,6 +24,7 @@ from castor.commands.iterate import iterate
 from castor.commands.kill import kill
 from castor.commands.placement import placement
 from castor.commands.recovery import recovery
+from castor.commands.resume import resume
 from castor.commands.schedule import schedule
 from castor.commands.simulate import simulate
 from castor.commands.status import status
@@ -73,10 +75,12 @@ app.command()(figures)
 app.command()(explore)
 # What is not Castor's own goes to the training program.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command()(resume)
 app.command()(agent)
 app.command()(status)
 app.command()(kill)
 app.command()(recovery)
+app.command()(clean)
 
 app.add_typer(trace_app, name="trace")
 app.add_typer(cluster_app, name="cluster")

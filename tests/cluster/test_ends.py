@@ -102,7 +102,11 @@ def test_a_script_that_always_raises_ends_with_its_last_words(tmp_path: Path) ->
     assert "in step" in trial.output  # the end of its traceback
     generations = {event.fields["generation"] for event in trial.of(EventKind.TRAINER_STARTED)}
     assert len(generations) <= 4
-    assert trial.processes_left == trial.memory_left == ()
+    assert trial.processes_left == ()
+    # What was complete is kept, and it is said how to go on.
+    assert trial.result["kept_memory"]["iteration"] == 4
+    assert "castor resume" in plain(trial.output)
+    assert any(name.endswith(".kept") for name in trial.memory_left)
 
 
 def test_a_memory_budget_that_is_too_small(castor_train: Any) -> None:

@@ -150,13 +150,29 @@ def test_a_load_that_it_has_not_gathered_for_fails_and_starts_nothing() -> None:
     assert (made.report.state, made.report.kind) == (State.FAILED, "start")
 
 
-def test_who_lost_its_place_stops_its_trainers_first_and_then_gives_memory_back() -> None:
+def test_who_lost_its_place_stops_its_trainers_and_gives_memory_back_once_it_is_decided() -> None:
+    """While the others gather, what is here may be the last of it (invariant 10)."""
     made = training()
     taken = gather(2, ("spare-0", *NAMES[1:]))
     effects = told(made, PlanChanged(taken, 4))
-    assert effects[:2] == [StopTrainers(), Forget()]
+    assert effects[0] == StopTrainers()
+    assert Forget() not in effects
     assert (made.machine, made.report.state, made.report.holdings) == (None, State.IDLE, {})
     assert told(made, TrainerEnded(1, 0, -9), PlanChanged(taken, 4)) == []
+    decided = replace(load(), generation=2, agents=taken.agents, incarnations=taken.incarnations)
+    assert told(made, PlanChanged(decided, 5)) == [Forget()]
+    assert told(made, PlanChanged(decided, 5)) == []
+
+
+def test_what_an_earlier_life_left_is_told_at_once_and_kept_until_it_is_decided() -> None:
+    left = {0: (7, 8), 1: (8,)}
+    made = Worker(job(), "node-9", "1", "h:1", False, 0.0, left=left)
+    assert (made.report.holdings, made.report.generation) == ({"0": (7, 8), "1": (8,)}, 0)
+    assert told(made, PlanChanged(gather(7), 2)) == []
+    forget, report = told(made, PlanChanged(replace(load(), generation=7), 3))
+    assert forget == Forget()
+    assert isinstance(report, Report)
+    assert report.report.holdings == {}
 
 
 def test_a_place_is_a_lifes_not_a_names() -> None:
@@ -166,7 +182,9 @@ def test_a_place_is_a_lifes_not_a_names() -> None:
     assert made.machine is None
 
 
-@pytest.mark.parametrize(("phase", "code"), [(Phase.FINISHED, 0), (Phase.FAILED, 1)])
+@pytest.mark.parametrize(
+    ("phase", "code"), [(Phase.FINISHED, 0), (Phase.FAILED, 1), (Phase.STOPPED, 1)]
+)
 def test_the_end_of_the_job_ends_trainers_then_the_agent(phase: Phase, code: int) -> None:
     over = replace(load(), phase=phase, reason="so")
     stop, leave = told(training(), PlanChanged(over, 4))

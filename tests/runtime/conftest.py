@@ -83,7 +83,7 @@ class Cluster:
         self.per_machine = ranks_per_machine
         self.rows = place("group", machines, replicas).replicas
         self._job = f"test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
-        self._lock = JobLock(self._job)  # what nobody holds is cleared away as dead
+        self._lock = JobLock(self._job, RUN)  # what nobody holds is cleared away as dead
         self.arenas: dict[int, Arena] = {}
         self._runs: list[Generation] = []
         self._controls = [

@@ -119,8 +119,8 @@ def test_in_the_machines_own_shared_memory() -> None:
 
 
 def test_an_unreadable_segment_goes_when_no_job_can_own_it(folder: Path) -> None:
-    (folder / "castor-a-b-c-r0").write_bytes(b"")
-    with JobLock("a-b", folder=folder):
+    with JobLock("a-b", RUN, folder=folder):
+        (folder / "castor-a-b-c-r0").write_bytes(b"")
         assert remove_dead(folder) == []
         assert "castor-a-b-c-r0" in names(folder)
     assert remove_dead(folder) == ["castor-a-b-c-r0"]
@@ -128,8 +128,8 @@ def test_an_unreadable_segment_goes_when_no_job_can_own_it(folder: Path) -> None
 
 
 def test_the_last_to_go_takes_the_lock_file_along(folder: Path) -> None:
-    with JobLock("job", folder=folder):
-        with JobLock("job", folder=folder):
+    with JobLock("job", RUN, folder=folder):
+        with JobLock("job", RUN, folder=folder):
             pass
         assert names(folder) == ["castor-job.lock"]
     assert names(folder) == []
@@ -158,7 +158,7 @@ def test_a_lock_taken_while_its_file_is_removed_is_taken_again(folder: Path) -> 
         sweeper.start()
         try:
             for _ in range(20):
-                with JobLock("job", folder=folder):
+                with JobLock("job", RUN, folder=folder):
                     assert (folder / "castor-job.lock").exists()
                     with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
                         arena.add_parts([PART])

@@ -80,7 +80,7 @@ def _watch(store: str, job: str, folder: Any, as_json: bool) -> None:
                 else:
                     _print(document, as_json)
                 # While its launcher lives, its result is still to come.
-                over = document["phase"] in ("finished", "failed")
+                over = document["phase"] in ("finished", "failed", "stopped")
                 if over and (folder is None or not folder.is_live()):
                     return
             time.sleep(WATCH_EVERY_S)
@@ -146,6 +146,9 @@ def _shown(document: dict[str, Any]) -> Group:
     )
     for agent, cause in document["persist_failures"].items():
         head.append(f"\nNOT PERSISTED by {agent}: {cause}", style="yellow")
+    if document["kept_memory"]:
+        reason = document["reason"]
+        head.append(f"\ngave up: {reason}; memory is kept: {document['kept_memory']}", style="red")
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("machine", "agent", "lease", "state"):
         table.add_column(heading)

@@ -213,7 +213,7 @@ def train(
         cluster=cluster or "",
     )
     known = [name for parameter in context.command.params for name in parameter.opts]
-    raise typer.Exit(_run(options, known, quiet=quiet))
+    raise typer.Exit(run_to_end(options, known, quiet=quiet))
 
 
 def _check_cluster(name: str) -> None:
@@ -226,7 +226,11 @@ def _check_cluster(name: str) -> None:
         raise InputError(error.message, key="--cluster") from error
 
 
-def _run(options: TrainOptions, castor_options: Sequence[str], *, quiet: bool) -> int:
+def run_to_end(options: TrainOptions, castor_options: Sequence[str], *, quiet: bool) -> int:
+    """Run a job, say what it came to, and return the exit code.
+
+    `castor_options` are the options of the command, for one that was given to the script instead.
+    """
     from castor_runtime.launcher.near_miss import near_misses
     from castor_runtime.launcher.result_file import failure_tail, write_result
     from castor_runtime.launcher.run_result import ranks_at_fault
@@ -236,7 +240,7 @@ def _run(options: TrainOptions, castor_options: Sequence[str], *, quiet: bool) -
     console = Console(highlight=False, markup=False)
     run = TrainingRun(options, console, quiet=quiet)
     outcome = asyncio.run(run.run())
-    result = write_result(run.folder, options, run.spec, outcome)
+    result = write_result(run.folder, options, run.spec, outcome, run.kept)
     print_summary(console, result)
     console.print(f"details: {run.folder.result_file}", soft_wrap=True)
     for fault in outcome.not_injected[:_LATE_SHOWN]:
@@ -245,6 +249,8 @@ def _run(options: TrainOptions, castor_options: Sequence[str], *, quiet: bool) -
         _complain(f"and {more} more faults, which result.json names", "yellow")
     if outcome.code:
         _complain(outcome.reason, "red")
+    if run.kept is not None:
+        _complain(run.kept.words(), "yellow")
     at_fault = ranks_at_fault(result["recoveries"])
     if outcome.outcome in ("failed", "refused") and (found := failure_tail(run.folder, at_fault)):
         log, tail = found

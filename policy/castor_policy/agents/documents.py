@@ -141,6 +141,8 @@ class JobSpec(Document):
             gives up.
         set_aside_after: failures of one machine after which a standby takes its place; 0: never.
         set_aside_within_s: how long a failure counts for that.
+        resumes: generations that the run has had before `castor resume` began it again: it waits
+            for the agents that hold its kept memory rather than begin without them. 0: it is new.
         protocol: `PROTOCOL`.
         credentials: a mark by which an agent knows whether its secret is the job's; "" for none.
         allow_changed_script: agents may come with another script than the first one's.
@@ -177,6 +179,7 @@ class JobSpec(Document):
     max_attempts: int = 5
     set_aside_after: int = 3
     set_aside_within_s: float = 3600.0
+    resumes: int = 0
     protocol: int = PROTOCOL
     credentials: str = ""
     allow_changed_script: bool = False
@@ -222,7 +225,9 @@ class Phase(StrEnum):
     FINISHED = "finished"
     """Every trainer has ended well."""
     FAILED = "failed"
-    """Given up; `reason` says why."""
+    """Given up; `reason` says why. What is complete in memory is kept, to go on from it."""
+    STOPPED = "stopped"
+    """Ended by its user, who has written this; nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +321,7 @@ class Plan(Document):
         return None
 
 
-_ORDER = {Phase.GATHER: 0, Phase.LOAD: 1, Phase.FINISHED: 2, Phase.FAILED: 2}
+_ORDER = {Phase.GATHER: 0, Phase.LOAD: 1, Phase.FINISHED: 2, Phase.FAILED: 2, Phase.STOPPED: 3}
 
 
 class State(StrEnum):

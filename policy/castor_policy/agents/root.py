@@ -50,6 +50,7 @@ from castor_policy.agents.messages import (
 )
 from castor_policy.agents.patience import Patience
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
+from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.agents.standstill import Standstill, standstill
 from castor_policy.agents.store_view import StoreView
 from castor_policy.events import EventKind
@@ -181,21 +182,50 @@ class Root:
 
     def _begin(self, now_s: float) -> list[RootEffect]:
         waited = now_s - self._since_s >= BEGIN_WITHOUT_S
-        free = [r for r in self._free_agents(None, ()) if waited or not r.standby]
-        ready = largest_of_one_script(free)
+        free = self._free_agents(None, ())
+        if self.spec.resumes and not kept_iteration(self.spec, free):
+            return self._await_kept(now_s)
+        able = [r for r in free if waited or not r.standby or holds_parts(r)]
+        ready = largest_of_one_script(able)
         if len(ready) < self.spec.machines:
             missing = range(len(ready), self.spec.machines) if waited else range(0)
             return self._requested([(machine, f"0-{machine}") for machine in missing], now_s)
-        chosen = ready[: self.spec.machines]
+        seated = seats(self.spec, ready, range(self.spec.machines))
         return [
             self._write(
                 Plan(
-                    generation=1,
+                    generation=1 + self.spec.resumes,
                     term=self.term,
                     phase=Phase.GATHER,
-                    agents=tuple(report.agent for report in chosen),
-                    incarnations=tuple(report.incarnation for report in chosen),
-                    reason="start",
+                    agents=tuple(report.agent for report in seated.values()),
+                    incarnations=tuple(report.incarnation for report in seated.values()),
+                    reason="resumed" if self.spec.resumes else "start",
+                )
+            )
+        ]
+
+    def _await_kept(self, now_s: float) -> list[RootEffect]:
+        """Wait for the agents that hold what the job was to go on from; not without a bound.
+
+        To begin without them would be to give up what they hold.
+        """
+        if now_s - self._since_s < self.spec.gather_s:
+            return []
+        nobody = ("",) * self.spec.machines
+        reason = (
+            f"no complete checkpoint is in the memory of the agents that came within "
+            f"{self.spec.gather_s:g} s: start those that hold it, on their machines and by their "
+            "names, and resume again; or start a new job"
+        )
+        return [
+            self._write(
+                Plan(
+                    1 + self.spec.resumes,
+                    self.term,
+                    Phase.FAILED,
+                    nobody,
+                    nobody,
+                    reason=reason,
                 )
             )
         ]
@@ -291,12 +321,11 @@ class Root:
                 incarnations[machine] = report.incarnation
             if not agents[machine]:
                 empty.append(machine)
-        free = self._free_agents(plan, agents)
+        seated = seats(self.spec, self._free_agents(plan, agents), empty)
         fresh = list(plan.fresh)
         for machine in empty:
-            if free:
+            if (report := seated.get(machine)) is not None:
                 fresh.append(machine)
-                report = free.pop(0)
                 agents[machine], incarnations[machine] = report.agent, report.incarnation
                 self._requested_s.pop(machine, None)
                 effects.append(

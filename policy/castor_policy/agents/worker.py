@@ -7,6 +7,7 @@ given away. Where only the store is silent it goes on: peers that answer know of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
@@ -84,6 +85,8 @@ class Worker:
         address: host:port of its checkpoint server.
         standby: see `AgentReport.standby`.
         now_s: the driver's clock.
+        left: for each rank the complete iterations that an earlier life has left in this agent's
+            memory; a job that begins with them goes on from there.
     """
 
     def __init__(
@@ -94,9 +97,17 @@ class Worker:
         address: str,
         standby: bool,
         now_s: float,
+        *,
+        left: Mapping[int, tuple[int, ...]] | None = None,
     ) -> None:
         self.spec = spec
-        self.report = AgentReport(agent, incarnation, standby, address)
+        self.report = AgentReport(
+            agent,
+            incarnation,
+            standby,
+            address,
+            holdings={str(rank): held for rank, held in sorted((left or {}).items())},
+        )
         self.plan: Plan | None = None
         self.machine: int | None = None
         self.generation = 0
@@ -297,7 +308,7 @@ class Worker:
         self.plan = plan
         if plan.phase == Phase.FINISHED:
             return [StopTrainers(), Exit(0)]
-        if plan.phase == Phase.FAILED:
+        if plan.phase in (Phase.FAILED, Phase.STOPPED):
             return [StopTrainers(), Exit(1, plan.reason)]
         machine = plan.machine_of(self.report.agent, self.report.incarnation)
         if machine is None:
@@ -308,15 +319,17 @@ class Worker:
 
     def _superseded(self, plan: Plan) -> list[WorkerEffect]:
         had, self.machine = self.machine, None
-        if had is None:
-            if self._may_remember and self.report.agent not in plan.agents:
-                # An earlier life's place was given away: what it kept is of the past.
-                self._may_remember = False
-                return [Forget()]
-            return []
-        self.generation, self._may_remember = plan.generation, False
-        # Trainers first: whoever has this machine's place now must not meet them.
-        return [StopTrainers(), Forget(), *self._change(state=State.IDLE, holdings={})]
+        effects: list[WorkerEffect] = []
+        if had is not None:
+            self.generation, self._may_remember = plan.generation, True
+            # Trainers first: whoever has this machine's place now must not meet them.
+            effects += [StopTrainers(), *self._change(state=State.IDLE, holdings={})]
+        # While it is not decided what is loaded from where, what is here may be the last of it.
+        decided = plan.phase == Phase.LOAD and self.report.agent not in plan.agents
+        if decided and self._may_remember:
+            self._may_remember = False
+            effects += [Forget(), *(self._change(holdings={}) if self.report.holdings else ())]
+        return effects
 
     def _gather(self, plan: Plan, machine: int) -> list[WorkerEffect]:
         if plan.generation == self.generation and machine == self.machine:

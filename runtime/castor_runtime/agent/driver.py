@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from castor_configs.atomic import write_text
-from castor_policy.agents.documents import AgentReport
+from castor_policy.agents.documents import AgentReport, Phase, layout_prefix
 from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.messages import (
@@ -57,9 +57,10 @@ from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.host_link import HostLink
 from castor_runtime.agent.life import own_life, sign_of
 from castor_runtime.agent.machine import Machine
-from castor_runtime.agent.memory import CheckpointMemory
+from castor_runtime.agent.memory import NOTHING_LEFT, CheckpointMemory
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.session import StoreSeen, StoreSession
+from castor_runtime.arena.leftovers import NEXT_STEPS, describe_kept, kept_runs
 from castor_runtime.transport import PeerClient, PeerError, PeerServer
 
 HOST_LOST = BEGIN_AGAIN
@@ -96,8 +97,12 @@ class Agent:
         self._host = host
         self.incarnation = secrets.token_hex(4)
         self._events: asyncio.Queue[StoreSeen] = asyncio.Queue()
+        # First: where another run of this name lives, nothing is touched.
+        self._memory = CheckpointMemory(
+            spec, options.name, home=options.folder, comes_again=not options.under_launcher
+        )
+        self._left = self._memory.left()
         self._log = EventLog(options.folder / "events.jsonl", spec.started_ns)
-        self._memory = CheckpointMemory(spec, options.name)
         self._client = PeerClient(credentials, spec.run)
         self._session = StoreSession(
             store,
@@ -129,6 +134,7 @@ class Agent:
         Raises:
             InputError: another agent of this name is alive.
         """
+        self._say_what_was_here()
         await self._server.start()
         worker = Worker(
             self._spec,
@@ -137,10 +143,15 @@ class Agent:
             self._server.address,
             self._options.standby,
             time.monotonic(),
+            left=self._left.holdings,
         )
         self._life = AgentLife(worker, self._session.view)
         self._session.open()
         try:
+            # In a store that knows nothing of the job yet; before anybody counts on this agent.
+            for rank, layout in sorted(self._left.layouts.items()):
+                key = layout_prefix(self._spec.job) + str(rank)
+                await self._session.write_once(key, layout.to_json())
             await self._session.claim(self._stamped(worker.report), self._sign_of, _say)
             return await self._serve()
         finally:
@@ -175,8 +186,40 @@ class Agent:
             return self._exit.code
         finally:
             ticking.cancel()
-            ended = self._exit is not None and self._exit.code not in (HOST_LOST, NAME_TAKEN)
-            await self._machine.close(unlink=ended)
+            # Whoever has taken the name has the control block too.
+            taken = self._exit is not None and self._exit.code == NAME_TAKEN
+            await self._machine.close(self._settled_memory, unlink_control=not taken)
+
+    def _settled_memory(self) -> bool:
+        """Whether nobody needs the memory any more; what a job that gave up leaves is marked.
+
+        An agent that ends alone, however it is told to, leaves its memory to its next life.
+        """
+        if self._exit is not None and self._exit.code in (HOST_LOST, NAME_TAKEN):
+            return False
+        plan = self._life.worker.plan if self._life is not None else None
+        match None if plan is None else plan.phase:
+            case Phase.FINISHED | Phase.STOPPED:
+                return True
+            case Phase.FAILED:
+                assert plan is not None, "it has a phase"
+                kept = self._memory.keep(plan.reason)
+                if kept:
+                    _say(f"checkpoint memory is kept on this machine; {NEXT_STEPS}")
+                return not kept
+            case _:
+                return False
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._left.layouts and not self._memory.segments()
+
+    def _say_what_was_here(self) -> None:
+        for name in self._memory.removed:
+            _say(f"removed {name} from shared memory: all of its run are dead")
+        for kept in kept_runs():
+            if kept.job == self._spec.job and kept.run != self._spec.run:
+                _say(describe_kept(kept))
 
     def _stamped(self, report: AgentReport) -> AgentReport:
         """Return the worker's report with what only the driver knows."""
@@ -223,7 +266,8 @@ class Agent:
         at_s = (time.time_ns() - self._spec.started_ns) / 1e9
         await self._carry_out(self._life.handle(event, now_s, at_s))
         self._taking_since_s = None
-        if isinstance(event, Tick) and self._life.worker.machine is None:
+        # What was left may yet be needed: nothing else is made in its place.
+        if isinstance(event, Tick) and self._life.worker.machine is None and self._is_empty:
             self._machine.make_ready()
 
     def _serves(self) -> bool:
@@ -269,6 +313,7 @@ class Agent:
                 machine.persist(generation, iteration)
             case Forget():
                 machine.forget()
+                self._left = NOTHING_LEFT
             case Log(kind, fields):
                 self._log.write(kind, fields)
             case Exit():

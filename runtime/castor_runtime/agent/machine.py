@@ -329,13 +329,18 @@ class Machine:
         """Have memory at hand for whichever machine this idle agent will be asked to fill."""
         self._holding.make_ready()
 
-    async def close(self, *, unlink: bool) -> None:
-        """End everything that runs here; with `unlink` the checkpoint memory too."""
+    async def close(self, ends_memory: Callable[[], bool], *, unlink_control: bool) -> None:
+        """End everything that runs here.
+
+        Args:
+            ends_memory: asked once all trainers have ended: whether the memory goes, too.
+            unlink_control: the control block is this life's, and goes with it.
+        """
         await self.stop_trainers()
         self._holding.close()
         await self.link.close()
-        self.memory.close(unlink=unlink)
-        self.control.close(unlink=unlink)
+        self.memory.close(unlink=ends_memory())
+        self.control.close(unlink=unlink_control)
 
     def _spawn(self, work: Any) -> None:
         self._keep(asyncio.create_task(work))

@@ -44,14 +44,15 @@ async def _serve(options: AgentOptions, host_pid: int, link: socket.socket) -> i
     host = HostLink(link, host_pid)
     await host.open()
     store = open_store(options.store)
-    spec = await _read_spec(store, options)
-    admitted = await _admitted(store, spec, options, credentials)
-    agent = Agent(options, admitted, store, host)
-    host.on_lost(agent.host_lost)
-    serving = asyncio.create_task(agent.run())
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, serving.cancel)
     try:
+        spec = await _read_spec(store, options)
+        admitted = await _admitted(store, spec, options, credentials)
+        agent = Agent(options, admitted, store, host)
+        host.on_lost(agent.host_lost)
+        serving = asyncio.create_task(agent.run())
+        loop = asyncio.get_running_loop()
+        # Once: a second one must not cut off what the first has begun.
+        loop.add_signal_handler(signal.SIGTERM, lambda: serving.cancelling() or serving.cancel())
         return await serving
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM

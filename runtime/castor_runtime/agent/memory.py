@@ -8,12 +8,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from castor_policy.agents.documents import JobSpec
 from castor_runtime.arena import (
     SHARED_MEMORY,
     Arena,
+    ArenaError,
     IterationMissingError,
     JobLock,
     PartLayout,
@@ -21,6 +23,7 @@ from castor_runtime.arena import (
     Snapshot,
     segment_name,
 )
+from castor_runtime.arena.leftovers import mark_kept, unmark_kept
 from castor_runtime.transport import PartMissingError
 
 _TOUCH_THREADS = max(1, min(8, (os.cpu_count() or 2) // 2))
@@ -67,20 +70,72 @@ class RankLayout:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an earlier life of an agent left in its checkpoint memory.
+
+    Attributes:
+        layouts: by rank, for the store that has to know them before anybody can hold the parts.
+        holdings: for each rank the iterations that are complete.
+    """
+
+    layouts: Mapping[int, RankLayout]
+    holdings: Mapping[int, tuple[int, ...]]
+
+
+NOTHING_LEFT = Left({}, {})
+
+
 class CheckpointMemory:
     """The parts that one agent holds; the source from which its peers fetch.
 
     Args:
         spec: the job.
         agent: name of the agent; a later life of it finds the same memory again.
+        home: the agent's folder, for whoever comes with another run of the job's name.
+        comes_again: somebody may start this agent again after its death; see `Holder`.
+
+    Raises:
+        InputError: another run of the job's name lives on this machine.
     """
 
-    def __init__(self, spec: JobSpec, agent: str) -> None:
+    def __init__(
+        self, spec: JobSpec, agent: str, *, home: Path | str = "", comes_again: bool = False
+    ) -> None:
         self._spec = spec
         self._agent = agent
-        self._lock = JobLock(spec.job)
+        self._lock = JobLock(spec.job, spec.run, home=home, comes_again=comes_again)
         self._arena: Arena | None = None
         self._touched: asyncio.Task[None] | None = None
+
+    @property
+    def removed(self) -> list[str]:
+        """Segments of dead runs of the job's name that had to go first."""
+        return self._lock.removed
+
+    def left(self) -> Left:
+        """Return what an earlier life of this agent has left, of this run and no other."""
+        layouts: dict[int, RankLayout] = {}
+        held: dict[int, tuple[int, ...]] = {}
+        any_rank = segment_name(self._spec.job, self._spec.run, self._agent, 0)[:-1] + "*"
+        for path in sorted(SHARED_MEMORY.glob(any_rank)):
+            try:
+                replica = Replica.open(path.name, run=self._spec.run)
+            except (ArenaError, OSError):
+                continue  # will be made anew, or refused by name, when it is wanted
+            with replica:
+                part, iterations = replica.part, replica.offered()
+                if replica.owner.agent != self._agent or not iterations:
+                    continue
+                layouts[part.rank] = RankLayout(
+                    part.rank,
+                    part.data_bytes,
+                    part.meta_bytes,
+                    part.chunk_bytes,
+                    replica.fingerprint.hex(),
+                )
+                held[part.rank] = tuple(sorted(iterations))
+        return Left(layouts, held)
 
     @property
     def memory_bytes(self) -> int:
@@ -202,10 +257,20 @@ class CheckpointMemory:
         for path in SHARED_MEMORY.glob(any_rank):
             path.unlink(missing_ok=True)
 
+    def keep(self, reason: str) -> bool:
+        """Mark what is complete here as kept for `castor resume`; False if there is nothing."""
+        if not self.left().holdings:
+            return False
+        mark_kept(self._spec.job, self._spec.run, self._lock.home, reason)
+        return True
+
     def close(self, *, unlink: bool) -> None:
-        """Let go of it; with `unlink` the memory is gone."""
+        """Let go of it; with `unlink` the memory is gone, an earlier life's too."""
+        if unlink:
+            self.forget()
+            unmark_kept(self._spec.job, self._spec.run)
         if self._arena is not None:
-            self._arena.close(unlink=unlink)
+            self._arena.close(unlink=False)
             self._arena = None
         self._lock.close()
 

@@ -23,6 +23,8 @@ class AgentOptions:
         tls_key: of this agent.
         allow_changed_script: its script may differ from the job's; see `agent.admission`.
         wait_s: how long to wait for the job to appear in the store.
+        under_launcher: a launcher on this machine has started it, and it ends with that; else
+            somebody may start it again after its death, and its memory waits for that.
     """
 
     name: str
@@ -37,3 +39,4 @@ class AgentOptions:
     tls_key: Path | None = None
     allow_changed_script: bool = False
     wait_s: float = 60.0
+    under_launcher: bool = False

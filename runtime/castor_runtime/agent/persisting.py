@@ -97,6 +97,7 @@ class Persister:
                 "fingerprint": fingerprint,
                 "iteration": iteration,
                 "generation": generation,
+                "run": self._spec.run,
                 "world_size": self._spec.machines * self._spec.ranks_per_machine,
             },
             "parts": [

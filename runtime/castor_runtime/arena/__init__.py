@@ -16,8 +16,9 @@ from castor_runtime.arena.errors import (
     IterationMissingError,
     WritingLostError,
 )
-from castor_runtime.arena.job_lock import JobLock, remove_dead
+from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.arena.layout import LAYOUT_VERSION, PartLayout, SegmentOwner
+from castor_runtime.arena.removal import remove_dead
 from castor_runtime.arena.replica import Replica
 from castor_runtime.arena.segments import SHARED_MEMORY, control_name, segment_name
 

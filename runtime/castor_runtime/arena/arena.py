@@ -55,7 +55,7 @@ class Arena:
     ) -> None:
         self.owner = SegmentOwner(job, run, agent, fingerprint)
         self._folder = folder
-        self._lock = JobLock(job, folder=folder)
+        self._lock = JobLock(job, run, folder=folder)
         self._replicas: dict[int, Replica] = {}
         self._limit_bytes: int | None = None
 

@@ -193,21 +193,21 @@ class ControlBlock:
         self.close()
 
 
-def read_control_job(path: Path) -> str | None:
-    """Return the job of a control segment; None where it is none.
+def read_control_owner(path: Path) -> tuple[str, str, str] | None:
+    """Return job, run and agent of a control segment; None where it is none.
 
     Raises:
         OSError: it cannot be read.
     """
     found = _read_header(path)
-    return None if found is None else found[1]
+    return None if found is None else found[1:]
 
 
-def _read_header(path: Path) -> tuple[int, str] | None:
+def _read_header(path: Path) -> tuple[int, str, str, str] | None:
     header = read_start(path, _HEADER.size)
     if len(header) < _HEADER.size:
         return None
-    magic, version, local_ranks, job, _, _ = _HEADER.unpack(header)
+    magic, version, local_ranks, job, agent, run = _HEADER.unpack(header)
     if magic != _MAGIC or version != LAYOUT_VERSION:
         return None
-    return local_ranks, job.rstrip(b"\0").decode()
+    return local_ranks, job.rstrip(b"\0").decode(), run.hex(), agent.rstrip(b"\0").decode()

@@ -18,6 +18,7 @@ from castor_policy.events import Event, EventKind
 from castor_policy.version import __version__
 from castor_runtime.agent.log_tail import log_end
 from castor_runtime.launcher.event_logs import merge
+from castor_runtime.launcher.kept_memory import KeptMemory
 from castor_runtime.launcher.nursery import REFUSED
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_result import final_state, last_iteration, recoveries
@@ -70,9 +71,15 @@ def judge(plan: Plan | None, codes: Mapping[str, int]) -> Outcome | None:
 
 
 def write_result(
-    folder: RunFolder, options: TrainOptions, spec: JobSpec, outcome: Outcome
+    folder: RunFolder,
+    options: TrainOptions,
+    spec: JobSpec,
+    outcome: Outcome,
+    kept: KeptMemory | None = None,
 ) -> dict[str, Any]:
     """Merge the event logs, write events.jsonl and result.json, and return the latter.
+
+    `kept` is what checkpoint memory is kept of a run that did not end well.
 
     Raises:
         ValueError: the agents disagree on the final state.
@@ -108,6 +115,7 @@ def write_result(
         "recoveries": [recovery.to_json() for recovery in recoveries(events)],
         "persistent": persistent(events),
         "faults_not_injected": list(outcome.not_injected),
+        "kept_memory": None if kept is None else kept.to_json(),
     }
     write_text(folder.result_file, json.dumps(result, indent=2) + "\n")
     return result

@@ -18,6 +18,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,13 +227,31 @@ class RunFolder:
                 )
         elif any((self.path / name).exists() for name in _OURS):
             raise InputError("holds files that are not a run's; give another --out", file=self.path)
-        for name in (*_OURS, "run.json", "result.json"):
+        self._clear((*_OURS, "run.json", "result.json"))
+        self.agent("").mkdir(parents=True)
+
+    def prepare_to_resume(self) -> None:
+        """Clear away what the next part of the same run makes anew; logs and the secret stay.
+
+        Raises:
+            InputError: this is no run folder, or the run goes on.
+        """
+        if self.is_live():
+            raise InputError(
+                f"the run goes on (process {self.run()['pid']}): there is nothing to resume",
+                file=self.path,
+            )
+        self._clear(("etcd", "control.sock", "result.json"))
+        for name in self.agent_names():
+            (self.agent(name) / "final.json").unlink(missing_ok=True)
+
+    def _clear(self, names: Sequence[str]) -> None:
+        for name in names:
             target = self.path / name
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-        self.agent("").mkdir(parents=True)
 
     def write_run(self, document: dict[str, Any]) -> None:
         """Write run.json, whole or not at all."""

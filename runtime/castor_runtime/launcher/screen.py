@@ -17,6 +17,7 @@ from rich.table import Table
 from castor_configs.quantities import format_bytes, format_seconds
 from castor_policy.events import Event, EventKind
 from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.kept_memory import KeptMemory
 from castor_runtime.launcher.recovery_table import recovery_table
 from castor_runtime.launcher.run_folder import AgentRecord
 from castor_runtime.launcher.run_result import PARTS, Recovery
@@ -266,6 +267,8 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     # On a line of its own, so that 64 digits can be copied from a narrow terminal.
     state = result["final_state_sha256"] or "unknown"
     console.print(f" Final state      {state}", soft_wrap=True, highlight=False)
+    if (kept := result.get("kept_memory")) is not None:
+        console.print(f" Memory kept      {KeptMemory(**kept).words()}", soft_wrap=True)
     if not result["recoveries"]:
         return
     console.print(recovery_table(result["recoveries"]))

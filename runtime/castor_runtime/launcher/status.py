@@ -9,6 +9,7 @@ from typing import Any
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
 from castor_policy.events import Event, EventKind
 from castor_runtime.arena.errors import ArenaError
+from castor_runtime.arena.leftovers import NEXT_STEPS
 from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.job_view import JobView
@@ -45,7 +46,7 @@ def status_document(
         # Reports are written about once a second; the memory is of this moment.
         machine["iteration"] = max(machine["iteration"], shard["complete"])
     standbys = sorted(set(view.reports) - set(agents))
-    over = plan is not None and plan.phase in (Phase.FINISHED, Phase.FAILED)
+    over = plan is not None and plan.phase in (Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
     events = None if folder is None else merge(folder.event_logs())
     iteration = max((machine["iteration"] for machine in machines), default=0)
     if over:
@@ -62,6 +63,7 @@ def status_document(
         "iteration": iteration,
         "complete_iteration": min((shard["complete"] for shard in shards), default=0),
         "degraded": not over and not all(machine["redundant"] for machine in machines),
+        "kept_memory": NEXT_STEPS if plan is not None and plan.phase == Phase.FAILED else None,
         "machines": machines,
         "attempts": 0 if plan is None else plan.attempts,
         "last_failure": _last_failure(plan),

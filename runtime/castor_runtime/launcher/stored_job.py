@@ -6,9 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec, job_prefix, spec_key
+from castor_policy.agents.documents import (
+    JobSpec,
+    Phase,
+    Plan,
+    job_prefix,
+    plan_key,
+    spec_key,
+)
 from castor_policy.store import Compare, DeletePrefix, Put, Store, StoreUnavailableError, Txn
 from castor_runtime.launcher.job_view import JobView, read_view
 
@@ -42,6 +50,8 @@ class StoredJob:
         """
         key = spec_key(self._spec.job)
         try:
+            if self._spec.resumes:
+                await self._clear_own_past()
             made = await self._store.transact(Txn((Compare(key, 0),), (self._put(),)))
         except StoreUnavailableError as error:
             raise InputError(f"the store does not answer: {error}", key="--store") from error
@@ -49,6 +59,39 @@ class StoredJob:
             raise InputError(
                 f"the store has a job {self._spec.job!r} already: choose another name", key="--job"
             )
+
+    async def _clear_own_past(self) -> None:
+        """Take out what the run has left in a store that outlived its launcher."""
+        view = await read_view(self._store, self._spec.job)
+        if view.spec is None or view.spec.run != self._spec.run:
+            return
+        if view.reports:
+            names = ", ".join(sorted(view.reports))
+            raise InputError(
+                f"agents of this run are alive ({names}): end them first, or let them go on",
+                key="--store",
+            )
+        await self.forget()
+
+    async def stop(self, reason: str, wait_s: float) -> None:
+        """Tell the job's agents that the user ends it, and wait until they are gone.
+
+        Args:
+            reason: what they say.
+            wait_s: at most so long; one that was stopped, or is cut off, never goes.
+        """
+        with contextlib.suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(wait_s):
+                view = await read_view(self._store, self._spec.job)
+                nobody = ("",) * self._spec.machines
+                plan = view.plan or Plan(1, 0, Phase.GATHER, nobody, nobody)
+                if plan.phase in (Phase.GATHER, Phase.LOAD):
+                    stopped = replace(plan, phase=Phase.STOPPED, reason=reason)
+                    put = Put(plan_key(self._spec.job), stopped.to_json())
+                    await self._store.transact(Txn((), (put,)))
+                while view.reports:
+                    await asyncio.sleep(_AGAIN_S)
+                    view = await read_view(self._store, self._spec.job)
 
     async def forget(self) -> None:
         """Take the job out of a store that outlives it, so that its name can be used again."""

@@ -109,7 +109,8 @@ class Supervisor:
         Raises:
             NurseryError: agents cannot be started any more.
         """
-        name = f"spare-{self._spares}"
+        while (name := f"spare-{self._spares}") in self._standby:
+            self._spares += 1  # a run that goes on has its own already
         self._spares += 1
         await self.start(name, standby=True)
         return name

@@ -49,6 +49,7 @@ class TrainOptions:
         overwrite: an earlier run's result in `out` may go.
         command: as it was typed, for result.json.
         cluster: name of the emulated cluster to run on; "" for none.
+        resume: go on with the run that `spec` names, from what is kept in memory.
     """
 
     spec: JobSpec
@@ -60,6 +61,7 @@ class TrainOptions:
     overwrite: bool = False
     command: tuple[str, ...] = ()
     cluster: str = ""
+    resume: bool = False
 
 
 def job_spec(

@@ -22,12 +22,13 @@ from castor_policy.events import Event, EventKind, Value
 from castor_policy.store import StoreUnavailableError
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.arena.job_lock import JobLock, remove_dead
+from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.emulated_cluster.network import Network, Place
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.event_logs import EventTail, History
 from castor_runtime.launcher.injector import Injector, OwnEtcd
 from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
 from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
 from castor_runtime.launcher.result_file import Outcome, compute, judge
@@ -37,6 +38,7 @@ from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.launcher.supervisor import FAILED, Supervisor
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
+from castor_runtime.launcher.what_was_left import what_was_left
 from castor_runtime.operator import RequestServer
 from castor_runtime.stores import EtcdStore, open_store
 from castor_runtime.stores.embedded import HOST
@@ -82,15 +84,21 @@ class TrainingRun:
         preload: str = PRELOAD,
     ) -> None:
         self.options = options
-        self.spec = replace(options.spec, run=secrets.token_hex(8), started_ns=time.time_ns())
+        self.spec = options.spec
+        if not options.resume:
+            self.spec = replace(self.spec, run=secrets.token_hex(8), started_ns=time.time_ns())
         self.folder = RunFolder(options.out)
         self.nursery_ready_s = 0.0
+        self.kept: KeptMemory | None = None
+        """What is kept of a run that has ended otherwise than well; None for nothing."""
         self._screen = Screen(console, self.spec.ranks_per_machine, quiet=quiet)
         self._entries = (agent_main, preload)
         self._history = History()
         self._tails: dict[str, EventTail] = {}
         self._reached = 0
         self._refused: dict[str, Refusal] = {}
+        self._complete = 0
+        self._generation = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._interrupted = 0
         self._ended_at_s: float | None = None
@@ -109,22 +117,49 @@ class TrainingRun:
         self._requests: RequestServer
 
     async def run(self) -> Outcome:
-        """Run to the end; whatever comes, no process and no shared memory is left behind.
+        """Run to the end; whatever comes, no process is left behind, and no memory but `kept`.
 
         Raises:
-            InputError: the folder, the store or the job cannot be used.
+            InputError: the folder, the store or the job cannot be used, or another run of this
+                name lives on this machine; that one is not touched.
         """
-        self.folder.prepare(overwrite=self.options.overwrite)
+        outcome, home = Outcome(""), self.folder.path.resolve()
+        lock = JobLock(
+            self.spec.job,
+            self.spec.run,
+            home=home,
+            comes_again=not self.options.local_agents,
+        )
         try:
+            names = self._prepare()
             async with AsyncExitStack() as stack:
                 self._catch_signals(stack)
                 try:
-                    await self._start(stack)
-                    return await self._supervise()
+                    await self._start(stack, lock, names)
+                    outcome = await self._supervise()
                 except (NurseryError, StoreUnavailableError) as error:
-                    return Outcome("failed", str(error), FAILED)
+                    outcome = Outcome("failed", str(error), FAILED)
+            return outcome
         finally:
+            # All that used the memory are gone, but for agents that are not the launcher's.
+            elsewhere = 0 if self.options.local_agents else self._complete
+            lock.close()
+            self.kept = settle(
+                self.spec, home, outcome.outcome, outcome.reason, elsewhere=elsewhere
+            )
             self._screen.close()
+
+    def _prepare(self) -> list[str]:
+        """Have the run folder ready; return the names of the agents to start."""
+        if not self.options.resume:
+            self.folder.prepare(overwrite=self.options.overwrite)
+            return [f"node-{machine}" for machine in range(self.spec.machines)]
+        names: list[str] = []
+        if self.options.local_agents:
+            self._complete, names = agents_to_resume(self.spec)
+        self.folder.prepare_to_resume()
+        self.spec = replace(self.spec, resumes=self._take_in_past())
+        return names
 
     def _catch_signals(self, stack: AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
@@ -135,17 +170,15 @@ class TrainingRun:
     def _interrupt(self, number: signal.Signals) -> None:
         self._interrupted = number
 
-    async def _start(self, stack: AsyncExitStack) -> None:
+    async def _start(self, stack: AsyncExitStack, lock: JobLock, names: list[str]) -> None:
         spec = self.spec
-        for name in remove_dead():
-            self._say(f"removed {name} from shared memory: all of its job are dead")
-        # Callbacks run last in, first out: these when all that use the memory are gone.
-        stack.callback(remove_dead, job=spec.job)
-        stack.callback(stack.enter_context(JobLock(spec.job)).close)
+        for line in await what_was_left(spec, lock):
+            self._say(line)
         self._log = EventLog(self.folder.launcher_events, spec.started_ns)
         stack.callback(self._log.close)
         self._write_run()
-        self.folder.write_secret()
+        if not self.options.resume:
+            self.folder.write_secret()
         secret = JobSecret(self.folder.secret_file.read_bytes().strip())
         self.spec = spec = replace(spec, credentials=secret.mark())
         if self.options.cluster:
@@ -173,6 +206,32 @@ class TrainingRun:
         await self._open_store(stack)
         self._requests = RequestServer(self._store, self._supervisor, self._say)
         self._write_run()
+        if self.options.resume:
+            where = f"iteration {self._complete}" if self._complete else "what its agents hold"
+            self._say(f"run {spec.run} goes on from {where} in memory")
+        else:
+            self._started_event()
+        if self._network is not None:
+            self._say(f"on the emulated cluster {self._network.cluster.name}")
+        if compute(spec.arguments, spec.paced_copy_bps) == "paced":
+            self._say("compute is paced: layers wait instead of computing")
+        if spec.paced_copy_bps:
+            self._say("copies to CPU memory are paced: a stand-in for a GPU's copy engine")
+        control = ControlServer(self.folder.control_socket, self._injector.asked)
+        await control.open()
+        stack.push_async_callback(control.close)
+        stack.push_async_callback(self._cancel_tasks)
+        self._spawn(self._job.follow(self._serve_requests))
+        if self.options.local_agents:
+            await self._start_agents(names)
+        else:
+            self._say(
+                f"waiting for {spec.machines} agents: castor agent --store {self._store_url} "
+                f"--job {spec.job} --secret {self.folder.secret_file}"
+            )
+
+    def _started_event(self) -> None:
+        spec = self.spec
         self._event(
             EventKind.RUN_STARTED,
             spec.started_ns,
@@ -184,26 +243,20 @@ class TrainingRun:
                 "compute": compute(spec.arguments, spec.paced_copy_bps),
             },
         )
-        if self._network is not None:
-            self._say(f"on the emulated cluster {self._network.cluster.name}")
-        if compute(spec.arguments) == "paced":
-            self._say("compute is paced: layers wait instead of computing")
-        if spec.paced_copy_bps:
-            self._say("copies to CPU memory are paced: a stand-in for a GPU's copy engine")
-        control = ControlServer(self.folder.control_socket, self._injector.asked)
-        await control.open()
-        stack.push_async_callback(control.close)
-        stack.push_async_callback(self._cancel_tasks)
-        self._spawn(self._job.follow(self._serve_requests))
-        if self.options.local_agents:
-            await self._start_agents()
-        else:
-            self._say(
-                f"waiting for {spec.machines} agents: castor agent --store {self._store_url} "
-                f"--job {spec.job} --secret {self.folder.secret_file}"
-            )
 
-    async def _start_agents(self) -> None:
+    def _take_in_past(self) -> int:
+        """Take in what the run's logs say already, without showing it; return its generations."""
+        for name in self.folder.agent_names():
+            self._tails[name] = EventTail(self.folder.agent(name) / "events.jsonl")
+        past = [*EventTail(self.folder.launcher_events).read()]
+        past += [event for name in sorted(self._tails) for event in self._tails[name].read()]
+        for event in sorted(past, key=lambda event: event.time_ns):
+            self._history.add(event)
+        self._reached = self._complete
+        generations = (event.fields.get("generation") for event in past)
+        return max(self.spec.resumes, *(g for g in generations if isinstance(g, int)), 1)
+
+    async def _start_agents(self, names: list[str]) -> None:
         ready = asyncio.ensure_future(self._nursery.wait_ready())
         while not ready.done() and not self._interrupted:
             await asyncio.wait([ready], timeout=0.1)
@@ -212,8 +265,8 @@ class TrainingRun:
             return
         self.nursery_ready_s = float(ready.result()["seconds"])
         self._say(f"all that a trainer imports is loaded ({self.nursery_ready_s:.1f} s)")
-        for machine in range(self.spec.machines):
-            await self._supervisor.start(f"node-{machine}")
+        for name in names:
+            await self._supervisor.start(name)
         for _ in range(self.options.standby):
             await self._supervisor.provide()
         self._write_run()
@@ -248,6 +301,13 @@ class TrainingRun:
             self._say(fault)
         if self.options.store != EMBEDDED:
             stack.push_async_callback(self._job.forget)
+        if not self.options.local_agents:
+            stack.push_async_callback(self._end_agents)
+
+    async def _end_agents(self) -> None:
+        """Who interrupts the launcher ends the job, also where agents are not its children."""
+        if self._interrupted:
+            await self._job.stop("the job was interrupted by its user", GRACE_S)
 
     # ---- while it runs ---------------------------------------------------------------------
 
@@ -328,6 +388,11 @@ class TrainingRun:
             if self._refused.get(agent) != refusal:
                 self._refused[agent] = refusal
                 self._say(f"agent {agent} on {refusal.host} was refused: {refusal.reason}")
+        complete = (report.complete for report in view.reports.values())
+        self._complete = max((self._complete, *complete))
+        if view.plan is not None and view.plan.generation != self._generation:
+            self._generation = view.plan.generation
+            self._write_run()
         if not self.options.local_agents:
             return
         for key in await self._requests.serve(view.requests):
@@ -346,6 +411,7 @@ class TrainingRun:
             folder=self.folder.agent(name),
             standby=standby,
             secret=self.folder.secret_file,
+            under_launcher=True,
             listen=HOST if self._network is None else self._network.address(name),
         )
 
@@ -374,7 +440,11 @@ class TrainingRun:
                 "ranks_per_node": self.spec.ranks_per_machine,
                 "replicas": [list(row) for row in self.spec.replicas],
                 "pid": os.getpid(),
+                "standby": self.options.standby,
+                "launched_store": self.options.store,
+                "local_agents": self.options.local_agents,
                 "agents": agents,
+                "generation": self._generation,
                 "started_ns": self.spec.started_ns,
                 "cluster": None if self._network is None else self._network.to_json(),
                 "spec": json.loads(self.spec.to_json()),

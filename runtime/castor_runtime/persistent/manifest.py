@@ -41,6 +41,8 @@ class Attempt:
         iteration: the iteration whose state is written.
         generation: the job's generation that had this state on every rank.
         world_size: number of ranks, each of which owes its files.
+        run: which run of the job wrote it; "" before runs were told apart. A later run of the job
+            may go on from it, but never mixes its own files with it.
     """
 
     job: str
@@ -48,6 +50,7 @@ class Attempt:
     iteration: int
     generation: int
     world_size: int
+    run: str = ""
 
     def __post_init__(self) -> None:
         if not self.job or not self.fingerprint:

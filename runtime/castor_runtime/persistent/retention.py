@@ -19,7 +19,7 @@ from castor_runtime.persistent.storage import (
     writing_folder,
 )
 
-_ATTEMPT = re.compile(r"global_step(\d+)-g(\d+)")
+_ATTEMPT = re.compile(r"global_step(\d+)-g(\d+)(?:-[0-9a-f]{16})?")
 
 
 def prune(

@@ -62,6 +62,8 @@ def writing_folder(folder: Path, job: str) -> Path:
 def attempt_folder(folder: Path, attempt: Attempt) -> Path:
     """Return where the files of this attempt are written."""
     name = f"{tag(attempt.iteration)}-g{attempt.generation}"
+    if attempt.run:
+        name += f"-{attempt.run}"
     return writing_folder(folder, attempt.job) / name
 
 

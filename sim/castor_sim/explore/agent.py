@@ -110,8 +110,15 @@ class SimulatedAgent:
         self._clock = (world.now_s, world.now_s, 1.0)
         self._hangs_told: set[int] = set()
         self._standing_told = False
+        offered = {rank: replica.offered() for rank, replica in sorted(host.memory.items())}
         self.worker = Worker(
-            world.spec, self.name, self.incarnation, self.incarnation, host.standby, self.local_s()
+            world.spec,
+            self.name,
+            self.incarnation,
+            self.incarnation,
+            host.standby,
+            self.local_s(),
+            left={rank: tuple(sorted(held)) for rank, held in offered.items() if held},
         )
         self.session = Session(self)
         self.life = AgentLife(self.worker, self.session.view)

@@ -1,0 +1,66 @@
+"""castor resume: go on with a run that gave up, from the checkpoint memory that it keeps."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from castor.commands.train import run_to_end
+from castor_configs.errors import InputError
+
+
+def resume(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN_FOLDER", help="Default: the newest run under out/."),
+    ] = None,
+    max_attempts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Recoveries in a row without progress before giving up again."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and summary.")] = False,
+) -> None:
+    """Go on with a run that ended before it had finished, from what is kept in memory.
+
+    It is the same run: it goes on from the newest iteration that is whole in memory, and its
+    attempts are counted anew. Agents that you start yourself have to be started again, each on its
+    own machine and by its own name.
+
+    Example: castor resume out/train-gpt2
+    """
+    from castor_runtime.launcher.run_folder import RunFolder, newest_run
+    from castor_runtime.launcher.train_options import TrainOptions
+
+    folder = RunFolder(run) if run is not None else newest_run()
+    document = folder.run()
+    if folder.result_file.exists() and folder.result()["outcome"] == "finished":
+        raise InputError("has finished: there is nothing to go on with", file=folder.path)
+    spec = _spec(document, folder.path)
+    if max_attempts is not None:
+        spec = replace(spec, max_attempts=max_attempts)
+    cluster = document.get("cluster") or {}
+    options = TrainOptions(
+        spec=replace(spec, resumes=max(1, int(document.get("generation", 0)), spec.resumes)),
+        out=folder.path,
+        store=str(document.get("launched_store", "embedded")),
+        standby=int(document.get("standby", 0)),
+        local_agents=bool(document.get("local_agents", True)),
+        command=("castor", *sys.argv[1:]),
+        cluster=str(cluster.get("name", "")),
+        resume=True,
+    )
+    raise typer.Exit(run_to_end(options, (), quiet=quiet))
+
+
+def _spec(document: dict[str, Any], folder: Path) -> Any:
+    from castor_policy.agents.documents import JobSpec
+
+    try:
+        return JobSpec.from_json(json.dumps(document["spec"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"cannot be gone on with: {error}", file=folder / "run.json") from error

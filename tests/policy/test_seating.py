@@ -1,0 +1,90 @@
+"""Who fills which machine: whoever holds its parts, also under another root and another store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, State
+from castor_policy.agents.messages import ReportChanged, Tick, WritePlan
+from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
+from castor_policy.agents.seating import holds_parts, kept_iteration, seats
+from castor_policy.placement import place
+
+SPEC = JobSpec("j", 4, 1, "ring", place("ring", 4, 2).replicas, "t.py", gather_s=120.0)
+NAMES = ("a-0", "a-1", "a-2", "a-3")
+
+
+def idle(name: str, machine: int | None = None, iteration: int = 9) -> AgentReport:
+    """An agent that has just come up and found in its memory what belongs on `machine`."""
+    plain = AgentReport(name, f"{name}.1", name.startswith("spare"), f"{name}:1")
+    if machine is None:
+        return plain
+    held = {str(rank): (iteration,) for rank in SPEC.ranks_held_by(machine)}
+    return replace(plain, holdings=held)
+
+
+def began(spec: JobSpec, reports: list[AgentReport], now_s: float = 0.0) -> list[object]:
+    made = Root(spec, 7, None, 0, reports, 0.0)
+    return list(made.handle(Tick(), now_s))
+
+
+@given(st.permutations(range(4)))
+def test_a_job_that_goes_on_finds_its_parts_whatever_its_agents_are_called(
+    order: list[int],
+) -> None:
+    reports = [idle(name, machine) for name, machine in zip(NAMES, order, strict=True)]
+    (write,) = began(replace(SPEC, resumes=6), reports)
+    assert isinstance(write, WritePlan)
+    plan = write.plan
+    assert (plan.generation, plan.phase, plan.attempts) == (7, Phase.GATHER, 0)
+    assert plan.agents == tuple(NAMES[order.index(machine)] for machine in range(4))
+
+
+def test_who_holds_nothing_takes_what_is_left() -> None:
+    found = seats(SPEC, [idle("a-0"), idle("a-1", 3), idle("a-2", 0)], [0, 2, 3])
+    assert {machine: report.agent for machine, report in found.items()} == {
+        0: "a-2",
+        2: "a-0",
+        3: "a-1",
+    }
+    assert seats(SPEC, [idle("a-0", 1)], []) == {}
+    assert [r.agent for r in seats(SPEC, [idle("a-0")], [1, 2]).values()] == ["a-0"]
+
+
+def test_what_agents_report_of_a_generation_is_no_claim_to_a_machine() -> None:
+    gathered = replace(idle("a-0", 3), state=State.GATHERED, generation=4)
+    assert not holds_parts(gathered)
+    assert kept_iteration(SPEC, [gathered]) == 0
+
+
+def test_a_standby_that_holds_parts_counts_from_the_start() -> None:
+    reports = [idle(name, machine) for machine, name in enumerate((*NAMES[:3], "spare-0"))]
+    (write,) = began(replace(SPEC, resumes=1), reports)
+    assert isinstance(write, WritePlan)
+    assert write.plan.agents == (*NAMES[:3], "spare-0")
+
+
+def test_a_job_that_goes_on_waits_for_what_it_goes_on_from_and_not_for_ever() -> None:
+    """To begin without would be to give up what others hold; they keep it (invariant 10)."""
+    spec = replace(SPEC, resumes=3)
+    made = Root(spec, 7, None, 0, [idle(name) for name in NAMES], 0.0)
+    assert list(made.handle(Tick(), BEGIN_WITHOUT_S + 1)) == []
+    (write,) = made.handle(Tick(), spec.gather_s)
+    assert isinstance(write, WritePlan)
+    assert (write.plan.phase, write.plan.generation) == (Phase.FAILED, 4)
+    assert "start those that hold it" in write.plan.reason
+    made = Root(spec, 7, None, 0, [idle("a-0", 0), *map(idle, NAMES[1:])], 0.0)
+    assert list(made.handle(Tick(), 1.0)) == []
+    (write,) = made.handle(ReportChanged("spare-9", idle("spare-9", 2)), 2.0)
+    assert isinstance(write, WritePlan)
+    assert write.plan.agents[0] == "a-0"
+    assert write.plan.agents[2] == "spare-9"
+
+
+def test_a_new_job_begins_as_before() -> None:
+    (write,) = began(SPEC, [idle(name) for name in NAMES])
+    assert isinstance(write, WritePlan)
+    assert (write.plan.generation, write.plan.agents, write.plan.reason) == (1, NAMES, "start")
