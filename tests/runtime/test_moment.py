@@ -88,3 +88,22 @@ def test_digests_of_a_device_see_every_byte(content: bytes, data: st.DataObject)
     assert int(weighed(raw)) == int(weighed(raw.clone()))
     assert int(weighed(raw)) != int(weighed(changed))
     assert tensor_digests([raw]) != tensor_digests([changed])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(3.0),
+        torch.full((2, 3), float("nan"), dtype=torch.bfloat16),
+        torch.zeros(4, 6).T,
+        torch.zeros(1, dtype=torch.complex128),
+        torch.zeros(5, dtype=torch.bool),
+    ],
+)
+def test_a_look_fits_tensors_of_every_kind(tensor: torch.Tensor) -> None:
+    sections = lay_out([("a", tensor.dtype, tuple(tensor.shape))])
+    keeper = Moments(sections, (), ("a",))
+    assert keeper.take([tensor]).torn() == ()
+    moment = keeper.take([tensor])
+    tensor.data.fill_(1)
+    assert moment.torn() == ("a",)

@@ -59,11 +59,17 @@ class ModuleBuffers:
 
     def live(self) -> list[torch.Tensor | None]:
         """Return the tensors in the order of `tensors`; None where it is no longer as planned."""
-        now = _tied(_registered(self._module))
-        found = [now.get(planned.names) for planned in self._planned]
+        owners = {name: module._buffers for name, module in self._module.named_modules()}
+        found = [
+            [
+                owners.get(owner, {}).get(leaf)
+                for owner, _, leaf in (name.rpartition(".") for name in planned.names)
+            ]
+            for planned in self._planned
+        ]
         return [
-            tensor if planned.fits(tensor) else None
-            for planned, tensor in zip(self._planned, found, strict=True)
+            first if planned.fits(first) and all(other is first for other in others) else None
+            for planned, (first, *others) in zip(self._planned, found, strict=True)
         ]
 
     def small(self) -> dict[str, Any]:
@@ -112,8 +118,8 @@ class ModuleBuffers:
             owner._buffers[leaf] = None
         for name in small.get("gone", ()):
             owner, leaf = self._owner(name)
-            if leaf in owner._buffers:
-                delattr(owner, leaf)
+            owner._buffers.pop(leaf, None)
+            owner._non_persistent_buffers_set.discard(leaf)
 
     def restore(self, small: Mapping[str, Any], sections: Mapping[str, torch.Tensor]) -> None:
         """Set the buffers to what `small` told, and the others to those sections that are given."""

@@ -28,13 +28,45 @@ _PIECE_WORDS = 4 << 20
 """Words that are weighed at once on a device: bounds what a digest takes there to 32 MiB."""
 
 
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""A dtype by its size: two NaN are the same bits, and not equal."""
+
+
+class _Probe:
+    """Some elements of a tensor, as bits: versions do not see what is written through `.data`."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.address = tensor.data_ptr()
+        self.elements = tensor.numel()
+        flat = tensor.detach()
+        while flat.dim() > 1:  # always a view of the tensor's memory
+            flat = flat.view(-1) if flat.is_contiguous() else flat.select(-1, 0)
+        bits = _BITS.get(flat.element_size())
+        flat = flat.view(-1) if flat.dim() == 0 else flat
+        self.some = flat[:: max(1, flat.numel() // _SAMPLES)]
+        if bits is not None:
+            self.some = self.some.view(bits)
+
+    def is_of(self, tensor: torch.Tensor) -> bool:
+        """Whether it looks at this tensor's memory."""
+        return tensor.data_ptr() == self.address and tensor.numel() == self.elements
+
+
 @dataclass(frozen=True, slots=True)
 class _Sight:
     """What a tensor looked like; not all of it."""
 
-    address: int
+    probe: _Probe
     version: int
     sample: torch.Tensor
+
+    def is_still(self, tensor: torch.Tensor) -> bool:
+        """Whether it looks the same."""
+        return (
+            self.probe.is_of(tensor)
+            and _version(tensor) == self.version
+            and torch.equal(self.probe.some, self.sample)
+        )
 
 
 class Moment:
@@ -62,7 +94,7 @@ class Moment:
 
     def torn(self) -> tuple[str, ...]:
         """Return the sections that changed since the moment; ask once, when all is copied."""
-        changed = [name for name, tensor, sight in self._seen if not _is_same(tensor, sight)]
+        changed = [name for name, tensor, sight in self._seen if not sight.is_still(tensor)]
         digests = tensor_digests([tensor for _, tensor in self._watched])
         moved = self._moments.compare(
             {name: digest for (name, _), digest in zip(self._watched, digests, strict=True)}
@@ -88,6 +120,7 @@ class Moments:
         self._cloned = set(early)
         self._trained = frozenset(trained)
         self._digests: dict[str, int] = {}
+        self._probes: dict[str, _Probe] = {}
         self._settled = 0
 
     def take(self, live: Sequence[torch.Tensor | None]) -> Moment:
@@ -103,11 +136,17 @@ class Moments:
             if tensor is None or tensor.numel() == 0:
                 continue
             if section.name in self._trained:
-                seen.append((section.name, tensor, _sight(tensor)))
+                seen.append((section.name, tensor, self._sight(section.name, tensor)))
             else:
                 watched.append((section.name, tensor))
         settling = bool(watched) and self._settled < _SETTLING_MOMENTS
         return Moment(self, held, seen, watched, settling=settling)
+
+    def _sight(self, name: str, tensor: torch.Tensor) -> _Sight:
+        probe = self._probes.get(name)
+        if probe is None or not probe.is_of(tensor):
+            probe = self._probes[name] = _Probe(tensor)
+        return _Sight(probe, _version(tensor), probe.some.clone())
 
     def compare(self, digests: dict[str, int]) -> list[str]:
         """Take the watched sections' digests; return those that have moved since the last time."""
@@ -160,23 +199,5 @@ def weighed(raw: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def _sight(tensor: torch.Tensor) -> _Sight:
-    return _Sight(tensor.data_ptr(), _version(tensor), _sample(tensor).clone())
-
-
-def _is_same(tensor: torch.Tensor, sight: _Sight) -> bool:
-    return (
-        tensor.data_ptr() == sight.address
-        and _version(tensor) == sight.version
-        and torch.equal(_sample(tensor), sight.sample)
-    )
-
-
 def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    """Return some elements as bytes: versions do not see what is written through `.data`."""
-    flat = tensor.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().view(torch.uint8)
