@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -29,16 +29,17 @@ import torch
 import torch.distributed as dist
 import xxhash
 
-from castor_policy.interleaving import Link, Schedule
+from castor_policy.interleaving import Link
 from castor_runtime.arena import Replica
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Scheduled
 from castor_runtime.trainer.device import Device
 from castor_runtime.trainer.exchange import Exchange, Part
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.sections import Section, part_bytes
-from castor_runtime.trainer.span_profile import SpanProfile, fold_spans
+from castor_runtime.trainer.span_profile import fold_spans
 from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
 
 _U64 = (1 << 64) - 1
@@ -48,101 +49,6 @@ _RECORD_HEAD = 3
 
 class ReplicationError(RuntimeError):
     """A checkpoint could not be completed: a peer is gone, or bytes arrived damaged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """What the main thread hands over at the end of an iteration.
-
-    Attributes:
-        iteration: which.
-        meta: encoded.
-        moment: the live state at the end of that iteration.
-        profile: what the next checkpoints are scheduled by; None: as the one before.
-        reason: why it is handed over: "start" or "drift".
-        drifted: this rank's idle spans no longer fit the schedule.
-    """
-
-    iteration: int
-    meta: bytes
-    moment: Moment
-    profile: SpanProfile | None = None
-    reason: str = ""
-    drifted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """A checkpoint that is complete on every rank.
-
-    Attributes:
-        iteration: of it.
-        seconds: from its hand-over to the agreement.
-        sent_bytes: to other machines.
-        traffic: how it travelled.
-        captured_s: from its hand-over until the own copy was whole.
-        network_s: in which a piece was under way.
-        sent_s: from its hand-over until the last piece lay in CPU memory.
-        commit_s: of records and agreement.
-        drifted: some rank's idle spans no longer fit the schedule; the same on all ranks.
-    """
-
-    iteration: int
-    seconds: float
-    sent_bytes: int
-    traffic: Traffic
-    captured_s: float
-    network_s: float
-    sent_s: float
-    commit_s: float
-    drifted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Scheduled:
-    """A schedule that all ranks follow from now on.
-
-    Attributes:
-        iteration: the first checkpoint that travels so.
-        reason: as in `Capture`.
-        traffic: what it was made from.
-        schedule: of this rank's part.
-        part_bytes: its size.
-    """
-
-    iteration: int
-    reason: str
-    traffic: Traffic
-    schedule: Schedule
-    part_bytes: int
-
-    def event_fields(self) -> dict[str, object]:
-        """Return what the event "scheduled" says of it."""
-        traffic, schedule = self.traffic, self.schedule
-        rows = [(0, schedule.upfront), *enumerate(span.chunks for span in schedule.spans)]
-        chunks = [(span, chunk) for span, row in rows for chunk in row]
-        link, copy_link = traffic.link, traffic.copy_link
-        return {
-            "iteration": self.iteration,
-            "reason": self.reason,
-            "scheme": traffic.scheme,
-            "spans_ns": list(traffic.spans_ns),
-            "chunk_bytes": [chunk.size_bytes for _, chunk in chunks],
-            "chunk_spans": [span for span, _ in chunks],
-            "chunk_replicas": [chunk.replica for _, chunk in chunks],
-            "shortest_span_ns": traffic.shortest_span_ns,
-            "spill_ns": schedule.spill_ns,
-            "update_delay_ns": schedule.update_delay_ns,
-            "alpha_ns": 0 if link is None else link.alpha_ns,
-            "bandwidth_bps": 0 if link is None else link.bandwidth_bps,
-            "copy_alpha_ns": 0 if copy_link is None else copy_link.alpha_ns,
-            "copy_bandwidth_bps": 0 if copy_link is None else copy_link.bandwidth_bps,
-            "buffer_bytes": traffic.reserved_bytes,
-            "parts": traffic.parts,
-            "mu": float(traffic.mu),
-            "shard_bytes": self.part_bytes,
-            "remote_copies": traffic.remote_copies,
-        }
 
 
 class Replicator:

@@ -21,6 +21,7 @@ from castor_policy.interleaving import Link
 from castor_runtime.arena import ControlBlock, RankControl, Replica, TrainerPhase
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
 from castor_runtime.trainer.busy import BusySections
+from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Scheduled
 from castor_runtime.trainer.collective_count import CollectiveCount
 from castor_runtime.trainer.cuda_device import CudaDevice
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
@@ -33,7 +34,7 @@ from castor_runtime.trainer.meta import encode
 from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moments
 from castor_runtime.trainer.paced_device import PacedDevice
-from castor_runtime.trainer.replication import Capture, Completed, Replicator, Scheduled
+from castor_runtime.trainer.replication import Replicator
 from castor_runtime.trainer.sections import (
     copy_section,
     fingerprint,
