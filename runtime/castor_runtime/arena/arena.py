@@ -23,7 +23,8 @@ from castor_runtime.arena.layout import (
     read_version,
     unpack_fixed,
 )
-from castor_runtime.arena.replica import Replica, read_header
+from castor_runtime.arena.replica import Replica
+from castor_runtime.arena.segment_header import read_header
 from castor_runtime.arena.segments import (
     SHARED_MEMORY,
     Progress,

@@ -19,7 +19,8 @@ from typing import Any
 from castor_configs.atomic import write_text
 from castor_runtime.arena.control import read_control_owner
 from castor_runtime.arena.errors import ArenaError, ForeignCheckpointError
-from castor_runtime.arena.replica import Replica, read_header
+from castor_runtime.arena.replica import Replica
+from castor_runtime.arena.segment_header import read_header
 from castor_runtime.arena.segments import PREFIX, SHARED_MEMORY
 
 NEXT_STEPS = "`castor resume` goes on from it, `castor clean` frees it"

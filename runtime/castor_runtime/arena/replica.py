@@ -32,8 +32,6 @@ from castor_runtime.arena.errors import (
 )
 from castor_runtime.arena.layout import (
     BUFFERS,
-    HEADER_BYTES,
-    LAYOUT_VERSION,
     BufferRecord,
     MetaRoom,
     PartLayout,
@@ -44,12 +42,11 @@ from castor_runtime.arena.layout import (
     pack_fixed,
     pack_room,
     pages,
-    read_version,
     room_span,
     unpack_buffer,
-    unpack_fixed,
     unpack_room,
 )
+from castor_runtime.arena.segment_header import read_header
 from castor_runtime.arena.segments import (
     SHARED_MEMORY,
     Progress,
@@ -58,8 +55,8 @@ from castor_runtime.arena.segments import (
     grow_file,
     open_descriptor,
     open_file,
-    read_start,
     segment_name,
+    write_at,
 )
 
 # A reader may catch a header half written; the writer needs nanoseconds to finish it.
@@ -227,7 +224,8 @@ class Replica:
             DamagedPartError: its digests or metadata are damaged.
         """
         buffer, record = self._find(iteration)
-        if not self._record_is_sound(buffer, record):
+        meta = self._sound_meta(buffer, record)
+        if meta is None:
             raise DamagedPartError(
                 f"{self.name}: the digests or metadata of iteration {iteration} are damaged"
             )
@@ -238,7 +236,7 @@ class Replica:
             generation=record.header.generation,
             rank=self.rank,
             data=self._data(buffer),
-            meta=self._meta(buffer, record),
+            meta=meta,
             digests=struct.unpack(f"<{self.chunks}Q", table),
             chunk_bytes=self.chunk_bytes,
             fingerprint=self.fingerprint,
@@ -390,16 +388,18 @@ class Replica:
         start = self.part.record_offset(buffer) + self.part.table_bytes
         return bytes(self._view[start : start + record.meta_bytes])
 
-    def _record_is_sound(self, buffer: int, record: BufferRecord) -> bool:
+    def _sound_meta(self, buffer: int, record: BufferRecord) -> bytes | None:
+        """Return the metadata; None where they or the digests are not what was committed."""
         room = self.memory_bytes - record.meta_offset if record.meta_offset else 0
         if record.meta_bytes > max(room, self.part.meta_bytes):
-            return False
+            return None
+        meta = self._meta(buffer, record)
         start = self.part.record_offset(buffer)
         digest = xxhash.xxh3_64()
         with self._view[start : start + self.part.table_bytes] as table:
             digest.update(table)
-        digest.update(self._meta(buffer, record))
-        return digest.intdigest() == record.record_digest
+        digest.update(meta)
+        return meta if digest.intdigest() == record.record_digest else None
 
     def _commit(self, writing: Writing, meta: bytes, digests: Sequence[int]) -> None:
         buffer = writing.buffer
@@ -417,7 +417,7 @@ class Replica:
             self._view[start : start + len(meta)] = meta
         else:
             offset = self._room().start(buffer)
-            _write_all(self._descriptor, meta, offset)
+            write_at(self._descriptor, meta, offset)
         complete = BufferHeader(BufferState.COMPLETE, writing.iteration, writing.generation)
         digest = xxhash.xxh3_64(table)
         digest.update(meta)
@@ -426,32 +426,3 @@ class Replica:
     def _abandon(self, writing: Writing) -> None:
         if self._record(writing.buffer).header == writing.header:
             self._store(writing.buffer, BufferRecord(BufferHeader(BufferState.EMPTY)))
-
-
-def _write_all(descriptor: int, content: bytes, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def read_header(path: Path) -> tuple[SegmentOwner, PartLayout]:
-    """Return whose a segment is and its sizes.
-
-    Raises:
-        ForeignCheckpointError: it is no segment, is of another layout version, or is torn.
-        OSError: it cannot be read.
-    """
-    header = read_start(path, HEADER_BYTES)
-    version = read_version(header)
-    if version is None:
-        raise ForeignCheckpointError(f"{path.name} is no checkpoint memory of Castor; remove it")
-    if version != LAYOUT_VERSION:
-        raise ForeignCheckpointError(
-            f"{path.name} is of layout version {version}, this Castor writes {LAYOUT_VERSION}; "
-            "finish the job with the version that began it, or remove the segment"
-        )
-    found = unpack_fixed(header)
-    if found is None:
-        raise ForeignCheckpointError(f"the header of {path.name} is damaged; remove it")
-    return found

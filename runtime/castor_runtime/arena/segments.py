@@ -86,6 +86,18 @@ def open_descriptor(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
+def write_at(descriptor: int, content: bytes, offset: int) -> None:
+    """Write all of `content` at an offset in bytes.
+
+    Raises:
+        OSError: there is no room.
+    """
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def grow_file(descriptor: int, start: int, size_bytes: int) -> None:
     """Take memory for bytes [start, start + size_bytes) of a segment that has none there yet.
 
