@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Plan
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan
 from castor_policy.agents.evidence import Culprit, FailureKind
 
 _VARYING = re.compile(
@@ -38,19 +38,23 @@ def moved_on(plan: Plan, reports: Sequence[AgentReport], words: str) -> bool:
     return complete > plan.iteration and not repeated
 
 
-def counted(plan: Plan, chosen: Plan) -> Plan:
-    """Return the plan to load, with what memory shows of the attempts before.
+def counted(spec: JobSpec, plan: Plan, chosen: Plan) -> Plan:
+    """Return the plan to load with the attempts before it, or the end if they were too many.
 
     An iteration that is whole in memory was completed, even if the trainers died before any of them
-    had said so.
+    had said so: a job is given up only once that is known.
 
     Args:
+        spec: the job.
         plan: in phase GATHER.
         chosen: what follows it, in phase LOAD.
     """
-    if plan.generation == 1 or chosen.iteration <= plan.reached:
+    if plan.generation > 1 and chosen.iteration > plan.reached:
+        return replace(chosen, attempts=0, reached=chosen.iteration)
+    if plan.attempts <= spec.max_attempts:
         return chosen
-    return replace(chosen, attempts=0, reached=chosen.iteration)
+    reason = f"{plan.attempts} attempts in a row completed no iteration: {plan.reason}"
+    return replace(plan, phase=Phase.FAILED, reason=reason)
 
 
 def furthest(reports: Sequence[AgentReport]) -> int:
@@ -72,13 +76,6 @@ def recurs_at_start(plan: Plan, reports: Sequence[AgentReport], words: str) -> b
     """Whether an error came twice in the same words and no iteration ever ended: it will again."""
     trained = plan.trained or any(report.iteration for report in reports)
     return bool(words) and words == plan.words and not trained
-
-
-def given_up(spec: JobSpec, attempts: int, reason: str) -> str:
-    """Return why a job is given up after so many attempts; "" if it goes on."""
-    if attempts <= spec.max_attempts:
-        return ""
-    return f"{attempts} attempts in a row completed no iteration: {reason}"
 
 
 def _without_rank(culprit: Culprit) -> str:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from castor_policy.agents.attempts import (
     furthest,
-    given_up,
     moved_on,
     recurring_words,
     recurs_at_start,
@@ -89,11 +88,7 @@ def following(
         told.append(log)
     if not is_replaceable:
         told += _kept(spec, plan, following)
-    reason = (
-        given_up(spec, following.attempts, verdict.reason)
-        if poor
-        else _end(spec, plan, following, verdict, current)
-    )
+    reason = "" if poor else _end(plan, following, verdict, current)
     if reason:
         following = replace(following, phase=Phase.FAILED, generation=plan.generation)
         following = replace(following, reason=reason)
@@ -136,19 +131,16 @@ def _set_aside(plan: Plan, machine: int, reason: str, *, stays: bool) -> Log:
     )
 
 
-def _end(
-    spec: JobSpec,
-    plan: Plan,
-    following: Plan,
-    verdict: Verdict,
-    current: Sequence[AgentReport],
-) -> str:
-    """Return why the job ends with this failure; "" if it goes on."""
+def _end(plan: Plan, following: Plan, verdict: Verdict, current: Sequence[AgentReport]) -> str:
+    """Return why the job ends with this failure; "" if it goes on, or may.
+
+    Whether it has had its attempts is known only once all have said what they hold (`counted`).
+    """
     if any(one.kind == FailureKind.MEMORY for one in verdict.culprits):
         return verdict.reason
     if recurs_at_start(plan, current, following.words):
         return f"the same error twice before the first iteration: {verdict.reason}"
-    return given_up(spec, following.attempts, verdict.reason)
+    return ""
 
 
 def _without(names: Sequence[str], machine: int) -> tuple[str, ...]:

@@ -259,6 +259,9 @@ class Root:
                 failed = replace(plan, phase=Phase.FAILED, reason=storage_silent(self.spec))
                 return [self._write(failed)]
             return []
+        chosen = counted(self.spec, plan, chosen)
+        if chosen.phase == Phase.FAILED:
+            return [self._write(chosen)]
         free = self._free_agents(plan, plan.agents)
         worn = worn_out(self.spec, self._placement, plan, chosen, gathered, free)
         if worn:
@@ -277,7 +280,7 @@ class Root:
                     "term": self.term,
                 },
             ),
-            self._write(counted(plan, chosen)),
+            self._write(chosen),
         ]
 
     def _give_up_silent(self, plan: Plan, now_s: float) -> None:

@@ -75,6 +75,7 @@ class Host:
     slowness: float = 1.0
     lives: int = 0
     lives_before_boot: int = 0
+    lacks_memory: bool = False
 
 
 class SimulatedAgent:
@@ -222,8 +223,9 @@ class SimulatedAgent:
         """Pass on that a trainer's process has ended, unless it was killed from here."""
         if self.trainers.get(trainer.rank) is trainer:
             said = "ScriptError" if code == OWN_ERROR else ""
-            lost = code == LOST_PEER
-            self.see(TrainerEnded(trainer.generation, trainer.rank, code, said, lost_peer=lost))
+            generation, rank = trainer.generation, trainer.rank
+            lost, early = code == LOST_PEER, code == 0 and not trainer.has_finished
+            self.see(TrainerEnded(generation, rank, code, said, lost_peer=lost, left_early=early))
 
     def _watch_trainers(self) -> None:
         self._watch_progress()

@@ -32,6 +32,8 @@ _SPAN_S = {
 _VALUES = {
     "crash": (0.0, 1.0),
     "pause": (0.0, 1.0),
+    "leave": (0.0, 1.0),
+    "worn": (3.0, 4.0),
     "slow": (3.0, 10.0, 30.0),
     "loss": (0.1, 0.3, 0.6),
     "late": (0.5, 1.5, 3.0, 6.0),
@@ -42,6 +44,9 @@ _VALUES = {
     "flip": (0.0, 0.0, 1.0),
     "error": (0.0, 1.0, 1.0, 2.0),
 }
+OF_RANKS = ("trainer", "worn", "leave", "hang", "flip", "error")
+"""Faults whose target is a rank."""
+
 _TRAINING_S = 7.0  # most of a run without faults lies before it
 _COUNTS = (2, 5, 3, 2, 1)  # of one fault, of two, ...
 
@@ -107,7 +112,7 @@ def _draw_one(
     aimed, other, value = draw.randrange(agents), 0, 0.0
     if kind in ("crash", "mount"):
         span_s = draw.choice((0.0, span_s))
-    elif kind in ("trainer", "hang", "flip", "error"):
+    elif kind in OF_RANKS:
         aimed, other = draw.randrange(ranks), 0 if kind == "error" else draw.randrange(4)
     elif kind == "net":
         other = draw.choice((STORE, STORE, PEERS, EVERYBODY, EVERYBODY, draw.randrange(agents)))
@@ -120,6 +125,6 @@ def _draw_one(
     if kind in _VALUES:
         value = draw.choice(_VALUES[kind])
     if target is not None:
-        aimed = target % (ranks if kind in ("trainer", "hang", "flip", "error") else agents)
+        aimed = target % (ranks if kind in OF_RANKS else agents)
     times = {"time_s": round(time_s, 3), "span_s": round(span_s, 3), "lag_s": round(lag_s, 3)}
     return Fault(kind, target=aimed, other=other, value=value, after=after, **times)

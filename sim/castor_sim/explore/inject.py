@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from castor_sim.explore.world import World
 
 _LAST_RETURNS_S = 5.0
+_WORN_S = 1.5
+"""A trainer that fails again and again comes so far in each generation."""
 
 
 class Injector:
@@ -83,8 +86,10 @@ class Injector:
         match fault.kind:
             case "crash" | "agent" | "pause" | "root":
                 self._strike_process(fault, agent)
-            case "trainer" | "hang":
+            case "trainer" | "worn" | "leave" | "hang":
                 self._strike_trainer(fault)
+            case "unfit":
+                agent.host.lacks_memory = True
             case "flip" | "error":
                 self._strike_rank(fault)
             case "net":
@@ -158,10 +163,19 @@ class Injector:
         trainer = self._trainer(fault.target)
         if trainer is None:
             return
-        if fault.kind == "trainer":
-            trainer.end(-9)
-        elif trainer.hung_since_s is None:
-            trainer.hung_since_s = self._world.now_s
+        self._world.monitor.blame.struck(trainer.generation, trainer.rank)
+        match fault.kind:
+            case "trainer":
+                trainer.end(-9)
+            case "worn":
+                trainer.end(-9)
+                if fault.value > 1:
+                    again = replace(fault, after="load", lag_s=_WORN_S, value=fault.value - 1)
+                    self._waiting.append(again)
+            case "leave":
+                trainer.leave(said=fault.value == 1)
+            case _ if trainer.hung_since_s is None:
+                trainer.hung_since_s = self._world.now_s
 
     def _trainer(self, rank: int) -> Trainer | None:
         wanted = rank % (self._world.shape.machines * self._world.shape.ranks_per_machine)

@@ -20,6 +20,7 @@ INVARIANTS = {
     15: "what can be recovered is recovered within a bound",
     16: "no event makes an agent raise",
     17: "a good replica is given up only for a newer one in its place",
+    18: "who is named for a failure is who it struck, or nobody is",
 }
 """What must hold, by number."""
 

@@ -14,6 +14,7 @@ from castor_policy.agents.messages import (
     Inspect,
     Inspected,
     Keep,
+    MemoryRefused,
     Offer,
     PeersAnswered,
     Persist,
@@ -98,6 +99,9 @@ def _end(agent: SimulatedAgent, work: int, what: object) -> None:
 
 def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
     world = agent.world
+    if agent.host.lacks_memory and not agent.host.memory:
+        agent.see(MemoryRefused(effect.generation, "no memory"))
+        return
     held = set(world.spec.ranks_held_by(effect.machine))
     for rank in set(agent.host.memory) - held:
         del agent.host.memory[rank]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from castor_policy.agents.documents import Phase, Plan, root_key
 from castor_policy.recovery import Tier
+from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.schedule import Fault
@@ -57,6 +58,7 @@ class Monitor:
         self._lost: set[tuple[int, int]] = set()
         self._stored: set[int] = set()
         self._gathered: dict[tuple[int, str], Gathered] = {}
+        self.blame = Blame()
         self._trains = 0
         self._fruitless = 0
         self._after_faults = 0
@@ -78,6 +80,7 @@ class Monitor:
         if plan.phase == Phase.GATHER:
             if before is not None and before.generation < plan.generation:
                 self._begun(plan)
+                self.blame.check(plan)
         elif plan.phase == Phase.LOAD:
             self._loads[plan.generation] = plan
             self._check_sources(plan)

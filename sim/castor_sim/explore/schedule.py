@@ -16,6 +16,9 @@ KINDS = {
     "crash": "a machine dies with its memory, or all that hold its shard do; some come back empty",
     "agent": "an agent is killed alone, and started again: memory stays, trainers die",
     "trainer": "a trainer is killed",
+    "worn": "a trainer is killed in three generations in a row",
+    "leave": "a trainer ends with code 0 while the others train",
+    "unfit": "a machine has no memory for the parts of a place that it comes to fill",
     "hang": "a trainer stands still",
     "pause": "a machine, or its agent alone, stands still and wakes, lease expired or not",
     "slow": "a machine does everything many times slower",
@@ -50,8 +53,8 @@ class Fault:
     Attributes:
         kind: one of `KINDS`.
         time_s: when it strikes, or from when on it lies in wait for `after`.
-        target: the machine, counted over the live agents by name; for "trainer", "hang", "flip"
-            and "error" the rank.
+        target: the machine, counted over the live agents by name; for "trainer", "worn", "leave",
+            "hang", "flip" and "error" the rank.
         other: whom "net" cuts it off from: a machine, `STORE`, `PEERS` or `EVERYBODY`; which copy
             "flip" hits; how far a "clock" jumps in seconds; for "pause" and "root" 1 means that
             timers come before messages on waking; for "error" an odd number means after the
@@ -61,6 +64,7 @@ class Fault:
             late a lease ends (negative: at once); how many iterations ahead an "error" lies; for
             "pause" 1 means the whole machine, for "crash" all machines of its shard's row, for
             "net" only what it sends (1) or only what it gets (2), for "flip" persistent storage;
+            for "leave" 1 means that it said before that it had finished; for "worn" how often;
             for "root" 0 to 3 mean agent killed, machine lost, agent paused, write late alone.
         after: "gather" or "load": it strikes `lag_s` after the next plan in this phase.
         lag_s: see `after`; for "root", how long its last write is under way.

@@ -31,6 +31,8 @@ _CHUNK_S = (0.02, 0.15)  # between a part's first chunk and its last
 _AGREE_S = (0.001, 0.03)  # until a rank learns of an all-reduce
 _BLOCKED_S = 0.1  # who is kept from going on tries again so often
 _NOTICE_S = (0.02, 1.0)  # until a rank sees a dead peer's connection break
+_TOLD_S = (0.01, 0.6)  # until an agent hears of its trainer's end, where that takes long
+_TOLD_LATE = 0.3  # its peers may well be heard of sooner
 _NOTICES = 0.7  # the others hang in the collective
 
 LOST_PEER = 1
@@ -54,6 +56,7 @@ class Trainer:
         "capturing",
         "generation",
         "group",
+        "has_finished",
         "has_trained",
         "hung_since_s",
         "iteration",
@@ -79,6 +82,7 @@ class Trainer:
         self.ready = False
         self.resumed = False
         self.has_trained = False
+        self.has_finished = False
         self.hung_since_s: float | None = None
         self.progress_s = agent.world.now_s
         self.iteration = 0
@@ -162,12 +166,26 @@ class Trainer:
         self._show_progress()
         self.agent.persist_parts(self.generation)
 
+    def leave(self, *, said: bool) -> None:
+        """End with code 0 in the middle of training; the others lose it as they would a dead one.
+
+        Args:
+            said: it tells its agent before that it has finished.
+        """
+        self.has_finished = said
+        self.end(0)
+        self.group.lost(self)
+
     def end(self, code: int) -> None:
         """End the process; who waits for it is told."""
         if self.alive:
+            if code not in (0, LOST_PEER):
+                self.world.monitor.blame.struck(self.generation, self.rank)
             self.alive = False
             self.world.note(f"rank {self.rank} of generation {self.generation} ends: {code}")
-            self.agent.later(0.01, self.agent.trainer_ended, self, code)
+            late = self.agent.draw.random() < _TOLD_LATE
+            told_s = self.agent.draw.uniform(*_TOLD_S) if late else 0.01
+            self.agent.later(told_s, self.agent.trainer_ended, self, code)
             if code != 0:
                 self.group.lost(self)
 
@@ -364,4 +382,5 @@ class Group:
         if member.alive and not member.can_run():
             self._world.after(_BLOCKED_S, self._exit, member)
         else:
+            member.has_finished = True
             member.end(0)
