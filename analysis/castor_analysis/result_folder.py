@@ -19,7 +19,7 @@ from castor_analysis.provenance import provenance
 from castor_analysis.replayed import long_recoveries, replayed_json
 from castor_analysis.summary import Summary
 from castor_analysis.summary_csv import csv_text, flat_row
-from castor_configs.atomic import replacing, write_text
+from castor_configs.atomic import is_own, replacing, write_text
 from castor_configs.dump import dump_toml
 from castor_policy.events import Event
 from castor_sim.experiment import OwnStrategy
@@ -93,36 +93,70 @@ def write_result(
     write_text(folder / "result.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+def result_files(setup: Setup, *, plot: bool) -> list[str]:
+    """Return the names of all that a result's folder will hold, relative to it."""
+    names = ["result.json", "summary.csv", "replications.csv"]
+    names += ["experiment.toml", "cluster.toml", "model.toml"]
+    names += ["trace.csv"] if setup.trace is not None else []
+    names += _own_copies(setup).values()
+    names += [f"events/{name}.jsonl" for name in setup.profiles]
+    if plot:
+        stems = ["comparison", *(f"timeline-{name}" for name in setup.profiles)]
+        names += [f"{stem}.{kind}" for stem in stems for kind in PICTURES]
+        names.append("timeline.perfetto.json")
+    return names
+
+
+def read_files(setup: Setup, experiment: str) -> list[Path]:
+    """Return the user's files that a simulation reads; none of them is ever written."""
+    folder, trace = setup.folder, setup.experiment.failures.trace
+    named = [experiment, setup.experiment.cluster, setup.experiment.model, trace or ""]
+    paths = [Path(name) for name in named if name] + [folder / name for name in named if name]
+    return [path for path in paths if path.is_file()] + list(_own_copies(setup))
+
+
 def clear_result(folder: Path) -> None:
-    """Make room for a result: what an earlier one left in `folder` would pass for this one's."""
+    """Make room for a result: what an earlier one left in `folder` would pass for this one's.
+
+    Only what Castor wrote and nobody has changed since goes.
+    """
     if not (folder / "result.json").exists():
         return
     stale = ["result.json", "trace.csv", "timeline.perfetto.json", "events/*.jsonl"]
     stale += [f"{picture}.{kind}" for picture in ("comparison", "timeline-*") for kind in PICTURES]
     for pattern in stale:
         for path in folder.glob(pattern):
-            path.unlink()
+            if is_own(path):
+                path.unlink()
+
+
+def _own_copies(setup: Setup) -> dict[Path, str]:
+    """Return the files of the user's own strategies, and the name of the copy of each."""
+    copies: dict[Path, str] = {}
+    for table in setup.experiment.strategies.values():
+        place = table.kind.rpartition(":")[0]
+        if not isinstance(table, OwnStrategy) or not place.endswith(".py"):
+            continue
+        source = (setup.folder / place).resolve()
+        if source not in copies:
+            copy = source.name
+            while copy in copies.values():
+                copy = f"_{copy}"
+            copies[source] = copy
+    return copies
 
 
 def _with_own_files(folder: Path, setup: Setup) -> dict[str, object]:
     """Copy the files of the user's own strategies beside the result; return all strategies."""
-    strategies: dict[str, object] = dict(setup.experiment.strategies)
-    copies: dict[Path, str] = {}
+    copies = _own_copies(setup)
+    for source, copy in copies.items():
+        write_text(folder / copy, source.read_text(encoding="utf-8"))
+    strategies: dict[str, object] = {}
     for name, table in setup.experiment.strategies.items():
-        if not isinstance(table, OwnStrategy):
-            continue
         place, _, strategy = table.kind.rpartition(":")
-        if not place.endswith(".py"):
-            continue
-        source = (setup.folder / place).resolve()
-        if source not in copies:
-            taken = set(copies.values())
-            copy = source.name
-            while copy in taken:
-                copy = f"_{copy}"
-            copies[source] = copy
-            write_text(folder / copy, source.read_text(encoding="utf-8"))
-        strategies[name] = table.model_copy(update={"kind": f"{copies[source]}:{strategy}"})
+        copied = copies.get((setup.folder / place).resolve()) if place.endswith(".py") else None
+        changes = {} if copied is None else {"kind": f"{copied}:{strategy}"}
+        strategies[name] = table.model_copy(update=changes)
     return strategies
 
 

@@ -43,6 +43,10 @@ def sweep_document(result: SweepResult) -> dict[str, Any]:
     }
 
 
+SWEEP_FILES = ("sweep.csv", "sweep.json", "provenance.json", "sweep.png", "sweep.pdf")
+"""What a sweep leaves in its folder, the points' own files aside."""
+
+
 def sweep_csv(result: SweepResult) -> str:
     """Return sweep.csv: a row for each point and strategy, the parameters as they were written."""
     return csv_text(_rows(result))

@@ -15,7 +15,7 @@ from castor_analysis.compare.points import Point
 from castor_analysis.compare.scheme_order import TIE
 from castor_analysis.compare.settings import TRAFFIC
 from castor_analysis.provenance import provenance
-from castor_configs.atomic import output_file, output_folder, write_text
+from castor_configs.atomic import output_files, write_text
 
 FORMAT: Final = "castor-compare-1"
 
@@ -56,8 +56,16 @@ def compare_document(
     }
 
 
+REPORT_FILES = ("compare.json", "compare.csv", "compare.html")
+
+
 def write_report(
-    document: Mapping[str, Any], comparison: Comparison, out: Path, page: str = ""
+    document: Mapping[str, Any],
+    comparison: Comparison,
+    out: Path,
+    page: str = "",
+    *,
+    overwrite: bool = False,
 ) -> tuple[Path, ...]:
     """Write compare.json, compare.csv and compare.html into a folder, which is made.
 
@@ -66,13 +74,14 @@ def write_report(
         comparison: that it is of.
         out: the folder.
         page: for compare.html; "": no such file.
+        overwrite: replace files that are there, whoever wrote them.
 
     Returns:
         The paths of what was written.
 
     Raises:
-        InputError: the folder cannot be made, or a folder is where a file shall be; nothing is
-            written then.
+        InputError: the folder cannot be made, or something else is where a file shall be; nothing
+            is written then.
         OSError: a file cannot be written.
     """
     # All texts are made before the first is written: a fault leaves no half of a report behind.
@@ -82,8 +91,7 @@ def write_report(
     }
     if page:
         texts["compare.html"] = page
-    output_folder(out)
-    files = tuple(output_file(out / name) for name in texts)
+    files = output_files(out, texts, overwrite=overwrite)
     for file, text in zip(files, texts.values(), strict=True):
         write_text(file, text)
     return files

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from castor.commands.overwriting import Overwrite
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def advise(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model: gpt2-100b, or a TOML file.")
     ],
+    *,
     trace: Annotated[
         str | None,
         typer.Option("--trace", metavar="F", help="Replay this trace, rescaled: a file or name."),
@@ -61,6 +63,7 @@ def advise(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write an experiment for castor simulate."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Recommend replicas, placement, storage interval and standbys.
@@ -71,9 +74,11 @@ def advise(
     """
     from castor_analysis.advice import advise as advise_on
     from castor_analysis.advice_text import advice_json, portable
-    from castor_configs.atomic import write_text
+    from castor_configs.atomic import output_file, write_text
     from castor_configs.dump import dump_toml
 
+    if out is not None:
+        output_file(out, key="--out", overwrite=overwrite, reads=_files(cluster, model, trace))
     request = _request(
         cluster,
         model,
@@ -177,6 +182,11 @@ def _print(advice: Advice) -> None:
     _print_list(console, "Why", reasons(advice))
     console.print(_alternatives(advice))
     _print_list(console, "Assumed", assumptions(advice))
+
+
+def _files(*names: str | None) -> list[str]:
+    """Return those of the names that are files of the user's."""
+    return [name for name in names if name is not None and Path(name).is_file()]
 
 
 def _in_lines(words: list[str]) -> str:

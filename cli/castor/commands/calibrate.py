@@ -11,6 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from castor.commands.overwriting import Overwrite
+
 if TYPE_CHECKING:
     from castor_analysis.calibration import Calibration
 
@@ -36,6 +38,7 @@ def calibrate(
             help="What travels of one rank's checkpoint, where no run says it.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was fitted as JSON.")] = False,
 ) -> None:
     """Turn the event log of a run into a profile for `castor iterate --profile`.
@@ -46,10 +49,12 @@ def calibrate(
     Example: castor calibrate out/baseline out/pipelined -o profile.toml
     """
     from castor_analysis.calibration import calibrate as calibrated
-    from castor_configs.atomic import write_text
+    from castor_configs.atomic import output_file, write_text
     from castor_configs.dump import dump_toml
     from castor_runtime.launcher.run_folder import RunFolder
 
+    if output is not None:
+        output_file(output, key="--out", overwrite=overwrite)
     found = calibrated([RunFolder(path) for path in runs], shard_bytes=_size(shard))
     if output is not None:
         write_text(output, dump_toml(found.profile))

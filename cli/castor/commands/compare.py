@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from castor.commands.overwriting import Overwrite
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def compare(
             "--out", "-o", metavar="DIR", help="Write compare.json, compare.csv and compare.html."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print compare.json.")] = False,
 ) -> None:
     """Set real runs beside simulated ones: each quantity measured, simulated, and the error.
@@ -69,13 +71,16 @@ def compare(
     from castor_analysis.compare.measured_run import read_run
     from castor_analysis.compare.page import comparison_page
     from castor_analysis.compare.prediction import FromExperiment
-    from castor_analysis.compare.report import compare_document, write_report
+    from castor_analysis.compare.report import REPORT_FILES, compare_document, write_report
     from castor_analysis.run_log import refuse_twice
+    from castor_configs.atomic import output_files
     from castor_sim.iteration.measured import load_profile
 
     if profile and sim is not None:
         raise InputError("is another way to predict than --profile: give one", key="--sim")
     refuse_twice(runs)
+    if out is not None:
+        output_files(out, REPORT_FILES, overwrite=overwrite, reads=profile or ())
     comparison = compare_runs(
         [read_run(path) for path in runs],
         calibrate=_calibrate,
@@ -96,7 +101,8 @@ def compare(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if out is not None:
-        written = write_report(document, comparison, out, comparison_page(comparison, document))
+        page = comparison_page(comparison, document)
+        written = write_report(document, comparison, out, page, overwrite=overwrite)
         STDERR.print(f"wrote {', '.join(map(str, written))}", style="dim")
     if as_json:
         typer.echo(json.dumps(document, indent=1, allow_nan=False))

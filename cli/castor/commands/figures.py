@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from castor.commands.overwriting import Overwrite
+
 if TYPE_CHECKING:
     from paper_figures.catalog import Drawn
     from paper_figures.figure_data import Row
@@ -37,6 +39,7 @@ def figures(
     quick: Annotated[
         bool, typer.Option("--quick", help="4 replications of 60 days instead of 20 of a year.")
     ] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print every number as JSON instead of the table.")
     ] = False,
@@ -54,7 +57,7 @@ def figures(
 
     Example: castor figures --only fig09 --only fig15 --out out/figures
     """
-    from castor_configs.atomic import output_folder
+    from castor_configs.atomic import output_files
     from paper_figures.catalog import chosen_figures, make_figure
     from paper_figures.figure_data import Effort
 
@@ -64,7 +67,8 @@ def figures(
         print_calibration(as_json=as_json)
         return
     names = chosen_figures(only or ())
-    output_folder(out)
+    files = [f"{name}{suffix}" for name in names for suffix in (".png", ".pdf", ".csv")]
+    output_files(out, files, overwrite=overwrite)
     with STDERR.status("figures") as status:
         effort = Effort(
             seeds=seeds or (_QUICK_SEEDS if quick else Effort().seeds),

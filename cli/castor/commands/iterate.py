@@ -12,6 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from castor.commands.overwriting import Overwrite
+
 if TYPE_CHECKING:
     from castor_sim.iteration.case import IterationSetup
     from castor_sim.iteration.measured import MeasuredProfile
@@ -56,6 +58,7 @@ def iterate(
             help="Write the timelines: F.json opens in Perfetto; F.png or F.pdf is a picture.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. iteration.mu=0.9."),
@@ -76,7 +79,7 @@ def iterate(
                 f'no scheme "{name}"; there are {", ".join(SCHEME_NAMES)}', key="--scheme"
             )
     if timeline is not None:
-        _check_timeline(timeline)
+        _check_timeline(timeline, overwrite=overwrite)
     measured = _profile(profile, link)
     setup = load_iteration(experiment, tuple(overrides or ()), measured)
     try:
@@ -199,7 +202,7 @@ def _scheme_json(setup: IterationSetup, report: IterationReport, name: str) -> d
     return found
 
 
-def _check_timeline(path: Path) -> None:
+def _check_timeline(path: Path, *, overwrite: bool) -> None:
     """Find out before the work whether the timeline's files can be written, both of a picture."""
     from castor_configs.atomic import output_file, output_folder
     from castor_configs.errors import InputError
@@ -207,7 +210,7 @@ def _check_timeline(path: Path) -> None:
     if path.suffix not in (".json", ".png", ".pdf"):
         raise InputError("expected a file named .json, .png or .pdf", key="--timeline")
     for suffix in (".json",) if path.suffix == ".json" else (".png", ".pdf"):
-        output_file(path.with_suffix(suffix), key="--timeline")
+        output_file(path.with_suffix(suffix), key="--timeline", overwrite=overwrite)
     output_folder(path.parent)
 
 

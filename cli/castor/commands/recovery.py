@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from castor.commands.overwriting import Overwrite
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def recovery(
             "--out", "-o", metavar="FILE", help="Draw it: .png, .pdf, .svg, .html; .json: Perfetto."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show a real recovery second by second, as a table and as a picture.
@@ -50,10 +52,13 @@ def recovery(
     Example: castor recovery out/train-gpt2 --generation 2 -o recovery.png
     """
     from castor_analysis.recovery_timeline import choose, read_recoveries
+    from castor_configs.atomic import output_file
 
     if out is not None and out.suffix not in _SUFFIXES:
         raise InputError(f"expected {', '.join(_SUFFIXES)}, not {out.suffix or out}", key="--out")
     logs = _logs(run or [_newest()])
+    if out is not None:
+        output_file(out, key="--out", overwrite=overwrite, reads=logs)
     events = _events(logs)
     try:
         found = read_recoveries(events)

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from castor.commands.overwriting import Overwrite
+
 if TYPE_CHECKING:
     from castor_policy.events import Event
     from castor_sim.run import Engine
@@ -45,6 +47,7 @@ def simulate(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write results and config here.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     overrides: Annotated[
         list[str] | None,
@@ -68,9 +71,14 @@ def simulate(
     ] = False,
 ) -> None:
     """Simulate training under failures and compare checkpoint strategies."""
-    from castor_analysis.result_folder import clear_result, result_document
+    from castor_analysis.result_folder import (
+        clear_result,
+        read_files,
+        result_document,
+        result_files,
+    )
     from castor_analysis.summary import summarise_runs
-    from castor_configs.atomic import output_folder
+    from castor_configs.atomic import output_files
     from castor_configs.dump import dump_toml
     from castor_configs.errors import InputError
     from castor_sim.run import Engine
@@ -85,7 +93,9 @@ def simulate(
         typer.echo(dump_toml(setup.experiment), nl=False)
         return
     if out is not None:
-        clear_result(output_folder(out))
+        reads = read_files(setup, experiment)
+        output_files(out, result_files(setup, plot=plot), overwrite=overwrite, reads=reads)
+        clear_result(out)
     chosen = Engine.EXACT if exact_iterations else Engine(engine.value)
     say_source(setup)
     runs = run_all(setup, chosen, jobs or os.cpu_count() or 1)

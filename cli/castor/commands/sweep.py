@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from castor.commands.overwriting import Overwrite
+
 if TYPE_CHECKING:
     from castor_analysis.sweep import Sweep, SweepResult
 
@@ -43,6 +45,7 @@ def sweep(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Results; by default sweep-EXPERIMENT here."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json.")] = False,
 ) -> None:
     """Run an experiment over a grid of parameters.
@@ -54,12 +57,15 @@ def sweep(
     --over replicas=1,2,3
     """
     from castor_analysis.sweep import SweepError, make_sweep
+    from castor_analysis.sweep_tables import SWEEP_FILES
+    from castor_configs.atomic import output_files
 
     fixed = list(overrides or ())
     if seeds is not None:
         fixed.append(f"seeds={seeds}")
     wanted = make_sweep(experiment, over, fixed)
     folder = out if out is not None else Path(f"sweep-{Path(experiment).stem}")
+    output_files(folder, SWEEP_FILES, overwrite=overwrite)
     try:
         _run(wanted, folder, jobs or os.cpu_count() or 1, as_json=as_json)
     except KeyboardInterrupt:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from castor.commands.trace_files import exact_seconds, naming, read_any, write
+from castor.commands.overwriting import Overwrite
+from castor.commands.trace_files import check_output, exact_seconds, naming, read_any, write
 from castor.commands.trace_generate import generate
 from castor_configs.errors import InputError
 
@@ -63,6 +64,7 @@ trace_app.command("generate")(generate)
 def import_(
     name: TraceName,
     output: OutputOption = "-",
+    overwrite: Overwrite = False,
     form: FormatOption = None,
     system: SystemOption = None,
     year: YearOption = None,
@@ -72,6 +74,7 @@ def import_(
 
     Example: castor trace import lanl-20 -o lanl20.csv
     """
+    check_output(output, [name], overwrite=overwrite)
     write(read_any(name, form, system, year, skip_bad).trace, output)
 
 
@@ -160,6 +163,7 @@ def plot(
             "--output", "-o", metavar="FILE", help="Name of the pictures; .png and .pdf are added."
         ),
     ],
+    overwrite: Overwrite = False,
     form: FormatOption = None,
     system: SystemOption = None,
     year: YearOption = None,
@@ -169,14 +173,17 @@ def plot(
 
     Example: castor trace plot infinitehbd -o out/infinitehbd
     """
+    from castor_configs.atomic import output_file
     from castor_traces.plot import plot_trace
 
-    trace = read_any(name, form, system, year, skip_bad).trace
     stem = Path(output)
     if stem.suffix in (".png", ".pdf"):
         stem = stem.with_suffix("")
     if not stem.name:
         raise InputError("expected the name of a picture, not a folder", key="--output")
+    for suffix in (".png", ".pdf"):
+        output_file(f"{stem}{suffix}", key="--output", overwrite=overwrite)
+    trace = read_any(name, form, system, year, skip_bad).trace
     try:
         paths = plot_trace(trace, stem)
     except OSError as error:
@@ -196,11 +203,13 @@ def slice_(
         typer.Option("--to", help="End (default: the trace's own).", metavar="TIME"),
     ] = None,
     output: OutputOption = "-",
+    overwrite: Overwrite = False,
 ) -> None:
     """Keep the failures that begin between two times.
 
     Example: castor trace slice lanl-20 --from 200d --to 565d -o year.csv
     """
+    check_output(output, [name], overwrite=overwrite)
     from castor_traces import edit
 
     trace = read_any(name).trace
@@ -216,6 +225,7 @@ def rescale(
     machines: Annotated[int, typer.Option(help="How many machines to have.", min=1, metavar="N")],
     seed: SeedOption = 0,
     output: OutputOption = "-",
+    overwrite: Overwrite = False,
 ) -> None:
     """Change the number of machines at the same failure rate a machine.
 
@@ -223,6 +233,7 @@ def rescale(
 
     Example: castor trace rescale infinitehbd --machines 16 --seed 1 -o small.csv
     """
+    check_output(output, [name], overwrite=overwrite)
     from castor_traces import edit
 
     with naming("--machines"):
@@ -236,11 +247,13 @@ def compress(
         str, typer.Option(help="By what to divide all times: 1000, 0.5.", metavar="X")
     ],
     output: OutputOption = "-",
+    overwrite: Overwrite = False,
 ) -> None:
     """Let everything happen faster: times, repairs and the span divided by a factor.
 
     Example: castor trace compress infinitehbd --factor 50000 -o minutes.csv
     """
+    check_output(output, [name], overwrite=overwrite)
     from castor_traces import edit
 
     try:
@@ -266,11 +279,13 @@ def merge(
         ),
     ] = False,
     output: OutputOption = "-",
+    overwrite: Overwrite = False,
 ) -> None:
     """Put the failures of several traces into one.
 
     Example: castor trace merge hardware.csv software.csv -o all.csv
     """
+    check_output(output, names, overwrite=overwrite)
     from castor_traces import edit
 
     traces = [read_any(name).trace for name in names]
@@ -279,11 +294,17 @@ def merge(
 
 
 @trace_app.command()
-def shuffle(name: TraceName, seed: SeedOption = 0, output: OutputOption = "-") -> None:
+def shuffle(
+    name: TraceName,
+    seed: SeedOption = 0,
+    output: OutputOption = "-",
+    overwrite: Overwrite = False,
+) -> None:
     """Renumber the machines at random: published numbers often follow the first failure.
 
     Example: castor trace shuffle infinitehbd --seed 1 -o shuffled.csv
     """
+    check_output(output, [name], overwrite=overwrite)
     from castor_traces import edit
 
     write(edit.shuffle_machines(read_any(name).trace, seed), output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -58,6 +58,18 @@ def read_any(
         left_out = len(imported.bad_rows)
         typer.echo(f"{imported.rows_read} rows read, {left_out} left out", err=True)
     return imported
+
+
+def check_output(output: str, reads: Sequence[str], *, overwrite: bool) -> None:
+    """Find out before the work whether a trace may be written.
+
+    Raises:
+        InputError: it would replace a file that castor did not write, or that it reads.
+    """
+    from castor_configs.atomic import output_file
+
+    if output != STANDARD_OUTPUT:
+        output_file(output, key="--output", overwrite=overwrite, reads=reads)
 
 
 def write(trace: Trace, output: str) -> None:

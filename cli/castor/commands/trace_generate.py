@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from castor.commands.trace_files import exact_seconds, naming, write
+from castor.commands.overwriting import Overwrite
+from castor.commands.trace_files import check_output, exact_seconds, naming, write
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def generate(
             "--output", "-o", metavar="FILE", help="Where to write the trace; - is standard output."
         ),
     ] = "-",
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a random trace: the same options and seed give the same file, byte for byte.
 
@@ -192,6 +194,7 @@ def generate(
 
         print_presets()
         return
+    check_output(output, (), overwrite=overwrite)
     options = _Options(
         _preset(preset),
         machines,
