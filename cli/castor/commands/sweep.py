@@ -58,14 +58,15 @@ def sweep(
     """
     from castor_analysis.sweep import SweepError, make_sweep
     from castor_analysis.sweep_tables import SWEEP_FILES
-    from castor_configs.atomic import output_files
+    from castor_configs.atomic import output_file
 
     fixed = list(overrides or ())
     if seeds is not None:
         fixed.append(f"seeds={seeds}")
     wanted = make_sweep(experiment, over, fixed)
     folder = out if out is not None else Path(f"sweep-{Path(experiment).stem}")
-    output_files(folder, SWEEP_FILES, overwrite=overwrite)
+    for name in SWEEP_FILES:  # the folder itself is made once every point is known to be right
+        output_file(folder / name, overwrite=overwrite)
     try:
         _run(wanted, folder, jobs or os.cpu_count() or 1, as_json=as_json)
     except KeyboardInterrupt:
