@@ -26,10 +26,11 @@ def faults(*texts: str) -> list[Fault]:
 def test_a_seed_is_one_schedule_that_castor_train_understands(seed: int) -> None:
     schedule = draw(seed, PAIRS, 1, 24)
     assert schedule == draw(seed, PAIRS, 1, 24)
-    assert 1 <= len(schedule.faults) <= 4
-    assert sum(fault.kind == FaultKind.STORE for fault in schedule.faults) <= 1
+    assert 1 <= len(schedule.faults) <= 5
+    own_store = [fault for fault in schedule.faults if fault.needs_own_store]
+    assert len(own_store) <= 1
     assert faults(*map(str, schedule.faults)) == [
-        fault if fault.kind == FaultKind.STORE else parse(fault) for fault in schedule.faults
+        fault if "/" in str(fault) else parse(fault) for fault in schedule.faults
     ]
     assert all(
         1 < fault.when.iteration <= 24 - APART
@@ -51,7 +52,7 @@ def test_seeds_draw_all_that_can_fail() -> None:
         "AtRecovery",
         "AtTime",
     }
-    assert {len(s.faults) for s in schedules} == {1, 2, 3, 4}
+    assert {len(s.faults) for s in schedules} == {1, 2, 3, 4, 5}
     assert 0.5 < sum(s.memory_survives for s in schedules) / 200 < 0.95
 
 
@@ -72,10 +73,41 @@ def test_seeds_draw_all_that_can_fail() -> None:
         (["root@10", "root@2s"], False),
         (["agentstop:0@2", "machine:1@20"], False),
         (["agentstop:0@2", "machine:2@20"], True),
+        (["hoststop:0@2", "machine:1@20"], False),
+        (["hoststop:0@10", "wipe@10", "storagehang@9", "storagefull@8", "twin:1@10"], True),
+        (["machine:0@10", "stranger@10", "wipe@11"], True),
     ],
 )
 def test_what_memory_survives(texts: list[str], survives: bool) -> None:
     assert survives_in_memory(faults(*texts), PAIRS) is survives
+
+
+def test_a_seed_keeps_what_it_drew_before_later_kinds_were_known() -> None:
+    before = "--kill rank:1@10 --kill rank:2@2 --kill flip:2@3 --kill stop:3@recovery"
+    assert str(draw(9008, PAIRS, 1, 24)) == f"{before} --kill hoststop:2@17"
+    later = {FaultKind.HOSTSTOP, FaultKind.WIPE, FaultKind.STORAGEHANG, FaultKind.STORAGEFULL}
+    later |= {FaultKind.TWIN, FaultKind.STRANGER}
+    for seed in range(300):
+        found = [fault.kind in later for fault in draw(seed, PAIRS, 1, 24).faults]
+        assert sum(found) <= 1
+        assert not any(found[:-1])
+
+
+@given(seed=st.integers(0, 2**32), shape=st.sampled_from([(4, 1), (2, 2)]))
+def test_a_second_agent_of_a_name_comes_where_the_first_one_lives(seed: int, shape) -> None:
+    machines, ranks = shape
+    found = draw(seed, place("mixed", machines, 2), ranks, 24).faults
+    for fault in found:
+        if fault.kind == FaultKind.TWIN:
+            others = [other for other in found if other is not fault]
+            assert all(other.kind != FaultKind.ROOT for other in others)
+            of_ranks = (FaultKind.RANK, FaultKind.STOP)
+            struck = {
+                int(t) // ranks if other.kind in of_ranks else int(t)
+                for other in others
+                for t in other.targets
+            }
+            assert fault.targets[0] not in struck
 
 
 def test_three_replicas_survive_any_two_machines() -> None:

@@ -10,6 +10,12 @@ store@12/10s            kill -9 of the embedded etcd, restarted after 10 s
 flip:0@8                a flipped bit in machine 0's own part, then kill -9 of its trainer
 stop:3@20               SIGSTOP of a trainer (a rank)
 agentstop:1@20          SIGSTOP of an agent
+hoststop:1@20           SIGSTOP of the process that forks a machine's trainers
+wipe@12/1s              the embedded etcd is killed, and comes back after 1 s without its data
+storagehang@8/5s        who reads the persistent storage waits, for 5 s
+storagefull@8/5s        the persistent storage has no room for 5 s (a small file system of its own)
+twin:1@20               a second agent of the name of machine 1's is started
+stranger@20             a standby with another job's secret is started
 machine:3@recovery      as soon as the first recovery is under way
 machine:3@recovery+0.5s half a second later
 
@@ -57,9 +63,25 @@ class FaultKind(StrEnum):
     AGENTSTOP = "agentstop"
     LINK = "link"
     SLOW = "slow"
+    HOSTSTOP = "hoststop"
+    WIPE = "wipe"
+    STORAGEHANG = "storagehang"
+    STORAGEFULL = "storagefull"
+    TWIN = "twin"
+    STRANGER = "stranger"
 
 
-_WITHOUT_TARGET = (FaultKind.ROOT, FaultKind.STORE)
+_OF_STORAGE = (FaultKind.STORAGEHANG, FaultKind.STORAGEFULL)
+_OF_STRANGERS = (FaultKind.TWIN, FaultKind.STRANGER)
+_AROUND = (FaultKind.STORE, FaultKind.WIPE, *_OF_STORAGE, *_OF_STRANGERS)
+_WITHOUT_TARGET = (
+    FaultKind.ROOT,
+    FaultKind.STORE,
+    FaultKind.WIPE,
+    FaultKind.STRANGER,
+    *_OF_STORAGE,
+)
+_LASTING = (FaultKind.STORE, FaultKind.LINK, FaultKind.WIPE, *_OF_STORAGE)
 _OF_RANKS = (FaultKind.RANK, FaultKind.STOP)
 _OF_LINKS = (FaultKind.LINK, FaultKind.SLOW)
 
@@ -111,9 +133,10 @@ class Fault:
 
     Attributes:
         kind: what fails.
-        targets: machine numbers, ranks (RANK, STOP) or names of agents; none for ROOT and STORE.
+        targets: machine numbers, ranks (RANK, STOP) or names of agents; none for ROOT, and for
+            what is no machine's.
         when: at what moment.
-        outage_s: how long the store stays away or a link stays cut (STORE and LINK only).
+        outage_s: how long store, storage or link are not as they should be.
         signal: KILL, STOP or TERM, sent instead of what the kind says; "" for that.
         cause: free text for the event, such as a trace's.
         bandwidth_bps: that the link has from then on (SLOW only).
@@ -134,13 +157,28 @@ class Fault:
     def _option(self) -> str:
         if self.kind == FaultKind.SLOW:
             return f"/{self.bandwidth_bps}bit"
-        lasts = self.kind in (FaultKind.STORE, FaultKind.LINK) and self.outage_s != FOR_GOOD
+        lasts = self.kind in _LASTING and self.outage_s != FOR_GOOD
         return f"/{self.outage_s:g}s" if lasts else ""
 
     @property
     def of_link(self) -> bool:
         """It befalls a link, which only an emulated cluster has."""
         return self.kind in _OF_LINKS
+
+    @property
+    def is_around(self) -> bool:
+        """It befalls no machine, but what is around them all: see `launcher.surroundings`."""
+        return self.kind in _AROUND
+
+    @property
+    def needs_own_store(self) -> bool:
+        """Only a store that the launcher has started can have it."""
+        return self.kind in (FaultKind.STORE, FaultKind.WIPE)
+
+    @property
+    def needs_storage(self) -> bool:
+        """Only a run with persistent checkpoints can have it."""
+        return self.kind in _OF_STORAGE
 
     @property
     def takes_machine(self) -> bool:
@@ -188,8 +226,9 @@ def _option(kind: FaultKind, given: str | None, text: str) -> tuple[float, int]:
             raise _refusal(text, str(error)) from None
     if given is None:
         return FOR_GOOD if kind == FaultKind.LINK else STORE_OUTAGE_S, 0
-    if kind not in (FaultKind.STORE, FaultKind.LINK):
-        raise _refusal(text, f"only store, link and slow take an option, {kind} does not")
+    if kind not in _LASTING:
+        lasting = ", ".join(_LASTING)
+        raise _refusal(text, f"only {lasting} and slow take an option, {kind} does not")
     return _seconds(given, text), 0
 
 

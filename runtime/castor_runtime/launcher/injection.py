@@ -78,7 +78,7 @@ def strike(
 
     Args:
         folder: of the run.
-        fault: anything but a store fault, which is the launcher's.
+        fault: one of a machine; what is around them is `surroundings`'.
         ranks_per_machine: trainers on each machine.
         root: name of the agent that is root.
         doomed: called with each agent that dies with its machine, before it is killed: it must
@@ -87,10 +87,10 @@ def strike(
 
     Raises:
         TargetMissingError: a target is not there now; nothing was done.
-        ValueError: a store fault, or one of a link without an emulated cluster.
+        ValueError: a fault of no machine, or one of a link without an emulated cluster.
     """
-    if fault.kind == FaultKind.STORE:
-        raise ValueError("the store is killed by the launcher that started it")
+    if fault.is_around:
+        raise ValueError(f"{fault.kind} befalls no machine: it is the launcher's")
     records = [record for record in folder.records() if record.lives]
     if fault.kind in (FaultKind.RANK, FaultKind.STOP):
         return _strike_trainers(fault, records, ranks_per_machine)
@@ -104,7 +104,7 @@ def strike(
         return _strike_links(fault, chosen, network)
     if fault.kind == FaultKind.FLIP:
         return [_flip(fault, record, ranks_per_machine) for record in chosen]
-    if fault.kind in (FaultKind.AGENT, FaultKind.AGENTSTOP):
+    if fault.kind in (FaultKind.AGENT, FaultKind.AGENTSTOP, FaultKind.HOSTSTOP):
         return _strike_agents(fault, chosen)
     run = folder.run()
     named = f"{run.get('job', '')}-{run.get('run', '')}"
@@ -130,8 +130,9 @@ def _strike_links(fault: Fault, chosen: list[AgentRecord], network: Network | No
 
 def _strike_agents(fault: Fault, chosen: list[AgentRecord]) -> list[Struck]:
     now_ns = time.time_ns()
-    number = _signal(fault, stop=fault.kind == FaultKind.AGENTSTOP)
-    send([record.pid for record in chosen], number)
+    number = _signal(fault, stop=fault.kind != FaultKind.AGENT)
+    of_host = fault.kind == FaultKind.HOSTSTOP
+    send([record.host_pid if of_host else record.pid for record in chosen], number)
     return [_struck(fault, record, "software", now_ns) for record in chosen]
 
 

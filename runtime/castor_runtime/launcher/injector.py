@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.errors import InputError
@@ -18,7 +16,7 @@ from castor_runtime.launcher.fault_schedule import FaultSchedule
 from castor_runtime.launcher.faults import FOR_GOOD, Fault, FaultKind, parse_fault
 from castor_runtime.launcher.injection import SIGNALS, Struck, TargetMissingError, strike
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.stores import EmbeddedEtcd
+from castor_runtime.launcher.surroundings import Surroundings
 
 TARGET_WAIT_S: Final = 60.0
 """For a fault whose target is not there, such as a trainer that is being restarted."""
@@ -28,46 +26,6 @@ _AGAIN_S = 0.01
 Report = Callable[[EventKind, int, Mapping[str, Value]], None]
 
 
-class OwnEtcd:
-    """The embedded etcd, driven from a thread of its own that lives as long as etcd may.
-
-    Its starts block, and etcd dies with the thread that started it.
-    """
-
-    def __init__(self, data_dir: Path, host: str = "") -> None:
-        self._etcd = EmbeddedEtcd(data_dir, host=host)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="castor-etcd")
-
-    async def start(self) -> str:
-        """Start it and return its address.
-
-        Raises:
-            EtcdStartError: it did not come up.
-        """
-        await self._call(self._etcd.start)
-        return self._etcd.url
-
-    async def kill(self) -> None:
-        """Kill -9."""
-        await self._call(self._etcd.kill)
-
-    async def restart(self) -> None:
-        """Start it again with its data, on its port.
-
-        Raises:
-            EtcdStartError: it did not come up.
-        """
-        await self._call(self._etcd.restart)
-
-    async def stop(self) -> None:
-        """End it for good."""
-        await self._call(self._etcd.close)
-        self._thread.shutdown()
-
-    async def _call(self, function: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, function)
-
-
 class Injector:
     """The faults of one run.
 
@@ -75,7 +33,7 @@ class Injector:
         folder: of the run.
         spec: the job.
         faults: what was asked for at the start.
-        etcd: the store, if it is the launcher's own.
+        around: what faults befall that are not of a machine.
         root: says which agent is root, "" for none.
         doomed: told of each agent whose machine is about to die.
         report: logs an event: kind, CLOCK_REALTIME in ns, fields.
@@ -88,7 +46,7 @@ class Injector:
         folder: RunFolder,
         spec: JobSpec,
         faults: Iterable[Fault],
-        etcd: OwnEtcd | None,
+        around: Surroundings,
         *,
         root: Callable[[], str],
         doomed: Callable[[str], None],
@@ -100,7 +58,7 @@ class Injector:
         self._folder = folder
         self._spec = spec
         self._schedule = FaultSchedule(faults)
-        self._etcd = etcd
+        self._around = around
         self._root = root
         self._doomed = doomed
         self._report = report
@@ -133,7 +91,9 @@ class Injector:
         self._under_way[id(fault)] = fault
         answer = self._answers.get(id(fault))
         try:
-            struck = await (self._kill_store() if _is_store(fault) else self._strike(fault))
+            agents = self._agents()
+            around = self._around.strike(fault) if fault.is_around else None
+            struck = await (self._strike(fault) if around is None else around)
         except TargetMissingError as error:
             self._missed.append(fault)
             self._say(f"{fault} was not injected: {error}")
@@ -159,10 +119,8 @@ class Injector:
             )
         if answer is not None and not answer.done():
             answer.set_result(struck)
-        if self._etcd is not None and _is_store(fault):
-            await asyncio.sleep(fault.outage_s)
-            await self._etcd.restart()
-            self._say("the store runs again")
+        if fault.is_around and (said := await self._around.mend(fault, agents)):
+            self._say(said)
         if self._network is not None and fault.kind == FaultKind.LINK:
             await self._restore_links(self._network, fault, [one.agent for one in struck])
 
@@ -193,8 +151,6 @@ class Injector:
             )
         except InputError as error:
             raise ValueError(error.message) from error
-        if _is_store(fault) and self._etcd is None:
-            raise ValueError("this run's store was not started by its launcher")
         if fault.of_link and self._network is None:
             raise ValueError("this run is not on an emulated cluster: it has no links to cut")
         fault = replace(fault, signal=number, cause="castor kill")
@@ -228,19 +184,13 @@ class Injector:
                     raise
             await asyncio.sleep(_AGAIN_S)
 
-    async def _kill_store(self) -> list[Struck]:
-        if self._etcd is None:
-            raise TargetMissingError("this run's store was not started by its launcher")
-        now_ns = time.time_ns()
-        await self._etcd.kill()
-        return [Struck("store", "software", "", None, time_ns=now_ns)]
+    def _agents(self) -> dict[int, str]:
+        """Return the name of the agent that fills each machine, the newest to say so."""
+        records = sorted(self._folder.records(), key=lambda record: record.generation)
+        return {one.machine: one.name for one in records if one.lives and one.machine is not None}
 
 
 def _lasting(fault: Fault) -> dict[str, Value]:
     """Return the field that says how long a link stays cut, if that has an end."""
     ends = fault.kind == FaultKind.LINK and fault.outage_s != FOR_GOOD
     return {"outage_s": fault.outage_s} if ends else {}
-
-
-def _is_store(fault: Fault) -> bool:
-    return fault.kind == FaultKind.STORE

@@ -120,23 +120,24 @@ class NurseryLink:
         assert self._ready is not None, "open() comes first"
         return await asyncio.shield(self._ready)
 
-    async def start(self, options: AgentOptions) -> int:
-        """Fork an agent and return its process.
+    async def start(self, options: AgentOptions, *, label: str = "") -> int:
+        """Fork an agent and return its process; `label` tells it apart, by default its name.
 
         Raises:
             NurseryError: the nursery has died.
             ValueError: an agent of that name runs.
         """
-        if options.name in self.pids or options.name in self._starting:
-            raise ValueError(f"agent {options.name} runs already; give the new one another name")
+        label = label or options.name
+        if label in self.pids or label in self._starting:
+            raise ValueError(f"agent {label} runs already; give the new one another name")
         if self._writer is None or self._reading is None or self._reading.done():
             raise NurseryError("the process that agents are forked from has ended")
         place = self._place(options.name) or Place("", {})
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._starting[options.name] = waiting
+        self._starting[label] = waiting
         request = {
             "op": "start",
-            "name": options.name,
+            "name": label,
             "options": options_to_json(options),
             "namespace": place.namespace,
             "environment": place.environment,

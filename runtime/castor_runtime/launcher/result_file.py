@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -44,12 +44,14 @@ class Outcome:
         reason: why, where it did not finish.
         code: the command's exit code.
         not_injected: faults that never came to be.
+        strangers: exit codes of agents that faults have started beside the run's own.
     """
 
     outcome: str
     reason: str = ""
     code: int = FINISHED
     not_injected: tuple[str, ...] = ()
+    strangers: Mapping[str, int] = field(default_factory=dict)
 
 
 def judge(plan: Plan | None, codes: Mapping[str, int]) -> Outcome | None:
@@ -116,6 +118,7 @@ def write_result(
         "persistent": persistent(events),
         "faults_not_injected": list(outcome.not_injected),
         "kept_memory": None if kept is None else kept.to_json(),
+        "strangers": dict(outcome.strangers),
     }
     write_text(folder.result_file, json.dumps(result, indent=2) + "\n")
     return result

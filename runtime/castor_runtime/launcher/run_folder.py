@@ -35,6 +35,7 @@ _OURS = (
     "nursery.log",
     "storage.log",
     "agents",
+    "strangers",
     "etcd",
 )
 _SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies, not a temporary file
@@ -141,6 +142,11 @@ class RunFolder:
     def etcd(self) -> Path:
         """Of the embedded etcd."""
         return self.path / "etcd"
+
+    @property
+    def strangers(self) -> Path:
+        """What agents that a fault has started beside the run's own have left."""
+        return self.path / "strangers"
 
     def agent(self, name: str) -> Path:
         """Return the folder of an agent."""

@@ -75,6 +75,7 @@ class Supervisor:
         self._standby: dict[str, bool] = {}
         self._spares = 0
         self._restarts: dict[str, asyncio.Task[None]] = {}
+        self._strangers: dict[str, asyncio.Future[int]] = {}
         self.codes: dict[str, int] = {}
         """Exit codes of agents that ended by themselves."""
         self.given_up: list[str] = []
@@ -115,8 +116,24 @@ class Supervisor:
         await self.start(name, standby=True)
         return name
 
+    async def intrude(self, options: AgentOptions, label: str) -> int:
+        """Start an agent that nobody asked for, and return its exit code once it has ended.
+
+        It is not this supervisor's to keep: it may bear another agent's name.
+
+        Raises:
+            NurseryError: agents cannot be started any more.
+        """
+        self._strangers[label] = asyncio.get_running_loop().create_future()
+        await self._nursery.start(options, label=label)
+        return await self._strangers[label]
+
     def exited(self, end: AgentExit) -> None:
         """Take the end of an agent's process in."""
+        if (stranger := self._strangers.get(end.name)) is not None:
+            if not stranger.done():
+                stranger.set_result(end.code)
+            return
         fate = self._rule.fate(end.name, end.code)
         how = f"killed by signal {-end.code}" if end.code < 0 else f"exit code {end.code}"
         match fate:

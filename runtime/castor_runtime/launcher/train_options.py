@@ -238,8 +238,12 @@ def faults(
         parse_fault(text, machines=spec.machines, ranks_per_machine=spec.ranks_per_machine)
         for text in specs
     ]
-    if store != EMBEDDED and any(fault.kind == FaultKind.STORE for fault in found):
+    if store != EMBEDDED and any(fault.needs_own_store for fault in found):
         raise InputError("only --store embedded can be killed from here", key="--kill")
+    if not spec.persist and any(fault.needs_storage for fault in found):
+        raise InputError("there is no persistent storage: give --persist PATH", key="--kill")
+    if cluster and any(fault.kind in (FaultKind.TWIN, FaultKind.STRANGER) for fault in found):
+        raise InputError("strangers come to no emulated cluster", key="--kill")
     if not cluster and any(fault.of_link for fault in found):
         raise InputError("only an emulated cluster has links: give --cluster NAME", key="--kill")
     if trace is not None:

@@ -26,17 +26,19 @@ from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.emulated_cluster.network import Network, Place
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.event_logs import EventTail, History
-from castor_runtime.launcher.injector import Injector, OwnEtcd
+from castor_runtime.launcher.injector import Injector
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
 from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
+from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome, compute, judge
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.launcher.supervisor import FAILED, Supervisor
+from castor_runtime.launcher.surroundings import Surroundings
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.launcher.what_was_left import what_was_left
 from castor_runtime.operator import RequestServer
@@ -110,6 +112,7 @@ class TrainingRun:
         self._store_url = ""
         self._store_version = ""
         self._job: StoredJob
+        self._around: Surroundings
         self._injector: Injector
         self._nursery: NurseryLink
         self._supervisor: Supervisor
@@ -279,11 +282,19 @@ class TrainingRun:
             etcd = OwnEtcd(self.folder.etcd, own)
             stack.push_async_callback(etcd.stop)
             self._store_url = await etcd.start()
+        self._around = Surroundings(
+            self.folder.strangers,
+            Path(self.spec.persist) if self.spec.persist else None,
+            etcd,
+            self._agent_options,
+            self._supervisor.intrude,
+        )
+        stack.callback(self._around.close)
         self._injector = Injector(
             self.folder,
             self.spec,
             self.options.faults,
-            etcd,
+            self._around,
             root=lambda: "" if self._job.view is None else self._job.view.root,
             doomed=self._supervisor.doom,
             report=self._event,
@@ -318,7 +329,11 @@ class TrainingRun:
                 self._spawn(self._injector.inject(fault))
             if (outcome := await self._outcome()) is not None:
                 self._read_logs()
-                return replace(outcome, not_injected=self._injector.not_injected)
+                return replace(
+                    outcome,
+                    not_injected=self._injector.not_injected,
+                    strangers=dict(self._around.strangers),
+                )
             if time.monotonic() - self._table_at_s >= _TABLE_EVERY_S:
                 self._table_at_s = time.monotonic()
                 self._screen.table(self._job.view, self.folder.records())

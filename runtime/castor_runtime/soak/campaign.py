@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from castor_policy.placement import Placement, place
+from castor_runtime.launcher.faults import FaultKind
 from castor_runtime.soak.schedule import Schedule, draw
 from castor_runtime.soak.trial import Trial, TrialTimeoutError, train
 
@@ -41,6 +45,11 @@ class Shape:
         ]
 
 
+_FULL: Final = (FaultKind.STORAGEFULL,)
+_SMALL_STORAGE: Final = "64m"
+"""Of the file system that is filled: room for several checkpoints of the program."""
+REFUSED: Final = 2
+
 _SHAPES: Final = (
     (6, Shape(4, 1, 2, 0)),
     (2, Shape(4, 1, 2, 1)),
@@ -57,10 +66,14 @@ class Case:
     schedule: Schedule
     iterations: int
 
+    def needs(self, *kinds: FaultKind) -> bool:
+        """Say whether a fault of one of these kinds is among its own."""
+        return any(fault.kind in kinds for fault in self.schedule.faults)
+
     def options(self, persist: Path) -> list[str]:
         """Return the options of `castor train`; `persist` is used where memory may not do."""
         options = ["--lease=3s", *self.shape.options()]
-        if not self.schedule.memory_survives:
+        if not self.schedule.memory_survives or self.needs(FaultKind.STORAGEHANG, *_FULL):
             options += [f"--persist={persist}", "--persist-every=1s"]
         for fault in self.schedule.faults:
             options += ["--kill", str(fault)]
@@ -131,13 +144,30 @@ def run_seed(
     script, *rest = program
     arguments = [*case.options(folder / "kept"), script, f"--iterations={iterations}", *rest]
     try:
-        trial = train(folder / "run", arguments)
+        with small_storage(folder / "kept") if case.needs(*_FULL) else nullcontext():
+            trial = train(folder / "run", arguments)
     except TrialTimeoutError as error:
         return _verdict(case, (str(error),))
     verdict = judge(case, trial, sha256)
     if not verdict.wrong and not keep:
         shutil.rmtree(folder)
     return verdict
+
+
+@contextmanager
+def small_storage(folder: Path) -> Iterator[None]:
+    """Have `folder` on a small file system of its own, which can be filled; root alone can.
+
+    Without, a fault that fills the storage is told among those that were not injected.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={_SMALL_STORAGE}", "castor-soak", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(command, check=False).returncode == 0  # noqa: S603
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=False)  # noqa: S603, S607
 
 
 def judge(case: Case, trial: Trial, sha256: str) -> Verdict:
@@ -153,6 +183,11 @@ def judge(case: Case, trial: Trial, sha256: str) -> Verdict:
         wrong.append(f"left processes: {'; '.join(trial.processes_left)}")
     if trial.memory_left:
         wrong.append(f"left in shared memory: {', '.join(trial.memory_left)}")
+    wrong += [
+        f"{name} was not refused: exit code {code}"
+        for name, code in sorted(trial.result.get("strangers", {}).items())
+        if code != REFUSED
+    ]
     recoveries = tuple(
         {
             "kind": recovery["kind"],

@@ -29,6 +29,17 @@ _WEIGHTS: Final = {
     FaultKind.STOP: 2,
     FaultKind.AGENTSTOP: 1,
 }
+_LATER_WEIGHTS: Final = {
+    FaultKind.HOSTSTOP: 3,
+    FaultKind.WIPE: 3,
+    FaultKind.STORAGEHANG: 2,
+    FaultKind.STORAGEFULL: 2,
+    FaultKind.TWIN: 3,
+    FaultKind.STRANGER: 2,
+}
+"""Drawn from a stream of their own, so that a seed keeps what it drew before these were known."""
+_LATER_SHARE: Final = 0.5
+"""Of the seeds: these have one of them, beside what else they draw."""
 _FAULTS_MAX = 4
 _OUTAGES_S = (0.5, 1.0, 2.0, 4.0)
 
@@ -53,7 +64,7 @@ class Schedule:
 
 
 def draw(seed: int, placement: Placement, ranks_per_machine: int, iterations: int) -> Schedule:
-    """Draw 1 to 4 faults: kinds, targets and moments.
+    """Draw 1 to 4 faults, and for half of the seeds one more: kinds, targets and moments.
 
     Args:
         seed: the same seed and shape give the same schedule, on every machine.
@@ -76,7 +87,41 @@ def draw(seed: int, placement: Placement, ranks_per_machine: int, iterations: in
         targets = _targets(rng, kind, placement.machines, ranks_per_machine)
         outage_s = rng.choice(_OUTAGES_S)
         faults.append(Fault(kind=kind, targets=targets, when=when, outage_s=outage_s))
+    faults += _later(seed, faults, placement.machines, ranks_per_machine, iterations)
     return Schedule(seed, tuple(faults), survives_in_memory(faults, placement))
+
+
+def _later(
+    seed: int, faults: Sequence[Fault], machines: int, ranks_per_machine: int, iterations: int
+) -> list[Fault]:
+    """Draw none or one of the kinds that came later."""
+    rng = random.Random(f"later {seed}")  # noqa: S311 - a schedule, not a secret
+    if rng.random() >= _LATER_SHARE:
+        return []
+    kind = rng.choices(list(_LATER_WEIGHTS), list(_LATER_WEIGHTS.values()))[0]
+    when = AtIteration(rng.randint(2, iterations - APART))
+    outage_s = rng.choice(_OUTAGES_S)
+    machine = rng.randrange(machines)
+    if kind == FaultKind.WIPE and not _has_no_store(faults):
+        kind = FaultKind.HOSTSTOP
+    if kind == FaultKind.TWIN:
+        # Of an agent that dies meanwhile the name is free, and a second one may well have it.
+        spared = set(range(machines)) - _machines_of(faults, ranks_per_machine)
+        if not spared or any(fault.kind == FaultKind.ROOT for fault in faults):
+            kind = FaultKind.STRANGER
+        else:
+            machine = rng.choice(sorted(spared))
+    targets = (machine,) if kind in (FaultKind.HOSTSTOP, FaultKind.TWIN) else ()
+    return [Fault(kind=kind, targets=targets, when=when, outage_s=outage_s)]
+
+
+def _machines_of(faults: Sequence[Fault], ranks_per_machine: int) -> set[int]:
+    of_ranks = (FaultKind.RANK, FaultKind.STOP)
+    return {
+        int(target) // ranks_per_machine if fault.kind in of_ranks else int(target)
+        for fault in faults
+        for target in fault.targets
+    }
 
 
 def _has_no_store(faults: Sequence[Fault]) -> bool:
@@ -122,12 +167,18 @@ def survives_in_memory(faults: Sequence[Fault], placement: Placement) -> bool:
     return True
 
 
-_SPOILS = (FaultKind.MACHINE, FaultKind.ROOT, FaultKind.FLIP, FaultKind.AGENTSTOP)
+_SPOILS = (
+    FaultKind.MACHINE,
+    FaultKind.ROOT,
+    FaultKind.FLIP,
+    FaultKind.AGENTSTOP,
+    FaultKind.HOSTSTOP,
+)
 
 
 def _close(one: Fault, other: Fault) -> bool:
     if isinstance(one.when, AtIteration) and isinstance(other.when, AtIteration):
         # A stopped agent is found only by its lease, and many iterations may end meanwhile.
-        slow = FaultKind.AGENTSTOP in (one.kind, other.kind)
+        slow = not {FaultKind.AGENTSTOP, FaultKind.HOSTSTOP}.isdisjoint((one.kind, other.kind))
         return slow or abs(one.when.iteration - other.when.iteration) < APART
     return True

@@ -163,6 +163,10 @@ class EmbeddedEtcd:
         """End etcd as a crash would (SIGKILL), and wait until it is gone."""
         self._end(signal.SIGKILL)
 
+    def wipe(self) -> None:
+        """Remove its data, as a disk that was replaced has none; end it first."""
+        shutil.rmtree(self._data_dir / "data", ignore_errors=True)
+
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
