@@ -32,15 +32,20 @@ whens = st.one_of(
 )
 
 
+STORAGE = (FaultKind.STORAGEHANG, FaultKind.STORAGEFULL)
+LASTING = (FaultKind.STORE, FaultKind.LINK, FaultKind.WIPE, *STORAGE)
+WITHOUT_TARGET = (FaultKind.ROOT, FaultKind.STORE, FaultKind.WIPE, FaultKind.STRANGER, *STORAGE)
+
+
 @st.composite
 def valid_faults(draw: st.DrawFn) -> Fault:
     kind = draw(st.sampled_from(list(FaultKind)))
     count = MACHINES * RANKS if kind in (FaultKind.RANK, FaultKind.STOP) else MACHINES
     targets: tuple[int | str, ...] = ()
-    if kind not in (FaultKind.ROOT, FaultKind.STORE):
+    if kind not in WITHOUT_TARGET:
         targets = tuple(draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True)))
     outage_s = 10.0
-    if kind in (FaultKind.STORE, FaultKind.LINK):
+    if kind in LASTING:
         outage_s = draw(st.sampled_from([0.5, 10.0, 90.0, FOR_GOOD][: 3 + (kind == "link")]))
     bandwidth_bps = draw(st.integers(1, 10**11)) if kind == FaultKind.SLOW else 0
     return Fault(kind, targets, draw(whens), outage_s, bandwidth_bps=bandwidth_bps)
@@ -65,6 +70,11 @@ def test_the_documented_faults_are_read() -> None:
     assert parsed("link:2,3@10/5s") == Fault(FaultKind.LINK, (2, 3), AtIteration(10), 5.0)
     assert parsed("slow:1@10/10mbit").bandwidth_bps == 10_000_000
     assert parsed("slow:spare-0@now/1.5Gbit/s").bandwidth_bps == 1_500_000_000
+    assert parsed("wipe@12/1s") == Fault(FaultKind.WIPE, (), AtIteration(12), 1.0)
+    assert parsed("twin:1@20").targets == (1,)
+    around = ("store@1", "wipe@1", "storagehang@1", "storagefull@1", "twin:0@1", "stranger@1")
+    assert all(parsed(text).is_around for text in around)
+    assert not any(parsed(text).is_around for text in ("hoststop:0@1", "rank:0@1", "link:0@1"))
     assert [parsed(text).of_link for text in ("link:0@1", "slow:0@1/1mbit", "stop:0@1")] == [
         True,
         True,
@@ -90,7 +100,10 @@ def test_the_documented_faults_are_read() -> None:
         ("rank:1@soon", "WHEN is"),
         ("rank:1@recovery+", "WHEN is"),
         ("rank:1@recovery+x", "a time such as"),
-        ("rank:1@10/5s", "only store, link and slow take an option"),
+        (
+            "rank:1@10/5s",
+            "only store, link, wipe, storagehang, storagefull and slow take an option",
+        ),
         ("slow:1@10", "say how slow"),
         ("slow:1@10/5s", "a bandwidth such as"),
         ("slow:4@10/1mbit", "use 0..3"),
