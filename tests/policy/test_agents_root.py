@@ -353,3 +353,41 @@ def test_the_iteration_to_persist_is_announced_ahead_of_every_machine() -> None:
     assert isinstance(ask, AskPersist)
     assert ask.iteration > iteration
     assert told(root(loading(), running(), SPEC), now_s=1e6) == []
+
+
+# ---- scripts -------------------------------------------------------------------------------------
+
+
+def test_a_generation_trains_only_once_all_machines_have_the_same_script() -> None:
+    plan = gather(script="old")
+    reports = [gathered(name, {}, script="old") for name in NAMES]
+    reports[1] = replace(reports[1], script="new")
+    made = root(plan, reports)
+    waiting = written(told(made))
+    assert waiting.phase == Phase.GATHER
+    assert waiting.waits_for == (
+        "a changed script holds for all machines or for none: node-0, node-2, node-3: old…; "
+        "node-1: new…"
+    )
+    made.handle(PlanChanged(waiting, 11), 1.0)
+    assert told(made) == []  # said once
+    for name in ("node-0", "node-2", "node-3"):
+        changed = gathered(name, {}, script="new")
+        effects = told(made, ReportChanged(name, changed))
+        if name == "node-0":
+            made.handle(PlanChanged(written(effects), 12), 1.0)
+        elif name == "node-2":
+            made.handle(PlanChanged(written(effects), 13), 1.0)
+    decided = written(effects)
+    assert (decided.phase, decided.script, decided.waits_for) == (Phase.LOAD, "new", "")
+
+
+def test_it_begins_with_agents_of_one_script_and_prefers_standbys_that_have_the_jobs() -> None:
+    reports = [report(name, script="old") for name in NAMES]
+    other = report("node-00", script="new")
+    assert written(told(root(None, [other, *reports]))).agents == NAMES
+    mixed = [replace(reports[0], script="new"), *reports[1:]]
+    assert told(root(None, mixed)) == []
+    spares = [report("spare-0", script="new"), report("spare-1", script="old")]
+    empty = gather(agents=("", *NAMES[1:]), script="old")
+    assert written(told(root(empty, [*reports[1:], *spares]))).agents[0] == "spare-1"
