@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from castor_runtime.arena.arena import Arena
 from castor_runtime.arena import remove_dead
+from castor_runtime.arena.arena import Arena
 from castor_runtime.arena.layout import PartLayout
 from castor_runtime.launcher.faults import Fault, FaultKind
 from castor_runtime.launcher.injection import Struck, TargetMissingError, strike
