@@ -74,6 +74,9 @@ def accepted(*arguments: str) -> None:
         (("--persist-every", "0"), "--persist-every: must be above 0"),
         (("--persist-keep", "0"), "--persist-keep"),
         (("--lease", "10ms"), "--lease: expected 1 s to 10 min"),
+        (("--hang", "100ms"), "--hang: expected 0.5 s or more"),
+        (("--stall", "5"), "--stall"),
+        (("--startup", "0s"), "--startup: expected 0.5 s or more"),
         (("--chunk", "16Mb"), "--chunk: expected a size"),
         (("--chunk", "100"), "--chunk: expected a multiple of 4 KiB"),
         (("--memory-limit", "lots"), "--memory-limit: expected a size"),
@@ -134,6 +137,16 @@ def test_units_and_faults_are_read(
     assert [str(fault) for fault in given.faults] == ["rank:1@20", "root@5", "machine:1@10s"]
     assert given.faults[2].when == AtTime(10.0)
     assert type(spec).from_json(spec.to_json()) == spec
+
+
+def test_how_long_a_job_may_stand_still_comes_from_the_options(
+    script: str, options: list[TrainOptions]
+) -> None:
+    accepted("train", script, "--hang", "2s", "--stall", "20min", "--startup", "1h")
+    accepted("train", script)
+    given, usual = options[0].spec, options[1].spec
+    assert (given.hang_s, given.stall_s, given.startup_s) == (2.0, 1200.0, 3600.0)
+    assert (usual.hang_s, usual.stall_s, usual.startup_s) == (0.8, 300.0, 1800.0)
 
 
 def test_a_job_is_named_after_its_script() -> None:
