@@ -33,12 +33,12 @@ def options(monkeypatch: pytest.MonkeyPatch) -> list[TrainOptions]:
     """Return the list that takes the options of each run instead of running it."""
     taken: list[TrainOptions] = []
 
-    def take(given: TrainOptions, *, quiet: bool) -> int:
+    def take(given: TrainOptions, _castor_options: object, *, quiet: bool) -> int:
         assert quiet is False
         taken.append(given)
         return 0
 
-    monkeypatch.setattr(train_command, "_run", take)
+    monkeypatch.setattr(train_command, "run_to_end", take)
     return taken
 
 
