@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,55 +153,68 @@ def test_an_etcd_at_an_address_serves_only_who_has_the_runs_certificate(open_fol
 RANK = """
 import json, os, sys
 from castor_runtime.agent import rendezvous
-import torch.distributed as dist
-rendezvous.install()
-dist.init_process_group("gloo")
 import torch
-t = torch.ones(1)
-dist.all_reduce(t)
-listening = []
-for line in open("/proc/net/tcp").read().splitlines()[1:]:
-    columns = line.split()
-    if columns[3] == "0A":
-        listening.append((columns[1], columns[9]))
-own = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
-       if os.path.islink(f"/proc/self/fd/{fd}")}
-mine = [where for where, inode in listening if f"socket:[{inode}]" in own]
-six = [l for l in open("/proc/net/tcp6").read().splitlines()[1:] if l.split()[3] == "0A"]
-mine += [l.split()[1] for l in six if f"socket:[{l.split()[9]}]" in own]
-print(json.dumps({"sum": float(t), "listening": mine}), flush=True)
-dist.barrier()
-dist.destroy_process_group()
+import torch.distributed as dist
+
+def listening():
+    own = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+           if os.path.islink(f"/proc/self/fd/{fd}")}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in open(f"/proc/net/{table}").read().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and f"socket:[{columns[9]}]" in own:
+                found.append(columns[1])
+    return found
+
+met = []
+for place in sys.argv[1:]:
+    os.environ.update(rendezvous.environment(place))
+    rendezvous.install()
+    dist.init_process_group("gloo")
+    one = torch.ones(1)
+    dist.all_reduce(one)
+    met.append({"sum": float(one), "listening": listening()})
+    dist.barrier()
+    dist.destroy_process_group()
+print(json.dumps(met), flush=True)
 """
 
 
-def meet(place: str, world: int = 2) -> list[dict[str, object]]:
+def meet(*places: str) -> list[list[dict[str, Any]]]:
+    """Have two ranks meet at each of the places; return for each place what each rank saw."""
     ranks = []
-    for rank in range(world):
-        environment = dict(os.environ) | rendezvous.environment(place)
-        environment |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    for rank in range(2):
+        environment = dict(os.environ) | {"RANK": str(rank), "WORLD_SIZE": "2"}
         environment |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", RANK]
+        command = [sys.executable, "-c", RANK, *places]
         ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     try:
-        return [json.loads(rank.communicate(timeout=DEADLINE_S)[0]) for rank in ranks]
+        told = [json.loads(rank.communicate(timeout=DEADLINE_S)[0]) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
             rank.communicate()
+    return [list(place) for place in zip(*told, strict=True)]
 
 
-def test_trainers_of_one_machine_meet_in_a_file_that_is_their_owners_alone(
+def test_trainers_of_one_machine_meet_in_a_file_and_others_at_the_address_given_alone(
     open_folder: Path,
 ) -> None:
     place = rendezvous.choose("127.0.0.1", open_folder, 3)
-    met = meet(place)
-    assert [rank["sum"] for rank in met] == [2.0, 2.0]
-    port = f"{int(rendezvous.environment(place)['MASTER_PORT']):04X}"
-    for rank in met:
-        for where in rank["listening"]:  # type: ignore[attr-defined]
-            assert where.startswith("0100007F:"), "gloo's own, at the loopback address"
-            assert not where.endswith(f":{port}"), "no store of torch's listens"
+    # A loopback address stands for a machine's own: what counts is which one is bound.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.2", 0))
+        port = probe.getsockname()[1]
+    in_file, at_address = meet(place, f"127.0.0.2:{port}")
+    assert [rank["sum"] for rank in (*in_file, *at_address)] == [2.0] * 4
+    for rank in in_file:  # gloo's own at the loopback address, and no store of torch's
+        assert {where.partition(":")[0] for where in rank["listening"]} <= {"0100007F"}
+        number = int(rendezvous.environment(place)["MASTER_PORT"])
+        assert not any(where.endswith(f":{number:04X}") for where in rank["listening"])
+    assert f"0200007F:{port:04X}" in at_address[0]["listening"]
+    for rank in at_address:
+        assert {where.partition(":")[0] for where in rank["listening"]} <= {"0200007F", "0100007F"}
     folder = Path(place.partition("?file=")[2]).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     listed = as_nobody("import os, sys\nprint(os.access(sys.argv[1], os.R_OK))", str(folder))
@@ -208,21 +222,6 @@ def test_trainers_of_one_machine_meet_in_a_file_that_is_their_owners_alone(
     # What an earlier generation left is gone before the next one meets.
     again = Path(rendezvous.choose("127.0.0.1", open_folder, 4).partition("?file=")[2])
     assert list(again.parent.iterdir()) == []
-
-
-def test_a_rendezvous_of_several_machines_listens_at_the_address_given_alone(
-    tmp_path: Path,
-) -> None:
-    # A loopback address stands for a machine's own: what counts is which one is bound.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.2", 0))
-        port = probe.getsockname()[1]
-    met = meet(f"127.0.0.2:{port}")
-    assert [rank["sum"] for rank in met] == [2.0, 2.0]
-    assert f"0200007F:{port:04X}" in met[0]["listening"]  # type: ignore[operator]
-    for rank in met:
-        for where in rank["listening"]:  # type: ignore[attr-defined]
-            assert where.partition(":")[0] in ("0200007F", "0100007F"), where
 
 
 def test_the_peers_server_refuses_another_user(tmp_path: Path) -> None:
