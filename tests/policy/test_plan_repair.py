@@ -51,6 +51,14 @@ def test_the_plan_that_is_known_is_written_again_as_it_was(standing: Plan | None
     assert repaired(standing, plan(3), {}) == plan(3)
 
 
+def test_a_gathering_is_not_taken_up_again() -> None:
+    """Seed 16 with a store that went back: it was loaded once more, by a root that had not seen."""
+    mended = repaired(None, plan(3, Phase.GATHER), reports(3, 3, state=State.GATHERED))
+    assert mended is not None
+    assert (mended.generation, mended.phase) == (4, Phase.GATHER)
+    assert repaired(plan(3, Phase.GATHER), plan(2), reports(3, 3, state=State.GATHERED)) is None
+
+
 def test_a_plan_that_stands_is_left_alone() -> None:
     for known in (None, plan(3), plan(2)):
         assert repaired(plan(3), known, reports(3, 2)) is None

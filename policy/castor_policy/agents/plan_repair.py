@@ -3,7 +3,8 @@
 The store may be emptied, or restored from a backup; the agents still know where they were, and no
 replica is given up for the store's sake. So:
 
-1. The newest plan that the root knows is written again as it was: training goes on.
+1. The newest plan that the root knows is written again as it was: training goes on. If it was still
+   gathering, the next generation begins.
 2. Where a report speaks of a later plan than any that the root knows, that one is lost: the next
    generation after it begins, with the same agents, and no generation is ever used twice.
 3. Nobody is held for dead who has not yet had a lease's time to come back to the new store.
@@ -57,7 +58,10 @@ def repaired(
         for name in base.agents
         if (report := reports.get(name)) is not None
     )
-    if loaded or newest > base.generation:
+    # What a gathering came to may be known to others: it is not taken up again, but the next one is
+    # begun, so that one generation never loads twice.
+    unfinished = base.phase == Phase.GATHER and base is not plan
+    if loaded or unfinished or newest > base.generation:
         return Plan(
             generation=max(newest, base.generation) + 1,
             term=base.term,

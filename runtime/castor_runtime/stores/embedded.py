@@ -72,7 +72,7 @@ class EmbeddedEtcd:
         self._port = port
         self._host = host
         self._socket_dir: Path | None = None
-        self._certificates = Certificates(data_dir / "certificates") if host else None
+        self._certificates = Certificates(data_dir.absolute() / "certificates") if host else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -25,6 +25,10 @@ _WORN_S = 1.5
 """A trainer that fails again and again comes so far in each generation."""
 
 
+RESTORED, NO_SPACE = 2, 3
+"""Values of a fault of the store; see `Fault`."""
+
+
 class Injector:
     """Carries out a schedule.
 
@@ -95,7 +99,7 @@ class Injector:
             case "net":
                 self._cut(fault, agent)
             case "store":
-                self._stop_store(fault.span_s)
+                self._strike_store(fault)
             case "lease":
                 self._end_lease(agent, fault.value)
             case _:
@@ -251,6 +255,16 @@ class Injector:
             self._world.storage.is_full = self._fullness > 0
 
         self._world.after(span_s, empty)
+
+    def _strike_store(self, fault: Fault) -> None:
+        store = self._world.store
+        if fault.value == NO_SPACE:
+            store.model.fill(full=True)
+            self._world.after(fault.span_s, lambda: store.model.fill(full=False))
+            return
+        self._stop_store(fault.span_s)
+        if fault.value:
+            store.lose_data(restored=fault.value == RESTORED)
 
     def _stop_store(self, span_s: float) -> None:
         self._outages += 1

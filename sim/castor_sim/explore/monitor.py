@@ -68,9 +68,9 @@ class Monitor:
     def planned(self, plan: Plan) -> None:
         """Check a plan that was written (invariants 4, 5 and 6)."""
         before, self._plan = self._plan, plan
-        term = self._term()
-        if plan.term != term:
-            raise Violation(6, f"a plan of term {plan.term} was written in term {term}")
+        self._check_term(plan)
+        if self._is_written_again(plan):
+            return
         if before is not None and _position(plan) < _position(before):
             raise Violation(6, f"the plan went back from {_name(before)} to {_name(plan)}")
         if before is not None:
@@ -88,6 +88,16 @@ class Monitor:
             self._stored.add(plan.iteration)
         elif plan.phase == Phase.FAILED:
             self._check_given_up(plan)
+
+    def _check_term(self, plan: Plan) -> None:
+        term = self._term()
+        if plan.term != term:
+            raise Violation(6, f"a plan of term {plan.term} was written in term {term}")
+
+    def _is_written_again(self, plan: Plan) -> bool:
+        """Whether it was loaded before: a store that has lost it gets it back, and all goes on."""
+        loaded = self._loads.get(plan.generation)
+        return loaded is not None and replace(plan, term=loaded.term) == loaded
 
     def inspected(
         self,
@@ -247,7 +257,9 @@ class Monitor:
             if agent.exited not in (int(failed), None):
                 raise Violation(11, f"{name} ended with code {agent.exited}")
         generation = self._plan.generation if self._plan is not None else 0
-        if {fault.kind for fault in faults} <= {"store"} and generation != 1:
+        # Data that are lost while the first plan is made may take it along: one more is due then.
+        most = 1 + any(fault.kind == "store" and fault.value in (1, 2) for fault in faults)
+        if {fault.kind for fault in faults} <= {"store"} and not 1 <= generation <= most:
             raise Violation(10, f"it took {generation} generations")
 
     # ---- what must hold ------------------------------------------------------------------------

@@ -25,7 +25,7 @@ KINDS = {
     "net": "machines cannot reach each other, or the store, or either; in both directions or one",
     "loss": "messages to the store and their answers are lost; watches are cut",
     "late": "requests reach the store long after their sender has given them up",
-    "store": "the store is down",
+    "store": "the store is down, loses its data, or has no space",
     "lease": "a lease ends early, or late",
     "clock": "a machine's clock jumps, and runs too fast or too slow",
     "compact": "the store forgets its history, and a machine's watches are cut",
@@ -65,7 +65,9 @@ class Fault:
             "pause" 1 means the whole machine, for "crash" all machines of its shard's row, for
             "net" only what it sends (1) or only what it gets (2), for "flip" persistent storage;
             for "leave" 1 means that it said before that it had finished; for "worn" how often;
-            for "root" 0 to 3 mean agent killed, machine lost, agent paused, write late alone.
+            for "store" 0 to 3 mean down, back without its data, back with those that it had when
+            the job began, without space; for "root" 0 to 3 mean agent killed, machine lost, agent
+            paused, write late alone.
         after: "gather" or "load": it strikes `lag_s` after the next plan in this phase.
         lag_s: see `after`; for "root", how long its last write is under way.
     """

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from castor_policy.agents.documents import job_prefix
+from castor_policy.agents.documents import job_prefix, plan_key
 from castor_policy.store import LeaseLostError, StoreEvent, StoreUnavailableError
 from castor_sim.explore.network import STORE
 from castor_sim.store_model import StoreModel
@@ -45,7 +45,9 @@ class StoreServer:
     def __init__(self, world: World) -> None:
         self._world = world
         self._prefix = job_prefix(world.spec.job)
+        self._plan = plan_key(world.spec.job)
         self.model = StoreModel()
+        self._backup: StoreModel | None = None
         self._shown = self.model.revision
         self._streams: list[Stream] = []
         self._wakes_s = math.inf
@@ -74,6 +76,13 @@ class StoreServer:
         """Bring it back."""
         self.apply(lambda model, now_s: model.start(now_s))
 
+    def lose_data(self, *, restored: bool) -> None:
+        """Have it come back without its data, or with those that it had when the job began."""
+        backup = self._backup if restored else None
+        self.model.lose_data(self._world.now_s, backup, other=False)
+        self._shown = self.model.revision
+        self._wakes_s = math.inf
+
     def cut_watches(self, agent: SimulatedAgent) -> None:
         """Break the watches of one agent."""
         for stream in [s for s in self._streams if s.agent is agent]:
@@ -93,6 +102,8 @@ class StoreServer:
         events = self.model.events(self._prefix, self._shown + 1, self._world.now_s)
         if events:
             self._shown = events[-1].mod_revision
+            if self._backup is None and any(event.key == self._plan for event in events):
+                self._backup = self.model.backup()
             self._world.store_changed(events)
             for stream in list(self._streams):
                 self._send(stream, events)

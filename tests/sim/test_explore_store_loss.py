@@ -1,0 +1,46 @@
+"""The agents under a store that loses its data, goes back to a backup, or has no space."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from castor_policy.agents import root
+from castor_sim.explore.run import Search, run_schedule
+from castor_sim.explore.schedule import Fault
+
+
+def schedule(seed: int) -> list[Fault]:
+    """A fault of the store's, and often another one beside it."""
+    draw = random.Random(seed)
+    after = draw.choice(["", "", "gather", "load"])
+    faults = [
+        Fault(
+            "store",
+            draw.uniform(0, 12) if not after or draw.random() < 0.5 else 0.0,
+            span_s=draw.choice([0.2, 1.0, 4.0]),
+            value=float(draw.choice([1, 1, 2, 2, 3])),
+            after=after,
+            lag_s=draw.choice([0.0, 0.05, 0.5, 2.0]) if after else 0.0,
+        )
+    ]
+    if draw.random() < 0.6:
+        kind = draw.choice(["trainer", "agent", "crash", "hang"])
+        span_s = draw.choice([0.5, 2.0]) if kind in ("agent", "crash") else 0.0
+        faults.append(Fault(kind, draw.uniform(0, 14), target=draw.randrange(4), span_s=span_s))
+    return faults
+
+
+@pytest.mark.long
+def test_no_invariant_breaks_when_the_store_loses_its_data() -> None:
+    for seed in range(40):
+        found = run_schedule(Search(), seed, schedule(seed))
+        assert found is None, found
+
+
+def test_the_explorer_sees_a_root_that_forgets_what_it_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(root, "repaired", lambda _plan, _known, _reports: None)
+    assert any(run_schedule(Search(), seed, schedule(seed)) for seed in range(12))
