@@ -56,7 +56,13 @@ def test_a_gathering_is_not_taken_up_again() -> None:
     mended = repaired(None, plan(3, Phase.GATHER), reports(3, 3, state=State.GATHERED))
     assert mended is not None
     assert (mended.generation, mended.phase) == (4, Phase.GATHER)
-    assert repaired(plan(3, Phase.GATHER), plan(2), reports(3, 3, state=State.GATHERED)) is None
+    standing, told = plan(3, Phase.GATHER), reports(3, 3, state=State.GATHERED)
+    assert repaired(standing, plan(2), told) is None
+    # Seed 456: nor the one of a backup, of which nobody can say what it came to.
+    mended = repaired(standing, plan(2), told, is_backups=True)
+    assert mended is not None
+    assert mended.generation == 4
+    assert repaired(plan(3), plan(2), told, is_backups=True) is None
 
 
 def test_a_plan_that_stands_is_left_alone() -> None:

@@ -38,7 +38,11 @@ def newest_generation(reports: Mapping[str, AgentReport]) -> int:
 
 
 def repaired(
-    plan: Plan | None, known: Plan | None, reports: Mapping[str, AgentReport]
+    plan: Plan | None,
+    known: Plan | None,
+    reports: Mapping[str, AgentReport],
+    *,
+    is_backups: bool = False,
 ) -> Plan | None:
     """Return the plan to write instead of the one in the store; None if that one is the newest.
 
@@ -46,6 +50,7 @@ def repaired(
         plan: as it stands in the store; None if none does.
         known: the newest one that the root has ever seen.
         reports: of the live agents, by name.
+        is_backups: `plan` stands there since the store went back to a backup.
     """
     base = later(plan, known)
     if base is None:
@@ -60,7 +65,7 @@ def repaired(
     )
     # What a gathering came to may be known to others: it is not taken up again, but the next one is
     # begun, so that one generation never loads twice.
-    unfinished = base.phase == Phase.GATHER and base is not plan
+    unfinished = base.phase == Phase.GATHER and (is_backups or base is not plan)
     if loaded or unfinished or newest > base.generation:
         return Plan(
             generation=max(newest, base.generation) + 1,

@@ -79,6 +79,7 @@ class Root:
         known: the newest plan that this agent has seen; `plan_repair` says what it is for.
         awaited: see `StoreView.awaited`.
         epoch: see `StoreView.epoch`.
+        backup_revision: see `StoreView.backup_revision`.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Root:
         known: Plan | None = None,
         awaited: Mapping[str, str] | None = None,
         epoch: int = 0,
+        backup_revision: int = 0,
     ) -> None:
         self.spec = spec
         self.term = term
@@ -100,6 +102,7 @@ class Root:
         self.epoch = epoch
         self._known = known
         self._awaited = dict(awaited or {})
+        self._backup_revision = backup_revision
         self._resigned = False
         self._revision = revision
         self.reports = {report.agent: report for report in reports}
@@ -161,7 +164,8 @@ class Root:
         back_by_s = self._since_s + self.spec.lease_s
         if now_s < back_by_s and is_awaited(newest, self._awaited, self.reports):
             return []
-        plan = repaired(self.plan, self._known, self.reports)
+        is_backups = 0 < self._revision <= self._backup_revision
+        plan = repaired(self.plan, self._known, self.reports, is_backups=is_backups)
         if plan is not None:
             return [self._write(plan)]
         if newest is None and newest_generation(self.reports):
@@ -496,6 +500,7 @@ def take_office(spec: JobSpec, view: StoreView, held: Root | None, now_s: float)
         known=view.known_plan(),
         awaited=view.awaited,
         epoch=view.epoch,
+        backup_revision=view.backup_revision,
     )
 
 

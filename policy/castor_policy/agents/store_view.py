@@ -138,6 +138,11 @@ class StoreView:
         """The newest revision seen: what is read from now on shows this one or a later one."""
         return self._newest_revision
 
+    @property
+    def backup_revision(self) -> int:
+        """What was changed up to this revision stems from a backup; 0: the store lost nothing."""
+        return self._born_revision or 0 if self.epoch else 0
+
     # ---- what comes in -------------------------------------------------------------------------
 
     def read(
