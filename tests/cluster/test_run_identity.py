@@ -1,0 +1,183 @@
+"""Whose memory, whose name: two runs of one name, giving up and going on, and who is ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from castor_runtime.soak.trial import Running, plain
+
+pytestmark = pytest.mark.long
+
+CASTOR = str(Path(sys.executable).with_name("castor"))
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gpt2_tiny.py"
+SHM = Path("/dev/shm")
+
+# The example, but for one iteration that fails until somebody has mended it.
+BREAKS = """
+import pathlib
+import runpy
+import castor
+
+class Breaks(castor.Checkpointer):
+    def resume(self):
+        self.iteration = super().resume()
+        return self.iteration
+
+    def step(self, loss=None):
+        super().step(loss=loss)
+        self.iteration += 1
+        if self.iteration == 5 and not pathlib.Path({mended!r}).exists():
+            raise ArithmeticError("the loss is NaN at iteration 5")
+
+castor.Checkpointer = Breaks
+runpy.run_path({example!r}, run_name="__main__")
+"""
+
+
+def castor(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [CASTOR, *arguments], capture_output=True, text=True, timeout=240, check=False
+    )
+    said = plain(done.stdout + done.stderr)
+    assert done.returncode == code, said
+    return said
+
+
+def test_a_second_run_of_a_name_is_refused_and_the_first_ends_well(
+    start: Any, tmp_path: Path
+) -> None:
+    """Case c12: two terminals, one --job, different --out, and then a rank of the first dies."""
+    first = start("--nodes", "2", iterations=600)
+    first.wait_until(lambda: first.iteration() >= 2, "training")
+    other = tmp_path / "other"
+    said = castor(
+        *("train", "--job", first.job, "--out", str(other), "--nodes", "2", str(EXAMPLE)), code=2
+    )
+    assert f"process {first.process.pid}, folder {first.folder}" in said.replace("\n", " ")
+    assert not other.exists()
+    # Nor into the first one's own folder, whatever is allowed to be overwritten.
+    before = (first.folder / "run.json").read_bytes()
+    again = ("--out", str(first.folder), "--overwrite", "--nodes", "2", str(EXAMPLE))
+    castor("train", "--job", first.job, *again, code=2)
+    assert (first.folder / "run.json").read_bytes() == before
+    assert f"a run of job {first.job} is alive" in castor("clean", "--job", first.job, code=2)
+    first.inject("rank:1")
+    trial = first.wait()
+    assert trial.code == 0, trial.output
+    (recovery,) = trial.recoveries
+    assert recovery["iteration"]
+    assert trial.memory_left == ()
+
+
+def test_a_job_that_gave_up_goes_on_bit_for_bit(
+    tmp_path: Path, baseline: Any, program: Any
+) -> None:
+    script, mended = tmp_path / "breaks.py", tmp_path / "mended"
+    script.write_text(BREAKS.format(example=str(EXAMPLE), mended=str(mended)))
+    folder = tmp_path / "run"
+    options = ("--nodes", "2", "--lease", "3s", "--max-attempts", "1")
+    run = Running(folder, [*options, str(script), "--iterations", "30", *program[1:]])
+    try:
+        trial = run.wait()
+        assert trial.code == 1, trial.output
+        kept = trial.result["kept_memory"]
+        assert kept["iteration"] == 4
+        assert f"castor resume {folder}" in re.sub(r"\s+", " ", plain(trial.output))
+        assert f"castor resume {folder}" in castor("status", "--run", str(folder)).replace("\n", "")
+        mended.touch()
+        castor("resume", str(folder))
+        result = json.loads((folder / "result.json").read_text())
+        assert (result["outcome"], result["run"]) == ("finished", kept["run"])
+        assert result["final_state_sha256"] == baseline(2, 30)
+        assert result["kept_memory"] is None
+        assert run.memory() == []
+        assert "has finished" in castor("resume", str(folder), code=2)
+    finally:
+        subprocess.run([CASTOR, "clean", "--job", run.job], check=False, capture_output=True)
+
+
+class Agents:
+    """`castor agent`s of a run whose launcher starts none."""
+
+    def __init__(self, run: Running, folder: Path) -> None:
+        self._run = run
+        self._folder = folder
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        store = json.loads((self._run.folder / "run.json").read_text())["store"]
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [
+                    *(CASTOR, "agent", "--store", store, "--job", self._run.job, "--name", name),
+                    *("--secret", str(self._run.folder / "secret")),
+                    *("--folder", str(self._folder / name)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def said(self, name: str) -> str:
+        return (self._folder / f"{name}.log").read_text()
+
+    def iteration(self) -> int:
+        found = [0]
+        for log in self._folder.glob("*/events.jsonl"):
+            found += map(
+                int, re.findall(r'"iteration_ended".*?"iteration": ?(\d+)', log.read_text())
+            )
+        return max(found)
+
+
+@pytest.fixture
+def agents(start: Any, tmp_path: Path) -> Iterator[Agents]:
+    run = start("--nodes", "2", "--agents", "external", iterations=100_000)
+    run.wait_until(lambda: "waiting for 2 agents" in plain(run.output()), "the store")
+    made = Agents(run, tmp_path)
+    with ExitStack() as stack:
+        for name in ("a", "b"):
+            made.start(name)
+            stack.callback(lambda name=name: made.processes[name].kill())
+        made.run = run
+        yield made
+
+
+def test_who_ends_an_agent_keeps_its_memory_and_who_ends_the_job_leaves_nothing(
+    agents: Any,
+) -> None:
+    run = agents.run
+
+    def memory(name: str) -> list[str]:
+        return [one for one in run.memory() if f"-{name}-r" in one]
+
+    run.wait_until(lambda: agents.iteration() >= 3, "training")
+    held = memory("b")
+    assert len(held) == 2
+    agents.processes["b"].send_signal(signal.SIGTERM)
+    assert agents.processes["b"].wait(60) == 128 + signal.SIGTERM
+    assert memory("b") == held
+    assert [one for one in run.memory() if "-b-control" in one] == []
+    before = agents.iteration()
+    agents.start("b")
+    run.wait_until(lambda: agents.iteration() >= before + 3, "training again")
+    assert memory("b") == held
+    assert "from scratch" not in agents.said("b")
+    run.process.send_signal(signal.SIGTERM)
+    trial = run.wait(60)
+    assert trial.code == 128 + signal.SIGTERM
+    for process in agents.processes.values():
+        process.wait(30)
+    assert run.memory() == []
