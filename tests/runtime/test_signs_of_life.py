@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,7 @@ from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.messages import TrainerHung, TrainersStanding, WorkerEvent
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
+from castor_runtime.trainer.agent_link import Heartbeat
 from castor_runtime.trainer.busy import BusySections
 from castor_runtime.trainer.checkpointer import Checkpointer
 from castor_runtime.trainer.collective_count import CollectiveCount
@@ -65,6 +67,21 @@ def test_collectives_of_any_library_are_counted_and_castors_own_are_not(
 def test_without_process_groups_there_is_nothing_to_count(control: ControlBlock) -> None:
     CollectiveCount(control.rank(0)).update()
     assert control.rank(0).collectives == 0
+
+
+def test_what_cannot_be_counted_does_not_stop_the_heart(control: ControlBlock) -> None:
+    """A trainer that destroys its groups while they are counted is no trainer that hangs."""
+
+    def fails() -> None:
+        raise ValueError("Default process group has not been initialized")
+
+    heart = Heartbeat(control.rank(0), fails)
+    deadline_s = time.monotonic() + 30
+    while control.rank(0).heartbeat < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    heart.stop()
+    assert control.rank(0).heartbeat >= 3
+    time.sleep(0.1)  # the last beat is over before the control block goes
 
 
 def test_a_busy_section_ends_with_its_block_and_may_be_nested(control: ControlBlock) -> None:

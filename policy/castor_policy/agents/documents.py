@@ -162,7 +162,7 @@ class JobSpec(Document):
     stall_factor: float = 10.0
     stall_s: float = 300.0
     startup_s: float = 1800.0
-    gather_s: float = 120.0
+    gather_s: float = 300.0
     storage_s: float = 600.0
     persist: str = ""
     persist_every_s: float = 10800.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -223,7 +224,9 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while True:
-            self._watch()
+            # A group may be destroyed while it is counted: that must not stop the heart.
+            with contextlib.suppress(Exception):
+                self._watch()
             self._control.heartbeat += 1
             if self._stop.wait(_HEARTBEAT_S):
                 return
