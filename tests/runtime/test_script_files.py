@@ -46,6 +46,19 @@ def test_a_folder_that_is_reached_by_a_link_is_the_same(tmp_path: Path) -> None:
     assert linked.digests() == read_script(tmp_path / "real" / "train.py").digests()
 
 
+def test_what_lies_outside_the_folder_is_not_covered_and_a_link_into_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "package", {"outside.py": "", "far.py": "import near\n"})
+    script = write(
+        tmp_path / "package" / "inner",
+        {"train.py": "from ..outside import x\nfrom .. import outside\nimport linked\n"},
+    )
+    (script.parent / "linked.py").symlink_to(tmp_path / "package" / "far.py")
+    (script.parent / "near.py").write_text("")
+    files = read_script(script)
+    assert sorted(files.digests()) == ["linked.py", "near.py", "train.py"]
+    assert files.digests()["linked.py"] == hashlib.sha256(b"import near\n").hexdigest()
+
+
 @pytest.mark.parametrize("text", ["def (", "\0", "import nowhere.at.all, missing"])
 def test_what_cannot_be_read_or_found_is_left_to_the_trainer(tmp_path: Path, text: str) -> None:
     assert list(read_script(write(tmp_path, {"train.py": text})).digests()) == ["train.py"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import linecache
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,10 +83,13 @@ def _imported(source: bytes, folder: Path, package: Path) -> Iterator[Path]:
                 yield from _files(folder, alias.name.split("."))
         elif isinstance(node, ast.ImportFrom):
             base = folder if node.level == 0 else package.joinpath(*[".."] * (node.level - 1))
+            base = Path(os.path.normpath(base))
+            if not base.is_relative_to(folder):
+                continue  # of a package that the script itself lies in
             words = node.module.split(".") if node.module else []
-            yield from _files(base.resolve(), words)
+            yield from _files(base, words)
             for alias in node.names:
-                yield from _files(base.resolve(), [*words, alias.name])
+                yield from _files(base, [*words, alias.name])
 
 
 def _files(base: Path, words: Sequence[str]) -> Iterator[Path]:
@@ -95,7 +99,7 @@ def _files(base: Path, words: Sequence[str]) -> Iterator[Path]:
         place = place / word
         for file in (place / "__init__.py", place.with_name(f"{word}.py")):
             if file.is_file():
-                yield file.resolve()
+                yield file
 
 
 # ---- in the processes that run it ------------------------------------------------------------
@@ -122,17 +126,18 @@ class _HeldFinder(MetaPathFinder):
 
     def __init__(self) -> None:
         self.files: ScriptFiles | None = None
+        self.names: frozenset[str] = frozenset()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return a spec that loads from the held source; None: others may find it."""
-        if self.files is None:
+        if self.files is None or fullname.partition(".")[0] not in self.names:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.origin is None:
             return None
-        source = self.files.sources.get(str(Path(spec.origin).resolve()))
+        source = self.files.sources.get(os.path.normpath(spec.origin))
         if source is None:
             return None
         spec.loader = _Held(fullname, spec.origin, source)
@@ -146,6 +151,7 @@ _FINDER = _HeldFinder()
 def hold(files: ScriptFiles) -> None:
     """Have this process and all that are forked from it run these files as they were read."""
     _FINDER.files = files
+    _FINDER.names = frozenset(Path(name).parts[0].removesuffix(".py") for name in files.digests())
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
     for path, source in files.sources.items():
