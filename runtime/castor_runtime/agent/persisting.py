@@ -83,11 +83,8 @@ class Persister:
             oldest = min(self._running, key=lambda one: self._running[one])
             late_s = began_s - self._running[oldest]
             if late_s > LATE_S:
-                self._emit(
-                    PersistEnded(
-                        iteration, f"iteration {oldest} is not written since {late_s:.0f} s"
-                    )
-                )
+                late = f"iteration {oldest} has been under way for {late_s:.0f} s"
+                self._emit(PersistEnded(iteration, late))
             if len(self._running) >= AT_ONCE:
                 return
         order = {
