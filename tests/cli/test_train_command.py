@@ -103,6 +103,10 @@ def test_a_script_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "SCRIPT before" in refused("train", "--iterations", "30", "train.py")
 
 
+def test_an_option_written_wrong_before_the_script_is_told_from_a_script(script: str) -> None:
+    assert "did you mean --nodes of castor train?" in refused("train", "--node", "2", script)
+
+
 def test_what_is_not_castors_goes_to_the_script(script: str, options: list[TrainOptions]) -> None:
     accepted("train", script, "--nodes", "5", "--iterations", "30", "-v", "--lr=1e-3", "words")
     accepted("train", script, "--nodes", "5", "--", "--nodes", "7")

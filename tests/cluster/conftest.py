@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,17 @@ Baseline = Callable[[int, int], str]
 
 def command(options: Sequence[str], iterations: int) -> list[str]:
     return [*options, str(EXAMPLE), "--iterations", str(iterations), *SMALL]
+
+
+@pytest.fixture
+def all_cores_busy() -> Iterator[None]:
+    """As many processes that never wait as there are cores, for the time of a test."""
+    burn = [sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(burn) for _ in range(os.cpu_count() or 2)]
+    yield
+    for burner in burners:
+        burner.kill()
+        burner.wait()
 
 
 @pytest.fixture(scope="session")

@@ -161,6 +161,7 @@ def train(
     """
     from castor_runtime.launcher import train_options as checks
 
+    known = [name for parameter in context.command.params for name in parameter.opts]
     spec = checks.job_spec(
         job=job or checks.job_name(script, secrets.token_hex(3)),
         script=script,
@@ -179,6 +180,7 @@ def train(
         memory_limit=memory_limit,
         max_attempts=max_attempts,
         set_aside_after=set_aside_after,
+        castor_options=known,
         mu=mu,
         buffer=buffer,
         parts=parts,
@@ -213,7 +215,6 @@ def train(
         command=("castor", *sys.argv[1:]),
         cluster=cluster or "",
     )
-    known = [name for parameter in context.command.params for name in parameter.opts]
     raise typer.Exit(run_to_end(options, known, quiet=quiet))
 
 

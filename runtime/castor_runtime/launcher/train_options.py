@@ -83,6 +83,7 @@ def job_spec(
     memory_limit: str,
     max_attempts: int,
     set_aside_after: int = 3,
+    castor_options: Sequence[str] = (),
     mu: float = 0.9,
     buffer: str = "",
     parts: int = 4,
@@ -98,7 +99,7 @@ def job_spec(
     Raises:
         InputError: naming the option at fault.
     """
-    _check_script(script)
+    _check_script(script, castor_options)
     check_job_name(job)
     for option, value in (
         ("--nodes", nodes),
@@ -172,9 +173,13 @@ def _limit_s(text: str, option: str) -> float:
     return limit_s
 
 
-def _check_script(script: Path) -> None:
+def _check_script(script: Path, castor_options: Sequence[str]) -> None:
     if not script.is_file():
-        hint = ": name the SCRIPT before its own options" if str(script).startswith("-") else ""
+        hint = ""
+        if str(script).startswith("-"):
+            near = nearest_name(str(script).partition("=")[0], castor_options)
+            meant = f"; did you mean {near} of castor train?" if near else ""
+            hint = f": name the SCRIPT before its own options{meant}"
         raise InputError(f"there is no such script{hint}", file=script)
 
 
