@@ -6,19 +6,23 @@ import io
 
 from rich.console import Console
 
+from castor_policy.agents.admission import Refusal, refused_prefix
 from castor_policy.agents.documents import (
     AgentReport,
+    JobSpec,
     Plan,
     State,
     agents_prefix,
     plan_key,
     root_key,
+    spec_key,
 )
 from castor_policy.events import Event, EventKind, Value
 from castor_policy.store import StoreEvent
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.run_result import Recovery
 from castor_runtime.launcher.screen import Screen, print_summary
+from castor_runtime.launcher.status import status_document
 
 K = EventKind
 
@@ -127,3 +131,24 @@ def test_the_table_says_who_fills_which_machine() -> None:
     assert "node-0 (root) │ running (degraded) │ 12 │ 0.5000" in table
     assert "being replaced" in table
     assert "spare-0 │ idle" in table
+
+
+def test_the_status_names_who_was_refused_and_what_training_waits_for() -> None:
+    view = JobView("j")
+    refusal = Refusal("spare-0", "far", "is not the secret of this job", 5)
+    waiting = Plan(2, 7, "gather", ("a", "b"), ("1", "1"), waits_for="a changed script holds")
+    spec = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "t.py", run="0123456789abcdef")
+    for key, value in (
+        (spec_key("j"), spec.to_json()),
+        (plan_key("j"), waiting.to_json()),
+        (refused_prefix("j") + "spare-0", refusal.to_json()),
+    ):
+        view.apply(StoreEvent(key, value, 7, 9))
+    document = status_document(view, None)
+    assert document["waits_for"] == "a changed script holds"
+    assert document["refused"] == [
+        {"agent": "spare-0", "host": "far", "reason": "is not the secret of this job"}
+    ]
+    assert document["standbys"] == []  # it is none
+    view.apply(StoreEvent(refused_prefix("j") + "spare-0", None, 0, 10))
+    assert status_document(view, None)["refused"] == []
