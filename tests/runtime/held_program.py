@@ -254,11 +254,16 @@ def train(mode: str, out: Path, iterations: int, stop_at: int | None) -> dict[st
     if mode in ("late", "pretrained"):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
         state |= {"schedule": schedule, "late": late or Cursor()}
+    seeded = torch.utils.data.DataLoader(Data(), generator=torch.Generator().manual_seed(0))
+    data = iter(seeded) if mode == "pretrained" else None  # read, and nothing to be told of
+    del seeded
     checkpointer = Checkpointer(engine, state={} if mode == "unheld" else state)
     start = checkpointer.resume()
     while engine.global_steps < iterations:
         before = engine.global_steps
         loss = micro_batch(engine, cursor)
+        if data is not None:
+            next(data)
         if mode == "pretrained" and engine.global_steps > before:
             schedule.step()  # where it belongs
         checkpointer.step(loss=loss)

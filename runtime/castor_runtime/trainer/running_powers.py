@@ -3,8 +3,8 @@
 Its C++ object multiplies beta**t up from update to update, and takes `pow` only where the number of
 the update jumps (DeepSpeed 0.19.8, `csrc/includes/cpu_adam.h`, `IncrementStep`). After a restart it
 jumps, and the two differ by an ulp. There is no way to set the powers, so updates of a parameter of
-one element are replayed, by their numbers, until the powers are what they were: some microseconds
-an update, and the time for 100,000 of them is below a second.
+one element are replayed, by their numbers, until the powers are what they were (22 s for 100,000
+updates of two groups on two busy cores).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ garbage collector's list, about 0.1 s); nothing is read of them but what says wh
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import sys
@@ -28,6 +29,28 @@ _DEPTH = 5
 """How deep an object may lie in what is held and still count as held."""
 
 _PAGE = "see docs/your-script.md"
+
+
+_HAS_GENERATOR = "castor_has_generator"
+
+
+def _note_generators() -> None:
+    """Have every iterator of a DataLoader know whether its loader has a generator of its own.
+
+    torch's iterators forget their loader, and the loader may be gone when they are looked at.
+    """
+    plain = _BaseDataLoaderIter.__init__
+
+    @functools.wraps(plain)
+    def noting(self: Any, loader: Any) -> None:
+        plain(self, loader)
+        setattr(self, _HAS_GENERATOR, loader.generator is not None)
+
+    if not hasattr(plain, "__wrapped__"):
+        setattr(_BaseDataLoaderIter, "__init__", noting)  # noqa: B010 - mypy: no method is set
+
+
+_note_generators()
 
 
 class UnheldStateWarning(RuntimeWarning):
@@ -220,10 +243,9 @@ def _unheld_objects(state: DeepSpeedState, user: Mapping[str, Any]) -> Iterator[
 
 
 def _unheld_data(iterator: Any, user: Mapping[str, Any]) -> Iterator[str]:
-    loader = getattr(iterator, "_loader", None)
     workers = int(getattr(iterator, "_num_workers", 0))
     what = f"a DataLoader(num_workers={workers}) of {type(iterator._dataset).__name__}"
-    if getattr(iterator, "_generator", getattr(loader, "generator", None)) is None:
+    if not getattr(iterator, _HAS_GENERATOR, True):
         yield (
             f"{what} takes its seed from torch's own generator each time it is iterated: after a "
             "recovery within an epoch the order of a random sampler, what workers draw, and all "
