@@ -117,7 +117,9 @@ def newest_whole(held: dict[str, dict[int, tuple[int, ...]]], ranks: int) -> int
 def mark_kept(job: str, run: str, home: str, reason: str, folder: Path = SHARED_MEMORY) -> None:
     """Say that the memory of a run that has ended is none that is forgotten."""
     kept = Kept(job, run, home, reason, time.time_ns())
-    write_text(_mark_path(folder, job, run), json.dumps(asdict(kept)) + "\n")
+    path = _mark_path(folder, job, run)
+    write_text(path, json.dumps(asdict(kept)) + "\n")
+    path.chmod(0o600)
 
 
 def unmark_kept(job: str, run: str, folder: Path = SHARED_MEMORY) -> None:
