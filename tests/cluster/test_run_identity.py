@@ -72,7 +72,7 @@ def test_a_second_run_of_a_name_is_refused_and_the_first_ends_well(
     castor("train", "--job", first.job, *again, code=2)
     assert (first.folder / "run.json").read_bytes() == before
     assert f"a run of job {first.job} is alive" in castor("clean", "--job", first.job, code=2)
-    first.inject("rank:1")
+    first.inject("rank:1@now")
     trial = first.wait()
     assert trial.code == 0, trial.output
     (recovery,) = trial.recoveries
