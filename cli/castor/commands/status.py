@@ -170,7 +170,7 @@ def _shown(document: dict[str, Any]) -> Group:
             "-" if memory is None else format_bytes(memory),
             ", ".join(held),
         )
-    return Group(head, table, *(Text(line, style="yellow") for line in _why(document)))
+    return Group(head, table, *(Text(line, style="yellow") for line in why(document)))
 
 
 def _state(one: dict[str, Any]) -> str:
@@ -179,7 +179,7 @@ def _state(one: dict[str, Any]) -> str:
     return "standby" if one["machine"] is None and one["state"] == "idle" else str(one["state"])
 
 
-def _why(document: dict[str, Any]) -> list[str]:
+def why(document: dict[str, Any]) -> list[str]:
     """Return what failed of late, and which machines are set aside for it."""
     lines = [f"waits: {document['waits_for']}"] if document["waits_for"] else []
     lines += [f"refused: {one['agent']}: {one['reason']}" for one in document["refused"]]

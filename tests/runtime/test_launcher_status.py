@@ -1,0 +1,59 @@
+"""`castor status` says who was held responsible, and who is set aside, and why."""
+
+from __future__ import annotations
+
+from castor.commands.status import why
+from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.evidence import Culprit
+from castor_policy.agents.history import PastFailure, SetAside
+from castor_policy.placement import place
+from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.status import status_document
+
+RUN = "0123456789abcdef"
+CAUSE = "rank 1 was killed by signal 9"
+SAW = "machine 0: rank 0 exited with code 1: closed by peer"
+
+
+def view(**fields: object) -> JobView:
+    rows = place("mixed", 2, 2).replicas
+    spec = JobSpec("j", 2, 1, "group", rows, "t.py", run=RUN)
+    plan = Plan(3, 7, Phase.LOAD, ("node-0", "spare-0"), ("node-0.1", "spare-0.1"), **fields)
+    names = ("node-0", "spare-0", "node-1", "spare-1")
+    reports = {
+        name: AgentReport(name, f"{name}.1", False, "", 3, State.RUNNING) for name in names[:2]
+    }
+    reports |= {name: AgentReport(name, f"{name}.1", True, "") for name in names[2:]}
+    return JobView("j", spec, plan, "node-0", 7, reports)
+
+
+def test_a_machine_that_is_set_aside_is_listed_with_the_reason() -> None:
+    aside = (SetAside("node-1", "node-1.1", f"failed 3 times in 90 s, at last: {CAUSE}"),)
+    document = status_document(view(aside=aside), None)
+    reasons = {one["agent"]: one["set_aside"] for one in document["standbys"]}
+    assert reasons == {"node-1": aside[0].reason, "spare-1": ""}
+    (line,) = why(document)
+    assert line.startswith("node-1 is set aside until its agent is started again: failed 3 times")
+
+
+def test_a_new_life_of_an_agent_is_not_set_aside() -> None:
+    aside = (SetAside("node-1", "node-1.0", "why"),)
+    document = status_document(view(aside=aside), None)
+    assert [one["set_aside"] for one in document["standbys"]] == ["", ""]
+
+
+def test_who_failed_is_named_and_what_others_saw_stands_apart() -> None:
+    culprit = Culprit(1, 1, "node-1", "signal", CAUSE)
+    past = (PastFailure("node-1", 10.0, CAUSE), PastFailure("node-1", 20.0, CAUSE))
+    document = status_document(
+        view(culprits=(culprit,), seen=(SAW,), failures=past, attempts=2), None
+    )
+    assert document["last_failure"]["culprits"][0]["machine"] == 1
+    assert why(document) == [
+        f"last failure: machine 1: {CAUSE}",
+        f"  seen beside it: {SAW}",
+        "2 attempts in a row completed no iteration",
+        f"node-1 failed 2 times in the last hour, at last: {CAUSE}",
+    ]
+    unknown = status_document(view(seen=(SAW,)), None)
+    assert why(unknown)[0] == "last failure: what failed is not known"
