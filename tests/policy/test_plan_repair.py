@@ -169,3 +169,22 @@ def test_a_failure_beside_the_loss_is_still_a_failure() -> None:
     (write,) = told(made, Tick(), 120.0)
     assert isinstance(write, WritePlan)
     assert (write.plan.generation, write.plan.phase) == (4, Phase.GATHER)
+
+
+def test_the_documents_of_a_thousand_machines_fit_into_one_request() -> None:
+    """etcd takes 1.5 MiB at most."""
+    machines = 1000
+    rows = tuple((m, (m + 1) % machines) for m in range(machines))
+    spec = JobSpec("a-job", machines, 8, "ring", rows, "/home/somebody/train.py")
+    every = Plan(
+        generation=9999,
+        term=10**9,
+        phase=Phase.LOAD,
+        agents=tuple(f"host-{m}.cluster.example" for m in range(machines)),
+        incarnations=("0123abcd",) * machines,
+        reason="machine 0: rank 0 was killed by signal 9",
+        sources=rows,
+        addresses=("255.255.255.255:65535",) * machines,
+    )
+    for document in (spec, every):
+        assert len(document.to_json()) < 1024 * 1024
