@@ -245,6 +245,9 @@ def test_what_torch_says_once_a_peer_has_gone_is_known(text: str) -> None:
         "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed.",
         "torch.cuda.OutOfMemoryError: CUDA out of memory.",
         "ModuleNotFoundError: No module named 'datasets'",
+        # Case c04: a script that only leaves, after what transports say while they start.
+        "[Gloo] Rank 1 is connected to 1 peer ranks\n[W socket.cpp:752] [c10d] TCPStore: slow\n",
+        "using ProcessGroupGloo with TCPStore and NCCL absent\niteration 5 done",
         "",
     ],
 )

@@ -79,11 +79,14 @@ _CRASHES = frozenset({4, 5, 6, 7, 8, 11, 31})  # ILL TRAP ABRT BUS FPE SEGV SYS:
 
 _LOST_PEER = re.compile(
     r"gloo/transport|Connection (?:closed|reset) by (?:remote )?peer \[|NCCL|nccl[A-Z]\w+Error"
-    r"|Dist(?:Backend|Network|Store)Error|\bTCPStore\b|ProcessGroup\w* |c10d|recvValue failed"
+    r"|Dist(?:Backend|Network|Store)Error|\bTCPStore\b|ProcessGroup\w* |recvValue failed"
     r"|Socket Timeout|Application timeout caused pair closure|UCC ?error|RendezvousConnectionError"
     r"|collective operation timeout|remote process (?:has )?exited",
 )
 """What torch's own transports say once a peer has gone, in the last traceback of a trainer."""
+
+
+_DIES = re.compile(r"Traceback \(most recent|terminate called|Watchdog caught|Fatal Python error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +145,13 @@ def tells_of_lost_peer(text: str) -> bool:
     """Whether a trainer's last words are those of a process whose peer has gone.
 
     Args:
-        text: the end of its log, from its last traceback on. Only what torch's transports say
-            counts: a script's own ConnectionResetError is an error of its own.
+        text: the end of its log. Only what torch's transports say counts: a script's own
+            ConnectionResetError is an error of its own. And only what was said from its first
+            traceback on, or last: transports warn of this and that while they start.
     """
-    return _LOST_PEER.search(text) is not None
+    begins = _DIES.search(text)
+    lines = text[begins.start() :] if begins else text.rstrip().rpartition("\n")[2]
+    return any(_LOST_PEER.search(line) for line in lines.splitlines() if not line.startswith("[W"))
 
 
 def sight_of_end(
