@@ -10,17 +10,15 @@ from castor_policy import checkpoint_memory, recovery
 from castor_policy.agents import (
     documents,
     gathering,
-    lease_keeping,
     messages,
     own_report,
     root,
-    store_view,
     store_writes,
     worker,
 )
 from castor_policy.agents.messages import Keep, RootWrite, SessionRenewed, StopTrainers
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
-from castor_policy.store import KeyValue, Txn
+from castor_policy.store import Txn
 from castor_sim.explore.variant import Patch, Variant
 
 # ---- what is done in place of what ---------------------------------------------------------------
@@ -101,7 +99,9 @@ def _counted_from_receipt(handle: Callable[..., Any]) -> Any:
 
 
 def _persistent_united(_seen: object) -> Any:
-    def united(reports: Sequence[documents.AgentReport]) -> set[int]:
+    def united(reports: Sequence[documents.AgentReport]) -> set[int] | None:
+        if any(report.persistent is None for report in reports):
+            return None
         return {i for report in reports for i in report.persistent or ()}
 
     return united
@@ -126,16 +126,6 @@ def _first_buffer(_method: object) -> Any:
     return lambda _headers, _agreed: 0
 
 
-def _opened_without_the_plan(answered: Callable[..., Any]) -> Any:
-    def told(self: lease_keeping.LeaseKeeper, answer: object) -> list[Any]:
-        return [
-            replace(event, plan=None) if isinstance(event, messages.SessionOpened) else event
-            for event in answered(self, answer)
-        ]
-
-    return told
-
-
 def _earlier_lives_remember(superseded: Callable[..., Any]) -> Any:
     def told(self: worker.Worker, plan: documents.Plan) -> Any:
         return [] if self.machine is None else superseded(self, plan)
@@ -143,17 +133,10 @@ def _earlier_lives_remember(superseded: Callable[..., Any]) -> Any:
     return told
 
 
-def _any_life_is_ours(_method: object) -> Any:
-    def is_ours(self: store_view.StoreView, key: KeyValue) -> bool:
-        return key.value == self._agent
-
-    return is_ours
-
-
 def _only_absence(known: Callable[..., None]) -> Any:
-    def told(self: own_report.OwnReport, report: object, revision: int) -> None:
+    def told(self: own_report.OwnReport, report: object, revision: int, **more: bool) -> None:
         if report is None:
-            known(self, None, revision)
+            known(self, None, revision, **more)
 
     return told
 
@@ -221,19 +204,9 @@ VARIANTS = (
         (Patch(recovery, "_newest_safe", _newest_of_all),),
     ),
     Variant(
-        "session-without-plan",
-        "a new session does not tell what was planned while there was none",
-        (Patch(lease_keeping.LeaseKeeper, "answered", _opened_without_the_plan),),
-    ),
-    Variant(
         "older-plan-obeyed",
         "a plan that comes late is obeyed",
-        (Patch(worker, "_is_older", _returns(value=False)),),
-    ),
-    Variant(
-        "older-answers-taken",
-        "what answers an effect of an earlier generation counts in this one",
-        (Patch(worker.Worker, "_is_stale", _returns(value=False)),),
+        (Patch(documents.Plan, "is_before", _returns(value=False)),),
     ),
     Variant(
         "own-key-unread",
@@ -249,11 +222,6 @@ VARIANTS = (
         "gathered-while-training",
         "memory is inspected while trainers still run",
         (Patch(worker.Worker, "_gather", _without(StopTrainers)),),
-    ),
-    Variant(
-        "earlier-life-is-root",
-        "a root's key that an earlier life of the agent created counts as this one's",
-        (Patch(store_view.StoreView, "is_ours", _any_life_is_ours),),
     ),
     Variant(
         "failed-write-pending",
