@@ -236,10 +236,12 @@ class Group:
         for other in self._ordered():
             draw = other.agent.draw
             if other.alive and other.agent is not trainer.agent and draw.random() < _NOTICES:
-                self._world.after(draw.uniform(*_NOTICE_S), self._notice, other)
+                self._world.after(draw.uniform(*_NOTICE_S), self._notice, other, trainer)
 
-    def _notice(self, trainer: Trainer) -> None:
-        if trainer.can_run():
+    def _notice(self, trainer: Trainer, lost: Trainer) -> None:
+        # Nobody hears through a cut that a connection has broken.
+        connects = self._world.network.connects(lost.agent.name, trainer.agent.name)
+        if trainer.can_run() and connects:
             trainer.end(LOST_PEER)
 
     def redundant(self, agent: SimulatedAgent) -> None:
