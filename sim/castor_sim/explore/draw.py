@@ -48,6 +48,8 @@ OF_RANKS = ("trainer", "worn", "leave", "hang", "flip", "error")
 """Faults whose target is a rank."""
 
 _TRAINING_S = 7.0  # most of a run without faults lies before it
+_OF_STORAGE = {"mount", "full"}
+_MOST_FAULTS = 5
 _COUNTS = (2, 5, 3, 2, 1)  # of one fault, of two, ...
 
 Pair = tuple[str, str, str]
@@ -93,7 +95,17 @@ def draw_faults(seed: int, kinds: Sequence[str], agents: int, ranks: int) -> tup
         if fixed and draw.random() < 0.25:
             time_s = 0.0  # it waits for the first plan
         faults.append(_draw_one(draw, kind, time_s, fixed, (agents, ranks), target))
-    return tuple(sorted(faults, key=lambda fault: (fault.time_s, fault.kind, fault.target)))
+    if _OF_STORAGE & set(chosen) and "crash" in ordered and draw.random() < 0.5:
+        # Nobody reads storage before all that hold a shard in memory are lost.
+        lost_s, whose = round(draw.uniform(2.5, _TRAINING_S), 3), draw.randrange(agents)
+        faults.append(Fault("crash", lost_s, whose, value=1.0))
+    if "net" in chosen and draw.random() < 0.5:
+        # Cut off from all for longer than a lease lasts, and than it takes to be sure of it.
+        cut_s, whom = round(draw.uniform(0.5, _TRAINING_S), 3), draw.randrange(agents)
+        faults.append(Fault("net", cut_s, whom, EVERYBODY, span_s=9.0))
+    return tuple(
+        sorted(faults[-_MOST_FAULTS:], key=lambda fault: (fault.time_s, fault.kind, fault.target))
+    )
 
 
 def _draw_one(

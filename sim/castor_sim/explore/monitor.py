@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from castor_policy.agents.documents import Phase, Plan, root_key
+from castor_policy.agents.documents import Phase, Plan, State, root_key
 from castor_policy.recovery import Tier
 from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
@@ -268,6 +268,8 @@ class Monitor:
         """Check that a machine that was cut off for so long has stopped its trainers (9)."""
         if not agent.alive or agent.moment() != moment or self._world.spec.machines < 2:
             return  # it was paused, or its clock ran at another rate: it cannot know
+        if agent.worker.report.state in (State.FAILED, State.FINISHED):
+            return  # none of its generation's trainers goes on anywhere
         if any(trainer.alive for trainer in agent.trainers.values()):
             what = f"{agent.incarnation} has trainers {ISOLATED_S:.0f} s after it was cut off"
             raise Violation(9, f"{what} from the store and from every peer")
