@@ -117,6 +117,6 @@ def test_memory_of_another_run_or_generation_is_a_wrong_state() -> None:
 
 
 def test_a_store_that_loses_its_data_costs_no_iteration() -> None:
-    for value in (0.0, 1.0, 2.0):
-        wipe = Fault("wipe", 4.0, span_s=1.0, value=value)
-        assert run_schedule(Search(Shape()), 5, (wipe,)) is None
+    for value in (1.0, 2.0, 3.0):
+        lost = Fault("store", 4.0, span_s=1.0, value=value)
+        assert run_schedule(Search(Shape()), 5, (lost,)) is None
