@@ -364,6 +364,21 @@ def test_a_persistent_iteration_is_written_only_if_it_is_yet_to_come() -> None:
 # ---- the session ---------------------------------------------------------------------------------
 
 
+def test_memory_of_a_machine_that_training_went_on_without_is_of_the_past() -> None:
+    """Cut off while a standby was loaded in its place, then asked to fill another's."""
+    made = worker()
+    told(made, PlanChanged(replace(gather(3), loaded=("spare-0", *NAMES[1:])), 4))
+    kept, report = told(made, Inspected(3, {0: (3, 4)}, (), "node-0:99"))
+    assert kept == Keep(None)
+    assert isinstance(report, Report)
+    assert (report.report.state, report.report.holdings) == (State.GATHERED, {})
+    again = worker()
+    told(again, PlanChanged(replace(gather(3), loaded=NAMES), 4))
+    (report,) = told(again, Inspected(3, {0: (3, 4)}, (), "node-0:99"))
+    assert isinstance(report, Report)
+    assert report.report.holdings == {"0": (3, 4)}
+
+
 def test_an_inspection_of_memory_that_was_forgotten_since_is_no_answer() -> None:
     """A place is taken and given back within one generation: only its last reading counts."""
     made = worker()

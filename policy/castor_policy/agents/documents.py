@@ -259,6 +259,8 @@ class Plan(Document):
         aside: agents that fill no place until they are started again.
         fresh: machines whose agents came to fill them during the job and have not completed an
             iteration there.
+        loaded: agents that the last generation was loaded on: what others hold is of the past.
+            Empty in the first generation, and where nobody knows.
         unserved: machines that reached no source in the generation before.
         script: digest of the script that this generation trains with (phase LOAD); "" unknown.
         waits_for: what has to be done before this generation can train, for people; "" nothing.
@@ -285,6 +287,7 @@ class Plan(Document):
     failures: tuple[PastFailure, ...] = ()
     aside: tuple[SetAside, ...] = ()
     fresh: tuple[int, ...] = ()
+    loaded: tuple[str, ...] = ()
     unserved: tuple[int, ...] = ()
     script: str = ""
     waits_for: str = ""
@@ -304,6 +307,7 @@ class Plan(Document):
             "failures": tuple(PastFailure(**one) for one in record.get("failures", ())),
             "aside": tuple(SetAside(**one) for one in record.get("aside", ())),
             "fresh": tuple(record.get("fresh", ())),
+            "loaded": tuple(record.get("loaded", ())),
             "unserved": tuple(record.get("unserved", ())),
         }
 

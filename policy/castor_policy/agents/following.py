@@ -75,6 +75,7 @@ def following(
         failures=history,
         aside=aside,
         fresh=() if progress else plan.fresh,
+        loaded=plan.agents if plan.phase == Phase.LOAD else plan.loaded,
         unserved=unserved(plan, current),
     )
     # Of a lost machine it is told where its place is filled.

@@ -345,6 +345,10 @@ class Worker:
         ]
 
     def _gathered(self, inspected: Inspected) -> list[WorkerEffect]:
+        loaded = self.plan.loaded if self.plan is not None else ()
+        if loaded and self.report.agent not in loaded and inspected.holdings:
+            # The last generation was loaded without this machine: what is here is of the past.
+            return [Keep(None), *self._gathered(replace(inspected, holdings={}))]
         self._inspected = inspected
         return self._change(
             state=State.GATHERED,

@@ -126,9 +126,13 @@ def _first_buffer(_method: object) -> Any:
     return lambda _headers, _agreed: 0
 
 
-def _earlier_lives_remember(superseded: Callable[..., Any]) -> Any:
-    def told(self: worker.Worker, plan: documents.Plan) -> Any:
-        return [] if self.machine is None else superseded(self, plan)
+def _past_counts(gathered: Callable[..., Any]) -> Any:
+    def told(self: worker.Worker, inspected: messages.Inspected) -> Any:
+        plan, self.plan = self.plan, None
+        try:
+            return gathered(self, inspected)
+        finally:
+            self.plan = plan
 
     return told
 
@@ -188,9 +192,9 @@ VARIANTS = (
         (Patch(gathering, "in_all_storage", _persistent_united),),
     ),
     Variant(
-        "restarted-remembers",
-        "a restarted agent whose place was given away keeps its memory",
-        (Patch(worker.Worker, "_superseded", _earlier_lives_remember),),
+        "past-memory-counts",
+        "memory of a machine that the last generation was loaded without counts",
+        (Patch(worker.Worker, "_gathered", _past_counts),),
     ),
     Variant(
         "attempts-anew",

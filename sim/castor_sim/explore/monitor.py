@@ -302,9 +302,17 @@ class Monitor:
                 raise Violation(13, f"{what} was inspected in this generation")
             if agent is not None and agent.incarnation == life and agent.trainers:
                 raise Violation(13, f"{what} had stopped its trainers")
+            if plan.loaded and plan.agents[place] not in plan.loaded:
+                found = Gathered({}, found.persistent)
             if found.foreign:
                 raise Violation(14, f"{_name(plan)} rests on what {found.foreign}")
             gathered.append(found)
+        self._check_storage(plan, gathered)
+        if plan.tier in (Tier.OWN_MEMORY, Tier.PEER):
+            self._check_offered(plan, gathered)
+            self._check_copies(plan, gathered)
+
+    def _check_storage(self, plan: Plan, gathered: Sequence[Gathered]) -> None:
         read = [found.persistent for found in gathered if found.persistent is not None]
         persistent = frozenset.intersection(*read) if read else frozenset()
         if len(read) == len(gathered):
@@ -315,9 +323,6 @@ class Monitor:
             raise Violation(5, f"{_name(plan)} before every machine had read storage")
         if plan.tier == Tier.STORAGE and plan.iteration not in persistent:
             raise Violation(5, f"{_name(plan)}, which not every machine sees: {sorted(persistent)}")
-        if plan.tier in (Tier.OWN_MEMORY, Tier.PEER):
-            self._check_offered(plan, gathered)
-            self._check_copies(plan, gathered)
 
     def _check_offered(self, plan: Plan, gathered: Sequence[Gathered]) -> None:
         for shard, places in enumerate(plan.sources):
