@@ -47,6 +47,7 @@ class EventKind(StrEnum):
     LINK_MEASURED = "link_measured"
     SCHEDULED = "scheduled"
     BUSY = "busy"
+    WARNING = "warning"
 
 
 @dataclass(frozen=True, slots=True)

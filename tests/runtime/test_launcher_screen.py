@@ -20,6 +20,7 @@ from castor_policy.agents.documents import (
 from castor_policy.events import Event, EventKind, Value
 from castor_policy.store import StoreEvent
 from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.result_file import warned
 from castor_runtime.launcher.run_result import Recovery
 from castor_runtime.launcher.screen import Screen, print_summary
 from castor_runtime.launcher.status import status_document
@@ -56,6 +57,18 @@ def test_iterations_are_shown_once_a_second_and_before_whatever_follows() -> Non
     assert lines[4].startswith("1.700 s  detected: machine 0 (node-0): xxx")
     assert lines[4].endswith("...")
     assert shown(events, quiet=True) == lines[3:]
+
+
+def test_a_warning_is_shown_once_and_whole_also_where_little_is_said() -> None:
+    said = "the learning-rate schedule CosineAnnealingLR is in nobody's state: " + "x" * 200
+    events = [at(0.1 * rank, K.WARNING, rank=rank, message=said) for rank in (0, 1)]
+    events.append(at(0.3, K.WARNING, rank=1, message="another"))
+    expected = [f"0.000 s  WARNING: {said}", "0.300 s  WARNING: another"]
+    assert shown(events) == shown(events, quiet=True) == expected
+    assert warned(events) == [
+        {"time_s": 0.0, "ranks": [0, 1], "message": said},
+        {"time_s": 0.3, "ranks": [1], "message": "another"},
+    ]
 
 
 def test_an_event_without_its_fields_is_shown_all_the_same() -> None:

@@ -116,6 +116,7 @@ def write_result(
         "final_state_sha256": sha256,
         "recoveries": [recovery.to_json() for recovery in recoveries(events)],
         "persistent": persistent(events),
+        "warnings": warned(events),
         "faults_not_injected": list(outcome.not_injected),
         "kept_memory": None if kept is None else kept.to_json(),
         "strangers": dict(outcome.strangers),
@@ -140,6 +141,19 @@ def persistent(events: Sequence[Event]) -> dict[str, Any]:
             if event.kind == EventKind.PERSIST_FAILED
         ],
     }
+
+
+def warned(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Return each warning of the trainers once: when it came first, of which ranks, its words."""
+    found: dict[str, tuple[Event, set[int]]] = {}
+    for event in events:
+        if event.kind == EventKind.WARNING:
+            _, ranks = found.setdefault(str(event.fields.get("message")), (event, set()))
+            ranks.update(r for r in (event.fields.get("rank"),) if isinstance(r, int))
+    return [
+        {"time_s": first.time_ns / 1e9, "ranks": sorted(ranks), "message": message}
+        for message, (first, ranks) in found.items()
+    ]
 
 
 def failure_tail(folder: RunFolder, ranks: Collection[int] = ()) -> tuple[Path, str] | None:

@@ -51,6 +51,7 @@ class Screen:
         self._checkpoint = 0
         self._line_ns = -_LINE_EVERY_NS
         self._waiting: tuple[int, str] | None = None
+        self._warned: set[str] = set()
         self._live: Live | None = None
         if console.is_terminal and not quiet:
             self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -75,6 +76,8 @@ class Screen:
                 self._iteration(event)
             case EventKind.CHECKPOINT_COMPLETED:
                 self._completed(event)
+            case EventKind.WARNING:
+                self._warning(event)
             case kind if kind in _LINES:
                 template, style = _LINES[kind]
                 fields = {
@@ -118,6 +121,13 @@ class Screen:
         if isinstance(rank, int) and isinstance(iteration, int):
             self._machines.setdefault(rank // self._ranks, _Progress()).checkpoint = iteration
             self._checkpoint = iteration
+
+    def _warning(self, event: Event) -> None:
+        """Show it whole, and once: most come from all ranks in the same words."""
+        message = str(event.fields.get("message"))
+        if message not in self._warned:
+            self._warned.add(message)
+            self.say(event.time_ns, f"WARNING: {message}", "yellow")
 
     def _flush(self) -> None:
         """Print the last iteration that was held back: what follows happened after it."""
@@ -263,6 +273,8 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     failures = result.get("persistent", {}).get("failures", [])
     if failures:
         table.add_row("Not persisted", f"{len(failures)} shares; the last: {failures[-1]['cause']}")
+    for warning in result.get("warnings", []):
+        table.add_row("Warning", warning["message"], style="yellow")
     console.print(table)
     # On a line of its own, so that 64 digits can be copied from a narrow terminal.
     state = result["final_state_sha256"] or "unknown"

@@ -103,7 +103,7 @@ class Checkpointer:
             return self._state.iteration()
         done = self._session.resume(self._user)
         if self._session.from_start and isinstance(self._state, DeepSpeedState):
-            self._watch = FirstIterations(self._state, self._user)
+            self._watch = FirstIterations(self._state, self._user, self._session.warn)
         return done
 
     def step(self, loss: Any = None) -> None:

@@ -210,6 +210,10 @@ class TrainerSession:
             yield
         self._link.event("busy", iteration=self._last, what=what, seconds=time.monotonic() - began)
 
+    def warn(self, message: str) -> None:
+        """Have whoever started the job see it: on `castor train`'s screen and in result.json."""
+        self._link.event("warning", message=message)
+
     def before_update(self) -> None:
         """See `Checkpointer.before_update`."""
         self._progress()
@@ -383,11 +387,13 @@ class TrainerSession:
         self._link.event("checkpoint_left_out", iteration=iteration, changed=list(torn))
         if torn:
             shown = ", ".join(torn[:4]) + (f" and {len(torn) - 4} more" if len(torn) > 4 else "")
-            sys.stderr.write(
-                f"castor: rank {self._settings.rank}: {shown} changed between "
-                f"Checkpointer.step() and the next update, while iteration {iteration} was copied. "
-                "That checkpoint is left out; from now on they are copied before step() returns.\n"
+            said = (
+                f"{shown} changed between Checkpointer.step() and the next update, while "
+                f"iteration {iteration} was copied. That checkpoint is left out; from now on they "
+                "are copied before step() returns."
             )
+            self.warn(said)
+            sys.stderr.write(f"castor: rank {self._settings.rank}: {said}\n")
 
     def _completed(self, completed: Completed) -> None:
         self._line.agreed = completed.iteration

@@ -12,7 +12,7 @@ import gc
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -100,14 +100,18 @@ class FirstIterations:
     Args:
         state: of the engine.
         user: the user's state, by name.
+        tell: called with each warning, for those who do not read this trainer's log.
 
     Raises:
         SecondEngineError: another engine trains in this process.
     """
 
-    def __init__(self, state: DeepSpeedState, user: Mapping[str, Any]) -> None:
+    def __init__(
+        self, state: DeepSpeedState, user: Mapping[str, Any], tell: Callable[[str], None]
+    ) -> None:
         self._state = state
         self._user = user
+        self._tell = tell
         self._ended = 0
         self._told: set[str] = set()
         self._moves = _Moves(state.engine(), user)
@@ -143,6 +147,7 @@ class FirstIterations:
     def _warn(self, said: str) -> None:
         if said not in self._told:
             self._told.add(said)
+            self._tell(f"{said} ({_PAGE})")
             warnings.warn(f"castor: {said} ({_PAGE})", UnheldStateWarning, stacklevel=4)
 
 
