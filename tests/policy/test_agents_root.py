@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
 from castor_policy.agents.evidence import Sight, sight_of_end, strongest
+from castor_policy.agents.filling import REQUEST_AGAIN_S
 from castor_policy.agents.messages import (
     AskPersist,
     Log,
@@ -22,7 +23,7 @@ from castor_policy.agents.messages import (
     Tick,
     WritePlan,
 )
-from castor_policy.agents.root import BEGIN_WITHOUT_S, REQUEST_AGAIN_S, Root
+from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
 from castor_policy.placement import place
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")

@@ -7,6 +7,7 @@ reaches the worker and the root is decided once.
 
 from __future__ import annotations
 
+from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.messages import (
     AgentEvent,
     Effect,
@@ -19,7 +20,7 @@ from castor_policy.agents.messages import (
     StoreLost,
     WritePlan,
 )
-from castor_policy.agents.root import Root, take_office
+from castor_policy.agents.root import Root
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker
 from castor_policy.events import EventKind, Value
@@ -81,3 +82,32 @@ class AgentLife:
         if not done and isinstance(write, WritePlan | Resign) and root is not None:
             root.write_failed()
         return [StoreLost()] if done is None else []
+
+
+def take_office(spec: JobSpec, view: StoreView, held: Root | None, now_s: float) -> Root | None:
+    """Return the root that this agent is, as its view of the store says; None if it is none.
+
+    Args:
+        spec: the job.
+        view: of the agent.
+        held: the root that it has been; it goes on while its term lasts.
+        now_s: the driver's clock.
+    """
+    term = view.term()
+    if term is None:
+        return None
+    if held is not None and (held.term, held.epoch) == (term, view.epoch):
+        return held
+    plan, revision = view.plan()
+    return Root(
+        spec,
+        term,
+        plan,
+        revision,
+        view.reports(),
+        now_s,
+        known=view.known_plan(),
+        awaited=view.awaited,
+        epoch=view.epoch,
+        backup_revision=view.backup_revision,
+    )

@@ -16,17 +16,11 @@ from dataclasses import replace
 
 from castor_policy.agents.admission import largest_of_one_script, scripts_apart
 from castor_policy.agents.attempts import counted
-from castor_policy.agents.culprit import (
-    Verdict,
-    detected,
-    judge,
-    lease_expired,
-    never_answered,
-    window_s,
-)
+from castor_policy.agents.culprit import Verdict, judge, window_s
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
-from castor_policy.agents.evidence import Culprit, FailureKind
-from castor_policy.agents.fitness import refused, remembered, worn_out
+from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.filling import Filling
+from castor_policy.agents.fitness import refused, worn_out
 from castor_policy.agents.following import following, put_aside
 from castor_policy.agents.gathering import (
     awaited,
@@ -42,28 +36,21 @@ from castor_policy.agents.messages import (
     PlanChanged,
     PlanLost,
     ReportChanged,
-    RequestMachine,
     Resign,
     RootEffect,
     RootEvent,
     WritePlan,
 )
 from castor_policy.agents.patience import Patience
+from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.agents.standstill import Standstill, standstill
-from castor_policy.agents.store_view import StoreView
 from castor_policy.events import EventKind
 from castor_policy.placement import Placement
 
-REQUEST_AGAIN_S = 60.0
-"""A machine that was asked for and has not come is asked for again."""
-
 BEGIN_WITHOUT_S = 20.0
 """A standby fills a machine at the start only if no ordinary agent has come for so long."""
-
-PERSIST_AHEAD_S = 1.0
-"""The iteration to persist is announced so far ahead that every machine hears of it in time."""
 
 
 class Root:
@@ -113,10 +100,8 @@ class Root:
         self._patience = Patience()
         self._storage_overdue = False
         self._at_s = 0.0
-        self._requested_s: dict[int, float] = {}
-        self._persist_due_s = now_s + spec.persist_every_s
-        self._asked = 0
-        self._pace_from: tuple[float, int] | None = None
+        self._filling = Filling(spec, term)
+        self._persist_rounds = PersistRounds(spec, now_s)
 
     def handle(self, event: RootEvent, now_s: float, at_s: float | None = None) -> list[RootEffect]:
         """Take an event in and return what is to be done.
@@ -193,7 +178,7 @@ class Root:
         ready = largest_of_one_script(able)
         if len(ready) < self.spec.machines:
             missing = range(len(ready), self.spec.machines) if waited else range(0)
-            return self._requested([(machine, f"0-{machine}") for machine in missing], now_s)
+            return self._filling.request([(machine, f"0-{machine}") for machine in missing], now_s)
         seated = seats(self.spec, ready, range(self.spec.machines))
         return [
             self._write(
@@ -270,10 +255,7 @@ class Root:
         worn = worn_out(self.spec, self._placement, plan, chosen, gathered, free)
         if worn:
             return self._put_aside(plan, worn, now_s)
-        persistent = in_all_storage(gathered)
-        if self._asked and persistent is not None and self._asked not in persistent:
-            # It was being written, or was yet to come: what a failure tore is written again.
-            self._persist_due_s = min(self._persist_due_s, now_s)
+        self._persist_rounds.found(in_all_storage(gathered), now_s)
         return [
             Log(
                 EventKind.PLANNED,
@@ -310,62 +292,9 @@ class Root:
 
     def _fill(self, plan: Plan, now_s: float) -> tuple[Plan, list[RootEffect]]:
         """Give every machine without a live agent one, or ask for one."""
-        agents, incarnations = list(plan.agents), list(plan.incarnations)
-        effects: list[RootEffect] = []
-        empty = []
-        lost: list[Culprit] = []
-        for machine, name in enumerate(plan.agents):
-            report = self._live(name)
-            if name and report is None:
-                agents[machine] = incarnations[machine] = ""
-                silent = name in self.reports
-                kind = FailureKind.SILENT if silent else FailureKind.LEASE
-                cause = never_answered(name) if silent else lease_expired(name)
-                gone = Culprit(machine, -1, name, kind, cause)
-                lost.append(gone)
-                effects.append(detected(plan.generation, gone, plan.seen))
-            elif report is not None:
-                incarnations[machine] = report.incarnation
-            if not agents[machine]:
-                empty.append(machine)
-        seated = seats(self.spec, self._free_agents(plan, agents), empty)
-        fresh = list(plan.fresh)
-        for machine in empty:
-            if (report := seated.get(machine)) is not None:
-                fresh.append(machine)
-                agents[machine], incarnations[machine] = report.agent, report.incarnation
-                self._requested_s.pop(machine, None)
-                effects.append(
-                    Log(
-                        EventKind.REPLACED,
-                        {
-                            "generation": plan.generation,
-                            "machine": machine,
-                            "agent": report.agent,
-                        },
-                    )
-                )
-            else:
-                effects += self._requested([(machine, f"{plan.generation}-{machine}")], now_s)
-        new = [gone for gone in lost if gone not in plan.culprits]
-        filled = replace(
-            plan,
-            agents=tuple(agents),
-            incarnations=tuple(incarnations),
-            culprits=(*plan.culprits, *new),
-            failures=remembered(self.spec, plan.failures, new, self._at_s),
-            fresh=tuple(sorted(set(fresh))),
-        )
-        return filled, effects
-
-    def _requested(self, wanted: Sequence[tuple[int, str]], now_s: float) -> list[RootEffect]:
-        """Ask for machines, for each again once nobody has come for `REQUEST_AGAIN_S`."""
-        effects: list[RootEffect] = []
-        for machine, request in wanted:
-            if now_s - self._requested_s.get(machine, -REQUEST_AGAIN_S) >= REQUEST_AGAIN_S:
-                self._requested_s[machine] = now_s
-                effects.append(RequestMachine(self.term, request))
-        return effects
+        known = {name: self._live(name) for name in self.reports}
+        free = self._free_agents(plan, plan.agents)
+        return self._filling.fill(plan, known, free, now_s, self._at_s)
 
     def _free_agents(self, plan: Plan | None, taken: Sequence[str]) -> list[AgentReport]:
         """Live agents that fill no machine; with the job's script, ordinary ones, by name first."""
@@ -396,7 +325,8 @@ class Root:
             report.state == State.FINISHED for report in current
         ):
             return [self._write(replace(plan, phase=Phase.FINISHED, reason="finished"))]
-        return self._persist(current, now_s)
+        iteration = self._persist_rounds.due(current, now_s)
+        return [] if iteration is None else [AskPersist(self.term, iteration)]
 
     def _failed(
         self,
@@ -457,51 +387,6 @@ class Root:
         if report is None or self._patience.is_given_up(report):
             return None
         return report
-
-    def _persist(self, current: Sequence[AgentReport], now_s: float) -> list[RootEffect]:
-        """Announce an iteration ahead of time: every machine must persist the same one."""
-        newest = max((report.iteration for report in current), default=0)
-        if not self.spec.persist or now_s < self._persist_due_s or newest == 0:
-            return []
-        if self._pace_from is None:
-            self._pace_from = (now_s, newest)
-        since_s, since_iteration = self._pace_from
-        if now_s - since_s < PERSIST_AHEAD_S:
-            return []
-        ahead = max(0, newest - since_iteration)
-        self._pace_from = None
-        self._persist_due_s = since_s + self.spec.persist_every_s
-        self._asked = newest + 2 + ahead
-        return [AskPersist(self.term, self._asked)]
-
-
-def take_office(spec: JobSpec, view: StoreView, held: Root | None, now_s: float) -> Root | None:
-    """Return the root that this agent is, as its view of the store says; None if it is none.
-
-    Args:
-        spec: the job.
-        view: of the agent.
-        held: the root that it has been; it goes on while its term lasts.
-        now_s: the driver's clock.
-    """
-    term = view.term()
-    if term is None:
-        return None
-    if held is not None and (held.term, held.epoch) == (term, view.epoch):
-        return held
-    plan, revision = view.plan()
-    return Root(
-        spec,
-        term,
-        plan,
-        revision,
-        view.reports(),
-        now_s,
-        known=view.known_plan(),
-        awaited=view.awaited,
-        epoch=view.epoch,
-        backup_revision=view.backup_revision,
-    )
 
 
 def placement_of(spec: JobSpec) -> Placement:

@@ -1,0 +1,107 @@
+"""Which machines of a plan are without an agent, who fills them, and which ones are asked for.
+
+1. A machine is lost when its agent has left the store, or was given up because it never answered.
+2. A lost machine is told of where its place is filled, by the plan and in the event log alike.
+3. Whoever is free fills an empty place (`seating` says who); for a place that stays empty a machine
+   is asked for, and asked for again once nobody has come for `REQUEST_AGAIN_S`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from castor_policy.agents.culprit import detected, lease_expired, never_answered
+from castor_policy.agents.documents import AgentReport, JobSpec, Plan
+from castor_policy.agents.evidence import Culprit, FailureKind
+from castor_policy.agents.fitness import remembered
+from castor_policy.agents.messages import Log, RequestMachine, RootEffect
+from castor_policy.agents.seating import seats
+from castor_policy.events import EventKind
+
+REQUEST_AGAIN_S = 60.0
+"""A machine that was asked for and has not come is asked for again."""
+
+
+class Filling:
+    """Fills the places of one term's plans.
+
+    Args:
+        spec: the job.
+        term: of the root.
+    """
+
+    def __init__(self, spec: JobSpec, term: int) -> None:
+        self._spec = spec
+        self._term = term
+        self._requested_s: dict[int, float] = {}
+
+    def fill(
+        self,
+        plan: Plan,
+        known: Mapping[str, AgentReport | None],
+        free: Sequence[AgentReport],
+        now_s: float,
+        at_s: float,
+    ) -> tuple[Plan, list[RootEffect]]:
+        """Give every machine without a live agent one, or ask for one.
+
+        Args:
+            plan: of the generation.
+            known: of each agent in the store its report; None once it was given up.
+            free: agents that fill no machine, the preferred ones first.
+            now_s: the root's steady clock; -inf: nobody is asked for yet.
+            at_s: seconds from the job's start, by the clock on the wall.
+        """
+        agents, incarnations = list(plan.agents), list(plan.incarnations)
+        effects: list[RootEffect] = []
+        lost: list[Culprit] = []
+        for machine, name in enumerate(plan.agents):
+            report = known.get(name)
+            if name and report is None:
+                agents[machine] = incarnations[machine] = ""
+                lost.append(_lost(machine, name, is_silent=name in known))
+                effects.append(detected(plan.generation, lost[-1], plan.seen))
+            elif report is not None:
+                incarnations[machine] = report.incarnation
+        empty = [machine for machine, name in enumerate(agents) if not name]
+        seated = seats(self._spec, free, empty)
+        for machine in empty:
+            if (report := seated.get(machine)) is not None:
+                agents[machine], incarnations[machine] = report.agent, report.incarnation
+                self._requested_s.pop(machine, None)
+                effects.append(_replaced(plan, machine, report.agent))
+            else:
+                effects += self.request([(machine, f"{plan.generation}-{machine}")], now_s)
+        new = [gone for gone in lost if gone not in plan.culprits]
+        filled = replace(
+            plan,
+            agents=tuple(agents),
+            incarnations=tuple(incarnations),
+            culprits=(*plan.culprits, *new),
+            failures=remembered(self._spec, plan.failures, new, at_s),
+            fresh=tuple(sorted({*plan.fresh, *seated})),
+        )
+        return filled, effects
+
+    def request(self, wanted: Sequence[tuple[int, str]], now_s: float) -> list[RootEffect]:
+        """Ask for machines, for each again once nobody has come for `REQUEST_AGAIN_S`."""
+        effects: list[RootEffect] = []
+        for machine, request in wanted:
+            if now_s - self._requested_s.get(machine, -REQUEST_AGAIN_S) >= REQUEST_AGAIN_S:
+                self._requested_s[machine] = now_s
+                effects.append(RequestMachine(self._term, request))
+        return effects
+
+
+def _lost(machine: int, agent: str, *, is_silent: bool) -> Culprit:
+    kind = FailureKind.SILENT if is_silent else FailureKind.LEASE
+    cause = never_answered(agent) if is_silent else lease_expired(agent)
+    return Culprit(machine, -1, agent, kind, cause)
+
+
+def _replaced(plan: Plan, machine: int, agent: str) -> Log:
+    return Log(
+        EventKind.REPLACED,
+        {"generation": plan.generation, "machine": machine, "agent": agent},
+    )
