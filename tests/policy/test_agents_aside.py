@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.effects import Log, RequestMachine, WritePlan
+from castor_policy.agents.events import PlanChanged, ReportChanged
 from castor_policy.agents.evidence import Culprit, Sight, sight_of_end
 from castor_policy.agents.fitness import remembered
 from castor_policy.agents.history import (
@@ -18,7 +20,6 @@ from castor_policy.agents.history import (
     aside_now,
     often_failed,
 )
-from castor_policy.agents.messages import Log, PlanChanged, ReportChanged, RequestMachine, WritePlan
 from castor_policy.agents.root import Root
 from castor_policy.events import EventKind
 from castor_policy.placement import place

@@ -5,6 +5,16 @@ from __future__ import annotations
 import pytest
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, plan_key, root_key
+from castor_policy.agents.effects import Log, Report, RequestMachine, StopTrainers, WritePlan
+from castor_policy.agents.events import (
+    ReportChanged,
+    RootChanged,
+    SessionLost,
+    SessionOpened,
+    SessionRenewed,
+    StoreLost,
+    Tick,
+)
 from castor_policy.agents.lease_keeping import (
     RENEWALS,
     RETRY_S,
@@ -14,20 +24,6 @@ from castor_policy.agents.lease_keeping import (
     RenewLease,
 )
 from castor_policy.agents.life import AgentLife
-from castor_policy.agents.messages import (
-    Log,
-    Report,
-    ReportChanged,
-    RequestMachine,
-    RootChanged,
-    SessionLost,
-    SessionOpened,
-    SessionRenewed,
-    StopTrainers,
-    StoreLost,
-    Tick,
-    WritePlan,
-)
 from castor_policy.agents.root import BEGIN_WITHOUT_S
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker

@@ -7,16 +7,8 @@ from dataclasses import replace
 import pytest
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
-from castor_policy.agents.messages import (
-    Log,
-    PlanChanged,
-    PlanLost,
-    ReportChanged,
-    Resign,
-    RootEffect,
-    Tick,
-    WritePlan,
-)
+from castor_policy.agents.effects import Log, Resign, RootEffect, WritePlan
+from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, Tick
 from castor_policy.agents.plan_repair import LOST, is_awaited, later, repaired
 from castor_policy.agents.root import Root
 

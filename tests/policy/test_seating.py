@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, State
-from castor_policy.agents.messages import ReportChanged, Tick, WritePlan
+from castor_policy.agents.effects import WritePlan
+from castor_policy.agents.events import ReportChanged, Tick
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.placement import place

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
-from castor_policy.agents.messages import Log, ReportChanged, Tick, TrainersStanding, WritePlan
+from castor_policy.agents.effects import Log, WritePlan
+from castor_policy.agents.events import ReportChanged, Tick, TrainersStanding
 from castor_policy.agents.root import Root
 from castor_policy.agents.standstill import standstill
 from castor_policy.agents.worker import Worker

@@ -22,17 +22,14 @@ from castor_policy.agents.documents import (
     root_key,
     spec_key,
 )
-from castor_policy.agents.messages import (
-    AskPersist,
+from castor_policy.agents.effects import AskPersist, RequestMachine, Resign, WritePlan
+from castor_policy.agents.events import (
     PersistChanged,
     PlanChanged,
     PlanLost,
     ReportChanged,
-    RequestMachine,
-    Resign,
     RootChanged,
     StoreTrouble,
-    WritePlan,
 )
 from castor_policy.agents.own_report import ReportWrite
 from castor_policy.agents.store_view import JobChange, StoreView, meaning

@@ -8,18 +8,9 @@ from dataclasses import replace
 import pytest
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.effects import Log, Report, RootEffect, WritePlan
+from castor_policy.agents.events import Inspected, PlanChanged, ReportChanged, StorageRead, Tick
 from castor_policy.agents.gathering import Awaited
-from castor_policy.agents.messages import (
-    Inspected,
-    Log,
-    PlanChanged,
-    Report,
-    ReportChanged,
-    RootEffect,
-    StorageRead,
-    Tick,
-    WritePlan,
-)
 from castor_policy.agents.patience import Patience
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import Worker

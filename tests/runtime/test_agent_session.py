@@ -26,19 +26,17 @@ from castor_policy.agents.documents import (
     requests_prefix,
     root_key,
 )
-from castor_policy.agents.messages import (
-    AskPersist,
+from castor_policy.agents.effects import AskPersist, RequestMachine, WritePlan
+from castor_policy.agents.events import (
     NameTaken,
     PersistChanged,
     PlanChanged,
     ReportChanged,
-    RequestMachine,
     RootChanged,
     SessionLost,
     SessionOpened,
     SessionRenewed,
     StoreLost,
-    WritePlan,
 )
 from castor_policy.agents.own_report import Sign
 from castor_policy.store import Delete, Put, StoreUnavailableError, Txn

@@ -19,7 +19,7 @@ from castor_policy.agents.documents import (
     plan_key,
     spec_key,
 )
-from castor_policy.agents.messages import (
+from castor_policy.agents.events import (
     ReportChanged,
     RootChanged,
     SessionFailed,

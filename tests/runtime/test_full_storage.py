@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from castor_policy.agents.documents import JobSpec
-from castor_policy.agents.messages import PersistEnded, Report
+from castor_policy.agents.effects import Report
+from castor_policy.agents.events import PersistEnded
 from castor_policy.agents.worker import Worker
 from castor_policy.events import Event, EventKind
 from castor_runtime.launcher.result_file import persistent

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Plan, State
+from castor_policy.agents.effects import Log
 from castor_policy.agents.evidence import (
     AT_ONCE,
     OWN,
@@ -27,7 +28,6 @@ from castor_policy.agents.evidence import (
     sight_of_end,
     strength,
 )
-from castor_policy.agents.messages import Log
 from castor_policy.agents.standstill import Standstill
 from castor_policy.events import EventKind
 

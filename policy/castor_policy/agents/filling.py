@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from castor_policy.agents.culprit import detected, lease_expired, never_answered
 from castor_policy.agents.documents import AgentReport, JobSpec, Plan
+from castor_policy.agents.effects import Log, RequestMachine, RootEffect
 from castor_policy.agents.evidence import Culprit, FailureKind
 from castor_policy.agents.fitness import remembered
-from castor_policy.agents.messages import Log, RequestMachine, RootEffect
 from castor_policy.agents.seating import seats
 from castor_policy.events import EventKind
 

@@ -13,6 +13,7 @@ from castor_policy.agents.attempts import (
 )
 from castor_policy.agents.culprit import MOST_NAMED, Verdict, detected
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan
+from castor_policy.agents.effects import Log
 from castor_policy.agents.evidence import FailureKind
 from castor_policy.agents.fitness import remembered, unfit, unserved
 from castor_policy.agents.history import (
@@ -22,7 +23,6 @@ from castor_policy.agents.history import (
     forgiven,
     often_failed,
 )
-from castor_policy.agents.messages import Log
 from castor_policy.events import EventKind
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from castor_policy.agents.documents import JobSpec
-from castor_policy.agents.messages import (
+from castor_policy.agents.events import (
     SessionLost,
     SessionOpened,
     SessionRenewed,

@@ -18,6 +18,8 @@ from castor_policy.agents.admission import largest_of_one_script, scripts_apart
 from castor_policy.agents.attempts import counted
 from castor_policy.agents.culprit import Verdict, judge, window_s
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.effects import AskPersist, Log, Resign, RootEffect, WritePlan
+from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, RootEvent
 from castor_policy.agents.evidence import FailureKind
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.fitness import refused, worn_out
@@ -30,17 +32,6 @@ from castor_policy.agents.gathering import (
     storage_silent,
 )
 from castor_policy.agents.history import is_aside
-from castor_policy.agents.messages import (
-    AskPersist,
-    Log,
-    PlanChanged,
-    PlanLost,
-    ReportChanged,
-    Resign,
-    RootEffect,
-    RootEvent,
-    WritePlan,
-)
 from castor_policy.agents.patience import Patience
 from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired

@@ -33,7 +33,7 @@ from castor_policy.agents.documents import (
     root_key,
     spec_key,
 )
-from castor_policy.agents.messages import (
+from castor_policy.agents.events import (
     PersistChanged,
     PlanChanged,
     PlanLost,

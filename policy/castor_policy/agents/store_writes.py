@@ -15,7 +15,7 @@ from castor_policy.agents.documents import (
     requests_prefix,
     root_key,
 )
-from castor_policy.agents.messages import AskPersist, RequestMachine, Resign, RootWrite, WritePlan
+from castor_policy.agents.effects import AskPersist, RequestMachine, Resign, RootWrite, WritePlan
 from castor_policy.agents.own_report import ReportWrite
 from castor_policy.store import Compare, Delete, Put, Txn
 

@@ -11,38 +11,40 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
-from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, strongest
-from castor_policy.agents.messages import (
+from castor_policy.agents.effects import (
     BEGIN_AGAIN,
     Campaign,
     Exit,
-    Fetched,
-    FetchFailed,
     Finalise,
-    Finalised,
     Forget,
     Inspect,
-    Inspected,
     Keep,
     Log,
+    Persist,
+    PingPeers,
+    Redundant,
+    Report,
+    StartTrainers,
+    StopTrainers,
+    WorkerEffect,
+)
+from castor_policy.agents.events import (
+    Fetched,
+    FetchFailed,
+    Finalised,
+    Inspected,
     MemoryRefused,
     NameTaken,
     PeersAnswered,
-    Persist,
     PersistChanged,
     PersistEnded,
-    PingPeers,
     PlanChanged,
     Progressed,
-    Redundant,
-    Report,
     RootChanged,
     SessionFailed,
     SessionLost,
     SessionOpened,
     SessionRenewed,
-    StartTrainers,
-    StopTrainers,
     StorageRead,
     StoreLost,
     StoreTrouble,
@@ -52,9 +54,9 @@ from castor_policy.agents.messages import (
     TrainerResumed,
     TrainersStanding,
     Verified,
-    WorkerEffect,
     WorkerEvent,
 )
+from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, strongest
 from castor_policy.agents.parts import PartLoading
 from castor_policy.events import EventKind
 from castor_policy.recovery import Tier

@@ -17,11 +17,8 @@ from typing import Any
 
 from castor_configs.atomic import write_text
 from castor_policy.agents.documents import AgentReport, Phase, layout_prefix
-from castor_policy.agents.lease_keeping import unanswered
-from castor_policy.agents.life import AgentLife
-from castor_policy.agents.messages import (
+from castor_policy.agents.effects import (
     BEGIN_AGAIN,
-    TICK_S,
     AskPersist,
     Campaign,
     Effect,
@@ -33,7 +30,6 @@ from castor_policy.agents.messages import (
     Keep,
     Log,
     Offer,
-    PeersAnswered,
     Persist,
     PingPeers,
     Redundant,
@@ -43,11 +39,12 @@ from castor_policy.agents.messages import (
     RootWrite,
     StartTrainers,
     StopTrainers,
-    StoreTrouble,
-    Tick,
     Verify,
     WritePlan,
 )
+from castor_policy.agents.events import TICK_S, PeersAnswered, StoreTrouble, Tick
+from castor_policy.agents.lease_keeping import unanswered
+from castor_policy.agents.life import AgentLife
 from castor_policy.agents.own_report import Sign
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import NAME_TAKEN, Worker

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from castor_configs.errors import InputError
 from castor_policy.agents.documents import JobSpec, layout_prefix
-from castor_policy.agents.messages import (
-    Fetch,
+from castor_policy.agents.effects import Fetch
+from castor_policy.agents.events import (
     Fetched,
     FetchFailed,
     MemoryRefused,

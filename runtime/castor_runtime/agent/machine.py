@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from castor_policy.agents.documents import JobSpec, Plan
-from castor_policy.agents.evidence import tells_of_lost_peer
-from castor_policy.agents.messages import (
-    Fetch,
+from castor_policy.agents.effects import Fetch, Inspect, Offer
+from castor_policy.agents.events import (
     Finalised,
-    Inspect,
     Inspected,
-    Offer,
     TrainerEnded,
     TrainerHung,
     TrainerRefused,
     TrainerResumed,
     WorkerEvent,
 )
+from castor_policy.agents.evidence import tells_of_lost_peer
 from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
 from castor_runtime.agent import rendezvous

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_policy.agents.documents import JobSpec
-from castor_policy.agents.messages import PersistEnded, WorkerEvent
+from castor_policy.agents.events import PersistEnded, WorkerEvent
 from castor_policy.events import EventKind
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.host_link import HostLink

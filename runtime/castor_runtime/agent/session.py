@@ -16,6 +16,8 @@ from typing import TypeAlias
 from castor_configs.errors import InputError
 from castor_policy.agents import store_writes
 from castor_policy.agents.documents import AgentReport, JobSpec, job_prefix
+from castor_policy.agents.effects import RootWrite
+from castor_policy.agents.events import AgentEvent, NameTaken, SessionFailed, StoreTrouble
 from castor_policy.agents.lease_keeping import (
     RETRY_S,
     GrantLease,
@@ -24,13 +26,6 @@ from castor_policy.agents.lease_keeping import (
     ReadAll,
     RenewLease,
     unanswered,
-)
-from castor_policy.agents.messages import (
-    AgentEvent,
-    NameTaken,
-    RootWrite,
-    SessionFailed,
-    StoreTrouble,
 )
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
 from castor_policy.agents.store_view import StoreView

@@ -14,7 +14,7 @@ from castor_policy.agents.documents import (
     requests_prefix,
     spec_key,
 )
-from castor_policy.agents.messages import PlanChanged, ReportChanged, RootChanged
+from castor_policy.agents.events import PlanChanged, ReportChanged, RootChanged
 from castor_policy.agents.store_view import meaning
 from castor_policy.store import KeyValue, Store, StoreEvent
 

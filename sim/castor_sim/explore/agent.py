@@ -14,10 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from castor_policy.agents import store_writes
-from castor_policy.agents.life import AgentLife
-from castor_policy.agents.messages import (
-    TICK_S,
-    AgentEvent,
+from castor_policy.agents.effects import (
     AskPersist,
     Campaign,
     Effect,
@@ -29,16 +26,21 @@ from castor_policy.agents.messages import (
     RequestMachine,
     Resign,
     RootWrite,
+    StopTrainers,
+    WritePlan,
+)
+from castor_policy.agents.events import (
+    TICK_S,
+    AgentEvent,
     SessionOpened,
     SessionRenewed,
-    StopTrainers,
     Tick,
     TrainerEnded,
     TrainerHung,
     TrainersStanding,
     WorkerEvent,
-    WritePlan,
 )
+from castor_policy.agents.life import AgentLife
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.events import EventKind

@@ -9,14 +9,15 @@ from typing import Any
 from castor_policy import checkpoint_memory, recovery
 from castor_policy.agents import (
     documents,
+    events,
     gathering,
-    messages,
     own_report,
     root,
     store_writes,
     worker,
 )
-from castor_policy.agents.messages import Keep, RootWrite, SessionRenewed, StopTrainers
+from castor_policy.agents.effects import Keep, RootWrite, StopTrainers
+from castor_policy.agents.events import SessionRenewed
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 from castor_policy.store import Txn
 from castor_sim.explore.variant import Patch, Variant
@@ -91,7 +92,7 @@ def _any_gathered(gather: Callable[..., Any]) -> Any:
 
 
 def _counted_from_receipt(handle: Callable[..., Any]) -> Any:
-    def handled(self: worker.Worker, event: messages.WorkerEvent, now_s: float) -> Any:
+    def handled(self: worker.Worker, event: events.WorkerEvent, now_s: float) -> Any:
         told = SessionRenewed(now_s) if isinstance(event, SessionRenewed) else event
         return handle(self, told, now_s)
 
@@ -127,7 +128,7 @@ def _first_buffer(_method: object) -> Any:
 
 
 def _past_counts(gathered: Callable[..., Any]) -> Any:
-    def told(self: worker.Worker, inspected: messages.Inspected) -> Any:
+    def told(self: worker.Worker, inspected: events.Inspected) -> Any:
         plan, self.plan = self.plan, None
         try:
             return gathered(self, inspected)

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from castor_policy.agents.messages import (
+from castor_policy.agents.effects import (
     Fetch,
-    Fetched,
-    FetchFailed,
     Finalise,
-    Finalised,
     Forget,
     Inspect,
-    Inspected,
     Keep,
-    MemoryRefused,
     Offer,
-    PeersAnswered,
     Persist,
     PingPeers,
     Redundant,
     StartTrainers,
-    StorageRead,
-    Verified,
     Verify,
     WorkerEffect,
+)
+from castor_policy.agents.events import (
+    Fetched,
+    FetchFailed,
+    Finalised,
+    Inspected,
+    MemoryRefused,
+    PeersAnswered,
+    StorageRead,
+    Verified,
 )
 from castor_sim.explore.checkpoint_model import Chunk, Replica
 from castor_sim.explore.training import Trainer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from castor_policy.agents import store_writes
 from castor_policy.agents.documents import AgentReport, job_prefix
+from castor_policy.agents.events import NameTaken, StoreLost
 from castor_policy.agents.lease_keeping import (
     RETRY_S,
     GrantLease,
@@ -21,7 +22,6 @@ from castor_policy.agents.lease_keeping import (
     ReadAll,
     RenewLease,
 )
-from castor_policy.agents.messages import NameTaken, StoreLost
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
 from castor_policy.agents.store_view import JobChange, StoreView
 from castor_policy.store import (

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from castor_policy.agents.messages import (
-    Offer,
-    Progressed,
-    TrainerRefused,
-    TrainerResumed,
-)
+from castor_policy.agents.effects import Offer
+from castor_policy.agents.events import Progressed, TrainerRefused, TrainerResumed
 from castor_policy.recovery import Tier
 from castor_sim.explore.checkpoint_model import Chunk, part_of
 from castor_sim.explore.truth import first_state, next_state

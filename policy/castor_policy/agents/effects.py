@@ -1,0 +1,209 @@
+"""What an agent is to do: the effects that worker and root return, for a driver to carry out.
+
+They are carried out in the order in which they are returned. One that is answered says by which
+event (`castor_policy.agents.events`), and carries the generation that the answer repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from castor_policy.agents.documents import AgentReport, Plan
+from castor_policy.events import EventKind, Value
+
+BEGIN_AGAIN = 3
+"""Exit code of an agent that another life of it must replace; its memory is kept for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Put this report into the store, under the agent's lease."""
+
+    report: AgentReport
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Try to create the root's key under the agent's lease; who succeeds is root."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopTrainers:
+    """Kill this machine's trainers and wait for their end; give up fetches and verifications.
+
+    Effects that follow in the same list are carried out after it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Look at own memory and at storage; answer with `Inspected` without waiting for storage.
+
+    `thorough`: read every part against its checksums, and do not offer what does not match.
+    `asked`: how often the machine was inspected before in this generation; the answer repeats it.
+    """
+
+    generation: int
+    machine: int
+    thorough: bool = False
+    asked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Invalidate every replica of another iteration than this; None: of any."""
+
+    iteration: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """This agent fills no machine any more: give its checkpoint memory back."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTrainers:
+    """Start this machine's trainers of the plan's generation."""
+
+    plan: Plan
+    machine: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Read own memory's part of `rank` against its checksums; answer with `Verified`."""
+
+    generation: int
+    rank: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Fetch a part from machine `source` into own memory; answer `Fetched` or `FetchFailed`.
+
+    `urgent`: a trainer of this machine waits for it; the others make redundancy whole again.
+    """
+
+    generation: int
+    rank: int
+    iteration: int
+    source: int
+    address: str
+    urgent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Tell the trainer of `rank` to load `iteration` from `tier`."""
+
+    generation: int
+    rank: int
+    iteration: int
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redundant:
+    """Every replica that belongs on this machine is settled: trainers may checkpoint again."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finalise:
+    """Every trainer ended well: write the digests of the final state; answer `Finalised`."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write this machine's parts of `iteration` to persistent storage once they are complete."""
+
+    generation: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class PingPeers:
+    """Ask the other machines' agents for the generation they know; answer `PeersAnswered`."""
+
+    addresses: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """Put the plan into the store if the root's key still has this term (invariant 6).
+
+    And if the plan there was last changed at `after` (0: there is none): a write whose answer was
+    lost may still arrive, and what is decided must be decided on what it left.
+    """
+
+    term: int
+    plan: Plan
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskPersist:
+    """Put the iteration to persist into the store, fenced as `WritePlan` is."""
+
+    term: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMachine:
+    """Ask the operator for a machine, fenced as `WritePlan` is; same `request`, same machine."""
+
+    term: int
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resign:
+    """Give the root's key up, if it still has this term: others know more than this agent."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Write an event into the event log."""
+
+    kind: EventKind
+    fields: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The agent's work is over."""
+
+    code: int
+    reason: str = ""
+
+
+WorkerEffect: TypeAlias = (
+    Report
+    | Campaign
+    | StopTrainers
+    | Inspect
+    | Keep
+    | Forget
+    | StartTrainers
+    | Verify
+    | Fetch
+    | Offer
+    | Redundant
+    | Finalise
+    | Persist
+    | PingPeers
+    | Log
+    | Exit
+)
+RootWrite: TypeAlias = WritePlan | AskPersist | RequestMachine | Resign
+RootEffect: TypeAlias = RootWrite | Log
+Effect: TypeAlias = WorkerEffect | RootEffect
