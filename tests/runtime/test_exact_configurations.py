@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from castor_runtime.trainer.exact_configurations import (
+    STAGE_3,
+    TRIED,
     InexactError,
     refuse_inexact,
     refuse_inexact_engine,
@@ -63,6 +68,10 @@ def test_what_people_use_is_taken() -> None:
         ({"optimizer": {"type": "OneBitAdam"}}, "optimizer.type = 'OneBitAdam'"),
         ({"data_efficiency": {"enabled": True, "seed": 3}}, "data_efficiency.enabled = True"),
         ({"compile": {"deepcompile": True}}, "compile.deepcompile = True"),
+        ({"managed_gradient_accumulation": False}, "managed_gradient_accumulation = False"),
+        (zero(offload_optimizer={"ratio": 0.0}), "offload_optimizer.ratio = 0.0"),
+        ({"optimizer": {"type": "AdamW", "legacy_fusion": True}}, "optimizer.legacy_fusion = True"),
+        ({"scheduler": {"type": "CosineAnnealingLR"}}, "scheduler.type = 'CosineAnnealingLR'"),
         ({"a_new_feature": [1, 2]}, r"a_new_feature = \[1, 2\]"),
     ],
 )
@@ -121,3 +130,18 @@ def test_states_are_not_taken_away_under_a_checkpoint() -> None:
     refuse_inexact_engine(engine)
     with pytest.raises(InexactError, match="offload_states"):
         engine.offload_states()
+
+
+@pytest.mark.long
+def test_every_option_that_is_said_to_be_tried_is_exact(
+    make_cluster: Callable[..., Any], tmp_path: Path
+) -> None:
+    program, out = Path(__file__).with_name("exact_program.py"), tmp_path / "out.json"
+    make_cluster(1, 1).run("script", {"arguments": [str(program), str(out)]}).results()
+    trials = json.loads(out.read_text())
+    assert {name: came for name, came in trials["found"].items() if came != "exact"} == {}
+    used = {key.replace(STAGE_3, ""): values for key, values in trials["used"].items()}
+    untried = {key for key in TRIED if key.replace(STAGE_3, "") not in used}
+    assert untried == set()
+    for key in ("optimizer.type", "scheduler.type"):
+        assert TRIED[key] == {str(value).lower() for value in used[key]}
