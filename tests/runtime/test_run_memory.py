@@ -31,6 +31,7 @@ from castor_runtime.arena.leftovers import (
 )
 from castor_runtime.arena.removal import free, remove_run
 from castor_runtime.launcher.kept_memory import agents_to_resume, settle
+from castor_runtime.soak.trial import free_memory
 
 OLD, NEW = "0123456789abcdef", "fedcba9876543210"
 FINGERPRINT = bytes(16)
@@ -298,3 +299,12 @@ def test_clean_frees_what_is_kept_or_dead_and_touches_nothing_that_lives(folder:
     assert [(one.job, one.run, one.kept) for one in free("job", folder)] == [("job", NEW, False)]
     assert free(folder=folder) == []
     assert list(folder.iterdir()) == []
+
+
+def test_the_soak_frees_what_a_job_that_gave_up_kept(spec: JobSpec, tmp_path: Path) -> None:
+    leave(spec)
+    assert settle(spec, tmp_path, "failed", "5 attempts") is not None
+    assert any(name.endswith(".kept") for name in names(spec.job))
+    free_memory(spec.job)
+    assert names(spec.job) == []
+    free_memory(spec.job)  # nothing is there

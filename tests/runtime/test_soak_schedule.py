@@ -137,6 +137,7 @@ def trial(lost: int = 1, **changes: object) -> Trial:
         "final_state_sha256": "right",
         "recoveries": [recovery],
         "wall_s": 20.0,
+        "kept_memory": None,
     }
     found = {"code": 0, "processes_left": (), "memory_left": ()} | {
         key: value for key, value in changes.items() if key not in result
@@ -160,5 +161,12 @@ def test_a_verdict_says_all_that_is_wrong() -> None:
     ):
         (only,) = judge(case, wrong, "right").wrong
         assert said in only
+    # A job that gave up keeps its memory, where result.json says so, and only there.
+    kept = {"run": "0" * 16, "iteration": 4}
+    gave_up = trial(code=1, outcome="failed", memory_left=("castor-x",), kept_memory=kept)
+    (only,) = judge(case, gave_up, "right").wrong
+    assert "exit code 1" in only
+    (only,) = judge(case, trial(kept_memory=kept), "right").wrong
+    assert "and none is there" in only
     anew = Case(case.shape, Schedule(3, case.schedule.faults, False), 24)
     assert judge(anew, trial(lost=9), "right").wrong == ()

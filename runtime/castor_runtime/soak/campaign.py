@@ -171,7 +171,11 @@ def small_storage(folder: Path) -> Iterator[None]:
 
 
 def judge(case: Case, trial: Trial, sha256: str) -> Verdict:
-    """Say what is wrong with a run, if anything."""
+    """Say what is wrong with a run, if anything.
+
+    A job that gives up keeps its checkpoint memory, and result.json says so: that is right of it,
+    and `train` has freed it since.
+    """
     wrong = []
     if trial.code != 0 or trial.result.get("outcome") != "finished":
         wrong.append(f"exit code {trial.code}: {trial.result.get('reason')}")
@@ -181,8 +185,11 @@ def judge(case: Case, trial: Trial, sha256: str) -> Verdict:
         wrong.append(f"ended at iteration {trial.result.get('iterations')}")
     if trial.processes_left:
         wrong.append(f"left processes: {'; '.join(trial.processes_left)}")
-    if trial.memory_left:
+    kept = trial.result.get("kept_memory")
+    if trial.memory_left and kept is None:
         wrong.append(f"left in shared memory: {', '.join(trial.memory_left)}")
+    if kept is not None and not trial.memory_left:
+        wrong.append("result.json says that memory is kept, and none is there")
     wrong += [
         f"{name} was not refused: exit code {code}"
         for name, code in sorted(trial.result.get("strangers", {}).items())

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from castor_configs.errors import InputError
 from castor_policy.events import Event, EventKind, parse_line
+from castor_runtime.arena.removal import free
 from castor_runtime.launcher.control import ask
 from castor_runtime.processes import is_alive, send
 
@@ -46,7 +48,8 @@ class Trial:
         result: result.json; empty if there is none.
         events: the merged event log.
         processes_left: command lines of processes that outlived it.
-        memory_left: names in /dev/shm that outlived it.
+        memory_left: names in /dev/shm that outlived it; those of a job that gave up are kept on
+            purpose, where `result` has `kept_memory`.
     """
 
     folder: Path
@@ -150,7 +153,7 @@ class Running:
 
     def memory(self) -> list[str]:
         """Return the names of this job in /dev/shm."""
-        return sorted(path.name for path in _SHM.glob(f"castor-{self.job}*"))
+        return _memory_of(self.job)
 
     def inject(self, fault: str) -> None:
         """Have the launcher carry a fault out, as `castor kill` does.
@@ -211,8 +214,22 @@ def running(
         if run.process.poll() is None:
             run.kill_all()
         send(run.processes(), signal.SIGKILL)
-        for name in run.memory():
-            (_SHM / name).unlink(missing_ok=True)
+        free_memory(run.job)
+
+
+def free_memory(job: str) -> None:
+    """Free what an ended job has in shared memory, as `castor clean` does: also what it kept.
+
+    What that does not free, such as memory that somebody killed is still letting go, goes by name.
+    """
+    with contextlib.suppress(InputError):  # nothing is there, or not all of its processes are gone
+        free(job)
+    for name in _memory_of(job):
+        (_SHM / name).unlink(missing_ok=True)
+
+
+def _memory_of(job: str) -> list[str]:
+    return sorted(path.name for path in _SHM.glob(f"castor-{job}*"))
 
 
 def train(folder: Path, arguments: Sequence[str], timeout_s: float = 300) -> Trial:
