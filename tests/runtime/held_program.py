@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -45,19 +46,18 @@ def network() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.1), torch.nn.Linear(8, 8))
 
 
-def configuration(**extra: Any) -> dict[str, Any]:
+def configuration() -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 4,
         "gradient_accumulation_steps": ACCUMULATE,
         "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 10},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1 << 30,
-        **extra,
     }
 
 
-def build(model: torch.nn.Module, optimizer: Any = None, **extra: Any) -> Any:
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=configuration(**extra))[0]
+def build(model: torch.nn.Module, optimizer: Any = None) -> Any:
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=configuration())[0]
 
 
 def batch(number: int) -> torch.Tensor:
@@ -175,20 +175,11 @@ def optimizer_of(mode: str, model: torch.nn.Module) -> Any:
         return Lookahead(torch.optim.AdamW(model.parameters(), lr=0.01))
     if mode == "wrapped":
         return Wrapper(Counting(model.parameters()))
-    return None if mode == "cpu_adam" else torch.optim.AdamW(model.parameters(), lr=0.01)
+    return torch.optim.AdamW(model.parameters(), lr=0.01)
 
 
 def model_of(mode: str) -> torch.nn.Module:
     return torch.nn.Sequential(Scaled(), network()) if mode == "own_state_dict" else network()
-
-
-def extras(mode: str) -> dict[str, Any]:
-    if mode != "cpu_adam":
-        return {}
-    return {
-        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}},
-        "optimizer": {"type": "AdamW", "params": {"lr": 0.01}},
-    }
 
 
 def refusals() -> list[str]:
@@ -240,10 +231,34 @@ class Beside:
         self.schedule.step()
 
 
+class Critic(torch.nn.Linear):
+    """A model beside the engine, with an optimizer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+    def update(self, loss: float) -> None:
+        self.optimizer.zero_grad()
+        self(torch.full((2,), loss)).sum().backward()
+        self.optimizer.step()
+
+
+def said_of_late_loading(engine: Any, checkpointer: Checkpointer) -> str:
+    done, engine.global_steps = engine.global_steps, 0  # as load_checkpoint sets it
+    try:
+        checkpointer.step()
+    except ValueError as error:
+        return str(error)
+    finally:
+        engine.global_steps = done
+    return ""
+
+
 def train(mode: str, out: Path, iterations: int, stop_at: int | None) -> dict[str, Any]:
     model, cursor = model_of(mode), Cursor()
     optimizer = optimizer_of(mode, model)
-    engine = build(model, optimizer, **extras(mode))
+    engine = build(model, optimizer)
     if mode == "pretrained":
         engine.load_checkpoint(str(out.parent / "pretrained"))
         cursor.at = 3 * ACCUMULATE
@@ -251,19 +266,24 @@ def train(mode: str, out: Path, iterations: int, stop_at: int | None) -> dict[st
     state: dict[str, Any] = {"cursor": cursor}
     beside = Beside(optimizer) if mode == "unheld" else None
     late = Cursor() if mode == "late" else None
+    critic = Critic()
+    if mode == "wrapped":
+        state |= {"critic": critic, "critic_optimizer": critic.optimizer}
     if mode in ("late", "pretrained"):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
         state |= {"schedule": schedule, "late": late or Cursor()}
     seeded = torch.utils.data.DataLoader(Data(), generator=torch.Generator().manual_seed(0))
-    data = iter(seeded) if mode == "pretrained" else None  # read, and nothing to be told of
+    # Read, and nothing to be told of.
+    data: Any = iter(seeded) if mode == "pretrained" else itertools.repeat(None)
     del seeded
     checkpointer = Checkpointer(engine, state={} if mode == "unheld" else state)
     start = checkpointer.resume()
     while engine.global_steps < iterations:
         before = engine.global_steps
         loss = micro_batch(engine, cursor)
-        if data is not None:
-            next(data)
+        next(data)
+        if "critic" in state:
+            critic.update(float(loss))
         if mode == "pretrained" and engine.global_steps > before:
             schedule.step()  # where it belongs
         checkpointer.step(loss=loss)
@@ -272,10 +292,9 @@ def train(mode: str, out: Path, iterations: int, stop_at: int | None) -> dict[st
         if late is not None and engine.global_steps > before:
             late.at += 1
             schedule.step()
-        if mode == "loaded_late" and engine.global_steps == 2:
-            engine.global_steps = 0  # as load_checkpoint sets it
         if stop_at is not None and cursor.at == stop_at * ACCUMULATE + 1:
             time.sleep(60)
+    refused = said_of_late_loading(engine, checkpointer) if late is not None else ""
     checkpointer.finish()
     live = (tensor for tensor in DeepSpeedState(engine).live() if tensor is not None)
     raw = [tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() for tensor in live]
@@ -285,6 +304,8 @@ def train(mode: str, out: Path, iterations: int, stop_at: int | None) -> dict[st
         "sha256": hashlib.sha256(b"".join(raw)).hexdigest(),
         "torch": int(torch.randint(1 << 30, ())),
         "lr": engine.get_lr(),
+        "refused": refused,
+        "critic": critic.weight.tolist() if mode == "wrapped" else None,
     }
 
 

@@ -46,12 +46,6 @@ class Trial:
         cluster.run("script", options).results()
         return dict(json.loads(out.read_text()))
 
-    def refusal(self) -> str:
-        """Return the log of a run that is refused."""
-        run = self._make(1, 1).run("script", self._options("refused")[0])
-        assert run.wait_exit() == [1]
-        return str(run.logs())
-
 
 @pytest.fixture
 def trial(make_cluster: Callable[..., Any], tmp_path: Path) -> Callable[[str], Trial]:
@@ -59,7 +53,7 @@ def trial(make_cluster: Callable[..., Any], tmp_path: Path) -> Callable[[str], T
 
 
 def end(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: result[key] for key in ("cursor", "sha256", "torch", "lr")}
+    return {key: result[key] for key in ("cursor", "sha256", "torch", "lr", "critic")}
 
 
 def test_training_goes_on_from_a_deepspeed_checkpoint(trial: Callable[[str], Trial]) -> None:
@@ -71,12 +65,6 @@ def test_training_goes_on_from_a_deepspeed_checkpoint(trial: Callable[[str], Tri
     assert again["start"] == STOP_AT
     assert end(again) == end(whole)
     assert whole["warnings"] == []
-
-
-def test_a_checkpoint_that_is_loaded_too_late_is_refused(trial: Callable[[str], Trial]) -> None:
-    assert (
-        "load a DeepSpeed checkpoint before Checkpointer.resume()" in trial("loaded_late").refusal()
-    )
 
 
 @pytest.mark.parametrize("mode", ["own_state_dict", "wrapped"])
@@ -123,7 +111,10 @@ def test_what_cannot_be_held_is_refused(trial: Callable[[str], Trial]) -> None:
 def test_what_is_in_nobodys_state_is_named_at_the_start(
     trial: Callable[[str], Trial], mode: str, expected: list[str]
 ) -> None:
-    found = trial(mode).whole()["warnings"]
+    whole = trial(mode).whole()
+    found = whole["warnings"]
     assert len(found) == len(expected), found
     for words in expected:
         assert any(words in warning for warning in found), found
+    if mode == "late":
+        assert "load a DeepSpeed checkpoint before Checkpointer.resume()" in whole["refused"]
