@@ -16,7 +16,7 @@ from castor_sim.explore.reached import modules, unreached
 from castor_sim.explore.run import CRASHED, Found, Search, run_schedule, run_seed, run_seeds, shrink
 from castor_sim.explore.schedule import KINDS, Fault
 from castor_sim.explore.truth import Truth, first_state, next_state
-from castor_sim.explore.world import Shape
+from castor_sim.explore.world import Shape, World
 
 MOST_SEEDS = 2000
 MOST_FAULTS = 4
@@ -120,3 +120,16 @@ def test_a_store_that_loses_its_data_costs_no_iteration() -> None:
     for value in (1.0, 2.0, 3.0):
         lost = Fault("store", 4.0, span_s=1.0, value=value)
         assert run_schedule(Search(Shape()), 5, (lost,)) is None
+
+
+@pytest.mark.parametrize("elsewhere", [0.0, 1.0])
+def test_a_second_agent_of_a_name_is_refused_and_the_job_goes_on(elsewhere: float) -> None:
+    twin = Fault("twin", 3.0, 1, value=elsewhere)
+    world = World(Shape(), 5, (twin,), keep_notes=True)
+    world.run()
+    refused = [note for note in world.notes or [] if "refuses to start" in note]
+    assert len(refused) == 1
+    assert "node-1.1 has its name" in refused[0]
+    assert world.agents["node-1"].incarnation == "node-1.1"
+    assert world.agents["node-1"].exited == 0
+    assert run_schedule(Search(Shape(), broken="name-unproven"), 5, (twin,)) is not None

@@ -107,6 +107,7 @@ class SimulatedAgent:
         self._effects: deque[Effect] = deque()
         self._events: deque[AgentEvent] = deque()
         self._held = False
+        self._has_begun = False
         self._disturbances = 0
         self.lease_counts_from_s = float("-inf")
         """When the store last counted its lease anew, by this machine's clock."""
@@ -127,9 +128,18 @@ class SimulatedAgent:
         self.life = AgentLife(self.worker, self.session.view)
 
     def start(self) -> None:
-        """Come up."""
+        """Come up; the first thing is the name, and nothing is decided before it is claimed."""
+        self._held = True
+        self.session.report(self.worker.report)
         self.session.open()
-        self._tick()
+
+    def claimed(self) -> None:
+        """Begin, once the name is this life's."""
+        if not self._has_begun:
+            self._has_begun = True
+            self.world.claimed(self)
+            self._held = False
+            self._tick()
 
     # ---- time ----------------------------------------------------------------------------------
 

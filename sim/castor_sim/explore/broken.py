@@ -219,6 +219,11 @@ VARIANTS = (
         (Patch(own_report.OwnReport, "known", _only_absence),),
     ),
     Variant(
+        "name-unproven",
+        "a second agent of a name takes it without proof that the first one is dead",
+        (Patch(own_report.NameClaim, "decide", _returns(value=own_report.Verdict.TAKE)),),
+    ),
+    Variant(
         "superseded-trains-on",
         "a machine whose place was given away does not stop its trainers",
         (Patch(worker.Worker, "_superseded", _without(StopTrainers)),),

@@ -43,6 +43,7 @@ _VALUES = {
     "net": (0.0, 0.0, 1.0, 2.0),
     "flip": (0.0, 0.0, 1.0),
     "error": (0.0, 1.0, 1.0, 2.0),
+    "twin": (0.0, 1.0),
 }
 OF_RANKS = ("trainer", "worn", "leave", "hang", "flip", "error")
 """Faults whose target is a rank."""

@@ -92,6 +92,8 @@ class Injector:
                 self._strike_process(fault, agent)
             case "trainer" | "worn" | "leave" | "hang":
                 self._strike_trainer(fault)
+            case "twin":
+                self._world.start_twin(agent, elsewhere=fault.value == 1)
             case "unfit":
                 agent.host.lacks_memory = True
             case "flip" | "error":
@@ -122,8 +124,10 @@ class Injector:
     def _crash(self, agent: SimulatedAgent, span_s: float) -> None:
         if len(self._world.live()) == 1:
             span_s = span_s or _LAST_RETURNS_S  # or nobody is left to recover
-        self._world.monitor.memory_lost(agent)
-        agent.end()
+        if self._world.agents[agent.name].host is agent.host:
+            self._world.monitor.memory_lost(agent)
+        for one in self._world.on(agent.host):
+            one.end()
         agent.host.memory.clear()
         agent.host.lives_before_boot = agent.host.lives
         if span_s:
@@ -145,13 +149,16 @@ class Injector:
     def _pause(self, agent: SimulatedAgent, span_s: float, *, whole: bool, timers: bool) -> None:
         if agent.paused:
             return
-        agent.paused = True
+        paused = [one for one in self._world.on(agent.host) if not one.paused and whole] or [agent]
+        for one in paused:
+            one.paused = True
         agent.host.paused = agent.host.paused or whole
 
         def wake() -> None:
             agent.host.paused = False
-            if agent.alive:
-                agent.wake(timers_first=timers)
+            for one in paused:
+                if one.alive:
+                    one.wake(timers_first=timers)
 
         self._world.after(span_s, wake)
 

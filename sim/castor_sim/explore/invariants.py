@@ -12,7 +12,7 @@ INVARIANTS = {
     7: "a corrupt part is never loaded",
     8: "at most one set of trainers of a machine's place makes progress",
     9: "a machine whose place was given away makes no progress in the newer generation",
-    10: "an outage of the store alone stops no trainer and begins no generation",
+    10: "an outage of the store, or a second agent of a name, alone stops nothing",
     11: "once faults stop, the job reaches its last iteration, or the one where its script fails",
     12: "no agent believes in its lease for longer than the store does",
     13: "a generation loads only after every machine has stopped its trainers and read its memory",
@@ -21,6 +21,7 @@ INVARIANTS = {
     16: "no event makes an agent raise",
     17: "a good replica is given up only for a newer one in its place",
     18: "who is named for a failure is who it struck, or nobody is",
+    19: "nobody takes the name of an agent that lives, and whose lease does",
 }
 """What must hold, by number."""
 

@@ -58,6 +58,7 @@ class Monitor:
         self._lost: set[tuple[int, int]] = set()
         self._stored: set[int] = set()
         self._gathered: dict[tuple[int, str], Gathered] = {}
+        self._names: dict[str, str] = {}
         self.blame = Blame()
         self._trains = 0
         self._fruitless = 0
@@ -131,8 +132,26 @@ class Monitor:
 
     def forgets(self, agent: SimulatedAgent) -> None:
         """Check that no trainer runs on memory that is given back (9)."""
-        if any(trainer.alive for trainer in agent.trainers.values()):
+        lives = [agent, *self._world.on(agent.host)]
+        if any(trainer.alive for life in lives for trainer in life.trainers.values()):
             raise Violation(9, f"{agent.incarnation} forgets while its trainers run")
+
+    def reported(self, name: str, incarnation: str) -> None:
+        """Check that nobody takes the name of an agent that lives, and whose lease does (19).
+
+        Args:
+            name: of the agent whose key has changed.
+            incarnation: who stands there now; "" if the key is gone.
+        """
+        before = self._names.pop(name, "")
+        if incarnation:
+            self._names[name] = incarnation
+            if before not in ("", incarnation) and self._world.at(before) is not None:
+                raise Violation(19, f"{incarnation} takes the name of {before}")
+
+    def data_lost(self) -> None:
+        """Take in that the store has lost who holds which name."""
+        self._names.clear()
 
     def renewed(self, agent: SimulatedAgent) -> None:
         """Check how long an agent believes in its lease (invariant 12)."""
@@ -187,8 +206,9 @@ class Monitor:
     def _give_up_memory(self, generation: int) -> None:
         """Take in that what machines without a place hold is of the past from now on."""
         members = self._loads[generation].agents if generation in self._loads else ()
-        for host in self._world.hosts.values():
-            if host.name not in members:
+        training = [self._world.agents[name].host for name in members]
+        for host in self._world.hosts:
+            if host not in training:
                 for replica in host.memory.values():
                     replica.given_up = generation
 
@@ -259,7 +279,8 @@ class Monitor:
         generation = self._plan.generation if self._plan is not None else 0
         # Data that are lost while the first plan is made may take it along: one more is due then.
         most = 1 + any(fault.kind == "store" and fault.value in (1, 2) for fault in faults)
-        if {fault.kind for fault in faults} <= {"store"} and not 1 <= generation <= most:
+        kinds = {fault.kind for fault in faults}
+        if (kinds <= {"store"} or kinds == {"twin"}) and not 1 <= generation <= most:
             raise Violation(10, f"it took {generation} generations")
 
     # ---- what must hold ------------------------------------------------------------------------

@@ -18,6 +18,7 @@ KINDS = {
     "trainer": "a trainer is killed",
     "worn": "a trainer is killed in three generations in a row",
     "leave": "a trainer ends with code 0 while the others train",
+    "twin": "a second agent of an agent's name starts, on its machine or on another one",
     "unfit": "a machine has no memory for the parts of a place that it comes to fill",
     "hang": "a trainer stands still",
     "pause": "a machine, or its agent alone, stands still and wakes, lease expired or not",
@@ -63,7 +64,8 @@ class Fault:
         value: how much: slowness, probability of loss, delay of a request, rate of a clock, how
             late a lease ends (negative: at once); how many iterations ahead an "error" lies; for
             "pause" 1 means the whole machine, for "crash" all machines of its shard's row, for
-            "net" only what it sends (1) or only what it gets (2), for "flip" persistent storage;
+            "net" only what it sends (1) or only what it gets (2), for "flip" persistent storage,
+            for "twin" another machine;
             for "leave" 1 means that it said before that it had finished; for "worn" how often;
             for "store" 0 to 3 mean down, back without its data, back with those that it had when
             the job began, without space; for "root" 0 to 3 mean agent killed, machine lost, agent

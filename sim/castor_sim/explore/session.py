@@ -102,6 +102,7 @@ class Session:
                 if epoch == self.view.epoch:
                     own.written(lease, write, answer.revision)
                     self._retire(lease)
+                    self._claim()
                 self._write_next()
             elif isinstance(answer, TxnResult):
                 self._read(lambda _revision: self._write_next(), lambda _error: again())
@@ -222,13 +223,14 @@ class Session:
         holder = own.holder
         if own.is_claimed:
             self._claimed = True
+            self._agent.claimed()
         elif holder is not None and self._claimed and own.in_question and self._waits(holder):
             self._claim_later()
         elif holder is not None and self._claimed:
             self._claimed = False
             self._agent.see(NameTaken(f"{holder.incarnation} is alive"))
         elif holder is not None:
-            sign = self._world.sign_of(holder.incarnation, self._agent.host)
+            sign = self._world.sign_of(holder.incarnation, self._agent)
             match self._race.decide(holder, sign, self._agent.local_s()):
                 case Verdict.TAKE:
                     own.bury(holder.incarnation)

@@ -81,6 +81,7 @@ class StoreServer:
         backup = self._backup if restored else None
         self.model.lose_data(self._world.now_s, backup, other=False)
         self._shown = self.model.revision
+        self._world.monitor.data_lost()
         self._wakes_s = math.inf
 
     def cut_watches(self, agent: SimulatedAgent) -> None:

@@ -131,7 +131,8 @@ class World:
         self.truth = Truth(self.run_number, ranks)
         self.storage = Storage(ranks, self.spec.persist_keep)
         self.agents: dict[str, SimulatedAgent] = {}
-        self.hosts: dict[str, Host] = {}
+        self.hosts: list[Host] = []
+        self._lives: dict[str, SimulatedAgent] = {}
         self.meetings = 0
         self._groups: dict[GroupKey, Group] = {}
         self._served: set[str] = set()
@@ -189,29 +190,58 @@ class World:
         running = self.agents.get(host.name)
         if running is not None and (running.alive or running.exited is not None):
             return
-        self.hosts[host.name] = host
+        self.agents[host.name] = self._begin(host)
+
+    def start_twin(self, agent: SimulatedAgent, *, elsewhere: bool) -> None:
+        """Start a second agent of a name, on its machine or on another one."""
+        host = agent.host
+        if elsewhere:
+            lives = 100 * sum(host.name == agent.name for host in self.hosts)
+            host = Host(agent.name, host.standby, lives=lives)
+        self._begin(host)
+
+    def _begin(self, host: Host) -> SimulatedAgent:
+        if host not in self.hosts:
+            self.hosts.append(host)
         agent = SimulatedAgent(self, host)
-        self.agents[host.name] = agent
+        self._lives[agent.incarnation] = agent
         self.note(f"{agent.incarnation} starts")
         agent.start()
+        return agent
 
-    def sign_of(self, incarnation: str, host: Host) -> Sign:
-        """Return what `host` knows of an earlier life: one of this boot is dead if it has ended."""
-        life = int(incarnation.rpartition(".")[2])
-        if life <= host.lives_before_boot:
-            return Sign.UNKNOWN
-        return Sign.DEAD if life < host.lives else Sign.ALIVE
+    def claimed(self, agent: SimulatedAgent) -> None:
+        """Take in that an agent has its name: it is the one of that name from now on."""
+        before = self.agents[agent.name]
+        if before is agent:
+            return
+        if before.host is not agent.host:
+            self.monitor.memory_lost(agent)
+        self.agents[agent.name] = agent
+
+    def sign_of(self, incarnation: str, asker: SimulatedAgent) -> Sign:
+        """Return what an agent knows of another life of its name.
+
+        It sees the processes of its own machine since that came up; any other life may answer it.
+        """
+        life, host = self._lives[incarnation], asker.host
+        number = int(incarnation.rpartition(".")[2])
+        if life.host is host and number > host.lives_before_boot:
+            return Sign.ALIVE if life.alive else Sign.DEAD
+        silent = not life.alive or life.paused or life.host.paused
+        return Sign.UNKNOWN if silent else Sign.ALIVE
+
+    def on(self, host: Host) -> list[SimulatedAgent]:
+        """Return the agents that live on a machine."""
+        return [agent for agent in self.live() if agent.host is host]
 
     def live(self) -> list[SimulatedAgent]:
         """Return the agents that live, by name."""
-        return [agent for _, agent in sorted(self.agents.items()) if agent.alive]
+        return [agent for _, agent in sorted(self._lives.items()) if agent.alive]
 
     def at(self, address: str) -> SimulatedAgent | None:
         """Return the live agent at an address: its incarnation's."""
-        agent = self.agents.get(address.rpartition(".")[0])
-        if agent is None or not agent.alive or agent.incarnation != address:
-            return None
-        return agent
+        agent = self._lives.get(address)
+        return agent if agent is not None and agent.alive else None
 
     def group(self, key: GroupKey) -> Group:
         """Return the trainers that meet at one place in one generation."""
@@ -236,8 +266,11 @@ class World:
                 )
                 self.monitor.planned(plan)
                 self._injector.planned(plan)
-            elif event.key.startswith(agents_prefix(JOB)) and self.notes is not None:
-                self.note(_told(event))
+            elif event.key.startswith(agents_prefix(JOB)):
+                if self.notes is not None:
+                    self.note(_told(event))
+                told = "" if event.value is None else read_report(event.value).incarnation
+                self.monitor.reported(event.key.removeprefix(agents_prefix(JOB)), told)
             elif event.key.startswith(requests_prefix(JOB)) and event.value is not None:
                 self._ask_operator(event.key)
 
