@@ -32,7 +32,7 @@ from castor_analysis.compare.report import compare_document, points_csv, write_r
 from castor_analysis.compare.scheme_order import scheme_orders
 from castor_analysis.compare.settings import Setting, model_names, setting_of
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.events import Event, EventKind
 from castor_policy.interleaving import Link
 from castor_runtime.launcher.run_folder import RunFolder

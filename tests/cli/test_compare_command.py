@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from castor.app import app, main
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.events import Event, EventKind
 
 RANKS = 2

@@ -12,7 +12,7 @@ from castor_policy.agents.admission import (
     other_versions,
     scripts_apart,
 )
-from castor_policy.agents.documents import AgentReport
+from castor_policy.agents.agent_report import AgentReport
 
 JOB = Software(
     "node-0",

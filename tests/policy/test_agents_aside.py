@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log, RequestMachine, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged
 from castor_policy.agents.evidence import Culprit, Sight, sight_of_end
@@ -20,6 +20,8 @@ from castor_policy.agents.history import (
     aside_now,
     often_failed,
 )
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.events import EventKind
 from castor_policy.placement import place

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.culprit import Verdict, judge, window_s
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
 from castor_policy.agents.effects import Log, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged, Tick
 from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, tells_of_lost_peer
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.standstill import standstill
 from castor_policy.events import EventKind

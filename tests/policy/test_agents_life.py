@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, plan_key, root_key
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import Log, Report, RequestMachine, StopTrainers, WritePlan
 from castor_policy.agents.events import (
     ReportChanged,
@@ -15,6 +15,7 @@ from castor_policy.agents.events import (
     StoreLost,
     Tick,
 )
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.lease_keeping import (
     RENEWALS,
     RETRY_S,
@@ -24,7 +25,9 @@ from castor_policy.agents.lease_keeping import (
     RenewLease,
 )
 from castor_policy.agents.life import AgentLife
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import BEGIN_WITHOUT_S
+from castor_policy.agents.store_keys import plan_key, root_key
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker
 from castor_policy.events import EventKind

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import (
     Campaign,
     Exit,
@@ -51,6 +51,8 @@ from castor_policy.agents.events import (
     Verified,
     WorkerEvent,
 )
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.worker import REPORT_PROGRESS_S, STANDBY_CAMPAIGN_S, Worker
 from castor_policy.placement import place
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from castor_policy.agents.documents import PROTOCOL, JobSpec
+from castor_policy.agents.job_spec import PROTOCOL, JobSpec
 
 SPEC = JobSpec("job", 2, 1, "group", ((0, 1), (1, 0)), "train.py", run="0123456789abcdef")
 

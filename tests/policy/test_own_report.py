@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.agents.documents import AgentReport
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.own_report import NameClaim, OwnReport, ReportWrite, Sign, Verdict
 
 ME = "node-0"

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log, Resign, RootEffect, WritePlan
 from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, Tick
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import LOST, is_awaited, later, repaired
 from castor_policy.agents.root import Root
 

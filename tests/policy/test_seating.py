@@ -7,9 +7,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import WritePlan
 from castor_policy.agents.events import ReportChanged, Tick
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.placement import place

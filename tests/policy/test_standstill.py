@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log, WritePlan
 from castor_policy.agents.events import ReportChanged, Tick, TrainersStanding
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.standstill import standstill
 from castor_policy.agents.worker import Worker

@@ -11,17 +11,7 @@ from hypothesis import strategies as st
 
 from castor_policy.agents import store_writes
 from castor_policy.agents.admission import refused_prefix
-from castor_policy.agents.documents import (
-    AgentReport,
-    Plan,
-    agents_prefix,
-    layout_prefix,
-    persist_key,
-    plan_key,
-    requests_prefix,
-    root_key,
-    spec_key,
-)
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import AskPersist, RequestMachine, Resign, WritePlan
 from castor_policy.agents.events import (
     PersistChanged,
@@ -32,6 +22,16 @@ from castor_policy.agents.events import (
     StoreTrouble,
 )
 from castor_policy.agents.own_report import ReportWrite
+from castor_policy.agents.plan import Plan
+from castor_policy.agents.store_keys import (
+    agents_prefix,
+    layout_prefix,
+    persist_key,
+    plan_key,
+    requests_prefix,
+    root_key,
+    spec_key,
+)
 from castor_policy.agents.store_view import JobChange, StoreView, meaning
 from castor_policy.store import Compare, Delete, KeyValue, Put, StoreEvent, Txn
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log, Report, RootEffect, WritePlan
 from castor_policy.agents.events import Inspected, PlanChanged, ReportChanged, StorageRead, Tick
 from castor_policy.agents.gathering import Awaited
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.patience import Patience
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import Worker
 from castor_policy.events import EventKind

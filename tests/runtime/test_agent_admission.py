@@ -14,8 +14,11 @@ import pytest
 from castor_configs.errors import InputError
 from castor_policy.agents import store_writes
 from castor_policy.agents.admission import Refusal, refused_prefix, software_key
-from castor_policy.agents.documents import AgentReport, JobSpec, Plan, plan_key
+from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.own_report import ReportWrite
+from castor_policy.agents.plan import Plan
+from castor_policy.agents.store_keys import plan_key
 from castor_policy.store import KeyValue, Put, Store, Txn
 from castor_runtime.agent import admission
 from castor_runtime.agent.admission import Admitted, admit, read_credentials

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from castor_policy.agents.documents import AgentReport
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.own_report import Sign
 from castor_runtime.agent.life import own_life, sign_of, whereabouts
 from castor_runtime.processes import started_ticks

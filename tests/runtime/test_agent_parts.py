@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.events import Progressed, TrainerHung, WorkerEvent
+from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog

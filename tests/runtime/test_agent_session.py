@@ -15,17 +15,7 @@ from typing import TypeVar
 import pytest
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import (
-    AgentReport,
-    JobSpec,
-    Life,
-    Plan,
-    agents_prefix,
-    layout_prefix,
-    plan_key,
-    requests_prefix,
-    root_key,
-)
+from castor_policy.agents.agent_report import AgentReport, Life
 from castor_policy.agents.effects import AskPersist, RequestMachine, WritePlan
 from castor_policy.agents.events import (
     NameTaken,
@@ -38,7 +28,16 @@ from castor_policy.agents.events import (
     SessionRenewed,
     StoreLost,
 )
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.own_report import Sign
+from castor_policy.agents.plan import Plan
+from castor_policy.agents.store_keys import (
+    agents_prefix,
+    layout_prefix,
+    plan_key,
+    requests_prefix,
+    root_key,
+)
 from castor_policy.store import Delete, Put, StoreUnavailableError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.stores import EmbeddedEtcd, open_store

@@ -10,15 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from castor_policy.agents.documents import (
-    AgentReport,
-    JobSpec,
-    Plan,
-    agents_prefix,
-    layout_prefix,
-    plan_key,
-    spec_key,
-)
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import (
     ReportChanged,
     RootChanged,
@@ -27,6 +19,9 @@ from castor_policy.agents.events import (
     StoreLost,
     StoreTrouble,
 )
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
+from castor_policy.agents.store_keys import agents_prefix, layout_prefix, plan_key, spec_key
 from castor_policy.store import Put, StoreFullError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.launcher.stored_job import StoredJob

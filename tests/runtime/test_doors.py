@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from castor_policy.agents.documents import JobSpec, agents_prefix, spec_key
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.store_keys import agents_prefix, spec_key
 from castor_policy.store import KeyValue, Put, StoreUnavailableError, Txn
 from castor_runtime.agent import rendezvous
 from castor_runtime.launcher.job_view import JobView

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.effects import Report
 from castor_policy.agents.events import PersistEnded
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.worker import Worker
 from castor_policy.events import Event, EventKind
 from castor_runtime.launcher.result_file import persistent

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import Phase, Plan
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.events import EventKind, parse_line
 from castor_policy.store import Delete, Put, Txn
 from castor_runtime.launcher.control import ask
@@ -44,7 +44,10 @@ AGENT = """
 import asyncio, ctypes, json, os, signal, sys, time
 from pathlib import Path
 from castor_configs.atomic import write_text
-from castor_policy.agents.documents import *
+from castor_policy.agents.agent_report import *
+from castor_policy.agents.job_spec import *
+from castor_policy.agents.plan import *
+from castor_policy.agents.store_keys import *
 from castor_policy.events import EventKind
 from castor_policy.store import *
 from castor_runtime.agent.event_log import EventLog

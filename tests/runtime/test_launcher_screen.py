@@ -7,16 +7,10 @@ import io
 from rich.console import Console
 
 from castor_policy.agents.admission import Refusal, refused_prefix
-from castor_policy.agents.documents import (
-    AgentReport,
-    JobSpec,
-    Plan,
-    State,
-    agents_prefix,
-    plan_key,
-    root_key,
-    spec_key,
-)
+from castor_policy.agents.agent_report import AgentReport, State
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
+from castor_policy.agents.store_keys import agents_prefix, plan_key, root_key, spec_key
 from castor_policy.events import Event, EventKind, Value
 from castor_policy.store import StoreEvent
 from castor_runtime.launcher.job_view import JobView

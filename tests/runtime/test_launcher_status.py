@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from castor.commands.status import why
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.evidence import Culprit
 from castor_policy.agents.history import PastFailure, SetAside
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.placement import place
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.status import status_document

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.placement import Placement
 from castor_policy.recovery import plan_recovery
 from castor_runtime.agent.memory import CheckpointMemory, RankLayout

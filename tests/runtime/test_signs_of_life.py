@@ -15,8 +15,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.events import TrainerHung, TrainersStanding, WorkerEvent
+from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.trainer.agent_link import Heartbeat

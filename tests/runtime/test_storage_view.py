@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.events import StorageRead, WorkerEvent
+from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.agent.holding import Holding
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.storage_view import StorageView

@@ -58,7 +58,7 @@ def resume(
 
 
 def _spec(document: dict[str, Any], folder: Path) -> Any:
-    from castor_policy.agents.documents import JobSpec
+    from castor_policy.agents.job_spec import JobSpec
 
     try:
         return JobSpec.from_json(json.dumps(document["spec"]))

@@ -16,7 +16,9 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from castor_policy.agents.documents import AgentReport, Document, job_prefix
+from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.documents import Document
+from castor_policy.agents.store_keys import job_prefix
 
 SHORT = 8
 """Hexadecimal digits of a digest that people are shown."""

@@ -10,8 +10,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.evidence import Culprit, FailureKind
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 
 _VARYING = re.compile(
     r"0x[0-9a-fA-F]+"  # addresses in memory

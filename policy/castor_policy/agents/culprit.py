@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log
 from castor_policy.agents.evidence import (
     AT_ONCE,
@@ -28,6 +28,8 @@ from castor_policy.agents.evidence import (
     sight_of_end,
     strength,
 )
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
 from castor_policy.agents.standstill import Standstill
 from castor_policy.events import EventKind
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from castor_policy.agents.documents import AgentReport, Plan
+from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.plan import Plan
 from castor_policy.events import EventKind, Value
 
 BEGIN_AGAIN = 3

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.culprit import detected, lease_expired, never_answered
-from castor_policy.agents.documents import AgentReport, JobSpec, Plan
 from castor_policy.agents.effects import Log, RequestMachine, RootEffect
 from castor_policy.agents.evidence import Culprit, FailureKind
 from castor_policy.agents.fitness import remembered
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
 from castor_policy.agents.seating import seats
 from castor_policy.events import EventKind
 

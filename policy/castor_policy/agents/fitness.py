@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.attempts import recurs_at_start
 from castor_policy.agents.culprit import Verdict
-from castor_policy.agents.documents import AgentReport, JobSpec, Plan
 from castor_policy.agents.evidence import Culprit, FailureKind
 from castor_policy.agents.gathering import decided
 from castor_policy.agents.history import MOST_FAILURES, PastFailure, often_failed
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
 from castor_policy.placement import Placement
 
 _CAUSE_LENGTH = 160

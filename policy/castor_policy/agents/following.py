@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.attempts import (
     furthest,
     moved_on,
@@ -12,7 +13,6 @@ from castor_policy.agents.attempts import (
     recurs_at_start,
 )
 from castor_policy.agents.culprit import MOST_NAMED, Verdict, detected
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan
 from castor_policy.agents.effects import Log
 from castor_policy.agents.evidence import FailureKind
 from castor_policy.agents.fitness import remembered, unfit, unserved
@@ -23,6 +23,8 @@ from castor_policy.agents.history import (
     forgiven,
     often_failed,
 )
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.events import EventKind
 
 

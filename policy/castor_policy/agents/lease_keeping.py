@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.events import (
     SessionLost,
     SessionOpened,
@@ -25,6 +24,7 @@ from castor_policy.agents.events import (
     StoreTrouble,
     WorkerEvent,
 )
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_view import StoreView
 from castor_policy.store import (
     HistoryLostError,

@@ -7,9 +7,9 @@ reaches the worker and the root is decided once.
 
 from __future__ import annotations
 
-from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.effects import Effect, Log, Resign, RootWrite, WritePlan
 from castor_policy.agents.events import AgentEvent, ReportChanged, RootChanged, RootEvent, StoreLost
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from castor_policy.agents.documents import AgentReport
+from castor_policy.agents.agent_report import AgentReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from castor_policy.agents.documents import JobSpec, Plan
 from castor_policy.agents.effects import Fetch, Log, Offer, Verify, WorkerEffect
 from castor_policy.agents.events import Fetched, FetchFailed, TrainerRefused, Verified
 from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
 from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from castor_policy.agents.documents import AgentReport
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.gathering import Awaited
 
 LONGEST_GAP_S = 1.0

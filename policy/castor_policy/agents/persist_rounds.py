@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from castor_policy.agents.documents import AgentReport, JobSpec
+from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.job_spec import JobSpec
 
 PERSIST_AHEAD_S = 1.0
 """The iteration to persist is announced so far ahead that every machine hears of it in time."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from castor_policy.agents.documents import AgentReport, Phase, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.plan import Phase, Plan
 
 LOST = "the store lost the newest plan"
 """Reason of a generation that begins because nobody who decides knows the one before."""

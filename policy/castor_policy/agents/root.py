@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from castor_policy.agents.admission import largest_of_one_script, scripts_apart
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.attempts import counted
 from castor_policy.agents.culprit import Verdict, judge, window_s
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
 from castor_policy.agents.effects import AskPersist, Log, Resign, RootEffect, WritePlan
 from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, RootEvent
 from castor_policy.agents.evidence import FailureKind
@@ -32,8 +32,10 @@ from castor_policy.agents.gathering import (
     storage_silent,
 )
 from castor_policy.agents.history import is_aside
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.patience import Patience
 from castor_policy.agents.persist_rounds import PersistRounds
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.agents.standstill import Standstill, standstill

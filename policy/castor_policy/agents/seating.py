@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from castor_policy.agents.documents import AgentReport, JobSpec, State
+from castor_policy.agents.agent_report import AgentReport, State
+from castor_policy.agents.job_spec import JobSpec
 
 
 def seats(

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from castor_policy.agents.documents import AgentReport, JobSpec, State
+from castor_policy.agents.agent_report import AgentReport, State
+from castor_policy.agents.job_spec import JobSpec
 
 _PHASES = ("before its Checkpointer", "starting", "loading")
 

@@ -23,16 +23,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from castor_policy.agents.admission import credentials_key, software_prefix
-from castor_policy.agents.documents import (
-    AgentReport,
-    Plan,
-    agents_prefix,
-    layout_prefix,
-    persist_key,
-    plan_key,
-    root_key,
-    spec_key,
-)
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import (
     PersistChanged,
     PlanChanged,
@@ -42,7 +33,16 @@ from castor_policy.agents.events import (
     StoreTrouble,
 )
 from castor_policy.agents.own_report import OwnReport
+from castor_policy.agents.plan import Plan
 from castor_policy.agents.plan_repair import later, newest_generation
+from castor_policy.agents.store_keys import (
+    agents_prefix,
+    layout_prefix,
+    persist_key,
+    plan_key,
+    root_key,
+    spec_key,
+)
 from castor_policy.store import KeyValue, StoreEvent
 
 JobChange: TypeAlias = (

@@ -8,15 +8,15 @@ last change of its key: see `own_report`.
 from __future__ import annotations
 
 from castor_policy.agents.admission import Refusal, refused_prefix
-from castor_policy.agents.documents import (
+from castor_policy.agents.effects import AskPersist, RequestMachine, Resign, RootWrite, WritePlan
+from castor_policy.agents.own_report import ReportWrite
+from castor_policy.agents.store_keys import (
     agents_prefix,
     persist_key,
     plan_key,
     requests_prefix,
     root_key,
 )
-from castor_policy.agents.effects import AskPersist, RequestMachine, Resign, RootWrite, WritePlan
-from castor_policy.agents.own_report import ReportWrite
 from castor_policy.store import Compare, Delete, Put, Txn
 
 

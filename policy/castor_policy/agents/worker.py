@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from castor_policy.agents.documents import AgentReport, JobSpec, Phase, Plan, State
+from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import (
     BEGIN_AGAIN,
     Campaign,
@@ -57,7 +57,9 @@ from castor_policy.agents.events import (
     WorkerEvent,
 )
 from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, strongest
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.parts import PartLoading
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
 

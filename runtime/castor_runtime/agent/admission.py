@@ -27,7 +27,10 @@ from castor_policy.agents.admission import (
     script_key,
     software_key,
 )
-from castor_policy.agents.documents import AgentReport, JobSpec, Plan, job_prefix, plan_key
+from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
+from castor_policy.agents.store_keys import job_prefix, plan_key
 from castor_policy.store import Store, StoreUnavailableError
 from castor_policy.version import __version__
 from castor_runtime.agent.options import AgentOptions

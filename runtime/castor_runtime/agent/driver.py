@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from castor_configs.atomic import write_text
-from castor_policy.agents.documents import AgentReport, Phase, layout_prefix
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import (
     BEGIN_AGAIN,
     AskPersist,
@@ -46,7 +46,9 @@ from castor_policy.agents.events import TICK_S, PeersAnswered, StoreTrouble, Tic
 from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.own_report import Sign
+from castor_policy.agents.plan import Phase
 from castor_policy.agents.root import Root
+from castor_policy.agents.store_keys import layout_prefix
 from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.store import Store, StoreFullError, StoreUnavailableError
 from castor_runtime.agent.admission import Admitted

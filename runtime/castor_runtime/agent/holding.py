@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec, layout_prefix
 from castor_policy.agents.effects import Fetch
 from castor_policy.agents.events import (
     Fetched,
@@ -21,6 +20,8 @@ from castor_policy.agents.events import (
     Verified,
     WorkerEvent,
 )
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.store_keys import layout_prefix
 from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.agent.storage_view import AT_ONCE_S, StorageView

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from castor_policy.agents.documents import AgentReport, Life
+from castor_policy.agents.agent_report import AgentReport, Life
 from castor_policy.agents.own_report import Sign
 from castor_runtime.processes import is_alive, started_ticks
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from castor_policy.agents.documents import JobSpec, Plan
 from castor_policy.agents.effects import Fetch, Inspect, Offer
 from castor_policy.agents.events import (
     Finalised,
@@ -21,6 +20,8 @@ from castor_policy.agents.events import (
     WorkerEvent,
 )
 from castor_policy.agents.evidence import tells_of_lost_peer
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
 from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
 from castor_runtime.agent import rendezvous

@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec, spec_key
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.store_keys import spec_key
 from castor_policy.store import Store, StoreUnavailableError
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.trainer_host import fork_host

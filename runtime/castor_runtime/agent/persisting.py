@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.events import PersistEnded, WorkerEvent
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.events import EventKind
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.host_link import HostLink

@@ -15,9 +15,10 @@ from typing import TypeAlias
 
 from castor_configs.errors import InputError
 from castor_policy.agents import store_writes
-from castor_policy.agents.documents import AgentReport, JobSpec, job_prefix
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import RootWrite
 from castor_policy.agents.events import AgentEvent, NameTaken, SessionFailed, StoreTrouble
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.lease_keeping import (
     RETRY_S,
     GrantLease,
@@ -28,6 +29,7 @@ from castor_policy.agents.lease_keeping import (
     unanswered,
 )
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
+from castor_policy.agents.store_keys import job_prefix
 from castor_policy.agents.store_view import StoreView
 from castor_policy.store import (
     LeaseLostError,

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.agent.abandoned import abandonable
 from castor_runtime.persistent.manifest import DamagedCheckpointError, ForeignStorageError
 from castor_runtime.persistent.storage import (

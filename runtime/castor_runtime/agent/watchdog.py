@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from castor_policy.agents.documents import JobSpec
 from castor_policy.agents.events import Progressed, TrainerHung, TrainersStanding, WorkerEvent
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.trainer_watch import Hung, Sign, Standing, TrainerWatch
 from castor_runtime.arena import ControlBlock, RankControl
 from castor_runtime.processes import is_stopped, processor_s

@@ -16,7 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Self
 
-from castor_policy.agents.documents import check_run
+from castor_policy.agents.job_spec import check_run
 from castor_runtime.arena.errors import ForeignCheckpointError
 from castor_runtime.arena.layout import LAYOUT_VERSION, PAGE_BYTES, check_name
 from castor_runtime.arena.segments import (

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import check_run
+from castor_policy.agents.job_spec import check_run
 from castor_runtime.arena import leftovers
 from castor_runtime.arena.layout import check_name
 from castor_runtime.arena.segments import PREFIX, SHARED_MEMORY

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from castor_policy.agents.documents import check_run
+from castor_policy.agents.job_spec import check_run
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 
 MAGIC = b"CASTORCM"

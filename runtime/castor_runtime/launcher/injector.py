@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.events import Event, EventKind, Value
 from castor_runtime.emulated_cluster.network import Network
 from castor_runtime.launcher.fault_schedule import FaultSchedule

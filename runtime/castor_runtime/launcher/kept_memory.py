@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.arena.leftovers import (
     agents_with_checkpoints,
     mark_kept,

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.atomic import replacing, write_text
-from castor_policy.agents.documents import JobSpec, Phase, Plan
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.events import Event, EventKind
 from castor_policy.version import __version__
 from castor_runtime.agent.log_tail import log_end

@@ -9,14 +9,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from castor_configs.errors import InputError
-from castor_policy.agents.documents import (
-    JobSpec,
-    Phase,
-    Plan,
-    job_prefix,
-    plan_key,
-    spec_key,
-)
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
+from castor_policy.agents.store_keys import job_prefix, plan_key, spec_key
 from castor_policy.store import Compare, DeletePrefix, Put, Store, StoreUnavailableError, Txn
 from castor_runtime.launcher.job_view import JobView, read_view
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.agent.abandoned import abandonable
 from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.arena.leftovers import describe_kept, kept_runs

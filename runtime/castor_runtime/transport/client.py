@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from castor_policy.agents.documents import check_run
+from castor_policy.agents.job_spec import check_run
 from castor_runtime.transport.credentials import Credentials
 from castor_runtime.transport.errors import PeerRefusedError, PeerUnreachableError
 from castor_runtime.transport.fetching import Fetching, PartRequest

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from castor_policy.agents.documents import check_run
+from castor_policy.agents.job_spec import check_run
 from castor_runtime.transport import channel as channels
 from castor_runtime.transport.admission import Admission
 from castor_runtime.transport.channel import Channel

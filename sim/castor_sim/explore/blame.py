@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from castor_policy.agents.documents import Plan
 from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.plan import Plan
 from castor_sim.explore.invariants import Violation
 
 

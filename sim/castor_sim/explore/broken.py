@@ -8,7 +8,6 @@ from typing import Any
 
 from castor_policy import checkpoint_memory, recovery
 from castor_policy.agents import (
-    documents,
     events,
     gathering,
     own_report,
@@ -16,8 +15,11 @@ from castor_policy.agents import (
     store_writes,
     worker,
 )
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import Keep, RootWrite, StopTrainers
 from castor_policy.agents.events import SessionRenewed
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Plan
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 from castor_policy.store import Txn
 from castor_sim.explore.variant import Patch, Variant
@@ -64,7 +66,7 @@ def _returns(*, value: object) -> Callable[[Any], Any]:
 
 
 def _united_over_ranks(_method: object) -> Any:
-    def whole(spec: documents.JobSpec, report: documents.AgentReport) -> dict[int, set[int]]:
+    def whole(spec: JobSpec, report: AgentReport) -> dict[int, set[int]]:
         found: dict[int, set[int]] = {}
         for shard in range(spec.machines):
             held = [set(report.holdings.get(str(r), ())) for r in spec.ranks_of(shard)]
@@ -78,7 +80,7 @@ def _united_over_ranks(_method: object) -> Any:
 def _any_gathered(gather: Callable[..., Any]) -> Any:
     """Take a report of any generation for one of the plan's."""
 
-    def gathered(self: root.Root, plan: documents.Plan, now_s: float) -> Any:
+    def gathered(self: root.Root, plan: Plan, now_s: float) -> Any:
         known = self.reports
         self.reports = {
             name: replace(report, generation=plan.generation) for name, report in known.items()
@@ -100,7 +102,7 @@ def _counted_from_receipt(handle: Callable[..., Any]) -> Any:
 
 
 def _persistent_united(_seen: object) -> Any:
-    def united(reports: Sequence[documents.AgentReport]) -> set[int] | None:
+    def united(reports: Sequence[AgentReport]) -> set[int] | None:
         if any(report.persistent is None for report in reports):
             return None
         return {i for report in reports for i in report.persistent or ()}
@@ -109,7 +111,7 @@ def _persistent_united(_seen: object) -> Any:
 
 
 def _always_a_first_attempt(following: Callable[..., Any]) -> Any:
-    def begun(self: root.Root, plan: documents.Plan, *others: Any) -> Any:
+    def begun(self: root.Root, plan: Plan, *others: Any) -> Any:
         return following(self, replace(plan, attempts=-1), *others)
 
     return begun
@@ -211,7 +213,7 @@ VARIANTS = (
     Variant(
         "older-plan-obeyed",
         "a plan that comes late is obeyed",
-        (Patch(documents.Plan, "is_before", _returns(value=False)),),
+        (Patch(Plan, "is_before", _returns(value=False)),),
     ),
     Variant(
         "own-key-unread",

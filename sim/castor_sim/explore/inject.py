@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from castor_policy.agents.documents import Plan
+from castor_policy.agents.plan import Plan
 from castor_policy.store import LeaseLostError
 from castor_sim.explore.monitor import ISOLATED_S
 from castor_sim.explore.network import STORE

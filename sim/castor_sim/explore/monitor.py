@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from castor_policy.agents.documents import Phase, Plan, State, root_key
+from castor_policy.agents.agent_report import State
+from castor_policy.agents.plan import Phase, Plan
+from castor_policy.agents.store_keys import root_key
 from castor_policy.recovery import Tier
 from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of

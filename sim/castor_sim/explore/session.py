@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from castor_policy.agents import store_writes
-from castor_policy.agents.documents import AgentReport, job_prefix
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import NameTaken, StoreLost
 from castor_policy.agents.lease_keeping import (
     RETRY_S,
@@ -23,6 +23,7 @@ from castor_policy.agents.lease_keeping import (
     RenewLease,
 )
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
+from castor_policy.agents.store_keys import job_prefix
 from castor_policy.agents.store_view import JobChange, StoreView
 from castor_policy.store import (
     KeyValue,

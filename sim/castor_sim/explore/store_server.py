@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from castor_policy.agents.documents import job_prefix, plan_key
+from castor_policy.agents.store_keys import job_prefix, plan_key
 from castor_policy.store import LeaseLostError, StoreEvent, StoreUnavailableError
 from castor_sim.explore.network import STORE
 from castor_sim.store_model import StoreModel

@@ -7,13 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from castor_policy.agents.documents import (
-    JobSpec,
-    agents_prefix,
-    plan_key,
-    requests_prefix,
-)
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.own_report import Sign
+from castor_policy.agents.store_keys import agents_prefix, plan_key, requests_prefix
 from castor_policy.agents.store_view import read_plan, read_report
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn

@@ -1,0 +1,135 @@
+"""The job: what it is, written once before any agent acts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from castor_policy.agents.documents import Document, int_rows
+
+PROTOCOL = 2
+"""Goes up when a document changes its meaning; agents of different protocols do not mix."""
+
+
+_RUN = re.compile(r"[0-9a-f]{16}")
+
+
+def check_run(run: str) -> None:
+    """Raise ValueError unless `run` can be a run's identity."""
+    if not _RUN.fullmatch(run):
+        raise ValueError(f"a run is known by 16 hex digits, not by {run!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec(Document):
+    """What a job is; written once, before any agent acts, and never changed.
+
+    Attributes:
+        job: its name; everything in the store and in shared memory is named after it.
+        machines: N, the machines that train.
+        ranks_per_machine: R, trainers on each.
+        strategy: the placement's name.
+        replicas: the placement: `replicas[i]` are the machines that hold shard i, i first.
+        script: the training program, a path on every machine.
+        arguments: its arguments.
+        run: which run of that name, 16 hex digits: random, made by whoever makes the job. Memory,
+            messages and processes of another run are never this one's, whatever they are called.
+            "": taken from `started_ns`.
+        started_ns: CLOCK_REALTIME when the job was made; event logs count from it.
+        lease_s: an agent that has not renewed for so long is dead.
+        hang_s: a trainer whose process has stood still for so long is hung.
+        stall_factor: no sign of life for so many times the median iteration is a stall,
+        stall_s: but never sooner than this.
+        startup_s: a generation's trainers may import, load and compile for so long unseen.
+        gather_s: a machine that does not stop its trainers and say what it holds, or does not take
+            up a plan, for so long is treated as lost.
+        storage_s: persistent storage may take so long to be read, where memory cannot serve.
+        persist: where persistent checkpoints go; "" for none.
+        persist_every_s: seconds between persistent checkpoints.
+        persist_keep: how many of them are kept.
+        chunk_bytes: size of a checkpoint chunk, the unit of checksums and of transfer.
+        scheme: how checkpoint traffic is scheduled; "none": nothing is checkpointed.
+        profile_iterations: iterations whose idle spans are averaged before a schedule is made.
+        mu: share of an idle span that checkpoint traffic may use.
+        buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
+        buffer_parts: p, sub-buffers that R is divided in.
+        shortest_span_s: idle spans below it are left alone.
+        paced_copy_bps: rate of a stand-in for a GPU's copy engine; 0: there is none.
+        memory_limit_bytes: most CPU memory a machine may spend on checkpoints; 0: what there is.
+        max_attempts: generations in a row without a new complete iteration after which the job
+            gives up.
+        set_aside_after: failures of one machine after which a standby takes its place; 0: never.
+        set_aside_within_s: how long a failure counts for that.
+        resumes: generations that the run has had before `castor resume` began it again: it waits
+            for the agents that hold its kept memory rather than begin without them. 0: it is new.
+        protocol: `PROTOCOL`.
+        credentials: a mark by which an agent knows whether its secret is the job's; "" for none.
+        allow_changed_script: agents may come with another script than the first one's.
+    """
+
+    job: str
+    machines: int
+    ranks_per_machine: int
+    strategy: str
+    replicas: tuple[tuple[int, ...], ...]
+    script: str
+    arguments: tuple[str, ...] = ()
+    run: str = ""
+    started_ns: int = 0
+    lease_s: float = 5.0
+    hang_s: float = 0.8
+    stall_factor: float = 10.0
+    stall_s: float = 300.0
+    startup_s: float = 1800.0
+    gather_s: float = 300.0
+    storage_s: float = 600.0
+    persist: str = ""
+    persist_every_s: float = 10800.0
+    persist_keep: int = 2
+    chunk_bytes: int = 16 << 20
+    scheme: str = "eager"
+    profile_iterations: int = 5
+    mu: float = 0.9
+    buffer_bytes: int = 0
+    buffer_parts: int = 4
+    shortest_span_s: float = 0.005
+    paced_copy_bps: int = 0
+    memory_limit_bytes: int = 0
+    max_attempts: int = 5
+    set_aside_after: int = 3
+    set_aside_within_s: float = 3600.0
+    resumes: int = 0
+    protocol: int = PROTOCOL
+    credentials: str = ""
+    allow_changed_script: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            # Two jobs are never one by an omission: what was made at another time is another.
+            made = f"{self.started_ns % (1 << 64):016x}"
+            object.__setattr__(self, "run", made)
+        check_run(self.run)
+
+    @classmethod
+    def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+        if record.get("protocol") != PROTOCOL:
+            raise ValueError(
+                f"job of protocol {record.get('protocol')!r}; this version speaks {PROTOCOL}: "
+                "run the same version of Castor on every machine"
+            )
+        return record | {
+            "replicas": int_rows(record["replicas"]),
+            "arguments": tuple(record["arguments"]),
+        }
+
+    def ranks_of(self, machine: int) -> range:
+        """Return the ranks that train on `machine`."""
+        first = machine * self.ranks_per_machine
+        return range(first, first + self.ranks_per_machine)
+
+    def ranks_held_by(self, machine: int) -> list[int]:
+        """Return the ranks whose part `machine` keeps a replica of, its own first."""
+        shards = [machine]
+        shards += [s for s, row in enumerate(self.replicas) if machine in row[1:]]
+        return [rank for shard in shards for rank in self.ranks_of(shard)]
