@@ -53,7 +53,8 @@ from castor_policy.agents.events import (
 )
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.worker import REPORT_PROGRESS_S, STANDBY_CAMPAIGN_S, Worker
+from castor_policy.agents.store_contact import STANDBY_CAMPAIGN_S
+from castor_policy.agents.worker import REPORT_PROGRESS_S, Worker
 from castor_policy.placement import place
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")

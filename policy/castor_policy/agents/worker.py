@@ -60,14 +60,9 @@ from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, stro
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Phase, Plan
+from castor_policy.agents.store_contact import StoreContact
 from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
-
-STANDBY_CAMPAIGN_S = 1.0
-"""A machine that trains is preferred as root; a standby stands only when none has for so long."""
-
-PING_EVERY_S = 0.5
-"""While the store is silent, peers are asked so often for the plan that they know."""
 
 REPORT_PROGRESS_S = 1.0
 """The report's iteration is for people and for counting attempts: not worth a write each."""
@@ -124,20 +119,13 @@ class Worker:
         self._ended: set[int] = set()
         self._progress = (0, 0)
         self._persist = 0
-        self._in_session = False
-        self._store_silent = False
-        self._troubles: dict[str, str] = {}
-        self._renewed_s = now_s
-        self._peers_answered_s = now_s
-        self._pinged_s = now_s
-        self._asking_since_s: float | None = None
-        self._rootless_since_s: float | None = None
+        self._contact = StoreContact(agent, spec.lease_s, now_s)
         self._reported_s = now_s
 
     @property
     def renewed_s(self) -> float:
         """From when on, by the driver's clock, this agent counts the lease that it has."""
-        return self._renewed_s
+        return self._contact.renewed_s
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -147,9 +135,9 @@ class Worker:
             case SessionOpened(plan, sent_s):
                 return self._session_opened(plan, sent_s)
             case SessionRenewed(sent_s):
-                return self._renewed(sent_s)
+                return [*self._contact.renewed(sent_s)]
             case SessionLost():
-                self._in_session = False
+                self._contact.in_session = False
                 return []
             case StoreLost():
                 return self._store_lost()
@@ -157,13 +145,13 @@ class Worker:
                 # What is on this machine may be that one's by now: nothing is given back.
                 return [StopTrainers(), Exit(NAME_TAKEN, f"the lease ended, and {by}")]
             case StoreTrouble(about, reason):
-                return self._store_trouble(about, reason)
+                return [*self._contact.trouble(about, reason)]
             case SessionFailed(reason):
                 return [StopTrainers(), Exit(BEGIN_AGAIN, reason)]
             case PlanChanged(plan, _):
                 return self._obey(plan)
             case RootChanged(agent):
-                self._rootless_since_s = None if agent else now_s
+                self._contact.root_changed(agent, now_s)
                 return self._campaign(now_s)
             case PersistChanged(iteration):
                 self._persist = iteration
@@ -228,77 +216,41 @@ class Worker:
     # ---- the session -------------------------------------------------------------------------
 
     def _session_opened(self, plan: Plan | None, sent_s: float) -> list[WorkerEffect]:
-        self._in_session = True
-        effects = self._renewed(sent_s)
+        self._contact.in_session = True
+        effects: list[WorkerEffect] = [*self._contact.renewed(sent_s)]
         # What was decided meanwhile comes before anything else is done or said.
         if plan is not None:
             effects += self._obey(plan)
         return [*effects, Report(self.report)]
 
-    def _renewed(self, sent_s: float) -> list[WorkerEffect]:
-        self._renewed_s = max(self._renewed_s, sent_s)
-        return self._store_back()
-
     def _store_lost(self) -> list[WorkerEffect]:
-        if self._store_silent:
-            return []
-        self._store_silent = True
-        self._asking_since_s = None
-        return [Log(EventKind.STORE_LOST, {"agent": self.report.agent})]
-
-    def _store_back(self) -> list[WorkerEffect]:
-        if not self._store_silent:
-            return []
-        self._store_silent = False
-        return [Log(EventKind.STORE_BACK, {"agent": self.report.agent})]
-
-    def _store_trouble(self, about: str, reason: str) -> list[WorkerEffect]:
-        """Log a trouble once, however often it is met, and its end."""
-        if self._troubles.get(about, "") == reason:
-            return []
-        if reason:
-            self._troubles[about] = reason
-        else:
-            del self._troubles[about]
-        said = {"agent": self.report.agent, "about": about, "reason": reason}
-        return [Log(EventKind.STORE_TROUBLE, said)]
+        return [*self._contact.lost()]
 
     def _tick(self, now_s: float) -> list[WorkerEffect]:
         return [*self._campaign(now_s), *self._watch_isolation(now_s)]
 
     def _campaign(self, now_s: float) -> list[WorkerEffect]:
-        if self._rootless_since_s is None or not self._in_session or self._store_silent:
-            return []
         trains = self.machine is not None or (self.plan is None and not self.report.standby)
-        if not trains and now_s - self._rootless_since_s < STANDBY_CAMPAIGN_S:
-            return []
-        return [Campaign()]
+        return [Campaign()] if self._contact.may_stand(now_s, trains=trains) else []
 
     def _watch_isolation(self, now_s: float) -> list[WorkerEffect]:
         plan = self.plan
-        if not self._store_silent or plan is None or plan.phase != Phase.LOAD:
+        if not self._contact.is_silent or plan is None or plan.phase != Phase.LOAD:
             return []
         if self.machine is None or self._is_over() or len(plan.agents) < 2:
             return []
-        if self._asking_since_s is None:
-            # Who was not asked is not silent: this machine was paused, or the plan has just come.
-            self._asking_since_s = now_s
-        heard_s = max(self._peers_answered_s, self._asking_since_s)
-        expired = now_s - self._renewed_s >= self.spec.lease_s
-        unheard = now_s - heard_s >= self.spec.lease_s / 2
-        if expired and unheard:
+        if self._contact.is_cut_off(now_s):
             cut_off = "cut off from the store and from every peer; the lease must have expired"
             return [*self._fail(FailureKind.ISOLATED, cut_off), StopTrainers()]
-        if now_s - self._pinged_s < PING_EVERY_S:
+        if not self._contact.is_ping_due(now_s):
             return []
-        self._pinged_s = now_s
         peers = {m: a for m, a in enumerate(plan.addresses) if m != self.machine}
         return [PingPeers(peers)]
 
     def _peers_answered(self, newest_generation: int, now_s: float) -> list[WorkerEffect]:
         if newest_generation < 0:
             return []
-        self._peers_answered_s = now_s
+        self._contact.peers_answered(now_s)
         if newest_generation <= self.generation or self._is_over():
             return []
         behind = f"a peer knows generation {newest_generation}; this machine was left behind"
@@ -372,7 +324,7 @@ class Worker:
             return [StopTrainers(), *self._fail(FailureKind.START, _UNGATHERED)]
         in_memory = plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
         self._parts = PartLoading(self.spec, plan, machine, known.holdings)
-        self._asking_since_s = None
+        self._contact.ask_anew()
         return [
             Keep(plan.iteration if in_memory else None),
             StartTrainers(plan, machine),
