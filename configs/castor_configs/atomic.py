@@ -78,12 +78,12 @@ def output_file(
 def output_files(
     folder: Path, names: Iterable[str], *, overwrite: bool, reads: Iterable[str | Path] = ()
 ) -> tuple[Path, ...]:
-    """Make a folder for results, and find out that each of its files may be written.
+    """Find out before the work that each file may be written; the folder is made with the first.
 
     Raises:
         InputError: as `output_folder` and `output_file`.
     """
-    output_folder(folder)
+    output_folder(next(place for place in (folder, *folder.absolute().parents) if place.exists()))
     given = tuple(reads)
     return tuple(output_file(folder / name, overwrite=overwrite, reads=given) for name in names)
 

@@ -119,7 +119,7 @@ def test_faults_are_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names a run twice"):
         invoke(app, ["calibrate", str(folder), f"{folder}/."], catch_exceptions=False)
     for out in (str(tmp_path), ""):
-        with pytest.raises(IsADirectoryError, match="expected the name of a file"):
+        with pytest.raises(InputError, match="expected a file; this is a folder"):
             invoke(app, ["calibrate", str(folder), "-o", out], catch_exceptions=False)
     with pytest.raises(InputError, match="--shard"):
         invoke(app, ["calibrate", str(folder), "--shard", "big"], catch_exceptions=False)

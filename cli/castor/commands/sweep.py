@@ -58,15 +58,14 @@ def sweep(
     """
     from castor_analysis.sweep import SweepError, make_sweep
     from castor_analysis.sweep_tables import SWEEP_FILES
-    from castor_configs.atomic import output_file
+    from castor_configs.atomic import output_files
 
     fixed = list(overrides or ())
     if seeds is not None:
         fixed.append(f"seeds={seeds}")
     wanted = make_sweep(experiment, over, fixed)
     folder = out if out is not None else Path(f"sweep-{Path(experiment).stem}")
-    for name in SWEEP_FILES:  # the folder itself is made once every point is known to be right
-        output_file(folder / name, overwrite=overwrite)
+    output_files(folder, SWEEP_FILES, overwrite=overwrite)
     try:
         _run(wanted, folder, jobs or os.cpu_count() or 1, as_json=as_json)
     except KeyboardInterrupt:
