@@ -7,7 +7,7 @@ where, which root's term it is, and which iteration was last whole in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from castor_policy.agents.agent_report import State
@@ -17,6 +17,7 @@ from castor_policy.recovery import Tier
 from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
 from castor_sim.explore.invariants import Violation
+from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
 from castor_sim.explore.schedule import Fault
 
 if TYPE_CHECKING:
@@ -35,16 +36,6 @@ GENERATIONS_AFTER = 6
 
 ISOLATED_S = 8.0
 """A machine cut off from all for so long must have stopped: two leases, and some answers' times."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What a machine was found to hold in one generation."""
-
-    holdings: Mapping[int, Sequence[int]]
-    persistent: frozenset[int] | None
-    foreign: str = ""
-    """What of it is of another run, or was given up: no plan may rest on it."""
 
 
 class Monitor:
@@ -75,7 +66,7 @@ class Monitor:
         if self._is_written_again(plan):
             return
         if before is not None and _position(plan) < _position(before):
-            raise Violation(6, f"the plan went back from {_name(before)} to {_name(plan)}")
+            raise Violation(6, f"the plan went back from {name_of(before)} to {name_of(plan)}")
         if before is not None:
             for place, name in enumerate(plan.agents):
                 if before.agents[place] and name != before.agents[place]:
@@ -264,7 +255,7 @@ class Monitor:
 
     def check_time(self, limit_s: float) -> None:
         """Say that the job is late (invariant 11)."""
-        plan = _name(self._plan) if self._plan is not None else "no plan"
+        plan = name_of(self._plan) if self._plan is not None else "no plan"
         states = [
             f"{agent.incarnation} {agent.worker.report.state} "
             f"generation {agent.worker.report.generation}"
@@ -320,7 +311,7 @@ class Monitor:
         for place, life in enumerate(plan.incarnations):
             found = self._gathered.get((plan.generation, life))
             agent = self._world.agents.get(plan.agents[place])
-            what = f"{_name(plan)} before {life}, machine {place},"
+            what = f"{name_of(plan)} before {life}, machine {place},"
             if found is None:
                 raise Violation(13, f"{what} was inspected in this generation")
             if agent is not None and agent.incarnation == life and agent.trainers:
@@ -328,56 +319,9 @@ class Monitor:
             if plan.loaded and plan.agents[place] not in plan.loaded:
                 found = Gathered({}, found.persistent)
             if found.foreign:
-                raise Violation(14, f"{_name(plan)} rests on what {found.foreign}")
+                raise Violation(14, f"{name_of(plan)} rests on what {found.foreign}")
             gathered.append(found)
-        self._check_storage(plan, gathered)
-        if plan.tier in (Tier.OWN_MEMORY, Tier.PEER):
-            self._check_offered(plan, gathered)
-            self._check_copies(plan, gathered)
-
-    def _check_storage(self, plan: Plan, gathered: Sequence[Gathered]) -> None:
-        read = [found.persistent for found in gathered if found.persistent is not None]
-        persistent = frozenset.intersection(*read) if read else frozenset()
-        if len(read) == len(gathered):
-            newest = max(persistent, default=0)
-            if plan.iteration < newest:
-                raise Violation(5, f"{_name(plan)} though storage has iteration {newest}")
-        elif plan.tier not in (Tier.OWN_MEMORY, Tier.PEER):
-            raise Violation(5, f"{_name(plan)} before every machine had read storage")
-        if plan.tier == Tier.STORAGE and plan.iteration not in persistent:
-            raise Violation(5, f"{_name(plan)}, which not every machine sees: {sorted(persistent)}")
-
-    def _check_offered(self, plan: Plan, gathered: Sequence[Gathered]) -> None:
-        for shard, places in enumerate(plan.sources):
-            for rank in self._world.spec.ranks_of(shard):
-                for place in places:
-                    if plan.iteration not in gathered[place].holdings.get(rank, ()):
-                        what = f"{_name(plan)}: machine {place} is a source of shard {shard}"
-                        raise Violation(1, f"{what}, but holds no such part of rank {rank}")
-
-    def _check_copies(self, plan: Plan, gathered: Sequence[Gathered]) -> None:
-        """Check that nobody drops an older replica for one that it does not have (17)."""
-        spec = self._world.spec
-        for older in self._recoverable(gathered):
-            for place, found in enumerate(gathered if older < plan.iteration else ()):
-                for rank in spec.ranks_held_by(place):
-                    held = found.holdings.get(rank, ())
-                    if older in held and plan.iteration not in held:
-                        what = f"{_name(plan)}: machine {place} drops rank {rank} at {older}"
-                        raise Violation(17, f"{what}, which every rank could load")
-
-    def _recoverable(self, gathered: Sequence[Gathered]) -> set[int]:
-        """Return the iterations of which some machine has each rank's part."""
-        spec = self._world.spec
-        each = []
-        for shard, row in enumerate(spec.replicas):
-            whole: set[int] = set()
-            for place in row:
-                held = gathered[place].holdings
-                parts = [set(held.get(rank, ())) for rank in spec.ranks_of(shard)]
-                whole |= set.intersection(*parts)
-            each.append(whole)
-        return set.intersection(*each)
+        check_gathered(self._world.spec, plan, gathered)
 
     def _check_iteration(self, plan: Plan) -> None:
         spec, newest = self._world.spec, self._whole_iteration
@@ -392,8 +336,8 @@ class Monitor:
             lost = sorted({place for place, _ in self._lost})
             raise Violation(
                 4,
-                f"{_name(plan)} goes back to {plan.iteration} from {newest}; since that was whole "
-                f"machines {lost} were lost, and every shard has a replica left",
+                f"{name_of(plan)} goes back to {plan.iteration} from {newest}; since that was "
+                f"whole machines {lost} were lost, and every shard has a replica left",
             )
         self._whole_iteration = min(plan.iteration, newest) if newest is not None else None
 
@@ -437,7 +381,3 @@ class Monitor:
 
 def _position(plan: Plan) -> tuple[int, int]:
     return plan.generation, min(2, _PHASES.index(Phase(plan.phase)))
-
-
-def _name(plan: Plan) -> str:
-    return f"generation {plan.generation} {plan.phase.upper()} {plan.iteration} from {plan.tier}"
