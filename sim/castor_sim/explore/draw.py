@@ -126,7 +126,7 @@ def _draw_one(
     if kind in ("crash", "mount"):
         span_s = draw.choice((0.0, span_s))
     elif kind in OF_RANKS:
-        aimed, other = draw.randrange(ranks), 0 if kind == "error" else draw.randrange(4)
+        aimed, other = draw.randrange(ranks), draw.randrange(4)
     elif kind == "net":
         other = draw.choice((STORE, STORE, PEERS, EVERYBODY, EVERYBODY, draw.randrange(agents)))
     elif kind == "pause":
