@@ -75,6 +75,14 @@ def buffer_to_write(headers: Sequence[BufferHeader], agreed: int | None) -> int:
     return min(free, key=lambda index: _worth(headers[index]))
 
 
+def is_of_run(run: str, wanted: str) -> bool:
+    """Whether memory that a run wrote may be offered, loaded or sent in the run that is `wanted`.
+
+    Never another run's, whatever its job is called: see `JobSpec.run`.
+    """
+    return run == wanted
+
+
 def offered(headers: Sequence[BufferHeader]) -> frozenset[int]:
     """Return the iterations that may be offered for recovery: those of complete buffers."""
     return frozenset(header.iteration for header in headers if header.state is BufferState.COMPLETE)

@@ -133,3 +133,14 @@ def test_a_second_agent_of_a_name_is_refused_and_the_job_goes_on(elsewhere: floa
     assert world.agents["node-1"].incarnation == "node-1.1"
     assert world.agents["node-1"].exited == 0
     assert run_schedule(Search(Shape(), broken="name-unproven"), 5, (twin,)) is not None
+
+
+def test_what_an_earlier_run_left_is_neither_offered_nor_loaded() -> None:
+    left = Fault("earlier", 0.0, value=3.0)
+    world = World(Shape(), 5, (left,), keep_notes=True)
+    world.run()
+    assert all(len(host.left) == 2 for host in world.hosts)
+    assert any("load 0 scratch" in note for note in world.notes or [])
+    broken = run_schedule(Search(Shape(), broken="any-run"), 5, (left,))
+    assert broken is not None
+    assert broken.invariant == 14

@@ -20,6 +20,7 @@ from castor_policy.checkpoint_memory import (
     BufferHeader,
     BufferState,
     buffer_to_write,
+    is_of_run,
     offered,
 )
 from castor_runtime.arena.buffers import Snapshot, Writing
@@ -131,7 +132,7 @@ class Replica:
         """
         path = folder / name
         owner, part = read_header(path)
-        if run is not None and owner.run != run:
+        if run is not None and not is_of_run(owner.run, run):
             raise ForeignCheckpointError(
                 f"{name} is of run {owner.run} of job {owner.job}, not of run {run}; remove it by "
                 "`castor clean`"

@@ -46,6 +46,7 @@ from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.events import EventKind
 from castor_policy.store import TxnResult
 from castor_sim.explore.checkpoint_model import Memory
+from castor_sim.explore.earlier_run import Segment, take_up
 from castor_sim.explore.machine import carry_out
 from castor_sim.explore.session import Session
 from castor_sim.explore.training import LOST_PEER, OWN_ERROR, Trainer
@@ -78,6 +79,7 @@ class Host:
     lives: int = 0
     lives_before_boot: int = 0
     lacks_memory: bool = False
+    left: list[Segment] = field(default_factory=list)
 
 
 class SimulatedAgent:
@@ -114,6 +116,7 @@ class SimulatedAgent:
         self._clock = (world.now_s, world.now_s, 1.0)
         self._hangs_told: set[int] = set()
         self._standing_told = False
+        take_up(world.spec, host)
         offered = {rank: replica.offered() for rank, replica in sorted(host.memory.items())}
         self.worker = Worker(
             world.spec,

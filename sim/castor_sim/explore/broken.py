@@ -226,6 +226,11 @@ VARIANTS = (
         (Patch(own_report.NameClaim, "decide", _returns(value=own_report.Verdict.TAKE)),),
     ),
     Variant(
+        "any-run",
+        "memory of an earlier run of the job's name counts as this one's",
+        (Patch(checkpoint_memory, "is_of_run", _returns(value=True)),),
+    ),
+    Variant(
         "superseded-trains-on",
         "a machine whose place was given away does not stop its trainers",
         (Patch(worker.Worker, "_superseded", _without(StopTrainers)),),

@@ -44,6 +44,7 @@ _VALUES = {
     "flip": (0.0, 0.0, 1.0),
     "error": (0.0, 1.0, 1.0, 2.0),
     "twin": (0.0, 1.0),
+    "earlier": (1.0, 3.0, 6.0, 11.0),
 }
 OF_RANKS = ("trainer", "worn", "leave", "hang", "flip", "error")
 """Faults whose target is a rank."""
@@ -135,6 +136,8 @@ def _draw_one(
         other = draw.choice((0, 0, 5, 100))
     elif kind == "root":
         other, after, lag_s = draw.randrange(2), "", draw.choice((0.0, 0.01, 1.0, 1.5, 5.0))
+    elif kind == "earlier":
+        time_s, after, lag_s, other = 0.0, "", 0.0, draw.randrange(2)
     if kind in _VALUES:
         value = draw.choice(_VALUES[kind])
     if target is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from castor_policy.agents.plan import Plan
 from castor_policy.store import LeaseLostError
+from castor_sim.explore.earlier_run import leave
 from castor_sim.explore.monitor import ISOLATED_S
 from castor_sim.explore.network import STORE
 from castor_sim.explore.schedule import EVERYBODY, PEERS, Fault
@@ -73,10 +74,19 @@ class Injector:
 
     def _arm(self, fault: Fault) -> None:
         self._ahead -= 1
-        if fault.after or fault.kind == "root":
+        if fault.kind == "earlier":
+            self._leave_memory(fault)
+        elif fault.after or fault.kind == "root":
             self._waiting.append(fault)
         else:
             self._strike(fault)
+
+    def _leave_memory(self, fault: Fault) -> None:
+        hosts = self._world.hosts
+        leave(self._world.spec, hosts, max(1, round(fault.value)))
+        if fault.other % 2 == 1:
+            hosts[fault.target % len(hosts)].left.clear()
+        self.struck.append((fault.kind, self._world.monitor.phase()))
 
     def _strike(self, fault: Fault) -> None:
         live = self._world.live()
@@ -129,6 +139,7 @@ class Injector:
         for one in self._world.on(agent.host):
             one.end()
         agent.host.memory.clear()
+        agent.host.left.clear()
         agent.host.lives_before_boot = agent.host.lives
         if span_s:
             self._world.after(span_s, self._world.start, agent.host)

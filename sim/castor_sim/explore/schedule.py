@@ -19,6 +19,7 @@ KINDS = {
     "worn": "a trainer is killed in three generations in a row",
     "leave": "a trainer ends with code 0 while the others train",
     "twin": "a second agent of an agent's name starts, on its machine or on another one",
+    "earlier": "an earlier run of the job's name has left its memory on the machines",
     "unfit": "a machine has no memory for the parts of a place that it comes to fill",
     "hang": "a trainer stands still",
     "pause": "a machine, or its agent alone, stands still and wakes, lease expired or not",
@@ -59,10 +60,11 @@ class Fault:
         other: whom "net" cuts it off from: a machine, `STORE`, `PEERS` or `EVERYBODY`; which copy
             "flip" hits; how far a "clock" jumps in seconds; for "pause" and "root" 1 means that
             timers come before messages on waking; for "error" an odd number means after the
-            update.
+            update, for "earlier" that its target holds nothing.
         span_s: how long it lasts; 0: it is over at once, or for good.
         value: how much: slowness, probability of loss, delay of a request, rate of a clock, how
-            late a lease ends (negative: at once); how many iterations ahead an "error" lies; for
+            late a lease ends (negative: at once); how many iterations ahead an "error" lies; the
+            iteration that an "earlier" run had come to; for
             "pause" 1 means the whole machine, for "crash" all machines of its shard's row, for
             "net" only what it sends (1) or only what it gets (2), for "flip" persistent storage,
             for "twin" another machine;

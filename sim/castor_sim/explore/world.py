@@ -135,10 +135,9 @@ class World:
         self._named = shape.machines
         self._injector = Injector(self, faults)
         names = [f"node-{n}" for n in range(shape.machines)]
-        for name in names:
-            self.after(self._draw.uniform(0.0, 0.3), self.start, Host(name, standby=False))
-        for number in range(shape.standby):
-            host = Host(f"spare-{number}", standby=True)
+        self.hosts = [Host(name, standby=False) for name in names]
+        self.hosts += [Host(f"spare-{number}", standby=True) for number in range(shape.standby)]
+        for host in self.hosts:
             self.after(self._draw.uniform(0.0, 0.3), self.start, host)
 
     # ---- time ----------------------------------------------------------------------------------
