@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from castor_policy import checkpoint_memory
-from castor_policy.agents.documents import JobSpec
+from castor_policy.agents.job_spec import JobSpec
 from castor_sim.explore.checkpoint_model import Replica, part_of
 from castor_sim.explore.truth import Truth
 
