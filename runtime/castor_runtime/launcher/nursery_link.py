@@ -199,3 +199,12 @@ class NurseryLink:
                 self._on_exit(AgentExit(message["name"], message["pid"], message["code"]))
             case other:
                 raise ValueError(f"the nursery said {other!r}; both must be of one version")
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return what agents and trainers inherit: one thread each, unless the user says otherwise.
+
+    Emulated machines share the cores, and the nursery must have one thread when it forks.
+    """
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return one | dict(os.environ)

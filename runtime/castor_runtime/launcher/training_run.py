@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import secrets
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +22,24 @@ from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.emulated_cluster.network import Network, Place
+from castor_runtime.launcher.agent_logs import AgentLogs
+from castor_runtime.launcher.background_tasks import BackgroundTasks
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.event_logs import EventTail, History
 from castor_runtime.launcher.injector import Injector
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
-from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
+from castor_runtime.launcher.nursery_link import (
+    AgentExit,
+    NurseryError,
+    NurseryLink,
+    inherited_environment,
+)
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome, compute, judge
 from castor_runtime.launcher.run_folder import RunFolder
+from castor_runtime.launcher.run_record import run_record
 from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.stored_job import StoredJob
@@ -54,15 +60,6 @@ GRACE_S: Final = 5.0
 """For the rest of the agents to end, once one has; one that was stopped never will."""
 
 _TABLE_EVERY_S: Final = 0.25
-
-
-def _environment() -> dict[str, str]:
-    """Return what agents and trainers inherit: one thread each, unless the user says otherwise.
-
-    Emulated machines share the cores, and the nursery must have one thread when it forks.
-    """
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return one | dict(os.environ)
 
 
 class TrainingRun:
@@ -96,16 +93,15 @@ class TrainingRun:
         self._screen = Screen(console, self.spec.ranks_per_machine, quiet=quiet)
         self._entries = (agent_main, preload)
         self._history = History()
-        self._tails: dict[str, EventTail] = {}
+        self._logs = AgentLogs(self.folder)
         self._reached = 0
         self._refused: dict[str, Refusal] = {}
         self._complete = 0
         self._generation = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._interrupted = 0
         self._ended_at_s: float | None = None
         self._table_at_s = 0.0
-        self._fatal = ""
         # Made in `run`, in this order.
         self._log: EventLog
         self._store: EtcdStore
@@ -198,7 +194,7 @@ class TrainingRun:
             self._exited,
             agent_main=self._entries[0],
             preload=self._entries[1],
-            environment=_environment(),
+            environment=inherited_environment(),
             place=self._place,
         )
         self._supervisor = Supervisor(self._nursery, self._agent_options, self._say)
@@ -223,8 +219,8 @@ class TrainingRun:
         control = ControlServer(self.folder.control_socket, self._injector.asked)
         await control.open()
         stack.push_async_callback(control.close)
-        stack.push_async_callback(self._cancel_tasks)
-        self._spawn(self._job.follow(self._serve_requests))
+        stack.push_async_callback(self._tasks.cancel)
+        self._tasks.spawn(self._job.follow(self._serve_requests))
         if self.options.local_agents:
             await self._start_agents(names)
         else:
@@ -249,10 +245,7 @@ class TrainingRun:
 
     def _take_in_past(self) -> int:
         """Take in what the run's logs say already, without showing it; return its generations."""
-        for name in self.folder.agent_names():
-            self._tails[name] = EventTail(self.folder.agent(name) / "events.jsonl")
-        past = [*EventTail(self.folder.launcher_events).read()]
-        past += [event for name in sorted(self._tails) for event in self._tails[name].read()]
+        past = [*EventTail(self.folder.launcher_events).read(), *self._logs.read()]
         for event in sorted(past, key=lambda event: event.time_ns):
             self._history.add(event)
         self._reached = self._complete
@@ -326,7 +319,7 @@ class TrainingRun:
         while True:
             self._read_logs()
             for fault in self._injector.due(time.monotonic()):
-                self._spawn(self._injector.inject(fault))
+                self._tasks.spawn(self._injector.inject(fault))
             if (outcome := await self._outcome()) is not None:
                 self._read_logs()
                 return replace(
@@ -340,11 +333,7 @@ class TrainingRun:
             await asyncio.sleep(POLL_S)
 
     def _read_logs(self) -> None:
-        for name in self.folder.agent_names():
-            if name not in self._tails:
-                self._tails[name] = EventTail(self.folder.agent(name) / "events.jsonl")
-        events = [event for name in sorted(self._tails) for event in self._tails[name].read()]
-        for event in sorted(events, key=lambda event: event.time_ns):
+        for event in self._logs.read():
             self._saw(event)
 
     def _saw(self, event: Event) -> None:
@@ -366,8 +355,8 @@ class TrainingRun:
         """Return how the run ended, once it has: all agents are gone or their time is up."""
         if self._interrupted:
             return Outcome("interrupted", "interrupted", 128 + self._interrupted)
-        if self._fatal:
-            return Outcome("failed", self._fatal, FAILED)
+        if self._tasks.fatal:
+            return Outcome("failed", self._tasks.fatal, FAILED)
         view = self._job.view
         plan = None if view is None else view.plan
         outcome = judge(plan, self._supervisor.codes)
@@ -444,41 +433,14 @@ class TrainingRun:
         self._screen.event(event)
 
     def _write_run(self) -> None:
-        agents = dict(sorted(self._nursery.pids.items())) if hasattr(self, "_nursery") else {}
         self.folder.write_run(
-            {
-                "job": self.spec.job,
-                "run": self.spec.run,
-                "store": self._store_url,
-                "store_version": self._store_version,
-                "nodes": self.spec.machines,
-                "ranks_per_node": self.spec.ranks_per_machine,
-                "replicas": [list(row) for row in self.spec.replicas],
-                "pid": os.getpid(),
-                "standby": self.options.standby,
-                "launched_store": self.options.store,
-                "local_agents": self.options.local_agents,
-                "agents": agents,
-                "generation": self._generation,
-                "started_ns": self.spec.started_ns,
-                "cluster": None if self._network is None else self._network.to_json(),
-                "spec": json.loads(self.spec.to_json()),
-                "command": list(self.options.command),
-            }
+            run_record(
+                self.spec,
+                self.options,
+                store=self._store_url,
+                store_version=self._store_version,
+                agents=self._nursery.pids if hasattr(self, "_nursery") else {},
+                generation=self._generation,
+                network=self._network,
+            )
         )
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fatal = f"{type(error).__name__}: {error}"
-
-    async def _cancel_tasks(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,27 @@
+"""The event logs of all agents of a run, followed together."""
+
+from __future__ import annotations
+
+from castor_policy.events import Event
+from castor_runtime.launcher.event_logs import EventTail
+from castor_runtime.launcher.run_folder import RunFolder
+
+
+class AgentLogs:
+    """Follows every agent's log from its start; agents may be added while the run goes on.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._tails: dict[str, EventTail] = {}
+
+    def read(self) -> list[Event]:
+        """Return what agents have logged since the last call, by time."""
+        for name in self._folder.agent_names():
+            if name not in self._tails:
+                self._tails[name] = EventTail(self._folder.agent(name) / "events.jsonl")
+        events = [event for name in sorted(self._tails) for event in self._tails[name].read()]
+        return sorted(events, key=lambda event: event.time_ns)

@@ -1,0 +1,54 @@
+"""run.json: what the launcher says of its run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from castor_policy.agents.job_spec import JobSpec
+from castor_runtime.emulated_cluster.network import Network
+from castor_runtime.launcher.train_options import TrainOptions
+
+
+def run_record(
+    spec: JobSpec,
+    options: TrainOptions,
+    *,
+    store: str,
+    store_version: str,
+    agents: Mapping[str, int],
+    generation: int,
+    network: Network | None,
+) -> dict[str, Any]:
+    """Return the document.
+
+    Args:
+        spec: the job.
+        options: of the run; this process is its launcher.
+        store: its address.
+        store_version: of etcd; "" unknown.
+        agents: name -> process, of those that live.
+        generation: of the newest plan.
+        network: of an emulated cluster.
+    """
+    return {
+        "job": spec.job,
+        "run": spec.run,
+        "store": store,
+        "store_version": store_version,
+        "nodes": spec.machines,
+        "ranks_per_node": spec.ranks_per_machine,
+        "replicas": [list(row) for row in spec.replicas],
+        "pid": os.getpid(),
+        "standby": options.standby,
+        "launched_store": options.store,
+        "local_agents": options.local_agents,
+        "agents": dict(sorted(agents.items())),
+        "generation": generation,
+        "started_ns": spec.started_ns,
+        "cluster": None if network is None else network.to_json(),
+        "spec": json.loads(spec.to_json()),
+        "command": list(options.command),
+    }
