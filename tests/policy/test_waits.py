@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from castor_policy.agents.agent_report import AgentReport, State
-from castor_policy.agents.effects import Log, Report, RootEffect, WritePlan
+from castor_policy.agents.effects import Log, Report, RequestMachine, RootEffect, WritePlan
 from castor_policy.agents.events import Inspected, PlanChanged, ReportChanged, StorageRead, Tick
 from castor_policy.agents.gathering import Awaited
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.agents.patience import Patience
+from castor_policy.agents.patience import Patience, serves
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import Worker
@@ -51,6 +51,7 @@ class Desk:
         self.root = Root(SPEC, 5, plan, 1, reports, 0.0)
         self.now_s = 0.0
         self.revision = 1
+        self.asked: list[str] = []
 
     def see(self, report: AgentReport) -> Plan | None:
         return self._written(self.root.handle(ReportChanged(report.agent, report), self.now_s))
@@ -65,6 +66,7 @@ class Desk:
 
     def _written(self, effects: list[RootEffect]) -> Plan | None:
         self.logged = [e for e in effects if isinstance(e, Log) and e.kind == EventKind.DETECTED]
+        self.asked += [effect.request for effect in effects if isinstance(effect, RequestMachine)]
         for effect in effects:
             if isinstance(effect, WritePlan):
                 self.revision += 1
@@ -172,6 +174,32 @@ def test_a_machine_that_cannot_read_what_others_read_is_replaced() -> None:
     plan = desk.wait(1.0)
     assert plan is not None
     assert plan.agents == ("node-0", "spare-0")
+
+
+def test_two_machines_whose_storage_hangs_do_not_take_turns_for_ever() -> None:
+    """Found by `castor explore`: each spoke once it had lost its place, and got the other's."""
+    desk = Desk(PLAN, gathered("node-1", None, held=False), told("spare-0", standby=True))
+    desk.see(gathered("node-0", (6,), held=False))
+    assert desk.wait(20.5) is not None
+    assert desk.see(told("node-1", state=State.IDLE)) is None
+    assert desk.see(gathered("spare-0", None, held=False)) is None
+    plan = desk.wait(20.5)
+    assert plan is not None
+    assert plan.agents == ("node-0", "node-1")  # it may be answered by now
+    assert desk.asked == ["2-1"]  # or never
+    assert desk.see(told("spare-0", state=State.IDLE)) is None
+    assert desk.see(gathered("node-1", None, held=False)) is None
+    assert desk.see(told("node-2", state=State.IDLE)) is None
+    plan = desk.wait(20.5)
+    assert plan is not None
+    assert plan.agents == ("node-0", "node-2")
+
+
+@pytest.mark.parametrize(("stuck_s", "kept"), [(0.0, True), (9.9, True), (10.0, False)])
+def test_who_is_stuck_for_longer_than_a_machine_may_gather_gives_its_lease_up(
+    stuck_s: float, *, kept: bool
+) -> None:
+    assert serves(SPEC, stuck_s) is kept
 
 
 def test_a_worker_says_what_memory_holds_first_and_storage_when_it_has_answered() -> None:

@@ -119,6 +119,11 @@ def test_an_outage_of_the_store_costs_no_generation_and_no_time() -> None:
         (Fault("crash", 6.0, 0), Fault("crash", 6.0, 0)),
         # Both copies of a part are spoilt, then it is needed.
         (Fault("flip", 5.0, 1), Fault("flip", 5.0, 1, 1), Fault("trainer", 5.01, 0)),
+        # Storage answers none of the first machines, and one that comes later.
+        (
+            Fault("silent", 0.0, value=1.0, after="gather", lag_s=0.1),
+            Fault("crash", 0.0, 3, after="gather", lag_s=0.1),
+        ),
     ],
 )
 def test_schedules_that_once_failed_pass(faults: tuple[Fault, ...]) -> None:

@@ -2,7 +2,9 @@
 
 1. A machine is lost when its agent has left the store, or was given up because it never answered.
 2. A lost machine is told of where its place is filled, by the plan and in the event log alike.
-3. Whoever is free fills an empty place (`seating` says who); for a place that stays empty a machine
+3. Who was given up because storage did not answer it may be answered by now, or never: it fills a
+   place if nobody else does, and a machine is asked for none the less.
+4. Whoever is free fills an empty place (`seating` says who); for a place that stays empty a machine
    is asked for, and asked for again once nobody has come for `REQUEST_AGAIN_S`.
 """
 
@@ -45,6 +47,7 @@ class Filling:
         free: Sequence[AgentReport],
         now_s: float,
         at_s: float,
+        doubted: Sequence[AgentReport] = (),
     ) -> tuple[Plan, list[RootEffect]]:
         """Give every machine without a live agent one, or ask for one.
 
@@ -54,6 +57,8 @@ class Filling:
             free: agents that fill no machine, the preferred ones first.
             now_s: the root's steady clock; -inf: nobody is asked for yet.
             at_s: seconds from the job's start, by the clock on the wall.
+            doubted: agents that fill none, and were given up before because storage did not
+                answer them: they take what nobody else does, and a machine is asked for as well.
         """
         agents, incarnations = list(plan.agents), list(plan.incarnations)
         effects: list[RootEffect] = []
@@ -68,11 +73,15 @@ class Filling:
                 incarnations[machine] = report.incarnation
         empty = [machine for machine, name in enumerate(agents) if not name]
         seated = seats(self._spec, free, empty)
+        left = [machine for machine in empty if machine not in seated]
+        unsure = seats(self._spec, doubted, left)
+        seated |= unsure
         for machine in empty:
             if (report := seated.get(machine)) is not None:
                 agents[machine], incarnations[machine] = report.agent, report.incarnation
-                self._requested_s.pop(machine, None)
                 effects.append(_replaced(plan, machine, report.agent))
+            if machine in seated and machine not in unsure:
+                self._requested_s.pop(machine, None)
             else:
                 effects += self.request([(machine, f"{plan.generation}-{machine}")], now_s)
         new = [gone for gone in lost if gone not in plan.culprits]

@@ -12,9 +12,19 @@ from collections.abc import Mapping
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.gathering import Awaited
+from castor_policy.agents.job_spec import JobSpec
 
 LONGEST_GAP_S = 1.0
 """The most that one look adds to what was waited: a root that was stopped itself has not waited."""
+
+
+def serves(spec: JobSpec, stuck_s: float) -> bool:
+    """Whether an agent that has carried out one thing for `stuck_s` seconds still keeps its lease.
+
+    What it waits for may never end; without its lease its place, and its office as root, go to
+    others. No machine has longer to gather.
+    """
+    return stuck_s < spec.gather_s
 
 
 class Patience:
@@ -23,6 +33,7 @@ class Patience:
     def __init__(self) -> None:
         self._waited_s: dict[Awaited, float] = {}
         self._at_s: float | None = None
+        self._unread: set[tuple[str, str]] = set()
         self._silent: dict[tuple[str, str], AgentReport] = {}
 
     def wait(self, now_s: float, limits_s: Mapping[Awaited, float]) -> list[Awaited]:
@@ -40,10 +51,23 @@ class Patience:
         }
         return [what for what, limit_s in limits_s.items() if self._waited_s[what] >= limit_s]
 
-    def give_up(self, report: AgentReport) -> None:
-        """Take this agent for lost until it says something else than this."""
+    def give_up(self, report: AgentReport, step: str) -> None:
+        """Take this agent for lost until it says something else than this; see `Awaited.step`."""
+        if step == "storage":
+            self._unread.add((report.agent, report.incarnation))
         self._silent[report.agent, report.incarnation] = report
 
     def is_given_up(self, report: AgentReport) -> bool:
-        """Whether the agent was given up, and has said nothing new since."""
-        return self._silent.get((report.agent, report.incarnation)) == report
+        """Whether the agent was given up, and has said nothing new since.
+
+        Args:
+            report: its newest one. Once it has said something else, the same counts as new, too.
+        """
+        life = report.agent, report.incarnation
+        if self._silent.get(life) != report:
+            self._silent.pop(life, None)
+        return life in self._silent
+
+    def is_doubted(self, report: AgentReport) -> bool:
+        """Whether storage once did not answer the agent in time: it may not the next time."""
+        return (report.agent, report.incarnation) in self._unread

@@ -272,7 +272,7 @@ class Root:
         for one in () if self._storage_overdue else overdue:
             report = members[one.machine]
             if report is not None:
-                self._patience.give_up(report)
+                self._patience.give_up(report, one.step)
 
     def _put_aside(self, plan: Plan, reasons: Mapping[int, str], now_s: float) -> list[RootEffect]:
         """Give these machines' places to others, within the generation."""
@@ -287,7 +287,9 @@ class Root:
         """Give every machine without a live agent one, or ask for one."""
         known = {name: self._live(name) for name in self.reports}
         free = self._free_agents(plan, plan.agents)
-        return self._filling.fill(plan, known, free, now_s, self._at_s)
+        doubted = [one for one in free if self._patience.is_doubted(one)]
+        sure = [one for one in free if one not in doubted]
+        return self._filling.fill(plan, known, sure, now_s, self._at_s, doubted)
 
     def _free_agents(self, plan: Plan | None, taken: Sequence[str]) -> list[AgentReport]:
         """Live agents that fill no machine; with the job's script, ordinary ones, by name first."""

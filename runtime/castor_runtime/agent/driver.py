@@ -46,6 +46,7 @@ from castor_policy.agents.events import TICK_S, PeersAnswered, StoreTrouble, Tic
 from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.own_report import Sign
+from castor_policy.agents.patience import serves
 from castor_policy.agents.plan import Phase
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_keys import layout_prefix
@@ -272,7 +273,7 @@ class Agent:
     def _serves(self) -> bool:
         """Whether events are taken: none is stuck for longer than a machine may take to gather."""
         since_s = self._taking_since_s
-        return since_s is None or time.monotonic() - since_s < self._spec.gather_s
+        return since_s is None or serves(self._spec, time.monotonic() - since_s)
 
     async def _tick(self) -> None:
         while True:

@@ -7,13 +7,14 @@ stopped or memory is inspected.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from castor_policy.agents import store_writes
+from castor_policy.agents import patience, store_writes
 from castor_policy.agents.effects import (
     AskPersist,
     Campaign,
@@ -79,6 +80,9 @@ class Host:
     lives: int = 0
     lives_before_boot: int = 0
     lacks_memory: bool = False
+    stop_stuck_until_s: float = 0.0
+    memory_stuck_until_s: float = 0.0
+    storage_silent_until_s: float = 0.0
     left: list[Segment] = field(default_factory=list)
 
 
@@ -110,6 +114,9 @@ class SimulatedAgent:
         self._events: deque[AgentEvent] = deque()
         self._held = False
         self._has_begun = False
+        self._held_since_s: float | None = None
+        self.is_stuck = False
+        """It carries out what never ends."""
         self._disturbances = 0
         self.lease_counts_from_s = float("-inf")
         """When the store last counted its lease anew, by this machine's clock."""
@@ -208,12 +215,20 @@ class SimulatedAgent:
     def hold(self, span_s: float, then: Callable[[], None]) -> None:
         """Take no event and carry out no effect until `then` is done, `span_s` from now."""
         self._held = True
+        self._held_since_s = self.local_s()
+        self.is_stuck = math.isinf(span_s)
         self.later(span_s * self.host.slowness, self._go_on, then)
 
     def _go_on(self, then: Callable[[], None]) -> None:
         then()
         self._held = False
+        self._held_since_s = None
         self._carry_on()
+
+    def serves(self) -> bool:
+        """Whether the lease is kept: not by who is stuck."""
+        since_s = self._held_since_s
+        return since_s is None or patience.serves(self.world.spec, self.local_s() - since_s)
 
     def _carry_on(self) -> None:
         while self.alive and not self._held and (self._effects or self._events):
@@ -278,8 +293,10 @@ class SimulatedAgent:
             case StopTrainers():
                 # What was begun may answer until it is given up: before the trainers end, or after.
                 late = self.draw.random() < _GIVEN_UP_LATE
+                stuck_s = self.host.stop_stuck_until_s - self.world.now_s if self.trains() else 0.0
                 self.stop_trainers(give_up=not late)
-                self.hold(self.draw.uniform(*_STOP_S), self._give_up if late else _nothing)
+                stop_s = max(self.draw.uniform(*_STOP_S), stuck_s)
+                self.hold(stop_s, self._give_up if late else _nothing)
             case Exit(code, reason):
                 self.world.note(f"{self.incarnation} exits with {code} {reason}")
                 self.exited = code
@@ -293,6 +310,10 @@ class SimulatedAgent:
 
     def _give_up(self) -> None:
         self.work += 1
+
+    def trains(self) -> bool:
+        """Whether a trainer of this agent lives."""
+        return any(trainer.alive for trainer in self.trainers.values())
 
     def stop_trainers(self, *, give_up: bool) -> None:
         """Kill the trainers and give up fetches, verifications and inspections."""

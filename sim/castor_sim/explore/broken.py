@@ -11,6 +11,7 @@ from castor_policy.agents import (
     events,
     gathering,
     own_report,
+    patience,
     root,
     store_writes,
     worker,
@@ -229,6 +230,21 @@ VARIANTS = (
         "any-run",
         "memory of an earlier run of the job's name counts as this one's",
         (Patch(checkpoint_memory, "is_of_run", _returns(value=True)),),
+    ),
+    Variant(
+        "stuck-keeps-lease",
+        "an agent that carries out what never ends keeps its lease, and its office as root",
+        (Patch(patience, "serves", _returns(value=True)),),
+    ),
+    Variant(
+        "awaited-for-ever",
+        "a machine that never says what it holds, or never reads storage, is waited for for ever",
+        (Patch(patience.Patience, "wait", _returns(value=[])),),
+    ),
+    Variant(
+        "silent-again",
+        "a machine that storage did not answer takes its place again, as if nothing had been",
+        (Patch(patience.Patience, "is_doubted", _returns(value=False)),),
     ),
     Variant(
         "superseded-trains-on",

@@ -28,6 +28,8 @@ _SPAN_S = {
     "root": (0.2, 8.0),
     "mount": (0.5, 12.0),
     "full": (1.0, 12.0),
+    "stuck": (2.0, 40.0),
+    "silent": (2.0, 50.0),
 }
 _VALUES = {
     "crash": (0.0, 1.0),
@@ -44,13 +46,15 @@ _VALUES = {
     "flip": (0.0, 0.0, 1.0),
     "error": (0.0, 1.0, 1.0, 2.0),
     "twin": (0.0, 1.0),
+    "stuck": (0.0, 1.0),
+    "silent": (0.0, 1.0, 1.0),
     "earlier": (1.0, 3.0, 6.0, 11.0),
 }
 OF_RANKS = ("trainer", "worn", "leave", "hang", "flip", "error")
 """Faults whose target is a rank."""
 
 _TRAINING_S = 7.0  # most of a run without faults lies before it
-_OF_STORAGE = {"mount", "full"}
+_OF_STORAGE = {"mount", "full", "silent"}
 _MOST_FAULTS = 5
 _COUNTS = (2, 5, 3, 2, 1)  # of one fault, of two, ...
 
@@ -124,7 +128,7 @@ def _draw_one(
     lag_s = draw.choice((0.0, draw.uniform(0.0, 0.2), draw.uniform(0.0, 1.5), draw.uniform(0, 5)))
     lag_s = lag_s if after else 0.0
     aimed, other, value = draw.randrange(agents), 0, 0.0
-    if kind in ("crash", "mount"):
+    if kind in ("crash", "mount", "stuck", "silent"):
         span_s = draw.choice((0.0, span_s))
     elif kind in OF_RANKS:
         aimed, other = draw.randrange(ranks), draw.randrange(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -83,6 +84,7 @@ class Injector:
 
     def _leave_memory(self, fault: Fault) -> None:
         hosts = self._world.hosts
+        self._world.note(f"FAULT earlier {fault}")
         leave(self._world.spec, hosts, max(1, round(fault.value)))
         if fault.other % 2 == 1:
             hosts[fault.target % len(hosts)].left.clear()
@@ -104,6 +106,8 @@ class Injector:
                 self._strike_trainer(fault)
             case "twin":
                 self._world.start_twin(agent, elsewhere=fault.value == 1)
+            case "stuck" | "silent":
+                self._hang(fault, agent)
             case "unfit":
                 agent.host.lacks_memory = True
             case "flip" | "error":
@@ -254,6 +258,16 @@ class Injector:
         if fault.other == EVERYBODY and fault.value == 0 and fault.span_s > ISOLATED_S:
             moment = agent.moment()
             self._world.after(ISOLATED_S, self._world.monitor.check_isolated, agent, moment)
+
+    def _hang(self, fault: Fault, agent: SimulatedAgent) -> None:
+        until_s = self._world.now_s + (fault.span_s or math.inf)
+        if fault.kind == "silent":
+            for host in self._world.hosts if fault.value == 1 else [agent.host]:
+                host.storage_silent_until_s = until_s
+        elif fault.value == 1:
+            agent.host.memory_stuck_until_s = until_s
+        else:
+            agent.host.stop_stuck_until_s = until_s
 
     def _compact(self, agent: SimulatedAgent) -> None:
         self._world.store.model.compact(self._world.store.model.revision)

@@ -50,7 +50,9 @@ def carry_out(  # noqa: C901, PLR0912 - one branch an effect
     match effect:
         case Inspect():
             # What follows waits for the answer, as it does in the runtime's driver.
-            agent.hold(agent.draw.uniform(*_READ_S), lambda: _inspect(agent, effect))
+            stuck_s = agent.host.memory_stuck_until_s - agent.world.now_s
+            read_s = max(agent.draw.uniform(*_READ_S), stuck_s)
+            agent.hold(read_s, lambda: _inspect(agent, effect))
         case Keep(iteration):
             _keep(agent, iteration)
         case Forget():
@@ -114,7 +116,7 @@ def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
         offered = replica.offered()
         if offered:
             holdings[rank] = tuple(sorted(offered))
-    late = agent.draw.random() < _STORAGE_LATE
+    late = agent.draw.random() < _STORAGE_LATE or _is_silent(agent)
     persistent = None if late else world.storage.complete(agent.name)
     world.monitor.inspected(agent, effect.generation, holdings, persistent)
     world.meetings += 1
@@ -124,7 +126,14 @@ def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
         _begin(agent, _STORAGE_S, lambda: _read_storage(agent, effect))
 
 
+def _is_silent(agent: SimulatedAgent) -> bool:
+    return agent.world.now_s < agent.host.storage_silent_until_s
+
+
 def _read_storage(agent: SimulatedAgent, effect: Inspect) -> None:
+    if _is_silent(agent):
+        _begin(agent, _STORAGE_S, lambda: _read_storage(agent, effect))
+        return
     persistent = agent.world.storage.complete(agent.name)
     agent.world.monitor.storage_read(agent, effect.generation, persistent)
     agent.see(StorageRead(effect.generation, persistent))

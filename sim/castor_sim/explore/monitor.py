@@ -34,6 +34,9 @@ GENERATIONS_AFTER = 6
 """Most generations that may begin after the last fault is over."""
 
 
+ANSWERS_S = 10.0
+"""What storage answers has come to the root after so long."""
+
 ISOLATED_S = 8.0
 """A machine cut off from all for so long must have stopped: two leases, and some answers' times."""
 
@@ -251,7 +254,7 @@ class Monitor:
     def is_over(self) -> bool:
         """Whether the job has ended, and every agent with it."""
         ended = self._plan is not None and self._plan.phase in (Phase.FINISHED, Phase.FAILED)
-        return ended and not self._world.live()
+        return ended and all(agent.is_stuck for agent in self._world.live())
 
     def check_time(self, limit_s: float) -> None:
         """Say that the job is late (invariant 11)."""
@@ -297,8 +300,15 @@ class Monitor:
                 what = f"generation {plan.generation} is begun: {plan.reason}"
                 raise Violation(15, f"{self._after_faults} generations after the last fault {what}")
 
+    def _waits_for_storage(self, name: str) -> bool:
+        """Whether storage does not answer a machine, or did not until just now."""
+        host = self._world.agents[name].host
+        return host.storage_silent_until_s > self._world.now_s - ANSWERS_S
+
     def _check_given_up(self, plan: Plan) -> None:
         """Check that the job is given up only after as many attempts as its user allows (11)."""
+        if all(self._waits_for_storage(name) for name in plan.agents):
+            return
         attempts = self._fruitless + 1
         hopeless = self._world.script_error is not None and not self._progress and attempts > 1
         if attempts <= self._world.spec.max_attempts and not hopeless:

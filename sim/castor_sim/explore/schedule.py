@@ -20,6 +20,8 @@ KINDS = {
     "leave": "a trainer ends with code 0 while the others train",
     "twin": "a second agent of an agent's name starts, on its machine or on another one",
     "earlier": "an earlier run of the job's name has left its memory on the machines",
+    "stuck": "a machine's next stop of trainers, or reading of its memory, does not end",
+    "silent": "persistent storage does not answer a machine, or any",
     "unfit": "a machine has no memory for the parts of a place that it comes to fill",
     "hang": "a trainer stands still",
     "pause": "a machine, or its agent alone, stands still and wakes, lease expired or not",
@@ -67,7 +69,8 @@ class Fault:
             iteration that an "earlier" run had come to; for
             "pause" 1 means the whole machine, for "crash" all machines of its shard's row, for
             "net" only what it sends (1) or only what it gets (2), for "flip" persistent storage,
-            for "twin" another machine;
+            for "twin" another machine,
+            for "stuck" reading memory, not stopping, for "silent" every machine;
             for "leave" 1 means that it said before that it had finished; for "worn" how often;
             for "store" 0 to 3 mean down, back without its data, back with those that it had when
             the job began, without space; for "root" 0 to 3 mean agent killed, machine lost, agent

@@ -134,7 +134,9 @@ class Session:
 
     def _keep_lease(self) -> None:
         step = self.keeper.step
-        if step.wait_s > 0:
+        if not self._agent.serves():
+            self._agent.later(RETRY_S, self._keep_lease)
+        elif step.wait_s > 0:
             self._agent.later(self._agent.real_s(step.wait_s), self._ask, step)
         else:
             self._ask(step)
