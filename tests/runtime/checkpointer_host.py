@@ -35,7 +35,7 @@ from castor import Checkpointer, TensorState
 from castor_configs.model import Model
 from castor_runtime.programs.language_model import build_language_model
 from castor_runtime.programs.text import TextSampler
-from castor_runtime.trainer import session
+from castor_runtime.trainer import joining
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.device import CpuDevice
 from castor_runtime.trainer.meta import encode
@@ -172,7 +172,7 @@ class Curve:
 
 def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
     if options.get("late_capture"):
-        session.CpuDevice = LateDevice
+        joining.CpuDevice = LateDevice
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     sizes = options["sizes"]
@@ -205,7 +205,7 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
 
 def train_with_teacher(options: dict[str, Any]) -> dict[str, Any]:
     """Train a weight; a teacher beside it follows between step() and the next update."""
-    session.CpuDevice = LateDevice
+    joining.CpuDevice = LateDevice
     dist.init_process_group("gloo")
     weight = torch.zeros(3000, requires_grad=True)
     teacher = torch.zeros(3000)
@@ -261,7 +261,7 @@ class RecordingDevice(CpuDevice):
 def train_beside_collectives(options: dict[str, Any]) -> dict[str, Any]:
     """Wait and gather in turn, as ZeRO-3 does; from an iteration on with longer waits."""
     if not options.get("paced"):
-        session.CpuDevice = RecordingDevice
+        joining.CpuDevice = RecordingDevice
     deepspeed.init_distributed("gloo")
     part = torch.ones(options["gathered"])
     whole = torch.empty(options["gathered"] * dist.get_world_size())

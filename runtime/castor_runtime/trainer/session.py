@@ -18,25 +18,22 @@ import torch
 import torch.distributed as dist
 
 from castor_policy.interleaving import Link
-from castor_runtime.arena import ControlBlock, RankControl, Replica, TrainerPhase
+from castor_runtime.arena import Replica, TrainerPhase
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
 from castor_runtime.trainer.busy import BusySections
 from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Scheduled
 from castor_runtime.trainer.collective_count import CollectiveCount
-from castor_runtime.trainer.cuda_device import CudaDevice
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
-from castor_runtime.trainer.device import CpuDevice, Device
-from castor_runtime.trainer.exchange import Part
+from castor_runtime.trainer.final_state import write_state
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
+from castor_runtime.trainer.joining import choose_device, new_group, open_line
 from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
 from castor_runtime.trainer.loading import DamagedError, Loader, Stateful
 from castor_runtime.trainer.meta import encode
 from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moments
-from castor_runtime.trainer.paced_device import PacedDevice
 from castor_runtime.trainer.replication import Replicator
 from castor_runtime.trainer.sections import (
-    copy_section,
     fingerprint,
     part_bytes,
     sections_digest,
@@ -79,7 +76,7 @@ class TrainerSession:
         self._meta_bytes = meta_bytes
         self._timeout_s = timeout_s
         self._update_after = update_after
-        self._line = _open_line(settings)
+        self._line = open_line(settings)
         self._collectives = CollectiveCount(self._line)
         self._heartbeat = Heartbeat(self._line, self._collectives.update)
         self._link = AgentLink(settings.socket)
@@ -88,11 +85,11 @@ class TrainerSession:
         )
         timeout = timedelta(seconds=timeout_s)
         # Every rank makes the groups in this order.
-        self._control = _new_group("gloo", timeout)
+        self._control = new_group("gloo", timeout)
         self._gate = Gate()
-        self._group = _new_group("nccl" if state.device().type == "cuda" else "gloo", timeout)
+        self._group = new_group("nccl" if state.device().type == "cuda" else "gloo", timeout)
         self._collectives.leave_out(self._control, self._group)
-        self._device = _device(settings, state.device(), self._gate, self._group)
+        self._device = choose_device(settings, state.device(), self._gate, self._group)
         self._idle = IdleSpans(self._gate, self._progress)
         self._watches_spans = settings.scheme != EAGER
         self._profiler = Profiler(max(1, settings.profile_iterations))
@@ -256,17 +253,8 @@ class TrainerSession:
         if self._own is None or self._last == 0:
             return
         MetaRooms([self._own], self._ask_for_room, self._timeout_s)
-        part = Part(self._own.begin(self._last, self._settings.generation, None))
-        try:
-            for section, tensor in zip(self._state.sections, self._state.live(), strict=True):
-                copy_section(section, part.data, tensor)
-            part.digest_up_to(part.data.numel())
-            encoded = encode(meta())
-            part.writing.make_room(len(encoded))
-        except BaseException:
-            part.writing.abandon()
-            raise
-        part.writing.commit(encoded, part.digests)
+        writing = self._own.begin(self._last, self._settings.generation, None)
+        write_state(writing, self._state.sections, self._state.live, meta)
 
     def _waiting(self, wait: Callable[[Callable[[], None]], None]) -> None:
         """Wait for the checkpoint; that is no part of the iteration's timeline."""
@@ -419,37 +407,6 @@ def _number(loss: Any) -> float | None:
     if loss is None:
         return None
     return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-
-
-def _open_line(settings: TrainerSettings) -> RankControl:
-    block = ControlBlock.open(settings.control)
-    if block.run != settings.run:
-        raise ValueError(
-            f"{settings.control} is of run {block.run}, this trainer of run {settings.run}: start "
-            "trainers by `castor agent`"
-        )
-    line = block.rank(settings.local_rank)
-    line.pid = os.getpid()
-    line.generation = settings.generation
-    line.phase = TrainerPhase.STARTING
-    return line
-
-
-def _new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
-    group = dist.new_group(backend=backend, timeout=timeout)
-    assert isinstance(group, dist.ProcessGroup)
-    return group
-
-
-def _device(
-    settings: TrainerSettings, device: torch.device, gate: Gate, group: dist.ProcessGroup
-) -> Device:
-    part_bytes = settings.buffer_bytes // settings.buffer_parts or settings.chunk_bytes
-    if device.type == "cuda":
-        return CudaDevice(group, device, gate, part_bytes)
-    if settings.paced_copy_bps:
-        return PacedDevice(group, gate, settings.paced_copy_bps, part_bytes)
-    return CpuDevice(group)
 
 
 def _watch(idle: IdleSpans) -> None:

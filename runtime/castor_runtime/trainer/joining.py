@@ -1,0 +1,61 @@
+"""How a trainer joins its generation: its line of counters, its groups, and its way to send."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from castor_runtime.arena import ControlBlock, RankControl, TrainerPhase
+from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.cuda_device import CudaDevice
+from castor_runtime.trainer.device import CpuDevice, Device
+from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.paced_device import PacedDevice
+
+
+def open_line(settings: TrainerSettings) -> RankControl:
+    """Return this trainer's line of its agent's counters, with its process and generation in it.
+
+    Raises:
+        ValueError: the counters are of another run.
+    """
+    block = ControlBlock.open(settings.control)
+    if block.run != settings.run:
+        raise ValueError(
+            f"{settings.control} is of run {block.run}, this trainer of run {settings.run}: start "
+            "trainers by `castor agent`"
+        )
+    line = block.rank(settings.local_rank)
+    line.pid = os.getpid()
+    line.generation = settings.generation
+    line.phase = TrainerPhase.STARTING
+    return line
+
+
+def new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
+    """Return a process group of all trainers; every one of them makes it at the same point."""
+    group = dist.new_group(backend=backend, timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def choose_device(
+    settings: TrainerSettings, device: torch.device, gate: Gate, group: dist.ProcessGroup
+) -> Device:
+    """Return the way by which bytes leave training's memory.
+
+    Args:
+        settings: of the trainer.
+        device: where the live state is.
+        gate: is open while checkpoint traffic may go on.
+        group: of the exchange.
+    """
+    part_bytes = settings.buffer_bytes // settings.buffer_parts or settings.chunk_bytes
+    if device.type == "cuda":
+        return CudaDevice(group, device, gate, part_bytes)
+    if settings.paced_copy_bps:
+        return PacedDevice(group, gate, settings.paced_copy_bps, part_bytes)
+    return CpuDevice(group)
