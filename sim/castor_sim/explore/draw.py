@@ -105,6 +105,12 @@ def draw_faults(seed: int, kinds: Sequence[str], agents: int, ranks: int) -> tup
         # Nobody reads storage before all that hold a shard in memory are lost.
         lost_s, whose = round(draw.uniform(2.5, _TRAINING_S), 3), draw.randrange(agents)
         faults.append(Fault("crash", lost_s, whose, value=1.0))
+    if "agent" in chosen and "crash" in ordered and draw.random() < 0.5:
+        # Training goes on without a machine that is back, memory and all, when another one is lost.
+        back_s, whose = round(draw.uniform(0.5, 4.0), 3), draw.randrange(agents)
+        faults.append(Fault("agent", back_s, whose, span_s=round(draw.uniform(3.5, 6.0), 3)))
+        lost = draw.randrange(agents), round(draw.uniform(0.3, 4.0), 3)
+        faults.append(Fault("crash", back_s, lost[0], after="load", lag_s=lost[1]))
     if "net" in chosen and draw.random() < 0.5:
         # Cut off from all for longer than a lease lasts, and than it takes to be sure of it.
         cut_s, whom = round(draw.uniform(0.5, _TRAINING_S), 3), draw.randrange(agents)
