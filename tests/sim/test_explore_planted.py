@@ -29,6 +29,7 @@ def first_found(search: Search) -> Found:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # up to 2,000 schedules
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_planted_bug_is_found_and_shrunk_and_the_right_code_passes_there(name: str) -> None:
     search = Search(broken=name)

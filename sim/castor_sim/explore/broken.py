@@ -212,11 +212,6 @@ VARIANTS = (
         (Patch(recovery, "_newest_safe", _newest_of_all),),
     ),
     Variant(
-        "older-plan-obeyed",
-        "a plan that comes late is obeyed",
-        (Patch(Plan, "is_before", _returns(value=False)),),
-    ),
-    Variant(
         "own-key-unread",
         "an agent does not look which report stands in its own key",
         (Patch(own_report.OwnReport, "known", _only_absence),),
