@@ -244,6 +244,7 @@ def test_of_a_report_all_is_written_or_nothing(
     assert [path.name for path in out.iterdir()] == ["compare.html"]
 
 
+@pytest.mark.long
 def test_an_experiment_predicts_every_run_and_is_calibrated_on_none(runs: list[str]) -> None:
     words = ["compare", *runs, "--sim", "gpt2-40b-p3dn", "--json"]
     result = CliRunner().invoke(app, words)

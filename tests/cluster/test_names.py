@@ -8,6 +8,7 @@ from castor_policy.events import EventKind
 from castor_runtime.soak.trial import plain
 
 
+@pytest.mark.long
 def test_strangers_and_second_agents_of_a_name_are_refused_and_disturb_nobody(
     castor_train: Any, baseline: Any
 ) -> None:

@@ -272,6 +272,7 @@ def test_wrong_numbers_are_told_what_to_do() -> None:
         RecoveryProbability(None, None)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_a_hundred_thousand_machines_at_random_are_sampled_and_not_counted() -> None:
     """Counting them took eight minutes and then all memory; it is refused before it begins."""
