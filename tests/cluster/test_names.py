@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from castor_policy.events import EventKind
 from castor_runtime.soak.trial import plain
 
