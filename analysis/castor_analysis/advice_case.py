@@ -207,7 +207,7 @@ def make_case(request: Request, cluster: Cluster) -> Case:
     if replayed is not None:
         # What a trace says of its own machines goes before what the cluster says of its racks.
         domains = Domains.of_trace(replayed, setup.job.machines) or domains
-    failing = _failing(request, setup, domains, rate_source)
+    failing = _failing(request, setup, replayed, domains, rate_source)
     budget = request.memory_bytes
     if budget is None:
         budget = int(cluster.cpu_memory * request.memory_share)
@@ -324,9 +324,10 @@ def _experiment(
     raise joined(faults)
 
 
-def _failing(request: Request, setup: Setup, domains: Domains | None, source: str) -> Failing:
+def _failing(
+    request: Request, setup: Setup, replayed: Trace | None, domains: Domains | None, source: str
+) -> Failing:
     machines = setup.job.machines
-    replayed = setup.replayed(setup.experiment.seed)
     if setup.trace is not None and replayed is not None:
         named = domains is not None and bool(domains.numbers)
         return _failing_in(setup, setup.trace, replayed, request.within_ns, named=named)

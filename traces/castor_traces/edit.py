@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import groupby
 
-from castor_traces.domains import domains_of
+from castor_traces.domains import domain_numbers
 from castor_traces.seconds import seconds_text_from_ns
 from castor_traces.trace import MAX_MACHINES, NS_PER_S, Failure, Trace, make_trace
 
@@ -131,17 +131,14 @@ def shuffle_machines(trace: Trace, seed: int) -> Trace:
 def _order_of_domains(trace: Trace, seed: int) -> list[int]:
     """Return the new number of each machine."""
     drawn = _shuffled(trace.machines, seed, "shuffle")
-    names = domains_of(trace)
-    if names is None:
+    domains = domain_numbers(trace, trace.machines)
+    if domains is None:
         return drawn
     # Each domain stands where the first of its machines was drawn to.
-    place: dict[str, int] = {}
+    place: dict[int, int] = {}
     for machine in sorted(range(trace.machines), key=drawn.__getitem__):
-        place.setdefault(names[machine] or f"\0{machine}", len(place))
-    ordered = sorted(
-        range(trace.machines),
-        key=lambda machine: (place[names[machine] or f"\0{machine}"], drawn[machine]),
-    )
+        place.setdefault(domains[machine], len(place))
+    ordered = sorted(range(trace.machines), key=lambda m: (place[domains[m]], drawn[m]))
     number = [0] * trace.machines
     for new, machine in enumerate(ordered):
         number[machine] = new
