@@ -1,13 +1,21 @@
 """One life of one agent: its worker, and the root that it is while its term lasts.
 
-Whoever drives an agent, with sockets or in a simulation, puts events in here one at a time, carries
-the effects of each out in order, and takes the next one only then. So the order in which an event
-reaches the worker and the root is decided once.
+Whoever drives an agent, with sockets or in a simulation, gives every event to both, in one order.
+The worker takes its next event only when the effects of the one before are carried out. The root
+never waits for that: what holds a machine up, even one whose trainers cannot be stopped or whose
+memory cannot be read, does not keep its agent from deciding for the job.
 """
 
 from __future__ import annotations
 
-from castor_policy.agents.effects import Effect, Log, Resign, RootWrite, WritePlan
+from castor_policy.agents.effects import (
+    Log,
+    Resign,
+    RootEffect,
+    RootWrite,
+    WorkerEffect,
+    WritePlan,
+)
 from castor_policy.agents.events import AgentEvent, ReportChanged, RootChanged, RootEvent, StoreLost
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.root import Root
@@ -32,26 +40,33 @@ class AgentLife:
         self.root: Root | None = None
         self._view = view
 
-    def handle(self, event: AgentEvent, now_s: float, at_s: float | None = None) -> list[Effect]:
-        """Take an event in and return what is to be done, in this order.
+    def obey(self, event: AgentEvent, now_s: float) -> list[WorkerEffect]:
+        """Take an event in as a machine's worker; return what is to be done, in this order.
 
-        The worker comes first: a root on this machine decides on what its own worker has obeyed.
+        Args:
+            event: what happened.
+            now_s: the driver's steady clock.
+        """
+        return [] if isinstance(event, ReportChanged) else self.worker.handle(event, now_s)
+
+    def decide(
+        self, event: AgentEvent, now_s: float, at_s: float | None = None
+    ) -> list[RootEffect]:
+        """Take an event in as the job's root, if this agent is; return what is to be done.
 
         Args:
             event: what happened.
             now_s: the driver's steady clock.
             at_s: seconds from the job's start by the clock on the wall, see `Root.handle`.
         """
-        effects: list[Effect] = []
-        if not isinstance(event, ReportChanged):
-            effects += self.worker.handle(event, now_s)
+        effects: list[RootEffect] = []
         if isinstance(event, RootChanged):
             effects += self._take_office(now_s)
         if self.root is not None and isinstance(event, RootEvent):
             effects += self.root.handle(event, now_s, at_s)
         return effects
 
-    def _take_office(self, now_s: float) -> list[Effect]:
+    def _take_office(self, now_s: float) -> list[RootEffect]:
         held = self.root
         self.root = take_office(self.worker.spec, self._view, held, now_s)
         if self.root is None or self.root is held:

@@ -1,7 +1,8 @@
 """The agent's event loop: events into the shared state machines, their effects into the world.
 
 Events are taken one after the other. An effect that takes time is begun and answers with an event
-of its own, except `StopTrainers`: what follows it in a list must not begin before it is done.
+of its own, except `StopTrainers` and `Inspect`: what follows them must not begin before they are
+done. The root decides beside that, on the same events in the same order.
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ from castor_configs.atomic import write_text
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import (
     BEGIN_AGAIN,
-    AskPersist,
     Campaign,
-    Effect,
     Exit,
     Fetch,
     Finalise,
@@ -34,13 +33,11 @@ from castor_policy.agents.effects import (
     PingPeers,
     Redundant,
     Report,
-    RequestMachine,
-    Resign,
     RootWrite,
     StartTrainers,
     StopTrainers,
     Verify,
-    WritePlan,
+    WorkerEffect,
 )
 from castor_policy.agents.events import TICK_S, PeersAnswered, StoreTrouble, Tick
 from castor_policy.agents.lease_keeping import unanswered
@@ -97,6 +94,7 @@ class Agent:
         self._host = host
         self.incarnation = secrets.token_hex(4)
         self._events: asyncio.Queue[StoreSeen] = asyncio.Queue()
+        self._to_decide: asyncio.Queue[StoreSeen] = asyncio.Queue()
         # First: where another run of this name lives, nothing is touched.
         self._memory = CheckpointMemory(
             spec, options.name, home=options.folder, comes_again=not options.under_launcher
@@ -108,7 +106,7 @@ class Agent:
             store,
             spec,
             options.name,
-            self._events.put_nowait,
+            self._see,
             serves=self._serves,
             believes=admitted.believes,
         )
@@ -172,20 +170,25 @@ class Agent:
             self._session,
             self._client,
             self._log,
-            self._events.put_nowait,
+            self._see,
         )
         ticking = asyncio.create_task(self._tick())
+        deciding = asyncio.create_task(self._decide())
+        deciding.add_done_callback(lambda _: self._events.put_nowait(Tick()))
         try:
             await self._machine.link.open()
             self._host.preload(self._admitted.files)
             while self._exit is None:
                 await self._take(await self._events.get())
                 self._write_record()
+                if deciding.done():
+                    deciding.result()  # it ends only by an error
             if self._exit.code and self._exit.reason:
                 sys.stderr.write(f"castor: {self._exit.reason}\n")
             return self._exit.code
         finally:
             ticking.cancel()
+            deciding.cancel()
             # Whoever has taken the name has the control block too.
             taken = self._exit is not None and self._exit.code == NAME_TAKEN
             await self._machine.close(self._settled_memory, unlink_control=not taken)
@@ -260,11 +263,26 @@ class Agent:
 
     # ---- events --------------------------------------------------------------------------------
 
+    def _see(self, event: StoreSeen) -> None:
+        """Have both take an event in: what holds the worker up does not keep the root waiting."""
+        self._to_decide.put_nowait(event)
+        self._events.put_nowait(event)
+
+    async def _decide(self) -> None:
+        assert self._life is not None
+        while True:
+            event = await self._to_decide.get()
+            at_s = (time.time_ns() - self._spec.started_ns) / 1e9
+            for effect in self._life.decide(event, time.monotonic(), at_s):
+                if isinstance(effect, Log):
+                    self._log.write(effect.kind, effect.fields)
+                else:
+                    self._spawn(self._write_as_root(effect, self._life.root))
+
     async def _take(self, event: StoreSeen) -> None:
         assert self._life is not None
         self._taking_since_s = now_s = time.monotonic()
-        at_s = (time.time_ns() - self._spec.started_ns) / 1e9
-        await self._carry_out(self._life.handle(event, now_s, at_s))
+        await self._carry_out(self._life.obey(event, now_s))
         self._taking_since_s = None
         # What was left may yet be needed: nothing else is made in its place.
         if isinstance(event, Tick) and self._life.worker.machine is None and self._is_empty:
@@ -278,15 +296,15 @@ class Agent:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._events.put_nowait(Tick())
+            self._see(Tick())
 
     # ---- effects -------------------------------------------------------------------------------
 
-    async def _carry_out(self, effects: list[Effect]) -> None:
+    async def _carry_out(self, effects: list[WorkerEffect]) -> None:
         for effect in effects:
             await self._do(effect)
 
-    async def _do(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one branch an effect
+    async def _do(self, effect: WorkerEffect) -> None:  # noqa: C901, PLR0912 - one branch an effect
         machine = self._machine
         match effect:
             case Report(report):
@@ -322,8 +340,6 @@ class Agent:
                 self._spawn(self._run_campaign())
             case PingPeers(addresses):
                 self._spawn(self._ping(addresses))
-            case WritePlan() | AskPersist() | RequestMachine() | Resign():
-                self._spawn(self._write_as_root(effect, self._life.root if self._life else None))
 
     async def _run_campaign(self) -> None:
         if not self._campaigning:
@@ -342,7 +358,7 @@ class Agent:
             return machine, int(answer["generation"])
 
         answers = await asyncio.gather(*(ask(m, a) for m, a in addresses.items()))
-        self._events.put_nowait(PeersAnswered(dict(a for a in answers if a is not None)))
+        self._see(PeersAnswered(dict(a for a in answers if a is not None)))
 
     async def _write_as_root(self, write: RootWrite, root: Root | None) -> None:
         assert self._life is not None
@@ -351,12 +367,12 @@ class Agent:
             done = await self._session.write_as_root(write)
         except StoreFullError as error:
             for told in unanswered(error):
-                self._events.put_nowait(told)
+                self._see(told)
         except StoreUnavailableError:
             done = None
         finally:  # whatever came of it: the root must decide again
             for event in self._life.root_write_ended(write, root, done):
-                self._events.put_nowait(event)
+                self._see(event)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -367,7 +383,7 @@ class Agent:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             reason = f"{type(error).__name__}: {error}"
-            self._events.put_nowait(StoreTrouble("task", reason))
+            self._see(StoreTrouble("task", reason))
 
     def _write_record(self) -> None:
         """Keep agent.json true: operators and the fault injector find processes by it."""

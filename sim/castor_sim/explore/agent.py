@@ -1,8 +1,8 @@
 """An agent's process under simulation: the policy's own `Worker` and `Root`, and what drives them.
 
-Nothing here decides. As in the runtime's driver events go one at a time into the policy's
-`AgentLife`, the effects of each are carried out in order, and all wait while trainers are being
-stopped or memory is inspected.
+Nothing here decides. As in the runtime's driver every event goes into the policy's `AgentLife`: to
+the root at once, and to the worker one at a time; the worker's effects are carried out in order,
+and wait while trainers are being stopped or memory is inspected.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from castor_policy.agents import patience, store_writes
 from castor_policy.agents.effects import (
-    AskPersist,
     Campaign,
-    Effect,
     Exit,
     Log,
     Offer,
     Persist,
     Report,
-    RequestMachine,
-    Resign,
+    RootEffect,
     RootWrite,
     StopTrainers,
+    WorkerEffect,
     WritePlan,
 )
 from castor_policy.agents.events import (
@@ -110,7 +108,7 @@ class SimulatedAgent:
         self.work = 0  # goes up when what was begun is given up
         self.persist: Persist | None = None
         self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._effects: deque[Effect] = deque()
+        self._effects: deque[WorkerEffect] = deque()
         self._events: deque[AgentEvent] = deque()
         self._held = False
         self._has_begun = False
@@ -209,11 +207,13 @@ class SimulatedAgent:
         """Take an event in."""
         if not self.alive:
             return
+        for effect in self.life.decide(event, self.local_s()):
+            self._do_as_root(effect)
         self._events.append(event)
         self._carry_on()
 
     def hold(self, span_s: float, then: Callable[[], None]) -> None:
-        """Take no event and carry out no effect until `then` is done, `span_s` from now."""
+        """Let the worker do nothing until `then` is done, `span_s` from now."""
         self._held = True
         self._held_since_s = self.local_s()
         self.is_stuck = math.isinf(span_s)
@@ -236,7 +236,7 @@ class SimulatedAgent:
                 self._do(self._effects.popleft())
             else:
                 event = self._events.popleft()
-                self._effects.extend(self.life.handle(event, self.local_s()))
+                self._effects.extend(self.life.obey(event, self.local_s()))
                 if isinstance(event, (SessionOpened, SessionRenewed)):
                     self.world.monitor.renewed(self)
 
@@ -284,7 +284,7 @@ class SimulatedAgent:
 
     # ---- effects -------------------------------------------------------------------------------
 
-    def _do(self, effect: Effect) -> None:
+    def _do(self, effect: WorkerEffect) -> None:
         match effect:
             case Report(report):
                 self.session.report(report)
@@ -301,10 +301,6 @@ class SimulatedAgent:
                 self.world.note(f"{self.incarnation} exits with {code} {reason}")
                 self.exited = code
                 self.end()
-            case WritePlan() | AskPersist() | RequestMachine() | Resign():
-                self._write_as_root(effect)
-            case Log(EventKind.ROOT_ELECTED, fields):
-                self.world.note(f"{self.incarnation} is root in term {fields['term']}")
             case _:
                 carry_out(self, effect)
 
@@ -357,6 +353,12 @@ class SimulatedAgent:
             trainer.kill()
 
     # ---- the root ------------------------------------------------------------------------------
+
+    def _do_as_root(self, effect: RootEffect) -> None:
+        if not isinstance(effect, Log):
+            self._write_as_root(effect)
+        elif effect.kind == EventKind.ROOT_ELECTED:
+            self.world.note(f"{self.incarnation} is root in term {effect.fields['term']}")
 
     def _write_as_root(self, write: RootWrite) -> None:
         root = self.root
