@@ -282,6 +282,24 @@ def test_standbys_without_end_do_not_keep_a_hopeless_job_alive() -> None:
     assert attempts == [1, 1, 1, 1, 2, 3]
 
 
+def test_an_error_that_fails_whoever_fills_the_place_is_the_jobs() -> None:
+    """Seed 1463 of `castor explore`: a machine after the other was put aside, without an end."""
+    words = "RuntimeError: no such file"
+    error = sight_of_end(2, 1, words)
+    start = loading(2, iteration=0, words=words, fresh=(2,))
+    ended = written(decide(failed(start, saw(2, error, plan=start), "spare-0")))
+    assert ended.phase == Phase.FAILED
+    assert ended.reason.startswith("the same error twice before the first iteration: machine 2:")
+
+
+def test_what_was_loaded_is_no_start_even_if_nobody_is_left_who_trained() -> None:
+    """Seed 4144 of `castor explore`: all who had trained were lost, and storage had it."""
+    words = "RuntimeError: no such file"
+    again = loading(3, iteration=3, words=words, attempts=1)
+    told = saw(1, sight_of_end(1, 1, words), plan=again)
+    assert written(decide(failed(again, told))).phase == Phase.GATHER
+
+
 def test_a_job_that_one_machine_alone_keeps_from_beginning_goes_on_without_it() -> None:
     error = sight_of_end(2, 1, "RuntimeError: CUDA error: device unavailable")
     start = loading(2, iteration=0, words="RuntimeError: CUDA error: device unavailable")

@@ -76,8 +76,12 @@ def recurring_words(culprits: Sequence[Culprit]) -> str:
 
 def recurs_at_start(plan: Plan, reports: Sequence[AgentReport], words: str) -> bool:
     """Whether an error came twice in the same words and no iteration ever ended: it will again."""
-    trained = plan.trained or any(report.iteration for report in reports)
-    return bool(words) and words == plan.words and not trained
+    return bool(words) and words == plan.words and not has_trained(plan, reports)
+
+
+def has_trained(plan: Plan, reports: Sequence[AgentReport]) -> bool:
+    """Whether an iteration has ended by now, whether or not those are left that could say so."""
+    return plan.trained or plan.iteration > 0 or any(report.iteration for report in reports)
 
 
 def _without_rank(culprit: Culprit) -> str:

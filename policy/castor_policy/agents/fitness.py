@@ -133,7 +133,7 @@ def unfit(
        that died.
     3. It alone fails with an error of its own before it ever completed an iteration in its place,
        and whoever filled the place before did not fail in the same words; or the job cannot begin
-       because of it alone.
+       because of it alone, and nobody else has failed so in its place.
 
     Args:
         spec: the job.
@@ -155,7 +155,7 @@ def unfit(
     exits = [one for one in verdict.culprits if one.kind == FailureKind.EXIT]
     if is_replaceable and exits and len(machines) == 1 < spec.machines:
         one = exits[0]
-        is_new_error = one.machine in plan.fresh and words != plan.words
-        if is_new_error or recurs_at_start(plan, reports, words):
+        is_fresh = one.machine in plan.fresh
+        if words != plan.words if is_fresh else recurs_at_start(plan, reports, words):
             found[one.machine] = one.cause
     return found

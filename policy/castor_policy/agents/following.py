@@ -8,6 +8,7 @@ from dataclasses import replace
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.attempts import (
     furthest,
+    has_trained,
     moved_on,
     recurring_words,
     recurs_at_start,
@@ -73,7 +74,7 @@ def following(
         seen=verdict.others[:MOST_NAMED],
         words=words,
         reached=max(plan.reached, plan.iteration, furthest(current)),
-        trained=plan.trained or any(report.iteration for report in current),
+        trained=has_trained(plan, current),
         failures=history,
         aside=aside,
         fresh=() if progress else plan.fresh,

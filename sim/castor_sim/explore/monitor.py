@@ -58,6 +58,7 @@ class Monitor:
         self.blame = Blame()
         self._trains = 0
         self._fruitless = 0
+        self._furthest = 0
         self._after_faults = 0
 
     # ---- what the world tells ------------------------------------------------------------------
@@ -156,9 +157,14 @@ class Monitor:
             what = f"{agent.incarnation} counts its lease from {ahead_s:.3f} s after"
             raise Violation(12, f"{what} the store does")
 
-    def completed(self, generation: int) -> None:
-        """Take in that all replicas of an iteration are in memory: an attempt that bore fruit."""
-        if self._plan is not None and generation == self._plan.generation:
+    def completed(self, generation: int, iteration: int) -> None:
+        """Take in that all replicas of an iteration are in memory: an attempt that bore fruit.
+
+        Not where the script only comes to its error again, from further back.
+        """
+        is_new = iteration > self._furthest or self._world.script_error is None
+        self._furthest = max(self._furthest, iteration)
+        if is_new and self._plan is not None and generation == self._plan.generation:
             self._fruitless = 0
 
     def copied(self, sender: Trainer, receiver: Trainer, *, untouched: bool) -> None:
@@ -310,10 +316,18 @@ class Monitor:
         if all(self._waits_for_storage(name) for name in plan.agents):
             return
         attempts = self._fruitless + 1
-        hopeless = self._world.script_error is not None and not self._progress and attempts > 1
+        hopeless = self._world.script_error is not None and self._begun_in_vain()
         if attempts <= self._world.spec.max_attempts and not hopeless:
             what = f"after {attempts} generations without an iteration"
             raise Violation(11, f"the root gave the job up {what}: {plan.reason}")
+
+    def _begun_in_vain(self) -> bool:
+        """Whether the script failed twice from scratch, without an iteration in between."""
+        newest = sorted(self._loads)[-2:]
+        ended = {generation for generation, _ in self._progress}
+        return len(newest) == 2 and not any(
+            self._loads[generation].iteration or generation in ended for generation in newest
+        )
 
     def _check_sources(self, plan: Plan) -> None:
         """Check a plan against what was gathered in its own generation (1, 5 and 13)."""

@@ -356,7 +356,7 @@ class Group:
         self._world.monitor.stored(receiver.agent, sender.rank, replica, index)
         self._copies += 1
         if self._copies == self._needed * len(self._world.spec.replicas[0]):
-            self._world.monitor.completed(self._generation)
+            self._world.monitor.completed(self._generation, sender.iteration)
             for member in self._ordered():
                 delay_s = member.agent.draw.uniform(*_AGREE_S)
                 self._world.after(delay_s, self._agree, member, sender.iteration)
