@@ -88,6 +88,12 @@ def offered(headers: Sequence[BufferHeader]) -> frozenset[int]:
     return frozenset(header.iteration for header in headers if header.state is BufferState.COMPLETE)
 
 
+def newest_generation(headers: Sequence[BufferHeader]) -> int:
+    """Return the newest generation that completed a buffer here; 0 if none did."""
+    complete = [header for header in headers if header.state is BufferState.COMPLETE]
+    return max((header.generation for header in complete), default=0)
+
+
 def _worth(header: BufferHeader) -> tuple[bool, int, int]:
     if header.state is BufferState.COMPLETE:
         return True, header.iteration, header.generation

@@ -75,14 +75,19 @@ def test_where_others_speak_of_a_later_plan_the_generation_after_it_begins(
     assert (mended.agents, mended.incarnations) == (NAMES, ("i0", "i1"))
 
 
-def test_who_has_loaded_knows_of_more_than_a_gathering() -> None:
+def test_who_has_seen_it_load_knows_of_more_than_a_gathering() -> None:
     gathering = plan(3, Phase.GATHER)
     assert repaired(gathering, None, reports(3, 3, state=State.GATHERED)) is None
-    mended = repaired(None, gathering, reports(3, 3, state=State.LOADING))
+    loading = {name: replace(one, load_seen=3) for name, one in reports(3, 3).items()}
+    mended = repaired(None, gathering, loading)
     assert mended is not None
     assert mended.generation == 4
-    # A standby's word of another generation is no reason.
-    assert repaired(gathering, None, {"spare-0": report("spare-0", 3)}) is None
+    # Be it a standby, which has no part in it: those who had may be lost.
+    onlooker = replace(report("spare-0", 0, State.IDLE), load_seen=3)
+    mended = repaired(gathering, None, {"spare-0": onlooker})
+    assert mended is not None
+    assert mended.generation == 4
+    assert repaired(gathering, None, {"spare-0": replace(onlooker, load_seen=2)}) is None
 
 
 def test_who_has_not_come_back_is_awaited_in_the_life_that_it_had() -> None:

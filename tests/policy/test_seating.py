@@ -46,6 +46,16 @@ def test_a_job_that_goes_on_finds_its_parts_whatever_its_agents_are_called(
     assert plan.agents == tuple(NAMES[order.index(machine)] for machine in range(4))
 
 
+def test_no_generation_is_begun_that_left_something_in_memory() -> None:
+    """Seed 11542 of `castor explore`: the store lost all, and every agent had been restarted."""
+    left = replace(idle("node-0", 0), left_generation=8)
+    reports = [left, *map(idle, NAMES[1:])]
+    for resumes in (0, 1):
+        told = began(replace(SPEC, resumes=resumes), [*reports, idle("node-1", 2)])
+        (write,) = [effect for effect in told if isinstance(effect, WritePlan)]
+        assert write.plan.generation == 9
+
+
 def test_who_holds_nothing_takes_what_is_left() -> None:
     found = seats(SPEC, [idle("a-0"), idle("a-1", 3), idle("a-2", 0)], [0, 2, 3])
     assert {machine: report.agent for machine, report in found.items()} == {

@@ -131,6 +131,27 @@ def test_schedules_that_once_failed_pass(faults: tuple[Fault, ...]) -> None:
         assert run_schedule(RIGHT, seed, faults) is None
 
 
+@pytest.mark.parametrize(
+    ("seed", "faults"),
+    [
+        (
+            1463,  # a script that failed in one place had a machine after the other put aside
+            (
+                Fault("error", 0.0, 2, other=2, after="load", lag_s=0.075),
+                Fault("silent", 2.3, 3),
+            ),
+        ),
+        # Two whose only root left was stuck itself: nobody asked for machines.
+        (1490, (Fault("crash", 4.6, 0, value=1.0), Fault("stuck", 6.0, 0, value=1.0))),
+        (2231, (Fault("stuck", 3.5, 1, value=1.0), Fault("crash", 3.5, 2, value=1.0))),
+        # An error that recurs counted as one before the first iteration: who had trained was lost.
+        (4144, (Fault("crash", 3.8, 0, value=1.0), Fault("error", 4.9, 1, other=2, value=1.0))),
+    ],
+)
+def test_seeds_that_once_failed_pass(seed: int, faults: tuple[Fault, ...]) -> None:
+    assert run_schedule(Search(), seed, faults) is None
+
+
 # ---- the broken code -----------------------------------------------------------------------------
 
 

@@ -39,6 +39,39 @@ def test_no_invariant_breaks_when_the_store_loses_its_data() -> None:
         assert found is None, found
 
 
+@pytest.mark.parametrize(
+    ("seed", "faults"),
+    [
+        # Two that loaded a generation twice: of those who were left, one knew, and did not say.
+        (
+            12603,
+            (
+                Fault("agent", 3.8, 3, span_s=3.79),
+                Fault("crash", 4.3, 3, value=1.0),
+                Fault("store", 5.0, span_s=2.242, value=2.0),
+            ),
+        ),
+        (
+            3817,
+            (
+                Fault("crash", 4.0, 0, span_s=4.1, value=1.0),
+                Fault("store", 5.1, span_s=6.0, value=2.0),
+            ),
+        ),
+        (
+            11542,  # all who knew were gone, but their memory said in which generation it was made
+            (
+                Fault("store", 0.0, span_s=9.0, value=1.0, after="load", lag_s=0.606),
+                Fault("agent", 2.8, 1, span_s=5.715),
+                Fault("agent", 5.2, 0, span_s=3.186),
+            ),
+        ),
+    ],
+)
+def test_no_generation_is_used_twice(seed: int, faults: tuple[Fault, ...]) -> None:
+    assert run_schedule(Search(), seed, faults) is None
+
+
 def test_the_explorer_sees_a_root_that_forgets_what_it_knows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -73,6 +73,10 @@ class AgentReport(Document):
         redundant: all replicas that belong here are here.
         memory_bytes: checkpoint memory that it has taken.
         persist_failure: why its last share of a persistent checkpoint was not written; else "".
+        load_seen: the newest generation of which this life has seen that it loads, with a part in
+            it or without: should the store lose the plan, somebody knows.
+        left_generation: the newest generation that completed what `holdings` says of an earlier
+            life's memory (IDLE); 0 otherwise.
         standing: for each rank (as a string) how far it has come (`trainer_watch.Position`), once
             no trainer here has shown a sign of life for the job's limit; empty while they go on.
         life: where and since when it runs.
@@ -99,6 +103,8 @@ class AgentReport(Document):
     redundant: bool = False
     memory_bytes: int = 0
     persist_failure: str = ""
+    load_seen: int = 0
+    left_generation: int = 0
     standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     life: Life = Life()
     proof: str = ""

@@ -15,15 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from castor_policy.agents.agent_report import AgentReport, State
-from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.plan import Phase, Plan
 
 LOST = "the store lost the newest plan"
 """Reason of a generation that begins because nobody who decides knows the one before."""
-
-_BEYOND_GATHERING = (State.LOADING, State.RUNNING, State.FAILED, State.FINISHED)
-"""What a machine is only in a generation that loads; memory may be refused before."""
 
 
 def later(plan: Plan | None, known: Plan | None) -> Plan | None:
@@ -35,7 +31,7 @@ def later(plan: Plan | None, known: Plan | None) -> Plan | None:
 
 def newest_generation(reports: Mapping[str, AgentReport]) -> int:
     """Return the newest generation that any agent speaks of; 0 if none has had a plan."""
-    return max((report.generation for report in reports.values()), default=0)
+    return max((max(one.generation, one.load_seen) for one in reports.values()), default=0)
 
 
 def repaired(
@@ -58,11 +54,7 @@ def repaired(
         return None
     newest = newest_generation(reports)
     loaded = base.phase == Phase.GATHER and any(
-        report.generation == base.generation
-        and report.state in _BEYOND_GATHERING
-        and report.kind != FailureKind.MEMORY
-        for name in base.agents
-        if (report := reports.get(name)) is not None
+        report.load_seen >= base.generation for report in reports.values()
     )
     # What a gathering came to may be known to others: it is not taken up again, but the next one is
     # begun, so that one generation never loads twice.

@@ -176,7 +176,7 @@ class Root:
         return [
             self._write(
                 Plan(
-                    generation=1 + self.spec.resumes,
+                    generation=self._first_generation(),
                     term=self.term,
                     phase=Phase.GATHER,
                     agents=tuple(report.agent for report in seated.values()),
@@ -185,6 +185,15 @@ class Root:
                 )
             )
         ]
+
+    def _first_generation(self) -> int:
+        """Return one that nothing in any machine's memory was written in, nor will have been.
+
+        What is left there was written in generations before: by a run that goes on from it, or in
+        a store that has lost all, with the agents who knew.
+        """
+        left = max((one.left_generation for one in self.reports.values()), default=0)
+        return 1 + max(self.spec.resumes, left)
 
     def _await_kept(self, now_s: float) -> list[RootEffect]:
         """Wait for the agents that hold what the job was to go on from; not without a bound.
@@ -202,7 +211,7 @@ class Root:
         return [
             self._write(
                 Plan(
-                    1 + self.spec.resumes,
+                    self._first_generation(),
                     self.term,
                     Phase.FAILED,
                     nobody,

@@ -86,6 +86,7 @@ class Worker:
         now_s: the driver's clock.
         left: for each rank the complete iterations that an earlier life has left in this agent's
             memory; a job that begins with them goes on from there.
+        left_generation: the newest generation that completed any of them.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Worker:
         now_s: float,
         *,
         left: Mapping[int, tuple[int, ...]] | None = None,
+        left_generation: int = 0,
     ) -> None:
         self.spec = spec
         self.report = AgentReport(
@@ -106,6 +108,7 @@ class Worker:
             standby,
             address,
             holdings={str(rank): held for rank, held in sorted((left or {}).items())},
+            left_generation=left_generation,
         )
         self.plan: Plan | None = None
         self.machine: int | None = None
@@ -266,20 +269,25 @@ class Worker:
             return [StopTrainers(), Exit(0)]
         if plan.phase in (Phase.FAILED, Phase.STOPPED):
             return [StopTrainers(), Exit(1, plan.reason)]
+        is_news = plan.phase == Phase.LOAD and self.report.load_seen < plan.generation
+        if is_news:
+            self.report = replace(self.report, load_seen=plan.generation)
         machine = plan.machine_of(self.report.agent, self.report.incarnation)
         if machine is None:
-            return self._superseded(plan)
+            return self._superseded(plan, is_news=is_news)
         if plan.phase == Phase.GATHER:
             return self._gather(plan, machine)
         return self._load(plan, machine)
 
-    def _superseded(self, plan: Plan) -> list[WorkerEffect]:
+    def _superseded(self, plan: Plan, *, is_news: bool) -> list[WorkerEffect]:
         had, self.machine = self.machine, None
         effects: list[WorkerEffect] = []
         if had is not None:
             self.generation, self._may_remember = plan.generation, True
             # Trainers first: whoever has this machine's place now must not meet them.
             effects += [StopTrainers(), *self._change(state=State.IDLE, holdings={})]
+        elif is_news:
+            effects.append(Report(self.report))
         # While it is not decided what is loaded from where, what is here may be the last of it.
         decided = plan.phase == Phase.LOAD and self.report.agent not in plan.agents
         if decided and self._may_remember:
@@ -436,6 +444,7 @@ class Worker:
                 self.report.address,
                 self.generation,
                 persist_failure=self.report.persist_failure,
+                load_seen=self.report.load_seen,
             )
             self.report = replace(blank, **changes)  # type: ignore[arg-type]  # fields of it
         else:

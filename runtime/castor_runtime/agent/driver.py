@@ -142,6 +142,7 @@ class Agent:
             self._options.standby,
             time.monotonic(),
             left=self._left.holdings,
+            left_generation=self._left.generation,
         )
         self._life = AgentLife(worker, self._session.view)
         self._session.open()

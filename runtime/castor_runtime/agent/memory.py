@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.checkpoint_memory import newest_generation
 from castor_runtime.arena import (
     SHARED_MEMORY,
     Arena,
@@ -77,10 +78,12 @@ class Left:
     Attributes:
         layouts: by rank, for the store that has to know them before anybody can hold the parts.
         holdings: for each rank the iterations that are complete.
+        generation: the newest one that completed any of them; 0 without any.
     """
 
     layouts: Mapping[int, RankLayout]
     holdings: Mapping[int, tuple[int, ...]]
+    generation: int = 0
 
 
 NOTHING_LEFT = Left({}, {})
@@ -117,6 +120,7 @@ class CheckpointMemory:
         """Return what an earlier life of this agent has left, of this run and no other."""
         layouts: dict[int, RankLayout] = {}
         held: dict[int, tuple[int, ...]] = {}
+        generation = 0
         any_rank = segment_name(self._spec.job, self._spec.run, self._agent, 0)[:-1] + "*"
         for path in sorted(SHARED_MEMORY.glob(any_rank)):
             try:
@@ -135,7 +139,8 @@ class CheckpointMemory:
                     replica.fingerprint.hex(),
                 )
                 held[part.rank] = tuple(sorted(iterations))
-        return Left(layouts, held)
+                generation = max(generation, newest_generation(replica.headers()))
+        return Left(layouts, held, generation)
 
     @property
     def memory_bytes(self) -> int:

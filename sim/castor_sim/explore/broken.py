@@ -257,6 +257,11 @@ VARIANTS = (
         (Patch(root.Root, "write_failed", _returns(value=None)),),
     ),
     Variant(
+        "older-plan-obeyed",
+        "a plan that is older than the one known turns a machine back",
+        (Patch(Plan, "is_before", _returns(value=False)),),
+    ),
+    Variant(
         "isolated-goes-on",
         "a machine that is cut off from the store and every peer does not stop its trainers",
         (Patch(worker.Worker, "_watch_isolation", _returns(value=[])),),

@@ -49,6 +49,7 @@ _VALUES = {
     "stuck": (0.0, 1.0),
     "silent": (0.0, 1.0, 1.0),
     "earlier": (1.0, 3.0, 6.0, 11.0),
+    "store": (0.0, 0.0, 1.0, 2.0, 3.0),
 }
 OF_RANKS = ("trainer", "worn", "leave", "hang", "flip", "error")
 """Faults whose target is a rank."""

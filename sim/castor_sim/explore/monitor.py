@@ -56,6 +56,7 @@ class Monitor:
         self._gathered: dict[tuple[int, str], Gathered] = {}
         self._names: dict[str, str] = {}
         self.blame = Blame()
+        self._is_forgotten = False
         self._trains = 0
         self._fruitless = 0
         self._furthest = 0
@@ -147,8 +148,13 @@ class Monitor:
                 raise Violation(19, f"{incarnation} takes the name of {before}")
 
     def data_lost(self) -> None:
-        """Take in that the store has lost who holds which name."""
+        """Take in that the store has lost who holds which name.
+
+        If it has lost how the job ended, too, whoever was away meanwhile begins it again: there is
+        nobody who could tell.
+        """
         self._names.clear()
+        self._is_forgotten = self._has_ended()
 
     def renewed(self, agent: SimulatedAgent) -> None:
         """Check how long an agent believes in its lease (invariant 12)."""
@@ -259,8 +265,12 @@ class Monitor:
 
     def is_over(self) -> bool:
         """Whether the job has ended, and every agent with it."""
-        ended = self._plan is not None and self._plan.phase in (Phase.FINISHED, Phase.FAILED)
-        return ended and all(agent.is_stuck for agent in self._world.live())
+        return self._is_forgotten or (
+            self._has_ended() and all(agent.is_stuck for agent in self._world.live())
+        )
+
+    def _has_ended(self) -> bool:
+        return self._plan is not None and self._plan.phase in (Phase.FINISHED, Phase.FAILED)
 
     def check_time(self, limit_s: float) -> None:
         """Say that the job is late (invariant 11)."""
@@ -279,8 +289,8 @@ class Monitor:
             if agent.exited not in (int(failed), None):
                 raise Violation(11, f"{name} ended with code {agent.exited}")
         generation = self._plan.generation if self._plan is not None else 0
-        # Data that are lost while the first plan is made may take it along: one more is due then.
-        most = 1 + any(fault.kind == "store" and fault.value in (1, 2) for fault in faults)
+        # Data that are lost while a plan is made may take it along: one more is due then.
+        most = 1 + sum(fault.kind == "store" and fault.value in (1, 2) for fault in faults)
         kinds = {fault.kind for fault in faults}
         if (kinds <= {"store"} or kinds == {"twin"}) and not 1 <= generation <= most:
             raise Violation(10, f"it took {generation} generations")
