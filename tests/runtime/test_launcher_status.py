@@ -1,6 +1,8 @@
-"""`castor status` says who was held responsible, and who is set aside, and why."""
+"""`castor status` says how far a job is, who was held responsible, who is set aside, and why."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from castor.commands.status import why
 from castor_policy.agents.agent_report import AgentReport, State
@@ -27,6 +29,21 @@ def view(**fields: object) -> JobView:
     }
     reports |= {name: AgentReport(name, f"{name}.1", True, "") for name in names[2:]}
     return JobView("j", spec, plan, "node-0", 7, reports)
+
+
+def test_from_the_store_alone_it_is_known_what_is_complete_and_what_memory_is_taken() -> None:
+    told = view()
+    for name in ("node-0", "spare-0"):
+        # Gathered at iteration 4; one agent has not heard yet that 9 is complete.
+        reached = {"complete": 9 if name == "node-0" else 8, "memory_bytes": 1000, "iteration": 9}
+        told.reports[name] = replace(
+            told.reports[name], holdings={"0": (4,), "1": (4,)}, redundant=True, **reached
+        )
+    document = status_document(told, None)
+    assert document["complete_iteration"] == 9
+    assert [shard["holders"] for shard in document["shards"]] == [{"0": 9, "1": 8}] * 2
+    assert [one["memory_bytes"] for one in document["machines"]] == [1000, 1000]
+    assert document["degraded"] is False
 
 
 def test_a_machine_that_is_set_aside_is_listed_with_the_reason() -> None:

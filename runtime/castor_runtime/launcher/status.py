@@ -131,8 +131,15 @@ def _machine(
         "iteration": report.iteration if report is not None else 0,
         "redundant": report is not None and report.redundant and state == State.RUNNING,
         "address": report.address if report is not None else "",
-        "memory_bytes": record.memory_bytes() if record is not None else None,
+        "memory_bytes": _memory_bytes(report, record),
     }
+
+
+def _memory_bytes(report: AgentReport | None, record: AgentRecord | None) -> int | None:
+    """Return the checkpoint memory of an agent as it is, or as it was told; None: not known."""
+    if record is not None:
+        return record.memory_bytes()
+    return report.memory_bytes if report is not None else None
 
 
 def _last_failure(plan: Plan | None) -> dict[str, Any] | None:
@@ -182,16 +189,20 @@ def _newest_whole(
     if report is None:
         return 0
     common: set[int] | None = None
+    seen = False
     for rank in ranks:
         held = set(report.holdings.get(str(rank), ()))
         if record is not None and rank in record.segments:
+            seen = True
             try:
                 with Replica.open(record.segments[rank]) as replica:
                     held = set(replica.offered())
             except (ArenaError, OSError):
                 held = set()
         common = held if common is None else common & held
-    return max(common or (), default=0)
+    newest = max(common or (), default=0)
+    # `holdings` are of the last gathering. What is complete has arrived here, too.
+    return newest if seen else max(newest, report.complete)
 
 
 def _recoveries(view: JobView, events: Sequence[Event] | None) -> list[dict[str, Any]]:
