@@ -1,11 +1,14 @@
-"""Settings that hold for every test."""
+"""Settings that hold for every test, and what some of them need of the machine."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
+import pytest
 from hypothesis import settings
 
 mpl.use("Agg")
@@ -18,3 +21,23 @@ settings.load_profile("castor")
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "traces"
 if "CASTOR_TRACES" not in os.environ and _SHARED.is_dir():
     os.environ["CASTOR_TRACES"] = str(_SHARED)
+
+# A user's PATH often lacks the folders of the administrator's programs.
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[..., None]:
+    """Leave a test out, and say what to do, where a program is missing or the tests are not root's.
+
+    Call it with names of programs; with root=True where only root can do what the test does.
+    """
+
+    def check(*programs: str, root: bool = False) -> None:
+        missing = [name for name in programs if shutil.which(name, path=_PATH) is None]
+        if missing:
+            pytest.skip(f"needs {' and '.join(missing)}: bash tests/install-programs.sh")
+        if root and os.geteuid() != 0:
+            pytest.skip("needs root, as in a container: it mounts, or becomes another user")
+
+    return check

@@ -16,7 +16,7 @@ import pytest
 
 from castor_configs.errors import InputError
 from castor_policy.events import EventKind
-from castor_runtime.emulated_cluster.iproute import ip, ip_json, require
+from castor_runtime.emulated_cluster.iproute import ip, ip_json
 from castor_runtime.emulated_cluster.layout import Cluster, Host, Wanted
 from castor_runtime.emulated_cluster.lifecycle import down, find, names, up
 from castor_runtime.emulated_cluster.links import cut, link_state, repair, restore, set_bandwidth
@@ -25,17 +25,7 @@ from castor_runtime.emulated_cluster.storage_host import StorageHost
 from castor_runtime.processes import is_alive
 from castor_runtime.soak.trial import Trial, plain, train
 
-
-def _missing() -> str:
-    """Return what `castor cluster` would say is missing here; "" where it works."""
-    try:
-        require()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = [pytest.mark.long, pytest.mark.skipif(bool(_missing()), reason=_missing())]
+pytestmark = pytest.mark.long
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gpt2_tiny.py"
 PACED = (
@@ -46,6 +36,12 @@ PACED = (
 
 HOST_BPS = 80_000_000
 STORAGE_BPS = 16_000_000
+
+
+@pytest.fixture(autouse=True)
+def clusters_can_be_emulated(needs: Callable[..., None]) -> None:
+    needs("ip", "tc", "openssl", "setpriv", root=True)
+
 
 SINK = """
 import socket, sys, time

@@ -57,15 +57,27 @@ def test_an_interrupted_run_leaves_nothing(start: Any, number: signal.Signals) -
 
 
 def test_whoever_watches_a_run_sees_its_result(start: Any) -> None:
-    run = start(iterations=30)
+    run = start(iterations=200)
     run.wait_until(lambda: run.iteration() >= 1, "training")
     code = "from castor.app import main; main()"
+    # From the store alone, as on another machine: a socket that is this user's only.
+    url = json.loads((run.folder / "run.json").read_text())["store"]
+    assert url.startswith("etcd+unix://")
+    asking = [sys.executable, "-c", code, "status", "--json", "--store", url, "--job", run.job]
+
+    def told() -> dict[str, Any]:
+        done = subprocess.run(asking, capture_output=True, text=True, timeout=60, check=True)
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    run.wait_until(lambda: told()["complete_iteration"] > 0, "complete in memory")
+    assert all(one["memory_bytes"] for one in told()["machines"])
     watching = [sys.executable, "-c", code, "status", "--watch", "--json", "--run", str(run.folder)]
     watched = subprocess.run(watching, capture_output=True, text=True, timeout=120, check=True)
     trial = run.wait(60)
     last = json.loads(watched.stdout.splitlines()[-1])
     assert last == trial.result
-    assert (last["outcome"], last["iterations"]) == ("finished", 30)
+    assert (last["outcome"], last["iterations"]) == ("finished", 200)
 
 
 def test_what_a_killed_run_leaves_is_cleaned_by_the_next(start: Any) -> None:

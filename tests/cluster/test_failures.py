@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import signal
 import sys
 from typing import Any
 
@@ -194,6 +197,28 @@ def test_an_agent_that_stands_still_loses_its_machine(castor_train: Any, baselin
     check_end(trial, baseline(4, 100), 100)
     (recovery,) = trial.recoveries
     check_recovery(recovery, "hardware", own(rank_1="node-0"))
+
+
+def test_an_agent_that_wakes_after_a_standby_took_its_place_disturbs_nobody(
+    start: Any, baseline: Any
+) -> None:
+    """Case c05: the agent alone is stopped beyond its lease, while its trainers go on."""
+    run = start("--nodes", "2", "--standby", "1", iterations=100)
+    run.wait_until(lambda: run.iteration() >= 5, "training")
+    record = json.loads((run.folder / "agents" / "node-1" / "agent.json").read_text())
+    os.kill(record["pid"], signal.SIGSTOP)
+    try:
+        run.wait_until(lambda: any(e.kind == EventKind.REPLACED for e in run.events()), "replaced")
+    finally:
+        os.kill(record["pid"], signal.SIGCONT)
+    trial = run.wait(120)
+    sys.stdout.write(trial.output)
+    check_end(trial, baseline(2, 100), 100)
+    (recovery,) = trial.recoveries
+    check_recovery(recovery, "hardware", own(2, rank_1="node-0"))
+    (replaced,) = trial.of(EventKind.REPLACED)
+    assert (replaced.fields["machine"], replaced.fields["agent"]) == (1, "spare-0")
+    assert trial.processes_left == trial.memory_left == ()
 
 
 def test_a_store_that_is_away_stops_nobody(castor_train: Any, baseline: Any) -> None:

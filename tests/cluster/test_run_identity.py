@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from castor_runtime.launcher.control import ask
 from castor_runtime.soak.trial import Running, plain
 
 pytestmark = pytest.mark.long
@@ -78,6 +80,46 @@ def test_a_second_run_of_a_name_is_refused_and_the_first_ends_well(
     (recovery,) = trial.recoveries
     assert recovery["iteration"]
     assert trial.memory_left == ()
+
+
+def test_one_command_twice_at_once_makes_two_jobs(
+    tmp_path: Path, baseline: Any, program: Any
+) -> None:
+    """Case c11: the same in two terminals, with nothing named; then a rank of the first dies."""
+    command = [CASTOR, "train", "--nodes", "2", "--lease", "3s", *program, "--iterations", "100"]
+    runs: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def trains(folder: Path) -> bool:
+        logs = [log.read_text() for log in folder.glob("agents/*/events.jsonl")]
+        return any("iteration_ended" in log for log in logs)
+
+    with ExitStack() as stack:
+        for number in (1, 2):
+            said = stack.enter_context((tmp_path / f"{number}.txt").open("wb"))
+            process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+            stack.callback(process.wait, 60)
+            stack.callback(process.terminate)
+            deadline_s = time.monotonic() + 120
+            while not (new := [f for f in (tmp_path / "out").glob("*") if f not in runs]):
+                assert process.poll() is None, (tmp_path / f"{number}.txt").read_text()
+                assert time.monotonic() < deadline_s
+                time.sleep(0.1)
+            runs[new[0]] = process
+        first = next(iter(runs))
+        while not trains(first):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        answer = ask(first / "control.sock", {"op": "inject", "fault": "rank:1@now"})
+        assert answer is not None
+        assert answer["ok"], answer
+        codes = [process.wait(200) for process in runs.values()]
+    assert codes == [0, 0]
+    results = [json.loads((folder / "result.json").read_text()) for folder in runs]
+    assert [result["final_state_sha256"] for result in results] == [baseline(2, 100)] * 2
+    assert [len(result["recoveries"]) for result in results] == [1, 0]
+    jobs = {result["job"] for result in results}
+    assert len(jobs) == 2
+    assert [one.name for job in jobs for one in SHM.glob(f"castor-{job}*")] == []
 
 
 def test_a_job_that_gave_up_goes_on_bit_for_bit(

@@ -110,8 +110,9 @@ def test_hung_storage_and_a_trainer_stopped_as_it_starts_hold_nobody_up(
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
+def small(tmp_path: Path, needs: Callable[..., None]) -> Iterator[Path]:
     """A file system of its own, so small that it can be filled."""
+    needs("mount", "umount", root=True)
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "castor-test", str(folder)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import importlib.util
 import itertools
 import json
 import sys
@@ -21,6 +22,8 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.ops.op_builder.builder import OpBuilder
 
 from castor import Checkpointer
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
@@ -46,18 +49,20 @@ def network() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.1), torch.nn.Linear(8, 8))
 
 
-def configuration() -> dict[str, Any]:
+def configuration(zero: dict[str, Any]) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 4,
         "gradient_accumulation_steps": ACCUMULATE,
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 10},
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 10, **zero},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1 << 30,
     }
 
 
 def build(model: torch.nn.Module, optimizer: Any = None) -> Any:
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=configuration())[0]
+    on_cpu = isinstance(optimizer, DeepSpeedCPUAdam)
+    config = configuration({"offload_optimizer": {"device": "cpu"}} if on_cpu else {})
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
 
 
 def batch(number: int) -> torch.Tensor:
@@ -170,7 +175,21 @@ class Data(torch.utils.data.Dataset[torch.Tensor]):
         return torch.full((8,), index / 4000)
 
 
+def cpu_adam(program: Path, model: torch.nn.Module) -> Any:
+    """Make a DeepSpeedCPUAdam whose C++ part is the test's own build, not compiled here."""
+    spec = importlib.util.spec_from_file_location("cpu_adam", program)
+    assert spec is not None
+    assert spec.loader is not None
+    compiled = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compiled)
+    OpBuilder._loaded_ops["cpu_adam"] = compiled
+    # With these its running powers are not those of `pow`, from the third update on.
+    return DeepSpeedCPUAdam(model.parameters(), lr=0.01, betas=(0.85, 0.98))
+
+
 def optimizer_of(mode: str, model: torch.nn.Module) -> Any:
+    if mode.startswith("cpu_adam="):
+        return cpu_adam(Path(mode.partition("=")[2]), model)
     if mode == "own_state_dict":
         return Lookahead(torch.optim.AdamW(model.parameters(), lr=0.01))
     if mode == "wrapped":

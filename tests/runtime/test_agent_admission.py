@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,8 +214,9 @@ def test_a_secret_that_is_none_is_a_sentence(job: Job, content: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certificates(tmp_path_factory: pytest.TempPathFactory, needs: Callable[..., None]) -> Path:
     """Two authorities, `ours` and `theirs`, and an agent's certificate of each."""
+    needs("openssl")
     folder = tmp_path_factory.mktemp("certificates")
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for ca in ("ours", "theirs"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,8 +34,9 @@ ROOM_BYTES = 1 << 20
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
+def small(tmp_path: Path, needs: Callable[..., None]) -> Iterator[Path]:
     """A file system with room for a mebibyte."""
+    needs("mount", "umount", root=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES}", "castor-test", str(tmp_path)]
     subprocess.run(mount, check=True, timeout=30)
     yield tmp_path

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import shutil
+import subprocess
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.long  # each starts real processes
 
@@ -75,6 +81,52 @@ def test_state_in_places_of_its_own_is_held(trial: Callable[[str], Trial], mode:
     found = whole["warnings"]
     said = "the optimizer's attribute inner.seen (deque) changes from step to step"
     assert [said in warning for warning in found] == [True] * (mode == "wrapped"), found
+
+
+@pytest.fixture
+def compiled_cpu_adam(tmp_path: Path) -> Path:
+    """The C++ part of DeepSpeedCPUAdam, in one piece and without optimizing: a minute or less."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or ""
+    headers = Path(sysconfig.get_path("include"))
+    if not compiler or not (headers / "Python.h").exists():
+        pytest.skip(
+            "DeepSpeedCPUAdam is compiled where it is used, and there is no C++ compiler, or no "
+            "Python.h: bash tests/install-programs.sh"
+        )
+    found = importlib.util.find_spec("deepspeed")
+    assert found is not None
+    assert found.origin is not None
+    sources = Path(found.origin).parent / "ops" / "csrc"
+    whole, program = tmp_path / "whole.cpp", tmp_path / "cpu_adam.so"
+    whole.write_text('#include "adam/cpu_adam_impl.cpp"\n#include "adam/cpu_adam.cpp"\n')
+    of_torch = Path(torch.__file__).parent
+    include = of_torch / "include"
+    done = subprocess.run(
+        [
+            *(compiler, "-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-fopenmp"),
+            *("-DTORCH_EXTENSION_NAME=cpu_adam", f"-I{sources}", f"-I{sources / 'includes'}"),
+            *("-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")),
+            *("-isystem", str(headers), str(whole), "-o", str(program)),
+            *(f"-L{of_torch / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return program
+
+
+@pytest.mark.timeout(600)  # nearly all of it is the compiler's
+def test_a_compiled_cpu_adam_goes_on_bit_for_bit(
+    trial: Callable[[str], Trial], compiled_cpu_adam: Path
+) -> None:
+    """Its running powers of beta differ from `pow`'s by an ulp, and are nowhere in its state."""
+    mode = f"cpu_adam={compiled_cpu_adam}"
+    whole, again = trial(mode).whole(), trial(mode).killed()
+    assert again["start"] == STOP_AT
+    assert end(again) == end(whole)
 
 
 def test_what_cannot_be_held_is_refused(trial: Callable[[str], Trial]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from castor_policy.events import Event, EventKind
+from castor_runtime.agent.log_tail import last_line
 from castor_runtime.launcher.near_miss import near_misses
 from castor_runtime.launcher.result_file import failure_tail
 from castor_runtime.launcher.run_folder import RunFolder
@@ -86,6 +87,30 @@ def test_the_log_of_who_is_held_responsible_comes_before_a_later_one(tmp_path: P
     symptom = write(folder, "node-0/rank-0.log", TRACEBACK + "RuntimeError: peer closed\n")
     assert failure_tail(folder) == (symptom, TRACEBACK + "RuntimeError: peer closed")
     assert failure_tail(folder, (1,)) == (cause, TRACEBACK + "ValueError: its own")
+
+
+def test_who_left_without_an_error_is_shown_and_no_bystander(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    silent = write(folder, "node-1/rank-1.log", "iteration 6\nthe licence has expired\n\n", age_s=5)
+    symptom = write(folder, "node-0/rank-0.log", TRACEBACK + "RuntimeError: peer closed\n")
+    assert failure_tail(folder, (1,)) == (silent, "iteration 6\nthe licence has expired")
+    silent.write_text("")
+    assert failure_tail(folder, (1,)) == (symptom, TRACEBACK + "RuntimeError: peer closed")
+
+
+@pytest.mark.parametrize(
+    ("said", "last"),
+    [
+        ("no such corpus\n\n", "no such corpus"),
+        (f"{TRACEBACK}ValueError: x\n", "ValueError: x"),
+        ("at iteration 6\n/l/a.py:83: FutureWarning: old\n  return func()\n", "at iteration 6"),
+        ("/l/a.py:83: UserWarning: old\n  return func()\n\n", ""),
+        ("/l/a.py:83: UserWarning: old\nindented is:\n  this\n", "this"),
+        ("", ""),
+    ],
+)
+def test_a_warning_is_nobodys_last_words(said: str, last: str) -> None:
+    assert last_line(said) == last
 
 
 def test_a_complaint_of_usage_is_shown_from_its_beginning(tmp_path: Path) -> None:

@@ -482,8 +482,9 @@ def test_a_secret_is_long_and_is_not_shown(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certificates(tmp_path_factory: pytest.TempPathFactory, needs: Callable[..., None]) -> Path:
     """Two authorities, `ours` and `theirs`, and an agent's certificate of each."""
+    needs("openssl")
     folder = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments: str) -> None:

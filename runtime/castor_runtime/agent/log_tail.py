@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_WARNING = re.compile(r"^\S.*:\d+: \w*Warning: ")
+"""As Python shows one: the place and the words, and below them its line of source, indented."""
 
 _TAIL_BYTES = 16384
 _WORDS_LENGTH = 300
@@ -25,11 +29,16 @@ def log_end(log: Path, since: int = 0) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that is not blank; of a traceback that is the exception."""
-    lines = (line.strip()[:_WORDS_LENGTH] for line in reversed(text.splitlines()) if line.strip())
-    return next(lines, "")
+    """Return the last line that is no warning and not blank; of a traceback the exception."""
+    found = above = ""
+    for line in text.splitlines():
+        shown_with_warning = line.startswith("  ") and _WARNING.match(above)
+        if line.strip() and not shown_with_warning and not _WARNING.match(line):
+            found = line.strip()[:_WORDS_LENGTH]
+        above = line
+    return found
 
 
 def last_words(log: Path, since: int = 0) -> str:
-    """Return the last line of a log that is not blank; see `log_end`."""
+    """Return the last line of a log that says something; see `log_end` and `last_line`."""
     return last_line(log_end(log, since))

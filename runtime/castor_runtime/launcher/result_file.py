@@ -160,20 +160,31 @@ def warned(events: Sequence[Event]) -> list[dict[str, Any]]:
 def failure_tail(folder: RunFolder, ranks: Collection[int] = ()) -> tuple[Path, str] | None:
     """Return the log that most likely says why a run failed, and its last error, once.
 
-    That is the last written log of a trainer that was held responsible; without one, the last of
-    any trainer with a traceback; without that, of an agent.
+    That is the last written log of a trainer that was held responsible, be it without an error: the
+    errors of others only come of its end. Without one, the last of any trainer with a traceback;
+    without that, of an agent.
 
     Args:
         folder: of the run.
         ranks: of the trainers held responsible.
     """
-    for pattern in (*(f"agents/*/rank-{rank}.log" for rank in sorted(ranks)), *_LOGS):
-        logs = sorted(folder.path.glob(pattern), key=lambda path: path.stat().st_mtime)
-        for log in reversed(logs):
-            error = _last_error(log_end(log).splitlines())
-            if error:
-                return log, "\n".join(error[-_TAIL_LINES:])
+    patterns = [f"agents/*/rank-{rank}.log" for rank in sorted(ranks)]
+    responsible = [log for pattern in patterns for log in _newest_first(folder, pattern)]
+    for log in responsible:
+        if error := _last_error(log_end(log).splitlines()):
+            return log, "\n".join(error[-_TAIL_LINES:])
+    for log in responsible:
+        if lines := log_end(log).rstrip().splitlines():
+            return log, "\n".join(lines[-_TAIL_LINES:])
+    for log in (log for pattern in _LOGS for log in _newest_first(folder, pattern)):
+        if error := _last_error(log_end(log).splitlines()):
+            return log, "\n".join(error[-_TAIL_LINES:])
     return None
+
+
+def _newest_first(folder: RunFolder, pattern: str) -> list[Path]:
+    logs = folder.path.glob(pattern)
+    return sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _last_error(lines: Sequence[str]) -> Sequence[str]:
