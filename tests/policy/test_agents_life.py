@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.effects import Log, RequestMachine, StopTrainers, WritePlan
+from castor_policy.agents.effects import Log, RequestMachine, Resign, StopTrainers, WritePlan
 from castor_policy.agents.events import (
     ReportChanged,
     RootChanged,
@@ -113,6 +113,21 @@ def test_an_agent_is_root_from_when_its_key_is_seen_until_it_is_gone() -> None:
     assert life.decide(RootChanged("a"), 0.0) == []  # read again: the same term goes on
     assert life.root is root
     assert a_life(elected=False).decide(RootChanged("b"), 0.0) == []
+
+
+def test_a_life_that_has_its_name_ends_the_term_that_an_earlier_one_has_left() -> None:
+    """Else the job is without a root until the dead life's lease has ended."""
+    view = StoreView(JOB, "a")
+    view.read([KeyValue(root_key(JOB), "a", 3, 3, None)], 4)
+    life = AgentLife(Worker(SPEC, "a", "a2", "a2", False, 0.0), view)
+    assert life.decide(RootChanged("a"), 0.0) == [Resign(3)]
+    assert life.root is None
+    view.change(StoreEvent(root_key(JOB), None, 0, 5))
+    assert life.decide(RootChanged(""), 0.1) == []
+    view.change(StoreEvent(root_key(JOB), "a", 6, 6))
+    life.decide(RootChanged("a"), 0.2)
+    assert life.root is not None
+    assert life.root.term == 6
 
 
 def test_reports_are_the_roots_alone_and_ticks_go_to_both() -> None:

@@ -54,6 +54,8 @@ class AgentLife:
     ) -> list[RootEffect]:
         """Take an event in as the job's root, if this agent is; return what is to be done.
 
+        Only once this life has its name.
+
         Args:
             event: what happened.
             now_s: the driver's steady clock.
@@ -67,6 +69,10 @@ class AgentLife:
         return effects
 
     def _take_office(self, now_s: float) -> list[RootEffect]:
+        """Be root or no longer; end what an earlier life has left, which nobody has to wait for."""
+        if (left := self._view.earlier_term()) is not None:
+            self.root = None
+            return [Resign(left)]
         held = self.root
         self.root = take_office(self.worker.spec, self._view, held, now_s)
         if self.root is None or self.root is held:

@@ -304,6 +304,15 @@ class StoreView:
         root = self.root()
         return root.create_revision if root is not None and self.is_ours(root) else None
 
+    def earlier_term(self) -> int | None:
+        """Return the term that an earlier life of this agent has left; None if there is none.
+
+        Nobody rules by it any more: this life has the name, so that one is dead or has lost it.
+        """
+        root = self.root()
+        left = root is not None and root.value == self._agent and not self.is_ours(root)
+        return root.create_revision if root is not None and left else None
+
     def plan(self) -> tuple[Plan | None, int]:
         """Return the plan as last seen and the revision of its key's last change, 0 without one.
 

@@ -151,6 +151,8 @@ class SimulatedAgent:
             self._has_begun = True
             self.world.claimed(self)
             self._held = False
+            for event in tuple(self._events):
+                self._decide(event)
             self._tick()
 
     # ---- time ----------------------------------------------------------------------------------
@@ -211,8 +213,8 @@ class SimulatedAgent:
         """Take an event in."""
         if not self.alive:
             return
-        for effect in self.life.decide(event, self.local_s()):
-            self._do_as_root(effect)
+        if self._has_begun:
+            self._decide(event)
         self._events.append(event)
         self._carry_on()
 
@@ -357,6 +359,10 @@ class SimulatedAgent:
             trainer.kill()
 
     # ---- the root ------------------------------------------------------------------------------
+
+    def _decide(self, event: AgentEvent) -> None:
+        for effect in self.life.decide(event, self.local_s()):
+            self._do_as_root(effect)
 
     def _do_as_root(self, effect: RootEffect) -> None:
         if not isinstance(effect, Log):
