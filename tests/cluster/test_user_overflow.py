@@ -1,15 +1,18 @@
-"""A user's state that outgrows its room by far, at once: held, and there again after a failure.
+"""A user's state that outgrows its room by far, at once: held, or refused with nothing lost.
 
 The case user_overflow of the faults: 64 MiB more in each iteration ended the job, or never did.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from castor_runtime.soak.trial import plain, train
+from castor_runtime.soak.trial import plain, running, train
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gpt2_tiny.py"
 SMALL = ("--layers=1", "--hidden=32", "--sequence=32", "--batch=2")
@@ -60,3 +63,27 @@ def test_state_that_outgrows_its_room_at_once_comes_back(tmp_path: Path) -> None
     for rank, agent in enumerate(("node-0", "node-1")):
         said = plain((trial.folder / "agents" / agent / f"rank-{rank}.log").read_text())
         assert "held f:24 g:24 h:24 i:24 j:24" in said, said
+
+
+@pytest.mark.long
+def test_state_beyond_the_memory_limit_ends_the_job_and_a_higher_one_goes_on(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "grows.py"
+    text = PROGRAM.replace("MIB", "24").replace("LAST", "8").replace("EXAMPLE", repr(str(EXAMPLE)))
+    script.write_text(text)
+    options = ["--nodes", "2", "--lease", "3s", "--max-attempts", "1", "--memory-limit", "40MiB"]
+    castor = str(Path(sys.executable).with_name("castor"))
+    with running(tmp_path / "run", [*options, str(script), "--iterations=8", *SMALL]) as run:
+        trial = run.wait()
+        assert trial.code == 1, trial.output
+        assert "left of the limit, too little" in trial.result["reason"]
+        assert trial.result["kept_memory"]["iteration"] == 5
+        again = [castor, "resume", str(run.folder), "--memory-limit", "1GiB"]
+        done = subprocess.run(again, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((run.folder / "result.json").read_text())
+        assert (result["outcome"], result["iterations"]) == ("finished", 8)
+        said = plain((run.folder / "agents" / "node-0" / "rank-0.log").read_text())
+        assert "held f:24 g:24 h:24" in said
+        assert run.memory() == []

@@ -38,13 +38,13 @@ class Case:
     Attributes:
         options: of DeepSpeed, beside those that every case has.
         zero: of its section `zero_optimization`.
-        optimizer: makes one from the trained parameters; None: the configuration names it.
+        optimizer: makes one for the model; None: the configuration names it.
         scale: of the loss in two iterations.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     zero: dict[str, Any] = field(default_factory=dict)
-    optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None
+    optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] | None = None
     scale: int = 1
 
     def __or__(self, other: Case) -> Case:
@@ -75,6 +75,43 @@ def scheduled(kind: str, **params: Any) -> Case:
     return Case({"scheduler": {"type": kind, "params": params}})
 
 
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def with_frozen_group(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The first of three groups is frozen as a whole, as a backbone under adapters is."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    first, *others = trained(model)
+    return torch.optim.AdamW([{"params": frozen}, {"params": others}, {"params": [first]}], lr=1e-2)
+
+
+class Blockwise(torch.optim.Optimizer):
+    """8-bit momentum with a scale for every 32 elements, as 8-bit optimizers keep it."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 1e-3})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # noqa: ARG002 - torch's signature
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state, count = self.state[parameter], parameter.numel()
+                blocks = -(-count // 32)
+                if not state:
+                    state["quantized"] = torch.zeros(count, dtype=torch.int8)
+                    state["scale"] = torch.zeros(blocks)
+                pad = (0, 32 * blocks - count)
+                old = torch.nn.functional.pad(state["quantized"].float(), pad).view(blocks, 32)
+                momentum = torch.nn.functional.pad(parameter.grad.float().flatten(), pad)
+                momentum = momentum.view(blocks, 32) + old * state["scale"][:, None] * (0.9 / 127)
+                state["scale"] = momentum.abs().amax(1)
+                scaled = momentum / state["scale"].clamp_min(1e-12)[:, None] * 127
+                state["quantized"] = scaled.round().to(torch.int8).flatten()[:count]
+                parameter.add_(momentum.flatten()[:count].view_as(parameter), alpha=-group["lr"])
+
+
+UNTESTED = {"zero_allow_untested_optimizer": True}
 BF16 = {"enabled": True}
 KINDS = ("Adamax", "RMSprop", "Adadelta", "Adagrad", "ASGD", "Rprop")
 CASES: dict[str, Case] = {
@@ -184,7 +221,7 @@ CASES: dict[str, Case] = {
             "flops_profiler": {"enabled": True, "profile_step": 2},
             "comms_logger": {"enabled": True},
         },
-        optimizer=lambda trained: torch.optim.AdamW(trained, lr=1e-2),
+        optimizer=lambda model: torch.optim.AdamW(trained(model), lr=1e-2),
     ),
     "AdamW, WarmupLR": named("AdamW", torch_adam=True) | scheduled("WarmupLR", warmup_num_steps=5),
     "Adam, WarmupDecayLR": named("Adam", torch_adam=True, adam_w_mode=False)
@@ -195,6 +232,16 @@ CASES: dict[str, Case] = {
     "NAdam, OneCycle": named("NAdam")
     | scheduled("OneCycle", cycle_min_lr=1e-3, cycle_max_lr=1e-2, cycle_first_step_size=3),
     **{kind: named(kind) for kind in KINDS},
+    "a client's Adafactor": Case(
+        UNTESTED, optimizer=lambda model: torch.optim.Adafactor(trained(model), lr=1e-2)
+    ),
+    "a client's Blockwise, sub-groups": Case(
+        UNTESTED, {"sub_group_size": 1000}, optimizer=lambda model: Blockwise(trained(model))
+    ),
+    "a group that is frozen, bf16, accumulation": Case(
+        {"bf16": BF16, "train_batch_size": 8, "gradient_accumulation_steps": 2},
+        optimizer=with_frozen_group,
+    ),
 }
 
 
@@ -220,10 +267,9 @@ class Net(torch.nn.Module):
 def build(case: Case, seed: int) -> Any:
     torch.manual_seed(seed)
     model = Net()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    options: dict[str, Any] = {"model_parameters": trained}
+    options: dict[str, Any] = {"model_parameters": trained(model)}
     if case.optimizer is not None:
-        options = {"optimizer": case.optimizer(trained)}
+        options = {"optimizer": case.optimizer(model)}
     return deepspeed.initialize(model=model, config=case.configuration(), **options)[0]
 
 

@@ -23,6 +23,9 @@ def resume(
         int | None,
         typer.Option(min=1, help="Recoveries in a row without progress before giving up again."),
     ] = None,
+    memory_limit: Annotated[
+        str, typer.Option(metavar="SIZE", help="Another limit than the run had, see castor train.")
+    ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and summary.")] = False,
 ) -> None:
     """Go on with a run that ended before it had finished, from what is kept in memory.
@@ -34,7 +37,7 @@ def resume(
     Example: castor resume out/train-gpt2
     """
     from castor_runtime.launcher.run_folder import RunFolder, newest_run
-    from castor_runtime.launcher.train_options import TrainOptions
+    from castor_runtime.launcher.train_options import TrainOptions, memory_limit_bytes
 
     folder = RunFolder(run) if run is not None else newest_run()
     document = folder.run()
@@ -43,6 +46,8 @@ def resume(
     spec = _spec(document, folder.path)
     if max_attempts is not None:
         spec = replace(spec, max_attempts=max_attempts)
+    if memory_limit:
+        spec = replace(spec, memory_limit_bytes=memory_limit_bytes(memory_limit))
     cluster = document.get("cluster") or {}
     options = TrainOptions(
         spec=replace(spec, resumes=max(1, int(document.get("generation", 0)), spec.resumes)),

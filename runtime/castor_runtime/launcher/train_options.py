@@ -146,9 +146,7 @@ def job_spec(
         persist_keep=persist_keep,
         chunk_bytes=chunk_bytes,
         scheme=scheme,
-        memory_limit_bytes=_parsed(parse_bytes, memory_limit, "--memory-limit")
-        if memory_limit
-        else 0,
+        memory_limit_bytes=memory_limit_bytes(memory_limit),
         max_attempts=max_attempts,
         set_aside_after=set_aside_after,
         hang_s=_limit_s(hang, "--hang"),
@@ -161,6 +159,15 @@ def job_spec(
         paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,
         allow_changed_script=allow_changed_script,
     )
+
+
+def memory_limit_bytes(text: str) -> int:
+    """Return the most bytes that checkpoints may take on a machine; 0, for "", is no limit.
+
+    Raises:
+        InputError: it is no size.
+    """
+    return _parsed(parse_bytes, text, "--memory-limit") if text else 0
 
 
 def _limit_s(text: str, option: str) -> float:
