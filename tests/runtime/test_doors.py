@@ -155,6 +155,38 @@ def test_an_etcd_at_an_address_serves_only_who_has_the_runs_certificate(
         etcd.close()
 
 
+def test_status_asks_a_store_that_wants_a_certificate(
+    tmp_path: Path, needs: Callable[..., None]
+) -> None:
+    needs("openssl")
+    etcd = EmbeddedEtcd(tmp_path / "etcd", host="127.0.0.1")
+    etcd.start()
+    castor = str(Path(sys.executable).with_name("castor"))
+
+    def status() -> tuple[int, str, str]:
+        command = [castor, "status", "--json", "--store", etcd.url, "--job", "j"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    async def write(spec: JobSpec) -> None:
+        store = open_store(etcd.url)
+        await store.transact(Txn((), (Put(spec_key("j"), spec.to_json()),)))
+        await store.close()
+
+    try:
+        asyncio.run(write(JobSpec("j", 1, 1, "group", ((0,),), "train.py")))
+        code, said, complained = status()
+        assert code == 0, complained
+        assert json.loads(said)["phase"] == "starting"
+        key = tmp_path / "etcd" / "certificates" / "client.key"
+        key.unlink()
+        assert status() == (2, "", f"castor: {key}: No such file or directory\n")
+    finally:
+        etcd.close()
+
+
 RANK = """
 import json, os, sys
 from castor_runtime.agent import rendezvous

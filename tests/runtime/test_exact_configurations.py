@@ -94,7 +94,7 @@ class DeepSpeedZeroOptimizer_Stage3:  # noqa: N801 - DeepSpeed's name, which is 
 
 
 class DeepSpeedEngine:
-    """What the checks read of one; real engines: test_unheld_state.py."""
+    """What the checks read of one; real engines: test_held_state.py."""
 
     has_moe_layers = False
     mp_world_size = 1

@@ -473,6 +473,20 @@ def test_a_store_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     run.left_nothing()
 
 
+def test_an_own_store_that_does_not_start_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "etcd"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$1" = --version ] && echo etcd Version: 3.9.9\nexit 7\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    run = Run(tmp_path, "3")
+    with pytest.raises(InputError, match="--store: the store did not start: etcd exited"):
+        asyncio.run(run.run.run())
+    run.left_nothing()
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path, "3")
     folder = run.run.folder

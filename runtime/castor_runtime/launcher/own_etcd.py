@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from castor_runtime.stores import EmbeddedEtcd
+from castor_configs.errors import InputError
+from castor_runtime.stores import EmbeddedEtcd, EtcdStartError
 
 
 class OwnEtcd:
@@ -24,9 +25,12 @@ class OwnEtcd:
         """Start it and return its address.
 
         Raises:
-            EtcdStartError: it did not come up.
+            InputError: it did not come up; the message holds the reason, be it the end of its log.
         """
-        await self._call(self._etcd.start)
+        try:
+            await self._call(self._etcd.start)
+        except EtcdStartError as error:
+            raise InputError(f"the store did not start: {error}", key="--store") from error
         return self._etcd.url
 
     async def kill(self) -> None:
