@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml
 demo: setup
 	$(BIN)/castor demo --out out/demo
 
+# The tests start hundreds of processes of Castor; each would compile its modules anew.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
 from castor_policy.interleaving import (
@@ -93,6 +93,13 @@ def cases(draw: st.DrawFn) -> Case:
 schemes = pytest.mark.parametrize("scheme", sorted(SCHEMES))
 
 
+def schedules(case: Case, names: Iterable[str] = SCHEMES) -> Iterator[Schedule]:
+    """The case's schedule under each scheme: to draw a case takes longer than to test it."""
+    for scheme in names:
+        note(scheme)
+        yield case.schedule(scheme)
+
+
 @given(links, st.integers(0, 10**13))
 @deterministic
 def test_a_transfer_takes_alpha_and_the_bytes_rounded_up(link: Link, size_bytes: int) -> None:
@@ -108,60 +115,59 @@ def test_bytes_within_is_the_largest_size_that_fits(link: Link, time_ns: int) ->
     assert link.transfer_ns(size_bytes + 1) > time_ns
 
 
-@schemes
 @given(case=cases())
 @deterministic
-def test_every_byte_of_every_replica_travels_once_and_in_order(scheme: str, case: Case) -> None:
-    chunks = case.schedule(scheme).chunks
-    assert [chunk.replica for chunk in chunks] == sorted(chunk.replica for chunk in chunks)
-    sent = dict.fromkeys(range(case.remote_copies), 0)
-    for chunk in chunks:
-        assert chunk.size_bytes > 0
-        sent[chunk.replica] += chunk.size_bytes
-    assert sent == dict.fromkeys(range(case.remote_copies), case.checkpoint_bytes)
+def test_every_byte_of_every_replica_travels_once_and_in_order(case: Case) -> None:
+    for schedule in schedules(case):
+        chunks = schedule.chunks
+        assert [chunk.replica for chunk in chunks] == sorted(chunk.replica for chunk in chunks)
+        sent = dict.fromkeys(range(case.remote_copies), 0)
+        for chunk in chunks:
+            assert chunk.size_bytes > 0
+            sent[chunk.replica] += chunk.size_bytes
+        assert sent == dict.fromkeys(range(case.remote_copies), case.checkpoint_bytes)
 
 
-@schemes
 @given(case=cases())
 @deterministic
-def test_no_chunk_and_no_finite_span_is_overfilled(scheme: str, case: Case) -> None:
-    schedule = case.schedule(scheme)
-    largest_bytes = case.largest_chunk_bytes(scheme)
-    assert all(chunk.size_bytes <= largest_bytes for chunk in schedule.chunks)
-    for span in schedule.spans:
-        assert span.busy_ns == sum(case.charge_ns(scheme, c.size_bytes) for c in span.chunks)
-    for span in schedule.spans[:-1]:
-        assert span.idle_ns is not None
-        assert span.busy_ns <= case.mu * span.idle_ns
-    if scheme != "naive":
-        assert schedule.buffer_bytes <= case.buffer_bytes
-
-
-@schemes
-@given(case=cases())
-@deterministic
-def test_only_the_last_span_has_no_end_and_its_excess_is_told(scheme: str, case: Case) -> None:
-    schedule = case.schedule(scheme)
-    assert [span.idle_ns for span in schedule.spans] == [*case.spans_ns[:-1], None]
-    last_ns = case.spans_ns[-1] if case.spans_ns else 0
-    busy_ns = schedule.spans[-1].busy_ns
-    assert schedule.last_idle_ns == last_ns
-    assert (schedule.spill_ns == 0) == (busy_ns <= case.mu * last_ns)
-    assert schedule.spill_ns - 1 < max(0, busy_ns - case.mu * last_ns) <= schedule.spill_ns
-    assert schedule.update_delay_ns == max(0, busy_ns - last_ns)
-    assert schedule.iteration_delay_ns == schedule.upfront_ns + schedule.update_delay_ns
-
-
-@pytest.mark.parametrize("scheme", ["naive", "pipelined", "unpipelined"])
-@given(case=cases())
-@deterministic
-def test_a_finite_span_is_full_before_the_next_is_used(scheme: str, case: Case) -> None:
-    spans = case.schedule(scheme).spans
-    for index, span in enumerate(spans[:-1]):
-        if any(later.chunks for later in spans[index + 1 :]):
+def test_no_chunk_and_no_finite_span_is_overfilled(case: Case) -> None:
+    for schedule in schedules(case):
+        scheme = schedule.scheme
+        largest_bytes = case.largest_chunk_bytes(scheme)
+        assert all(chunk.size_bytes <= largest_bytes for chunk in schedule.chunks)
+        for span in schedule.spans:
+            assert span.busy_ns == sum(case.charge_ns(scheme, c.size_bytes) for c in span.chunks)
+        for span in schedule.spans[:-1]:
             assert span.idle_ns is not None
-            free_ns = case.mu * span.idle_ns - span.busy_ns
-            assert case.charge_ns(scheme, 1) > free_ns
+            assert span.busy_ns <= case.mu * span.idle_ns
+        if scheme != "naive":
+            assert schedule.buffer_bytes <= case.buffer_bytes
+
+
+@given(case=cases())
+@deterministic
+def test_only_the_last_span_has_no_end_and_its_excess_is_told(case: Case) -> None:
+    for schedule in schedules(case):
+        assert [span.idle_ns for span in schedule.spans] == [*case.spans_ns[:-1], None]
+        last_ns = case.spans_ns[-1] if case.spans_ns else 0
+        busy_ns = schedule.spans[-1].busy_ns
+        assert schedule.last_idle_ns == last_ns
+        assert (schedule.spill_ns == 0) == (busy_ns <= case.mu * last_ns)
+        assert schedule.spill_ns - 1 < max(0, busy_ns - case.mu * last_ns) <= schedule.spill_ns
+        assert schedule.update_delay_ns == max(0, busy_ns - last_ns)
+        assert schedule.iteration_delay_ns == schedule.upfront_ns + schedule.update_delay_ns
+
+
+@given(case=cases())
+@deterministic
+def test_a_finite_span_is_full_before_the_next_is_used(case: Case) -> None:
+    for schedule in schedules(case, ("naive", "pipelined", "unpipelined")):
+        spans = schedule.spans
+        for index, span in enumerate(spans[:-1]):
+            if any(later.chunks for later in spans[index + 1 :]):
+                assert span.idle_ns is not None
+                free_ns = case.mu * span.idle_ns - span.busy_ns
+                assert case.charge_ns(schedule.scheme, 1) > free_ns
 
 
 @given(case=cases())
@@ -409,18 +415,16 @@ def test_nothing_is_sent_in_short_spans_but_the_last(spans_ns: list[int], shorte
 
 
 @deterministic
-@given(
-    size_bytes=st.integers(1, 10**15),
-    buffer_bytes=st.integers(4, 10**6),
-    remote_copies=st.integers(1, 10**6),
-)
+@given(buffer_bytes=st.integers(4, 10**6), remote_copies=st.integers(1, 10**6), data=st.data())
 @pytest.mark.parametrize("scheme", ["blocking", "unpipelined", "pipelined"])
 def test_a_schedule_beyond_all_memory_is_refused_at_once(
-    scheme: str, size_bytes: int, buffer_bytes: int, remote_copies: int
+    scheme: str, buffer_bytes: int, remote_copies: int, data: st.DataObject
 ) -> None:
     largest_bytes = buffer_bytes if scheme == "unpipelined" else buffer_bytes // 4
+    too_much_bytes = largest_bytes * (CHUNKS_MAX // remote_copies) + 1
+    size_bytes = data.draw(st.integers(too_much_bytes, max(too_much_bytes, 10**15)))
     chunks = remote_copies * -(-size_bytes // largest_bytes)
-    assume(chunks > CHUNKS_MAX)
+    assert chunks > CHUNKS_MAX
     with pytest.raises(ValueError, match=f"are {chunks} chunks"):
         SCHEMES[scheme](
             (1000,), size_bytes, remote_copies, Link(0, 10**9), buffer_bytes, 4, Fraction(1)
