@@ -218,12 +218,16 @@ class SimulatedAgent:
         self._events.append(event)
         self._carry_on()
 
-    def hold(self, span_s: float, then: Callable[[], None]) -> None:
-        """Let the worker do nothing until `then` is done, `span_s` from now."""
+    def hold(self, span_s: float, then: Callable[[], None], stuck_until_s: float = 0.0) -> None:
+        """Let the worker do nothing until `then` is done: `span_s` of its work from now.
+
+        Not before `stuck_until_s` either, however fast or slow the machine is.
+        """
         self._held = True
         self._held_since_s = self.local_s()
-        self.is_stuck = math.isinf(span_s)
-        self.later(span_s * self.host.slowness, self._go_on, then)
+        self.is_stuck = math.isinf(stuck_until_s)
+        stuck_s = stuck_until_s - self.world.now_s
+        self.later(max(span_s * self.host.slowness, stuck_s), self._go_on, then)
 
     def _go_on(self, then: Callable[[], None]) -> None:
         then()
@@ -299,10 +303,10 @@ class SimulatedAgent:
             case StopTrainers():
                 # What was begun may answer until it is given up: before the trainers end, or after.
                 late = self.draw.random() < _GIVEN_UP_LATE
-                stuck_s = self.host.stop_stuck_until_s - self.world.now_s if self.trains() else 0.0
+                stuck_until_s = self.host.stop_stuck_until_s if self.trains() else 0.0
                 self.stop_trainers(give_up=not late)
-                stop_s = max(self.draw.uniform(*_STOP_S), stuck_s)
-                self.hold(stop_s, self._give_up if late else _nothing)
+                then = self._give_up if late else _nothing
+                self.hold(self.draw.uniform(*_STOP_S), then, stuck_until_s)
             case Exit(code, reason):
                 self.world.note(f"{self.incarnation} exits with {code} {reason}")
                 self.exited = code

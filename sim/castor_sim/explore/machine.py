@@ -50,9 +50,9 @@ def carry_out(  # noqa: C901, PLR0912 - one branch an effect
     match effect:
         case Inspect():
             # What follows waits for the answer, as it does in the runtime's driver.
-            stuck_s = agent.host.memory_stuck_until_s - agent.world.now_s
-            read_s = max(agent.draw.uniform(*_READ_S), stuck_s)
-            agent.hold(read_s, lambda: _inspect(agent, effect))
+            stuck_until_s = agent.host.memory_stuck_until_s
+            read_s = agent.draw.uniform(*_READ_S)
+            agent.hold(read_s, lambda: _inspect(agent, effect), stuck_until_s)
         case Keep(iteration):
             _keep(agent, iteration)
         case Forget():
