@@ -20,16 +20,17 @@ headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))' 
 [ -e "$headers/Python.h" ] || miss Python.h python3-dev
 
 [ ${#packages[@]} -gt 0 ] || exit 0
+update="apt-get update --quiet=2 -o Acquire::http::Timeout=20"
 install="apt-get install --yes --no-install-recommends ${packages[*]}"
 echo "missing: ${programs[*]}; packages of Debian: ${packages[*]}" >&2
 if ! command -v apt-get > /dev/null; then
   echo "install what has these programs, and run this again" >&2
   exit 1
 elif [ "$(id -u)" -eq 0 ]; then
-  apt-get update --quiet=2
+  $update
   DEBIAN_FRONTEND=noninteractive $install
 elif command -v sudo > /dev/null && sudo --non-interactive true 2> /dev/null; then
-  sudo apt-get update --quiet=2
+  sudo $update
   sudo DEBIAN_FRONTEND=noninteractive $install
 else
   echo "run as root: $install" >&2
