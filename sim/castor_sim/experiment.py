@@ -8,7 +8,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Annotated, Any
 
 from pydantic import (
@@ -210,9 +212,21 @@ def of_strategy(table: Strategy | OwnStrategy) -> Iterator[None]:
         raise ValueError(f"profile() of {table.kind}: {what}") from error
 
 
+class _AsWritten(SourceFileLoader):
+    """Compiles what stands in the file, and leaves no `__pycache__` in the user's folder.
+
+    A change within the second that keeps the file's size would be missed by way of a cache.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _module_from(path: Path) -> Any:
     name = re.sub(r"\W", "_", f"castor_own_{path.resolve()}")
-    specification = importlib.util.spec_from_file_location(name, path)
+    loader = _AsWritten(name, str(path))
+    specification = importlib.util.spec_from_file_location(name, path, loader=loader)
     if not path.is_file() or specification is None or specification.loader is None:
         raise InputError(f"there is no file {path}", key="kind")
     module = importlib.util.module_from_spec(specification)

@@ -307,9 +307,13 @@ def test_every_format_is_drawn(
     real: tuple[list[Event], list[RecoveryTimeline]], tmp_path: Path
 ) -> None:
     _, found = real
+    small = Log(2, 1, victim=1, iterations=3)
+    small.start()
+    small.lose(100, 10, 5, 3)
+    (drawn,) = read_recoveries(small.events)
     for suffix, begins in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".html", b"<!doctype html>")):
         path = tmp_path / f"one{suffix}"
-        draw_recovery(found[0], path)
+        draw_recovery(drawn, path)
         assert path.read_bytes().startswith(begins)
     one, again = tmp_path / "a.svg", tmp_path / "b.svg"
     draw_recovery(found[1], one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ class Mine(Gemini):
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    # As Python does unless told otherwise: a __pycache__ beside the strategy would be found out.
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     (tmp_path / "experiment.toml").write_text(EXPERIMENT)
     (tmp_path / "own.py").write_text(OWN)
     result = CliRunner().invoke(

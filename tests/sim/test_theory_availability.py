@@ -49,10 +49,14 @@ def fleets(process: FailureProcess, size: int, horizon_ns: int) -> list[Strikes]
     time_ns = np.concatenate([block.time_ns for block in blocks])
     machine = np.concatenate([block.machine for block in blocks])
     restore_ns = np.concatenate([block.duration_ns for block in blocks])
+    fleet = machine // size
+    in_fleets = np.argsort(fleet, kind="stable")
+    count = -(-process.machines // size)
+    begins = np.searchsorted(fleet[in_fleets], np.arange(1, count))
+    parts = np.split(in_fleets, begins)
     fleets = []
-    for first in range(0, process.machines, size):
-        mine = (machine >= first) & (machine < first + size)
-        hardware = np.ones(int(mine.sum()), np.int8)
+    for first, mine in zip(range(0, process.machines, size), parts, strict=True):
+        hardware = np.ones(len(mine), np.int8)
         fleets.append(Strikes(time_ns[mine], machine[mine] - first, hardware, restore_ns[mine]))
     return fleets
 

@@ -37,14 +37,18 @@ def test_every_trace_can_be_drawn(tmp_path, name):
     ]
 
 
-def test_the_same_trace_gives_the_same_files(tmp_path):
-    first = plot_trace(plain("generated"), tmp_path / "a")
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return plot_trace(plain("generated"), tmp_path_factory.mktemp("pictures") / "a")
+
+
+def test_the_same_trace_gives_the_same_files(pictures, tmp_path):
     second = plot_trace(plain("generated"), tmp_path / "b")
-    for one, other in zip(first, second, strict=True):
+    for one, other in zip(pictures, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_letters_stay_letters_in_the_pdf(tmp_path):
-    _, pdf = plot_trace(plain("generated"), tmp_path / "a")
+def test_letters_stay_letters_in_the_pdf(pictures):
+    _, pdf = pictures
     assert b"/Type3" not in pdf.read_bytes()
     assert b"/CIDFontType2" in pdf.read_bytes()
