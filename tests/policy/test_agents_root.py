@@ -300,7 +300,7 @@ def test_it_gives_up_after_too_many_attempts_and_at_once_where_memory_is_too_sma
     given_up = written(told(root(last, reports)))
     assert (given_up.phase, given_up.reason) == (
         Phase.FAILED,
-        "3 attempts in a row completed no iteration: machine 0: rank 0 was killed by signal 9",
+        "2 recoveries in a row completed no iteration: machine 0: rank 0 was killed by signal 9",
     )
     assert written(told(root(replace(last, reached=4), reports))).phase == Phase.LOAD
     failed = saw(running()[0], Sight(-1, "memory", "needs 9 GiB"))

@@ -116,7 +116,7 @@ def deliver(history: History, coming: list[int | StoreEvent]) -> tuple[StoreView
     view, changes = StoreView(JOB, ME), []
     for item in coming:
         if isinstance(item, int):
-            changes += view.read(*history.read(item))
+            changes += view.read(*history.read(item), since=0)
         else:
             changes += view.change(item)
     assert view.epoch == 0, "a store that is what it was has lost nothing"
@@ -173,7 +173,7 @@ def test_nothing_is_told_twice(case) -> None:
     view, _ = deliver(history, coming)
     again = [change for event in history.events for change in view.change(event)]
     for revision in range(1, history.revision + 1):
-        again += view.read(*history.read(revision))
+        again += view.read(*history.read(revision), since=0)
     assert again == []
 
 
@@ -300,6 +300,15 @@ def held(*names: str, generation: int = 3) -> list[KeyValue]:
         (spec_key(JOB), "the spec"),
     ]
     return [KeyValue(key, value, 400, 400, 7) for key, value in [*reports, *fixed]]
+
+
+def test_a_read_that_nothing_overtook_and_that_shows_less_is_of_another_store() -> None:
+    """Case u1 of the trials: its agent stayed deaf."""
+    view = StoreView(JOB, ME)
+    view.read([KeyValue(root_key(JOB), "node-1", 7, 7, None)], 500)
+    trouble, rootless = view.read([], 2)
+    assert isinstance(trouble, StoreTrouble)
+    assert (rootless, view.root()) == (RootChanged(""), None)
 
 
 @pytest.mark.parametrize(("revision", "cluster"), [(2, 1), (2, 9), (499, 1), (500, 9), (900, 9)])

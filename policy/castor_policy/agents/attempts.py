@@ -55,7 +55,9 @@ def counted(spec: JobSpec, plan: Plan, chosen: Plan) -> Plan:
         return replace(chosen, attempts=0, reached=chosen.iteration)
     if plan.attempts <= spec.max_attempts:
         return chosen
-    reason = f"{plan.attempts} attempts in a row completed no iteration: {plan.reason}"
+    recoveries = "recovery" if plan.attempts == 2 else "recoveries"
+    in_vain = f"{plan.attempts - 1} {recoveries} in a row completed no iteration"
+    reason = f"{in_vain if plan.attempts > 1 else 'no iteration was completed'}: {plan.reason}"
     return replace(plan, phase=Phase.FAILED, reason=reason)
 
 

@@ -57,8 +57,8 @@ class JobSpec(Document):
         shortest_span_s: idle spans below it are left alone.
         paced_copy_bps: rate of a stand-in for a GPU's copy engine; 0: there is none.
         memory_limit_bytes: most CPU memory a machine may spend on checkpoints; 0: what there is.
-        max_attempts: generations in a row without a new complete iteration after which the job
-            gives up.
+        max_attempts: recoveries in a row that complete no new iteration, after which the job gives
+            up.
         set_aside_after: failures of one machine after which a standby takes its place; 0: never.
         set_aside_within_s: how long a failure counts for that.
         resumes: generations that the run has had before `castor resume` began it again: it waits

@@ -146,7 +146,12 @@ class StoreView:
     # ---- what comes in -------------------------------------------------------------------------
 
     def read(
-        self, found: Sequence[KeyValue], revision: int, *, cluster: int = 0, since: int = 0
+        self,
+        found: Sequence[KeyValue],
+        revision: int,
+        *,
+        cluster: int = 0,
+        since: int | None = None,
     ) -> list[JobChange]:
         """Take in all keys of the job as of `revision`; return what is new, to be told in order.
 
@@ -154,8 +159,11 @@ class StoreView:
             found: the keys.
             revision: of the store, as of the read.
             cluster: id of the store that answered; 0 if that is not known.
-            since: `revision` of this view when the request was sent.
+            since: `revision` of this view when the request was sent: what was seen meanwhile may
+                be newer than the answer, what was seen before cannot be, in a store that is what
+                it was. None: nothing was seen meanwhile.
         """
+        since = self.revision if since is None else since
         lost: list[JobChange] = []
         other = bool(self._cluster and cluster and cluster != self._cluster)
         if other or revision < since or self._is_contradicted(found, revision):

@@ -218,6 +218,11 @@ class SimulatedAgent:
         self._events.append(event)
         self._carry_on()
 
+    @property
+    def has_obeyed(self) -> bool:
+        """Whether all that it was told is done, or begun."""
+        return not (self._held or self._events or self._effects or self.paused)
+
     def hold(self, span_s: float, then: Callable[[], None], stuck_until_s: float = 0.0) -> None:
         """Let the worker do nothing until `then` is done: `span_s` of its work from now.
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from castor_policy.agents.evidence import FailureKind
 from castor_policy.agents.plan import Plan
 from castor_sim.explore.invariants import Violation
 
+_OF_ONE_TRAINER = frozenset({"trainer", "worn", "hang", "error"})
+"""Faults that a trainer's own agent sees: who lives and can reach the store tells in time."""
+
 
 class Blame:
-    """Which trainers were struck, or failed by themselves."""
+    """Which trainers were struck, or failed by themselves.
 
-    def __init__(self) -> None:
+    Args:
+        kinds: of the faults of the schedule.
+    """
+
+    def __init__(self, kinds: Iterable[str]) -> None:
         self._struck: set[tuple[int, int]] = set()
+        self._is_seen = set(kinds) <= _OF_ONE_TRAINER
 
     def struck(self, generation: int, rank: int) -> None:
         """Take in that this trainer's end, or its standing still, has its cause in itself."""
@@ -19,9 +29,14 @@ class Blame:
 
     def check(self, plan: Plan) -> None:
         """Check who a plan holds responsible for the failure of the generation before."""
+        before = plan.generation - 1
+        if self._is_seen and not plan.culprits:
+            ranks = sorted(rank for generation, rank in self._struck if generation == before)
+            what = f"nobody is named, and ranks {ranks} of generation {before} were struck"
+            raise Violation(18, what)
         for one in plan.culprits:
-            known = (plan.generation - 1, one.rank) in self._struck
+            known = (before, one.rank) in self._struck
             # A rank that all others wait for may be slow, or cut off, and is named for that.
             if one.rank >= 0 and one.kind != FailureKind.STALL and not known:
-                what = f"machine {one.machine}: {one.cause}, in generation {plan.generation - 1}"
+                what = f"machine {one.machine}: {one.cause}, in generation {before}"
                 raise Violation(18, f"{what}, in which nothing befell this rank")

@@ -17,10 +17,10 @@ from castor_policy.agents import (
     worker,
 )
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.effects import Keep, RootWrite, StopTrainers
+from castor_policy.agents.effects import Forget, Keep, RootWrite, StopTrainers
 from castor_policy.agents.events import SessionRenewed
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.agents.plan import Plan
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 from castor_policy.store import Txn
 from castor_sim.explore.variant import Patch, Variant
@@ -53,8 +53,8 @@ def _without(*kinds: type) -> Callable[[Any], Any]:
     """Leave some effects out of what a method returns."""
 
     def make(method: Callable[..., list[Any]]) -> Any:
-        def left(*arguments: Any) -> list[Any]:
-            return [done for done in method(*arguments) if not isinstance(done, kinds)]
+        def left(*arguments: Any, **more: Any) -> list[Any]:
+            return [done for done in method(*arguments, **more) if not isinstance(done, kinds)]
 
         return left
 
@@ -63,7 +63,7 @@ def _without(*kinds: type) -> Callable[[Any], Any]:
 
 def _returns(*, value: object) -> Callable[[Any], Any]:
     """Return this, whatever is asked."""
-    return lambda _method: lambda *_arguments: value
+    return lambda _method: lambda *_arguments, **_more: value
 
 
 def _united_over_ranks(_method: object) -> Any:
@@ -141,6 +141,13 @@ def _past_counts(gathered: Callable[..., Any]) -> Any:
     return told
 
 
+def _as_if_decided(superseded: Callable[..., Any]) -> Any:
+    def told(self: worker.Worker, plan: Plan, **more: bool) -> Any:
+        return superseded(self, replace(plan, phase=Phase.LOAD), **more)
+
+    return told
+
+
 def _only_absence(known: Callable[..., None]) -> Any:
     def told(self: own_report.OwnReport, report: object, revision: int, **more: bool) -> None:
         if report is None:
@@ -199,6 +206,11 @@ VARIANTS = (
         "past-memory-counts",
         "memory of a machine that the last generation was loaded without counts",
         (Patch(worker.Worker, "_gathered", _past_counts),),
+    ),
+    Variant(
+        "never-forgets",
+        "an agent whose place was given away keeps its memory",
+        (Patch(worker.Worker, "_superseded", _without(Forget)),),
     ),
     Variant(
         "attempts-anew",
@@ -260,6 +272,16 @@ VARIANTS = (
         "older-plan-obeyed",
         "a plan that is older than the one known turns a machine back",
         (Patch(Plan, "is_before", _returns(value=False)),),
+    ),
+    Variant(
+        "forgets-early",
+        "a machine gives its memory back before it is decided what is loaded without it",
+        (Patch(worker.Worker, "_superseded", _as_if_decided),),
+    ),
+    Variant(
+        "judged-at-once",
+        "the first that is seen of a failure is judged, though better evidence is on its way",
+        (Patch(root, "window_s", _returns(value=0.0)),),
     ),
     Variant(
         "isolated-goes-on",

@@ -20,8 +20,9 @@ INVARIANTS = {
     15: "what can be recovered is recovered within a bound",
     16: "no event makes an agent raise",
     17: "a good replica is given up only for a newer one in its place",
-    18: "who is named for a failure is who it struck, or nobody is",
+    18: "who is named for a failure is who it struck; nobody is only where nobody could see it",
     19: "nobody takes the name of an agent that lives, and whose lease does",
+    20: "who has no place in a generation that trains gives its memory back",
 }
 """What must hold, by number."""
 

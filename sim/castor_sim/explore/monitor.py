@@ -16,6 +16,7 @@ from castor_policy.agents.store_keys import root_key
 from castor_policy.recovery import Tier
 from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
+from castor_sim.explore.given_back import check_given_back, check_given_up
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
 from castor_sim.explore.schedule import Fault
@@ -44,7 +45,7 @@ ISOLATED_S = 8.0
 class Monitor:
     """Watches over one world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, faults: Sequence[Fault]) -> None:
         self._world = world
         self._plan: Plan | None = None
         self._loads: dict[int, Plan] = {}
@@ -55,7 +56,7 @@ class Monitor:
         self._stored: set[int] = set()
         self._gathered: dict[tuple[int, str], Gathered] = {}
         self._names: dict[str, str] = {}
-        self.blame = Blame()
+        self.blame = Blame(fault.kind for fault in faults)
         self._is_forgotten = False
         self._trains = 0
         self._fruitless = 0
@@ -72,10 +73,9 @@ class Monitor:
             return
         if before is not None and _position(plan) < _position(before):
             raise Violation(6, f"the plan went back from {name_of(before)} to {name_of(plan)}")
-        if before is not None:
-            for place, name in enumerate(plan.agents):
-                if before.agents[place] and name != before.agents[place]:
-                    self._lose(place)
+        for place, had in enumerate(before.agents if before is not None else ()):
+            if had not in ("", plan.agents[place]):
+                self._lose(place)
         if plan.phase == Phase.GATHER:
             if before is not None and before.generation < plan.generation:
                 self._begun(plan)
@@ -87,6 +87,8 @@ class Monitor:
             self._stored.add(plan.iteration)
         elif plan.phase == Phase.FAILED:
             self._check_given_up(plan)
+        elif plan.phase == Phase.FINISHED:
+            check_given_back(self._world.live(), plan)
 
     def _check_term(self, plan: Plan) -> None:
         term = self._term()
@@ -129,7 +131,8 @@ class Monitor:
         self._gathered[key] = replace(self._gathered[key], persistent=frozenset(persistent))
 
     def forgets(self, agent: SimulatedAgent) -> None:
-        """Check that no trainer runs on memory that is given back (9)."""
+        """Check that no trainer runs on memory that is given back (9), and nobody needs it (17)."""
+        check_given_up(agent, self._loads)
         lives = [agent, *self._world.on(agent.host)]
         if any(trainer.alive for life in lives for trainer in life.trainers.values()):
             raise Violation(9, f"{agent.incarnation} forgets while its trainers run")

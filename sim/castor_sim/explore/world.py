@@ -120,7 +120,7 @@ class World:
         self._clock = Clockwork()
         self._draw = random.Random(f"{seed} world")  # noqa: S311 - a simulation, no secret
         self.network = Network()
-        self.monitor = Monitor(self)
+        self.monitor = Monitor(self, faults)
         self.store = StoreServer(self)
         ranks = shape.machines * shape.ranks_per_machine
         self.run_number = 1
