@@ -29,7 +29,7 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-fast: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long" --hypothesis-profile=fast
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,7 +14,9 @@ from hypothesis import settings
 mpl.use("Agg")
 
 # A loaded machine must not fail a property by its clock, and CI must draw what a desk drew.
-settings.register_profile("castor", deadline=None, derandomize=True)
+# Tests that need more or fewer examples say how many times these: `make test-fast` draws a quarter.
+settings.register_profile("castor", deadline=None, derandomize=True, max_examples=100)
+settings.register_profile("fast", settings.get_profile("castor"), max_examples=25)
 settings.load_profile("castor")
 
 # Imported traces and compiled kernels are cached; the tests use what a user would, unless told.

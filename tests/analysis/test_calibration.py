@@ -27,7 +27,9 @@ from castor_runtime.launcher.run_folder import RunFolder
 from castor_sim.iteration.engine import run_iteration
 from castor_sim.iteration.measured_steps import Compute, step_tasks
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=80)
+deterministic = settings(
+    derandomize=True, deadline=None, max_examples=4 * settings.default.max_examples // 5
+)
 
 MS = 10**6
 MBPS = 10**6

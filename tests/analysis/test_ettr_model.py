@@ -143,7 +143,7 @@ def test_both_holders_of_a_shard_lost_means_the_start() -> None:
     assert prediction.iterations_lost == 15.5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples // 5, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 29_999), st.integers(0, 3), st.booleans()), max_size=12),
     st.integers(0, 2),

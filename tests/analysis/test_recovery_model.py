@@ -182,7 +182,7 @@ def happened(
     return Blow(kind, {k: round(v) for k, v in exact.items()}, round(load_ms)), exact
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples // 5, deadline=None)
 @given(
     st.sampled_from(KINDS), truths(), settings_of_runs(), settings_of_runs(), st.integers(0, 3000)
 )

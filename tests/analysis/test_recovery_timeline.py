@@ -303,6 +303,7 @@ def test_a_real_run_reads_as_its_result_does(
     assert {one.holder for one in lost.retrievals if one.source.startswith("peer")} == {3}
 
 
+@pytest.mark.long
 def test_every_format_is_drawn(
     real: tuple[list[Event], list[RecoveryTimeline]], tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ def spent(timeline: Timeline, *phases: str) -> int:
     return sum(s.end_ns - s.start_ns for s in timeline.spans if s.phase in phases)
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(logs())
 def test_phases_sum_to_the_tally(log) -> None:
     events, tally, _profile = log
@@ -86,7 +86,7 @@ def test_phases_sum_to_the_tally(log) -> None:
     assert spent(timeline, TRAINING, LOST_PROGRESS) == trained_ns
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(logs(stalls=False))
 def test_lost_progress_and_iterations_are_those_of_the_run(log) -> None:
     events, tally, profile = log

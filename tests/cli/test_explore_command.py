@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
+import pytest
 from typer.testing import CliRunner
 
 from castor.app import app
@@ -31,6 +32,7 @@ def test_a_violation_is_printed_with_a_command_that_shows_it_again() -> None:
     assert again.stdout.splitlines()[0] == first[0]
 
 
+@pytest.mark.long
 def test_json_says_the_same_whatever_the_number_of_jobs(tmp_path) -> None:
     one, two = (run(app, [*BROKEN[:3], "--jobs", jobs, *BROKEN[5:], "--json"]) for jobs in "12")
     assert one.exit_code == two.exit_code == 1

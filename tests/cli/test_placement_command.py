@@ -50,7 +50,7 @@ def test_ring_has_the_exact_and_the_published_value() -> None:
 
 
 def test_large_random_placement_comes_with_its_interval() -> None:
-    options = ("-n", "120", "-m", "4", "--strategy", "random", "-k", "20", "--samples", "300")
+    options = ("-n", "80", "-m", "4", "--strategy", "random", "-k", "16", "--samples", "300")
     answer = as_json(*options, "--seed", "3")
     assert answer["recovery_probability_method"] == "monte-carlo"
     low, high = answer["recovery_probability_ci95"]

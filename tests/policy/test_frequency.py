@@ -23,7 +23,9 @@ from castor_policy.frequency import (
     young_interval_s,
 )
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=200)
+deterministic = settings(
+    derandomize=True, deadline=None, max_examples=2 * settings.default.max_examples
+)
 
 MINUTE_S = 60.0
 HOUR_S = 3600.0

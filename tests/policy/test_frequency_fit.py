@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from castor_policy.frequency import young_interval_s
 from castor_policy.frequency_fit import checkpoint_frequency, least_wasteful_frequency
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=150)
+deterministic = settings(
+    derandomize=True, deadline=None, max_examples=3 * settings.default.max_examples // 2
+)
 
 
 @deterministic

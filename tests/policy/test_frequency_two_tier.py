@@ -21,7 +21,9 @@ from castor_policy.frequency_two_tier import (
 )
 from castor_policy.published import gemini_effective_ratio
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=200)
+deterministic = settings(
+    derandomize=True, deadline=None, max_examples=2 * settings.default.max_examples
+)
 
 DAY_S = 86_400.0
 

@@ -20,7 +20,9 @@ from castor_policy.interleaving import (
     schedule_pipelined,
 )
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=300)
+deterministic = settings(
+    derandomize=True, deadline=None, max_examples=3 * settings.default.max_examples
+)
 
 GB = 10**9
 MB = 10**6

@@ -66,7 +66,7 @@ def copies(placement: Placement, holdings: Holdings, iteration: int) -> set[tupl
     return found
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(situations())
 def test_it_is_the_newest_iteration_that_every_rank_can_load_and_none_older_is_safer(
     situation,
@@ -107,7 +107,7 @@ def test_an_iteration_in_flight_is_not_taken_for_one_that_is_whole() -> None:
     assert plan_recovery(placement, in_flight, None).iteration == 2
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(situations())
 def test_every_source_is_alive_and_holds_that_very_iteration(situation) -> None:
     placement, holdings, persistent = situation
@@ -163,7 +163,7 @@ def lightest(able: list[list[int]]) -> int:
     return min((max(map(choice.count, choice), default=0) for choice in product(*able)), default=0)
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(placements, st.data())
 def test_the_load_is_near_the_best_possible(placement: Placement, data) -> None:
     """Greedy takes ranks in their order, so it is not always optimal (see the test below); with
@@ -203,7 +203,7 @@ def test_greedy_may_miss_the_best_spread() -> None:
         assert lightest([[2], [2, 3]]) == 1
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(placements, st.data())
 def test_the_engines_question_and_the_plan_agree(placement: Placement, data) -> None:
     """`assign_sources` over memory states is `plan_recovery` over what machines hold."""

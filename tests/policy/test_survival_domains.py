@@ -44,7 +44,7 @@ CHANCES = st.sampled_from([Fraction(0), Fraction(1, 5), Fraction(1, 2), Fraction
     CHANCES,
     CHANCES,
 )
-@settings(max_examples=150)
+@settings(max_examples=3 * settings.default.max_examples // 2)
 def test_both_methods_against_all_subsets(
     machines: int, data: st.DataObject, strategy: str, down: Fraction, fail: Fraction
 ) -> None:

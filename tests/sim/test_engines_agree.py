@@ -107,7 +107,7 @@ def jump_outcome(run: dict) -> tuple[dict[str, int], list[int]]:
     return tally.as_dict(), sources
 
 
-@settings(max_examples=600)
+@settings(max_examples=6 * settings.default.max_examples)
 @given(runs())
 def test_the_three_engines_agree_to_the_nanosecond(run: dict) -> None:
     expected = outcome(ExactEngine, run)

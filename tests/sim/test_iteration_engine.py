@@ -41,7 +41,9 @@ from castor_sim.iteration.workload import (
     zero3_tasks,
 )
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=60)
+deterministic = settings(
+    derandomize=True, deadline=None, max_examples=3 * settings.default.max_examples // 5
+)
 
 MS = 10**6
 GBPS = 10**9

@@ -28,7 +28,9 @@ from castor_sim.iteration.measured_steps import (
 from castor_sim.iteration.run import IterationReport, simulate_iteration
 from castor_sim.iteration.timeline import COPY_LANE, Traffic
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=80)
+deterministic = settings(
+    derandomize=True, deadline=None, max_examples=4 * settings.default.max_examples // 5
+)
 
 MS = 10**6
 GBPS = 10**9

@@ -13,7 +13,9 @@ from castor_sim.iteration.tasks import Kind, Lane, Task
 from castor_sim.iteration.timeline import idle_spans
 from castor_sim.iteration.workload import Block, Speeds
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=60)
+deterministic = settings(
+    derandomize=True, deadline=None, max_examples=3 * settings.default.max_examples // 5
+)
 
 
 def stages_of(

@@ -118,7 +118,7 @@ placements = st.builds(
 )
 
 
-@settings(max_examples=1500)
+@settings(max_examples=15 * settings.default.max_examples)
 @given(st.one_of(one_tier(), two_tiers()), clouds(), placements, rows_of_failures, st.data())
 def test_fewer_failures_never_leave_less_useful_time(
     jump, one_block, profile, operations, placement, rows, data
@@ -134,7 +134,7 @@ def test_fewer_failures_never_leave_less_useful_time(
     assert with_fewer.iterations >= with_all.iterations
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(two_tiers(), clouds(), rows_of_failures, st.sampled_from(["ring", "group"]))
 def test_more_replicas_never_leave_less_useful_time(
     jump, one_block, profile, operations, rows, strategy
@@ -151,7 +151,7 @@ def test_more_replicas_never_leave_less_useful_time(
     assert useful == sorted(useful)
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(
     st.one_of(one_tier(), two_tiers()), clouds(), placements, rows_of_failures, st.integers(2, 4)
 )
@@ -275,7 +275,7 @@ def newest(profile: Profile, start: int, elapsed_ns: int) -> dict[str, int]:
     raise AssertionError("training goes on for ever")
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(any_profile(), st.integers(1, 200), st.integers(0, 30))
 def test_failures_fall_back_to_the_last_complete_checkpoint(
     one_block, profile, first_ns, delay_ns
@@ -321,7 +321,7 @@ def test_failures_fall_back_to_the_last_complete_checkpoint(
         assert tiers[0] == ("own_memory" if in_memory else "storage")
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(
     any_profile(),
     st.sampled_from([(6, 2), (6, 3), (7, 2)]),
@@ -350,7 +350,7 @@ def test_losing_a_whole_group_never_ends_in_memory(
     assert set(sources[-len(loss) :]) <= {STORAGE, SCRATCH}
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(any_profile(), st.integers(1, 7), st.integers(0, 3), st.integers(0, 1), st.data())
 def test_parts_sum_to_wall_time_and_every_failure_is_counted(
     jump, one_block, profile, positions, extra, cloud, data

@@ -13,7 +13,9 @@ from castor_traces.read import parse
 from castor_traces.trace import Failure, Trace, make_trace
 from castor_traces.write import format_trace
 
-RELAXED = settings(deadline=None, derandomize=True, max_examples=120)
+RELAXED = settings(
+    deadline=None, derandomize=True, max_examples=6 * settings.default.max_examples // 5
+)
 DAY_NS = 86_400 * 10**9
 
 

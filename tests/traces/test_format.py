@@ -13,7 +13,9 @@ from castor_traces.seconds import ns_from_seconds_text, seconds_text_from_ns
 from castor_traces.trace import MAX_NS, Failure, Trace, make_trace
 from castor_traces.write import format_trace, write_trace
 
-RELAXED = settings(deadline=None, derandomize=True, max_examples=150)
+RELAXED = settings(
+    deadline=None, derandomize=True, max_examples=3 * settings.default.max_examples // 2
+)
 
 HEADER = "time_s,machine,kind,duration_s,domain,cause"
 HEAD = f"# name: t\n# machines: 4\n# span_s: 100\n{HEADER}\n"

@@ -103,7 +103,7 @@ def processes(draw):
     return MergedFailures(tuple(parts), draw(st.sampled_from(["keep", "none"])))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples // 2, deadline=None)
 @given(processes(), st.integers(0, 2**64), st.integers(0, 60 * DAY_NS), st.integers(0, 60 * DAY_NS))
 def test_blocks_are_ordered_bounded_and_a_prefix_of_a_longer_run(process, seed, one, other):
     short_ns, long_ns = sorted([one, other])
@@ -119,7 +119,7 @@ def test_blocks_are_ordered_bounded_and_a_prefix_of_a_longer_run(process, seed, 
     assert again == [row for row in rows if row[0] < short_ns]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples // 5, deadline=None)
 @given(processes(), st.integers(0, 1000))
 def test_up_and_down_times_alternate_where_asked(process, seed):
     marks = Marks(hardware_share=0.7, hardware_repair=ExponentialRepair(5 * DAY_S))
@@ -150,7 +150,7 @@ def test_without_failures_while_down_leaves_out_exactly_those_of_a_machine_under
     assert kept == [rows[0], rows[2], rows[3], rows[4], rows[6]]
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(
     st.lists(
         st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=5), max_size=4),

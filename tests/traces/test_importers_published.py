@@ -87,6 +87,7 @@ def test_lanl_holds_23_systems_and_all_of_their_outages(published):
     assert max(durations) == 319_482 * 60 * 10**9
 
 
+@pytest.mark.long
 def test_titan_counts_and_years(published):
     trace = published("titan")
     assert len(trace.failures) == 6367
@@ -175,6 +176,7 @@ def test_rescaled_real_traces_keep_the_rate_per_machine(published, system, machi
     assert statistics.mean(rates) == pytest.approx(rate_per_day(trace), abs=error)
 
 
+@pytest.mark.long
 def test_published_rates_table_agrees(published):
     trace = published("infinitehbd")
     table = Path(locate("infinitehbd")).parents[1] / "published-rates" / "failure_rates.csv"

@@ -42,6 +42,7 @@ def pictures(tmp_path_factory):
     return plot_trace(plain("generated"), tmp_path_factory.mktemp("pictures") / "a")
 
 
+@pytest.mark.long
 def test_the_same_trace_gives_the_same_files(pictures, tmp_path):
     second = plot_trace(plain("generated"), tmp_path / "b")
     for one, other in zip(pictures, second, strict=True):

@@ -41,7 +41,7 @@ def trace_of(failures, *, machines=5, span_ns=40):
     return make_trace("t", machines, span_ns, failures)
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(FAILURES)
 def test_machines_down_equals_counting_each_nanosecond(failures):
     trace = trace_of(failures)
@@ -111,7 +111,6 @@ def test_the_numbers_of_a_small_trace():
 
 
 @pytest.mark.parametrize("span_ns", [0, 40])
-@settings(max_examples=100)
 @given(FAILURES)
 def test_any_trace_gives_valid_json(span_ns, failures):
     """No crash, no warning (warnings are errors here), no NaN, no infinity."""
@@ -164,7 +163,7 @@ def test_the_weibull_fit_agrees_with_scipy():
         assert ours.ci95_low < ours.shape < ours.ci95_high
 
 
-@settings(max_examples=60)
+@settings(max_examples=3 * settings.default.max_examples // 5)
 @given(st.floats(0.1, 10.0), st.floats(1e-6, 1e9), st.integers(0, 50))
 def test_the_fit_scales_with_its_data(shape, factor, seed):
     gaps_s = Draws(seed, "gaps").weibull(40, shape)
