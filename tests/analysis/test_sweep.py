@@ -333,6 +333,7 @@ def test_values_stand_where_they_belong(
     assert log == logarithmic
 
 
+@pytest.mark.long
 def test_one_or_two_parameters_are_drawn_the_same_each_time(
     experiment: str, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_one_machine_is_up_mtbf_of_mtbf_plus_mttr(gaps, repair, jump, assert_mea
     assert_mean(shares, UNAVAILABILITY, precision=0.008, bias=UNAVAILABILITY / cycles)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("repair", REPAIRS, ids=named)
 @pytest.mark.parametrize("spares", [0, 1, 2, 3])
 def test_a_job_waits_while_fewer_than_n_of_its_fleet_are_up(

@@ -81,6 +81,7 @@ def test_lemons_are_other_machines_for_another_seed_and_fail_more_as_renewals_to
     assert lemons[0] != lemons[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("gaps", "distribution"),
     [
