@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -9,9 +10,14 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+import typer.main
 from hypothesis import settings
 
 mpl.use("Agg")
+
+# typer builds all commands anew for each call of one, which takes 0.1 s; here they are called 400
+# times in a process. `typer.testing`, imported later, takes it from there.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 # A loaded machine must not fail a property by its clock, and CI must draw what a desk drew.
 # Tests that need more or fewer examples say how many times these: `make test-fast` draws a quarter.
