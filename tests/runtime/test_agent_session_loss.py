@@ -22,7 +22,7 @@ from castor_policy.agents.events import (
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, layout_prefix, plan_key, spec_key
-from castor_policy.store import Put, StoreFullError, Txn
+from castor_policy.store import KeyValue, Put, StoreFullError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.stores import EmbeddedEtcd, open_store
@@ -321,3 +321,33 @@ def test_a_task_that_fails_is_told_and_begun_anew_and_ends_the_session_if_it_goe
     assert not any(isinstance(e, SessionFailed) for e in survived)
     failed = asyncio.run(story(10_000))
     assert any(isinstance(e, SessionFailed) and "is broken" in e.reason for e in failed)
+
+
+def test_what_was_asked_before_the_loss_was_known_tells_nothing() -> None:
+    """Two reads were under way when the store came back without its data: it lost data once."""
+    there = KeyValue(spec_key("j"), SPEC.to_json(), 30, 30, None)
+    new = KeyValue(agents_prefix("j") + "node-1", "no report", 2, 2, 7)
+    late = asyncio.Event()
+    answers = [([there], 33), ([new], 2), ([], 1), ([new], 2)]
+
+    class Overtaken(ModelStore):
+        async def get_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
+            answer = answers.pop(0)
+            if answer == ([], 1):
+                await late.wait()
+            return answer
+
+    async def story() -> None:
+        store = Overtaken(StoreModel(), lambda: 0.0)
+        session = StoreSession(store, SPEC, "node-0", lambda _event: None)
+        await session._read_all()
+        first, second = (asyncio.create_task(session._read_all()) for _ in range(2))
+        await first
+        assert session.view.epoch == 1
+        late.set()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await second == 2
+        assert (session.view.epoch, answers) == (1, [])
+        await session.close()
+
+    asyncio.run(story())

@@ -72,6 +72,15 @@ def test_no_generation_is_used_twice(seed: int, faults: tuple[Fault, ...]) -> No
     assert run_schedule(Search(), seed, faults) is None
 
 
+def test_an_answer_to_what_was_asked_before_the_loss_is_no_second_loss() -> None:
+    """One agent read twice at once; it forgot whom the first answer had told it of."""
+    faults = (
+        Fault("store", 2.028, span_s=5.626),
+        Fault("store", 2.4, 4, span_s=6.324, value=1.0),
+    )
+    assert run_schedule(Search(), 823, faults) is None
+
+
 def test_the_explorer_sees_a_root_that_forgets_what_it_knows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -159,9 +159,9 @@ class StoreView:
             found: the keys.
             revision: of the store, as of the read.
             cluster: id of the store that answered; 0 if that is not known.
-            since: `revision` of this view when the request was sent: what was seen meanwhile may
-                be newer than the answer, what was seen before cannot be, in a store that is what
-                it was. None: nothing was seen meanwhile.
+            since: `revision` of this view when the request was sent, in the same `epoch`: what was
+                seen meanwhile may be newer than the answer, what was seen before cannot be, in a
+                store that is what it was. None: nothing was seen meanwhile.
         """
         since = self.revision if since is None else since
         lost: list[JobChange] = []

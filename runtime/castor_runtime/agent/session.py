@@ -266,8 +266,11 @@ class StoreSession:
                 await asyncio.sleep(RETRY_S)
 
     async def _read_all(self) -> int:
-        since = self.view.revision
-        found, revision = await self._store.get_prefix(job_prefix(self._spec.job))
+        # What was asked of a store before it was known to have lost its data tells nothing.
+        epoch = -1
+        while epoch != self.view.epoch:
+            epoch, since = self.view.epoch, self.view.revision
+            found, revision = await self._store.get_prefix(job_prefix(self._spec.job))
         # A stand-in of a test may be one store and no cluster.
         tell_cluster = getattr(self._store, "cluster", None)
         cluster = tell_cluster() if tell_cluster is not None else 0

@@ -13,7 +13,7 @@ from castor_policy.store import LeaseLostError
 from castor_sim.explore.earlier_run import leave
 from castor_sim.explore.monitor import ISOLATED_S
 from castor_sim.explore.network import STORE
-from castor_sim.explore.schedule import EVERYBODY, PEERS, Fault
+from castor_sim.explore.schedule import EVERYBODY, NO_SPACE, PEERS, RESTORED, Fault
 from castor_sim.explore.schedule import STORE as THE_STORE
 from castor_sim.explore.script_error import ScriptError
 
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 _LAST_RETURNS_S = 5.0
 _WORN_S = 1.5
 """A trainer that fails again and again comes so far in each generation."""
-
-
-RESTORED, NO_SPACE = 2, 3
-"""Values of a fault of the store; see `Fault`."""
 
 
 class Injector:

@@ -19,7 +19,7 @@ from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
 from castor_sim.explore.given_back import check_given_back, check_given_up
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
-from castor_sim.explore.schedule import Fault
+from castor_sim.explore.schedule import NO_SPACE, Fault
 
 if TYPE_CHECKING:
     from castor_sim.explore.agent import SimulatedAgent
@@ -58,6 +58,7 @@ class Monitor:
         self._names: dict[str, str] = {}
         self.blame = Blame(fault.kind for fault in faults)
         self._is_forgotten = False
+        self._taken_along = self._losses = 0
         self._trains = 0
         self._fruitless = 0
         self._furthest = 0
@@ -157,6 +158,11 @@ class Monitor:
         nobody who could tell.
         """
         self._names.clear()
+        # A plan that is being made, or that not all have seen, may go along: one more is due then.
+        seen = [agent.session.view.known_plan() for agent in self._world.live()]
+        known = self._plan is not None and all(self._plan == plan for plan in seen)
+        self._losses += 1
+        self._taken_along += not known or self.phase() == Phase.GATHER
         self._is_forgotten = self._has_ended()
 
     def renewed(self, agent: SimulatedAgent) -> None:
@@ -292,9 +298,10 @@ class Monitor:
             if agent.exited not in (int(failed), None):
                 raise Violation(11, f"{name} ended with code {agent.exited}")
         generation = self._plan.generation if self._plan is not None else 0
-        # Data that are lost while a plan is made may take it along: one more is due then.
-        most = 1 + sum(fault.kind == "store" and fault.value in (1, 2) for fault in faults)
         kinds = {fault.kind for fault in faults}
+        # Who cannot write to a store that lost its data does not come back to it in time.
+        full = any(fault.kind == "store" and fault.value == NO_SPACE for fault in faults)
+        most = 1 + self._taken_along + (full and self._losses)
         if (kinds <= {"store"} or kinds == {"twin"}) and not 1 <= generation <= most:
             raise Violation(10, f"it took {generation} generations")
 

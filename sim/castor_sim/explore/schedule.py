@@ -46,6 +46,9 @@ PEERS = -2
 STORE = -1
 """Whom a "net" fault cuts its target off from, if not from one machine."""
 
+RESTORED, NO_SPACE = 2, 3
+"""What a "store" fault of this value does."""
+
 PHASES = ("", "gather", "load")
 """When a fault strikes: at its time, or after the next plan in this phase."""
 

@@ -191,11 +191,15 @@ class Session:
             if isinstance(answer, Exception):
                 failed(answer)
                 return
+            if epoch != self.view.epoch:
+                # Asked of a store before it was known to have lost its data: it tells nothing.
+                self._read(then, failed)
+                return
             (found, revision), cluster = answer
             self._tell(self.view.read(found, revision, cluster=cluster, since=since))
             then(revision)
 
-        since, prefix = self.view.revision, job_prefix(self._job)
+        epoch, since, prefix = self.view.epoch, self.view.revision, job_prefix(self._job)
         self._world.store.request(
             self._agent, lambda model, now_s: (model.get_prefix(prefix, now_s), model.cluster), done
         )
