@@ -328,10 +328,10 @@ def test_what_was_asked_before_the_loss_was_known_tells_nothing() -> None:
     there = KeyValue(spec_key("j"), SPEC.to_json(), 30, 30, None)
     new = KeyValue(agents_prefix("j") + "node-1", "no report", 2, 2, 7)
     late = asyncio.Event()
-    answers = [([there], 33), ([new], 2), ([], 1), ([new], 2)]
+    answers = [([there], 33), ([], 1), ([new], 2), ([new], 2)]
 
     class Overtaken(ModelStore):
-        async def get_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
+        async def get_prefix(self, _prefix: str) -> tuple[list[KeyValue], int]:
             answer = answers.pop(0)
             if answer == ([], 1):
                 await late.wait()
@@ -341,12 +341,12 @@ def test_what_was_asked_before_the_loss_was_known_tells_nothing() -> None:
         store = Overtaken(StoreModel(), lambda: 0.0)
         session = StoreSession(store, SPEC, "node-0", lambda _event: None)
         await session._read_all()
-        first, second = (asyncio.create_task(session._read_all()) for _ in range(2))
-        await first
+        overtaken, other = (asyncio.create_task(session._read_all()) for _ in range(2))
+        await other
         assert session.view.epoch == 1
         late.set()
         async with asyncio.timeout(PATIENCE_S):
-            assert await second == 2
+            assert await overtaken == 2
         assert (session.view.epoch, answers) == (1, [])
         await session.close()
 
