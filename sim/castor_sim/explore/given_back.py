@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from castor_policy.agents.plan import Plan
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.checkpoint_memory import newest_generation
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.plan_grounds import name_of
@@ -46,8 +46,9 @@ def check_given_back(agents: Sequence[SimulatedAgent], plan: Plan) -> None:
     """
     for agent in agents:
         seen = agent.worker.plan
-        knows = seen is not None and seen.generation == plan.generation
+        if seen is None or (seen.generation, seen.phase) != (plan.generation, Phase.LOAD):
+            continue  # it has not heard of it yet
         is_out = agent.worker.machine is None and agent.name not in plan.agents
-        if knows and is_out and agent.has_obeyed and agent.host.memory:
+        if is_out and agent.has_obeyed and agent.host.memory:
             what = f"{agent.incarnation} holds ranks {sorted(agent.host.memory)}"
             raise Violation(20, f"{what}, and {name_of(plan)} was loaded without it")
