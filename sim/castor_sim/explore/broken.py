@@ -239,11 +239,6 @@ VARIANTS = (
         (Patch(checkpoint_memory, "is_of_run", _returns(value=True)),),
     ),
     Variant(
-        "stuck-keeps-lease",
-        "an agent that carries out what never ends keeps its lease, and its office as root",
-        (Patch(patience, "serves", _returns(value=True)),),
-    ),
-    Variant(
         "awaited-for-ever",
         "a machine that never says what it holds, or never reads storage, is waited for for ever",
         (Patch(patience.Patience, "wait", _returns(value=[])),),

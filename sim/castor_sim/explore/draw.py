@@ -109,7 +109,7 @@ def draw_faults(seed: int, kinds: Sequence[str], agents: int, ranks: int) -> tup
     if "agent" in chosen and "crash" in ordered and draw.random() < 0.5:
         # Training goes on without a machine that is back, memory and all, when another one is lost.
         back_s, whose = round(draw.uniform(0.5, 4.0), 3), draw.randrange(agents)
-        faults.append(Fault("agent", back_s, whose, span_s=round(draw.uniform(3.5, 6.0), 3)))
+        faults.append(Fault("agent", back_s, whose, span_s=round(draw.uniform(3.5, 13.0), 3)))
         lost = draw.randrange(agents), round(draw.uniform(0.3, 4.0), 3)
         faults.append(Fault("crash", back_s, lost[0], after="load", lag_s=lost[1]))
     if "net" in chosen and draw.random() < 0.5:
