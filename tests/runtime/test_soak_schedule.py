@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from castor_policy.events import Event, EventKind
 from castor_policy.placement import place
 from castor_runtime.launcher.faults import AtIteration, Fault, FaultKind, parse_fault
 from castor_runtime.soak.campaign import Case, Shape, case_of, judge
@@ -170,3 +174,23 @@ def test_a_verdict_says_all_that_is_wrong() -> None:
     assert "and none is there" in only
     anew = Case(case.shape, Schedule(3, case.schedule.faults, False), 24)
     assert judge(anew, trial(lost=9), "right").wrong == ()
+
+
+@pytest.mark.parametrize(
+    ("let_in_s", "machine", "right"), [(5.0, None, False), (20.5, None, True), (20.5, 1, False)]
+)
+def test_a_stranger_is_let_in_only_once_training_is_over(
+    tmp_path: Path, let_in_s: float, machine: int | None, right: bool
+) -> None:
+    """Seeds 9136 and 9160: a second agent of a name that came up when the job had just finished."""
+    record = tmp_path / "strangers" / "twin-of-node-0" / "agent.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"machine": machine}))
+    os.utime(record, ns=(0, 10**18 + round(let_in_s * 1e9)))
+    (tmp_path / "run.json").write_text(json.dumps({"started_ns": 10**18}))
+    last = Event(20 * 10**9, EventKind.ITERATION_ENDED, {"iteration": 24})
+    case = Case(Shape(4, 1, 2, 0), Schedule(3, tuple(faults("twin:0@21")), True), 24)
+    came = trial()
+    result = {**came.result, "strangers": {"twin-of-node-0": 0}}
+    verdict = judge(case, replace(came, folder=tmp_path, events=(last,), result=result), "right")
+    assert (verdict.wrong == ()) is right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -12,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from castor_policy.events import EventKind
 from castor_policy.placement import Placement, place
 from castor_runtime.launcher.faults import FaultKind
+from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.soak.schedule import Schedule, draw
 from castor_runtime.soak.trial import Trial, TrialTimeoutError, train
 
@@ -170,6 +173,20 @@ def small_storage(folder: Path) -> Iterator[None]:
             subprocess.run(["umount", "-l", str(folder)], check=False)  # noqa: S603, S607
 
 
+def _came_late(trial: Trial, stranger: str) -> bool:
+    """Whether a stranger was let in only when training was over, and had no part in it.
+
+    It takes seconds to come up, and the last iterations less; then it may have the name.
+    """
+    record = RunFolder(trial.folder).strangers / stranger / "agent.json"
+    ended = trial.of(EventKind.ITERATION_ENDED)
+    if not ended or not record.is_file():
+        return False
+    let_in_ns = record.stat().st_mtime_ns - RunFolder(trial.folder).run()["started_ns"]
+    machine = json.loads(record.read_text(encoding="utf-8"))["machine"]
+    return machine is None and let_in_ns > max(event.time_ns for event in ended)
+
+
 def judge(case: Case, trial: Trial, sha256: str) -> Verdict:
     """Say what is wrong with a run, if anything.
 
@@ -193,7 +210,7 @@ def judge(case: Case, trial: Trial, sha256: str) -> Verdict:
     wrong += [
         f"{name} was not refused: exit code {code}"
         for name, code in sorted(trial.result.get("strangers", {}).items())
-        if code != REFUSED
+        if code != REFUSED and not (code == 0 and _came_late(trial, name))
     ]
     recoveries = tuple(
         {
