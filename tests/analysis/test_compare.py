@@ -509,6 +509,7 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.long
 def test_the_page_is_whole_and_needs_nothing_else(compared: Comparison) -> None:
     document = compare_document(compared, command=["castor", "compare"], date="2026-01-01")
     text = comparison_page(compared, document)

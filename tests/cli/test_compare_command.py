@@ -111,6 +111,7 @@ def runs(tmp_path: Path) -> list[str]:
     return [str(folder) for folder in folders]
 
 
+@pytest.mark.long
 def test_a_run_at_another_bandwidth_is_predicted_from_the_calibrated_one(
     runs: list[str], tmp_path: Path
 ) -> None:

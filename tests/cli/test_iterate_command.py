@@ -63,6 +63,7 @@ def test_the_timeline_opens_in_perfetto(tmp_path: Path) -> None:
     assert {(event["pid"], event["tid"]) for event in ran} <= threads
 
 
+@pytest.mark.long
 def test_the_picture_is_written_as_png_and_pdf(tmp_path: Path) -> None:
     run(*QUICK, "--scheme", "pipelined", "--timeline", str(tmp_path / "iteration.png"))
     assert (tmp_path / "iteration.png").read_bytes().startswith(b"\x89PNG")

@@ -49,6 +49,7 @@ def test_ring_has_the_exact_and_the_published_value() -> None:
     assert answer["recovery_probability_method"] == "exact"
 
 
+@pytest.mark.long
 def test_large_random_placement_comes_with_its_interval() -> None:
     options = ("-n", "80", "-m", "4", "--strategy", "random", "-k", "16", "--samples", "300")
     answer = as_json(*options, "--seed", "3")

@@ -66,6 +66,7 @@ def test_no_balanced_placement_reaches_more_domains(machines: int, replicas: int
         assert reach(placement, domains) == best_reach(domains, replicas), sizes
 
 
+@pytest.mark.long
 def test_a_shard_in_one_domain_is_served_before_a_shard_in_two() -> None:
     # Plain groups would give two shards three domains and leave two with one.
     domains = [0] * 6 + [1, 2]

@@ -191,6 +191,7 @@ def test_more_copies_never_hurt_groups(
     assert few <= recovery_probability(place("group", machines, replicas * factor), failures)
 
 
+@pytest.mark.long
 def test_thousands_of_machines_are_exact() -> None:
     # Against the closed form for pairs, and one ring count against a recurrence.
     group = place("group", 4096, 2)

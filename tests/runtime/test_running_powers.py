@@ -57,6 +57,7 @@ def made(betas: list[tuple[float, float]]) -> tuple[Adam, RunningPowers]:
     return adam, RunningPowers(adam, parameters, [index // 2 for index in range(len(parameters))])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("betas", [[(0.9, 0.999)], [(0.9, 0.999), (0.9, 0.95)]])
 def test_the_powers_are_those_of_a_training_that_went_on(betas: list[tuple[float, float]]) -> None:
     adam, powers = made(betas)

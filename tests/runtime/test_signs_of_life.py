@@ -135,6 +135,7 @@ def test_a_trainer_stopped_before_its_checkpointer_exists_is_found(control: Cont
     assert TrainerHung(1, 0, "stood still for 0.5 s") in seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("life", ["none", "busy", "collectives"])
 def test_a_trainer_that_ends_no_iteration_stands_unless_it_shows_life(
     control: ControlBlock, life: str

@@ -43,6 +43,7 @@ def test_every_shipped_experiment_without_a_trace_runs() -> None:
             run_once(setup, strategy, 1).check()
 
 
+@pytest.mark.long
 def test_results_do_not_depend_on_engine_or_jobs(tmp_path: Path) -> None:
     setup = load_setup(written(tmp_path, PLAIN))
     alone = list(replications(setup, Engine.JUMP, jobs=1))

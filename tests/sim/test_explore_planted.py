@@ -83,6 +83,7 @@ def test_seeds_take_every_pair_of_faults_equally_often() -> None:
     assert {f.kind for seed in range(60) for f in draw_faults(seed, kinds, 5, 4)} == set(kinds)
 
 
+@pytest.mark.long
 def test_what_was_reached_adds_up_over_batches() -> None:
     search = Search(Shape(), coverage=True)
     both = run_seeds(search, range(4)).reached

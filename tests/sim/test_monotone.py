@@ -118,6 +118,7 @@ placements = st.builds(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=15 * settings.default.max_examples)
 @given(st.one_of(one_tier(), two_tiers()), clouds(), placements, rows_of_failures, st.data())
 def test_fewer_failures_never_leave_less_useful_time(

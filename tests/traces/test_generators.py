@@ -218,6 +218,7 @@ def test_a_machine_keeps_its_renewals_in_a_larger_cluster():
     assert few == [row for row in many if row[1] < 5]
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_horizon():
     process = MergedFailures(
         (

@@ -22,6 +22,7 @@ def plain(name):
     return to_trace(PRESETS["opt-175b"].process(), 1, 30 * DAY_NS, name="opt-175b")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["empty", "any", "alike", "generated"])
 def test_every_trace_can_be_drawn(tmp_path, name):
     png, pdf = plot_trace(plain(name), tmp_path / "deeper" / "picture.v1")
