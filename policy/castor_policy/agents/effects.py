@@ -207,4 +207,3 @@ WorkerEffect: TypeAlias = (
 )
 RootWrite: TypeAlias = WritePlan | AskPersist | RequestMachine | Resign
 RootEffect: TypeAlias = RootWrite | Log
-Effect: TypeAlias = WorkerEffect | RootEffect

@@ -318,8 +318,9 @@ class StoreView:
         Nobody rules by it any more: this life has the name, so that one is dead or has lost it.
         """
         root = self.root()
-        left = root is not None and root.value == self._agent and not self.is_ours(root)
-        return root.create_revision if root is not None and left else None
+        if root is None or root.value != self._agent or self.is_ours(root):
+            return None
+        return root.create_revision
 
     def plan(self) -> tuple[Plan | None, int]:
         """Return the plan as last seen and the revision of its key's last change, 0 without one.

@@ -42,10 +42,9 @@ from castor_policy.agents.events import (
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import NAME_TAKEN, Worker
-from castor_policy.checkpoint_memory import newest_generation
 from castor_policy.events import EventKind
 from castor_policy.store import TxnResult
-from castor_sim.explore.checkpoint_model import Memory
+from castor_sim.explore.checkpoint_model import Memory, newest_generation
 from castor_sim.explore.earlier_run import Segment, take_up
 from castor_sim.explore.machine import carry_out
 from castor_sim.explore.session import Session
@@ -132,9 +131,7 @@ class SimulatedAgent:
             host.standby,
             self.local_s(),
             left={rank: tuple(sorted(held)) for rank, held in offered.items() if held},
-            left_generation=max(
-                (newest_generation(replica.headers) for replica in host.memory.values()), default=0
-            ),
+            left_generation=newest_generation(host.memory),
         )
         self.session = Session(self)
         self.life = AgentLife(self.worker, self.session.view)

@@ -129,3 +129,9 @@ class Replica:
 
 Memory: TypeAlias = dict[int, Replica]
 """The replicas that one machine holds, by rank."""
+
+
+def newest_generation(memory: Memory) -> int:
+    """Return the newest generation that completed a buffer on a machine; 0 if none did."""
+    found = (checkpoint_memory.newest_generation(replica.headers) for replica in memory.values())
+    return max(found, default=0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.checkpoint_memory import newest_generation
+from castor_sim.explore.checkpoint_model import newest_generation
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.plan_grounds import name_of
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from castor_sim.explore.agent import SimulatedAgent
 
 
-def check_given_up(agent: SimulatedAgent, loads: Mapping[int, Plan]) -> None:
+def check_needless(agent: SimulatedAgent, loads: Mapping[int, Plan]) -> None:
     """Check that nobody can need what this agent gives back now (17).
 
     Until a later generation is loaded without its machine, what is there may be the last.
@@ -26,8 +26,7 @@ def check_given_up(agent: SimulatedAgent, loads: Mapping[int, Plan]) -> None:
     Raises:
         Violation: somebody may yet.
     """
-    replicas = agent.host.memory.values()
-    written = max((newest_generation(replica.headers) for replica in replicas), default=0)
+    written = newest_generation(agent.host.memory)
     later = [plan for generation, plan in loads.items() if generation > written]
     if written and all(agent.name in plan.agents for plan in later):
         what = f"{agent.incarnation} gives back what generation {written} wrote"

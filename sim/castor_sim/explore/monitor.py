@@ -16,7 +16,7 @@ from castor_policy.agents.store_keys import root_key
 from castor_policy.recovery import Tier
 from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
-from castor_sim.explore.given_back import check_given_back, check_given_up
+from castor_sim.explore.given_back import check_given_back, check_needless
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
 from castor_sim.explore.schedule import NO_SPACE, Fault
@@ -133,7 +133,7 @@ class Monitor:
 
     def forgets(self, agent: SimulatedAgent) -> None:
         """Check that no trainer runs on memory that is given back (9), and nobody needs it (17)."""
-        check_given_up(agent, self._loads)
+        check_needless(agent, self._loads)
         lives = [agent, *self._world.on(agent.host)]
         if any(trainer.alive for life in lives for trainer in life.trainers.values()):
             raise Violation(9, f"{agent.incarnation} forgets while its trainers run")
