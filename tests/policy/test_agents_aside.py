@@ -148,6 +148,21 @@ def test_a_machine_whose_memory_is_needed_stays() -> None:
     assert (loads.phase, loads.iteration, loads.agents) == (Phase.LOAD, 5, NAMES)
 
 
+def test_a_machine_stays_for_nothing_that_others_have_newer() -> None:
+    """Where its replicas lack the newest iteration, the one before it is the safer one with it."""
+    both = {"0": (5, 6), "1": (5, 6)}
+    ahead = HELD | {
+        "node-0": both,
+        "node-2": {"2": (5, 6), "3": (5, 6)},
+        "node-3": {"2": (5, 6), "3": (5, 6)},
+    }
+    made = failed(loading(failures=past(10.0, 50.0)), saw(1, killed(1)), "spare-0")
+    swapped = written(gathering(made, written(decide(made)), ahead))
+    assert (swapped.phase, swapped.agents[1]) == (Phase.GATHER, "spare-0")
+    loads = written(gathering(made, swapped, ahead))
+    assert (loads.phase, loads.iteration) == (Phase.LOAD, 6)
+
+
 def test_failures_count_for_an_hour_and_only_of_who_caused_them() -> None:
     late = failed(loading(failures=past(10.0, 50.0)), saw(1, killed(1)), "spare-0")
     following = written(decide(late, at_s=3700.0))

@@ -83,8 +83,8 @@ def worn_out(
 ) -> dict[int, str]:
     """Return a machine that fails again and again, and why, if it can be spared.
 
-    Another one takes its place, and its memory is not needed for what would be loaded: no good
-    replica is given up for it (invariant 10).
+    Another one takes its place, and without its memory as new an iteration would be loaded, or a
+    newer one: no good replica is given up for it (invariant 10).
 
     Args:
         spec: the job.
@@ -103,7 +103,7 @@ def worn_out(
             others = list(reports)
             others[machine] = replace(reports[machine], holdings={})
             without = decided(spec, placement, plan, others)
-            if without is not None and without.iteration == chosen.iteration:
+            if without is not None and without.iteration >= chosen.iteration:
                 return {machine: reason}
     return {}
 
