@@ -290,15 +290,20 @@ def written(effects: Sequence[object]) -> Plan | None:
     return next((effect.plan for effect in effects if isinstance(effect, WritePlan)), None)
 
 
+def told_of(made: Root, plan: Plan) -> list[Log]:
+    """What the root tells once the store holds the plan that it wrote."""
+    seen = made.handle(PlanChanged(plan, 11), 9.0)
+    return [effect for effect in seen if isinstance(effect, Log)]
+
+
 def test_it_waits_for_weak_evidence_and_acts_at_once_on_a_signal() -> None:
     made = root()
     assert not made.handle(ReportChanged("node-0", member(0, lost_peer(0))), 1.0)
-    effects = made.handle(ReportChanged("node-1", member(1, killed(1))), 1.1)
-    plan = written(effects)
+    plan = written(made.handle(ReportChanged("node-1", member(1, killed(1))), 1.1))
     assert plan is not None
     assert [(one.machine, one.rank) for one in plan.culprits] == [(1, 1)]
     assert plan.seen == (f"machine 0: rank 0 exited with code 1: {GLOO}",)
-    (event,) = [effect for effect in effects if isinstance(effect, Log)]
+    (event,) = told_of(made, plan)
     assert event.kind == EventKind.DETECTED
     assert event.fields["machine"] == 1
     assert event.fields["rank"] == 1
@@ -310,11 +315,10 @@ def test_after_the_window_it_goes_on_without_a_name() -> None:
     made = root()
     assert not made.handle(ReportChanged("node-0", member(0, lost_peer(0))), 1.0)
     assert not made.handle(Tick(), 1.0 + window_s(SPEC) - 0.01)
-    effects = made.handle(Tick(), 1.0 + window_s(SPEC))
-    plan = written(effects)
+    plan = written(made.handle(Tick(), 1.0 + window_s(SPEC)))
     assert plan is not None
     assert (plan.generation, plan.culprits) == (2, ())
-    (event,) = [effect for effect in effects if isinstance(effect, Log)]
+    (event,) = told_of(made, plan)
     assert (event.fields["machine"], event.fields["how"]) == (None, "unknown")
 
 

@@ -17,6 +17,7 @@ from castor_policy.agents.filling import REQUEST_AGAIN_S
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
+from castor_policy.events import EventKind
 from castor_policy.placement import place
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
@@ -117,6 +118,30 @@ def test_nothing_is_decided_until_the_store_shows_what_was_written() -> None:
     assert told(made, ReportChanged("node-0", None)) == []
     assert told(made, PlanChanged(write.plan, 11)) != []
     assert told(made) == []
+
+
+def test_what_was_decided_is_told_once_the_store_holds_it() -> None:
+    """Of a machine that woke up as root, after another one had been elected, nothing is told."""
+    made = root(loading(), running()[:3])
+    first = made.handle(Tick(), 1.0, 101.0)
+    (write,) = [effect for effect in first if isinstance(effect, WritePlan)]
+    assert not any(isinstance(effect, Log) for effect in first)
+    made.write_failed()
+    again = made.handle(Tick(), 2.0, 102.0)
+    assert not any(isinstance(effect, Log) for effect in again)
+    others = replace(write.plan, term=TERM + 1)
+    assert not any(isinstance(effect, Log) for effect in made.handle(PlanChanged(others, 11), 3.0))
+
+
+def test_what_was_decided_is_told_with_the_time_at_which_it_was() -> None:
+    made = root(loading(), running()[:3])
+    (write,) = [e for e in made.handle(Tick(), 1.0, 101.0) if isinstance(e, WritePlan)]
+    made.write_failed()  # no answer came, yet it had been carried out
+    seen = made.handle(PlanChanged(write.plan, 11), 2.0, 102.0)
+    told = [effect for effect in seen if isinstance(effect, Log)]
+    assert [(event.kind, event.at_s) for event in told] == [(EventKind.DETECTED, 101.0)]
+    later = made.handle(PlanChanged(write.plan, 12), 3.0, 103.0)
+    assert not any(isinstance(effect, Log) for effect in later)
 
 
 def test_a_write_without_an_answer_is_decided_again_on_the_same_plan() -> None:

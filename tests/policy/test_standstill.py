@@ -9,7 +9,7 @@ import pytest
 
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log, WritePlan
-from castor_policy.agents.events import ReportChanged, Tick, TrainersStanding
+from castor_policy.agents.events import PlanChanged, ReportChanged, Tick, TrainersStanding
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
@@ -99,10 +99,11 @@ def test_the_root_starts_the_next_generation_and_logs_the_machine_that_did_not_c
     assert root.handle(Tick(), 1.0) == []
     late = replace(told[1], standing={"2": (3, 7, 41), "3": (3, 7, 40)})
     effects = root.handle(ReportChanged("node-1", late), 1.5)
-    [detected] = [e for e in effects if isinstance(e, Log) and e.kind == EventKind.DETECTED]
+    [written] = [e for e in effects if isinstance(e, WritePlan)]
+    told = root.handle(PlanChanged(written.plan, 10), 1.6)
+    [detected] = [e for e in told if isinstance(e, Log) and e.kind == EventKind.DETECTED]
     assert detected.fields["machine"] == 1
     assert detected.fields["how"] == "stall"
-    [written] = [e for e in effects if isinstance(e, WritePlan)]
     assert (written.plan.generation, written.plan.phase) == (2, Phase.GATHER)
     assert "rank 3" in written.plan.reason
 

@@ -65,12 +65,13 @@ class Desk:
         return None
 
     def _written(self, effects: list[RootEffect]) -> Plan | None:
-        self.logged = [e for e in effects if isinstance(e, Log) and e.kind == EventKind.DETECTED]
         self.asked += [effect.request for effect in effects if isinstance(effect, RequestMachine)]
         for effect in effects:
             if isinstance(effect, WritePlan):
                 self.revision += 1
-                self.root.handle(PlanChanged(effect.plan, self.revision), self.now_s)
+                told = self.root.handle(PlanChanged(effect.plan, self.revision), self.now_s)
+                logs = [event for event in told if isinstance(event, Log)]
+                self.logged = [event for event in logs if event.kind == EventKind.DETECTED]
                 return effect.plan
         return None
 

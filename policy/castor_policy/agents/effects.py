@@ -173,10 +173,14 @@ class Resign:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Write an event into the event log."""
+    """Write an event into the event log.
+
+    `at_s`: when it happened, in seconds from the job's start by the clock on the wall; None: now.
+    """
 
     kind: EventKind
     fields: Mapping[str, Value] = field(default_factory=dict)
+    at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

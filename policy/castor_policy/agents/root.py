@@ -39,7 +39,7 @@ from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.agents.standstill import Standstill, standstill
-from castor_policy.events import EventKind
+from castor_policy.events import EventKind, Value
 from castor_policy.placement import Placement
 
 BEGIN_WITHOUT_S = 20.0
@@ -89,6 +89,7 @@ class Root:
         self._placement = placement_of(spec)
         self._since_s = now_s
         self._pending: Plan | None = None
+        self._untold: dict[Plan, list[Log]] = {}
         self._failed_since: tuple[int, float] | None = None
         self._patience = Patience()
         self._storage_overdue = False
@@ -106,10 +107,13 @@ class Root:
                 None: `now_s` does.
         """
         self._at_s = now_s if at_s is None else at_s
+        told: list[RootEffect] = []
         match event:
             case PlanChanged(plan, revision) if revision > self._revision:
                 self.plan, self._revision = plan, revision
                 self._pending = None
+                told += self._untold.get(plan, [])
+                self._untold.clear()
             case PlanLost(revision):
                 self._known = later(self.plan, self._known)
                 self.plan, self._revision = None, revision
@@ -120,7 +124,7 @@ class Root:
                 self.reports[agent] = report
             case _:
                 pass
-        return self._decide(now_s)
+        return [*told, *self._decide(now_s)]
 
     def _decide(self, now_s: float) -> list[RootEffect]:
         if self._pending is not None or self._resigned:
@@ -145,7 +149,7 @@ class Root:
         is_backups = 0 < self._revision <= self._backup_revision
         plan = repaired(self.plan, self._known, self.reports, is_backups=is_backups)
         if plan is not None:
-            return [self._write(plan)]
+            return self._write(plan)
         if newest is None and newest_generation(self.reports):
             self._resigned = True
             return [Resign(self.term)]
@@ -156,9 +160,18 @@ class Root:
         self._pending = None
         self._resigned = False
 
-    def _write(self, plan: Plan) -> WritePlan:
+    def _write(self, plan: Plan, effects: Sequence[RootEffect] = ()) -> list[RootEffect]:
+        """Have the plan written, and told of it what `effects` say only once the store holds it.
+
+        A root that has been replaced, and does not know yet, decides nothing: it must not say that
+        it did.
+        """
         self._pending = replace(plan, term=self.term)
-        return WritePlan(self.term, self._pending, self._revision)
+        self._untold[self._pending] = [
+            replace(effect, at_s=self._at_s) for effect in effects if isinstance(effect, Log)
+        ]
+        others = [effect for effect in effects if not isinstance(effect, Log)]
+        return [*others, WritePlan(self.term, self._pending, self._revision)]
 
     # ---- the first generation -------------------------------------------------------------
 
@@ -173,18 +186,16 @@ class Root:
             missing = range(len(ready), self.spec.machines) if waited else range(0)
             return self._filling.request([(machine, f"0-{machine}") for machine in missing], now_s)
         seated = seats(self.spec, ready, range(self.spec.machines))
-        return [
-            self._write(
-                Plan(
-                    generation=self._first_generation(),
-                    term=self.term,
-                    phase=Phase.GATHER,
-                    agents=tuple(report.agent for report in seated.values()),
-                    incarnations=tuple(report.incarnation for report in seated.values()),
-                    reason="resumed" if self.spec.resumes else "start",
-                )
+        return self._write(
+            Plan(
+                generation=self._first_generation(),
+                term=self.term,
+                phase=Phase.GATHER,
+                agents=tuple(report.agent for report in seated.values()),
+                incarnations=tuple(report.incarnation for report in seated.values()),
+                reason="resumed" if self.spec.resumes else "start",
             )
-        ]
+        )
 
     def _first_generation(self) -> int:
         """Return one that nothing in any machine's memory was written in, nor will have been.
@@ -208,18 +219,9 @@ class Root:
             f"{self.spec.gather_s:g} s: start those that hold it, on their machines and by their "
             "names, and resume again; or start a new job"
         )
-        return [
-            self._write(
-                Plan(
-                    self._first_generation(),
-                    self.term,
-                    Phase.FAILED,
-                    nobody,
-                    nobody,
-                    reason=reason,
-                )
-            )
-        ]
+        return self._write(
+            Plan(self._first_generation(), self.term, Phase.FAILED, nobody, nobody, reason=reason)
+        )
 
     # ---- GATHER: fill machines, learn what is held, decide ----------------------------------
 
@@ -230,14 +232,14 @@ class Root:
         self._give_up_silent(plan, now_s)
         filled, effects = self._fill(plan, now_s)
         if (filled.agents, filled.incarnations) != (plan.agents, plan.incarnations):
-            return [*effects, self._write(filled)]
+            return self._write(filled, effects)
         reports = [self._member(plan, machine) for machine in range(self.spec.machines)]
         gathered = [r for r in reports if r is not None and has_gathered(plan, r)]
         if len(gathered) < self.spec.machines:
             return effects
         if apart := scripts_apart(gathered):
             waiting = replace(plan, waits_for=apart)
-            return effects if waiting == plan else [*effects, self._write(waiting)]
+            return effects if waiting == plan else self._write(waiting, effects)
         return [*effects, *self._choose(plan, gathered, now_s)]
 
     def _choose(
@@ -248,28 +250,23 @@ class Root:
         if chosen is None:
             if self._storage_overdue:
                 failed = replace(plan, phase=Phase.FAILED, reason=storage_silent(self.spec))
-                return [self._write(failed)]
+                return self._write(failed)
             return []
         chosen = counted(self.spec, plan, chosen)
         if chosen.phase == Phase.FAILED:
-            return [self._write(chosen)]
+            return self._write(chosen)
         free = self._free_agents(plan, plan.agents)
         worn = worn_out(self.spec, self._placement, plan, chosen, gathered, free)
         if worn:
             return self._put_aside(plan, worn, now_s)
         self._persist_rounds.found(in_all_storage(gathered), now_s)
-        return [
-            Log(
-                EventKind.PLANNED,
-                {
-                    "generation": plan.generation,
-                    "iteration": chosen.iteration,
-                    "tier": chosen.tier,
-                    "term": self.term,
-                },
-            ),
-            self._write(chosen),
-        ]
+        planned: dict[str, Value] = {
+            "generation": plan.generation,
+            "iteration": chosen.iteration,
+            "tier": chosen.tier,
+            "term": self.term,
+        }
+        return self._write(chosen, [Log(EventKind.PLANNED, planned)])
 
     def _give_up_silent(self, plan: Plan, now_s: float) -> None:
         """Stop waiting for machines that have had their time; they count as lost from then on."""
@@ -290,7 +287,7 @@ class Root:
             plan, told = put_aside(plan, machine, reason)
             effects.append(told)
         filled, filling = self._fill(plan, now_s)
-        return [*effects, *filling, self._write(filled)]
+        return self._write(filled, [*effects, *filling])
 
     def _fill(self, plan: Plan, now_s: float) -> tuple[Plan, list[RootEffect]]:
         """Give every machine without a live agent one, or ask for one."""
@@ -328,7 +325,7 @@ class Root:
         if len(current) == self.spec.machines and all(
             report.state == State.FINISHED for report in current
         ):
-            return [self._write(replace(plan, phase=Phase.FINISHED, reason="finished"))]
+            return self._write(replace(plan, phase=Phase.FINISHED, reason="finished"))
         iteration = self._persist_rounds.due(current, now_s)
         return [] if iteration is None else [AskPersist(self.term, iteration)]
 
@@ -368,10 +365,10 @@ class Root:
             is_replaceable=bool(self._free_agents(plan, plan.agents)),
         )
         if next_plan.phase == Phase.FAILED:
-            return [*told, self._write(next_plan)]
+            return self._write(next_plan, told)
         # Machines are filled in the same write: with a standby at hand there is one round only.
         filled, filling = self._fill(next_plan, float("-inf"))
-        return [*told, *filling, self._write(filled)]
+        return self._write(filled, [*told, *filling])
 
     def _member(self, plan: Plan, machine: int) -> AgentReport | None:
         """Return the report of the agent that fills `machine`, in the life that the plan names."""

@@ -189,6 +189,9 @@ class Agent:
             return self._exit.code
         finally:
             ticking.cancel()
+            # Of the job's end the root may have yet to tell.
+            while not (deciding.done() or self._to_decide.empty()):
+                self._decide_on(self._to_decide.get_nowait())
             deciding.cancel()
             # Whoever has taken the name has the control block too.
             taken = self._exit is not None and self._exit.code == NAME_TAKEN
@@ -272,13 +275,24 @@ class Agent:
     async def _decide(self) -> None:
         assert self._life is not None
         while True:
-            event = await self._to_decide.get()
-            at_s = (time.time_ns() - self._spec.started_ns) / 1e9
-            for effect in self._life.decide(event, time.monotonic(), at_s):
-                if isinstance(effect, Log):
-                    self._log.write(effect.kind, effect.fields)
-                else:
-                    self._spawn(self._write_as_root(effect, self._life.root))
+            for write in self._decide_on(await self._to_decide.get()):
+                self._spawn(self._write_as_root(write, self._life.root))
+
+    def _decide_on(self, event: StoreSeen) -> list[RootWrite]:
+        """Have the root take an event in, and tell what it tells; return what it writes."""
+        assert self._life is not None
+        at_s = (time.time_ns() - self._spec.started_ns) / 1e9
+        writes: list[RootWrite] = []
+        for effect in self._life.decide(event, time.monotonic(), at_s):
+            if isinstance(effect, Log):
+                self._tell(effect)
+            else:
+                writes.append(effect)
+        return writes
+
+    def _tell(self, event: Log) -> None:
+        at_ns = None if event.at_s is None else self._spec.started_ns + round(event.at_s * 1e9)
+        self._log.write(event.kind, event.fields, at_ns)
 
     async def _take(self, event: StoreSeen) -> None:
         assert self._life is not None
@@ -333,8 +347,8 @@ class Agent:
             case Forget():
                 machine.forget()
                 self._left = NOTHING_LEFT
-            case Log(kind, fields):
-                self._log.write(kind, fields)
+            case Log():
+                self._tell(effect)
             case Exit():
                 self._exit = effect
             case Campaign():
