@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from castor_configs.atomic import write_text
+from castor_lab.soak.campaign import RANKS, Verdict, case_of, run_seed
+from castor_lab.soak.trial import train
 from castor_policy.version import __version__
-from castor_runtime.soak.campaign import RANKS, Verdict, case_of, run_seed
-from castor_runtime.soak.trial import train
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "gpt2_tiny.py"
 PROGRAM = (str(EXAMPLE), "--layers=1", "--hidden=32", "--sequence=32", "--batch=2")

@@ -24,8 +24,8 @@ import torch
 
 from castor import Checkpointer
 from castor_configs.model import Model, load_model
-from castor_runtime.programs.language_model import build_language_model
-from castor_runtime.programs.text import TextSampler, masked_batch, read_text, read_wikipedia
+from castor_lab.programs.language_model import build_language_model
+from castor_lab.programs.text import TextSampler, masked_batch, read_text, read_wikipedia
 
 TEXT = Path(__file__).parent / "text" / "harbour.txt"
 

@@ -32,9 +32,9 @@ from plan import FULL, SHORT, Plan, Run
 
 from castor_analysis.compare.measured_run import ITERATION, read_run
 from castor_configs.errors import InputError
-from castor_runtime.emulated_cluster import lifecycle
-from castor_runtime.emulated_cluster.iproute import KernelRefusedError
-from castor_runtime.emulated_cluster.layout import Wanted
+from castor_lab.emulated_cluster import lifecycle
+from castor_lab.emulated_cluster.iproute import KernelRefusedError
+from castor_lab.emulated_cluster.layout import Wanted
 from castor_traces.edit import slice_trace
 from castor_traces.library import load_any
 from castor_traces.write import write_trace

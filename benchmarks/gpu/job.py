@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from castor import Checkpointer
 from castor_configs.model import load_model
-from castor_runtime.programs.language_model import build_language_model
-from castor_runtime.programs.text import TextSampler, read_text
+from castor_lab.programs.language_model import build_language_model
+from castor_lab.programs.text import TextSampler, read_text
 
 TEXT = Path(__file__).resolve().parents[2] / "examples" / "text" / "harbour.txt"
 

@@ -29,8 +29,8 @@ from rank_log import RankLog
 from throttled_storage import ThrottledStorage, iteration_of, tag_of
 
 from castor_configs.model import load_model
-from castor_runtime.programs.language_model import build_language_model
-from castor_runtime.programs.text import TextSampler, read_text
+from castor_lab.programs.language_model import build_language_model
+from castor_lab.programs.text import TextSampler, read_text
 
 TEXT = Path(__file__).resolve().parents[2] / "examples" / "text" / "harbour.txt"
 

@@ -1,1 +1,1 @@
-"""The training runtime. Empty as yet: the package holds its place in the dependency order."""
+"""The training runtime: agents, checkpoint memory, transport, what trainers call, the launcher."""

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from castor.app import app
 from castor.commands import train as train_command
 from castor_configs.errors import InputError
+from castor_lab.faults.fault import AtTime
 from castor_policy.agents.job_spec import JobSpec
-from castor_runtime.launcher.faults import AtTime
 from castor_runtime.launcher.train_options import TrainOptions, job_name
 
 

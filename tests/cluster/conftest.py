@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from castor_runtime.soak.trial import Running, Trial, running, train
+from castor_lab.soak.trial import Running, Trial, running, train
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gpt2_tiny.py"
 SMALL = ("--layers=1", "--hidden=32", "--sequence=32", "--batch=2")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from castor_lab.soak.trial import Trial, train
 from castor_policy.events import EventKind
-from castor_runtime.soak.trial import Trial, train
 
 pytestmark = pytest.mark.long
 

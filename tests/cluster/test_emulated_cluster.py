@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from castor_configs.errors import InputError
+from castor_lab.emulated_cluster.iproute import ip, ip_json
+from castor_lab.emulated_cluster.layout import Cluster, Host, Wanted
+from castor_lab.emulated_cluster.lifecycle import down, find, names, up
+from castor_lab.emulated_cluster.links import cut, link_state, repair, restore, set_bandwidth
+from castor_lab.emulated_cluster.namespaces import processes_in
+from castor_lab.emulated_cluster.storage_host import StorageHost
+from castor_lab.soak.trial import Trial, plain, train
 from castor_policy.events import EventKind
-from castor_runtime.emulated_cluster.iproute import ip, ip_json
-from castor_runtime.emulated_cluster.layout import Cluster, Host, Wanted
-from castor_runtime.emulated_cluster.lifecycle import down, find, names, up
-from castor_runtime.emulated_cluster.links import cut, link_state, repair, restore, set_bandwidth
-from castor_runtime.emulated_cluster.namespaces import processes_in
-from castor_runtime.emulated_cluster.storage_host import StorageHost
 from castor_runtime.processes import is_alive
-from castor_runtime.soak.trial import Trial, plain, train
 
 pytestmark = pytest.mark.long
 
@@ -72,7 +72,7 @@ except OSError as error:
 """
 STORE = """
 import sys, time
-from castor_runtime.emulated_cluster.storage_traffic import storage_pacer
+from castor_lab.emulated_cluster.storage_traffic import storage_pacer
 pacer = storage_pacer(reading=sys.argv[1] == "read")
 pacer.pace(1 << 16)  # the bucket is full at first
 print("ready", flush=True)
@@ -262,7 +262,7 @@ def test_a_cluster_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.Monkey
         made.append(host.cluster)
         raise OSError("the kernel has had enough")
 
-    monkeypatch.setattr("castor_runtime.emulated_cluster.lifecycle.connect", fail)
+    monkeypatch.setattr("castor_lab.emulated_cluster.lifecycle.connect", fail)
     with pytest.raises(OSError, match="had enough"):
         up(Wanted(f"t{secrets.token_hex(3)}", 1, 0, HOST_BPS, STORAGE_BPS))
     assert leftovers(made[0]) == []

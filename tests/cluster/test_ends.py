@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from castor_lab.soak.trial import plain, train
 from castor_policy.events import EventKind
-from castor_runtime.soak.trial import plain, train
 
 pytestmark = pytest.mark.long
 

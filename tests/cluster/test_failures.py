@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from castor_lab.soak.trial import Trial
 from castor_policy.events import EventKind
-from castor_runtime.soak.trial import Trial
 
 pytestmark = pytest.mark.long
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from castor_runtime.soak.trial import Trial, train
+from castor_lab.soak.trial import Trial, train
 
 pytestmark = pytest.mark.long
 

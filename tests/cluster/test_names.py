@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from castor_lab.soak.trial import plain
 from castor_policy.events import EventKind
-from castor_runtime.soak.trial import plain
 
 
 @pytest.mark.long

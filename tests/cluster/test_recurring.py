@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from castor_lab.soak.trial import plain, running
 from castor_policy.events import EventKind
-from castor_runtime.soak.trial import plain, running
 
 pytestmark = pytest.mark.long
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from castor_lab.soak.trial import Running, plain
 from castor_runtime.launcher.control import ask
-from castor_runtime.soak.trial import Running, plain
 
 pytestmark = pytest.mark.long
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from castor_runtime.soak.campaign import RANKS, run_seed
+from castor_lab.soak.campaign import RANKS, run_seed
 
 pytestmark = pytest.mark.long
 

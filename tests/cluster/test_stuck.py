@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from castor_lab.soak.trial import Running, train
 from castor_policy.events import EventKind
 from castor_runtime.persistent.manifest import MANIFEST_NAME
-from castor_runtime.soak.trial import Running, train
 
 pytestmark = pytest.mark.long
 

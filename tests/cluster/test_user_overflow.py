@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from castor_runtime.soak.trial import plain, running, train
+from castor_lab.soak.trial import plain, running, train
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gpt2_tiny.py"
 SMALL = ("--layers=1", "--hidden=32", "--sequence=32", "--batch=2")

@@ -33,8 +33,8 @@ import torch.distributed.fsdp
 
 from castor import Checkpointer, TensorState
 from castor_configs.model import Model
-from castor_runtime.programs.language_model import build_language_model
-from castor_runtime.programs.text import TextSampler
+from castor_lab.programs.language_model import build_language_model
+from castor_lab.programs.text import TextSampler
 from castor_runtime.trainer import joining
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.device import CpuDevice

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from castor_configs.errors import InputError
+from castor_lab.soak.trial import free_memory
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.placement import Placement
 from castor_policy.recovery import plan_recovery
@@ -31,7 +32,6 @@ from castor_runtime.arena.leftovers import (
 )
 from castor_runtime.arena.removal import free, remove_run
 from castor_runtime.launcher.kept_memory import agents_to_resume, settle
-from castor_runtime.soak.trial import free_memory
 
 OLD, NEW = "0123456789abcdef", "fedcba9876543210"
 FINGERPRINT = bytes(16)

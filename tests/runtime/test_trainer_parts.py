@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castor_configs.model import Model
+from castor_lab.programs.language_model import IGNORED, build_language_model
+from castor_lab.programs.text import MASK, TextSampler, masked_batch, read_text
 from castor_policy.interleaving import SCHEMES, Link
-from castor_runtime.programs.language_model import IGNORED, build_language_model
-from castor_runtime.programs.text import MASK, TextSampler, masked_batch, read_text
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
 from castor_runtime.trainer.meta import MetaError, decode, encode

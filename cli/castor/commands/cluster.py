@@ -45,7 +45,7 @@ def up(
     Example: castor cluster up --nodes 4 --bandwidth 1gbit --storage-bandwidth 50mbit
     """
     from castor_configs.quantities import parse_bps
-    from castor_runtime.emulated_cluster import layout, lifecycle
+    from castor_lab.emulated_cluster import layout, lifecycle
 
     wanted = layout.Wanted(
         name=layout.DEFAULT_NAME if name is None else name,
@@ -70,7 +70,7 @@ def down(
 
     Example: castor cluster down
     """
-    from castor_runtime.emulated_cluster import lifecycle
+    from castor_lab.emulated_cluster import lifecycle
 
     if every and name is not None:
         raise InputError("names one, and --all means every one", key="--name")
@@ -101,15 +101,15 @@ def status(name: NameOption = None, as_json: JsonOption = False) -> None:
 
     Example: castor cluster status --json
     """
-    from castor_runtime.emulated_cluster import lifecycle
+    from castor_lab.emulated_cluster import lifecycle
 
     _show(_document(lifecycle.the_only_one(name)), as_json)
 
 
 def _document(name: str) -> dict[str, Any]:
-    from castor_runtime.emulated_cluster.lifecycle import find
-    from castor_runtime.emulated_cluster.links import link_state
-    from castor_runtime.emulated_cluster.namespaces import processes_in
+    from castor_lab.emulated_cluster.lifecycle import find
+    from castor_lab.emulated_cluster.links import link_state
+    from castor_lab.emulated_cluster.namespaces import processes_in
 
     cluster = find(name)
     hosts = [*cluster.hosts, cluster.storage]

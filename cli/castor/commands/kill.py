@@ -11,7 +11,7 @@ import typer
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
-    from castor_runtime.launcher.faults import Fault
+    from castor_lab.faults.fault import Fault
     from castor_runtime.launcher.run_folder import RunFolder
 
 
@@ -42,9 +42,9 @@ def kill(
 
     Example: castor kill --machine 2 --at-iteration 10
     """
+    from castor_lab.faults.fault import parse_fault
+    from castor_lab.faults.machines import SIGNALS
     from castor_runtime.launcher.control import ask
-    from castor_runtime.launcher.faults import parse_fault
-    from castor_runtime.launcher.injection import SIGNALS
     from castor_runtime.launcher.run_folder import RunFolder, newest_run
 
     wanted = {
@@ -88,8 +88,8 @@ def _strike_alone(folder: RunFolder, fault: Fault, sent: str) -> list[str]:
     """Strike by the files of the run: its launcher is elsewhere or dead, nothing restarts."""
     from dataclasses import replace
 
-    from castor_runtime.launcher.faults import FaultKind
-    from castor_runtime.launcher.injection import TargetMissingError, strike
+    from castor_lab.faults.fault import FaultKind
+    from castor_lab.faults.machines import TargetMissingError, strike
 
     document = folder.run()
     root = ""

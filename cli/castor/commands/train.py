@@ -220,7 +220,7 @@ def train(
 
 def _check_cluster(name: str) -> None:
     """Refuse a cluster that is not there before the run has a folder."""
-    from castor_runtime.emulated_cluster.lifecycle import find
+    from castor_lab.emulated_cluster.lifecycle import find
 
     try:
         find(name)

@@ -1,1 +1,1 @@
-"""`castor train`: starts, supervises, injures, shows and sums up a run on one machine."""
+"""`castor train`: starts, supervises, shows and sums up a run on one machine."""

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.errors import InputError
+from castor_lab.emulated_cluster.namespaces import enter
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.emulated_cluster.namespaces import enter
 from castor_runtime.fork_server import ForkServer, named
 from castor_runtime.processes import adopt_orphans, die_with_parent
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from castor_lab.emulated_cluster.network import Place
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.emulated_cluster.network import Place
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, options_to_json
 from castor_runtime.processes import is_alive, kill_tree
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from castor_lab.emulated_cluster.network import Network
 from castor_policy.agents.job_spec import JobSpec
-from castor_runtime.emulated_cluster.network import Network
 from castor_runtime.launcher.train_options import TrainOptions
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 from castor_configs.errors import InputError
 from castor_configs.nearest import nearest_name
 from castor_configs.quantities import parse_bps, parse_bytes, parse_seconds
+from castor_lab.faults.fault import Fault, FaultKind, parse_fault
+from castor_lab.faults.schedule import faults_of_trace
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.interleaving import SCHEMES
 from castor_policy.placement import Placement, place
-from castor_runtime.launcher.fault_schedule import faults_of_trace
-from castor_runtime.launcher.faults import Fault, FaultKind, parse_fault
 
 if TYPE_CHECKING:
     from castor_traces.trace import Trace

@@ -15,18 +15,19 @@ from typing import Final
 
 from rich.console import Console
 
+from castor_lab.emulated_cluster.network import Network, Place
+from castor_lab.faults.injector import Injector
+from castor_lab.faults.surroundings import Surroundings
 from castor_policy.agents.admission import Refusal
 from castor_policy.events import Event, EventKind, Value
 from castor_policy.store import StoreUnavailableError
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock
-from castor_runtime.emulated_cluster.network import Network, Place
 from castor_runtime.launcher.agent_logs import AgentLogs
 from castor_runtime.launcher.background_tasks import BackgroundTasks
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.event_logs import EventTail, History
-from castor_runtime.launcher.injector import Injector
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
@@ -44,7 +45,6 @@ from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.launcher.supervisor import FAILED, Supervisor
-from castor_runtime.launcher.surroundings import Surroundings
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.launcher.what_was_left import what_was_left
 from castor_runtime.operator import RequestServer

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from castor_lab.emulated_cluster.storage_traffic import storage_pacer
 from castor_runtime.arena import Replica
-from castor_runtime.emulated_cluster.storage_traffic import storage_pacer
 from castor_runtime.persistent.deepspeed_format import write_converters, write_rank_files
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.memory_copy import await_iteration, copy_part, reserve

@@ -8,12 +8,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from castor_lab.paced_device import PacedDevice
 from castor_runtime.arena import ControlBlock, RankControl, TrainerPhase
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.cuda_device import CudaDevice
 from castor_runtime.trainer.device import CpuDevice, Device
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.paced_device import PacedDevice
 
 
 def open_line(settings: TrainerSettings) -> RankControl:

@@ -98,7 +98,7 @@ class Loader:
         return meta, seconds
 
     def _load_from_storage(self, folder: Path, iteration: int) -> dict[str, Any]:
-        from castor_runtime.emulated_cluster.storage_traffic import (  # noqa: PLC0415 - as below
+        from castor_lab.emulated_cluster.storage_traffic import (  # noqa: PLC0415 - as below
             storage_pacer,
         )
         from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415

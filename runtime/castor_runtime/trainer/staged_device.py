@@ -7,7 +7,7 @@ it need not wait any more. Chunks go before parts of the own replica.
 
 This is everything but the accelerator itself, so that what runs on a GPU
 (`castor_runtime.trainer.cuda_device`) is what runs, and is tested, without one
-(`castor_runtime.trainer.paced_device`). Two threads: one sees what arrives, the other drives the
+(`castor_lab.paced_device`). Two threads: one sees what arrives, the other drives the
 copy engine.
 """
 

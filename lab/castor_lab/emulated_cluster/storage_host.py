@@ -20,8 +20,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from castor_runtime.emulated_cluster.layout import STORAGE_PORT, Host
-from castor_runtime.emulated_cluster.namespaces import enter
+from castor_lab.emulated_cluster.layout import STORAGE_PORT, Host
+from castor_lab.emulated_cluster.namespaces import enter
 from castor_runtime.processes import die_with_parent
 
 REQUEST: Final = struct.Struct("!cQ")

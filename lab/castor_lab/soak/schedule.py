@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from castor_lab.faults.fault import AtIteration, AtRecovery, AtTime, Fault, FaultKind, When
 from castor_policy.placement import Placement
-from castor_runtime.launcher.faults import AtIteration, AtRecovery, AtTime, Fault, FaultKind, When
 
 APART: Final = 3
 """Faults at iterations so far apart do not add up: the later iteration ends only after redundancy

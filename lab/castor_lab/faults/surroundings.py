@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from castor_lab.faults.fault import Fault, FaultKind
+from castor_lab.faults.machines import Struck, TargetMissingError
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.launcher.faults import Fault, FaultKind
-from castor_runtime.launcher.injection import Struck, TargetMissingError
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.persistent.manifest import MANIFEST_NAME
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from castor_configs.model import Model, load_model
+from castor_lab.programs import paced_layer
+from castor_lab.programs.language_model import build_language_model
 from castor_runtime.launcher.result_file import compute
-from castor_runtime.programs import paced_layer
-from castor_runtime.programs.language_model import build_language_model
 
 
 def shape() -> Model:

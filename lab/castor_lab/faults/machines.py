@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from castor_lab.faults.fault import Fault, FaultKind
 from castor_runtime.arena.replica import Replica
-from castor_runtime.launcher.faults import Fault, FaultKind
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder, trainer_of
 from castor_runtime.processes import descendants, is_alive, kill_tree, send
 

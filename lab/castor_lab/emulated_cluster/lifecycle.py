@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
 from castor_configs.errors import InputError
-from castor_runtime.emulated_cluster.iproute import (
+from castor_lab.emulated_cluster.iproute import (
     KernelRefusedError,
     ip,
     ip_json,
     require,
 )
-from castor_runtime.emulated_cluster.layout import (
+from castor_lab.emulated_cluster.layout import (
     DEFAULT_NAME,
     INTERFACE,
     MTU_BYTES,
@@ -34,8 +34,8 @@ from castor_runtime.emulated_cluster.layout import (
     namespace_of,
     split_namespace,
 )
-from castor_runtime.emulated_cluster.links import connect
-from castor_runtime.emulated_cluster.namespaces import kill_all_in
+from castor_lab.emulated_cluster.links import connect
+from castor_lab.emulated_cluster.namespaces import kill_all_in
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from castor_configs.errors import InputError
-from castor_runtime.emulated_cluster.iproute import ip, ip_json, tc, tc_json
-from castor_runtime.emulated_cluster.layout import (
+from castor_lab.emulated_cluster.iproute import ip, ip_json, tc, tc_json
+from castor_lab.emulated_cluster.layout import (
     INTERFACE,
     MTU_BYTES,
     SLOWEST_BPS,

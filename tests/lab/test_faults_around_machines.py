@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from castor_lab.faults.fault import Fault, parse_fault
+from castor_lab.faults.machines import TargetMissingError
+from castor_lab.faults.surroundings import Surroundings
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.launcher.faults import Fault, parse_fault
-from castor_runtime.launcher.injection import TargetMissingError
-from castor_runtime.launcher.surroundings import Surroundings
 
 PATIENCE_S = 30.0
 

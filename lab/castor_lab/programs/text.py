@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from castor_runtime.programs.language_model import IGNORED
+from castor_lab.programs.language_model import IGNORED
 
 BYTES = 256
 MASK = 256

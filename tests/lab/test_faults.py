@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_configs.errors import InputError
-from castor_policy.events import Event, EventKind
-from castor_runtime.launcher.fault_schedule import FaultSchedule, faults_of_trace
-from castor_runtime.launcher.faults import (
+from castor_lab.faults.fault import (
     FOR_GOOD,
     AtIteration,
     AtRecovery,
@@ -21,6 +19,8 @@ from castor_runtime.launcher.faults import (
     Now,
     parse_fault,
 )
+from castor_lab.faults.schedule import FaultSchedule, faults_of_trace
+from castor_policy.events import Event, EventKind
 from castor_traces.trace import Failure, make_trace
 
 MACHINES, RANKS = 4, 2

@@ -11,7 +11,7 @@ import socket
 from threading import Lock
 from typing import Final
 
-from castor_runtime.emulated_cluster.storage_host import (
+from castor_lab.emulated_cluster.storage_host import (
     PIECE_BYTES,
     READ,
     REQUEST,

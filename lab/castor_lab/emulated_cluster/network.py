@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Final
 
 from castor_configs.errors import InputError
-from castor_runtime.emulated_cluster.iproute import KernelRefusedError
-from castor_runtime.emulated_cluster.layout import INTERFACE, Cluster, Host
-from castor_runtime.emulated_cluster.lifecycle import find
-from castor_runtime.emulated_cluster.links import (
+from castor_lab.emulated_cluster.iproute import KernelRefusedError
+from castor_lab.emulated_cluster.layout import INTERFACE, Cluster, Host
+from castor_lab.emulated_cluster.lifecycle import find
+from castor_lab.emulated_cluster.links import (
     cut,
     link_state,
     repair,
     restore,
     set_bandwidth,
 )
-from castor_runtime.emulated_cluster.namespaces import kill_all_in, processes_in
-from castor_runtime.emulated_cluster.storage_host import StorageHost
-from castor_runtime.emulated_cluster.storage_traffic import VARIABLE
+from castor_lab.emulated_cluster.namespaces import kill_all_in, processes_in
+from castor_lab.emulated_cluster.storage_host import StorageHost
+from castor_lab.emulated_cluster.storage_traffic import VARIABLE
 
 _INTERFACES: Final = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 """What torch's backends are told of the network by; they would look for a host name otherwise."""

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from castor_configs.model import Model
-from castor_runtime.programs.paced_layer import PacedLayer
+from castor_lab.programs.paced_layer import PacedLayer
 
 IGNORED = -100
 """Label of a token that is not predicted."""

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_configs.errors import InputError
-from castor_runtime.emulated_cluster import iproute
-from castor_runtime.emulated_cluster.layout import (
+from castor_lab.emulated_cluster import iproute
+from castor_lab.emulated_cluster.layout import (
     MTU_BYTES,
     NETWORKS,
     Cluster,
@@ -24,7 +24,7 @@ from castor_runtime.emulated_cluster.layout import (
     shape,
     split_namespace,
 )
-from castor_runtime.emulated_cluster.network import Hosts
+from castor_lab.emulated_cluster.network import Hosts
 
 names = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
 subnets = st.builds(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from castor_policy.events import Event, EventKind
-from castor_runtime.launcher.faults import (
+from castor_lab.faults.fault import (
     AtIteration,
     AtRecovery,
     AtTime,
@@ -14,6 +13,7 @@ from castor_runtime.launcher.faults import (
     FaultKind,
     Now,
 )
+from castor_policy.events import Event, EventKind
 
 if TYPE_CHECKING:
     from castor_traces.trace import Trace

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from castor_lab.faults.fault import FaultKind
+from castor_lab.soak.schedule import Schedule, draw
+from castor_lab.soak.trial import Trial, TrialTimeoutError, train
 from castor_policy.events import EventKind
 from castor_policy.placement import Placement, place
-from castor_runtime.launcher.faults import FaultKind
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.soak.schedule import Schedule, draw
-from castor_runtime.soak.trial import Trial, TrialTimeoutError, train
 
 RANKS: Final = 4
 """Of every shape, so that all end with one and the same state."""

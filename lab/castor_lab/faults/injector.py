@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 from castor_configs.errors import InputError
+from castor_lab.emulated_cluster.network import Network
+from castor_lab.faults.fault import FOR_GOOD, Fault, FaultKind, parse_fault
+from castor_lab.faults.machines import SIGNALS, Struck, TargetMissingError, strike
+from castor_lab.faults.schedule import FaultSchedule
+from castor_lab.faults.surroundings import Surroundings
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.events import Event, EventKind, Value
-from castor_runtime.emulated_cluster.network import Network
-from castor_runtime.launcher.fault_schedule import FaultSchedule
-from castor_runtime.launcher.faults import FOR_GOOD, Fault, FaultKind, parse_fault
-from castor_runtime.launcher.injection import SIGNALS, Struck, TargetMissingError, strike
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.launcher.surroundings import Surroundings
 
 TARGET_WAIT_S: Final = 60.0
 """For a fault whose target is not there, such as a trainer that is being restarted."""

@@ -167,7 +167,7 @@ class Fault:
 
     @property
     def is_around(self) -> bool:
-        """It befalls no machine, but what is around them all: see `launcher.surroundings`."""
+        """It befalls no machine, but what is around them all: see `surroundings`."""
         return self.kind in _AROUND
 
     @property

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from castor_lab.faults.fault import AtIteration, Fault, FaultKind, parse_fault
+from castor_lab.soak.campaign import Case, Shape, case_of, judge
+from castor_lab.soak.schedule import APART, Schedule, draw, survives_in_memory
+from castor_lab.soak.trial import Trial
 from castor_policy.events import Event, EventKind
 from castor_policy.placement import place
-from castor_runtime.launcher.faults import AtIteration, Fault, FaultKind, parse_fault
-from castor_runtime.soak.campaign import Case, Shape, case_of, judge
-from castor_runtime.soak.schedule import APART, Schedule, draw, survives_in_memory
-from castor_runtime.soak.trial import Trial
 
 PAIRS = place("mixed", 4, 2)
 

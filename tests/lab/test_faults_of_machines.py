@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from castor_lab.faults.fault import Fault, FaultKind
+from castor_lab.faults.machines import Struck, TargetMissingError, strike
 from castor_runtime.arena import remove_dead
 from castor_runtime.arena.arena import Arena
 from castor_runtime.arena.layout import PartLayout
-from castor_runtime.launcher.faults import Fault, FaultKind
-from castor_runtime.launcher.injection import Struck, TargetMissingError, strike
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.processes import descendants, is_alive
 

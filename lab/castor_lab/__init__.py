@@ -1,0 +1,1 @@
+"""What experiments need and production does not: emulated machines, faults, programs, the soak."""
