@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 import json
 import os
 import selectors
@@ -138,15 +137,3 @@ class ForkServer(ABC):
             if pid == 0:
                 return
             self.ended(pid, os.waitstatus_to_exitcode(status))
-
-
-def named(function: str) -> Callable[..., Any]:
-    """Import and return what "module:function" names.
-
-    Raises:
-        ImportError: there is no such module.
-        AttributeError: it has no such function.
-    """
-    module, _, name = function.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found

@@ -21,6 +21,7 @@ from castor_lab.emulated_cluster.lifecycle import down, find, names, up
 from castor_lab.emulated_cluster.links import cut, link_state, repair, restore, set_bandwidth
 from castor_lab.emulated_cluster.namespaces import processes_in
 from castor_lab.emulated_cluster.storage_host import StorageHost
+from castor_lab.emulated_cluster.storage_traffic import storage_environment
 from castor_lab.soak.trial import Trial, plain, train
 from castor_policy.events import EventKind
 from castor_runtime.processes import is_alive
@@ -72,7 +73,7 @@ except OSError as error:
 """
 STORE = """
 import sys, time
-from castor_lab.emulated_cluster.storage_traffic import storage_pacer
+from castor_runtime.persistent.pacing import storage_pacer
 pacer = storage_pacer(reading=sys.argv[1] == "read")
 pacer.pace(1 << 16)  # the bucket is full at first
 print("ready", flush=True)
@@ -132,7 +133,8 @@ def storage_bps(storage: str, way: str, *hosts: Host) -> float:
 
 def _storage_bps(storage: str, way: str, *hosts: Host) -> float:
     size_bytes = STORAGE_BPS // 16
-    running = [inside(host, STORE, way, str(size_bytes), CASTOR_STORAGE=storage) for host in hosts]
+    where = storage_environment(storage)
+    running = [inside(host, STORE, way, str(size_bytes), **where) for host in hosts]
     for process in running:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from castor_runtime.persistent.durable_files import Pacer, file_digest, writing
+from castor_runtime.persistent.durable_files import file_digest, writing
 from castor_runtime.persistent.manifest import (
     MANIFEST_NAME,
     Attempt,
@@ -27,6 +28,7 @@ from castor_runtime.persistent.manifest import (
     receipt_name,
     write_receipt,
 )
+from castor_runtime.persistent.pacing import VARIABLE, Pacer, storage_pacer
 from castor_runtime.persistent.retention import prune, publish_and_prune
 from castor_runtime.persistent.storage import (
     attempt_folder,
@@ -139,7 +141,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_persistent_storage import attempt_of, write_rank
-from castor_runtime.persistent.durable_files import Pacer
+from castor_runtime.persistent.pacing import Pacer
 from castor_runtime.persistent.retention import publish_and_prune
 folder = Path(sys.argv[1])
 print("ready", flush=True)
@@ -386,6 +388,23 @@ def test_the_pacer_holds_the_rate_and_wastes_none(pieces: list[tuple[int, float]
 def test_a_rate_is_positive(rate: float) -> None:
     with pytest.raises(ValueError, match="a rate is positive"):
         Pacer(rate)
+
+
+class Halved(Pacer):
+    """Storage of half the speed that is asked for, as a host may have it."""
+
+    def __init__(self, *, reading: bool, bytes_per_s: float) -> None:
+        super().__init__(bytes_per_s / 2)
+        self.reading = reading
+
+
+def test_a_host_names_what_paces_its_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(storage_pacer(bytes_per_s=8.0)) is Pacer
+    monkeypatch.setitem(sys.modules, "a_host", SimpleNamespace(Halved=Halved))
+    monkeypatch.setenv(VARIABLE, "a_host:Halved")
+    pacer = storage_pacer(reading=True, bytes_per_s=8.0)
+    assert isinstance(pacer, Halved)
+    assert pacer.reading
 
 
 def test_a_damaged_receipt_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from castor_lab.emulated_cluster.links import (
 )
 from castor_lab.emulated_cluster.namespaces import kill_all_in, processes_in
 from castor_lab.emulated_cluster.storage_host import StorageHost
-from castor_lab.emulated_cluster.storage_traffic import VARIABLE
+from castor_lab.emulated_cluster.storage_traffic import storage_environment
 
 _INTERFACES: Final = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 """What torch's backends are told of the network by; they would look for a host name otherwise."""
@@ -157,7 +157,8 @@ class Network:
         Raises:
             InputError: no host is left for it.
         """
-        environment = dict.fromkeys(_INTERFACES, INTERFACE) | {VARIABLE: self._storage.address}
+        environment = dict.fromkeys(_INTERFACES, INTERFACE)
+        environment |= storage_environment(self._storage.address)
         return Place(self._hosts.place(agent).namespace, environment)
 
     def cut(self, agent: str) -> None:

@@ -1,13 +1,14 @@
 """What is written to and read from persistent storage, sent over the emulated storage host's link.
 
-On an emulated cluster `CASTOR_STORAGE` names the storage host in the environment of every process
-on a host: where storage lies is a property of the host, and no job knows of it.
+On an emulated cluster the environment of every process on a host says that `StorageLink` paces its
+storage traffic, and where the storage host is.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from threading import Lock
 from typing import Final
 
@@ -17,9 +18,9 @@ from castor_lab.emulated_cluster.storage_host import (
     REQUEST,
     WRITE,
 )
-from castor_runtime.persistent.durable_files import Pacer
+from castor_runtime.persistent import pacing
 
-VARIABLE: Final = "CASTOR_STORAGE"
+_STORAGE: Final = "CASTOR_STORAGE"
 
 _UNDER_WAY_BYTES: Final = 32 << 10
 """Asked of the kernel, which doubles it."""
@@ -28,23 +29,22 @@ _TIMEOUT_S: Final = 120.0
 """For one piece to pass; a storage host that was cut off is an error after that."""
 
 
-def storage_pacer(*, reading: bool = False, bytes_per_s: float | None = None) -> Pacer:
-    """Return what holds storage traffic to its speed: here, or on an emulated cluster its link.
+def storage_environment(address: str) -> Mapping[str, str]:
+    """Return what the processes on a host find set; `address` is the storage host's HOST:PORT."""
+    return {pacing.VARIABLE: f"{__name__}:{StorageLink.__name__}", _STORAGE: address}
+
+
+class StorageLink(pacing.Pacer):
+    """Sends as many bytes as pass through it over the link of this host's storage host.
 
     Args:
         reading: bytes come from storage; else they go there.
         bytes_per_s: a limit to hold besides; None for none.
     """
-    address = os.environ.get(VARIABLE, "")
-    if not address:
-        return Pacer(bytes_per_s)
-    return _StorageLink(address, reading=reading, bytes_per_s=bytes_per_s)
 
-
-class _StorageLink(Pacer):
-    def __init__(self, address: str, *, reading: bool, bytes_per_s: float | None) -> None:
+    def __init__(self, *, reading: bool, bytes_per_s: float | None) -> None:
         super().__init__(bytes_per_s)
-        self._address = address
+        self._address = os.environ[_STORAGE]
         self._reading = reading
         self._turn = Lock()
         self._connection: socket.socket | None = None

@@ -30,7 +30,8 @@ from typing import Any
 from castor_runtime.agent import rendezvous
 from castor_runtime.agent.preload import preload
 from castor_runtime.agent.script_files import ScriptFiles, hold, run_held
-from castor_runtime.fork_server import ForkServer, named
+from castor_runtime.fork_server import ForkServer
+from castor_runtime.named import named
 from castor_runtime.processes import die_with_parent
 
 

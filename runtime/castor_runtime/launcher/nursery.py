@@ -26,7 +26,8 @@ from typing import Any, Final
 from castor_configs.errors import InputError
 from castor_lab.emulated_cluster.namespaces import enter
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.fork_server import ForkServer, named
+from castor_runtime.fork_server import ForkServer
+from castor_runtime.named import named
 from castor_runtime.processes import adopt_orphans, die_with_parent
 
 AGENT_MAIN: Final = "castor_runtime.agent.main:run_agent"

@@ -23,7 +23,7 @@ import deepspeed
 import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 
-from castor_runtime.persistent.durable_files import FileRecord, Pacer, writing
+from castor_runtime.persistent.durable_files import FileRecord, writing
 from castor_runtime.persistent.manifest import (
     Attempt,
     DamagedCheckpointError,
@@ -31,6 +31,7 @@ from castor_runtime.persistent.manifest import (
     read_receipt,
     write_receipt,
 )
+from castor_runtime.persistent.pacing import Pacer
 from castor_runtime.persistent.storage import checkpoint_manifest, damaged_files, tag
 from castor_runtime.persistent.template import read_template
 from castor_runtime.trainer.module_buffers import departed_names, held_names

@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from uuid import uuid4
 
 from xxhash import xxh3_128
+
+from castor_runtime.persistent.pacing import Pacer
 
 WRITE_BYTES = 4 << 20
 """Most bytes handed to the kernel at once: the grain of pacing, small beside the page cache."""
 
 PART_SUFFIX = ".part"
 """Ends the name of a file that is still being written, or whose writer died."""
-
-
-class Pacer:
-    """Holds what passes through it to a rate, on average over all threads that share it.
-
-    A benchmark emulates with it the storage that sixteen machines share (paper section 7.1); an
-    operator keeps with it the persistent tier off a network that training needs.
-
-    Args:
-        bytes_per_s: the rate; None for no limit.
-        clock: monotonic seconds.
-        sleep: waits for so many seconds.
-    """
-
-    def __init__(
-        self,
-        bytes_per_s: float | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        if bytes_per_s is not None and not bytes_per_s > 0:
-            raise ValueError(f"a rate is positive bytes per second, or None; got {bytes_per_s}")
-        self._bytes_per_s = bytes_per_s
-        self._clock = clock
-        self._sleep = sleep
-        self._lock = Lock()
-        self._free_at_s = float("-inf")
-
-    def pace(self, size_bytes: int) -> None:
-        """Wait until `size_bytes` more may have passed."""
-        if self._bytes_per_s is None:
-            return
-        with self._lock:
-            now_s = self._clock()
-            self._free_at_s = max(self._free_at_s, now_s) + size_bytes / self._bytes_per_s
-            wait_s = self._free_at_s - now_s
-        self._sleep(wait_s)
 
 
 @dataclass(frozen=True, slots=True)

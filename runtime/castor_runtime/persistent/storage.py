@@ -27,7 +27,6 @@ from urllib.parse import quote
 
 from castor_runtime.persistent.durable_files import (
     PART_SUFFIX,
-    Pacer,
     file_digest,
     sync_folder,
     write_durably,
@@ -43,6 +42,7 @@ from castor_runtime.persistent.manifest import (
     read_receipt,
     write_manifest,
 )
+from castor_runtime.persistent.pacing import Pacer
 
 OWN_FOLDER = ".castor"
 _TAG = re.compile(r"global_step(\d+)")

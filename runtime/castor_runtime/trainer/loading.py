@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from castor_runtime.arena import ArenaError, Replica
+from castor_runtime.persistent.pacing import storage_pacer
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.meta import decode
@@ -98,9 +99,6 @@ class Loader:
         return meta, seconds
 
     def _load_from_storage(self, folder: Path, iteration: int) -> dict[str, Any]:
-        from castor_lab.emulated_cluster.storage_traffic import (  # noqa: PLC0415 - as below
-            storage_pacer,
-        )
         from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415
         from castor_runtime.persistent.manifest import (  # noqa: PLC0415 - costs time, seldom used
             DamagedCheckpointError,
