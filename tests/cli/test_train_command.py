@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from castor.app import app
 from castor.commands import train as train_command
 from castor_configs.errors import InputError
-from castor_lab.faults.fault import AtTime
+from castor_lab.faults.fault import AtTime, Fault
 from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.launcher.train_options import TrainOptions, job_name
 
@@ -29,13 +30,20 @@ def script(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def options(monkeypatch: pytest.MonkeyPatch) -> list[TrainOptions]:
+def faults() -> list[Fault]:
+    """Return the list that takes what shall fail in the runs that `options` takes."""
+    return []
+
+
+@pytest.fixture
+def options(monkeypatch: pytest.MonkeyPatch, faults: list[Fault]) -> list[TrainOptions]:
     """Return the list that takes the options of each run instead of running it."""
     taken: list[TrainOptions] = []
 
-    def take(given: TrainOptions, _castor_options: object, *, quiet: bool) -> int:
-        assert quiet is False
+    def take(given: TrainOptions, _castor_options: object, **rest: Any) -> int:
+        assert (rest["quiet"], rest["cluster"]) == (False, None)
         taken.append(given)
+        faults.extend(rest["faults"])
         return 0
 
     monkeypatch.setattr(train_command, "run_to_end", take)
@@ -122,7 +130,7 @@ def test_what_is_not_castors_goes_to_the_script(script: str, options: list[Train
 
 
 def test_units_and_faults_are_read(
-    script: str, options: list[TrainOptions], tmp_path: Path
+    script: str, options: list[TrainOptions], faults: list[Fault], tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text(
@@ -138,8 +146,8 @@ def test_units_and_faults_are_read(
     spec = given.spec
     assert (spec.persist_every_s, spec.chunk_bytes, spec.lease_s) == (5400.0, 1 << 20, 2.0)
     assert (spec.memory_limit_bytes, spec.job, spec.persist) == (2 << 30, "mine", f"{tmp_path}/p")
-    assert [str(fault) for fault in given.faults] == ["rank:1@20", "root@5", "machine:1@10s"]
-    assert given.faults[2].when == AtTime(10.0)
+    assert [str(fault) for fault in faults] == ["rank:1@20", "root@5", "machine:1@10s"]
+    assert faults[2].when == AtTime(10.0)
     assert type(spec).from_json(spec.to_json()) == spec
 
 

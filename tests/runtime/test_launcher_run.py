@@ -25,6 +25,8 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
+from castor_lab.faults.injector import Injector
+from castor_lab.faults.requested import requested_faults
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.events import EventKind, parse_line
 from castor_policy.store import Delete, Put, Txn
@@ -32,7 +34,7 @@ from castor_runtime.launcher.control import ask
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.result_file import Outcome, write_result
 from castor_runtime.launcher.status import status_document
-from castor_runtime.launcher.train_options import TrainOptions, faults, job_spec
+from castor_runtime.launcher.train_options import TrainOptions, job_spec
 from castor_runtime.launcher.training_run import TrainingRun
 from castor_runtime.processes import descendants
 from castor_runtime.stores import EmbeddedEtcd, open_store
@@ -230,7 +232,6 @@ class Run:
         self.options = TrainOptions(
             spec=spec,
             out=path / "run",
-            faults=faults(kill, None, 1.0, spec, store),
             store=store,
             local_agents=local,
         )
@@ -239,6 +240,7 @@ class Run:
         self.run = TrainingRun(
             self.options,
             Console(file=self.shown, width=200),
+            observer=Injector(requested_faults(kill, None, 1.0, spec, store)),
             agent_main="standin_agent:run_agent",
             preload="standin_agent:preload",
         )

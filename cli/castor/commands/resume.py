@@ -48,7 +48,7 @@ def resume(
         spec = replace(spec, max_attempts=max_attempts)
     if memory_limit:
         spec = replace(spec, memory_limit_bytes=memory_limit_bytes(memory_limit))
-    cluster = document.get("cluster") or {}
+    cluster = (document.get("cluster") or {}).get("name")
     options = TrainOptions(
         spec=replace(spec, resumes=max(1, int(document.get("generation", 0)), spec.resumes)),
         out=folder.path,
@@ -56,10 +56,9 @@ def resume(
         standby=int(document.get("standby", 0)),
         local_agents=bool(document.get("local_agents", True)),
         command=("castor", *sys.argv[1:]),
-        cluster=str(cluster.get("name", "")),
         resume=True,
     )
-    raise typer.Exit(run_to_end(options, (), quiet=quiet))
+    raise typer.Exit(run_to_end(options, (), cluster=cluster, quiet=quiet))
 
 
 def _spec(document: dict[str, Any], folder: Path) -> Any:

@@ -17,6 +17,7 @@ from rich.console import Console
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
+    from castor_lab.faults.fault import Fault
     from castor_runtime.launcher.train_options import TrainOptions
 
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -159,6 +160,7 @@ def train(
 
     Example: castor train examples/gpt2_tiny.py --iterations 30 --kill machine:2@10
     """
+    from castor_lab.faults.requested import requested_faults
     from castor_runtime.launcher import train_options as checks
 
     known = [name for parameter in context.command.params for name in parameter.opts]
@@ -195,10 +197,8 @@ def train(
     local = agents == AgentsFrom.LOCAL
     if not local and standby:
         raise InputError("external agents are standbys by their own --standby", key="--standby")
-    if cluster is not None:
-        if not (local and store == checks.EMBEDDED):
-            raise InputError("has its own agents and its own store", key="--cluster")
-        _check_cluster(cluster)
+    if cluster is not None and not (local and store == checks.EMBEDDED):
+        raise InputError("has its own agents and its own store", key="--cluster")
     trace = None
     if replay is not None:
         from castor_traces.library import load_any
@@ -209,30 +209,36 @@ def train(
         out=out or Path("out") / f"train-{spec.job}",
         store=store,
         standby=standby,
-        faults=checks.faults(kill or (), trace, speedup, spec, store, cluster or ""),
         local_agents=local,
         overwrite=overwrite,
         command=("castor", *sys.argv[1:]),
-        cluster=cluster or "",
     )
-    raise typer.Exit(run_to_end(options, known, quiet=quiet))
+    faults = requested_faults(kill or (), trace, speedup, spec, store, cluster or "")
+    raise typer.Exit(run_to_end(options, known, faults=faults, cluster=cluster, quiet=quiet))
 
 
-def _check_cluster(name: str) -> None:
-    """Refuse a cluster that is not there before the run has a folder."""
-    from castor_lab.emulated_cluster.lifecycle import find
-
-    try:
-        find(name)
-    except InputError as error:
-        raise InputError(error.message, key="--cluster") from error
-
-
-def run_to_end(options: TrainOptions, castor_options: Sequence[str], *, quiet: bool) -> int:
+def run_to_end(
+    options: TrainOptions,
+    castor_options: Sequence[str],
+    *,
+    faults: Sequence[Fault] = (),
+    cluster: str | None = None,
+    quiet: bool,
+) -> int:
     """Run a job, say what it came to, and return the exit code.
 
-    `castor_options` are the options of the command, for one that was given to the script instead.
+    Args:
+        options: the run.
+        castor_options: those of the command, for one that was given to the script instead.
+        faults: what shall fail.
+        cluster: name of the emulated cluster to run on; None: on this machine.
+        quiet: show only failures and the summary.
+
+    Raises:
+        InputError: the run, or its cluster, cannot be.
     """
+    from castor_lab.emulated_cluster.network import Network
+    from castor_lab.faults.injector import Injector
     from castor_runtime.launcher.near_miss import near_misses
     from castor_runtime.launcher.result_file import failure_tail, write_result
     from castor_runtime.launcher.run_result import ranks_at_fault
@@ -240,7 +246,10 @@ def run_to_end(options: TrainOptions, castor_options: Sequence[str], *, quiet: b
     from castor_runtime.launcher.training_run import TrainingRun
 
     console = Console(highlight=False, markup=False)
-    run = TrainingRun(options, console, quiet=quiet)
+    network = None if cluster is None else Network(cluster)
+    run = TrainingRun(
+        options, console, quiet=quiet, site=network, observer=Injector(faults, network)
+    )
     outcome = asyncio.run(run.run())
     result = write_result(run.folder, options, run.spec, outcome, run.kept)
     print_summary(console, result)

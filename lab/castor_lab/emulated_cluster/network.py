@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from castor_configs.errors import InputError
+from castor_lab.emulated_cluster import namespaces
 from castor_lab.emulated_cluster.iproute import KernelRefusedError
 from castor_lab.emulated_cluster.layout import INTERFACE, Cluster, Host
 from castor_lab.emulated_cluster.lifecycle import find
@@ -21,22 +21,10 @@ from castor_lab.emulated_cluster.links import (
 from castor_lab.emulated_cluster.namespaces import kill_all_in, processes_in
 from castor_lab.emulated_cluster.storage_host import StorageHost
 from castor_lab.emulated_cluster.storage_traffic import storage_environment
+from castor_runtime.launcher.site import Place
 
 _INTERFACES: Final = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 """What torch's backends are told of the network by; they would look for a host name otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an agent runs.
-
-    Attributes:
-        namespace: the network namespace that it and all its trainers are in.
-        environment: what they find set besides.
-    """
-
-    namespace: str
-    environment: dict[str, str]
 
 
 class Hosts:
@@ -98,21 +86,42 @@ class Hosts:
 
 
 class Network:
-    """A run's use of an emulated cluster; `close` leaves it as it was built.
+    """A run's use of an emulated cluster: the run's `Site`; `close` leaves it as it was built.
 
     Args:
         name: of the cluster.
-        machines: how many train.
-        standbys: how many wait from the start.
-        log: file for what the storage host says.
 
     Raises:
-        InputError: there is no such cluster, it is too small, or another run is on it.
+        InputError: there is no such cluster.
     """
 
-    def __init__(self, name: str, *, machines: int, standbys: int, log: Path) -> None:
-        self.cluster = find(name)
-        count = len(self.cluster.hosts)
+    def __init__(self, name: str) -> None:
+        try:
+            self.cluster = find(name)
+        except InputError as error:
+            raise InputError(error.message, key="--cluster") from error
+        # Made in `open`.
+        self._hosts: Hosts
+        self._storage: StorageHost
+        self._rates_bps: tuple[int, int] | None = None
+
+    @property
+    def gateway(self) -> str:
+        """Where hosts reach this machine's own processes: nowhere else."""
+        return self.cluster.gateway
+
+    def open(self, *, machines: int, standbys: int, log: Path) -> None:
+        """Begin a run.
+
+        Args:
+            machines: how many train.
+            standbys: how many wait from the start.
+            log: file for what the storage host says.
+
+        Raises:
+            InputError: the cluster is too small, or another run is on it.
+        """
+        name, count = self.cluster.name, len(self.cluster.hosts)
         if machines + standbys > count:
             raise InputError(
                 f"cluster {name} has {count} hosts, too few for {machines} machines and "
@@ -129,13 +138,16 @@ class Network:
             )
         for host in everywhere:
             repair(host)
-        self._rates_bps = [
-            link_state(host).built_bps for host in (self.cluster.hosts[0], self.cluster.storage)
-        ]
+        self._rates_bps = (
+            link_state(self.cluster.hosts[0]).built_bps,
+            link_state(self.cluster.storage).built_bps,
+        )
         self._storage = StorageHost(self.cluster.storage, log)
 
-    def to_json(self) -> dict[str, str | int]:
-        """Return the cluster's name and the bandwidths that its links were built with."""
+    def to_json(self) -> dict[str, Any] | None:
+        """Return its name and the bandwidths that its links were built with; None until open."""
+        if self._rates_bps is None:
+            return None
         bandwidth_bps, storage_bandwidth_bps = self._rates_bps
         return {
             "name": self.cluster.name,
@@ -159,7 +171,8 @@ class Network:
         """
         environment = dict.fromkeys(_INTERFACES, INTERFACE)
         environment |= storage_environment(self._storage.address)
-        return Place(self._hosts.place(agent).namespace, environment)
+        enter = f"{namespaces.__name__}:{namespaces.enter.__name__}"
+        return Place(environment, enter, self._hosts.place(agent).namespace)
 
     def cut(self, agent: str) -> None:
         """Cut the link of an agent's host, both directions."""

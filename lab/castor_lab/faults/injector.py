@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.errors import InputError
@@ -14,60 +15,46 @@ from castor_lab.faults.fault import FOR_GOOD, Fault, FaultKind, parse_fault
 from castor_lab.faults.machines import SIGNALS, Struck, TargetMissingError, strike
 from castor_lab.faults.schedule import FaultSchedule
 from castor_lab.faults.surroundings import Surroundings
-from castor_policy.agents.job_spec import JobSpec
 from castor_policy.events import Event, EventKind, Value
-from castor_runtime.launcher.run_folder import RunFolder
+from castor_runtime.launcher.observer import LiveRun, Observer
+from castor_runtime.launcher.result_file import Outcome
 
 TARGET_WAIT_S: Final = 60.0
 """For a fault whose target is not there, such as a trainer that is being restarted."""
 
 _AGAIN_S = 0.01
 
-Report = Callable[[EventKind, int, Mapping[str, Value]], None]
 
-
-class Injector:
+class Injector(Observer):
     """The faults of one run.
 
     Args:
-        folder: of the run.
-        spec: the job.
         faults: what was asked for at the start.
-        around: what faults befall that are not of a machine.
-        root: says which agent is root, "" for none.
-        doomed: told of each agent whose machine is about to die.
-        report: logs an event: kind, CLOCK_REALTIME in ns, fields.
-        say: told in a line what happens.
         network: the emulated cluster that the run is on, if it is on one.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        spec: JobSpec,
-        faults: Iterable[Fault],
-        around: Surroundings,
-        *,
-        root: Callable[[], str],
-        doomed: Callable[[str], None],
-        report: Report,
-        say: Callable[[str], None],
-        network: Network | None = None,
-    ) -> None:
-        self._network = network
-        self._folder = folder
-        self._spec = spec
+    def __init__(self, faults: Iterable[Fault] = (), network: Network | None = None) -> None:
         self._schedule = FaultSchedule(faults)
-        self._around = around
-        self._root = root
-        self._doomed = doomed
-        self._report = report
-        self._say = say
+        self._network = network
         self._iteration = 0
         # A fault is a value; two equal ones may be under way, so they are told apart by identity.
         self._answers: dict[int, asyncio.Future[list[Struck]]] = {}
         self._under_way: dict[int, Fault] = {}
         self._missed: list[Fault] = []
+        # Made in `begin`.
+        self._run: LiveRun
+        self._around: Surroundings
+
+    def begin(self, run: LiveRun) -> None:
+        """Take the run whose faults they are."""
+        self._run = run
+        self._around = Surroundings(
+            run.folder.strangers,
+            Path(run.spec.persist) if run.spec.persist else None,
+            run.etcd,
+            run.options_for,
+            run.intrude,
+        )
 
     @property
     def not_injected(self) -> tuple[str, ...]:
@@ -82,9 +69,20 @@ class Injector:
         if event.kind == EventKind.ITERATION_ENDED and isinstance(iteration, int):
             self._iteration = iteration
 
-    def due(self, now_s: float) -> list[Fault]:
-        """Return the faults to `inject` now."""
-        return self._schedule.due(now_s)
+    def poll(self, now_s: float) -> None:
+        """Begin what is due."""
+        for fault in self._schedule.due(now_s):
+            self._run.spawn(self.inject(fault))
+
+    def outcome(self, outcome: Outcome) -> Outcome:
+        """Add what was not injected, and how strangers ended."""
+        return replace(
+            outcome, not_injected=self.not_injected, strangers=dict(self._around.strangers)
+        )
+
+    def close(self) -> None:
+        """Mend the persistent storage, if anything is wrong with it."""
+        self._around.close()
 
     async def inject(self, fault: Fault) -> None:
         """Carry a fault out as soon as its targets are there; store and link come back later."""
@@ -96,14 +94,14 @@ class Injector:
             struck = await (self._strike(fault) if around is None else around)
         except TargetMissingError as error:
             self._missed.append(fault)
-            self._say(f"{fault} was not injected: {error}")
+            self._run.say(f"{fault} was not injected: {error}")
             if answer is not None and not answer.done():
                 answer.set_exception(error)
             return
         finally:
             del self._under_way[id(fault)]
         for one in struck:
-            self._report(
+            self._run.report(
                 EventKind.FAILURE,
                 one.time_ns,
                 {
@@ -120,7 +118,7 @@ class Injector:
         if answer is not None and not answer.done():
             answer.set_result(struck)
         if fault.is_around and (said := await self._around.mend(fault, agents)):
-            self._say(said)
+            self._run.say(said)
         if self._network is not None and fault.kind == FaultKind.LINK:
             await self._restore_links(self._network, fault, [one.agent for one in struck])
 
@@ -130,24 +128,24 @@ class Injector:
         await asyncio.sleep(fault.outage_s)
         for agent in agents:
             await asyncio.to_thread(network.restore, agent)
-            self._say(f"the link of agent {agent} is restored")
+            self._run.say(f"the link of agent {agent} is restored")
 
-    async def asked(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def asked(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer `castor kill` once its fault was carried out.
 
         Raises:
             ValueError: it asks for what cannot be.
         """
         if request.get("op") != "inject":
-            raise ValueError(f"unknown request {request.get('op')!r}")
+            return await super().asked(request)
         number = str(request.get("signal", ""))
         if number not in ("", *SIGNALS):
             raise ValueError(f"unknown signal {number!r}; use {', '.join(SIGNALS)}")
         try:
             fault = parse_fault(
                 str(request.get("fault", "")),
-                machines=self._spec.machines,
-                ranks_per_machine=self._spec.ranks_per_machine,
+                machines=self._run.spec.machines,
+                ranks_per_machine=self._run.spec.ranks_per_machine,
             )
         except InputError as error:
             raise ValueError(error.message) from error
@@ -172,11 +170,11 @@ class Injector:
                 # In a thread: it waits until a machine's processes are dead.
                 return await asyncio.to_thread(
                     strike,
-                    self._folder,
+                    self._run.folder,
                     fault,
-                    ranks_per_machine=self._spec.ranks_per_machine,
-                    root=self._root(),
-                    doomed=self._doomed,
+                    ranks_per_machine=self._run.spec.ranks_per_machine,
+                    root=self._run.root(),
+                    doomed=self._run.doom,
                     network=self._network,
                 )
             except TargetMissingError:
@@ -186,7 +184,7 @@ class Injector:
 
     def _agents(self) -> dict[int, str]:
         """Return the name of the agent that fills each machine, the newest to say so."""
-        records = sorted(self._folder.records(), key=lambda record: record.generation)
+        records = sorted(self._run.folder.records(), key=lambda record: record.generation)
         return {one.machine: one.name for one in records if one.lives and one.machine is not None}
 
 

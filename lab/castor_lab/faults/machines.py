@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from castor_lab.emulated_cluster.network import Network
 from castor_lab.faults.fault import Fault, FaultKind
 from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder, trainer_of
@@ -22,22 +22,6 @@ from castor_runtime.processes import descendants, is_alive, kill_tree, send
 _SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies, not a temporary file
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "TERM": signal.SIGTERM}
 _DEATH_S = 5.0
-
-
-class Network(Protocol):
-    """What can be done to the hosts of an emulated cluster, each by the name of its agent."""
-
-    def cut(self, agent: str) -> None:
-        """Cut its link, both directions."""
-        ...
-
-    def slow(self, agent: str, bandwidth_bps: int) -> None:
-        """Give its link another bandwidth."""
-        ...
-
-    def clear(self, agent: str) -> None:
-        """Kill whatever still runs there."""
-        ...
 
 
 class TargetMissingError(Exception):

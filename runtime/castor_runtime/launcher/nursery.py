@@ -5,8 +5,8 @@ cores. The nursery imports them once; an agent forked from it runs the same main
 `castor agent`, in a session of its own, and nothing in it knows where it came from.
 
 Protocol, JSON lines over the socket that it inherits. From the launcher: {"op": "start", "name",
-"options": {fields of AgentOptions}, "namespace", "environment"}: on an emulated host the agent
-enters its network namespace first. To the launcher: {"op": "ready", "seconds", "threads"} or
+"options": {fields of AgentOptions}, "environment", "enter", "host"} (the latter three: see
+`site.Place`). To the launcher: {"op": "ready", "seconds", "threads"} or
 {"op": "unfit", "reason"} once, {"op": "started", "name", "pid"}, {"op": "exited", "name", "pid",
 "code"} (negative: killed by that signal). It ends with the launcher, and its agents with it.
 """
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.errors import InputError
-from castor_lab.emulated_cluster.namespaces import enter
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.fork_server import ForkServer
 from castor_runtime.named import named
@@ -75,9 +74,9 @@ class _Nursery(ForkServer):
             self.send(op="exited", name=name, pid=pid, code=code)
 
     def _run_agent(self, request: dict[str, Any]) -> int:
-        if request["namespace"]:
-            enter(request["namespace"])
         os.environ.update(request["environment"])
+        if request["enter"]:
+            named(request["enter"])(request["host"])
         try:
             code: int = named(self._agent_main)(options_from_json(request["options"]))
         except InputError as error:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from castor_lab.emulated_cluster.network import Place
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, options_to_json
+from castor_runtime.launcher.site import Place
 from castor_runtime.processes import is_alive, kill_tree
 
 _DEATH_S: Final = 5.0
@@ -46,7 +46,7 @@ class NurseryLink:
         agent_main: what an agent runs, as module:function.
         preload: what is called first, with the script, as module:function; "" for nothing.
         environment: of the nursery and all below it; None for this process's.
-        place: says on which emulated host an agent of that name runs, None for this machine.
+        place: says where an agent of that name runs.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class NurseryLink:
         agent_main: str = AGENT_MAIN,
         preload: str = PRELOAD,
         environment: dict[str, str] | None = None,
-        place: Callable[[str], Place | None] = lambda _: None,
+        place: Callable[[str], Place] = lambda _: Place(),
     ) -> None:
         self._script = script
         self._log = log
@@ -132,15 +132,16 @@ class NurseryLink:
             raise ValueError(f"agent {label} runs already; give the new one another name")
         if self._writer is None or self._reading is None or self._reading.done():
             raise NurseryError("the process that agents are forked from has ended")
-        place = self._place(options.name) or Place("", {})
+        place = self._place(options.name)
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._starting[label] = waiting
         request = {
             "op": "start",
             "name": label,
             "options": options_to_json(options),
-            "namespace": place.namespace,
-            "environment": place.environment,
+            "environment": dict(place.environment),
+            "enter": place.enter,
+            "host": place.host,
         }
         self._writer.write(json.dumps(request).encode() + b"\n")
         return await waiting

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from castor_lab.emulated_cluster.network import Network
 from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.launcher.train_options import TrainOptions
 
@@ -20,7 +19,7 @@ def run_record(
     store_version: str,
     agents: Mapping[str, int],
     generation: int,
-    network: Network | None,
+    cluster: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the document.
 
@@ -31,7 +30,7 @@ def run_record(
         store_version: of etcd; "" unknown.
         agents: name -> process, of those that live.
         generation: of the newest plan.
-        network: of an emulated cluster.
+        cluster: what the site says of itself.
     """
     return {
         "job": spec.job,
@@ -48,7 +47,7 @@ def run_record(
         "agents": dict(sorted(agents.items())),
         "generation": generation,
         "started_ns": spec.started_ns,
-        "cluster": None if network is None else network.to_json(),
+        "cluster": cluster,
         "spec": json.loads(spec.to_json()),
         "command": list(options.command),
     }

@@ -6,19 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from castor_configs.errors import InputError
 from castor_configs.nearest import nearest_name
 from castor_configs.quantities import parse_bps, parse_bytes, parse_seconds
-from castor_lab.faults.fault import Fault, FaultKind, parse_fault
-from castor_lab.faults.schedule import faults_of_trace
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.interleaving import SCHEMES
 from castor_policy.placement import Placement, place
-
-if TYPE_CHECKING:
-    from castor_traces.trace import Trace
 
 EMBEDDED = "embedded"
 PLACEMENTS = ("mixed", "group", "ring", "domains")
@@ -44,11 +39,9 @@ class TrainOptions:
         out: its run folder.
         store: "embedded" or etcd://host:port[,...].
         standby: machines that wait from the start.
-        faults: what shall fail when.
         local_agents: the launcher starts the agents; else they are started elsewhere.
         overwrite: an earlier run's result in `out` may go.
         command: as it was typed, for result.json.
-        cluster: name of the emulated cluster to run on; "" for none.
         resume: go on with the run that `spec` names, from what is kept in memory.
     """
 
@@ -56,11 +49,9 @@ class TrainOptions:
     out: Path
     store: str = EMBEDDED
     standby: int = 0
-    faults: tuple[Fault, ...] = ()
     local_agents: bool = True
     overwrite: bool = False
     command: tuple[str, ...] = ()
-    cluster: str = ""
     resume: bool = False
 
 
@@ -231,39 +222,6 @@ def check_store(url: str, *, embedded: bool = True) -> str:
         f"for TLS, not {url!r}",
         key="--store",
     )
-
-
-def faults(
-    specs: Sequence[str],
-    trace: Trace | None,
-    speedup: float,
-    spec: JobSpec,
-    store: str,
-    cluster: str = "",
-) -> tuple[Fault, ...]:
-    """Read what shall fail: each SPEC of --kill, then the failures of a trace.
-
-    Raises:
-        InputError: a SPEC that is none, or a fault that this run cannot have.
-    """
-    found = [
-        parse_fault(text, machines=spec.machines, ranks_per_machine=spec.ranks_per_machine)
-        for text in specs
-    ]
-    if store != EMBEDDED and any(fault.needs_own_store for fault in found):
-        raise InputError("only --store embedded can be killed from here", key="--kill")
-    if not spec.persist and any(fault.needs_storage for fault in found):
-        raise InputError("there is no persistent storage: give --persist PATH", key="--kill")
-    if cluster and any(fault.kind in (FaultKind.TWIN, FaultKind.STRANGER) for fault in found):
-        raise InputError("strangers come to no emulated cluster", key="--kill")
-    if not cluster and any(fault.of_link for fault in found):
-        raise InputError("only an emulated cluster has links: give --cluster NAME", key="--kill")
-    if trace is not None:
-        try:
-            found += faults_of_trace(trace, speedup, spec.machines, spec.ranks_per_machine)
-        except ValueError as error:
-            raise InputError(str(error), key="--speedup") from error
-    return tuple(found)
 
 
 def _placed(placement: str, domains: str, nodes: int, replicas: int) -> Placement:

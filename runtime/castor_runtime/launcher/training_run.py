@@ -15,9 +15,6 @@ from typing import Final
 
 from rich.console import Console
 
-from castor_lab.emulated_cluster.network import Network, Place
-from castor_lab.faults.injector import Injector
-from castor_lab.faults.surroundings import Surroundings
 from castor_policy.agents.admission import Refusal
 from castor_policy.events import Event, EventKind, Value
 from castor_policy.store import StoreUnavailableError
@@ -37,19 +34,20 @@ from castor_runtime.launcher.nursery_link import (
     NurseryLink,
     inherited_environment,
 )
+from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome, compute, judge
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_record import run_record
 from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
+from castor_runtime.launcher.site import Site, ThisMachine
 from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.launcher.supervisor import FAILED, Supervisor
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.launcher.what_was_left import what_was_left
 from castor_runtime.operator import RequestServer
 from castor_runtime.stores import EtcdStore, open_store
-from castor_runtime.stores.embedded import HOST
 from castor_runtime.stores.versions import fault_of
 from castor_runtime.transport import JobSecret
 
@@ -63,11 +61,13 @@ _TABLE_EVERY_S: Final = 0.25
 
 
 class TrainingRun:
-    """Starts, supervises and injures one run.
+    """Starts and supervises one run.
 
     Args:
         options: what to run.
         console: where progress is shown.
+        site: where its agents run; None for this machine.
+        observer: who watches it; None for nobody.
         quiet: show only failures.
         agent_main: what an agent process runs.
         preload: what the nursery imports first.
@@ -78,11 +78,15 @@ class TrainingRun:
         options: TrainOptions,
         console: Console,
         *,
+        site: Site | None = None,
+        observer: Observer | None = None,
         quiet: bool = False,
         agent_main: str = AGENT_MAIN,
         preload: str = PRELOAD,
     ) -> None:
         self.options = options
+        self._site = site or ThisMachine()
+        self._observer = observer or Observer()
         self.spec = options.spec
         if not options.resume:
             self.spec = replace(self.spec, run=secrets.token_hex(8), started_ns=time.time_ns())
@@ -108,11 +112,8 @@ class TrainingRun:
         self._store_url = ""
         self._store_version = ""
         self._job: StoredJob
-        self._around: Surroundings
-        self._injector: Injector
         self._nursery: NurseryLink
         self._supervisor: Supervisor
-        self._network: Network | None = None
         self._requests: RequestServer
 
     async def run(self) -> Outcome:
@@ -180,14 +181,10 @@ class TrainingRun:
             self.folder.write_secret()
         secret = JobSecret(self.folder.secret_file.read_bytes().strip())
         self.spec = spec = replace(spec, credentials=secret.mark())
-        if self.options.cluster:
-            self._network = Network(
-                self.options.cluster,
-                machines=spec.machines,
-                standbys=self.options.standby,
-                log=self.folder.storage_log,
-            )
-            stack.callback(self._network.close)
+        self._site.open(
+            machines=spec.machines, standbys=self.options.standby, log=self.folder.storage_log
+        )
+        stack.callback(self._site.close)
         self._nursery = NurseryLink(
             Path(spec.script),
             self.folder.nursery_log,
@@ -195,7 +192,7 @@ class TrainingRun:
             agent_main=self._entries[0],
             preload=self._entries[1],
             environment=inherited_environment(),
-            place=self._place,
+            place=self._site.place,
         )
         self._supervisor = Supervisor(self._nursery, self._agent_options, self._say)
         if self.options.local_agents:
@@ -210,13 +207,13 @@ class TrainingRun:
             self._say(f"run {spec.run} goes on from {where} in memory")
         else:
             self._started_event()
-        if self._network is not None:
-            self._say(f"on the emulated cluster {self._network.cluster.name}")
+        if (cluster := self._site.to_json()) is not None:
+            self._say(f"on the emulated cluster {cluster['name']}")
         if compute(spec.arguments, spec.paced_copy_bps) == "paced":
             self._say("compute is paced: layers wait instead of computing")
         if spec.paced_copy_bps:
             self._say("copies to CPU memory are paced: a stand-in for a GPU's copy engine")
-        control = ControlServer(self.folder.control_socket, self._injector.asked)
+        control = ControlServer(self.folder.control_socket, self._observer.asked)
         await control.open()
         stack.push_async_callback(control.close)
         stack.push_async_callback(self._tasks.cancel)
@@ -270,30 +267,24 @@ class TrainingRun:
     async def _open_store(self, stack: AsyncExitStack) -> None:
         self._store_url, etcd = self.options.store, None
         if self.options.store == EMBEDDED:
-            # Emulated hosts reach this machine's own processes at their gateway alone.
-            own = "" if self._network is None else self._network.cluster.gateway
-            etcd = OwnEtcd(self.folder.etcd, own)
+            etcd = OwnEtcd(self.folder.etcd, self._site.gateway)
             stack.push_async_callback(etcd.stop)
             self._store_url = await etcd.start()
-        self._around = Surroundings(
-            self.folder.strangers,
-            Path(self.spec.persist) if self.spec.persist else None,
-            etcd,
-            self._agent_options,
-            self._supervisor.intrude,
+        self._observer.begin(
+            LiveRun(
+                folder=self.folder,
+                spec=self.spec,
+                etcd=etcd,
+                root=lambda: "" if self._job.view is None else self._job.view.root,
+                options_for=self._agent_options,
+                doom=self._supervisor.doom,
+                intrude=self._supervisor.intrude,
+                report=self._event,
+                say=self._say,
+                spawn=self._tasks.spawn,
+            )
         )
-        stack.callback(self._around.close)
-        self._injector = Injector(
-            self.folder,
-            self.spec,
-            self.options.faults,
-            self._around,
-            root=lambda: "" if self._job.view is None else self._job.view.root,
-            doomed=self._supervisor.doom,
-            report=self._event,
-            say=self._say,
-            network=self._network,
-        )
+        stack.callback(self._observer.close)
         self._store = open_store(self._store_url)
         stack.push_async_callback(self._store.close)
         self._job = StoredJob(self._store, self.spec)
@@ -318,15 +309,10 @@ class TrainingRun:
     async def _supervise(self) -> Outcome:
         while True:
             self._read_logs()
-            for fault in self._injector.due(time.monotonic()):
-                self._tasks.spawn(self._injector.inject(fault))
+            self._observer.poll(time.monotonic())
             if (outcome := await self._outcome()) is not None:
                 self._read_logs()
-                return replace(
-                    outcome,
-                    not_injected=self._injector.not_injected,
-                    strangers=dict(self._around.strangers),
-                )
+                return self._observer.outcome(outcome)
             if time.monotonic() - self._table_at_s >= _TABLE_EVERY_S:
                 self._table_at_s = time.monotonic()
                 self._screen.table(self._job.view, self.folder.records())
@@ -337,7 +323,7 @@ class TrainingRun:
             self._saw(event)
 
     def _saw(self, event: Event) -> None:
-        self._injector.saw(event, time.monotonic())
+        self._observer.saw(event, time.monotonic())
         recovered = self._history.add(event)
         self._screen.event(event)
         iteration = event.fields.get("iteration")
@@ -416,11 +402,8 @@ class TrainingRun:
             standby=standby,
             secret=self.folder.secret_file,
             under_launcher=True,
-            listen=HOST if self._network is None else self._network.address(name),
+            listen=self._site.address(name),
         )
-
-    def _place(self, name: str) -> Place | None:
-        return None if self._network is None else self._network.place(name)
 
     def _say(self, text: str) -> None:
         self._screen.say(time.time_ns() - self.spec.started_ns, text)
@@ -441,6 +424,6 @@ class TrainingRun:
                 store_version=self._store_version,
                 agents=self._nursery.pids if hasattr(self, "_nursery") else {},
                 generation=self._generation,
-                network=self._network,
+                cluster=self._site.to_json(),
             )
         )
