@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from castor_policy.interleaving import Link
+from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.device import post_gloo
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.staged_device import Span, StagedDevice
@@ -23,6 +24,13 @@ from castor_runtime.trainer.staging import Copy
 
 PACED_ALPHA_NS = 20_000
 """Start-up time of a paced copy; that of an asynchronous copy to pinned memory is of this size."""
+
+
+def paced_device(
+    settings: TrainerSettings, gate: Gate, group: dist.ProcessGroup, part_bytes: int
+) -> PacedDevice:
+    """Return the device of a job that names this function (`castor_lab.pacing.PACED_DEVICE`)."""
+    return PacedDevice(group, gate, settings.paced_copy_bps, part_bytes)
 
 
 class PacedDevice(StagedDevice):

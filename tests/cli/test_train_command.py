@@ -18,6 +18,7 @@ from castor.app import app
 from castor.commands import train as train_command
 from castor_configs.errors import InputError
 from castor_lab.faults.fault import AtTime, Fault
+from castor_lab.pacing import PACED_DEVICE
 from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.launcher.train_options import TrainOptions, job_name
 
@@ -220,9 +221,9 @@ def test_how_traffic_is_scheduled_comes_from_the_options(
     accepted("train", script, "--scheme", "pipelined", *arguments)
     plain, chosen = (found.spec for found in options)
     assert (plain.scheme, plain.mu, plain.buffer_bytes, plain.buffer_parts) == ("none", 0.9, 0, 4)
-    assert plain.paced_copy_bps == 0
+    assert (plain.paced_copy_bps, plain.device) == (0, "")
     assert (chosen.mu, chosen.buffer_bytes, chosen.buffer_parts) == (0.8, 4_000_000, 8)
-    assert chosen.paced_copy_bps == 400_000_000
+    assert (chosen.paced_copy_bps, chosen.device) == (400_000_000, PACED_DEVICE)
     assert JobSpec.from_json(chosen.to_json()) == chosen
 
 

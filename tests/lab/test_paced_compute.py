@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from castor_configs.model import Model, load_model
+from castor_lab.pacing import labelled
 from castor_lab.programs import paced_layer
 from castor_lab.programs.language_model import build_language_model
-from castor_runtime.launcher.result_file import compute
+from castor_policy.agents.job_spec import JobSpec
+from castor_runtime.launcher.train_options import TrainOptions
 
 
 def shape() -> Model:
@@ -76,7 +80,15 @@ def test_a_wait_that_is_no_time_is_refused(wait_s: float) -> None:
 
 
 def test_a_paced_run_is_known_by_its_arguments() -> None:
-    assert compute(("--iterations", "3")) == "real"
-    assert compute(("--iterations", "3", "--paced-layer-ms", "5")) == "paced"
-    assert compute(("--paced-layer-ms=5",)) == "paced"
-    assert compute(("--text", "paced-layer-ms")) == "real"
+    def label(*arguments: str, **copies: int) -> tuple[str, int]:
+        rows = ((0,),)
+        spec = JobSpec("j", 1, 1, "mixed", rows, "train.py", arguments, **copies)
+        options = labelled(TrainOptions(spec, Path("run")))
+        return options.compute, len(options.notes)
+
+    assert label("--iterations", "3") == ("real", 0)
+    assert label("--iterations", "3", "--paced-layer-ms", "5") == ("paced", 1)
+    assert label("--paced-layer-ms=5") == ("paced", 1)
+    assert label("--text", "paced-layer-ms") == ("real", 0)
+    assert label("--paced-layer-ms=5", paced_copy_bps=8) == ("paced", 2)
+    assert label(paced_copy_bps=8) == ("paced", 1)

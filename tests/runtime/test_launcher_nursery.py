@@ -20,6 +20,7 @@ from castor_runtime.launcher.nursery import (
     options_to_json,
 )
 from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
+from castor_runtime.launcher.site import Place
 from castor_runtime.launcher.supervisor import (
     RESTARTS_IN_A_ROW,
     Fate,
@@ -43,6 +44,9 @@ def preload(script):
         raise ImportError("no module named gpus")
     LOADED.append(os.getpid())
 
+def enter(host):
+    print(f"entered {host} of {os.environ['SITE']}", flush=True)
+
 def run_agent(options):
     print(f"{options.name} forked from {LOADED}: {os.getpid() not in LOADED}", flush=True)
     if options.job == "wait":
@@ -63,6 +67,11 @@ def run_agent(options):
 """
 
 
+def place_of(name: str) -> Place:
+    """Agent "a" runs on a host of its own, the others on this machine."""
+    return Place({"SITE": "here"}, "standin_agent:enter", "host-7") if name == "a" else Place()
+
+
 @asynccontextmanager
 async def nursery(
     tmp_path: Path, ends: Callable[[AgentExit], None], script: str = "train.py"
@@ -75,6 +84,7 @@ async def nursery(
         agent_main="standin_agent:run_agent",
         preload="standin_agent:preload",
         environment=dict(os.environ) | {"PYTHONPATH": str(tmp_path)},
+        place=place_of,
     )
     try:
         await link.open()
@@ -118,6 +128,8 @@ def test_agents_end_as_they_ended_and_leave_their_words(tmp_path: Path) -> None:
             assert link.is_empty
         words = {name: (tmp_path / "agents" / name / "agent.log").read_text() for name in jobs}
         assert all(f"{name} forked from [{link.pid}]: True" in words[name] for name in jobs)
+        assert words["a"].startswith("entered host-7 of here\n")
+        assert "entered" not in words["b"]
         assert "castor: too little memory" in words["b"]
         assert "Traceback" not in words["b"]
         assert "RuntimeError: a fault in the agent" in words["c"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from castor_lab.pacing import PACED_DEVICE
 from castor_policy.interleaving import SCHEMES, Link, leave_short
 
 pytestmark = pytest.mark.long  # all of it starts real processes
@@ -62,7 +63,8 @@ def test_the_schedule_is_the_policys_on_the_recorded_numbers(
     make_cluster: MakeCluster, scheme: str
 ) -> None:
     settings = {"scheme": scheme, "mu": 0.7, "buffer_bytes": 50_001, "buffer_parts": 3}
-    settings |= {"paced_copy_bps": 4 * 10**8} if scheme in ("pipelined", "unpipelined") else {}
+    if scheme in ("pipelined", "unpipelined"):
+        settings |= {"device": PACED_DEVICE, "paced_copy_bps": 4 * 10**8}
     run = make_cluster(3, 3).run("collectives", OPTIONS | {"paced": True}, **settings)
     run.results()
     for rank in range(3):

@@ -12,7 +12,9 @@ from castor_analysis.compare.measured_run import MeasuredRun
 from castor_analysis.compare.points import SHARE, Point, S
 from castor_analysis.compare.report import telling_keys
 from castor_configs.quantities import format_seconds
-from castor_runtime.launcher.result_file import PACED
+
+_PACED_LAYERS: Final = "--paced-layer-ms"
+"""The option of Castor's own programs that replaces arithmetic by waits."""
 
 _STYLE: Final = """
 :root{color-scheme:light dark;--page:#fbfbfa;--card:#ffffff;--text:#1c1e21;--dim:#63686f;
@@ -116,7 +118,7 @@ def _paced(runs: Sequence[MeasuredRun]) -> str:
     layers = [
         run
         for run in runs
-        if PACED in dict(run.setting.arguments)
+        if _PACED_LAYERS in dict(run.setting.arguments)
         or (run.result.get("compute") == "paced" and not run.setting.paced_copy_bps)
     ]
     said = ""

@@ -161,6 +161,7 @@ def train(
     Example: castor train examples/gpt2_tiny.py --iterations 30 --kill machine:2@10
     """
     from castor_lab.faults.requested import requested_faults
+    from castor_lab.pacing import PACED_DEVICE
     from castor_runtime.launcher import train_options as checks
 
     known = [name for parameter in context.command.params for name in parameter.opts]
@@ -187,6 +188,7 @@ def train(
         buffer=buffer,
         parts=parts,
         shortest_span=shortest_span,
+        device=PACED_DEVICE if paced_copy else "",
         paced_copy=paced_copy,
         allow_changed_script=allow_changed_script,
         hang=hang,
@@ -239,6 +241,7 @@ def run_to_end(
     """
     from castor_lab.emulated_cluster.network import Network
     from castor_lab.faults.injector import Injector
+    from castor_lab.pacing import labelled
     from castor_runtime.launcher.near_miss import near_misses
     from castor_runtime.launcher.result_file import failure_tail, write_result
     from castor_runtime.launcher.run_result import ranks_at_fault
@@ -246,6 +249,7 @@ def run_to_end(
     from castor_runtime.launcher.training_run import TrainingRun
 
     console = Console(highlight=False, markup=False)
+    options = labelled(options)
     network = None if cluster is None else Network(cluster)
     run = TrainingRun(
         options, console, quiet=quiet, site=network, observer=Injector(faults, network)

@@ -85,6 +85,13 @@ class Hosts:
             self._free.append(host.name)
 
 
+def place_on(host: Host, storage: str) -> Place:
+    """Return the place of an agent on a host; `storage` is the storage host's HOST:PORT."""
+    environment = dict.fromkeys(_INTERFACES, INTERFACE) | dict(storage_environment(storage))
+    enter = f"{namespaces.__name__}:{namespaces.enter.__name__}"
+    return Place(environment, enter, host.namespace)
+
+
 class Network:
     """A run's use of an emulated cluster: the run's `Site`; `close` leaves it as it was built.
 
@@ -169,10 +176,7 @@ class Network:
         Raises:
             InputError: no host is left for it.
         """
-        environment = dict.fromkeys(_INTERFACES, INTERFACE)
-        environment |= storage_environment(self._storage.address)
-        enter = f"{namespaces.__name__}:{namespaces.enter.__name__}"
-        return Place(environment, enter, self._hosts.place(agent).namespace)
+        return place_on(self._hosts.place(agent), self._storage.address)
 
     def cut(self, agent: str) -> None:
         """Cut the link of an agent's host, both directions."""

@@ -55,6 +55,8 @@ class JobSpec(Document):
         buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
         buffer_parts: p, sub-buffers that R is divided in.
         shortest_span_s: idle spans below it are left alone.
+        device: module:function that makes a stand-in for the device which takes checkpoints out of
+            training's memory; "": the trainers' own.
         paced_copy_bps: rate of a stand-in for a GPU's copy engine; 0: there is none.
         memory_limit_bytes: most CPU memory a machine may spend on checkpoints; 0: what there is.
         max_attempts: recoveries in a row that complete no new iteration, after which the job gives
@@ -94,6 +96,7 @@ class JobSpec(Document):
     buffer_bytes: int = 0
     buffer_parts: int = 4
     shortest_span_s: float = 0.005
+    device: str = ""
     paced_copy_bps: int = 0
     memory_limit_bytes: int = 0
     max_attempts: int = 5

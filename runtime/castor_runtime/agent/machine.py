@@ -150,6 +150,7 @@ class Machine:
             "buffer_bytes": self.spec.buffer_bytes,
             "buffer_parts": self.spec.buffer_parts,
             "shortest_span_s": self.spec.shortest_span_s,
+            "device": self.spec.device,
             "paced_copy_bps": self.spec.paced_copy_bps,
             "persists": bool(self.spec.persist),
             "started_ns": self.spec.started_ns,

