@@ -7,7 +7,6 @@ import contextlib
 import secrets
 import signal
 import time
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +15,15 @@ from typing import Final
 from rich.console import Console
 
 from castor_policy.agents.admission import Refusal
-from castor_policy.events import Event, EventKind, Value
+from castor_policy.events import EventKind
 from castor_policy.store import StoreUnavailableError
-from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock
-from castor_runtime.launcher.agent_logs import AgentLogs
 from castor_runtime.launcher.background_tasks import BackgroundTasks
 from castor_runtime.launcher.control import ControlServer
-from castor_runtime.launcher.event_logs import EventTail, History
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
+from castor_runtime.launcher.live_log import LiveLog
 from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
 from castor_runtime.launcher.nursery_link import (
     AgentExit,
@@ -39,7 +36,6 @@ from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome, judge
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_record import run_record
-from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.site import Site, ThisMachine
 from castor_runtime.launcher.stored_job import StoredJob
@@ -96,8 +92,7 @@ class TrainingRun:
         """What is kept of a run that has ended otherwise than well; None for nothing."""
         self._screen = Screen(console, self.spec.ranks_per_machine, quiet=quiet)
         self._entries = (agent_main, preload)
-        self._history = History()
-        self._logs = AgentLogs(self.folder)
+        self._log = LiveLog(self.folder, self._screen, self.spec.started_ns)
         self._reached = 0
         self._refused: dict[str, Refusal] = {}
         self._complete = 0
@@ -107,7 +102,6 @@ class TrainingRun:
         self._ended_at_s: float | None = None
         self._table_at_s = 0.0
         # Made in `run`, in this order.
-        self._log: EventLog
         self._store: EtcdStore
         self._store_url = ""
         self._store_version = ""
@@ -158,7 +152,9 @@ class TrainingRun:
         if self.options.local_agents:
             self._complete, names = agents_to_resume(self.spec)
         self.folder.prepare_to_resume()
-        self.spec = replace(self.spec, resumes=self._take_in_past())
+        self._reached = self._complete
+        resumes = max(self.spec.resumes, self._log.take_in_past())
+        self.spec = replace(self.spec, resumes=resumes)
         return names
 
     def _catch_signals(self, stack: AsyncExitStack) -> None:
@@ -173,8 +169,8 @@ class TrainingRun:
     async def _start(self, stack: AsyncExitStack, lock: JobLock, names: list[str]) -> None:
         spec = self.spec
         for line in await what_was_left(spec, lock):
-            self._say(line)
-        self._log = EventLog(self.folder.launcher_events, spec.started_ns)
+            self._log.say(line)
+        self._log.open()
         stack.callback(self._log.close)
         self._write_run()
         if not self.options.resume:
@@ -194,23 +190,23 @@ class TrainingRun:
             environment=inherited_environment(),
             place=self._site.place,
         )
-        self._supervisor = Supervisor(self._nursery, self._agent_options, self._say)
+        self._supervisor = Supervisor(self._nursery, self._agent_options, self._log.say)
         if self.options.local_agents:
             stack.callback(self._nursery.close)
             stack.push_async_callback(self._supervisor.close)
             await self._nursery.open()
         await self._open_store(stack)
-        self._requests = RequestServer(self._store, self._supervisor, self._say)
+        self._requests = RequestServer(self._store, self._supervisor, self._log.say)
         self._write_run()
         if self.options.resume:
             where = f"iteration {self._complete}" if self._complete else "what its agents hold"
-            self._say(f"run {spec.run} goes on from {where} in memory")
+            self._log.say(f"run {spec.run} goes on from {where} in memory")
         else:
             self._started_event()
         if (cluster := self._site.to_json()) is not None:
-            self._say(f"on the emulated cluster {cluster['name']}")
+            self._log.say(f"on the emulated cluster {cluster['name']}")
         for note in self.options.notes:
-            self._say(note)
+            self._log.say(note)
         control = ControlServer(self.folder.control_socket, self._observer.asked)
         await control.open()
         stack.push_async_callback(control.close)
@@ -219,14 +215,14 @@ class TrainingRun:
         if self.options.local_agents:
             await self._start_agents(names)
         else:
-            self._say(
+            self._log.say(
                 f"waiting for {spec.machines} agents: castor agent --store {self._store_url} "
                 f"--job {spec.job} --secret {self.folder.secret_file}"
             )
 
     def _started_event(self) -> None:
         spec = self.spec
-        self._event(
+        self._log.report(
             EventKind.RUN_STARTED,
             spec.started_ns,
             {
@@ -238,15 +234,6 @@ class TrainingRun:
             },
         )
 
-    def _take_in_past(self) -> int:
-        """Take in what the run's logs say already, without showing it; return its generations."""
-        past = [*EventTail(self.folder.launcher_events).read(), *self._logs.read()]
-        for event in sorted(past, key=lambda event: event.time_ns):
-            self._history.add(event)
-        self._reached = self._complete
-        generations = (event.fields.get("generation") for event in past)
-        return max(self.spec.resumes, *(g for g in generations if isinstance(g, int)), 1)
-
     async def _start_agents(self, names: list[str]) -> None:
         ready = asyncio.ensure_future(self._nursery.wait_ready())
         while not ready.done() and not self._interrupted:
@@ -255,7 +242,7 @@ class TrainingRun:
             ready.cancel()
             return
         self.nursery_ready_s = float(ready.result()["seconds"])
-        self._say(f"all that a trainer imports is loaded ({self.nursery_ready_s:.1f} s)")
+        self._log.say(f"all that a trainer imports is loaded ({self.nursery_ready_s:.1f} s)")
         for name in names:
             await self._supervisor.start(name)
         for _ in range(self.options.standby):
@@ -277,8 +264,8 @@ class TrainingRun:
                 options_for=self._agent_options,
                 doom=self._supervisor.doom,
                 intrude=self._supervisor.intrude,
-                report=self._event,
-                say=self._say,
+                report=self._log.report,
+                say=self._log.say,
                 spawn=self._tasks.spawn,
             )
         )
@@ -289,9 +276,9 @@ class TrainingRun:
         await self._job.write()
         with contextlib.suppress(StoreUnavailableError):  # it has just taken the job
             self._store_version = await self._store.version()
-        self._say(f"the store is etcd {self._store_version or 'of an unknown version'}")
+        self._log.say(f"the store is etcd {self._store_version or 'of an unknown version'}")
         if fault := fault_of(self._store_version):
-            self._say(fault)
+            self._log.say(fault)
         if self.options.store != EMBEDDED:
             stack.push_async_callback(self._job.forget)
         if not self.options.local_agents:
@@ -317,23 +304,14 @@ class TrainingRun:
             await asyncio.sleep(POLL_S)
 
     def _read_logs(self) -> None:
-        for event in self._logs.read():
-            self._saw(event)
-
-    def _saw(self, event: Event) -> None:
-        self._observer.saw(event, time.monotonic())
-        recovered = self._history.add(event)
-        self._screen.event(event)
-        iteration = event.fields.get("iteration")
-        if event.kind == EventKind.ITERATION_ENDED and isinstance(iteration, int):
-            if iteration > self._reached:
+        for event in self._log.read():
+            self._observer.saw(event, time.monotonic())
+            if event.kind != EventKind.ITERATION_ENDED:
+                continue
+            iteration = event.fields.get("iteration")
+            if isinstance(iteration, int) and iteration > self._reached:
                 self._reached = iteration
                 self._supervisor.progressed()
-            if recovered:
-                generation = event.fields.get("generation")
-                for one in recoveries(self._history.events):
-                    if one.generation == generation:
-                        self._screen.recovery(event.time_ns, one)
 
     async def _outcome(self) -> Outcome | None:
         """Return how the run ended, once it has: all agents are gone or their time is up."""
@@ -368,14 +346,14 @@ class TrainingRun:
             log = self.folder.agent(name) / "agent.log"
             return Outcome("failed", f"agent {name} died again and again; see {log}", FAILED)
         name = await self._supervisor.provide()
-        self._say(f"no machine is left: starting {name}")
+        self._log.say(f"no machine is left: starting {name}")
         return None
 
     async def _serve_requests(self, view: JobView) -> None:
         for agent, refusal in sorted(view.refused.items()):
             if self._refused.get(agent) != refusal:
                 self._refused[agent] = refusal
-                self._say(f"agent {agent} on {refusal.host} was refused: {refusal.reason}")
+                self._log.say(f"agent {agent} on {refusal.host} was refused: {refusal.reason}")
         complete = (report.complete for report in view.reports.values())
         self._complete = max((self._complete, *complete))
         if view.plan is not None and view.plan.generation != self._generation:
@@ -402,16 +380,6 @@ class TrainingRun:
             under_launcher=True,
             listen=self._site.address(name),
         )
-
-    def _say(self, text: str) -> None:
-        self._screen.say(time.time_ns() - self.spec.started_ns, text)
-
-    def _event(self, kind: EventKind, time_ns: int, fields: Mapping[str, Value]) -> None:
-        """Log and show an event of the launcher's own; `time_ns` is CLOCK_REALTIME."""
-        self._log.write(kind, fields, time_ns)
-        event = Event(time_ns - self.spec.started_ns, kind, fields)
-        self._history.add(event)
-        self._screen.event(event)
 
     def _write_run(self) -> None:
         self.folder.write_run(
