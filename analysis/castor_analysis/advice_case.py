@@ -24,7 +24,7 @@ from castor_traces.trace import Trace
 DAY_S = 86_400.0
 
 DEFAULT_RATE_PER_S = 0.015 / DAY_S
-"""OPT-175B: 1.5 % of the machines fail a day (PAPER.md 7)."""
+"""OPT-175B: 1.5 % of the machines fail a day (docs/paper.md, sec. 7)."""
 
 DEFAULT_HARDWARE_SHARE = 0.5
 """No source splits OPT-175B's failures; half of them taking the machine is an assumption."""

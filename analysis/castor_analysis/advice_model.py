@@ -22,7 +22,7 @@ from castor_policy.survival import exact_or_estimate
 YEAR_S = 365 * 86_400.0
 
 BUFFERS = 2
-"""One complete and one in progress for every replica (PAPER.md 2)."""
+"""One complete and one in progress for every replica (docs/paper.md, sec. 3)."""
 
 UNNOTICED = 1e-4
 """An effective training time ratio that differs by less is taken for the same: 53 min a year."""
@@ -46,7 +46,7 @@ def memory_need_bytes(placement: Placement, shard_bytes: int) -> int:
     """Return the CPU memory that checkpoints take on the machine that holds most shards.
 
     Two buffers for every shard that it holds: for GPT-2 100B on 16 machines with m = 2,
-    4 x 75.2 GB = 301 GB (PAPER.md 2).
+    4 x 75.2 GB = 301 GB (docs/paper.md, sec. 3).
     """
     held = max(len(placement.shards_on(machine)) for machine in range(placement.machines))
     return BUFFERS * held * shard_bytes

@@ -2,7 +2,7 @@
 
 In a simulated log every event is the job's: "resumed" once a recovery. In a real one every rank and
 every machine writes its own, a generation may end before it has resumed, and the store or a standby
-may fail without any harm to training. Told alike, one reader serves both (DESIGN, file formats).
+may fail without any harm to training. Told alike, one reader serves both (docs/formats.md).
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def interval_of(
 
 
 def effective_ratio(tally: Tally) -> float:
-    """Return useful training time over wall time (PAPER.md sec. 7.3); 1 for an empty run."""
+    """Return useful training time over wall time (docs/paper.md, sec. 7); 1 for an empty run."""
     return tally.useful_ns / tally.wall_ns if tally.wall_ns else 1.0
 
 

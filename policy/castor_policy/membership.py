@@ -11,8 +11,8 @@ def detection_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) 
 
     Machines write a heartbeat at every multiple of `heartbeat_ns`; the root looks at every
     multiple of `poll_ns`. A poll misses a machine when no heartbeat fell into the time since the
-    poll before, and `misses` misses in a row make it dead (PAPER.md 2b: 3 s, 5 s, 3 misses: the
-    paper's 15 s, and up to 5 s more from where in a period the failure falls).
+    poll before, and `misses` misses in a row make it dead (docs/paper.md, the artifact: 3 s, 5 s,
+    3 misses: the paper's 15 s, and up to 5 s more from where in a period the failure falls).
 
     Heartbeats have to come more often than `misses` polls, or live machines are held for dead:
     `misses * poll_ns > heartbeat_ns` is the caller's to see to. `misses` = 0 stands for a

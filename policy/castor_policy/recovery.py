@@ -48,8 +48,8 @@ def assign_sources(
         sources: receives the holder for each entry of `lost`.
 
     Written over plain indexing, without containers of its own, so that the simulator's sweep
-    engine compiles this very function instead of a copy (DESIGN.md: a copied policy parts
-    from its twin unseen).
+    engine compiles this very function instead of a copy: a copied policy parts from its twin
+    unseen (docs/architecture.md).
     """
     heaviest = 0
     assigned = 0

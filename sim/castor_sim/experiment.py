@@ -44,22 +44,22 @@ class TrainingConfig(ConfigModel):
     checkpoint_size: Annotated[Bytes, Field(gt=0)] | None = None
     """The whole model state; by default the model's parameters times its bytes a parameter."""
     warm_up: Nanoseconds = 253 * 10**9
-    """From loaded states to the first iteration (PAPER.md Fig. 14)."""
+    """From loaded states to the first iteration (Gemini, Fig. 14)."""
     network_idle: Nanoseconds | None = None
     """Idle network time in one iteration; by default the model's on this cluster, else
     `idle_share` of the iteration."""
     idle_share: Fraction01 = 10.0 / 65.0
-    """Share of an iteration in which the network is idle (PAPER.md Fig. 7, 8: 10.0 s of 65.0)."""
+    """Share of an iteration in which the network is idle (Gemini, Fig. 7, 8: 10.0 s of 65.0)."""
     network_efficiency: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """What checkpoint traffic reaches of the network bandwidth (PAPER.md 5b-5: 60 % on p4d)."""
+    """What checkpoint traffic reaches of the network bandwidth (docs/paper.md, E11: 60 %, p4d)."""
     torch_save: Annotated[BitsPerSecond, Field(gt=0)] = 7_430_000_000
-    """torch.save on one machine (PAPER.md sec. 7.3: 81 s for 75.2 GB)."""
+    """torch.save on one machine (Gemini sec. 7.3: 81 s for 75.2 GB)."""
     storage_jobs: Annotated[Count, Field(le=1_000_000)] = 1
     """Jobs that share the persistent storage, this one included; each gets an equal part."""
 
 
 class DetectionConfig(ConfigModel):
-    """How a failure is found out; the defaults are the artifact's (PAPER.md 2b)."""
+    """How a failure is found out; the defaults are the artifact's (docs/paper.md)."""
 
     heartbeat: Nanoseconds = 3 * 10**9
     poll: Nanoseconds = 5 * 10**9

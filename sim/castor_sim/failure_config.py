@@ -185,7 +185,7 @@ class ReplacementConfig(ConfigModel):
     """Machines kept ready beyond the job's own. A fleet replaying a trace has as many as the
     trace has machines beyond the job's."""
     provision: tuple[PartNs, PartNs] = (240 * 10**9, 420 * 10**9)
-    """Cloud: a requested machine comes after a time between these two (PAPER.md: 4 to 7 min)."""
+    """Cloud: a requested machine comes after a time between these two (Fig. 14: 4 to 7 min)."""
     setup: PartNs = 0
     """Cloud: and takes this long to be set up."""
     activation: PartNs = 0

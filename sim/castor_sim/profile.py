@@ -34,7 +34,7 @@ class Profile(NamedTuple):
         storage_stall_ns: time that training stands still for each of them.
         storage_transfer_ns: from the end of that stall until the checkpoint is complete.
         serialise_ns: time after detection in which live machines write out their memory
-            checkpoint before a recovery from memory (PAPER.md Fig. 14: 162 s).
+            checkpoint before a recovery from memory (Gemini, Fig. 14: 162 s).
         retrieve_own_ns: to load a shard from the machine's own memory.
         retrieve_peer_ns: to fetch one shard from a peer; a holder serves its ranks in turn.
         retrieve_storage_ns: for all ranks to load the persistent checkpoint.

@@ -60,7 +60,7 @@ class NoCheckpoint(Strategy):
 
 
 class StorageStrategy(Strategy):
-    """What all strategies on persistent storage share (PAPER.md sec. 5, Baselines).
+    """What all strategies on persistent storage share (docs/paper.md, sec. 7).
 
     torch.save stops training; the transfer to storage goes on beside it. A recovery reads
     everything back and passes it through torch.load.
@@ -97,7 +97,7 @@ class StorageStrategy(Strategy):
 
 
 class Strawman(StorageStrategy):
-    """A checkpoint to storage every 3 hours, as BLOOM's training had it (PAPER.md sec. 5)."""
+    """A checkpoint to storage every 3 hours, as BLOOM's training had it (docs/paper.md, sec. 7)."""
 
     kind: Literal["strawman"] = "strawman"
     every: Nanoseconds = 3 * 3600 * NS_PER_S
@@ -109,7 +109,7 @@ class Strawman(StorageStrategy):
 
 
 class HighFreq(StorageStrategy):
-    """As often as storage takes it: every ceil(t_ckpt / T_iter) iterations (PAPER.md sec. 5)."""
+    """As often as storage takes it: every ceil(t_ckpt / T_iter) iterations (Gemini sec. 7)."""
 
     kind: Literal["highfreq"] = "highfreq"
     every_iterations: Count | None = None

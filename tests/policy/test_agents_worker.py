@@ -156,7 +156,7 @@ def test_a_load_that_it_has_not_gathered_for_fails_and_starts_nothing() -> None:
 
 
 def test_who_lost_its_place_stops_its_trainers_and_gives_memory_back_once_it_is_decided() -> None:
-    """While the others gather, what is here may be the last of it (invariant 10)."""
+    """While the others gather, what is here may be the last of it (invariant 17)."""
     made = training()
     taken = gather(2, ("spare-0", *NAMES[1:]))
     effects = told(made, PlanChanged(taken, 4))

@@ -44,7 +44,7 @@ def test_eq_1_gives_the_paper_s_worked_example() -> None:
 
 def test_eq_1_with_gemini_and_strawman() -> None:
     assert wasted_time_s(62.0, 1 / 62.0, 0.0) == pytest.approx(1.5 * 62.0)
-    # PAPER.md 5b-3: Eq. 1 gives 106 min where Fig. 10 shows 98.
+    # docs/paper.md, E9: Eq. 1 gives 106 min where Fig. 10 shows 98.
     strawman_s = wasted_time_s(480.0, 1 / (3 * HOUR_S), 480.0)
     assert strawman_s == pytest.approx(106 * MINUTE_S)
 

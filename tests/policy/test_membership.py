@@ -52,7 +52,7 @@ def test_the_delay_is_bounded(failure_ns, period) -> None:
 
 
 def test_the_papers_fifteen_seconds() -> None:
-    """PAPER.md 2b: heartbeats every 3 s, polls every 5 s, 3 misses: 15 s, here 13 s to 19 s."""
+    """The artifact: heartbeats every 3 s, polls every 5 s, 3 misses: 15 s, here 13 s to 19 s."""
     second = 10**9
     delays_s = {detection_ns(t * second, 3 * second, 5 * second, 3) / second - t for t in range(15)}
     assert min(delays_s) == 13

@@ -238,7 +238,7 @@ def test_memory_wins_over_storage_of_the_same_iteration() -> None:
 
 
 def test_two_buffers_always_leave_a_common_iteration() -> None:
-    # A failure while 5 travels: some shards have 4 and 5, others 3 and 4 (DESIGN.md, invariant 2).
+    # A failure while 5 travels: some shards have 4 and 5, others 3 and 4 (invariant 2).
     placement = place("group", 4, 2)
     holdings = {m: {r: {4, 5} for r in placement.shards_on(m)} for m in (0, 1)}
     holdings |= {m: {r: {3, 4} for r in placement.shards_on(m)} for m in (2, 3)}

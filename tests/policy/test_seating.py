@@ -81,7 +81,7 @@ def test_a_standby_that_holds_parts_counts_from_the_start() -> None:
 
 
 def test_a_job_that_goes_on_waits_for_what_it_goes_on_from_and_not_for_ever() -> None:
-    """To begin without would be to give up what others hold; they keep it (invariant 10)."""
+    """To begin without would be to give up what others hold; they keep it (invariant 17)."""
     spec = replace(SPEC, resumes=3)
     made = Root(spec, 7, None, 0, [idle(name) for name in NAMES], 0.0)
     assert list(made.handle(Tick(), BEGIN_WITHOUT_S + 1)) == []

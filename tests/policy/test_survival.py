@@ -98,7 +98,7 @@ def test_a_ring_in_any_order_is_recognised() -> None:
     check(placement)
 
 
-# PAPER.md's table of Fig. 9, in per cent: group k=2, k=3; ring k=2, k=3 as plotted, k=3 exact.
+# Fig. 9, in per cent: group k=2, k=3; ring k=2, k=3 as plotted, k=3 exact.
 FIG_9 = {
     16: (93.33, 80.00, 86.67, 60.00, 62.86),
     32: (96.77, 90.32, 93.55, 80.65, 81.29),

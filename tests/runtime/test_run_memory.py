@@ -186,7 +186,7 @@ def test_jobs_are_told_apart_also_where_nobody_named_their_runs(spec: JobSpec) -
 def test_an_agent_that_may_come_again_finds_its_memory_whoever_looked_for_garbage(
     spec: JobSpec,
 ) -> None:
-    """Another job's launcher on this machine must not take it for dead (invariant 10)."""
+    """Another job's launcher on this machine must not take it for dead (invariant 17)."""
     memory = CheckpointMemory(spec, "node-0", comes_again=True)
     memory.hold(0, LAYOUTS)
     checkpoint(memory, 17)

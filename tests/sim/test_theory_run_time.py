@@ -114,7 +114,7 @@ def eq1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Profile, li
 
 @pytest.mark.parametrize("strategy", ["strawman", "highfreq", "gemini"])
 def test_a_failure_loses_what_equation_1_says(strategy, eq1, assert_mean) -> None:
-    """Mean progress lost is t_ckpt + 1/(2f), PAPER.md Eq. 1, on the 16-machine paper job.
+    """Mean progress lost is t_ckpt + 1/(2f), Gemini Eq. 1, on the 16-machine paper job.
 
     Two failures a day, one in each half-day slot: by far no overlap. torch.save is set to 0 s:
     the paper counts its stall in t_ckpt, the simulator in a part of its own.
@@ -155,7 +155,7 @@ def test_downtime_after_a_failure_is_the_sum_of_its_parts(strategy, eq1) -> None
         assert own == begun - tally.recovered_pending - tally.recovered_scratch
         assert tally.recovered_scratch <= 1
         retrieve_ns = profile.retrieve_own_ns if in_memory else profile.retrieve_storage_ns
-        # 3 misses of 5 s behind a heartbeat of 3 s: 12 s to 20 s (PAPER.md: 15 s).
+        # 3 misses of 5 s behind a heartbeat of 3 s: 12 s to 20 s (Gemini, Fig. 14: 15 s).
         for spent_ns, least_ns, most_ns in (
             (tally.detection_ns, 12 * NS_PER_S, 20 * NS_PER_S),
             (tally.serialisation_ns, profile.serialise_ns, profile.serialise_ns),

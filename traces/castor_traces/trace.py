@@ -69,7 +69,7 @@ class TraceArrays:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The failures of `machines` machines over [0, span_ns], as DESIGN's trace format holds them.
+    """The failures of `machines` machines over [0, span_ns], as docs/formats.md has them.
 
     Machines are numbered 0..machines-1, and those that never fail count too. Use `make_trace`
     for failures in no particular order.

@@ -84,7 +84,7 @@ def worn_out(
     """Return a machine that fails again and again, and why, if it can be spared.
 
     Another one takes its place, and without its memory as new an iteration would be loaded, or a
-    newer one: no good replica is given up for it (invariant 10).
+    newer one: no good replica is given up for it (invariant 17).
 
     Args:
         spec: the job.

@@ -1,6 +1,6 @@
 """Which part comes from where, and what to do when a source fails: the ladder of one machine.
 
-The plan has fixed the iteration for all ranks; here only sources change (DESIGN invariants 5, 7).
+The plan has fixed the iteration for all ranks; here only sources change (invariants 5 and 7).
 Own memory is read against its checksums before it is offered, then the peers that the plan names
 are tried in its order. A rank whose every source has failed ends the generation: the next one is
 planned without the copies that were found bad.

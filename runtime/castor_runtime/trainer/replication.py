@@ -8,7 +8,7 @@ One checkpoint at a time, the same steps on every rank, over process groups that
    their replicas' buffers; digest each chunk as soon as it is whole;
 4. exchange digests and meta, compare, commit (the header is written last);
 5. agree: all ranks committed. Only then is the iteration complete, and only then may the buffer of
-   the iteration before be overwritten (invariants 1 and 2 of the design).
+   the iteration before be overwritten (docs/invariants.md, 1 and 2).
 
 Where the live state turns out to have changed while it was read (`castor_runtime.trainer.moment`),
 that iteration is left out on all ranks, and the one before stays what there is.

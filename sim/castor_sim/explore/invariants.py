@@ -1,4 +1,4 @@
-"""What must hold. DESIGN.md numbers the first seven; a violation names one of these."""
+"""What must hold (docs/invariants.md); a violation names one of these."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 What the runtime's trainer does with tensors, sockets and shared memory, with the same order of
 steps: update, take a buffer, copy and send chunks, compare digests, header last, and an all-reduce
-that makes the iteration agreed. The next update waits for that (DESIGN invariant 2).
+that makes the iteration agreed. The next update waits for that (invariant 2).
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ class IterationConfig(ConfigModel):
     micro_batches: Annotated[Count, Field(le=10_000)] = 8
     """Micro-batches of an iteration; pipeline parallelism only."""
     buffer: Annotated[Bytes, Field(gt=0)] = 128 * 10**6
-    """R: GPU memory reserved for received chunks (PAPER.md sec. 4: 128 MB)."""
+    """R: GPU memory reserved for received chunks (Gemini sec. 7.4: 128 MB)."""
     parts: Count = 4
-    """p: sub-buffers of R/p (PAPER.md sec. 4: 4 x 32 MB)."""
+    """p: sub-buffers of R/p (Gemini sec. 7.4: 4 x 32 MB)."""
     mu: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of an idle span that is used; the paper gives none, its artifact uses 0.8."""
     shortest_span: Nanoseconds = 0
@@ -37,7 +37,7 @@ class IterationConfig(ConfigModel):
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Standard deviation of a computation's time over its mean."""
     profiled: Annotated[Count, Field(le=1000)] = 20
-    """Iterations whose idle spans are averaged, where there is jitter (PAPER.md sec. 4: 20)."""
+    """Iterations whose idle spans are averaged, where there is jitter (Gemini sec. 5: 20)."""
     measured: Annotated[Count, Field(le=1000)] = 10
     """Iterations that each scheme is run for, where there is jitter."""
     storage_traffic: BitsPerSecond = 0
