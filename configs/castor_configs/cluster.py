@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from castor_configs.find import find_config
 from castor_configs.load import load_toml
 from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Seconds
 from castor_configs.schema import ConfigModel, Count, Name
-
-DomainKind: TypeAlias = Literal["rack", "switch", "power_feed"]
 
 PositiveBps: TypeAlias = Annotated[BitsPerSecond, Field(gt=0)]
 PositiveBytes: TypeAlias = Annotated[Bytes, Field(gt=0)]
@@ -106,27 +104,6 @@ class Cluster(ConfigModel):
     def gpus(self) -> int:
         """All GPUs of the cluster."""
         return self.machines * self.gpus_per_machine
-
-    @property
-    def hour_price(self) -> float:
-        """Price of the whole cluster for an hour, in `currency`."""
-        return self.gpus * self.gpu_hour_price
-
-    def domain_of_machines(self, kind: DomainKind) -> tuple[int, ...]:
-        """Return for each machine the 0-based number of its rack, switch or power feed.
-
-        Consecutive machines share one; the last may hold fewer.
-
-        Raises:
-            ValueError: the cluster does not say how many machines share one.
-        """
-        per_domain: int | None = getattr(self.domains, f"machines_per_{kind}")
-        if per_domain is None:
-            raise ValueError(
-                f"cluster {self.name} does not say which machines share a {kind}: "
-                f"set domains.machines_per_{kind}"
-            )
-        return tuple(machine // per_domain for machine in range(self.machines))
 
 
 def load_cluster(

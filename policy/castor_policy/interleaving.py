@@ -70,10 +70,6 @@ class Link:
             raise ValueError(f"size_bytes is {size_bytes}: give 0 bytes or more")
         return self.alpha_ns - (-size_bytes * BITS_NS // self.bandwidth_bps)
 
-    def bytes_within(self, time_ns: int) -> int:
-        """Return the largest size whose `transfer_ns` is at most `time_ns`; 0 if there is none."""
-        return max(0, (time_ns - self.alpha_ns) * self.bandwidth_bps // BITS_NS)
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

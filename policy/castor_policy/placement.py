@@ -8,7 +8,7 @@ asks "can this failure be recovered from CPU memory?" asks the placement.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from castor_policy.domain_placement import spread_over_domains
@@ -86,15 +86,11 @@ class Placement:
         Raises:
             ValueError: ``failed`` names a machine that does not exist.
         """
-        return next(self._lost(failed), None) is None
-
-    def lost_shards(self, failed: Collection[int]) -> tuple[int, ...]:
-        """Return the shards without a live holder when ``failed`` are lost, in ascending order.
-
-        Raises:
-            ValueError: ``failed`` names a machine that does not exist.
-        """
-        return tuple(sorted(self._lost(failed)))
+        down = failed if isinstance(failed, (set, frozenset)) else set(failed)
+        for shard in down:
+            if not 0 <= shard < len(self.replicas):
+                raise ValueError(f"there is no machine {shard}; use 0..{len(self.replicas) - 1}")
+        return not any(all(holder in down for holder in self.replicas[shard]) for shard in down)
 
     def shards_on(self, machine: int) -> tuple[int, ...]:
         """Return the shards that ``machine`` holds: its own first, then the others ascending.
@@ -113,13 +109,6 @@ class Placement:
         a shard with probability n / C(N, m) (Theorem 1's proof).
         """
         return tuple(sorted({tuple(sorted(holders)) for holders in self.replicas}))
-
-    def _lost(self, failed: Collection[int]) -> Iterator[int]:
-        down = failed if isinstance(failed, (set, frozenset)) else set(failed)
-        for shard in down:
-            if not 0 <= shard < len(self.replicas):
-                raise ValueError(f"there is no machine {shard}; use 0..{len(self.replicas) - 1}")
-        return (shard for shard in down if all(holder in down for holder in self.replicas[shard]))
 
 
 def place(

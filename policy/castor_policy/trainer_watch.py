@@ -34,7 +34,6 @@ class Sign:
     Attributes:
         phase: 0 before its Checkpointer exists, 1 starting, 2 loading, 3 training, 4 finished.
         heartbeat: counts up in a thread of its own; 0 before the Checkpointer exists.
-        progress: counts up in its main thread.
         collectives: begun by it in this generation, of all groups.
         position: see `Position`.
         processor_s: processor time it has used; None once it is gone.
@@ -44,7 +43,6 @@ class Sign:
 
     phase: int
     heartbeat: int
-    progress: int
     collectives: int
     position: Position
     processor_s: float | None
@@ -92,8 +90,7 @@ class TrainerWatch:
         if not training:
             return None
         life = tuple(
-            (rank, sign.position, sign.progress, sign.collectives)
-            for rank, sign in sorted(signs.items())
+            (rank, sign.position, sign.collectives) for rank, sign in sorted(signs.items())
         )
         iteration = min(sign.position[1] for sign in training.values())
         busy = any(sign.busy for sign in training.values())

@@ -33,8 +33,6 @@ from castor_sim.iteration.config import IterationConfig
 from castor_sim.profile import MAX_HORIZON_NS, MAX_PART_NS
 from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
 
-Tables = dict[str, object]
-
 
 class TrainingConfig(ConfigModel):
     """What the job's training takes; what is not given follows from model and cluster."""

@@ -91,10 +91,6 @@ class StorageStrategy(Strategy):
             warm_up_ns=job.warm_up_ns,
         )
 
-    def restart_ns(self, job: Job) -> int:
-        """From a failure until training goes on, machine replacement aside."""
-        return job.detection_ns + self.load_ns(job) + job.warm_up_ns
-
 
 class Strawman(StorageStrategy):
     """A checkpoint to storage every 3 hours, as BLOOM's training had it (docs/paper.md, sec. 7)."""

@@ -109,14 +109,6 @@ def test_a_transfer_takes_alpha_and_the_bytes_rounded_up(link: Link, size_bytes:
     assert exact <= link.transfer_ns(size_bytes) < exact + 1
 
 
-@given(links, st.integers(-5, 10**12))
-@deterministic
-def test_bytes_within_is_the_largest_size_that_fits(link: Link, time_ns: int) -> None:
-    size_bytes = link.bytes_within(time_ns)
-    assert size_bytes == 0 or link.transfer_ns(size_bytes) <= time_ns
-    assert link.transfer_ns(size_bytes + 1) > time_ns
-
-
 @given(case=cases())
 @deterministic
 def test_every_byte_of_every_replica_travels_once_and_in_order(case: Case) -> None:
@@ -244,7 +236,8 @@ def algorithm_2(
                 size = part
             else:
                 assert isinstance(free, int)
-                size = case.link.bytes_within(free)
+                link = case.link
+                size = max(0, (free - link.alpha_ns) * link.bandwidth_bps // (8 * 10**9))
             size = min(remaining, size)
             if size > 0:
                 remaining -= size

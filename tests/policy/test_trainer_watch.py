@@ -13,7 +13,7 @@ LOOK_S = 0.05
 
 
 def sign(iteration: int = 0, collectives: int = 0, *, phase: int = 3) -> Sign:
-    return Sign(phase, 1, 0, collectives, (phase, iteration, collectives), 1.0)
+    return Sign(phase, 1, collectives, (phase, iteration, collectives), 1.0)
 
 
 def looked(
@@ -61,7 +61,7 @@ def test_silence_of_all_ranks_is_a_standstill_with_how_far_each_has_come() -> No
     assert looked(watcher(), signs, 4) == Standing({2: (3, 10, 32), 3: (3, 10, 33)}, 2.0)
 
 
-@pytest.mark.parametrize("life", ["collectives", "progress", "busy"])
+@pytest.mark.parametrize("life", ["collectives", "busy"])
 def test_one_rank_that_shows_life_keeps_the_machine_alive(life: str) -> None:
     def signs(at_s: float) -> dict[int, Sign]:
         waits = beating(sign(trained(at_s), 30), at_s)

@@ -22,8 +22,9 @@ from castor_policy.agents.events import (
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, layout_prefix, plan_key, spec_key
-from castor_policy.store import KeyValue, Put, StoreFullError, Txn
+from castor_policy.store import KeyValue, Put, Store, StoreFullError, StoreUnavailableError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
+from castor_runtime.launcher.job_view import read_view
 from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.stores import EmbeddedEtcd, open_store
 from castor_sim.store_model import ModelStore, StoreModel
@@ -220,6 +221,13 @@ def test_a_document_of_no_meaning_is_set_aside_by_agents_and_launcher(etcd: Embe
     tell(story)
 
 
+async def stored_spec(store: Store) -> JobSpec | None:
+    try:
+        return (await read_view(store, SPEC.job)).spec
+    except StoreUnavailableError:
+        return None
+
+
 def test_the_launcher_writes_the_spec_into_a_store_that_lost_it(
     etcd: EmbeddedEtcd, tmp_path: Path
 ) -> None:
@@ -237,7 +245,7 @@ def test_the_launcher_writes_the_spec_into_a_store_that_lost_it(
         shutil.rmtree(tmp_path / "etcd" / "data")
         etcd.start()
         async with asyncio.timeout(PATIENCE_S):
-            while not job.rewritten:
+            while await stored_spec(job._store) != SPEC:
                 await asyncio.sleep(0.01)
         assert job.view is not None
         assert job.view.spec == SPEC

@@ -28,7 +28,6 @@ from castor_runtime.arena import (
     available_bytes,
     check_budget,
     remove_dead,
-    required_bytes,
     segments,
 )
 from castor_runtime.arena.budget import cgroup_free_bytes
@@ -178,25 +177,21 @@ from castor_runtime.arena import ControlBlock, TrainerPhase
 block = ControlBlock.open(sys.argv[1], folder=Path(sys.argv[2]))
 line = block.rank(1)
 line.heartbeat = 2**64 - 1
-line.main_heartbeat = 2
 line.iteration = 3
 line.agreed = 4
-line.generation = 5
-line.pid = os.getpid()
-line.iteration_started_ns = 7
+line.collectives = os.getpid()
 line.phase = TrainerPhase.TRAINING
 """
         child = subprocess.Popen([sys.executable, "-c", program, control.name, str(folder)])
         assert child.wait() == 0
         line = control.rank(1)
-        assert (line.heartbeat, line.main_heartbeat, line.iteration) == (2**64 - 1, 2, 3)
-        assert (line.agreed, line.generation, line.pid) == (4, 5, child.pid)
-        assert (line.iteration_started_ns, line.phase) == (7, TrainerPhase.TRAINING)
+        assert (line.heartbeat, line.iteration, line.agreed) == (2**64 - 1, 3, 4)
+        assert (line.collectives, line.phase) == (child.pid, TrainerPhase.TRAINING)
         for other in (0, 2):
             assert control.rank(other).heartbeat == 0
             assert control.rank(other).phase is TrainerPhase.ABSENT
         line.clear()
-        assert (line.heartbeat, line.pid, line.phase) == (0, 0, TrainerPhase.ABSENT)
+        assert (line.heartbeat, line.collectives, line.phase) == (0, 0, TrainerPhase.ABSENT)
         assert (control.job, control.agent) == ("job", "node-0")
         with pytest.raises(ValueError, match=r"there is no local rank 3; use 0\.\.2"):
             control.rank(3)
@@ -236,7 +231,7 @@ def test_what_does_not_fit_is_told_before_it_is_made(folder: Path) -> None:
 
 def test_the_limit_counts_what_is_held_and_the_room_does_not(folder: Path) -> None:
     first, second = PART, PartLayout(1, 1 << 16, 100, 4096)
-    limit_bytes = required_bytes([first, second])
+    limit_bytes = first.segment_bytes + second.segment_bytes
     with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([first], limit_bytes=limit_bytes)
         with pytest.raises(InputError, match="left of the limit, too little"):

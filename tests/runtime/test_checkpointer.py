@@ -186,7 +186,6 @@ def test_a_fault_on_one_rank_ends_the_others_with_an_error(make_cluster: MakeClu
     run = make_cluster(2, 2).run("uneven", {"iterations": 1000})
     assert run.wait_exit() == [1, 1]
     assert "ReplicationError: the checkpoint thread of rank 1 failed" in run.logs()
-    assert not run._said("finished")
 
 
 @pytest.mark.parametrize("scheme", ["blocking", "naive", "unpipelined", "pipelined"])

@@ -202,11 +202,6 @@ def _by_trace() -> dict[str, tuple[DataSet, NamedTrace]]:
     return {trace.name: (data, trace) for data in catalog() for trace in data.traces}
 
 
-def known_names() -> tuple[str, ...]:
-    """Return the names of all named traces."""
-    return tuple(_by_trace())
-
-
 def is_known(name: str) -> bool:
     """Return whether `name` is a named trace or a data set."""
     return name in _by_trace() or any(data.name == name for data in catalog())

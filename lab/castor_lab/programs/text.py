@@ -11,7 +11,6 @@ import torch
 
 from castor_lab.programs.language_model import IGNORED
 
-BYTES = 256
 MASK = 256
 """The token that hides another; bytes are tokens 0 to 255."""
 _MASKED_SHARE = 0.15  # as BERT's authors chose it

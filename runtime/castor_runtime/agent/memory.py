@@ -109,7 +109,6 @@ class CheckpointMemory:
         self._agent = agent
         self._lock = JobLock(spec.job, spec.run, home=home, comes_again=comes_again)
         self._arena: Arena | None = None
-        self._touched: asyncio.Task[None] | None = None
 
     @property
     def removed(self) -> list[str]:

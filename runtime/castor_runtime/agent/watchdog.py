@@ -74,7 +74,6 @@ def _sign(line: RankControl, pid: int) -> Sign:
     return Sign(
         phase=phase,
         heartbeat=line.heartbeat,
-        progress=line.main_heartbeat,
         collectives=line.collectives,
         position=(phase, line.iteration, line.shared_collectives),
         processor_s=processor_s(pid),

@@ -5,7 +5,7 @@ header written last. Nothing is serialised at recovery, which costs Gemini 162 s
 """
 
 from castor_runtime.arena.arena import Arena
-from castor_runtime.arena.budget import available_bytes, check_budget, required_bytes
+from castor_runtime.arena.budget import available_bytes, check_budget
 from castor_runtime.arena.buffers import Snapshot, Writing
 from castor_runtime.arena.control import ControlBlock, RankControl, TrainerPhase
 from castor_runtime.arena.digests import chunk_digest, chunk_digests
@@ -46,6 +46,5 @@ __all__ = [
     "chunk_digests",
     "control_name",
     "remove_dead",
-    "required_bytes",
     "segment_name",
 ]

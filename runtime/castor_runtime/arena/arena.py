@@ -27,7 +27,6 @@ from castor_runtime.arena.replica import Replica
 from castor_runtime.arena.segment_header import read_header
 from castor_runtime.arena.segments import (
     SHARED_MEMORY,
-    Progress,
     fault_in,
     read_start,
     segment_name,
@@ -180,7 +179,7 @@ class Arena:
                 replica.grow(factor * meta_bytes)
                 return
 
-    def touch(self, *, threads: int = 2, on_progress: Progress | None = None) -> None:
+    def touch(self, *, threads: int = 2) -> None:
         """Take all memory now, and map it; contents stay. Slow once (up to 5 s/GiB), then cheap.
 
         Does not hold Python's lock; call it in a thread where an event loop runs.
@@ -189,7 +188,7 @@ class Arena:
             InputError: the memory ran out.
         """
         maps = [replica.mapped for _, replica in sorted(self._replicas.items())]
-        fault_in(maps, threads=threads, on_progress=on_progress)
+        fault_in(maps, threads=threads)
 
     def replica(self, rank: int) -> Replica:
         """Return the part of `rank`.

@@ -15,11 +15,6 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _UNITS = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
 
 
-def required_bytes(parts: Sequence[PartLayout]) -> int:
-    """Return the memory that holding `parts` takes: two buffers a part, and their headers."""
-    return sum(part.segment_bytes for part in parts)
-
-
 def available_bytes() -> int:
     """Return the memory that this process may still take: the machine's, or its cgroup's.
 

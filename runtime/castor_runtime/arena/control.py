@@ -67,16 +67,12 @@ class RankControl:
         self.slots = slots
 
     heartbeat = _Slot(0, "Counts up in a thread of the trainer, whatever its main thread does.")
-    main_heartbeat = _Slot(1, "Counts up in the trainer's main thread, at each sign of progress.")
-    iteration = _Slot(2, "Iterations that the trainer has ended, from the start of the job.")
-    agreed = _Slot(3, "The newest iteration it knows to be complete on every rank.")
-    generation = _Slot(4, "The attempt that the trainer belongs to.")
-    pid = _Slot(5, "The trainer's process.")
-    iteration_started_ns = _Slot(6, "CLOCK_MONOTONIC when the iteration under way began.")
-    _phase = _Slot(7, "See `phase`.")
-    collectives = _Slot(8, "Collectives that it has begun in this generation, of all groups.")
-    shared_collectives = _Slot(9, "Those of groups that every rank is in: all count the same.")
-    busy_until_ns = _Slot(10, "CLOCK_MONOTONIC until which it may be silent: a busy section.")
+    iteration = _Slot(1, "Iterations that the trainer has ended, from the start of the job.")
+    agreed = _Slot(2, "The newest iteration it knows to be complete on every rank.")
+    _phase = _Slot(3, "See `phase`.")
+    collectives = _Slot(4, "Collectives that it has begun in this generation, of all groups.")
+    shared_collectives = _Slot(5, "Those of groups that every rank is in: all count the same.")
+    busy_until_ns = _Slot(6, "CLOCK_MONOTONIC until which it may be silent: a busy section.")
 
     @property
     def phase(self) -> TrainerPhase:

@@ -50,7 +50,6 @@ from castor_runtime.arena.layout import (
 from castor_runtime.arena.segment_header import read_header
 from castor_runtime.arena.segments import (
     SHARED_MEMORY,
-    Progress,
     create_file,
     fault_in,
     grow_file,
@@ -324,13 +323,13 @@ class Replica:
         grow_file(self._descriptor, room.offset, BUFFERS * capacity_bytes)
         self._view[room_span()] = pack_room(room)
 
-    def touch(self, *, threads: int = 2, on_progress: Progress | None = None) -> None:
+    def touch(self, *, threads: int = 2) -> None:
         """Fault in every page for this process; contents stay.
 
         Raises:
             InputError: the memory ran out.
         """
-        fault_in([self.mapped], threads=threads, on_progress=on_progress)
+        fault_in([self.mapped], threads=threads)
 
     def close(self) -> None:
         """Give up the mapping; the segment stays. Views of it that live on keep it mapped."""

@@ -11,7 +11,6 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,9 +22,6 @@ PREFIX = "castor-"
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module has no name for it
 _TOUCH_BYTES = 32 << 20
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFAULT)
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes that are done and the bytes in all, from any thread, one at a time."""
 
 
 def segment_name(job: str, run: str, agent: str, rank: int) -> str:
@@ -120,9 +116,7 @@ def read_start(path: Path, size_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def fault_in(
-    maps: list[tuple[Path, mmap.mmap]], *, threads: int = 2, on_progress: Progress | None = None
-) -> None:
+def fault_in(maps: list[tuple[Path, mmap.mmap]], *, threads: int = 2) -> None:
     """Take the memory of `maps` now: the first touch of a page costs up to seconds a GiB.
 
     Contents stay as they are, so it may run while others write. Python's lock is not held.
@@ -153,8 +147,6 @@ def fault_in(
             ) from error
         with lock:
             done_bytes += end - start
-            if on_progress is not None:
-                on_progress(done_bytes, total_bytes)
 
     pieces = [
         (path, mapped, start, min(start + _TOUCH_BYTES, len(mapped)))

@@ -29,8 +29,6 @@ class StoredJob:
     def __init__(self, store: Store, spec: JobSpec) -> None:
         self.view: JobView | None = None
         """As it was last seen by `follow`; None before."""
-        self.rewritten = 0
-        """How many times the spec had gone from the store and was written again."""
         self._store = store
         self._spec = spec
 
@@ -110,7 +108,6 @@ class StoredJob:
                 if view.spec is None:
                     await self._store.transact(Txn((), (self._put(),)))
                     view.spec = self._spec
-                    self.rewritten += 1
                 await changed(view)
                 changes = self._store.watch(job_prefix(self._spec.job), view.revision + 1)
                 async with aclosing(changes):

@@ -146,12 +146,10 @@ class IdleSpans:
 
     Args:
         gate: is told which span has begun.
-        on_progress: called at each collective.
     """
 
-    def __init__(self, gate: Gate, on_progress: Callable[[], None]) -> None:
+    def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._on_progress = on_progress
         self._lock = threading.Lock()
         self._wrapped: list[tuple[Any, str]] = []
         self._iteration = 0
@@ -257,7 +255,6 @@ class IdleSpans:
         return watched
 
     def _begin(self, op: str, size_bytes: int) -> _Collective:
-        self._on_progress()
         with self._lock:
             now_ns = self._account()
             record = _Collective(op, size_bytes, now_ns, self._iteration)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import torch
@@ -29,8 +28,6 @@ def open_line(settings: TrainerSettings) -> RankControl:
             "trainers by `castor agent`"
         )
     line = block.rank(settings.local_rank)
-    line.pid = os.getpid()
-    line.generation = settings.generation
     line.phase = TrainerPhase.STARTING
     return line
 

@@ -156,21 +156,21 @@ class Replicator:
             self._state_busy = True
             self._changed.notify_all()
 
-    def wait_state_free(self, while_waiting: Callable[[], None]) -> None:
-        """Return when nothing reads the live state any more; `while_waiting` is called meanwhile.
+    def wait_state_free(self) -> None:
+        """Return when nothing reads the live state any more.
 
         Raises:
             ReplicationError: the thread has failed.
         """
-        self._wait(lambda: not self._state_busy, while_waiting)
+        self._wait(lambda: not self._state_busy)
 
-    def wait_complete(self, while_waiting: Callable[[], None]) -> None:
+    def wait_complete(self) -> None:
         """Return when the iteration that was handed over is complete on every rank.
 
         Raises:
             ReplicationError: the thread has failed.
         """
-        self._wait(lambda: self._capture is None, while_waiting)
+        self._wait(lambda: self._capture is None)
 
     def close(self) -> None:
         """End the thread once it is idle."""
@@ -179,10 +179,9 @@ class Replicator:
             self._changed.notify_all()
         self._thread.join()
 
-    def _wait(self, done: Callable[[], bool], while_waiting: Callable[[], None]) -> None:
+    def _wait(self, done: Callable[[], bool]) -> None:
         with self._changed:
-            while not self._changed.wait_for(lambda: done() or self._failure is not None, 0.2):
-                while_waiting()
+            self._changed.wait_for(lambda: done() or self._failure is not None)
             self._raise_failure()
 
     def _raise_failure(self) -> None:

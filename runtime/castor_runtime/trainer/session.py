@@ -90,7 +90,7 @@ class TrainerSession:
         self._group = new_group("nccl" if state.device().type == "cuda" else "gloo", timeout)
         self._collectives.leave_out(self._control, self._group)
         self._device = choose_device(settings, state.device(), self._gate, self._group)
-        self._idle = IdleSpans(self._gate, self._progress)
+        self._idle = IdleSpans(self._gate)
         self._watches_spans = settings.scheme != EAGER
         self._profiler = Profiler(max(1, settings.profile_iterations))
         self._moments = Moments(state.sections, state.early, state.trained)
@@ -137,12 +137,10 @@ class TrainerSession:
             _watch(self._idle)
         self._idle.end_iteration()
         self._ended_at = time.monotonic()
-        self._line.iteration_started_ns = time.monotonic_ns()
         return self._last
 
     def step(self, loss: Any, meta: Callable[[], dict[str, Any]]) -> bool:
         """See `Checkpointer.step`; return whether an iteration has ended: then `meta` is called."""
-        self._progress()
         iteration = self._state.iteration()
         if not self._resumed:
             raise ValueError("call Checkpointer.resume() before the first iteration")
@@ -175,7 +173,6 @@ class TrainerSession:
             self._due_profile(drift=False)
         else:
             self._checkpoint(self._replicator, meta, began)
-        self._line.iteration_started_ns = time.monotonic_ns()
         return True
 
     def _checkpoint(
@@ -213,7 +210,6 @@ class TrainerSession:
 
     def before_update(self) -> None:
         """See `Checkpointer.before_update`."""
-        self._progress()
         self._idle.before_update()
         replicator = self._replicator
         if replicator is None:
@@ -231,15 +227,14 @@ class TrainerSession:
             self._keep_final_state(meta)
         if self._replicator is not None:
             self._gate.open()
-            self._replicator.wait_complete(self._while_waiting)
+            self._replicator.wait_complete()
             if self._replicator.left_out == self._last:  # nothing else would stand for the end
                 self._checkpoint(self._replicator, meta, time.monotonic())
                 self._gate.open()
-                self._replicator.wait_complete(self._while_waiting)
+                self._replicator.wait_complete()
             self._replicator.close()
         self._idle.remove()
         self._line.phase = TrainerPhase.FINISHED
-        self._link.send("finished", iteration=self._last)
         self._heartbeat.stop()
 
     def _ask_for_room(self, part: int, meta_bytes: int) -> None:
@@ -256,19 +251,11 @@ class TrainerSession:
         writing = self._own.begin(self._last, self._settings.generation, None)
         write_state(writing, self._state.sections, self._state.live, meta)
 
-    def _waiting(self, wait: Callable[[Callable[[], None]], None]) -> None:
+    def _waiting(self, wait: Callable[[], None]) -> None:
         """Wait for the checkpoint; that is no part of the iteration's timeline."""
         began_ns = time.monotonic_ns()
-        wait(self._while_waiting)
+        wait()
         self._idle.waited(time.monotonic_ns() - began_ns)
-
-    def _progress(self) -> None:
-        self._line.main_heartbeat += 1
-
-    def _while_waiting(self) -> None:
-        # Waiting for the agent to re-make replicas is no sign that this trainer hangs.
-        if not self._link.is_redundant():
-            self._progress()
 
     def _due_profile(self, *, drift: bool) -> tuple[SpanProfile | None, str]:
         due = self._profiler.due(drift=drift) if self._watches_spans else None

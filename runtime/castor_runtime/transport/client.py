@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,7 +78,6 @@ class PeerClient:
         iteration: int,
         fingerprint: bytes,
         writing: WritablePart,
-        on_progress: Callable[[int, int], None] | None = None,
     ) -> FetchStats:
         """Fill `writing` with a peer's part and commit it.
 
@@ -92,7 +91,6 @@ class PeerClient:
             iteration: which checkpoint.
             fingerprint: what it must be of.
             writing: where it goes.
-            on_progress: called with bytes arrived and bytes in all, in the event loop's thread.
 
         Raises:
             PeerUnreachableError: no connection lasts long enough.
@@ -108,10 +106,6 @@ class PeerClient:
         total_bytes = writing.data.nbytes
         streams = min(self._streams, max(1, chunk_count(total_bytes, writing.chunk_bytes)))
 
-        def report(arrived_bytes: int) -> None:
-            if on_progress is not None:
-                loop.call_soon_threadsafe(on_progress, arrived_bytes, total_bytes)
-
         request = PartRequest(
             address=address,
             fetch=secrets.token_hex(8),
@@ -121,7 +115,7 @@ class PeerClient:
             data_bytes=total_bytes,
             chunk_bytes=writing.chunk_bytes,
         )
-        fetching = Fetching(request, streams, report, writing.make_room)
+        fetching = Fetching(request, streams, writing.make_room)
         workers = [
             Stream(self._dialler(host, port), fetching, writing.data, self._timeouts)
             for _ in range(streams)

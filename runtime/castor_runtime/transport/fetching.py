@@ -74,7 +74,6 @@ class Fetching:
     Args:
         request: what is fetched.
         streams: how many threads take part.
-        on_run: called with the bytes arrived when a run is done, in the thread that received it.
         make_room: called with the size of the metadata before they come.
     """
 
@@ -82,7 +81,6 @@ class Fetching:
         self,
         request: PartRequest,
         streams: int,
-        on_run: Callable[[int], None] | None,
         make_room: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.request = request
@@ -93,13 +91,11 @@ class Fetching:
         self.reconnections = 0
         self.asked_again = 0
         self.failure: PeerError | None = None
-        self._on_run = on_run
         self._identity: str | None = None
         self._streams = streams
         self._asked_twice: set[int] = set()
         self._missing = len(self.digests)
         self._has_meta = False
-        self._arrived_bytes = 0
         self._stopped = False
         self._last_progress_s = time.monotonic()
         per_run = max(1, _RUN_BYTES // request.chunk_bytes)
@@ -109,12 +105,6 @@ class Fetching:
             Run(first, min(per_run, chunks - first)) for first in range(0, chunks, per_run)
         )
         self._changed = threading.Condition()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every chunk and the metadata have arrived."""
-        with self._changed:
-            return self._is_complete()
 
     @property
     def is_over(self) -> bool:
@@ -143,12 +133,11 @@ class Fetching:
             self._pending.appendleft(run)
             self._changed.notify_all()
 
-    def arrived(self, index: int, digest: int, size_bytes: int) -> None:
+    def arrived(self, index: int, digest: int) -> None:
         """Note a chunk that is in place and matches its digest."""
         with self._changed:
             self.digests[index] = digest
             self._missing -= 1
-            self._arrived_bytes += size_bytes
             self._progressed()
 
     def expect_meta(self, size_bytes: int) -> None:
@@ -172,13 +161,6 @@ class Fetching:
             self.meta = meta
             self._has_meta = True
             self._progressed()
-
-    def run_done(self) -> None:
-        """Tell the caller how far the fetch is."""
-        if self._on_run is not None:
-            with self._changed:
-                arrived_bytes = self._arrived_bytes
-            self._on_run(arrived_bytes)
 
     def corrupt(self, index: int) -> None:
         """Note a chunk that does not match its digest: ask once more, then fail."""

@@ -175,7 +175,6 @@ class Stream:
                 self._receive_meta(channel)
             else:
                 self._receive_run(channel)
-            self._fetching.run_done()
 
     def _ask(self, channel: Channel, run: Run) -> None:
         timeout_s = self._timeouts.silence_s
@@ -212,7 +211,7 @@ class Stream:
             self._under_way[0] = Run(run.first + 1, run.count - 1)
             if digest == frame.digest:
                 self._has_progressed = True
-                self._fetching.arrived(run.first, digest, size_bytes)
+                self._fetching.arrived(run.first, digest)
             else:
                 self._fetching.corrupt(run.first)
             if run.count == 1:
