@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,8 @@ def holding_of(spec: JobSpec, emit: list[WorkerEvent]) -> tuple[Holding, Checkpo
 
     memory = CheckpointMemory(spec, "node-0")
     # Neither store nor peers are asked by an inspection of memory that is not there yet.
-    holding = Holding(spec, memory, NoLayouts(), None, emit.append)  # type: ignore[arg-type]
+    nobody: Any = None
+    holding = Holding(spec, memory, NoLayouts(), nobody, emit.append, nobody)  # type: ignore[arg-type]
     return holding, memory
 
 

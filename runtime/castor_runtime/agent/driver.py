@@ -301,7 +301,7 @@ class Agent:
         self._taking_since_s = None
         # What was left may yet be needed: nothing else is made in its place.
         if isinstance(event, Tick) and self._life.worker.machine is None and self._is_empty:
-            self._machine.make_ready()
+            self._machine.holding.make_ready()
 
     def _serves(self) -> bool:
         """Whether events are taken: none is stuck for longer than a machine may take to gather."""
@@ -332,10 +332,10 @@ class Agent:
                 self._memory.keep_only(iteration)
             case StartTrainers(plan, number):
                 machine.start_trainers(plan, number)
-            case Verify(generation, rank, iteration):
-                machine.verify(generation, rank, iteration)
+            case Verify():
+                machine.holding.verify(effect)
             case Fetch():
-                machine.fetch(effect)
+                machine.holding.fetch(effect)
             case Offer():
                 machine.offer(effect)
             case Redundant(generation):

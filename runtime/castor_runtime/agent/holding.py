@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from castor_configs.errors import InputError
-from castor_policy.agents.effects import Fetch
+from castor_policy.agents.effects import Fetch, Verify
 from castor_policy.agents.events import (
     Fetched,
     FetchFailed,
@@ -49,6 +49,7 @@ class Holding:
         session: the store.
         client: fetches from peers.
         emit: gets the worker's events.
+        begin: runs what a generation's trainers wait for, until it is done or they are stopped.
 
     Attributes:
         fingerprint: of the job's checkpoints; "" before any trainer has told its layout.
@@ -61,6 +62,7 @@ class Holding:
         session: StoreSession,
         client: PeerClient,
         emit: Callable[[WorkerEvent], None],
+        begin: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self.fingerprint = ""
         self._spec = spec
@@ -68,6 +70,7 @@ class Holding:
         self._session = session
         self._client = client
         self._emit = emit
+        self._begin = begin
         self._ready = False
         self._storage = StorageView(spec)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -154,8 +157,11 @@ class Holding:
     ) -> None:
         self._emit(StorageRead(generation, await reading))
 
-    async def make_room(self, generation: int, rank: int, meta_bytes: int) -> None:
+    def make_room(self, generation: int, rank: int, meta_bytes: int) -> None:
         """Have room for a part's metadata, which have grown; the job ends if there is no memory."""
+        self._begin(self._make_room(generation, rank, meta_bytes))
+
+    async def _make_room(self, generation: int, rank: int, meta_bytes: int) -> None:
         try:
             await self._memory.make_room(rank, meta_bytes)
         except (InputError, OSError) as error:
@@ -163,12 +169,18 @@ class Holding:
         except PartMissingError:
             pass  # given up since: the trainer that asks is of an earlier generation
 
-    async def verify(self, generation: int, rank: int, iteration: int) -> None:
+    def verify(self, effect: Verify) -> None:
         """Read a part against its checksums."""
+        self._begin(self._verify(effect.generation, effect.rank, effect.iteration))
+
+    async def _verify(self, generation: int, rank: int, iteration: int) -> None:
         self._emit(Verified(generation, rank, await self._memory.verify(rank, iteration)))
 
-    async def fetch(self, effect: Fetch) -> None:
-        """Fetch a part from a peer."""
+    def fetch(self, effect: Fetch) -> None:
+        """Fetch a part from a peer into own memory."""
+        self._begin(self._fetch(effect))
+
+    async def _fetch(self, effect: Fetch) -> None:
         began_s = time.monotonic()
         try:
             writing = self._memory.replica(effect.rank).begin(

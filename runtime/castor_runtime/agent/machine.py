@@ -1,15 +1,15 @@
-"""This machine's trainers, memory and fetches: what the worker's effects do here."""
+"""This machine's trainers: what the worker's effects do here, but for parts and the store."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from castor_policy.agents.effects import Fetch, Inspect, Offer
+from castor_policy.agents.effects import Inspect, Offer
 from castor_policy.agents.events import (
     Finalised,
     Inspected,
@@ -39,7 +39,10 @@ from castor_runtime.transport import PeerClient
 
 
 class Machine:
-    """Carries out what the worker decides, and tells it what came of it.
+    """Carries out what the worker decides for trainers, and tells it what came of it.
+
+    Attributes:
+        holding: brings parts into memory; what it begins for a generation ends with its trainers.
 
     Args:
         spec: the job.
@@ -78,7 +81,7 @@ class Machine:
         self._host = host
         self._log = log
         self._emit = emit
-        self._holding = Holding(spec, memory, session, client, emit)
+        self.holding = Holding(spec, memory, session, client, emit, self._spawn)
         self._persister = Persister(spec, folder, host, log, emit)
         self.link = TrainerLink(spec.job, self._on_message)
         self.control = ControlBlock.create(spec.job, spec.run, agent, spec.ranks_per_machine)
@@ -199,7 +202,7 @@ class Machine:
                 await self._refused(generation, rank, int(message["iteration"]))
             case "room":
                 part, meta_bytes = int(message["part"]), int(message["meta_bytes"])
-                self._spawn(self._holding.make_room(generation, part, meta_bytes))
+                self.holding.make_room(generation, part, meta_bytes)
             case "event":
                 self._log_event(generation, rank, message)
             case _:
@@ -208,7 +211,7 @@ class Machine:
     async def _refused(self, generation: int, rank: int, iteration: int) -> None:
         offer = self._offers.pop(rank, None)
         if offer is not None and offer.tier == Tier.STORAGE and self.number is not None:
-            await self._holding.recheck_persistent(self.number, iteration)
+            await self.holding.recheck_persistent(self.number, iteration)
         else:
             self.memory.mark_corrupt(rank, iteration)
         self._asked.add(rank)
@@ -224,28 +227,18 @@ class Machine:
 
     async def _prepare(self, generation: int, rank: int, message: dict[str, Any]) -> None:
         """Have memory for what this trainer will checkpoint, then let it load."""
-        if self.number is not None and await self._holding.prepare(
-            generation, self.number, message
-        ):
+        if self.number is not None and await self.holding.prepare(generation, self.number, message):
             self._asked.add(rank)
             self._answer(rank)
 
     async def inspect(self, effect: Inspect) -> None:
         """Tell the worker what is held here; trainers must be dead."""
         self.generation, self.number = effect.generation, effect.machine
-        held, persistent = await self._holding.inspect(
+        held, persistent = await self.holding.inspect(
             effect.generation, effect.machine, thorough=effect.thorough
         )
         where = rendezvous.choose(self._listen, self._folder, effect.generation)
         self._emit(Inspected(effect.generation, held, persistent, where, effect.asked))
-
-    def verify(self, generation: int, rank: int, iteration: int) -> None:
-        """Read a part against its checksums."""
-        self._spawn(self._holding.verify(generation, rank, iteration))
-
-    def fetch(self, effect: Fetch) -> None:
-        """Fetch a part from a peer into own memory."""
-        self._spawn(self._holding.fetch(effect))
 
     def offer(self, effect: Offer) -> None:
         """Let a trainer load, as soon as it asks."""
@@ -315,7 +308,7 @@ class Machine:
             generation,
             iteration,
             self.number,
-            self._holding.fingerprint,
+            self.holding.fingerprint,
             self.memory.segments(),
             self._described,
         )
@@ -323,11 +316,7 @@ class Machine:
     def forget(self) -> None:
         """Give the checkpoint memory back."""
         self.number = None
-        self._holding.forget()
-
-    def make_ready(self) -> None:
-        """Have memory at hand for whichever machine this idle agent will be asked to fill."""
-        self._holding.make_ready()
+        self.holding.forget()
 
     async def close(self, ends_memory: Callable[[], bool], *, unlink_control: bool) -> None:
         """End everything that runs here.
@@ -337,15 +326,13 @@ class Machine:
             unlink_control: the control block is this life's, and goes with it.
         """
         await self.stop_trainers()
-        self._holding.close()
+        self.holding.close()
         await self.link.close()
         self.memory.close(unlink=ends_memory())
         self.control.close(unlink=unlink_control)
 
-    def _spawn(self, work: Any) -> None:
-        self._keep(asyncio.create_task(work))
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 

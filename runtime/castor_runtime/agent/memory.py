@@ -175,7 +175,7 @@ class CheckpointMemory:
         )
 
     def _fits(self, rank: int, part: PartLayout) -> bool:
-        return self._replica(rank).part.is_like(part)
+        return self.replica(rank).part.is_like(part)
 
     async def make_room(self, rank: int, meta_bytes: int) -> None:
         """Have room for metadata of that size in the part of `rank`, ahead of need if it can be.
@@ -184,7 +184,7 @@ class CheckpointMemory:
             InputError: it does not fit; the message has the table.
             PartMissingError: the part is not held here.
         """
-        self._replica(rank)
+        self.replica(rank)
         assert self._arena is not None, "it holds a part"
         await asyncio.to_thread(self._arena.make_room, rank, meta_bytes)
 
@@ -195,16 +195,16 @@ class CheckpointMemory:
 
     def holdings(self) -> dict[int, tuple[int, ...]]:
         """Return for each rank the iterations that are complete here."""
-        return {r: tuple(sorted(self._replica(r).offered())) for r in self._ranks()}
+        return {r: tuple(sorted(self.replica(r).offered())) for r in self._ranks()}
 
     def keep_only(self, iteration: int | None) -> None:
         """Invalidate what is of another iteration."""
         for rank in self._ranks():
-            self._replica(rank).keep_only(iteration)
+            self.replica(rank).keep_only(iteration)
 
     async def verify(self, rank: int, iteration: int) -> bool:
         """Read a part against its checksums; a bad one is never offered again."""
-        replica = self._replica(rank)
+        replica = self.replica(rank)
         try:
             bad = await asyncio.to_thread(replica.verify, iteration, _VERIFY_THREADS)
         except IterationMissingError:
@@ -215,7 +215,7 @@ class CheckpointMemory:
 
     def mark_corrupt(self, rank: int, iteration: int) -> None:
         """See to it that this copy is never offered again."""
-        self._replica(rank).mark_corrupt(iteration)
+        self.replica(rank).mark_corrupt(iteration)
 
     def replica(self, rank: int) -> Replica:
         """Return the part of `rank`.
@@ -223,7 +223,9 @@ class CheckpointMemory:
         Raises:
             PartMissingError: it is not held here.
         """
-        return self._replica(rank)
+        if self._arena is None or rank not in self._arena.ranks:
+            raise PartMissingError(f"agent {self._agent} holds no part of rank {rank}")
+        return self._arena.replica(rank)
 
     def open(self, rank: int, iteration: int) -> Snapshot:
         """Return a complete part for a peer that asks for it.
@@ -232,7 +234,7 @@ class CheckpointMemory:
             PartMissingError: it is not here, or not complete.
         """
         try:
-            return self._replica(rank).snapshot(iteration)
+            return self.replica(rank).snapshot(iteration)
         except IterationMissingError as error:
             raise PartMissingError(str(error)) from error
 
@@ -243,12 +245,12 @@ class CheckpointMemory:
             LookupError: there is no iteration that all its ranks have.
         """
         ranks = self._spec.ranks_of(machine)
-        common = set.intersection(*(set(self._replica(rank).offered()) for rank in ranks))
+        common = set.intersection(*(set(self.replica(rank).offered()) for rank in ranks))
         if not common:
             raise LookupError(f"machine {machine} holds no complete iteration of its ranks")
         iteration = max(common)
         return iteration, {
-            rank: await asyncio.to_thread(_sha256, self._replica(rank).snapshot(iteration))
+            rank: await asyncio.to_thread(_sha256, self.replica(rank).snapshot(iteration))
             for rank in ranks
         }
 
@@ -280,11 +282,6 @@ class CheckpointMemory:
 
     def _ranks(self) -> tuple[int, ...]:
         return self._arena.ranks if self._arena else ()
-
-    def _replica(self, rank: int) -> Replica:
-        if self._arena is None or rank not in self._arena.ranks:
-            raise PartMissingError(f"agent {self._agent} holds no part of rank {rank}")
-        return self._arena.replica(rank)
 
 
 def _sha256(snapshot: Snapshot) -> str:
