@@ -5,7 +5,7 @@
     python benchmarks/soak.py --list           what the seeds stand for, without running them
 
 Each seed draws how the ranks lie on machines, 1 to 4 faults of processes, memory and store, and
-in half of the seeds, from a stream of its own, one more: a stopped trainer host, a store that
+in half of the seeds, from a stream of its own, one more: a stopped fork server, a store that
 comes back empty, persistent storage that hangs or is full (a small tmpfs; mounting it takes
 root), a second agent of a name, or a standby with a wrong secret. So a seed keeps what it drew
 before those were known.

@@ -1,4 +1,4 @@
-"""torchrun's part, but with Castor's trainer host: ranks are forked from a process that has
+"""torchrun's part, but with Castor's fork server: ranks are forked from a process that has
 everything imported. It sets the difference in checkpointing apart from that in restarting.
 
     python benchmarks/recovery/warm_start.py RANKS LOG_DIR SCRIPT [ARGUMENT...]
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_runtime.agent.script_files import read_script
-from castor_runtime.agent.trainer_host import fork_host
+from castor_runtime.agent.trainer_fork_server import fork_trainer_server
 
 
 class Ranks:
@@ -28,7 +28,7 @@ class Ranks:
     def __init__(self, world: int, folder: Path, script: str, arguments: list[str]) -> None:
         self._world, self._folder = world, folder
         self._script, self._arguments = script, arguments
-        _, self._link = fork_host()
+        _, self._link = fork_trainer_server()
         self._messages = self._link.makefile("rb")
         self._pids: dict[int, int] = {}
 
@@ -48,7 +48,7 @@ class Ranks:
         for rank in range(self._world):
             self._send(
                 op="start",
-                rank=rank,
+                name=f"rank {rank}",
                 script=self._script,
                 arguments=self._arguments,
                 environment={
@@ -63,7 +63,7 @@ class Ranks:
             )
         for _ in range(self._world):
             message = self._until("started")
-            self._pids[message["pid"]] = message["rank"]
+            self._pids[message["pid"]] = int(message["name"].removeprefix("rank "))
 
     def _wait(self) -> list[int]:
         """Return the ranks' exit codes; the first that fails takes all with it."""
@@ -86,7 +86,7 @@ class Ranks:
             message: dict[str, Any] = json.loads(line)
             if message["op"] == op:
                 return message
-        raise SystemExit("the trainer host is gone")
+        raise SystemExit("the fork server is gone")
 
 
 def _free_port() -> int:

@@ -1,8 +1,12 @@
 """A process with one thread that forks others on request, and tells whoever asked of their ends.
 
-Requests and answers are JSON lines over one socket; the server ends when the other side closes
-it. It has one thread because a fork copies only the thread that calls it, and a lock that another
-one holds stays locked in the child for ever.
+Requests and answers are JSON lines over one socket (`castor_runtime.fork_server_link` is its other
+end); the server ends when the other side closes it. It has one thread because a fork copies only
+the thread that calls it, and a lock that another one holds stays locked in the child for ever.
+
+Every server says {"op": "ready", ...} once, or {"op": "unfit", "reason"}; {"op": "started", "name",
+"pid"} of each process, and {"op": "ended", "name", "pid", "code"} (negative: the signal that killed
+it); {"op": "pong"} when it is asked {"op": "ping"}. What is asked for else, subclasses say.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from castor_runtime.processes import die_with_parent
 
 
 class ForkServer(ABC):
-    """Serves one asker; a subclass says what a request starts and how its end is told.
+    """Serves one asker; a subclass says what a request starts.
 
     Args:
         link: this side of the socket.
@@ -34,14 +38,11 @@ class ForkServer(ABC):
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._rest = b""
+        self._names: dict[int, str] = {}
 
     @abstractmethod
     def take(self, request: dict[str, Any]) -> None:
         """Do what one request says."""
-
-    @abstractmethod
-    def ended(self, pid: int, code: int) -> None:
-        """Tell of the end of a child; a negative code is the signal that killed it."""
 
     def serve(self) -> None:
         """Take requests and reap children, until the other side closes the link.
@@ -75,23 +76,37 @@ class ForkServer(ABC):
         """
         self._link.sendall(json.dumps(message).encode() + b"\n")
 
-    def fork(
-        self, log: Path, detach: Callable[[], None], work: Callable[[], int], *, crashed: int
-    ) -> int:
-        """Fork a child that does `work` and ends with the code it returns; return its process id.
+    def start(
+        self,
+        name: str,
+        log: Path,
+        detach: Callable[[], None],
+        work: Callable[[], int],
+        *,
+        crashed: int,
+        leads_group: bool = False,
+    ) -> None:
+        """Fork a child that does `work` and ends with the code it returns; tell of both.
 
         The child dies with this process.
 
         Args:
+            name: by which the asker knows it.
             log: gets what the child writes to stdout and stderr.
             detach: makes the child the leader of a group or a session, before all else.
             work: what the child is for.
             crashed: the child's code if `work`, or what comes before it, raises anything.
+            leads_group: whether `detach` makes it the leader of a process group.
         """
         parent = os.getpid()
         pid = os.fork()
         if pid:
-            return pid
+            self._names[pid] = name
+            if leads_group:  # both set it, so that it is set when the asker hears of the child
+                with contextlib.suppress(PermissionError, ProcessLookupError):
+                    os.setpgid(pid, pid)
+            self.send(op="started", name=name, pid=pid)
+            return
         code = crashed
         try:
             detach()
@@ -125,7 +140,11 @@ class ForkServer(ABC):
             return False
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self.take(json.loads(line))
+            request = json.loads(line)
+            if request["op"] == "ping":
+                self.send(op="pong")
+            else:
+                self.take(request)
         return True
 
     def _reap(self) -> None:
@@ -136,4 +155,7 @@ class ForkServer(ABC):
                 return
             if pid == 0:
                 return
-            self.ended(pid, os.waitstatus_to_exitcode(status))
+            # A process without a name is what a killed child left behind.
+            if (name := self._names.pop(pid, None)) is not None:
+                code = os.waitstatus_to_exitcode(status)
+                self.send(op="ended", name=name, pid=pid, code=code)

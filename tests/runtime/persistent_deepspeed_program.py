@@ -5,7 +5,7 @@
 Trains, writes the state of iteration 3 twice (DeepSpeed's own save, and Castor's persistent tier
 out of checkpoint memory), and goes on in four ways from there. What each way ends with is left in
 OUT/fp32 and OUT/bf16. Ranks are forked from one warm process, which saves the imports (as Castor's
-trainer host does).
+fork server does).
 """
 
 from __future__ import annotations

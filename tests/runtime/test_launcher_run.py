@@ -1,4 +1,4 @@
-"""Whole runs of the launcher: real etcd, nursery, processes and signals; a stand-in for the agent.
+"""Whole runs of the launcher: real etcd, processes and signals; a stand-in for the agent.
 
 The stand-in writes what an agent writes (agent.json, events.jsonl, final.json, its report, the
 plan) and forks one trainer, which only sleeps. Real training is in tests/cluster.

@@ -51,17 +51,17 @@ from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.store import Store, StoreFullError, StoreUnavailableError
 from castor_runtime.agent.admission import Admitted
 from castor_runtime.agent.event_log import EventLog
-from castor_runtime.agent.host_link import HostLink
 from castor_runtime.agent.life import own_life, sign_of
 from castor_runtime.agent.machine import Machine
 from castor_runtime.agent.memory import NOTHING_LEFT, CheckpointMemory
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.session import StoreSeen, StoreSession
+from castor_runtime.agent.trainer_fork_link import TrainerForkLink
 from castor_runtime.arena.leftovers import NEXT_STEPS, describe_kept, kept_runs
 from castor_runtime.transport import PeerClient, PeerError, PeerServer
 
-HOST_LOST = BEGIN_AGAIN
-"""Exit code of an agent whose trainer host died: whoever supervises it starts it again."""
+FORKS_LOST = BEGIN_AGAIN
+"""Exit code of an agent whose fork server died: whoever supervises it starts it again."""
 
 _PING_TIMEOUT_S = 1.0
 
@@ -77,7 +77,7 @@ class Agent:
         options: how it was started.
         admitted: the job, and that this agent may take part in it.
         store: of the job.
-        host: the trainer host, connected.
+        forks: the link to the trainers' fork server, connected.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class Agent:
         options: AgentOptions,
         admitted: Admitted,
         store: Store,
-        host: HostLink,
+        forks: TrainerForkLink,
     ) -> None:
         spec, credentials = admitted.spec, admitted.credentials
         self._options = options
         self._spec = spec
         self._admitted = admitted
-        self._host = host
+        self._forks = forks
         self.incarnation = secrets.token_hex(4)
         self._events: asyncio.Queue[StoreSeen] = asyncio.Queue()
         self._to_decide: asyncio.Queue[StoreSeen] = asyncio.Queue()
@@ -167,7 +167,7 @@ class Agent:
             self._options.folder,
             self._options.listen,
             self._memory,
-            self._host,
+            self._forks,
             self._session,
             self._client,
             self._log,
@@ -178,7 +178,7 @@ class Agent:
         deciding.add_done_callback(lambda _: self._events.put_nowait(Tick()))
         try:
             await self._machine.link.open()
-            self._host.preload(self._admitted.files)
+            self._forks.preload(self._admitted.files)
             while self._exit is None:
                 await self._take(await self._events.get())
                 self._write_record()
@@ -202,7 +202,7 @@ class Agent:
 
         An agent that ends alone, however it is told to, leaves its memory to its next life.
         """
-        if self._exit is not None and self._exit.code in (HOST_LOST, NAME_TAKEN):
+        if self._exit is not None and self._exit.code in (FORKS_LOST, NAME_TAKEN):
             return False
         plan = self._life.worker.plan if self._life is not None else None
         match None if plan is None else plan.phase:
@@ -250,9 +250,9 @@ class Agent:
                 return Sign.ALIVE
         return Sign.UNKNOWN
 
-    def host_lost(self) -> None:
-        """End: the trainers died with their host, and only a new agent has a new one."""
-        self._exit = Exit(HOST_LOST, "the trainer host died")
+    def forks_lost(self) -> None:
+        """End: the trainers died with their fork server, and only a new agent has a new one."""
+        self._exit = Exit(FORKS_LOST, "the process that trainers are forked from died")
         self._events.put_nowait(Tick())
 
     def _status(self) -> dict[str, Any]:

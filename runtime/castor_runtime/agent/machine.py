@@ -27,11 +27,11 @@ from castor_policy.recovery import Tier
 from castor_runtime.agent import rendezvous
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.holding import Holding
-from castor_runtime.agent.host_link import HostLink
 from castor_runtime.agent.log_tail import last_line, log_end
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.persisting import Described, Persister
 from castor_runtime.agent.session import StoreSession
+from castor_runtime.agent.trainer_fork_link import TrainerForkLink
 from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
@@ -50,7 +50,7 @@ class Machine:
         folder: of the agent, for logs.
         listen: address at which this machine's first trainer can be met.
         memory: its checkpoint memory.
-        host: forks the trainers.
+        forks: forks the trainers.
         session: the store, for the parts' layouts.
         client: fetches from peers.
         log: the event log.
@@ -64,7 +64,7 @@ class Machine:
         folder: Path,
         listen: str,
         memory: CheckpointMemory,
-        host: HostLink,
+        forks: TrainerForkLink,
         session: StoreSession,
         client: PeerClient,
         log: EventLog,
@@ -78,11 +78,11 @@ class Machine:
         self._agent = agent
         self._folder = folder
         self._listen = listen
-        self._host = host
+        self._forks = forks
         self._log = log
         self._emit = emit
         self.holding = Holding(spec, memory, session, client, emit, self._spawn)
-        self._persister = Persister(spec, folder, host, log, emit)
+        self._persister = Persister(spec, folder, forks, log, emit)
         self.link = TrainerLink(spec.job, self._on_message)
         self.control = ControlBlock.create(spec.job, spec.run, agent, spec.ranks_per_machine)
         self._watchdog = Watchdog(spec, self.control, emit)
@@ -99,7 +99,7 @@ class Machine:
         self._watchdog.stop()
         for task in list(self._tasks):
             task.cancel()
-        await self._host.kill_all()
+        await self._forks.kill_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.trainers.clear()
         self._offers.clear()
@@ -113,12 +113,12 @@ class Machine:
         self._spawn(self._run_trainers(plan, machine))
 
     async def _run_trainers(self, plan: Plan, machine: int) -> None:
-        await self._host.ready.wait()
+        await self._forks.wait_ready()
         for local, rank in enumerate(self.spec.ranks_of(machine)):
             self.control.rank(local).clear()
             log = self._folder / f"rank-{rank}.log"
             said_before = log.stat().st_size if log.exists() else 0
-            pid = await self._host.start_trainer(
+            pid = await self._forks.start_trainer(
                 rank,
                 self.spec.script,
                 self.spec.arguments,
@@ -171,7 +171,7 @@ class Machine:
         }
 
     async def _wait_for_end(self, generation: int, local: int, rank: int, said_before: int) -> None:
-        code = await self._host.ended(self.trainers[rank])
+        code = await self._forks.wait_end(self.trainers[rank])
         said = log_end(self._folder / f"rank-{rank}.log", said_before) if code else ""
         self._emit(
             TrainerEnded(
@@ -345,7 +345,7 @@ class Machine:
         """Return what `agent.json` says of this machine."""
         return {
             "pid": os.getpid(),
-            "host_pid": self._host.pid,
+            "host_pid": self._forks.pid,
             "trainers": {str(rank): pid for rank, pid in self.trainers.items()},
             "generation": self.generation,
             "machine": self.number,

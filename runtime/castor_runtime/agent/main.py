@@ -13,7 +13,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_keys import spec_key
 from castor_policy.store import Store, StoreUnavailableError
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.agent.trainer_host import fork_host
+from castor_runtime.agent.trainer_fork_server import fork_trainer_server
 
 if TYPE_CHECKING:
     from castor_runtime.agent.admission import Admitted
@@ -24,32 +24,32 @@ def run_agent(options: AgentOptions) -> int:
     """Run an agent until its job ends.
 
     Returns:
-        0 if the job finished, 1 if it was given up, 3 if the trainer host died.
+        0 if the job finished, 1 if it was given up, 3 if the fork server died.
 
     Raises:
         InputError: the store cannot be reached, has no such job, or credentials are missing.
     """
     # Before the first thread, of which the store's client has several.
-    pid, link = fork_host()
+    pid, link = fork_trainer_server()
     return asyncio.run(_serve(options, pid, link))
 
 
-async def _serve(options: AgentOptions, host_pid: int, link: socket.socket) -> int:
+async def _serve(options: AgentOptions, server_pid: int, link: socket.socket) -> int:
     # Imported here: the store's client starts threads when it is imported or connects.
     from castor_runtime.agent.admission import read_credentials  # noqa: PLC0415
     from castor_runtime.agent.driver import Agent  # noqa: PLC0415
-    from castor_runtime.agent.host_link import HostLink  # noqa: PLC0415
+    from castor_runtime.agent.trainer_fork_link import TrainerForkLink  # noqa: PLC0415
     from castor_runtime.stores import open_store  # noqa: PLC0415
 
     credentials = read_credentials(options)
-    host = HostLink(link, host_pid)
-    await host.open()
+    forks = TrainerForkLink(link, server_pid)
+    await forks.open()
     store = open_store(options.store)
     try:
         spec = await _read_spec(store, options)
         admitted = await _admitted(store, spec, options, credentials)
-        agent = Agent(options, admitted, store, host)
-        host.on_lost(agent.host_lost)
+        agent = Agent(options, admitted, store, forks)
+        forks.on_lost(agent.forks_lost)
         serving = asyncio.create_task(agent.run())
         loop = asyncio.get_running_loop()
         # Once: a second one must not cut off what the first has begun.
@@ -58,7 +58,7 @@ async def _serve(options: AgentOptions, host_pid: int, link: socket.socket) -> i
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
     finally:
-        host.close()
+        forks.close()
 
 
 async def _read_spec(store: Store, options: AgentOptions) -> JobSpec:

@@ -18,9 +18,9 @@ from castor_policy.agents.plan import Phase, Plan
 from castor_policy.events import Event, EventKind
 from castor_policy.version import __version__
 from castor_runtime.agent.log_tail import log_end
+from castor_runtime.launcher.agent_fork_server import REFUSED
 from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.kept_memory import KeptMemory
-from castor_runtime.launcher.nursery import REFUSED
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_result import final_state, last_iteration, recoveries
 from castor_runtime.launcher.supervisor import FAILED, FINISHED

@@ -130,7 +130,7 @@ class RunFolder:
 
     @property
     def nursery_log(self) -> Path:
-        """What the nursery prints."""
+        """What the process that agents are forked from prints."""
         return self.path / "nursery.log"
 
     @property

@@ -8,8 +8,9 @@ from enum import Enum
 from typing import Final
 
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.launcher.nursery import REFUSED
-from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
+from castor_runtime.fork_server_link import ForkServerError
+from castor_runtime.launcher.agent_fork_link import AgentExit, AgentForkLink
+from castor_runtime.launcher.agent_fork_server import REFUSED
 
 RESTART_AFTER_S: Final = 0.2
 RESTARTS_IN_A_ROW: Final = 5
@@ -57,18 +58,18 @@ class Supervisor:
     """Keeps the emulated machines of one run.
 
     Args:
-        nursery: where agents are forked.
+        forks: where agents are forked.
         options_for: what an agent is started with: (name, standby).
         say: told in a line what happens.
     """
 
     def __init__(
         self,
-        nursery: NurseryLink,
+        forks: AgentForkLink,
         options_for: Callable[[str, bool], AgentOptions],
         say: Callable[[str], None],
     ) -> None:
-        self._nursery = nursery
+        self._forks = forks
         self._options_for = options_for
         self._say = say
         self._rule = RestartRule()
@@ -83,7 +84,7 @@ class Supervisor:
     @property
     def idle(self) -> bool:
         """No agent runs, and none is about to."""
-        return self._nursery.is_empty and not self._restarts
+        return self._forks.is_empty and not self._restarts
 
     def doom(self, name: str) -> None:
         """The machine of `name` is about to die: it must stay dead."""
@@ -97,10 +98,10 @@ class Supervisor:
         """Start an agent.
 
         Raises:
-            NurseryError: agents cannot be started any more.
+            ForkServerError: agents cannot be started any more.
         """
         self._standby[name] = standby
-        await self._nursery.start(self._options_for(name, standby))
+        await self._forks.start(self._options_for(name, standby))
 
     async def provide(self) -> str:
         """Start one more emulated machine as a standby, and return its agent's name.
@@ -108,7 +109,7 @@ class Supervisor:
         The local `castor_runtime.operator.Operator`.
 
         Raises:
-            NurseryError: agents cannot be started any more.
+            ForkServerError: agents cannot be started any more.
         """
         while (name := f"spare-{self._spares}") in self._standby:
             self._spares += 1  # a run that goes on has its own already
@@ -122,10 +123,10 @@ class Supervisor:
         It is not this supervisor's to keep: it may bear another agent's name.
 
         Raises:
-            NurseryError: agents cannot be started any more.
+            ForkServerError: agents cannot be started any more.
         """
         self._strangers[label] = asyncio.get_running_loop().create_future()
-        await self._nursery.start(options, label=label)
+        await self._forks.start(options, label=label)
         return await self._strangers[label]
 
     def exited(self, end: AgentExit) -> None:
@@ -160,7 +161,7 @@ class Supervisor:
             await asyncio.sleep(RESTART_AFTER_S)
             if name not in self._rule.doomed:
                 await self.start(name, standby=self._standby.get(name, False))
-        except NurseryError as error:
+        except ForkServerError as error:
             self._say(str(error))
         finally:
             del self._restarts[name]

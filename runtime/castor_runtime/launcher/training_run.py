@@ -19,18 +19,18 @@ from castor_policy.events import EventKind
 from castor_policy.store import StoreUnavailableError
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock
+from castor_runtime.fork_server_link import ForkServerError
+from castor_runtime.launcher.agent_fork_link import (
+    AgentExit,
+    AgentForkLink,
+    inherited_environment,
+)
+from castor_runtime.launcher.agent_fork_server import AGENT_MAIN, PRELOAD, REFUSED
 from castor_runtime.launcher.background_tasks import BackgroundTasks
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
 from castor_runtime.launcher.live_log import LiveLog
-from castor_runtime.launcher.nursery import AGENT_MAIN, PRELOAD, REFUSED
-from castor_runtime.launcher.nursery_link import (
-    AgentExit,
-    NurseryError,
-    NurseryLink,
-    inherited_environment,
-)
 from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome, judge
@@ -66,7 +66,7 @@ class TrainingRun:
         observer: who watches it; None for nobody.
         quiet: show only failures.
         agent_main: what an agent process runs.
-        preload: what the nursery imports first.
+        preload: what the fork server imports first.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TrainingRun:
         if not options.resume:
             self.spec = replace(self.spec, run=secrets.token_hex(8), started_ns=time.time_ns())
         self.folder = RunFolder(options.out)
-        self.nursery_ready_s = 0.0
+        self.imported_s = 0.0
         self.kept: KeptMemory | None = None
         """What is kept of a run that has ended otherwise than well; None for nothing."""
         self._screen = Screen(console, self.spec.ranks_per_machine, quiet=quiet)
@@ -106,7 +106,7 @@ class TrainingRun:
         self._store_url = ""
         self._store_version = ""
         self._job: StoredJob
-        self._nursery: NurseryLink
+        self._forks: AgentForkLink
         self._supervisor: Supervisor
         self._requests: RequestServer
 
@@ -131,7 +131,7 @@ class TrainingRun:
                 try:
                     await self._start(stack, lock, names)
                     outcome = await self._supervise()
-                except (NurseryError, StoreUnavailableError) as error:
+                except (ForkServerError, StoreUnavailableError) as error:
                     outcome = Outcome("failed", str(error), FAILED)
             return outcome
         finally:
@@ -181,7 +181,7 @@ class TrainingRun:
             machines=spec.machines, standbys=self.options.standby, log=self.folder.storage_log
         )
         stack.callback(self._site.close)
-        self._nursery = NurseryLink(
+        self._forks = AgentForkLink(
             Path(spec.script),
             self.folder.nursery_log,
             self._exited,
@@ -190,11 +190,11 @@ class TrainingRun:
             environment=inherited_environment(),
             place=self._site.place,
         )
-        self._supervisor = Supervisor(self._nursery, self._agent_options, self._log.say)
+        self._supervisor = Supervisor(self._forks, self._agent_options, self._log.say)
         if self.options.local_agents:
-            stack.callback(self._nursery.close)
+            stack.callback(self._forks.close)
             stack.push_async_callback(self._supervisor.close)
-            await self._nursery.open()
+            await self._forks.open()
         await self._open_store(stack)
         self._requests = RequestServer(self._store, self._supervisor, self._log.say)
         self._write_run()
@@ -235,14 +235,14 @@ class TrainingRun:
         )
 
     async def _start_agents(self, names: list[str]) -> None:
-        ready = asyncio.ensure_future(self._nursery.wait_ready())
+        ready = asyncio.ensure_future(self._forks.wait_ready())
         while not ready.done() and not self._interrupted:
             await asyncio.wait([ready], timeout=0.1)
         if self._interrupted:
             ready.cancel()
             return
-        self.nursery_ready_s = float(ready.result()["seconds"])
-        self._log.say(f"all that a trainer imports is loaded ({self.nursery_ready_s:.1f} s)")
+        self.imported_s = float(ready.result()["seconds"])
+        self._log.say(f"all that a trainer imports is loaded ({self.imported_s:.1f} s)")
         for name in names:
             await self._supervisor.start(name)
         for _ in range(self.options.standby):
@@ -388,7 +388,7 @@ class TrainingRun:
                 self.options,
                 store=self._store_url,
                 store_version=self._store_version,
-                agents=self._nursery.pids if hasattr(self, "_nursery") else {},
+                agents=self._forks.pids if hasattr(self, "_forks") else {},
                 generation=self._generation,
                 cluster=self._site.to_json(),
             )

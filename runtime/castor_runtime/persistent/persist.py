@@ -1,6 +1,6 @@
 """One machine's share of a persistent checkpoint, from order to published.
 
-Runs in a process of its own that has torch (forked from the trainer host): training neither waits
+Runs in a process of its own that has torch (forked from the fork server): training neither waits
 for it nor dies with it.
 """
 

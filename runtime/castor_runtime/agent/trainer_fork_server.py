@@ -1,20 +1,17 @@
-"""The trainer host: a process that has imported everything, and forks trainers in milliseconds.
+"""The trainers' fork server: it has imported everything, and forks trainers in milliseconds.
 
 It is forked from the agent before the agent starts its first thread, has one thread itself, and
 never touches a GPU: a CUDA context does not survive a fork. Its trainers die with it, and it
-dies with the agent. JSON lines over the socket between the two:
+dies with the agent. It is asked, beside what every `ForkServer` is:
 
-- to the host: {"op": "ping"}; {"op": "preload", "script", "sources": {path: base64}}; {"op":
-  "start", "rank", "script", "arguments", "environment", "log"}; {"op": "call", "name", "function":
-  "module:name", "arguments", "log"}
-- to the agent: {"op": "pong"}; {"op": "ready"}; {"op": "started", "pid", "rank" | "name"};
-  {"op": "ended", "pid", "code"} (negative: the signal).
+- {"op": "preload", "script", "sources": {path: base64}};
+- {"op": "start", "name", "script", "arguments", "environment", "log"}: a trainer;
+- {"op": "call", "name", "function": "module:name", "arguments", "log"}: any other process.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import gc
 import os
 import signal
@@ -35,8 +32,8 @@ from castor_runtime.named import named
 from castor_runtime.processes import die_with_parent
 
 
-def fork_host() -> tuple[int, socket.socket]:
-    """Fork the host; return its process id and the agent's end of the socket.
+def fork_trainer_server() -> tuple[int, socket.socket]:
+    """Fork the server; return its process id and the agent's end of the socket.
 
     Call it from the agent's main thread before there is another: a fork copies only the thread
     that calls it, and a lock that another one holds stays locked in the child for ever.
@@ -53,10 +50,10 @@ def fork_host() -> tuple[int, socket.socket]:
         die_with_parent(parent)
         # An operator's Ctrl-C is the agent's to handle.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        host = _Host(theirs)
+        server = TrainerForkServer(theirs)
         preload()
-        host.send(op="ready")
-        host.serve()
+        server.send(op="ready")
+        server.serve()
         code = 0
     except BaseException:  # noqa: BLE001 - whatever it is, this process ends here
         traceback.print_exc()
@@ -64,32 +61,31 @@ def fork_host() -> tuple[int, socket.socket]:
         os._exit(code)
 
 
-class _Host(ForkServer):
+class TrainerForkServer(ForkServer):
+    """Serves one agent until it goes away."""
+
     def take(self, request: dict[str, Any]) -> None:
-        if request["op"] == "ping":
-            self.send(op="pong")
-        elif request["op"] == "preload":
+        """See `ForkServer.take`, and the module's head."""
+        if request["op"] == "preload":
             sources = {path: b64decode(text) for path, text in request["sources"].items()}
             hold(ScriptFiles(request["script"], sources))
             preload(Path(request["script"]))
             gc.collect()
             gc.freeze()  # so that a child's collector does not copy the pages that all share
         elif request["op"] == "start":
-            pid = self._start(request, lambda: _run_script(request))
-            self.send(op="started", pid=pid, rank=request["rank"])
+            self._start(request, lambda: _run_script(request))
         else:
-            pid = self._start(request, lambda: named(request["function"])(**request["arguments"]))
-            self.send(op="started", pid=pid, name=request["name"])
+            self._start(request, lambda: named(request["function"])(**request["arguments"]))
 
-    def ended(self, pid: int, code: int) -> None:
-        self.send(op="ended", pid=pid, code=code)
-
-    def _start(self, request: dict[str, Any], work: Callable[[], object]) -> int:
-        pid = self.fork(Path(request["log"]), _lead_group, lambda: _ended_by(work), crashed=1)
-        # Both sides set it, so that whoever comes first: it is set when the agent hears of it.
-        with contextlib.suppress(PermissionError, ProcessLookupError):
-            os.setpgid(pid, pid)
-        return pid
+    def _start(self, request: dict[str, Any], work: Callable[[], object]) -> None:
+        self.start(
+            request["name"],
+            Path(request["log"]),
+            _lead_group,
+            lambda: _ended_by(work),
+            crashed=1,
+            leads_group=True,
+        )
 
 
 def _lead_group() -> None:

@@ -1,4 +1,4 @@
-"""The trainer host and the agent's link to it: real processes, forked and killed."""
+"""The trainers' fork server and the agent's link to it: real processes, forked and killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from castor_runtime.processes import is_alive
 
 pytestmark = pytest.mark.long  # a host imports torch and deepspeed first
 
-PROGRAM = Path(__file__).with_name("agent_host_program.py")
+PROGRAM = Path(__file__).with_name("agent_trainer_forks_program.py")
 
 
 @pytest.fixture(scope="module")

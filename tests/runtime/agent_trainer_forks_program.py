@@ -1,4 +1,4 @@
-"""Drives a real trainer host through its life, as an agent does; prints what came of it."""
+"""Drives a real fork server through its life, as an agent does; prints what came of it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from castor_runtime.agent.host_link import HostLink, HostLostError
 from castor_runtime.agent.log_tail import last_words
 from castor_runtime.agent.script_files import read_script
-from castor_runtime.agent.trainer_host import fork_host
+from castor_runtime.agent.trainer_fork_link import TrainerForkLink
+from castor_runtime.agent.trainer_fork_server import fork_trainer_server
+from castor_runtime.fork_server_link import ForkServerError
 from castor_runtime.processes import descendants, is_alive
 
 SCRIPTS = {
@@ -39,9 +40,9 @@ time.sleep(600)
 
 
 class Life:
-    def __init__(self, folder: Path, host: HostLink) -> None:
+    def __init__(self, folder: Path, forks: TrainerForkLink) -> None:
         self.folder = folder
-        self.host = host
+        self.forks = forks
         self.found: dict[str, Any] = {}
 
     def script(self, name: str) -> str:
@@ -50,10 +51,10 @@ class Life:
     async def run(self, name: str, rank: int = 3, *arguments: str) -> int:
         log = self.folder / f"{name}.log"
         environment = {"RANK": str(rank), "WORLD_SIZE": "8"}
-        return await self.host.start_trainer(rank, self.script(name), arguments, environment, log)
+        return await self.forks.start_trainer(rank, self.script(name), arguments, environment, log)
 
     async def ends(self, name: str, *arguments: str) -> dict[str, Any]:
-        code = await self.host.ended(await self.run(name, 3, *arguments))
+        code = await self.forks.wait_end(await self.run(name, 3, *arguments))
         log = self.folder / f"{name}.log"
         return {"code": code, "log": log.read_text(), "last_words": last_words(log)}
 
@@ -72,12 +73,12 @@ async def gone(*pids: int) -> bool:
 
 
 async def live(folder: Path, pid: int, link: Any) -> None:
-    host = HostLink(link, pid)
-    await host.open()
-    life = Life(folder, host)
+    forks = TrainerForkLink(link, pid)
+    await forks.open()
+    life = Life(folder, forks)
     found = life.found
-    host.preload(read_script(Path(life.script("speaks"))))
-    await host.ready.wait()
+    forks.preload(read_script(Path(life.script("speaks"))))
+    await forks.wait_ready()
     for name in ("leaves", "says_why", "raises"):
         found[name] = await life.ends(name)
     left = folder / "left"
@@ -85,71 +86,71 @@ async def live(folder: Path, pid: int, link: Any) -> None:
     # All that a trainer would import was imported before it was forked, without a thread.
     found["threads"] = len(list(Path(f"/proc/{pid}/task").iterdir()))
     called = folder / "called"
-    call = await host.start_call("a call", "os:mkdir", {"path": str(called)}, folder / "call.log")
-    found["call"] = [await host.ended(call), called.is_dir()]
-    bad = await host.start_call("bad", "os:no_such", {}, folder / "bad.log")
-    found["bad_call"] = [await host.ended(bad), last_words(folder / "bad.log")]
+    call = await forks.start_call("a call", "os:mkdir", {"path": str(called)}, folder / "call.log")
+    found["call"] = [await forks.wait_end(call), called.is_dir()]
+    bad = await forks.start_call("bad", "os:no_such", {}, folder / "bad.log")
+    found["bad_call"] = [await forks.wait_end(bad), last_words(folder / "bad.log")]
 
     trainer = await life.run("waits", 0, str(folder / "child"))
     child = await life.wait_for(folder / "child")
-    ending = asyncio.create_task(host.ended(trainer))
+    ending = asyncio.create_task(forks.wait_end(trainer))
     await asyncio.sleep(0)
-    await host.kill_all()
+    await forks.kill_all()
     found["killed"] = [await ending, await gone(trainer, child)]
 
     # The start that nobody waits for any more is under way when all is to be killed.
     given_up = asyncio.create_task(life.run("waits", 1, str(folder / "given_up")))
     await asyncio.sleep(0)
     given_up.cancel()
-    await host.kill_all()
+    await forks.kill_all()
     found["given_up"] = [one for one in descendants(pid) if not await gone(one)]
 
     trainer = await life.run("waits", 2, str(folder / "orphan"))
     await life.wait_for(folder / "orphan")
     lost = asyncio.Event()
-    host.on_lost(lost.set)
-    ending = asyncio.create_task(host.ended(trainer))
+    forks.on_lost(lost.set)
+    ending = asyncio.create_task(forks.wait_end(trainer))
     await asyncio.sleep(0)
     os.kill(pid, signal.SIGKILL)
     await asyncio.wait_for(lost.wait(), 30)
     child = await life.wait_for(folder / "orphan")
     found["host_lost"] = [await ending, await gone(trainer, child)]
-    with contextlib.suppress(HostLostError):
+    with contextlib.suppress(ForkServerError):
         await life.run("leaves")
-        found["host_lost"].append("a lost host started a trainer")
-    host.close()
+        found["host_lost"].append("a lost server started a trainer")
+    forks.close()
     sys.stdout.write(json.dumps(found) + "\n")
 
 
 async def stop(folder: Path, pid: int, link: Any) -> None:
-    """Stop the host: what it forked is killed all the same, and it is lost soon."""
-    host = HostLink(link, pid)
-    await host.open()
-    life = Life(folder, host)
+    """Stop the fork server: what it forked is killed all the same, and it is lost soon."""
+    forks = TrainerForkLink(link, pid)
+    await forks.open()
+    life = Life(folder, forks)
     lost = asyncio.Event()
-    host.on_lost(lost.set)
+    forks.on_lost(lost.set)
     trainer = await life.run("waits", 0, str(folder / "child"))
     child = await life.wait_for(folder / "child")
     os.kill(pid, signal.SIGSTOP)
-    await asyncio.wait_for(host.kill_all(), 30)
+    await asyncio.wait_for(forks.kill_all(), 30)
     found: dict[str, Any] = {"killed": await gone(trainer, child), "lost_at_once": lost.is_set()}
     asked = asyncio.create_task(life.run("waits", 1, str(folder / "never")))
     await asyncio.sleep(0)
-    await asyncio.wait_for(host.kill_all(), 60)  # it waits for the answer to a start
-    with contextlib.suppress(HostLostError):
+    await asyncio.wait_for(forks.kill_all(), 60)  # it waits for the answer to a start
+    with contextlib.suppress(ForkServerError):
         await asyncio.wait_for(asked, 5)
         found["started"] = True
     await asyncio.wait_for(lost.wait(), 5)
     found["host"] = await gone(pid)
-    host.close()
+    forks.close()
     sys.stdout.write(json.dumps(found) + "\n")
 
 
 async def wait(folder: Path, pid: int, link: Any) -> None:
     """Start a trainer, tell who is there, and wait to be killed."""
-    host = HostLink(link, pid)
-    await host.open()
-    life = Life(folder, host)
+    forks = TrainerForkLink(link, pid)
+    await forks.open()
+    life = Life(folder, forks)
     trainer = await life.run("waits", 0, str(folder / "child"))
     await life.wait_for(folder / "child")
     sys.stdout.write(json.dumps([pid, trainer]) + "\n")
@@ -161,7 +162,7 @@ def main() -> None:
     folder = Path(sys.argv[2])
     for name, text in SCRIPTS.items():
         (folder / f"{name}.py").write_text(text)
-    pid, link = fork_host()
+    pid, link = fork_trainer_server()
     asyncio.run({"live": live, "stop": stop, "wait": wait}[sys.argv[1]](folder, pid, link))
 
 

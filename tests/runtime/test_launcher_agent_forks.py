@@ -1,4 +1,4 @@
-"""The nursery with real forks: agents start, end, are killed, and never outlive it."""
+"""The agents' fork server with real forks: agents start, end, are killed, and never outlive it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.launcher.nursery import (
+from castor_runtime.fork_server_link import ForkServerError
+from castor_runtime.launcher.agent_fork_link import AgentExit, AgentForkLink
+from castor_runtime.launcher.agent_fork_server import (
     CRASHED,
     REFUSED,
     options_from_json,
     options_to_json,
 )
-from castor_runtime.launcher.nursery_link import AgentExit, NurseryError, NurseryLink
 from castor_runtime.launcher.site import Place
 from castor_runtime.launcher.supervisor import (
     RESTARTS_IN_A_ROW,
@@ -73,13 +74,13 @@ def place_of(name: str) -> Place:
 
 
 @asynccontextmanager
-async def nursery(
+async def forking(
     tmp_path: Path, ends: Callable[[AgentExit], None], script: str = "train.py"
-) -> AsyncIterator[NurseryLink]:
+) -> AsyncIterator[AgentForkLink]:
     (tmp_path / "standin_agent.py").write_text(AGENT)
-    link = NurseryLink(
+    link = AgentForkLink(
         tmp_path / script,
-        tmp_path / "nursery.log",
+        tmp_path / "fork-server.log",
         ends,
         agent_main="standin_agent:run_agent",
         preload="standin_agent:preload",
@@ -118,7 +119,7 @@ def test_options_cross_the_link_unchanged(tmp_path: Path) -> None:
 def test_agents_end_as_they_ended_and_leave_their_words(tmp_path: Path) -> None:
     async def work() -> None:
         ends: list[AgentExit] = []
-        async with nursery(tmp_path, ends.append) as link:
+        async with forking(tmp_path, ends.append) as link:
             assert (await link.wait_ready())["threads"] == 1
             jobs = {"a": "end", "b": "refuse", "c": "crash"}
             pids = {name: await link.start(options(tmp_path, name, jobs[name])) for name in jobs}
@@ -137,10 +138,10 @@ def test_agents_end_as_they_ended_and_leave_their_words(tmp_path: Path) -> None:
     run(work())
 
 
-def test_agents_and_all_below_them_die_with_the_nursery(tmp_path: Path) -> None:
+def test_agents_and_all_below_them_die_with_the_fork_server(tmp_path: Path) -> None:
     async def work() -> None:
         ends: list[AgentExit] = []
-        async with nursery(tmp_path, ends.append) as link:
+        async with forking(tmp_path, ends.append) as link:
             await link.wait_ready()
             pid = await link.start(options(tmp_path, "a", "wait"))
             up = tmp_path / "agents" / "a" / "up"
@@ -150,7 +151,7 @@ def test_agents_and_all_below_them_die_with_the_nursery(tmp_path: Path) -> None:
             assert os.getsid(pid) == pid
             with pytest.raises(ValueError, match="runs already"):
                 await link.start(options(tmp_path, "a", "wait"))
-            # An agent's orphans become the nursery's, so that closing it finds them.
+            # An agent's orphans become the server's, so that closing it finds them.
             os.kill(pid, signal.SIGKILL)
             await until(lambda: ends == [AgentExit("a", pid, -9)], "told")
             await until(lambda: below[0] in descendants(link.pid), "adopted")
@@ -163,16 +164,16 @@ def test_agents_and_all_below_them_die_with_the_nursery(tmp_path: Path) -> None:
     run(work())
 
 
-def test_the_end_of_the_nursery_is_the_end_of_its_agents(tmp_path: Path) -> None:
+def test_the_end_of_the_fork_server_is_the_end_of_its_agents(tmp_path: Path) -> None:
     async def work() -> None:
         ends: list[AgentExit] = []
-        async with nursery(tmp_path, ends.append) as link:
+        async with forking(tmp_path, ends.append) as link:
             await link.wait_ready()
             pid = await link.start(options(tmp_path, "a", "wait"))
             os.kill(link.pid, signal.SIGKILL)
             await until(lambda: len(ends) == 1, "told")
             await until(lambda: not is_alive(pid), "dead")
-            with pytest.raises(NurseryError, match="has ended"):
+            with pytest.raises(ForkServerError, match="has died"):
                 await link.start(options(tmp_path, "b", "end"))
 
     run(work())
@@ -180,10 +181,10 @@ def test_the_end_of_the_nursery_is_the_end_of_its_agents(tmp_path: Path) -> None
 
 def test_an_import_that_fails_is_told_with_its_reason(tmp_path: Path) -> None:
     async def work() -> None:
-        async with nursery(tmp_path, lambda _: None, "broken.py") as link:
-            with pytest.raises(NurseryError, match="no module named gpus"):
+        async with forking(tmp_path, lambda _: None, "broken.py") as link:
+            with pytest.raises(ForkServerError, match="no module named gpus"):
                 await link.wait_ready()
-        assert "Traceback" in (tmp_path / "nursery.log").read_text()
+        assert "Traceback" in (tmp_path / "fork-server.log").read_text()
 
     run(work())
 
@@ -201,7 +202,7 @@ def test_an_agent_that_dies_alone_is_started_again_and_a_machine_is_not(tmp_path
         def ended(end: AgentExit) -> None:
             supervisor.exited(end)
 
-        async with nursery(tmp_path, ended) as link:
+        async with forking(tmp_path, ended) as link:
             supervisor = Supervisor(link, agent_options, said.append)
             await link.wait_ready()
             await supervisor.start("a")

@@ -1,14 +1,13 @@
 """The process from which emulated machines are forked, with all that they import already there.
 
 Four emulated machines would import torch and DeepSpeed four times, one after the other on few
-cores. The nursery imports them once; an agent forked from it runs the same main function as
-`castor agent`, in a session of its own, and nothing in it knows where it came from.
+cores. This server imports them once; an agent forked from it runs the same main function as
+`castor agent`, in a session of its own, and nothing in it knows where it came from. It ends with
+the launcher, and its agents with it.
 
-Protocol, JSON lines over the socket that it inherits. From the launcher: {"op": "start", "name",
-"options": {fields of AgentOptions}, "environment", "enter", "host"} (the latter three: see
-`site.Place`). To the launcher: {"op": "ready", "seconds", "threads"} or
-{"op": "unfit", "reason"} once, {"op": "started", "name", "pid"}, {"op": "exited", "name", "pid",
-"code"} (negative: killed by that signal). It ends with the launcher, and its agents with it.
+It is asked, beside what every `ForkServer` is: {"op": "start", "name", "options": {fields of
+AgentOptions}, "environment", "enter", "host"} (the latter three: see `site.Place`). It is ready
+after so many "seconds", with so many "threads".
 """
 
 from __future__ import annotations
@@ -53,25 +52,20 @@ def options_from_json(document: dict[str, Any]) -> AgentOptions:
     return AgentOptions(**(document | paths))
 
 
-class _Nursery(ForkServer):
+class AgentForkServer(ForkServer):
     """Serves one launcher until it goes away."""
 
     def __init__(self, link: socket.socket, agent_main: str) -> None:
         super().__init__(link)
         self._agent_main = agent_main
-        self._names: dict[int, str] = {}
 
     def take(self, request: dict[str, Any]) -> None:
+        """See `ForkServer.take`, and the module's head."""
         log = Path(request["options"]["folder"]) / "agent.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        pid = self.fork(log, os.setsid, lambda: self._run_agent(request), crashed=CRASHED)
-        self._names[pid] = request["name"]
-        self.send(op="started", name=request["name"], pid=pid)
-
-    def ended(self, pid: int, code: int) -> None:
-        # A process without a name is what a killed agent left behind.
-        if (name := self._names.pop(pid, None)) is not None:
-            self.send(op="exited", name=name, pid=pid, code=code)
+        self.start(
+            request["name"], log, os.setsid, lambda: self._run_agent(request), crashed=CRASHED
+        )
 
     def _run_agent(self, request: dict[str, Any]) -> int:
         os.environ.update(request["environment"])
@@ -86,13 +80,13 @@ class _Nursery(ForkServer):
 
 
 def main(arguments: list[str]) -> int:
-    """Run the nursery: FD PARENT SCRIPT AGENT_MAIN PRELOAD ("" for none)."""
+    """Run the server: FD PARENT SCRIPT AGENT_MAIN PRELOAD ("" for none)."""
     descriptor, parent, script, agent_main, preload = arguments
     os.setsid()  # a Ctrl-C at the launcher's terminal must not reach the agents by itself
     die_with_parent(int(parent))
     adopt_orphans()
     link = socket.socket(fileno=int(descriptor))
-    nursery = _Nursery(link, agent_main)
+    server = AgentForkServer(link, agent_main)
     began = time.monotonic()
     try:
         if preload:
@@ -100,14 +94,14 @@ def main(arguments: list[str]) -> int:
         named(agent_main)
     except Exception as error:  # noqa: BLE001 - told to the launcher, which shows it
         traceback.print_exc()
-        nursery.send(op="unfit", reason=f"{type(error).__name__}: {error}")
+        server.send(op="unfit", reason=f"{type(error).__name__}: {error}")
         return 1
     gc.collect()
     gc.freeze()  # so that a child's collector does not copy the pages that all share
     threads = len(list(Path("/proc/self/task").iterdir()))
-    nursery.send(op="ready", seconds=time.monotonic() - began, threads=threads)
+    server.send(op="ready", seconds=time.monotonic() - began, threads=threads)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        nursery.serve()
+        server.serve()
     return 0
 
 
