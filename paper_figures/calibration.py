@@ -27,9 +27,9 @@ from typing import Final
 from castor_configs.cluster import Calibration, Cluster, load_cluster
 from castor_configs.model import Model, load_model
 from castor_sim.iteration.case import case_of_model
-from castor_sim.iteration.config import IterationConfig
 from castor_sim.iteration.run import IterationReport, simulate_iteration
 from castor_sim.iteration.tasks import Lane
+from castor_sim.iteration_config import IterationConfig
 from paper_figures.published import published_values
 
 IDLE = "Idle without checkpoints"

@@ -27,7 +27,7 @@ from castor_analysis.advice_model import (
 from castor_analysis.summary import Interval, Summary, summarise_runs
 from castor_configs.cluster import load_cluster
 from castor_configs.model import load_model
-from castor_configs.quantities import exact_seconds
+from castor_configs.readable import exact_seconds
 from castor_policy.frequency_two_tier import TwoTier
 from castor_policy.placement import Placement, place
 from castor_sim.experiment import Experiment

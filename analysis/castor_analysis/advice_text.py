@@ -25,7 +25,7 @@ from castor_analysis.advice_model import (
     erlang_loss,
     waiting_share,
 )
-from castor_configs.quantities import exact_seconds, format_bps, format_bytes, format_seconds
+from castor_configs.readable import exact_seconds, format_bps, format_bytes, format_seconds
 from castor_policy.survival import RecoveryProbability, exact_or_estimate
 from castor_sim.experiment import Experiment
 from castor_sim.job import NS_PER_S

@@ -23,7 +23,7 @@ from castor_analysis.calibration_runs import (
 from castor_analysis.compare.settings import NONE, model_names
 from castor_analysis.run_log import refuse_twice
 from castor_configs.errors import InputError
-from castor_configs.quantities import format_bps
+from castor_configs.readable import format_bps
 from castor_policy.interleaving import Link
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_sim.iteration.engine import run_iteration

@@ -8,7 +8,7 @@ from typing import Final
 
 from castor_analysis.job_events import whole
 from castor_analysis.recovery_timeline import Doing, RecoveryTimeline, Retrieval, in_short
-from castor_configs.quantities import format_bytes, format_seconds
+from castor_configs.readable import format_bytes, format_seconds
 from castor_policy.events import Event, EventKind
 
 _NS_PER_S: Final = 1e9

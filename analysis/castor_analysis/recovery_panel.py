@@ -19,7 +19,7 @@ from castor_analysis.recovery_timeline import (
     Trainer,
 )
 from castor_analysis.timeline import Span
-from castor_configs.quantities import format_bytes, format_seconds
+from castor_configs.readable import format_bytes, format_seconds
 from castor_traces import picture_style as look
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from castor_analysis.recovery_panel import (
     words_of,
 )
 from castor_analysis.recovery_timeline import Machine, RecoveryTimeline
-from castor_configs.quantities import format_seconds
+from castor_configs.readable import format_seconds
 from castor_traces import picture_style as look
 
 if TYPE_CHECKING:

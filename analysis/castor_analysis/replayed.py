@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from castor_configs.quantities import format_seconds
+from castor_configs.readable import format_seconds
 from castor_sim.job import NS_PER_S
 from castor_sim.setup import Setup
 

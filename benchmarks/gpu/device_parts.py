@@ -16,10 +16,10 @@ import torch.distributed as dist
 
 from castor_lab.paced_device import PacedAccelerator
 from castor_runtime.arena.segments import create_file
+from castor_runtime.state.sections import lay_out, part_bytes
 from castor_runtime.trainer.cuda_device import CudaDevice, measure_copy_link, pin
 from castor_runtime.trainer.device import Device, Receive, Send, Transfer
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.sections import lay_out, part_bytes
 from castor_runtime.trainer.staged_device import Span, StagedDevice
 from castor_runtime.trainer.staging import Copy
 

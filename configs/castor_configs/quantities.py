@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from castor_configs.nearest import nearest_name
+from castor_configs.readable import DECIMAL_PREFIXES, exact_seconds
 
 NS_PER_S: Final = 1_000_000_000
 NS_MAX: Final = 2**63 - 1
@@ -58,13 +58,12 @@ _TIME_AMBIGUOUS = {
     ),
 }
 
-_DECIMAL_PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _BINARY_PREFIXES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 
 
 def _byte_units() -> dict[str, Fraction]:
     units = {"byte": Fraction(1), "bytes": Fraction(1), "KB": Fraction(1000)}
-    for prefix, size in (_DECIMAL_PREFIXES | _BINARY_PREFIXES).items():
+    for prefix, size in (DECIMAL_PREFIXES | _BINARY_PREFIXES).items():
         units[f"{prefix}B"] = Fraction(size)
     return units
 
@@ -73,7 +72,7 @@ def _bandwidth_units() -> dict[str, Fraction]:
     """All spellings: a small b or the word bit means bits, a capital B means bytes."""
     units: dict[str, Fraction] = {}
     prefixes: dict[str, int] = {}
-    for prefix, size in (_DECIMAL_PREFIXES | _BINARY_PREFIXES).items():
+    for prefix, size in (DECIMAL_PREFIXES | _BINARY_PREFIXES).items():
         # Tools write "50mbit" and "10gbps"; nobody means millibits.
         prefixes |= {prefix: size, prefix.lower(): size, prefix[:1].upper() + prefix[1:]: size}
     for prefix, size in prefixes.items():
@@ -196,74 +195,6 @@ def parse_fraction(value: object) -> float:
     if share > 1:
         raise _refusal(_SHARE_EXPECTED, value, "it is over 1")
     return float(share)
-
-
-def exact_seconds(nanoseconds: int) -> str:
-    """Return the shortest decimal of seconds, with its unit: 62_500_000_000 gives "62.5s"."""
-    text = format(Decimal(nanoseconds).scaleb(-9), "f")
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + "s"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a time for a person to read: 93.0 gives "1 min 33 s", 0.25 gives "250 ms"."""
-    if not math.isfinite(seconds):
-        return "infinite" if seconds > 0 else str(seconds)
-    if seconds < 0:
-        return f"-{format_seconds(-seconds)}"
-    if round(seconds, 1) < 60:
-        return _up_to_a_minute(seconds)
-    if round(seconds) < 3600:
-        return _two_units(seconds, (60, "min"), (1, "s"))
-    if round(seconds / 60) < 1440:
-        return _two_units(seconds, (3600, "h"), (60, "min"))
-    return _two_units(seconds, (86_400, "d"), (3600, "h"))
-
-
-def format_bytes(size_bytes: float) -> str:
-    """Return a size for a person to read, in decimal units: 9.4e9 gives "9.4 GB"."""
-    return _scaled(size_bytes, "B")
-
-
-def format_bps(bandwidth_bps: float) -> str:
-    """Return a bandwidth for a person to read: 4e11 gives "400 Gbit/s"."""
-    return _scaled(bandwidth_bps, "bit/s")
-
-
-def _up_to_a_minute(seconds: float) -> str:
-    if seconds == 0:
-        return "0 s"
-    for scale, unit in ((1e9, "ns"), (1e6, "us"), (1e3, "ms")):
-        text = _three_digits(seconds * scale)
-        if float(text) < 1000:
-            return f"{text} {unit}"
-    return f"{_three_digits(seconds)} s"
-
-
-def _two_units(seconds: float, large: tuple[int, str], small: tuple[int, str]) -> str:
-    """Round once, in the smaller unit, so that 3599.9 s never reads as 59 min 60 s."""
-    rounded = round(seconds / small[0]) * small[0]
-    whole, rest = divmod(rounded, large[0])
-    return f"{whole} {large[1]}" + (f" {rest // small[0]} {small[1]}" if rest else "")
-
-
-def _scaled(value: float, unit: str) -> str:
-    if not math.isfinite(value):
-        return f"{value} {unit}"
-    magnitude, last = abs(value), list(_DECIMAL_PREFIXES)[-1]
-    for prefix, size in _DECIMAL_PREFIXES.items():
-        text = _three_digits(magnitude / size)
-        if float(text) < 1000 or prefix == last:
-            break
-    return f"{'-' if value < 0 else ''}{text} {prefix}{unit}"
-
-
-def _three_digits(value: float) -> str:
-    """Three significant digits without an exponent; whole numbers keep all of theirs."""
-    if value >= 100:
-        return f"{value:.0f}"
-    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
-    text = f"{value:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _time(value: object) -> Fraction:

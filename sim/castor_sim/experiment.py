@@ -29,7 +29,7 @@ from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Nanoseco
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Name
 from castor_sim import strategies as built_in
 from castor_sim.failure_config import FailuresConfig, ReplacementConfig
-from castor_sim.iteration.config import IterationConfig
+from castor_sim.iteration_config import IterationConfig
 from castor_sim.profile import MAX_HORIZON_NS, MAX_PART_NS
 from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
 

@@ -73,7 +73,7 @@ except OSError as error:
 """
 STORE = """
 import sys, time
-from castor_runtime.persistent.pacing import storage_pacer
+from castor_runtime.pacing import storage_pacer
 pacer = storage_pacer(reading=sys.argv[1] == "read")
 pacer.pace(1 << 16)  # the bucket is full at first
 print("ready", flush=True)

@@ -18,10 +18,6 @@ from castor_configs.quantities import (
     Nanoseconds,
     RatePerSecond,
     Seconds,
-    exact_seconds,
-    format_bps,
-    format_bytes,
-    format_seconds,
     parse_bps,
     parse_bytes,
     parse_fraction,
@@ -30,6 +26,7 @@ from castor_configs.quantities import (
     parse_seconds,
     to_ns,
 )
+from castor_configs.readable import exact_seconds, format_bps, format_bytes, format_seconds
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from castor_lab.emulated_cluster.storage_traffic import StorageLink, storage_env
 from castor_lab.paced_device import paced_device
 from castor_lab.pacing import PACED_DEVICE
 from castor_runtime.named import named
-from castor_runtime.persistent.pacing import storage_pacer
+from castor_runtime.pacing import storage_pacer
 
 
 def test_no_module_of_the_runtime_names_the_lab() -> None:

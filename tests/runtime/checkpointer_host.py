@@ -30,15 +30,16 @@ import torch._dynamo
 import torch._inductor.compile_fx
 import torch.distributed as dist
 import torch.distributed.fsdp
+from outside_engine import Ledger
 
 from castor import Checkpointer, TensorState
 from castor_configs.model import Model
 from castor_lab.programs.language_model import build_language_model
 from castor_lab.programs.text import TextSampler
+from castor_runtime.state.meta import encode
 from castor_runtime.trainer import joining
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.device import CpuDevice
-from castor_runtime.trainer.meta import encode
 from castor_runtime.trainer.random_state import capture_random_state
 
 torch.set_num_threads(1)
@@ -203,6 +204,21 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
     return {"start": start, "live": live, "blocked_s": blocked, "rows": curve.rows}
 
 
+def train_outside_engine(options: dict[str, Any]) -> dict[str, Any]:
+    """Train an engine whose adapter is none of Castor's."""
+    dist.init_process_group("gloo")
+    ledger = Ledger(2000)
+    checkpointer = Checkpointer(ledger)
+    start = checkpointer.resume()
+    for iteration in range(start, options["iterations"]):
+        checkpointer.before_update()
+        ledger.train(iteration * (dist.get_rank() + 1))
+        checkpointer.step()
+        time.sleep(options.get("pause_s", 0.0))
+    checkpointer.finish()
+    return {"start": start, "live": digest(ledger.sums), "entries": ledger.entries}
+
+
 def train_with_teacher(options: dict[str, Any]) -> dict[str, Any]:
     """Train a weight; a teacher beside it follows between step() and the next update."""
     joining.CpuDevice = LateDevice
@@ -294,6 +310,7 @@ PROGRAMS = {
     "deepspeed": train_deepspeed,
     "teacher": train_with_teacher,
     "tensors": train_tensors,
+    "outside": train_outside_engine,
     "script": run_script,
     "uneven": train_unevenly,
 }

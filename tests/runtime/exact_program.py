@@ -23,9 +23,9 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
+from castor_runtime.state.meta import decode, encode
+from castor_runtime.state.sections import copy_section, part_bytes
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
-from castor_runtime.trainer.meta import decode, encode
-from castor_runtime.trainer.sections import copy_section, part_bytes
 
 BEFORE, AFTER = 4, 3
 ADAMW = {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}}

@@ -21,11 +21,11 @@ import torch.distributed as dist
 from castor_lab.paced_device import PacedDevice
 from castor_policy.interleaving import Link
 from castor_runtime.arena import PartLayout, Replica, SegmentOwner
+from castor_runtime.state.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.device import Arrived, CpuDevice, Receive, Send, Transfer
 from castor_runtime.trainer.exchange import Exchange, Exchanged, Part
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.traffic import Traffic
 
 DTYPES = [torch.float32, torch.uint8, torch.bfloat16, torch.int64]

@@ -34,8 +34,8 @@ from castor_runtime.persistent.deepspeed_format import load_rank
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.persist import PartOrder, PersistOrder, PersistResult, persist
 from castor_runtime.persistent.template import write_template
+from castor_runtime.state.meta import decode, encode
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
-from castor_runtime.trainer.meta import decode, encode
 from castor_runtime.trainer.random_state import capture_random_state, restore_random_state
 
 WORLD = 2

@@ -54,6 +54,20 @@ def test_deepspeed_resumes_bit_for_bit(make_cluster: MakeCluster, dtype: str) ->
     assert [r["losses"] for r in again] == [r["losses"][done:] for r in whole]
 
 
+def test_an_engine_from_outside_is_held_as_those_of_castor_are(make_cluster: MakeCluster) -> None:
+    whole = make_cluster(2, 2).run("outside", {"iterations": 12}).results()
+    cluster = make_cluster(2, 2)
+    first = cluster.run("outside", {"iterations": 12, "pause_s": 0.03})
+    first.wait_completed(4)
+    first.kill()
+    cluster.lose_machine(1)
+    second = cluster.run("outside", {"iterations": 12})
+    again = second.results()
+    assert second.tiers[1] == "peer"
+    assert all(4 <= r["start"] < 12 for r in again)
+    assert without_start(again) == without_start(whole)
+
+
 @pytest.mark.parametrize("rows", [2000, 400_000])
 def test_user_state_that_grows_is_given_room(make_cluster: MakeCluster, rows: int) -> None:
     """Step by step, ahead of need; and in one iteration beyond all that was there."""

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from castor_runtime.trainer.meta import decode, encode
-from castor_runtime.trainer.module_buffers import ModuleBuffers
-from castor_runtime.trainer.sections import copy_section, lay_out, part_bytes, views
+from castor_runtime.state.meta import decode, encode
+from castor_runtime.state.module_buffers import ModuleBuffers
+from castor_runtime.state.sections import copy_section, lay_out, part_bytes, views
 
 CPU = torch.device("cpu")
 

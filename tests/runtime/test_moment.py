@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from castor_runtime.state.sections import lay_out
 from castor_runtime.trainer.moment import Moments, tensor_digests, weighed
-from castor_runtime.trainer.sections import lay_out
 
 
 def moments(*names: str, early: tuple[str, ...] = (), trained: tuple[str, ...] = ()) -> Moments:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.interleaving import SCHEMES, Link
+from castor_runtime.state.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.device import Receive
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.staged_device import Span, StagedDevice
 from castor_runtime.trainer.staging import BufferPool, Copy, LiveBytes
 from castor_runtime.trainer.traffic import Traffic

@@ -182,7 +182,7 @@ def test_a_dynamic_loss_scale_is_written_as_deepspeed_keeps_it(runs: Path, tmp_p
 
     from castor_runtime.persistent.deepspeed_format import write_rank_files  # noqa: PLC0415
     from castor_runtime.persistent.template import read_template  # noqa: PLC0415
-    from castor_runtime.trainer.meta import decode, encode  # noqa: PLC0415
+    from castor_runtime.state.meta import decode, encode  # noqa: PLC0415
 
     # CPUs train without fp16, so the scaler is put into the template of an fp32 run.
     template = read_template(runs / "fp32" / "template-0")

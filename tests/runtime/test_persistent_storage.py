@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from castor_runtime.pacing import VARIABLE, Pacer, storage_pacer
 from castor_runtime.persistent.durable_files import file_digest, writing
 from castor_runtime.persistent.manifest import (
     MANIFEST_NAME,
@@ -28,7 +29,6 @@ from castor_runtime.persistent.manifest import (
     receipt_name,
     write_receipt,
 )
-from castor_runtime.persistent.pacing import VARIABLE, Pacer, storage_pacer
 from castor_runtime.persistent.retention import prune, publish_and_prune
 from castor_runtime.persistent.storage import (
     attempt_folder,
@@ -141,7 +141,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_persistent_storage import attempt_of, write_rank
-from castor_runtime.persistent.pacing import Pacer
+from castor_runtime.pacing import Pacer
 from castor_runtime.persistent.retention import publish_and_prune
 folder = Path(sys.argv[1])
 print("ready", flush=True)

@@ -19,12 +19,8 @@ from castor_configs.model import Model
 from castor_lab.programs.language_model import IGNORED, build_language_model
 from castor_lab.programs.text import MASK, TextSampler, masked_batch, read_text
 from castor_policy.interleaving import SCHEMES, Link
-from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.idle_spans import Gate, IdleSpans
-from castor_runtime.trainer.meta import MetaError, decode, encode
-from castor_runtime.trainer.optimizer_state import OptimizerState
-from castor_runtime.trainer.random_state import capture_random_state, restore_random_state
-from castor_runtime.trainer.sections import (
+from castor_runtime.state.meta import MetaError, decode, encode
+from castor_runtime.state.sections import (
     ALIGNMENT,
     copy_section,
     fingerprint,
@@ -32,6 +28,10 @@ from castor_runtime.trainer.sections import (
     part_bytes,
     sections_digest,
 )
+from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.idle_spans import Gate, IdleSpans
+from castor_runtime.trainer.optimizer_state import OptimizerState
+from castor_runtime.trainer.random_state import capture_random_state, restore_random_state
 from castor_runtime.trainer.span_profile import (
     CollectiveTimes,
     IterationTimeline,

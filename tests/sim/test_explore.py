@@ -10,7 +10,15 @@ import pytest
 
 from castor_policy import checkpoint_memory
 from castor_policy.agents import lease_keeping, life, root, store_writes, worker
-from castor_sim.explore import agent, checkpoint_model, monitor, session, training, variant
+from castor_sim.explore import (
+    agent,
+    checkpoint_model,
+    group,
+    monitor,
+    session,
+    trainer,
+    variant,
+)
 from castor_sim.explore import run as exploring
 from castor_sim.explore.checkpoint_model import Replica, part_of
 from castor_sim.explore.invariants import INVARIANTS
@@ -187,8 +195,9 @@ def test_what_is_broken_on_purpose_is_found_and_shrunk(broken: str, invariant: i
 
 
 def test_an_update_that_does_not_wait_for_the_capture_is_seen(monkeypatch) -> None:
-    monkeypatch.setattr(training.Trainer, "captured", property(lambda *_: 99, lambda *_: None))
-    monkeypatch.setattr(training, "ITERATION_S", 0.05)
+    captured = property(lambda *_: 99, lambda *_: None)
+    monkeypatch.setattr(trainer.SimulatedTrainer, "captured", captured)
+    monkeypatch.setattr(group, "ITERATION_S", 0.05)
     found = run_schedule(RIGHT, 1, ())
     assert found is not None
     assert found.invariant == 2
@@ -202,7 +211,7 @@ def test_a_part_that_is_loaded_unread_is_seen(monkeypatch) -> None:
 
 
 def test_ranks_that_load_different_iterations_are_seen(monkeypatch) -> None:
-    read = training.Trainer._read
+    read = trainer.SimulatedTrainer._read
 
     def other_iteration(self, offer):
         part = read(self, offer)
@@ -211,7 +220,7 @@ def test_ranks_that_load_different_iterations_are_seen(monkeypatch) -> None:
             return part_of(self.world.truth.state(1, offer.iteration))
         return part
 
-    monkeypatch.setattr(training.Trainer, "_read", other_iteration)
+    monkeypatch.setattr(trainer.SimulatedTrainer, "_read", other_iteration)
     # A seed tells only if its failure falls after the first complete iteration.
     faults = (Fault("trainer", 5.0, 0),)
     found = [f for seed in range(4) if (f := run_schedule(RIGHT, seed, faults))]

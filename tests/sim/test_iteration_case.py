@@ -8,10 +8,10 @@ from castor_configs.cluster import load_cluster
 from castor_configs.errors import InputError
 from castor_configs.model import load_model
 from castor_sim.iteration.case import case_of_model, load_iteration
-from castor_sim.iteration.config import IterationConfig
 from castor_sim.iteration.run import IterationReport, simulate_iteration
 from castor_sim.iteration.tasks import Lane
 from castor_sim.iteration.workload import model_blocks
+from castor_sim.iteration_config import IterationConfig
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError
 from castor_sim.iteration.case import load_iteration, measured_case
-from castor_sim.iteration.config import IterationConfig
 from castor_sim.iteration.engine import run_iteration
 from castor_sim.iteration.measured import FORMAT, MeasuredProfile, load_profile
 from castor_sim.iteration.measured_steps import (
@@ -27,6 +26,7 @@ from castor_sim.iteration.measured_steps import (
 )
 from castor_sim.iteration.run import IterationReport, simulate_iteration
 from castor_sim.iteration.timeline import COPY_LANE, Traffic
+from castor_sim.iteration_config import IterationConfig
 
 deterministic = settings(
     derandomize=True, deadline=None, max_examples=4 * settings.default.max_examples // 5

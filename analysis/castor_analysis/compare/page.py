@@ -11,7 +11,7 @@ from castor_analysis.compare.comparison import Comparison
 from castor_analysis.compare.measured_run import MeasuredRun
 from castor_analysis.compare.points import SHARE, Point, S
 from castor_analysis.compare.report import telling_keys
-from castor_configs.quantities import format_seconds
+from castor_configs.readable import format_seconds
 
 _PACED_LAYERS: Final = "--paced-layer-ms"
 """The option of Castor's own programs that replaces arithmetic by waits."""

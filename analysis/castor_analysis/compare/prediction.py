@@ -12,10 +12,10 @@ from typing import Final, Protocol
 from castor_analysis.compare.measured_run import COMPLETE, IDLE, ITERATION, NETWORK
 from castor_analysis.compare.settings import Setting
 from castor_sim.iteration.case import load_iteration, measured_case
-from castor_sim.iteration.config import IterationConfig
 from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
 from castor_sim.iteration.run import NONE, SCHEME_NAMES, IterationCase, simulate_iteration
 from castor_sim.iteration.timeline import Interval
+from castor_sim.iteration_config import IterationConfig
 
 SERIAL: Final = "serial_s"
 """How long an iteration takes in which nothing overlaps, as the first one after a start."""

@@ -23,7 +23,7 @@ from typing import Final
 from castor_analysis.compare.outages import REQUESTED, LeftOut, Outage, OutageKind
 from castor_analysis.compare.points import Point, S, SettingValue, point_of_samples
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel
-from castor_configs.quantities import format_seconds
+from castor_configs.readable import format_seconds
 from castor_runtime.launcher.run_result import PARTS
 
 SHORT_S: Final = 0.05

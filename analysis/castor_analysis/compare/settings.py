@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from castor_analysis.compare.points import SettingValue
 from castor_configs.errors import InputError
-from castor_configs.quantities import format_bps, format_bytes
+from castor_configs.readable import format_bps, format_bytes
 from castor_runtime.launcher.run_folder import RunFolder
 
 NONE: Final = "none"

@@ -117,12 +117,7 @@ def _request(
     settings: list[str] | None,
 ) -> Request:
     from castor_analysis.advice_case import Request
-    from castor_configs.quantities import (
-        parse_bytes,
-        parse_fraction,
-        parse_ns,
-        parse_rate_per_s,
-    )
+    from castor_configs.quantities import parse_bytes, parse_fraction, parse_ns, parse_rate_per_s
 
     def parsed(parser: Callable[[object], ValueT], text: str | None, option: str) -> ValueT | None:
         try:
@@ -150,7 +145,7 @@ def _request(
 
 def _print(advice: Advice) -> None:
     from castor_analysis.advice_text import assumptions, reasons, train_command
-    from castor_configs.quantities import format_seconds
+    from castor_configs.readable import format_seconds
 
     console = Console(highlight=False, markup=False)
     setup, chosen = advice.case.setup, advice.candidate
@@ -211,7 +206,7 @@ def _print_list(console: Console, heading: str, lines: list[str]) -> None:
 
 
 def _alternatives(advice: Advice) -> Table:
-    from castor_configs.quantities import format_bytes, format_seconds
+    from castor_configs.readable import format_bytes, format_seconds
 
     table = Table(title="Compared, by simulation", title_justify="left")
     table.add_column("")

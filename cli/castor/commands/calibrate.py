@@ -111,7 +111,7 @@ def calibration_document(found: Calibration) -> dict[str, Any]:
 
 
 def _print(found: Calibration) -> None:
-    from castor_configs.quantities import format_bps, format_bytes, format_seconds
+    from castor_configs.readable import format_bps, format_bytes, format_seconds
 
     profile, fit = found.profile, found.fit
     table = Table(

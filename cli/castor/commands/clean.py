@@ -18,7 +18,7 @@ def clean(
 
     Example: castor clean --job gpt2
     """
-    from castor_configs.quantities import format_bytes
+    from castor_configs.readable import format_bytes
     from castor_runtime.arena.removal import free
     from castor_runtime.launcher.train_options import check_job_name
 

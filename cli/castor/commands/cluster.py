@@ -133,7 +133,7 @@ def _document(name: str) -> dict[str, Any]:
 
 
 def _show(document: dict[str, Any], as_json: bool) -> None:
-    from castor_configs.quantities import format_bps
+    from castor_configs.readable import format_bps
 
     if as_json:
         typer.echo(json.dumps(document))

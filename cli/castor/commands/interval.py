@@ -122,7 +122,7 @@ def _duration_s(text: str, option: str, *, zero_allowed: bool = True) -> float:
 
 
 def _print_table(report: IntervalReport) -> None:
-    from castor_configs.quantities import format_seconds
+    from castor_configs.readable import format_seconds
 
     table = Table(
         title=f"MTBF {format_seconds(report.mtbf_s)}, "

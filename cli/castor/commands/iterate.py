@@ -116,7 +116,7 @@ def _profile(profile: Path | None, link: str | None) -> MeasuredProfile | None:
 
 def _say_trust(setup: IterationSetup, *, measured: bool) -> None:
     """Say on stderr what the timeline rests on."""
-    from castor_configs.quantities import format_seconds
+    from castor_configs.readable import format_seconds
 
     if measured:
         return
@@ -229,7 +229,7 @@ def _write_timeline(report: IterationReport, path: Path) -> None:
 
 
 def _print(document: Mapping[str, Any]) -> None:
-    from castor_configs.quantities import format_bytes, format_seconds
+    from castor_configs.readable import format_bytes, format_seconds
 
     idle, checkpoint = document["idle"], document["checkpoint"]
     table = Table(

@@ -146,7 +146,7 @@ def _chunks(chunks: tuple[Any, ...]) -> list[dict[str, int]]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    from castor_configs.quantities import format_bytes, format_seconds
+    from castor_configs.readable import format_bytes, format_seconds
 
     table = Table(title=f"Schedule, {document['scheme']}")
     for heading in ("Span", "Idle", "Chunks", "Bytes", "Busy"):

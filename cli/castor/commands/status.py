@@ -131,7 +131,7 @@ def _print_ended(folder: Any, as_json: bool) -> None:
 
 
 def _shown(document: dict[str, Any]) -> Group:
-    from castor_configs.quantities import format_bytes
+    from castor_configs.readable import format_bytes
 
     redundancy = "DEGRADED: replicas are missing" if document["degraded"] else "all replicas whole"
     persistent = document["persistent"]

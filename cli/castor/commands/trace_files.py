@@ -78,7 +78,7 @@ def write(trace: Trace, output: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    from castor_configs.quantities import format_seconds
+    from castor_configs.readable import format_seconds
     from castor_traces.trace import NS_PER_S
     from castor_traces.write import format_trace, write_trace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from castor_configs.quantities import format_seconds
+from castor_configs.readable import format_seconds
 from castor_traces.catalog import catalog
 from castor_traces.presets import PRESETS
 from castor_traces.statistics import TraceStatistics

@@ -18,7 +18,7 @@ from castor_lab.emulated_cluster.storage_host import (
     REQUEST,
     WRITE,
 )
-from castor_runtime.persistent import pacing
+from castor_runtime import pacing
 
 _STORAGE: Final = "CASTOR_STORAGE"
 

@@ -23,6 +23,7 @@ from castor_runtime.arena.layout import (
     read_version,
     unpack_fixed,
 )
+from castor_runtime.arena.mapped_part import MappedPart
 from castor_runtime.arena.replica import Replica
 from castor_runtime.arena.segment_header import read_header
 from castor_runtime.arena.segments import (
@@ -260,8 +261,8 @@ class Arena:
             )
         self._replicas[part.rank].ask_for_room = self._room_for
 
-    def _room_for(self, replica: Replica, meta_bytes: int) -> None:
-        self.make_room(replica.rank, meta_bytes)
+    def _room_for(self, mapped: MappedPart, meta_bytes: int) -> None:
+        self.make_room(mapped.rank, meta_bytes)
 
     def _size_bytes(self, rank: int) -> int:
         return self._path(rank).stat().st_size

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from castor_policy.checkpoint_memory import BufferHeader
 from castor_runtime.arena.digests import chunk_digests
 from castor_runtime.arena.layout import BufferRecord
-
-if TYPE_CHECKING:
-    from castor_runtime.arena.replica import Replica
+from castor_runtime.arena.mapped_part import MappedPart
 
 
 class Writing:
@@ -23,11 +20,11 @@ class Writing:
         data: the data, writable in any order. Release no view of it later than the replica.
     """
 
-    def __init__(self, replica: Replica, buffer: int, header: BufferHeader) -> None:
+    def __init__(self, mapped: MappedPart, buffer: int, header: BufferHeader) -> None:
         self.buffer = buffer
         self.header = header
-        self.data = replica._data(buffer)
-        self._replica = replica
+        self.data = mapped.data(buffer)
+        self._mapped = mapped
         self._ended = False
 
     @property
@@ -43,26 +40,26 @@ class Writing:
     @property
     def rank(self) -> int:
         """Whose part it is."""
-        return self._replica.rank
+        return self._mapped.rank
 
     @property
     def chunk_bytes(self) -> int:
         """Size of a chunk; the last may be shorter."""
-        return self._replica.chunk_bytes
+        return self._mapped.chunk_bytes
 
     @property
     def chunks(self) -> int:
         """Number of chunks."""
-        return self._replica.chunks
+        return self._mapped.chunks
 
     @property
     def meta_bytes(self) -> int:
         """Capacity for metadata, as it is now."""
-        return self._replica.meta_bytes
+        return self._mapped.meta_bytes
 
     def make_room(self, meta_bytes: int) -> None:
-        """See to it that metadata of that size fit; see `Replica.make_room`."""
-        self._replica.make_room(meta_bytes)
+        """See to it that metadata of that size fit; see `MappedPart.make_room`."""
+        self._mapped.make_room(meta_bytes)
 
     def chunk(self, index: int) -> memoryview:
         """Return the data of one chunk.
@@ -70,7 +67,7 @@ class Writing:
         Raises:
             ValueError: there is no such chunk.
         """
-        start, end = self._replica.part.chunk_span(index)
+        start, end = self._mapped.part.chunk_span(index)
         return self.data[start:end]
 
     def commit(
@@ -96,17 +93,17 @@ class Writing:
                 "call make_room first"
             )
         if digests is None:
-            digests = chunk_digests(self.data, self._replica.part, workers)
+            digests = chunk_digests(self.data, self._mapped.part, workers)
         if len(digests) != self.chunks:
             raise ValueError(f"{len(digests)} digests for {self.chunks} chunks; give one a chunk")
-        self._replica._commit(self, meta, digests)
+        self._mapped.commit(self.buffer, self.header, meta, digests)
         self._ended = True
 
     def abandon(self) -> None:
         """Give the buffer up, half-written; it counts as empty. Nothing after a commit."""
         if not self._ended:
             self._ended = True
-            self._replica._abandon(self)
+            self._mapped.abandon(self.buffer, self.header)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +130,10 @@ class Snapshot:
     digests: tuple[int, ...]
     chunk_bytes: int
     fingerprint: bytes
-    _replica: Replica = field(repr=False)
+    _mapped: MappedPart = field(repr=False)
     _buffer: int = field(repr=False)
     _record: BufferRecord = field(repr=False)
 
     def is_current(self) -> bool:
         """Say whether the buffer is still the same complete one: ask after reading the data."""
-        return self._replica._record(self._buffer) == self._record
+        return self._mapped.record(self._buffer) == self._record

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from castor_configs.quantities import format_bytes, format_seconds
+from castor_configs.readable import format_bytes, format_seconds
 from castor_policy.events import Event, EventKind
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory

@@ -23,6 +23,7 @@ import deepspeed
 import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 
+from castor_runtime.pacing import Pacer
 from castor_runtime.persistent.durable_files import FileRecord, writing
 from castor_runtime.persistent.manifest import (
     Attempt,
@@ -31,10 +32,9 @@ from castor_runtime.persistent.manifest import (
     read_receipt,
     write_receipt,
 )
-from castor_runtime.persistent.pacing import Pacer
 from castor_runtime.persistent.storage import checkpoint_manifest, damaged_files, tag
 from castor_runtime.persistent.template import read_template
-from castor_runtime.trainer.module_buffers import departed_names, held_names
+from castor_runtime.state.module_buffers import departed_names, held_names
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from xxhash import xxh3_128
 
-from castor_runtime.persistent.pacing import Pacer
+from castor_runtime.pacing import Pacer
 
 WRITE_BYTES = 4 << 20
 """Most bytes handed to the kernel at once: the grain of pacing, small beside the page cache."""

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from castor_runtime.arena import Replica
+from castor_runtime.pacing import storage_pacer
 from castor_runtime.persistent.deepspeed_format import write_converters, write_rank_files
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.memory_copy import await_iteration, copy_part, reserve
-from castor_runtime.persistent.pacing import storage_pacer
 from castor_runtime.persistent.retention import drop_cut_off, publish_and_prune
 from castor_runtime.persistent.storage import start_attempt
-from castor_runtime.trainer.meta import decode
+from castor_runtime.state.meta import decode
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
+from castor_runtime.pacing import Pacer
 from castor_runtime.persistent.durable_files import (
     PART_SUFFIX,
     file_digest,
@@ -42,7 +43,6 @@ from castor_runtime.persistent.manifest import (
     read_receipt,
     write_manifest,
 )
-from castor_runtime.persistent.pacing import Pacer
 
 OWN_FOLDER = ".castor"
 _TAG = re.compile(r"global_step(\d+)")

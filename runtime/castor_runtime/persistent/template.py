@@ -19,8 +19,8 @@ import torch
 from deepspeed.runtime.engine import _checkpoint_parallel_metadata
 
 from castor_runtime.persistent.durable_files import write_durably
-from castor_runtime.trainer.extra_state import extra_state_modules
-from castor_runtime.trainer.optimizer_attributes import has_own_state_dict, inner_optimizers
+from castor_runtime.state.extra_state import extra_state_modules
+from castor_runtime.state.optimizer_attributes import has_own_state_dict, inner_optimizers
 
 TEMPLATE_VERSION = 2
 _EXTRA_STATE = "_extra_state"

@@ -17,19 +17,18 @@ from __future__ import annotations
 import atexit
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
+from castor_runtime.state.meta import encode
+from castor_runtime.state.protocol import Stateful
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.busy import BUSY_LIMIT_S
-from castor_runtime.trainer.deepspeed_state import DeepSpeedState
-from castor_runtime.trainer.loading import Stateful
-from castor_runtime.trainer.meta import encode
+from castor_runtime.trainer.engines import state_of
 from castor_runtime.trainer.random_state import capture_random_state
 from castor_runtime.trainer.session import TrainerSession
-from castor_runtime.trainer.tensor_state import TensorState
-from castor_runtime.trainer.unheld_state import FirstIterations, refuse_foreign_state
+from castor_runtime.trainer.unheld_state import refuse_foreign_state
 
 _META_SLACK_BYTES = 64 << 10
 _PAGE_BYTES = 4096
@@ -41,7 +40,8 @@ class Checkpointer:
     Construct it on every rank, once, after `deepspeed.initialize`; it makes process groups.
 
     Args:
-        engine: a DeepSpeed engine with ZeRO stage 3, or a `TensorState`.
+        engine: a DeepSpeed engine with ZeRO stage 3, a `TensorState`, or one that an adapter stands
+            for (`castor_runtime.trainer.engines.register`).
         state: the user's own state by name, made whole again by `resume`.
         meta_bytes: a hint, room for the user's and the small states together at the start; None:
             twice what they take now and 64 KiB. Where they grow, room is made in time.
@@ -67,7 +67,7 @@ class Checkpointer:
     ) -> None:
         if update_after not in ("replication", "capture"):
             raise ValueError(f'update_after is "replication" or "capture", not {update_after!r}')
-        self._state = engine if isinstance(engine, TensorState) else DeepSpeedState(engine)
+        self._state = state_of(engine)
         self._user = dict(sorted((state or {}).items()))
         refuse_foreign_state(self._user)
         settings = TrainerSettings.from_environment()
@@ -80,7 +80,7 @@ class Checkpointer:
             )
             return
         _claim_process()
-        self._watch: FirstIterations | None = None
+        self._watch: Callable[[], bool] | None = None
         needed = len(encode(self._meta()))
         capacity = 2 * needed + _META_SLACK_BYTES if meta_bytes is None else meta_bytes
         capacity = -(-capacity // _PAGE_BYTES) * _PAGE_BYTES
@@ -102,8 +102,8 @@ class Checkpointer:
         if self._session is None:
             return self._state.iteration()
         done = self._session.resume(self._user)
-        if self._session.from_start and isinstance(self._state, DeepSpeedState):
-            self._watch = FirstIterations(self._state, self._user, self._session.warn)
+        if self._session.from_start:
+            self._watch = self._state.watch_first_iterations(self._user, self._session.warn)
         return done
 
     def step(self, loss: Any = None) -> None:
@@ -119,11 +119,10 @@ class Checkpointer:
             MetaError: the user's state holds something that a checkpoint cannot.
             SecondEngineError: another engine trains in this process.
         """
-        if isinstance(self._state, TensorState):
-            self._state.advance()
+        self._state.stepped()
         if self._session is not None:
             ended = self._session.step(loss, self._meta)
-            if ended and self._watch is not None and self._watch.iteration_ended():
+            if ended and self._watch is not None and self._watch():
                 self._watch = None
 
     def busy(self, what: str, limit_s: float = BUSY_LIMIT_S) -> AbstractContextManager[None]:

@@ -9,18 +9,21 @@ each update and after loading its own checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from castor_runtime.state.extra_state import extra_state_modules
+from castor_runtime.state.meta import decode
+from castor_runtime.state.module_buffers import ModuleBuffers
+from castor_runtime.state.protocol import DamagedError, PersistentPart, Stateful
+from castor_runtime.state.sections import Section, lay_out, views
 from castor_runtime.trainer.exact_configurations import refuse_inexact, refuse_inexact_engine
-from castor_runtime.trainer.extra_state import extra_state_modules
-from castor_runtime.trainer.module_buffers import ModuleBuffers
 from castor_runtime.trainer.optimizer_state import OptimizerState
 from castor_runtime.trainer.running_powers import RunningPowers
-from castor_runtime.trainer.sections import Section, lay_out, views
+from castor_runtime.trainer.unheld_state import FirstIterations
 
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 _SCHEDULED = ("lr_scheduler", "random_ltd_scheduler", "curriculum_scheduler_legacy")
@@ -63,6 +66,9 @@ class DeepSpeedState:
             ]
             + self._buffers.tensors()
         )
+
+    def stepped(self) -> None:
+        """Do nothing: DeepSpeed counts by itself."""
 
     def iteration(self) -> int:
         """Return DeepSpeed's count of updates, those that an overflow skipped included."""
@@ -140,31 +146,50 @@ class DeepSpeedState:
         self._restore_schedules(meta)
         zero.checkpoint_event_epilogue()
 
-    def reshape(self, meta: Mapping[str, Any]) -> None:
-        """Have the buffers of the checkpoint, so that `engine.load_checkpoint` finds them."""
-        self._buffers.reshape(meta["buffers"])
+    def restore_persistent(self, part: PersistentPart) -> dict[str, Any]:
+        """Have `engine.load_checkpoint` load, and set what it leaves; collective.
 
-    def restore_small(self, meta: Mapping[str, Any], extra: Mapping[str, torch.Tensor]) -> None:
-        """Set what `engine.load_checkpoint` leaves: counters, scalers, lost sections."""
+        Raises:
+            DamagedError: the checkpoint is not whole; nothing was changed.
+        """
+        from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415
+        from castor_runtime.persistent.manifest import (  # noqa: PLC0415 - costs time, seldom used
+            DamagedCheckpointError,
+            ForeignStorageError,
+        )
+
+        try:
+            loaded = load_rank(
+                self._engine,
+                part.folder,
+                part.iteration,
+                part.rank,
+                job=part.job,
+                fingerprint=part.fingerprint,
+                pacer=part.pacer,
+                # So that `engine.load_checkpoint` finds the buffers of the checkpoint.
+                prepare=lambda meta: self._buffers.reshape(decode(meta)["buffers"]),
+            )
+        except (DamagedCheckpointError, ForeignStorageError) as error:
+            raise DamagedError(str(error)) from error
+        meta = decode(loaded.meta)
         self._optimizer_state.restore_attributes(meta["optimizer"])
         self._restore_outside(meta)
-        self._buffers.restore(meta["buffers"], extra)
+        self._buffers.restore(meta["buffers"], loaded.extra)
         self._restore_schedules(meta)
+        return meta
 
-    def engine(self) -> Any:
-        """Return the engine, for DeepSpeed's own loading."""
-        return self._engine
-
-    def write_template(self, path: Path) -> bool:
-        """Write what DeepSpeed's files hold apart from tensors, for the persistent tier."""
+    def write_template(self, path: Path) -> None:
+        """Write what DeepSpeed's files hold apart from tensors."""
         from castor_runtime.persistent.template import write_template  # noqa: PLC0415 - costs time
 
         write_template(self._engine, path)
-        return True
 
-    def unheld(self) -> list[tuple[str, str]]:
-        """Return path and type of optimizer attributes that move and that no checkpoint holds."""
-        return self._optimizer_state.unheld()
+    def watch_first_iterations(
+        self, user: Mapping[str, Stateful], tell: Callable[[str], None]
+    ) -> Callable[[], bool]:
+        """Look for what training depends on and nobody's state holds."""
+        return FirstIterations(self._engine, self._optimizer_state, user, tell).iteration_ended
 
     def _restore_outside(self, meta: Mapping[str, Any]) -> None:
         """Set what lies outside parameters, buffers and the optimizer's state."""

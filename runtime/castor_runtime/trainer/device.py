@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from castor_policy.interleaving import Link
-from castor_runtime.trainer.sections import Section, copy_section
+from castor_runtime.state.sections import Section, copy_section
 
 Arrived = Callable[[int, int], None]
 """Is told when a round's network time began and ended, in nanoseconds of CLOCK_MONOTONIC."""

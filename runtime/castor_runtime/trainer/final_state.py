@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from castor_runtime.arena import Writing
+from castor_runtime.state.meta import encode
+from castor_runtime.state.sections import Section, copy_section
 from castor_runtime.trainer.exchange import Part
-from castor_runtime.trainer.meta import encode
-from castor_runtime.trainer.sections import Section, copy_section
 
 
 def write_state(

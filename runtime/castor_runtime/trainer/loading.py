@@ -5,33 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from castor_runtime.arena import ArenaError, Replica
-from castor_runtime.persistent.pacing import storage_pacer
+from castor_runtime.pacing import storage_pacer
+from castor_runtime.state.meta import decode
+from castor_runtime.state.protocol import DamagedError, PersistentPart, State, Stateful
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.deepspeed_state import DeepSpeedState
-from castor_runtime.trainer.meta import decode
 from castor_runtime.trainer.random_state import restore_random_state
-from castor_runtime.trainer.tensor_state import TensorState
-
-
-class Stateful(Protocol):
-    """Anything of the user's that belongs in a checkpoint: a sampler, a tokenizer, a curriculum."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return the state: numbers, strings, lists, tuples, dicts, arrays, tensors."""
-        ...
-
-    def load_state_dict(self, state: Any, /) -> Any:
-        """Set what `state_dict` returned."""
-        ...
-
-
-class DamagedError(Exception):
-    """What was to be loaded is not whole."""
 
 
 class Loader:
@@ -47,7 +30,7 @@ class Loader:
     def __init__(
         self,
         settings: TrainerSettings,
-        state: DeepSpeedState | TensorState,
+        state: State,
         fingerprint: str,
         open_replica: Callable[[str], Replica],
     ) -> None:
@@ -99,28 +82,13 @@ class Loader:
         return meta, seconds
 
     def _load_from_storage(self, folder: Path, iteration: int) -> dict[str, Any]:
-        from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415
-        from castor_runtime.persistent.manifest import (  # noqa: PLC0415 - costs time, seldom used
-            DamagedCheckpointError,
-            ForeignStorageError,
-        )
-
-        state = self._state
-        if not isinstance(state, DeepSpeedState):
-            raise TypeError("plain tensors have no persistent form: train without --persist")
-        try:
-            loaded = load_rank(
-                state.engine(),
+        return self._state.restore_persistent(
+            PersistentPart(
                 folder,
                 iteration,
                 self._settings.rank,
-                job=self._settings.job,
-                fingerprint=self._fingerprint,
-                pacer=storage_pacer(reading=True),
-                prepare=lambda meta: state.reshape(decode(meta)),
+                self._settings.job,
+                self._fingerprint,
+                storage_pacer(reading=True),
             )
-        except (DamagedCheckpointError, ForeignStorageError) as error:
-            raise DamagedError(str(error)) from error
-        meta = decode(loaded.meta)
-        state.restore_small(meta, loaded.extra)
-        return meta
+        )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from castor_runtime.arena import Replica
+from castor_runtime.arena.mapped_part import MappedPart
 
 _POLL_S = 0.002
 _AHEAD = 1.25
@@ -42,7 +43,7 @@ class MetaRooms:
             self._asked[replica.name] = meta_bytes
             self._ask(replica.rank, meta_bytes)
 
-    def _wait(self, replica: Replica, meta_bytes: int) -> None:
+    def _wait(self, replica: MappedPart, meta_bytes: int) -> None:
         """Wait for room that is needed now: metadata more than doubled within an iteration."""
         if meta_bytes > self._asked.get(replica.name, 0):
             self._asked[replica.name] = meta_bytes

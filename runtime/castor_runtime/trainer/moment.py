@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 import xxhash
 
-from castor_runtime.trainer.sections import Section
+from castor_runtime.state.sections import Section
 
 _SETTLING_MOMENTS = 3
 """Copies that training waits for: a section that moves in every second iteration is found."""

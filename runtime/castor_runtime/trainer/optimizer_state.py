@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from castor_runtime.trainer.optimizer_attributes import (
+from castor_runtime.state.optimizer_attributes import (
     MovingAttributes,
     has_own_state_dict,
     inner_optimizers,

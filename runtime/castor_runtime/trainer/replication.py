@@ -31,6 +31,7 @@ import xxhash
 
 from castor_policy.interleaving import Link
 from castor_runtime.arena import Replica
+from castor_runtime.state.sections import Section, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Scheduled
 from castor_runtime.trainer.device import Device
@@ -38,7 +39,6 @@ from castor_runtime.trainer.exchange import Exchange, Part
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moment
-from castor_runtime.trainer.sections import Section, part_bytes
 from castor_runtime.trainer.span_profile import fold_spans
 from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
 

@@ -19,27 +19,26 @@ import torch.distributed as dist
 
 from castor_policy.interleaving import Link
 from castor_runtime.arena import Replica, TrainerPhase
-from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
-from castor_runtime.trainer.busy import BusySections
-from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Scheduled
-from castor_runtime.trainer.collective_count import CollectiveCount
-from castor_runtime.trainer.deepspeed_state import DeepSpeedState
-from castor_runtime.trainer.final_state import write_state
-from castor_runtime.trainer.idle_spans import Gate, IdleSpans
-from castor_runtime.trainer.joining import choose_device, new_group, open_line
-from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
-from castor_runtime.trainer.loading import DamagedError, Loader, Stateful
-from castor_runtime.trainer.meta import encode
-from castor_runtime.trainer.meta_room import MetaRooms
-from castor_runtime.trainer.moment import Moments
-from castor_runtime.trainer.replication import Replicator
-from castor_runtime.trainer.sections import (
+from castor_runtime.state.meta import encode
+from castor_runtime.state.protocol import DamagedError, State, Stateful
+from castor_runtime.state.sections import (
     fingerprint,
     part_bytes,
     sections_digest,
 )
+from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
+from castor_runtime.trainer.busy import BusySections
+from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Scheduled
+from castor_runtime.trainer.collective_count import CollectiveCount
+from castor_runtime.trainer.final_state import write_state
+from castor_runtime.trainer.idle_spans import Gate, IdleSpans
+from castor_runtime.trainer.joining import choose_device, new_group, open_line
+from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
+from castor_runtime.trainer.loading import Loader
+from castor_runtime.trainer.meta_room import MetaRooms
+from castor_runtime.trainer.moment import Moments
+from castor_runtime.trainer.replication import Replicator
 from castor_runtime.trainer.span_profile import Profiler, SpanProfile
-from castor_runtime.trainer.tensor_state import TensorState
 from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
 
 
@@ -64,7 +63,7 @@ class TrainerSession:
     def __init__(
         self,
         settings: TrainerSettings,
-        state: DeepSpeedState | TensorState,
+        state: State,
         meta_bytes: int,
         timeout_s: float,
         update_after: str,
@@ -300,8 +299,8 @@ class TrainerSession:
         folder = Path(self._settings.folder or Path(self._settings.socket).parent)
         template = folder / f"template-{self._settings.rank}"
         persists = self._settings.persists
-        if persists and not self._state.write_template(template):
-            raise ValueError("plain tensors have no persistent form: train without --persist")
+        if persists:
+            self._state.write_template(template)
         sections = self._state.sections
         self._link.send(
             "layout",

@@ -23,9 +23,9 @@ from typing import Any, Protocol
 import torch
 
 from castor_policy.interleaving import Link
+from castor_runtime.state.sections import Section
 from castor_runtime.trainer.device import Arrived, Receive, Send
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.sections import Section
 from castor_runtime.trainer.staging import BufferPool, Copy, LiveBytes
 
 Span = tuple[int, int]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from castor_runtime.trainer.sections import Section
+from castor_runtime.state.sections import Section
 
 Copy = tuple[torch.Tensor | None, torch.Tensor]
 """Source, or None for zeros, and target; both flat, uint8, of one size."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from castor_runtime.state.protocol import NoPersistentFormError, PersistentPart, Stateful
+from castor_runtime.state.sections import Section, lay_out, views
 from castor_runtime.trainer.optimizer_state import OptimizerState
-from castor_runtime.trainer.sections import Section, lay_out, views
+
+_NO_FORM = "plain tensors have no persistent form: train without --persist"
 
 
 class TensorState:
@@ -65,8 +68,8 @@ class TensorState:
             + moments
         )
 
-    def advance(self) -> None:
-        """Count one more update; `Checkpointer.step` does it."""
+    def stepped(self) -> None:
+        """Count one more update."""
         self._iteration += 1
 
     def iteration(self) -> int:
@@ -97,7 +100,17 @@ class TensorState:
             self._optimizer_state.restore(meta["optimizer"], moments)
         self._iteration = meta["iteration"]
 
-    def write_template(self, path: Path) -> bool:
-        """Return False: there is no persistent format of plain tensors."""
+    def restore_persistent(self, part: PersistentPart) -> dict[str, Any]:
+        """Refuse: see `write_template`."""
+        del part
+        raise NoPersistentFormError(_NO_FORM)
+
+    def write_template(self, path: Path) -> None:
+        """Refuse: there is no persistent format of plain tensors."""
         del path
-        return False
+        raise NoPersistentFormError(_NO_FORM)
+
+    def watch_first_iterations(
+        self, user: Mapping[str, Stateful], tell: Callable[[str], None]
+    ) -> None:
+        """Look at nothing: all that trains was given by name."""

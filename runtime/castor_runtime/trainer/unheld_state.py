@@ -13,17 +13,15 @@ import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from castor_runtime.trainer.meta import encode
-
-if TYPE_CHECKING:
-    from castor_runtime.trainer.deepspeed_state import DeepSpeedState
+from castor_runtime.state.meta import encode
+from castor_runtime.trainer.optimizer_state import OptimizerState
 
 _DEPTH = 5
 """How deep an object may lie in what is held and still count as held."""
@@ -98,7 +96,8 @@ class FirstIterations:
     Made when `resume` has returned at a job's start; its `iteration_ended` is called after each.
 
     Args:
-        state: of the engine.
+        engine: DeepSpeed's.
+        optimizer: what is held of its optimizer.
         user: the user's state, by name.
         tell: called with each warning, for those who do not read this trainer's log.
 
@@ -107,15 +106,20 @@ class FirstIterations:
     """
 
     def __init__(
-        self, state: DeepSpeedState, user: Mapping[str, Any], tell: Callable[[str], None]
+        self,
+        engine: Any,
+        optimizer: OptimizerState,
+        user: Mapping[str, Any],
+        tell: Callable[[str], None],
     ) -> None:
-        self._state = state
+        self._engine = engine
+        self._optimizer = optimizer
         self._user = user
         self._tell = tell
         self._ended = 0
         self._told: set[str] = set()
-        self._moves = _Moves(state.engine(), user)
-        _refuse_second_engine(state.engine())
+        self._moves = _Moves(engine, user)
+        _refuse_second_engine(engine)
 
     def iteration_ended(self) -> bool:
         """Warn of what is seen now; return whether all has been seen.
@@ -126,10 +130,10 @@ class FirstIterations:
         self._ended += 1
         self._moves.iteration_ended()
         if self._ended == 1:
-            _refuse_second_engine(self._state.engine())
-            for said in _unheld_objects(self._state, self._user):
+            _refuse_second_engine(self._engine)
+            for said in _unheld_objects(self._engine, self._user):
                 self._warn(said)
-        for path, kind in self._state.unheld():
+        for path, kind in self._optimizer.unheld():
             self._warn(
                 f"the optimizer's attribute {path} ({kind}) changes from step to step, and no "
                 "checkpoint holds it: keep it as a number or a small tensor, or define state_dict "
@@ -205,8 +209,7 @@ def _refuse_second_engine(engine: Any) -> None:
             )
 
 
-def _unheld_objects(state: DeepSpeedState, user: Mapping[str, Any]) -> Iterator[str]:
-    engine = state.engine()
+def _unheld_objects(engine: Any, user: Mapping[str, Any]) -> Iterator[str]:
     held = _held_ids(engine, user)
     schedules = (LRScheduler, *_deepspeed_schedules())
     kinds = (

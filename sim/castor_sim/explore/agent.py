@@ -11,8 +11,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from castor_policy.agents import patience, store_writes
 from castor_policy.agents.effects import (
@@ -41,17 +40,17 @@ from castor_policy.agents.events import (
 )
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.root import Root
+from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.events import EventKind
 from castor_policy.store import TxnResult
-from castor_sim.explore.checkpoint_model import Memory, newest_generation
-from castor_sim.explore.earlier_run import Segment, take_up
+from castor_sim.explore.checkpoint_model import newest_generation
+from castor_sim.explore.earlier_run import take_up
 from castor_sim.explore.machine import carry_out
+from castor_sim.explore.roles import Host, Trainer
 from castor_sim.explore.session import Session
-from castor_sim.explore.training import LOST_PEER, OWN_ERROR, Trainer
-
-if TYPE_CHECKING:
-    from castor_sim.explore.world import World
+from castor_sim.explore.surroundings import Surroundings
+from castor_sim.explore.trainer import LOST_PEER, OWN_ERROR
 
 STALL_S = 6.0
 """A trainer none of whose iterations ends for so long is held for stalled."""
@@ -66,24 +65,6 @@ _STOP_S = (0.005, 0.05)
 _GIVEN_UP_LATE = 0.3
 
 
-@dataclass(slots=True, eq=False)
-class Host:
-    """A machine: what outlives an agent's process, and what slows all of it down."""
-
-    name: str
-    standby: bool
-    memory: Memory = field(default_factory=dict)
-    paused: bool = False
-    slowness: float = 1.0
-    lives: int = 0
-    lives_before_boot: int = 0
-    lacks_memory: bool = False
-    stop_stuck_until_s: float = 0.0
-    memory_stuck_until_s: float = 0.0
-    storage_silent_until_s: float = 0.0
-    left: list[Segment] = field(default_factory=list)
-
-
 class SimulatedAgent:
     """One life of one agent.
 
@@ -92,7 +73,7 @@ class SimulatedAgent:
         host: its machine.
     """
 
-    def __init__(self, world: World, host: Host) -> None:
+    def __init__(self, world: Surroundings, host: Host) -> None:
         host.lives += 1
         self.world = world
         self.host = host
@@ -133,7 +114,7 @@ class SimulatedAgent:
             left={rank: tuple(sorted(held)) for rank, held in offered.items() if held},
             left_generation=newest_generation(host.memory),
         )
-        self.session = Session(self)
+        self.session = Session(world, self)
         self.life = AgentLife(self.worker, self.session.view)
 
     def start(self) -> None:
@@ -214,6 +195,16 @@ class SimulatedAgent:
             self._decide(event)
         self._events.append(event)
         self._carry_on()
+
+    @property
+    def lease(self) -> int | None:
+        """The lease that its keys live by."""
+        return self.session.lease
+
+    @property
+    def view(self) -> StoreView:
+        """What it has seen of the store."""
+        return self.session.view
 
     @property
     def has_obeyed(self) -> bool:
@@ -314,7 +305,7 @@ class SimulatedAgent:
                 self.exited = code
                 self.end()
             case _:
-                carry_out(self, effect)
+                carry_out(self.world, self, effect)
 
     def _give_up(self) -> None:
         self.work += 1

@@ -21,7 +21,7 @@ class Clockwork:
         self._count = 0
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
 
-    def after(self, delay_s: float, what: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def after(self, delay_s: float, what: Callable[..., None], *arguments: Any) -> None:
         """Call back after a time."""
         self._count += 1
         heapq.heappush(self._queue, (self.now_s + delay_s, self._count, what, arguments))

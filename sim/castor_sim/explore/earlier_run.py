@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from castor_policy import checkpoint_memory
 from castor_policy.agents.job_spec import JobSpec
 from castor_sim.explore.checkpoint_model import Replica, part_of
+from castor_sim.explore.roles import Host, Segment
 from castor_sim.explore.truth import Truth
-
-if TYPE_CHECKING:
-    from castor_sim.explore.agent import Host
 
 EARLIER_RUN = 2
 EARLIER_ID = "00000000000ea511"
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A replica in a machine's shared memory, of another run than this one or not.
-
-    Attributes:
-        run: whose it is.
-        rank: whose part.
-        replica: it.
-    """
-
-    run: str
-    rank: int
-    replica: Replica
 
 
 def leave(spec: JobSpec, hosts: Sequence[Host], newest: int) -> None:

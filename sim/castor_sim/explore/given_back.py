@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from castor_policy.agents.plan import Phase, Plan
 from castor_sim.explore.checkpoint_model import newest_generation
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.plan_grounds import name_of
-
-if TYPE_CHECKING:
-    from castor_sim.explore.agent import SimulatedAgent
+from castor_sim.explore.roles import Agent
 
 
-def check_needless(agent: SimulatedAgent, loads: Mapping[int, Plan]) -> None:
+def check_needless(agent: Agent, loads: Mapping[int, Plan]) -> None:
     """Check that nobody can need what this agent gives back now (17).
 
     Until a later generation is loaded without its machine, what is there may be the last.
@@ -33,7 +30,7 @@ def check_needless(agent: SimulatedAgent, loads: Mapping[int, Plan]) -> None:
         raise Violation(17, f"{what}, and none was loaded without it since")
 
 
-def check_given_back(agents: Sequence[SimulatedAgent], plan: Plan) -> None:
+def check_given_back(agents: Sequence[Agent], plan: Plan) -> None:
     """Check that who saw a generation load without it holds no memory at its end (20).
 
     Args:

@@ -6,21 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from castor_policy.agents.plan import Plan
 from castor_policy.store import LeaseLostError
 from castor_sim.explore.earlier_run import leave
 from castor_sim.explore.monitor import ISOLATED_S
 from castor_sim.explore.network import STORE
+from castor_sim.explore.roles import Agent, Trainer
 from castor_sim.explore.schedule import EVERYBODY, NO_SPACE, PEERS, RESTORED, Fault
 from castor_sim.explore.schedule import STORE as THE_STORE
 from castor_sim.explore.script_error import ScriptError
-
-if TYPE_CHECKING:
-    from castor_sim.explore.agent import SimulatedAgent
-    from castor_sim.explore.training import Trainer
-    from castor_sim.explore.world import World
+from castor_sim.explore.surroundings import Surroundings
 
 _LAST_RETURNS_S = 5.0
 _WORN_S = 1.5
@@ -35,7 +31,7 @@ class Injector:
         faults: the schedule.
     """
 
-    def __init__(self, world: World, faults: Sequence[Fault]) -> None:
+    def __init__(self, world: Surroundings, faults: Sequence[Fault]) -> None:
         self._world = world
         self.faults = tuple(faults)
         self._waiting: list[Fault] = []
@@ -61,7 +57,7 @@ class Injector:
             self._waiting.remove(fault)
             self._world.after(fault.lag_s, self._strike, fault)
 
-    def strike_root(self, agent: SimulatedAgent) -> tuple[float, Callable[[], None]]:
+    def strike_root(self, agent: Agent) -> tuple[float, Callable[[], None]]:
         """Return how late this write of the root is to be, and what befalls its agent after it."""
         fault = next((fault for fault in self._waiting if fault.kind == "root"), None)
         if fault is None:
@@ -91,7 +87,7 @@ class Injector:
         if live:
             self._strike_at(fault, live[fault.target % len(live)])
 
-    def _strike_at(self, fault: Fault, agent: SimulatedAgent) -> None:
+    def _strike_at(self, fault: Fault, agent: Agent) -> None:
         self._quiet_s = max(self._quiet_s, self._world.now_s + fault.span_s + fault.lag_s)
         self.struck.append((fault.kind, self._world.monitor.phase()))
         self._world.note(f"FAULT {fault.kind} {agent.incarnation} {fault}")
@@ -119,7 +115,7 @@ class Injector:
 
     # ---- processes -----------------------------------------------------------------------------
 
-    def _strike_process(self, fault: Fault, agent: SimulatedAgent) -> None:
+    def _strike_process(self, fault: Fault, agent: Agent) -> None:
         match fault.kind:
             case "crash":
                 for lost in self._row(agent) if fault.value == 1 else [agent]:
@@ -131,7 +127,7 @@ class Injector:
             case _:
                 self._strike_writer(fault, agent)
 
-    def _crash(self, agent: SimulatedAgent, span_s: float) -> None:
+    def _crash(self, agent: Agent, span_s: float) -> None:
         if len(self._world.live()) == 1:
             span_s = span_s or _LAST_RETURNS_S  # or nobody is left to recover
         if self._world.agents[agent.name].host is agent.host:
@@ -144,7 +140,7 @@ class Injector:
         if span_s:
             self._world.after(span_s, self._world.start, agent.host)
 
-    def _row(self, agent: SimulatedAgent) -> list[SimulatedAgent]:
+    def _row(self, agent: Agent) -> list[Agent]:
         """Return the agents that hold the shard of an agent's machine, itself among them."""
         monitor, rows = self._world.monitor, self._world.spec.replicas
         for row in rows:
@@ -153,11 +149,11 @@ class Injector:
                 return [holder for holder in holders if holder is not None and holder.alive]
         return [agent]
 
-    def _kill(self, agent: SimulatedAgent, span_s: float) -> None:
+    def _kill(self, agent: Agent, span_s: float) -> None:
         agent.end()
         self._world.after(span_s, self._world.start, agent.host)
 
-    def _pause(self, agent: SimulatedAgent, span_s: float, *, whole: bool, timers: bool) -> None:
+    def _pause(self, agent: Agent, span_s: float, *, whole: bool, timers: bool) -> None:
         if agent.paused:
             return
         paused = [one for one in self._world.on(agent.host) if not one.paused and whole] or [agent]
@@ -173,7 +169,7 @@ class Injector:
 
         self._world.after(span_s, wake)
 
-    def _strike_writer(self, fault: Fault, agent: SimulatedAgent) -> None:
+    def _strike_writer(self, fault: Fault, agent: Agent) -> None:
         if fault.value == 0:
             self._kill(agent, fault.span_s)
         elif fault.value == 1:
@@ -200,7 +196,7 @@ class Injector:
                 trainer.hung_since_s = self._world.now_s
 
     def _trainer(self, rank: int) -> Trainer | None:
-        wanted = rank % (self._world.shape.machines * self._world.shape.ranks_per_machine)
+        wanted = rank % (self._world.spec.machines * self._world.spec.ranks_per_machine)
         found = [
             agent.trainers[wanted]
             for agent in self._world.live()
@@ -235,7 +231,7 @@ class Injector:
 
     # ---- the surroundings ----------------------------------------------------------------------
 
-    def _cut(self, fault: Fault, agent: SimulatedAgent) -> None:
+    def _cut(self, fault: Fault, agent: Agent) -> None:
         names = sorted(set(self._world.agents) - {agent.name})
         if fault.other >= 0:
             names = names[fault.other % len(names) :][:1] if names else []
@@ -255,7 +251,7 @@ class Injector:
             moment = agent.moment()
             self._world.after(ISOLATED_S, self._world.monitor.check_isolated, agent, moment)
 
-    def _hang(self, fault: Fault, agent: SimulatedAgent) -> None:
+    def _hang(self, fault: Fault, agent: Agent) -> None:
         until_s = self._world.now_s + (fault.span_s or math.inf)
         if fault.kind == "silent":
             for host in self._world.hosts if fault.value == 1 else [agent.host]:
@@ -265,11 +261,11 @@ class Injector:
         else:
             agent.host.stop_stuck_until_s = until_s
 
-    def _compact(self, agent: SimulatedAgent) -> None:
+    def _compact(self, agent: Agent) -> None:
         self._world.store.model.compact(self._world.store.model.revision)
         self._world.store.cut_watches(agent)
 
-    def _hide_storage(self, agent: SimulatedAgent, span_s: float) -> None:
+    def _hide_storage(self, agent: Agent, span_s: float) -> None:
         self._world.storage.hide(agent.name)
         if span_s:
             self._world.after(span_s, self._world.storage.show, agent.name)
@@ -306,8 +302,8 @@ class Injector:
 
         self._world.after(span_s, start)
 
-    def _end_lease(self, agent: SimulatedAgent, late_s: float) -> None:
-        lease, store = agent.session.lease, self._world.store
+    def _end_lease(self, agent: Agent, late_s: float) -> None:
+        lease, store = agent.lease, self._world.store
         if lease is None or not store.model.running:
             return
         try:
@@ -318,7 +314,7 @@ class Injector:
         except LeaseLostError:
             return
 
-    def _disturb(self, fault: Fault, agent: SimulatedAgent) -> None:
+    def _disturb(self, fault: Fault, agent: Agent) -> None:
         network, after = self._world.network, self._world.after
         match fault.kind:
             case "compact":

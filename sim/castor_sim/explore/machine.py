@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from castor_policy.agents.effects import (
     Fetch,
     Finalise,
@@ -29,10 +27,9 @@ from castor_policy.agents.events import (
     Verified,
 )
 from castor_sim.explore.checkpoint_model import Chunk, Replica
-from castor_sim.explore.training import Trainer
-
-if TYPE_CHECKING:
-    from castor_sim.explore.agent import SimulatedAgent
+from castor_sim.explore.roles import Agent
+from castor_sim.explore.surroundings import Surroundings
+from castor_sim.explore.trainer import SimulatedTrainer
 
 _READ_S = (0.01, 0.1)
 _CONNECT_S = (0.001, 0.05)
@@ -44,7 +41,7 @@ _PING_S = (0.01, 0.3)
 
 
 def carry_out(  # noqa: C901, PLR0912 - one branch an effect
-    agent: SimulatedAgent, effect: WorkerEffect
+    world: Surroundings, agent: Agent, effect: WorkerEffect
 ) -> None:
     """Do what the worker wants done; answers go to `agent.see`."""
     match effect:
@@ -52,23 +49,25 @@ def carry_out(  # noqa: C901, PLR0912 - one branch an effect
             # What follows waits for the answer, as it does in the runtime's driver.
             stuck_until_s = agent.host.memory_stuck_until_s
             read_s = agent.draw.uniform(*_READ_S)
-            agent.hold(read_s, lambda: _inspect(agent, effect), stuck_until_s)
+            agent.hold(read_s, lambda: _inspect(world, agent, effect), stuck_until_s)
         case Keep(iteration):
             _keep(agent, iteration)
         case Forget():
-            agent.world.monitor.forgets(agent)
+            world.monitor.forgets(agent)
             agent.host.memory.clear()
         case StartTrainers(plan, machine):
-            for rank in agent.world.spec.ranks_held_by(machine):
+            for rank in world.spec.ranks_held_by(machine):
                 agent.host.memory.setdefault(rank, Replica())
-            for rank in agent.world.spec.ranks_of(machine):
-                trainer = Trainer(agent, rank, machine, plan.generation, plan.rendezvous)
-                agent.trainers[rank] = trainer
-                trainer.begin()
+            for rank in world.spec.ranks_of(machine):
+                group = world.group((plan.generation, plan.rendezvous))
+                agent.trainers[rank] = SimulatedTrainer(
+                    world, agent, group, rank, machine, plan.generation
+                )
+                agent.trainers[rank].begin()
         case Verify():
             _begin(agent, _READ_S, lambda: _verify(agent, effect))
         case Fetch():
-            _begin(agent, _CONNECT_S, lambda: _fetch(agent, effect))
+            _begin(agent, _CONNECT_S, lambda: _fetch(world, agent, effect))
         case Offer(_, rank, _, _):
             agent.offers[rank] = effect
             if rank in agent.trainers:
@@ -83,17 +82,17 @@ def carry_out(  # noqa: C901, PLR0912 - one branch an effect
             agent.persist = effect
             agent.persist_parts(effect.generation)
         case PingPeers():
-            _ping(agent, effect)
+            _ping(world, agent, effect)
         case _:
             pass  # Log
 
 
-def _begin(agent: SimulatedAgent, span_s: tuple[float, float], what: object) -> None:
+def _begin(agent: Agent, span_s: tuple[float, float], what: object) -> None:
     """Do something in the background, unless it is given up meanwhile."""
     agent.later(agent.draw.uniform(*span_s) * agent.host.slowness, _end, agent, agent.work, what)
 
 
-def _end(agent: SimulatedAgent, work: int, what: object) -> None:
+def _end(agent: Agent, work: int, what: object) -> None:
     if work == agent.work and callable(what):
         what()
 
@@ -101,8 +100,7 @@ def _end(agent: SimulatedAgent, work: int, what: object) -> None:
 # ---- memory --------------------------------------------------------------------------------------
 
 
-def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
-    world = agent.world
+def _inspect(world: Surroundings, agent: Agent, effect: Inspect) -> None:
     if agent.host.lacks_memory and not agent.host.memory:
         agent.see(MemoryRefused(effect.generation, "no memory"))
         return
@@ -116,35 +114,35 @@ def _inspect(agent: SimulatedAgent, effect: Inspect) -> None:
         offered = replica.offered()
         if offered:
             holdings[rank] = tuple(sorted(offered))
-    late = agent.draw.random() < _STORAGE_LATE or _is_silent(agent)
+    late = agent.draw.random() < _STORAGE_LATE or _is_silent(world, agent)
     persistent = None if late else world.storage.complete(agent.name)
     world.monitor.inspected(agent, effect.generation, holdings, persistent)
     world.meetings += 1
     rendezvous = f"{agent.incarnation}:{world.meetings}"
     agent.see(Inspected(effect.generation, holdings, persistent, rendezvous, effect.asked))
     if late:
-        _begin(agent, _STORAGE_S, lambda: _read_storage(agent, effect))
+        _begin(agent, _STORAGE_S, lambda: _read_storage(world, agent, effect))
 
 
-def _is_silent(agent: SimulatedAgent) -> bool:
-    return agent.world.now_s < agent.host.storage_silent_until_s
+def _is_silent(world: Surroundings, agent: Agent) -> bool:
+    return world.now_s < agent.host.storage_silent_until_s
 
 
-def _read_storage(agent: SimulatedAgent, effect: Inspect) -> None:
-    if _is_silent(agent):
-        _begin(agent, _STORAGE_S, lambda: _read_storage(agent, effect))
+def _read_storage(world: Surroundings, agent: Agent, effect: Inspect) -> None:
+    if _is_silent(world, agent):
+        _begin(agent, _STORAGE_S, lambda: _read_storage(world, agent, effect))
         return
-    persistent = agent.world.storage.complete(agent.name)
-    agent.world.monitor.storage_read(agent, effect.generation, persistent)
+    persistent = world.storage.complete(agent.name)
+    world.monitor.storage_read(agent, effect.generation, persistent)
     agent.see(StorageRead(effect.generation, persistent))
 
 
-def _keep(agent: SimulatedAgent, iteration: int | None) -> None:
+def _keep(agent: Agent, iteration: int | None) -> None:
     for replica in agent.host.memory.values():
         replica.keep_only(iteration)
 
 
-def _verify(agent: SimulatedAgent, effect: Verify) -> None:
+def _verify(agent: Agent, effect: Verify) -> None:
     replica = agent.host.memory[effect.rank]
     index = replica.find(effect.iteration)
     intact = index is not None and replica.is_intact(index)
@@ -156,18 +154,18 @@ def _verify(agent: SimulatedAgent, effect: Verify) -> None:
 # ---- peers ---------------------------------------------------------------------------------------
 
 
-def _peer(agent: SimulatedAgent, address: str) -> SimulatedAgent | None:
+def _peer(world: Surroundings, agent: Agent, address: str) -> Agent | None:
     """Return the agent at an address if it can be reached and answers."""
-    peer = agent.world.at(address)
-    if peer is None or not agent.world.network.connects(agent.name, peer.name):
+    peer = world.at(address)
+    if peer is None or not world.network.connects(agent.name, peer.name):
         return None
     return None if peer.paused or peer.host.paused else peer
 
 
-def _fetch(agent: SimulatedAgent, effect: Fetch) -> None:
+def _fetch(world: Surroundings, agent: Agent, effect: Fetch) -> None:
     replica = agent.host.memory[effect.rank]
     index = replica.begin(effect.iteration, effect.generation, None)
-    peer = _peer(agent, effect.address)
+    peer = _peer(world, agent, effect.address)
     if peer is None:
         _fail(agent, effect, "cannot be reached", unreached=True)
         return
@@ -179,18 +177,19 @@ def _fetch(agent: SimulatedAgent, effect: Fetch) -> None:
     # The table of digests comes first; whoever fetches holds what comes against it.
     digests, first = theirs.digests(place), theirs.chunks(place)[:1]
     slow_s = (_FETCH_S[0] * peer.host.slowness, _FETCH_S[1] * peer.host.slowness)
-    _begin(agent, slow_s, lambda: _fetched(agent, effect, peer, index, digests, first))
+    _begin(agent, slow_s, lambda: _fetched(world, agent, effect, peer, index, digests, first))
 
 
 def _fetched(
-    agent: SimulatedAgent,
+    world: Surroundings,
+    agent: Agent,
     effect: Fetch,
-    peer: SimulatedAgent,
+    peer: Agent,
     index: int,
     digests: list[Chunk],
     first: list[Chunk],
 ) -> None:
-    if _peer(agent, effect.address) is not peer:
+    if _peer(world, agent, effect.address) is not peer:
         _fail(agent, effect, "went away", unreached=True)
         return
     replica = agent.host.memory[effect.rank]
@@ -203,20 +202,20 @@ def _fetched(
     if not replica.commit(index, digests):
         _fail(agent, effect, "sent chunks that differ from their digests")
         return
-    agent.world.monitor.stored(agent, effect.rank, replica, index)
+    world.monitor.stored(agent, effect.rank, replica, index)
     agent.see(Fetched(effect.generation, effect.rank, effect.source, len(digests), 0.0))
 
 
-def _fail(agent: SimulatedAgent, effect: Fetch, reason: str, *, unreached: bool = False) -> None:
+def _fail(agent: Agent, effect: Fetch, reason: str, *, unreached: bool = False) -> None:
     said = FetchFailed(effect.generation, effect.rank, effect.source, reason, unreached)
     _begin(agent, _REFUSED_S, lambda: agent.see(said))
 
 
-def _ping(agent: SimulatedAgent, effect: PingPeers) -> None:
+def _ping(world: Surroundings, agent: Agent, effect: PingPeers) -> None:
     def answered() -> None:
         known = {}
         for machine, address in sorted(effect.addresses.items()):
-            peer = _peer(agent, address)
+            peer = _peer(world, agent, address)
             if peer is not None:
                 plan = peer.worker.plan
                 known[machine] = plan.generation if plan is not None else 0

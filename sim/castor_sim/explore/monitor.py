@@ -8,45 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from castor_policy.agents.agent_report import State
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.store_keys import root_key
 from castor_policy.recovery import Tier
+from castor_sim.explore.attempts import Attempts
 from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
 from castor_sim.explore.given_back import check_given_back, check_needless
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
+from castor_sim.explore.roles import Agent, Scene, Trainer
 from castor_sim.explore.schedule import NO_SPACE, Fault
-
-if TYPE_CHECKING:
-    from castor_sim.explore.agent import SimulatedAgent
-    from castor_sim.explore.training import Trainer
-    from castor_sim.explore.world import World
 
 _PHASES = (Phase.GATHER, Phase.LOAD, Phase.FINISHED, Phase.FAILED)
 
 
 _LATE = 1e-6  # seconds that two sums of the same times may differ by
 
-GENERATIONS_AFTER = 6
-"""Most generations that may begin after the last fault is over."""
-
-
-ANSWERS_S = 10.0
-"""What storage answers has come to the root after so long."""
-
 ISOLATED_S = 8.0
 """A machine cut off from all for so long must have stopped: two leases, and some answers' times."""
 
 
 class Monitor:
-    """Watches over one world."""
+    """Watches over one scene."""
 
-    def __init__(self, world: World, faults: Sequence[Fault]) -> None:
-        self._world = world
+    def __init__(self, scene: Scene, faults: Sequence[Fault]) -> None:
+        self._scene = scene
         self._plan: Plan | None = None
         self._loads: dict[int, Plan] = {}
         self._loaded: dict[int, tuple[int, str]] = {}
@@ -60,9 +48,7 @@ class Monitor:
         self._is_forgotten = False
         self._taken_along = self._losses = 0
         self._trains = 0
-        self._fruitless = 0
-        self._furthest = 0
-        self._after_faults = 0
+        self._attempts = Attempts(scene)
 
     # ---- what the world tells ------------------------------------------------------------------
 
@@ -79,7 +65,7 @@ class Monitor:
                 self._lose(place)
         if plan.phase == Phase.GATHER:
             if before is not None and before.generation < plan.generation:
-                self._begun(plan)
+                self._attempts.begun(plan)
                 self.blame.check(plan)
         elif plan.phase == Phase.LOAD:
             self._loads[plan.generation] = plan
@@ -87,12 +73,12 @@ class Monitor:
             self._check_iteration(plan)
             self._stored.add(plan.iteration)
         elif plan.phase == Phase.FAILED:
-            self._check_given_up(plan)
+            self._attempts.check_given_up(plan, begun_in_vain=self._begun_in_vain())
         elif plan.phase == Phase.FINISHED:
-            check_given_back(self._world.live(), plan)
+            check_given_back(self._scene.live(), plan)
 
     def _check_term(self, plan: Plan) -> None:
-        term = self._term()
+        term = self._scene.root_term()
         if plan.term != term:
             raise Violation(6, f"a plan of term {plan.term} was written in term {term}")
 
@@ -103,7 +89,7 @@ class Monitor:
 
     def inspected(
         self,
-        agent: SimulatedAgent,
+        agent: Agent,
         generation: int,
         holdings: Mapping[int, Sequence[int]],
         persistent: Sequence[int] | None,
@@ -124,17 +110,15 @@ class Monitor:
         read = None if persistent is None else frozenset(persistent)
         self._gathered[generation, agent.incarnation] = Gathered(dict(holdings), read, foreign)
 
-    def storage_read(
-        self, agent: SimulatedAgent, generation: int, persistent: Sequence[int]
-    ) -> None:
+    def storage_read(self, agent: Agent, generation: int, persistent: Sequence[int]) -> None:
         """Take in what storage said after an inspection that did not wait for it."""
         key = generation, agent.incarnation
         self._gathered[key] = replace(self._gathered[key], persistent=frozenset(persistent))
 
-    def forgets(self, agent: SimulatedAgent) -> None:
+    def forgets(self, agent: Agent) -> None:
         """Check that no trainer runs on memory that is given back (9), and nobody needs it (17)."""
         check_needless(agent, self._loads)
-        lives = [agent, *self._world.on(agent.host)]
+        lives = [agent, *self._scene.on(agent.host)]
         if any(trainer.alive for life in lives for trainer in life.trainers.values()):
             raise Violation(9, f"{agent.incarnation} forgets while its trainers run")
 
@@ -148,7 +132,7 @@ class Monitor:
         before = self._names.pop(name, "")
         if incarnation:
             self._names[name] = incarnation
-            if before not in ("", incarnation) and self._world.at(before) is not None:
+            if before not in ("", incarnation) and self._scene.at(before) is not None:
                 raise Violation(19, f"{incarnation} takes the name of {before}")
 
     def data_lost(self) -> None:
@@ -159,13 +143,13 @@ class Monitor:
         """
         self._names.clear()
         # A plan that is being made, or that not all have seen, may go along: one more is due then.
-        seen = [agent.session.view.known_plan() for agent in self._world.live()]
+        seen = [agent.view.known_plan() for agent in self._scene.live()]
         known = self._plan is not None and all(self._plan == plan for plan in seen)
         self._losses += 1
         self._taken_along += not known or self.phase() == Phase.GATHER
         self._is_forgotten = self._has_ended()
 
-    def renewed(self, agent: SimulatedAgent) -> None:
+    def renewed(self, agent: Agent) -> None:
         """Check how long an agent believes in its lease (invariant 12)."""
         ahead_s = agent.worker.renewed_s - agent.lease_counts_from_s
         if ahead_s > _LATE:
@@ -173,14 +157,9 @@ class Monitor:
             raise Violation(12, f"{what} the store does")
 
     def completed(self, generation: int, iteration: int) -> None:
-        """Take in that all replicas of an iteration are in memory: an attempt that bore fruit.
-
-        Not where the script only comes to its error again, from further back.
-        """
-        is_new = iteration > self._furthest or self._world.script_error is None
-        self._furthest = max(self._furthest, iteration)
-        if is_new and self._plan is not None and generation == self._plan.generation:
-            self._fruitless = 0
+        """Take in that all replicas of an iteration are in memory."""
+        if self._plan is not None:
+            self._attempts.completed(iteration, is_current=generation == self._plan.generation)
 
     def copied(self, sender: Trainer, receiver: Trainer, *, untouched: bool) -> None:
         """Check that neither the state nor the buffer changed while a part travelled (2)."""
@@ -188,11 +167,11 @@ class Monitor:
             what = f"rank {sender.rank} on its way to {receiver.agent.name}"
             raise Violation(2, f"{what} was overwritten at one of its ends")
 
-    def stored(self, agent: SimulatedAgent, rank: int, replica: Replica, index: int) -> None:
+    def stored(self, agent: Agent, rank: int, replica: Replica, index: int) -> None:
         """Check a part that has become complete (invariant 2)."""
         header = replica.headers[index]
         iteration = header.iteration
-        if header.generation < self._world.truth.newest:
+        if header.generation < self._scene.truth.newest:
             return  # of a rank that was paused; what matters is whether it is ever offered
         if replica.is_intact(index) and not self._is_right(replica, index, rank):
             what = f"rank {rank} at iteration {iteration} on {agent.name}"
@@ -223,8 +202,8 @@ class Monitor:
     def _give_up_memory(self, generation: int) -> None:
         """Take in that what machines without a place hold is of the past from now on."""
         members = self._loads[generation].agents if generation in self._loads else ()
-        training = [self._world.agents[name].host for name in members]
-        for host in self._world.hosts:
+        training = [self._scene.agents[name].host for name in members]
+        for host in self._scene.hosts:
             if host not in training:
                 for replica in host.memory.values():
                     replica.given_up = generation
@@ -232,8 +211,8 @@ class Monitor:
     def iteration_ended(self, trainer: Trainer) -> None:
         """Check who makes progress, and to which state (invariants 3, 8 and 9)."""
         who = f"rank {trainer.rank} of generation {trainer.generation} on {trainer.agent.name}"
-        counts = self._world.truth.trained(trainer.iteration, trainer.generation)
-        right = self._world.truth.state(trainer.rank, trainer.iteration)
+        counts = self._scene.truth.trained(trainer.iteration, trainer.generation)
+        right = self._scene.truth.state(trainer.rank, trainer.iteration)
         if counts and trainer.state != right:
             raise Violation(3, f"{who} came to a wrong state at iteration {trainer.iteration}")
         known = self._progress.setdefault((trainer.generation, trainer.rank), trainer)
@@ -243,7 +222,7 @@ class Monitor:
         if plan is None or plan.incarnations[trainer.machine] != trainer.agent.incarnation:
             raise Violation(9, f"{who} makes progress in a place that is not its own")
 
-    def memory_lost(self, agent: SimulatedAgent) -> None:
+    def memory_lost(self, agent: Agent) -> None:
         """Take in that a machine's memory is gone."""
         for place, name in enumerate(self._plan.agents if self._plan is not None else ()):
             if name == agent.name:
@@ -257,10 +236,10 @@ class Monitor:
         """Return the phase that the job is in; "" before its first plan."""
         return str(self._plan.phase) if self._plan is not None else ""
 
-    def agent_at(self, place: int) -> SimulatedAgent | None:
+    def agent_at(self, place: int) -> Agent | None:
         """Return the agent that the plan gives a place to, in its present life."""
         name = self._plan.agents[place] if self._plan is not None else ""
-        return self._world.agents.get(name)
+        return self._scene.agents.get(name)
 
     # ---- after every event ---------------------------------------------------------------------
 
@@ -275,7 +254,7 @@ class Monitor:
     def is_over(self) -> bool:
         """Whether the job has ended, and every agent with it."""
         return self._is_forgotten or (
-            self._has_ended() and all(agent.is_stuck for agent in self._world.live())
+            self._has_ended() and all(agent.is_stuck for agent in self._scene.live())
         )
 
     def _has_ended(self) -> bool:
@@ -287,14 +266,14 @@ class Monitor:
         states = [
             f"{agent.incarnation} {agent.worker.report.state} "
             f"generation {agent.worker.report.generation}"
-            for agent in self._world.live()
+            for agent in self._scene.live()
         ]
         raise Violation(11, f"not finished at {limit_s:.0f} s: {plan}; {'; '.join(states)}")
 
     def check_end(self, faults: Sequence[Fault]) -> None:
         """Check how it ended: exit codes (11), and what outages of the store did (10)."""
         failed = self._plan is not None and self._plan.phase == Phase.FAILED
-        for name, agent in sorted(self._world.agents.items()):
+        for name, agent in sorted(self._scene.agents.items()):
             if agent.exited not in (int(failed), None):
                 raise Violation(11, f"{name} ended with code {agent.exited}")
         generation = self._plan.generation if self._plan is not None else 0
@@ -307,39 +286,15 @@ class Monitor:
 
     # ---- what must hold ------------------------------------------------------------------------
 
-    def check_isolated(self, agent: SimulatedAgent, moment: object) -> None:
+    def check_isolated(self, agent: Agent, moment: object) -> None:
         """Check that a machine that was cut off for so long has stopped its trainers (9)."""
-        if not agent.alive or agent.moment() != moment or self._world.spec.machines < 2:
+        if not agent.alive or agent.moment() != moment or self._scene.spec.machines < 2:
             return  # it was paused, or its clock ran at another rate: it cannot know
         if agent.worker.report.state in (State.FAILED, State.FINISHED):
             return  # none of its generation's trainers goes on anywhere
         if any(trainer.alive for trainer in agent.trainers.values()):
             what = f"{agent.incarnation} has trainers {ISOLATED_S:.0f} s after it was cut off"
             raise Violation(9, f"{what} from the store and from every peer")
-
-    def _begun(self, plan: Plan) -> None:
-        """Count a generation that has begun because the one before it failed (15)."""
-        self._fruitless += 1
-        if self._world.is_quiet():
-            self._after_faults += 1
-            if self._after_faults > GENERATIONS_AFTER and self._world.script_error is None:
-                what = f"generation {plan.generation} is begun: {plan.reason}"
-                raise Violation(15, f"{self._after_faults} generations after the last fault {what}")
-
-    def _waits_for_storage(self, name: str) -> bool:
-        """Whether storage does not answer a machine, or did not until just now."""
-        host = self._world.agents[name].host
-        return host.storage_silent_until_s > self._world.now_s - ANSWERS_S
-
-    def _check_given_up(self, plan: Plan) -> None:
-        """Check that the job is given up only after as many attempts as its user allows (11)."""
-        if all(self._waits_for_storage(name) for name in plan.agents):
-            return
-        attempts = self._fruitless + 1
-        hopeless = self._world.script_error is not None and self._begun_in_vain()
-        if attempts <= self._world.spec.max_attempts and not hopeless:
-            what = f"after {attempts} generations without an iteration"
-            raise Violation(11, f"the root gave the job up {what}: {plan.reason}")
 
     def _begun_in_vain(self) -> bool:
         """Whether the script failed twice from scratch, without an iteration in between."""
@@ -354,7 +309,7 @@ class Monitor:
         gathered = []
         for place, life in enumerate(plan.incarnations):
             found = self._gathered.get((plan.generation, life))
-            agent = self._world.agents.get(plan.agents[place])
+            agent = self._scene.agents.get(plan.agents[place])
             what = f"{name_of(plan)} before {life}, machine {place},"
             if found is None:
                 raise Violation(13, f"{what} was inspected in this generation")
@@ -365,10 +320,10 @@ class Monitor:
             if found.foreign:
                 raise Violation(14, f"{name_of(plan)} rests on what {found.foreign}")
             gathered.append(found)
-        check_gathered(self._world.spec, plan, gathered)
+        check_gathered(self._scene.spec, plan, gathered)
 
     def _check_iteration(self, plan: Plan) -> None:
-        spec, newest = self._world.spec, self._whole_iteration
+        spec, newest = self._scene.spec, self._whole_iteration
         survived = all(
             any(
                 all((place, rank) not in self._lost for rank in spec.ranks_of(shard))
@@ -387,24 +342,24 @@ class Monitor:
 
     def _is_right(self, replica: Replica, index: int, rank: int) -> bool:
         """Whether an intact replica holds what training came to."""
-        state = self._world.truth.state(rank, replica.headers[index].iteration)
+        state = self._scene.truth.state(rank, replica.headers[index].iteration)
         return state is not None and replica.chunks(index) == part_of(state)
 
     def _is_right_part(self, trainer: Trainer, tier: str, part: list[Chunk]) -> bool:
-        truth = self._world.truth
+        truth = self._scene.truth
         if tier == Tier.STORAGE:
-            line = self._world.truth.switch_of(trainer.generation)
+            line = self._scene.truth.switch_of(trainer.generation)
             return line is not None and part == part_of(truth.state_on(line, trainer.rank))
         state = truth.state(trainer.rank, trainer.iteration)
         return state is not None and part == part_of(state)
 
     def _is_whole(self, iteration: int) -> bool:
         """Whether every replica of this iteration is where it belongs."""
-        plan, spec = self._plan, self._world.spec
+        plan, spec = self._plan, self._scene.spec
         if plan is None or plan.phase != Phase.LOAD:
             return False
         for place, name in enumerate(plan.agents):
-            agent = self._world.agents.get(name)
+            agent = self._scene.agents.get(name)
             if agent is None:
                 return False
             for rank in spec.ranks_held_by(place):
@@ -415,12 +370,7 @@ class Monitor:
         return True
 
     def _lose(self, place: int) -> None:
-        self._lost.update((place, rank) for rank in self._world.spec.ranks_held_by(place))
-
-    def _term(self) -> int:
-        key = root_key(self._world.spec.job)
-        found, _ = self._world.store.model.get_prefix(key, self._world.now_s)
-        return found[0].create_revision if found else 0
+        self._lost.update((place, rank) for rank in self._scene.spec.ranks_held_by(place))
 
 
 def _position(plan: Plan) -> tuple[int, int]:

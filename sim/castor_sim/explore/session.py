@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from castor_policy.agents import store_writes
 from castor_policy.agents.agent_report import AgentReport
@@ -33,10 +33,8 @@ from castor_policy.store import (
     Txn,
     TxnResult,
 )
-
-if TYPE_CHECKING:
-    from castor_sim.explore.agent import SimulatedAgent
-
+from castor_sim.explore.roles import Agent
+from castor_sim.explore.surroundings import Surroundings
 
 AnswerT = TypeVar("AnswerT", int, float)
 
@@ -45,19 +43,20 @@ class Session:
     """Keeps a lease, follows the job's keys and writes this agent's report.
 
     Args:
+        world: around it.
         agent: whose; gets what is seen by its `see`, in order.
     """
 
-    def __init__(self, agent: SimulatedAgent) -> None:
+    def __init__(self, world: Surroundings, agent: Agent) -> None:
         self._agent = agent
-        self._world = agent.world
-        self._job = agent.world.spec.job
+        self._world = world
+        self._job = world.spec.job
         self.view = StoreView(self._job, agent.name)
-        self.keeper = LeaseKeeper(agent.world.spec, self.view)
+        self.keeper = LeaseKeeper(world.spec, self.view)
         self._writing = False
         self._claimed = False
         self._waiting = False
-        self._race = NameClaim(agent.world.spec.lease_s)
+        self._race = NameClaim(world.spec.lease_s)
 
     @property
     def lease(self) -> int | None:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from castor_policy.agents.store_keys import job_prefix, plan_key
 from castor_policy.store import LeaseLostError, StoreEvent, StoreUnavailableError
-from castor_sim.explore.network import STORE
+from castor_sim.explore.clockwork import Clockwork
+from castor_sim.explore.network import STORE, Network
+from castor_sim.explore.roles import Agent
 from castor_sim.store_model import StoreModel
-
-if TYPE_CHECKING:
-    from castor_sim.explore.agent import SimulatedAgent
-    from castor_sim.explore.world import World
 
 ResultT = TypeVar("ResultT")
 
@@ -32,7 +30,7 @@ _NOTICE_S = (0.05, 1.5)  # from when a connection breaks until its watch says so
 class Stream:
     """One watch of one agent."""
 
-    agent: SimulatedAgent
+    agent: Agent
     deliver: Callable[[list[StoreEvent]], None]
     broken: Callable[[], None]
     open: bool = True
@@ -40,12 +38,30 @@ class Stream:
 
 
 class StoreServer:
-    """The store of one world."""
+    """The store of one world.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._prefix = job_prefix(world.spec.job)
-        self._plan = plan_key(world.spec.job)
+    Args:
+        job: whose keys are watched.
+        clock: of the world.
+        network: between it and the agents.
+        changed: told what was written, before those who watch are.
+        lost: told when it has lost its data.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        clock: Clockwork,
+        network: Network,
+        changed: Callable[[list[StoreEvent]], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._network = network
+        self._tell_changed = changed
+        self._tell_lost = lost
+        self._prefix = job_prefix(job)
+        self._plan = plan_key(job)
         self.model = StoreModel()
         self._backup: StoreModel | None = None
         self._shown = self.model.revision
@@ -62,13 +78,13 @@ class StoreServer:
             LeaseLostError: see `StoreModel`.
         """
         try:
-            return operation(self.model, self._world.now_s)
+            return operation(self.model, self._clock.now_s)
         finally:
             self._show()
 
     def stop(self) -> None:
         """Take the store down; every connection breaks."""
-        self.model.stop(self._world.now_s)
+        self.model.stop(self._clock.now_s)
         for stream in list(self._streams):
             self.cut(stream)
 
@@ -79,12 +95,12 @@ class StoreServer:
     def lose_data(self, *, restored: bool) -> None:
         """Have it come back without its data, or with those that it had when the job began."""
         backup = self._backup if restored else None
-        self.model.lose_data(self._world.now_s, backup, other=False)
+        self.model.lose_data(self._clock.now_s, backup, other=False)
         self._shown = self.model.revision
-        self._world.monitor.data_lost()
+        self._tell_lost()
         self._wakes_s = math.inf
 
-    def cut_watches(self, agent: SimulatedAgent) -> None:
+    def cut_watches(self, agent: Agent) -> None:
         """Break the watches of one agent."""
         for stream in [s for s in self._streams if s.agent is agent]:
             self.cut(stream)
@@ -100,43 +116,43 @@ class StoreServer:
         """Send what is new to the watches, tell the monitor, and wake when a lease ends."""
         if not self.model.running:
             return
-        events = self.model.events(self._prefix, self._shown + 1, self._world.now_s)
+        events = self.model.events(self._prefix, self._shown + 1, self._clock.now_s)
         if events:
             self._shown = events[-1].mod_revision
             if self._backup is None and any(event.key == self._plan for event in events):
                 self._backup = self.model.backup()
-            self._world.store_changed(events)
+            self._tell_changed(events)
             for stream in list(self._streams):
                 self._send(stream, events)
         end_s = self.model.next_end_s()
         if end_s < self._wakes_s:
             self._wakes_s = end_s
-            self._world.after(max(0.0, end_s - self._world.now_s), self._wake, end_s)
+            self._clock.after(max(0.0, end_s - self._clock.now_s), self._wake, end_s)
 
     def _wake(self, at_s: float) -> None:
         if at_s != self._wakes_s:
             return  # an earlier wake has been set since
         self._wakes_s = math.inf
-        self.model.advance(self._world.now_s)
+        self.model.advance(self._clock.now_s)
         self._show()
 
     def _send(self, stream: Stream, events: list[StoreEvent]) -> None:
         agent = stream.agent
-        network = self._world.network
+        network = self._network
         lost = network.loss(agent.name) > 0 and agent.draw.random() < network.loss(agent.name)
         if lost or not agent.alive or not network.reaches(STORE, agent.name):
             self.cut(stream)
             return
         # One connection: what was sent later arrives later.
-        at_s = max(self._world.now_s + agent.latency_s(), stream.delivered_s)
+        at_s = max(self._clock.now_s + agent.latency_s(), stream.delivered_s)
         stream.delivered_s = at_s
-        agent.later(at_s - self._world.now_s, _deliver, stream, events)
+        agent.later(at_s - self._clock.now_s, _deliver, stream, events)
 
     # ---- a client ------------------------------------------------------------------------------
 
     def request(
         self,
-        agent: SimulatedAgent,
+        agent: Agent,
         operation: Callable[[StoreModel, float], ResultT],
         done: Callable[[ResultT | Exception], None],
         late_s: float = 0.0,
@@ -145,20 +161,20 @@ class StoreServer:
 
         A request sent is carried out even when its sender dies meanwhile.
         """
-        network, now_s = self._world.network, self._world.now_s
+        network, now_s = self._network, self._clock.now_s
         timed_out = StoreUnavailableError("no answer in time")
         on_the_way_s = agent.latency_s() + late_s + network.late_s(agent.name)
         if self._is_lost(agent, agent.name, STORE):
             agent.later(TIMEOUT_S, done, timed_out)
         elif on_the_way_s >= TIMEOUT_S:
             agent.later(TIMEOUT_S, done, timed_out)
-            self._world.after(on_the_way_s, self._arrive, agent, operation, None, now_s)
+            self._clock.after(on_the_way_s, self._arrive, agent, operation, None, now_s)
         else:
-            self._world.after(on_the_way_s, self._arrive, agent, operation, done, now_s)
+            self._clock.after(on_the_way_s, self._arrive, agent, operation, done, now_s)
 
     def _arrive(
         self,
-        agent: SimulatedAgent,
+        agent: Agent,
         operation: Callable[[StoreModel, float], ResultT],
         done: Callable[[ResultT | Exception], None] | None,
         sent_s: float,
@@ -170,7 +186,7 @@ class StoreServer:
             answer = error
         if done is None:
             return
-        left_s = sent_s + TIMEOUT_S - self._world.now_s
+        left_s = sent_s + TIMEOUT_S - self._clock.now_s
         back_s = agent.latency_s()
         if self._is_lost(agent, STORE, agent.name) or back_s >= left_s:
             agent.later(max(0.0, left_s), done, StoreUnavailableError("no answer in time"))
@@ -179,7 +195,7 @@ class StoreServer:
 
     def watch(
         self,
-        agent: SimulatedAgent,
+        agent: Agent,
         from_revision: int,
         deliver: Callable[[list[StoreEvent]], None],
         broken: Callable[[], None],
@@ -206,8 +222,8 @@ class StoreServer:
         self.request(agent, attach, attached)
         return stream
 
-    def _is_lost(self, agent: SimulatedAgent, sender: str, receiver: str) -> bool:
-        network = self._world.network
+    def _is_lost(self, agent: Agent, sender: str, receiver: str) -> bool:
+        network = self._network
         if not network.reaches(sender, receiver):
             return True
         loss = network.loss(agent.name)

@@ -9,20 +9,27 @@ from typing import Any
 
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.own_report import Sign
-from castor_policy.agents.store_keys import agents_prefix, plan_key, requests_prefix
+from castor_policy.agents.store_keys import (
+    agents_prefix,
+    plan_key,
+    requests_prefix,
+    root_key,
+)
 from castor_policy.agents.store_view import read_plan, read_report
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn
-from castor_sim.explore.agent import Host, SimulatedAgent
+from castor_sim.explore.agent import SimulatedAgent
 from castor_sim.explore.clockwork import Clockwork
+from castor_sim.explore.group import SimulatedGroup
 from castor_sim.explore.inject import Injector
 from castor_sim.explore.monitor import Monitor
 from castor_sim.explore.network import Network
+from castor_sim.explore.roles import Agent, Group, Host
 from castor_sim.explore.schedule import Fault
 from castor_sim.explore.script_error import ScriptError
 from castor_sim.explore.storage_model import Storage
 from castor_sim.explore.store_server import StoreServer
-from castor_sim.explore.training import Group, GroupKey
+from castor_sim.explore.surroundings import GroupKey
 from castor_sim.explore.truth import Truth
 
 JOB = "explored"
@@ -121,14 +128,16 @@ class World:
         self._draw = random.Random(f"{seed} world")  # noqa: S311 - a simulation, no secret
         self.network = Network()
         self.monitor = Monitor(self, faults)
-        self.store = StoreServer(self)
+        self.store = StoreServer(
+            JOB, self._clock, self.network, self._store_changed, self.monitor.data_lost
+        )
         ranks = shape.machines * shape.ranks_per_machine
         self.run_number = 1
         self.truth = Truth(self.run_number, ranks)
         self.storage = Storage(ranks, self.spec.persist_keep)
-        self.agents: dict[str, SimulatedAgent] = {}
+        self.agents: dict[str, Agent] = {}
         self.hosts: list[Host] = []
-        self._lives: dict[str, SimulatedAgent] = {}
+        self._lives: dict[str, Agent] = {}
         self.meetings = 0
         self._groups: dict[GroupKey, Group] = {}
         self._served: set[str] = set()
@@ -149,7 +158,7 @@ class World:
 
     def after(self, delay_s: float, what: Callable[..., None], *arguments: Any) -> None:
         """Call back after a time."""
-        self._clock.after(delay_s, what, arguments)
+        self._clock.after(delay_s, what, *arguments)
 
     def run(self) -> None:
         """Run until every agent has ended well.
@@ -169,6 +178,11 @@ class World:
         """Return the faults that have struck, and in which phase of the job."""
         return self._injector.struck
 
+    def root_term(self) -> int:
+        """Return the term of the root that the store has now; 0 if it has none."""
+        found, _ = self.store.model.get_prefix(root_key(JOB), self.now_s)
+        return found[0].create_revision if found else 0
+
     def is_quiet(self) -> bool:
         """Whether every fault is over."""
         return self._injector.is_quiet()
@@ -187,7 +201,7 @@ class World:
             return
         self.agents[host.name] = self._begin(host)
 
-    def start_twin(self, agent: SimulatedAgent, *, elsewhere: bool) -> None:
+    def start_twin(self, agent: Agent, *, elsewhere: bool) -> None:
         """Start a second agent of a name, on its machine or on another one."""
         host = agent.host
         if elsewhere:
@@ -195,7 +209,7 @@ class World:
             host = Host(agent.name, host.standby, lives=lives)
         self._begin(host)
 
-    def _begin(self, host: Host) -> SimulatedAgent:
+    def _begin(self, host: Host) -> Agent:
         if host not in self.hosts:
             self.hosts.append(host)
         agent = SimulatedAgent(self, host)
@@ -204,7 +218,7 @@ class World:
         agent.start()
         return agent
 
-    def claimed(self, agent: SimulatedAgent) -> None:
+    def claimed(self, agent: Agent) -> None:
         """Take in that an agent has its name: it is the one of that name from now on."""
         before = self.agents[agent.name]
         if before is agent:
@@ -213,7 +227,7 @@ class World:
             self.monitor.memory_lost(agent)
         self.agents[agent.name] = agent
 
-    def sign_of(self, incarnation: str, asker: SimulatedAgent) -> Sign:
+    def sign_of(self, incarnation: str, asker: Agent) -> Sign:
         """Return what an agent knows of another life of its name.
 
         It sees the processes of its own machine since that came up; any other life may answer it.
@@ -225,15 +239,15 @@ class World:
         silent = not life.alive or life.paused or life.host.paused
         return Sign.UNKNOWN if silent else Sign.ALIVE
 
-    def on(self, host: Host) -> list[SimulatedAgent]:
+    def on(self, host: Host) -> list[Agent]:
         """Return the agents that live on a machine."""
         return [agent for agent in self.live() if agent.host is host]
 
-    def live(self) -> list[SimulatedAgent]:
+    def live(self) -> list[Agent]:
         """Return the agents that live, by name."""
         return [agent for _, agent in sorted(self._lives.items()) if agent.alive]
 
-    def at(self, address: str) -> SimulatedAgent | None:
+    def at(self, address: str) -> Agent | None:
         """Return the live agent at an address: its incarnation's."""
         agent = self._lives.get(address)
         return agent if agent is not None and agent.alive else None
@@ -241,16 +255,16 @@ class World:
     def group(self, key: GroupKey) -> Group:
         """Return the trainers that meet at one place in one generation."""
         if key not in self._groups:
-            self._groups[key] = Group(self, key)
+            self._groups[key] = SimulatedGroup(self, key)
         return self._groups[key]
 
-    def strike_root(self, agent: SimulatedAgent) -> tuple[float, Callable[[], None]]:
+    def strike_root(self, agent: Agent) -> tuple[float, Callable[[], None]]:
         """Return how late the root's write is to be, and what befalls its agent after it."""
         return self._injector.strike_root(agent)
 
     # ---- the store's changes -------------------------------------------------------------------
 
-    def store_changed(self, events: Sequence[StoreEvent]) -> None:
+    def _store_changed(self, events: Sequence[StoreEvent]) -> None:
         """See what was written: plans for the monitor, requests for the operator."""
         for event in events:
             if event.key == plan_key(JOB) and event.value is not None:

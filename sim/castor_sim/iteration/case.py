@@ -13,7 +13,6 @@ from castor_configs.load import load_toml
 from castor_configs.model import Model, load_model
 from castor_policy.interleaving import Link
 from castor_sim.experiment import Experiment
-from castor_sim.iteration.config import IterationConfig
 from castor_sim.iteration.measured import MeasuredProfile
 from castor_sim.iteration.pipeline import pipeline_tasks
 from castor_sim.iteration.run import CheckpointTraffic, IterationCase
@@ -26,6 +25,7 @@ from castor_sim.iteration.workload import (
     model_blocks,
     zero3_tasks,
 )
+from castor_sim.iteration_config import IterationConfig
 
 NS_PER_S = 10**9
 _SHARDED = {"zero3": zero3_tasks, "hybrid": hybrid_tasks, "data": data_tasks}

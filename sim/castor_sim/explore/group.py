@@ -1,23 +1,16 @@
-"""Trainers as processes: iterations in lock-step over all ranks, and a capture after each.
+"""The trainers of a generation: iterations in lock-step over all ranks, and a capture after each.
 
-What the runtime's trainer does with tensors, sockets and shared memory, with the same order of
-steps: update, take a buffer, copy and send chunks, compare digests, header last, and an all-reduce
-that makes the iteration agreed. The next update waits for that (invariant 2).
+The order of steps is the runtime's: update, take a buffer, copy and send chunks, compare digests,
+header last, and an all-reduce that makes the iteration agreed. The next update waits for that
+(invariant 2).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from castor_policy.agents.effects import Offer
-from castor_policy.agents.events import Progressed, TrainerRefused, TrainerResumed
-from castor_policy.recovery import Tier
-from castor_sim.explore.checkpoint_model import Chunk, part_of
-from castor_sim.explore.truth import first_state, next_state
-
-if TYPE_CHECKING:
-    from castor_sim.explore.agent import SimulatedAgent
-    from castor_sim.explore.world import World
+from castor_sim.explore.checkpoint_model import Chunk
+from castor_sim.explore.roles import Agent, Trainer
+from castor_sim.explore.surroundings import GroupKey, Surroundings
+from castor_sim.explore.trainer import BLOCKED_S, LOST_PEER, OWN_ERROR
 
 ITERATION_S = 0.3
 """Time that an iteration computes for."""
@@ -25,188 +18,14 @@ ITERATION_S = 0.3
 _SKEW_S = (0.0, 0.04)  # between the updates of different ranks
 _CHUNK_S = (0.02, 0.15)  # between a part's first chunk and its last
 _AGREE_S = (0.001, 0.03)  # until a rank learns of an all-reduce
-_BLOCKED_S = 0.1  # who is kept from going on tries again so often
 _NOTICE_S = (0.02, 1.0)  # until a rank sees a dead peer's connection break
-_TOLD_S = (0.01, 0.6)  # until an agent hears of its trainer's end, where that takes long
-_TOLD_LATE = 0.3  # its peers may well be heard of sooner
 _NOTICES = 0.7  # the others hang in the collective
 
-LOST_PEER = 1
-"""Exit code of a trainer whose connection to another one broke."""
 
-OWN_ERROR = 2
-"""Exit code of a trainer whose script fails."""
-
-GroupKey = tuple[int, str]
-"""(generation, rendezvous): trainers meet who were given the same."""
-
-
-class Trainer:
-    """One trainer's process."""
-
-    __slots__ = (
-        "agent",
-        "agreed",
-        "alive",
-        "captured",
-        "capturing",
-        "generation",
-        "group",
-        "has_finished",
-        "has_trained",
-        "hung_since_s",
-        "iteration",
-        "machine",
-        "progress_s",
-        "rank",
-        "ready",
-        "resumed",
-        "state",
-        "world",
-    )
-
-    def __init__(
-        self, agent: SimulatedAgent, rank: int, machine: int, generation: int, rendezvous: str
-    ) -> None:
-        self.world: World = agent.world
-        self.agent = agent
-        self.rank = rank
-        self.machine = machine
-        self.generation = generation
-        self.group = agent.world.group((generation, rendezvous))
-        self.alive = True
-        self.ready = False
-        self.resumed = False
-        self.has_trained = False
-        self.has_finished = False
-        self.hung_since_s: float | None = None
-        self.progress_s = agent.world.now_s
-        self.iteration = 0
-        self.state = 0
-        self.agreed: int | None = None
-        self.captured = 0  # newest iteration whose capture is over; no update before it is
-        self.capturing = 0  # the one that is being captured
-
-    def begin(self) -> None:
-        """Come up; then ask what to load."""
-        self._later(self.agent.draw.uniform(0.05, 0.3), self._came_up)
-
-    def _came_up(self) -> None:
-        self.ready = True
-        self.load()
-
-    def load(self) -> None:
-        """Load what is offered, once both are there: the offer and this process."""
-        offer = self.agent.offers.get(self.rank)
-        if offer is not None and self.ready and not self.resumed:
-            del self.agent.offers[self.rank]
-            self._later(self.agent.draw.uniform(0.02, 0.1), self._load, offer)
-
-    def _load(self, offer: Offer) -> None:
-        found = self._read(offer)
-        if found is None:
-            self.agent.trainer_said(TrainerRefused(self.generation, self.rank))
-            return
-        self.iteration, self.captured = offer.iteration, offer.iteration
-        self.state = found[0][0]
-        self.agreed = self.iteration if offer.tier in (Tier.OWN_MEMORY, Tier.PEER) else None
-        self.resumed = True
-        self.progress_s = self.world.now_s
-        self.world.monitor.loaded(self, offer.tier, found)
-        self.agent.trainer_said(TrainerResumed(self.generation, self.rank))
-        self.group.join(self)
-
-    def _read(self, offer: Offer) -> list[Chunk] | None:
-        """Return the part that is offered; None if it is not there or its digests differ."""
-        if offer.tier == Tier.SCRATCH:
-            return part_of(first_state(self.world.run_number, self.rank))
-        if offer.tier == Tier.STORAGE:
-            name = self.agent.name
-            persistent = self.world.storage.read(name, offer.iteration, self.rank)
-            if persistent is None:
-                return None
-            part, line = persistent
-            self.world.truth.switch(self.generation, line)
-            return part
-        replica = self.agent.host.memory.get(self.rank)
-        index = replica.find(offer.iteration) if replica is not None else None
-        if replica is None or index is None:
-            return None
-        if not replica.is_intact(index):
-            replica.mark_corrupt(index)
-            return None
-        return replica.chunks(index)
-
-    def can_run(self) -> bool:
-        """Whether the process is given time."""
-        return self.alive and self.hung_since_s is None and not self.agent.host.paused
-
-    def update(self) -> None:
-        """Do the optimizer's update: the state before it is gone."""
-        self.has_trained = True
-        self.iteration += 1
-        self.state = next_state(self.state, self.iteration, self.generation)
-        self.progress_s = self.world.now_s
-        self.world.monitor.iteration_ended(self)
-        self._show_progress()
-
-    def _show_progress(self) -> None:
-        mine = [t for t in self.agent.trainers.values() if t.generation == self.generation]
-        newest = min(trainer.iteration for trainer in mine)
-        agreed = min(trainer.agreed or 0 for trainer in mine)
-        self.agent.trainer_said(Progressed(self.generation, newest, agreed))
-
-    def agree(self, iteration: int) -> None:
-        """Learn that every rank has all replicas of `iteration`."""
-        self.agreed = self.captured = iteration
-        self._show_progress()
-        self.agent.persist_parts(self.generation)
-
-    def leave(self, *, said: bool) -> None:
-        """End with code 0 in the middle of training; the others lose it as they would a dead one.
-
-        Args:
-            said: it tells its agent before that it has finished.
-        """
-        self.has_finished = said
-        self.end(0)
-        self.group.lost(self)
-
-    def end(self, code: int) -> None:
-        """End the process; who waits for it is told."""
-        if self.alive:
-            if code not in (0, LOST_PEER):
-                self.world.monitor.blame.struck(self.generation, self.rank)
-            self.alive = False
-            self.world.note(f"rank {self.rank} of generation {self.generation} ends: {code}")
-            late = self.agent.draw.random() < _TOLD_LATE
-            told_s = self.agent.draw.uniform(*_TOLD_S) if late else 0.01
-            self.agent.later(told_s, self.agent.trainer_ended, self, code)
-            if code != 0:
-                self.group.lost(self)
-
-    def kill(self) -> None:
-        """End the process by its own agent's hand."""
-        if self.alive:
-            self.alive = False
-            self.group.lost(self)
-
-    def _later(self, delay_s: float, what: object, *arguments: object) -> None:
-        self.world.after(delay_s * self.agent.host.slowness, self._go_on, what, arguments)
-
-    def _go_on(self, what: object, arguments: tuple[object, ...]) -> None:
-        if not self.alive:
-            return
-        if not self.can_run():
-            self.world.after(_BLOCKED_S, self._go_on, what, arguments)
-        elif callable(what):
-            what(*arguments)
-
-
-class Group:
+class SimulatedGroup:
     """The trainers of one generation, bound together by their collectives."""
 
-    def __init__(self, world: World, key: GroupKey) -> None:
+    def __init__(self, world: Surroundings, key: GroupKey) -> None:
         self._world = world
         self._generation = key[0]
         self._members: dict[int, Trainer] = {}
@@ -240,7 +59,7 @@ class Group:
         if trainer.can_run() and connects:
             trainer.end(LOST_PEER)
 
-    def redundant(self, agent: SimulatedAgent) -> None:
+    def redundant(self, agent: Agent) -> None:
         """Begin captures that waited for the machine's replicas to be settled."""
         for member in self._ordered():
             if member.agent is agent and member.iteration > member.captured:
@@ -274,7 +93,7 @@ class Group:
         if not self._computed or waits or not self._is_whole():
             return
         if self._is_blocked():
-            self._world.after(_BLOCKED_S, self._update_when_possible)
+            self._world.after(BLOCKED_S, self._update_when_possible)
             return
         if self._fail_by_the_script(after_the_update=False):
             return
@@ -288,7 +107,7 @@ class Group:
         if not member.alive:
             return
         if not member.can_run():
-            self._world.after(_BLOCKED_S, self._update, member)
+            self._world.after(BLOCKED_S, self._update, member)
             return
         member.update()
         if self._fail_by_the_script(after_the_update=True):
@@ -346,7 +165,7 @@ class Group:
             return
         reached = self._world.network.connects(sender.agent.name, receiver.agent.name)
         if not (reached and sender.can_run() and receiver.can_run()):
-            self._world.after(_BLOCKED_S, self._end_copy, sender, receiver, index, first)
+            self._world.after(BLOCKED_S, self._end_copy, sender, receiver, index, first)
             return
         last = (sender.state, 1)
         replica = receiver.agent.host.memory[sender.rank]
@@ -365,7 +184,7 @@ class Group:
         if not member.alive:
             return
         if not member.can_run():
-            self._world.after(_BLOCKED_S, self._agree, member, iteration)
+            self._world.after(BLOCKED_S, self._agree, member, iteration)
             return
         member.agree(iteration)
         if iteration >= self._world.iterations:
@@ -378,7 +197,7 @@ class Group:
 
     def _exit(self, member: Trainer) -> None:
         if member.alive and not member.can_run():
-            self._world.after(_BLOCKED_S, self._exit, member)
+            self._world.after(BLOCKED_S, self._exit, member)
         else:
             member.has_finished = True
             member.end(0)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from castor_runtime.trainer.meta import encode
+from castor_runtime.state.meta import encode
 
 _LARGEST_BYTES = 1 << 20
 """Of a tensor in an attribute; larger ones are no small state, which is what the meta is for."""

@@ -1,0 +1,140 @@
+"""What an engine says of its state: the one thing that an adapter for another engine writes.
+
+Checkpointer, session and replication know a state by this alone. Which adapter stands for which
+engine is said in `castor_runtime.trainer.engines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from castor_runtime.pacing import Pacer
+from castor_runtime.state.sections import Section
+
+
+class Stateful(Protocol):
+    """Anything of the user's that belongs in a checkpoint: a sampler, a tokenizer, a curriculum."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state: numbers, strings, lists, tuples, dicts, arrays, tensors."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Set what `state_dict` returned."""
+        ...
+
+
+class DamagedError(Exception):
+    """What was to be loaded is not whole; nothing was changed."""
+
+
+class NoPersistentFormError(ValueError):
+    """There is no format in which persistent storage could hold this state."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersistentPart:
+    """One rank's part of a checkpoint in persistent storage.
+
+    Attributes:
+        folder: of the job's persistent checkpoints.
+        iteration: which one.
+        rank: whose part.
+        job: its name; a checkpoint of another one is refused.
+        fingerprint: of the job's checkpoints.
+        pacer: waits for the bytes that were read; None: there is no limit.
+    """
+
+    folder: Path
+    iteration: int
+    rank: int
+    job: str
+    fingerprint: str
+    pacer: Pacer | None = None
+
+
+@runtime_checkable
+class State(Protocol):
+    """One rank's state, as an engine keeps it.
+
+    Attributes:
+        sections: where each of its tensors lies in the rank's part; the same in every life.
+        early: names of sections that may change before the optimizer's update: they are copied at
+            once, in `step`.
+        trained: names of sections that only the update changes.
+        optimizer: whose step is the update, and waits until the state may change; None: the script
+            calls `Checkpointer.before_update` itself.
+    """
+
+    sections: tuple[Section, ...]
+    early: frozenset[str]
+    trained: frozenset[str]
+    optimizer: torch.optim.Optimizer | None
+
+    def stepped(self) -> None:
+        """Take in that the script has called `Checkpointer.step`: before `iteration` is asked."""
+        ...
+
+    def iteration(self) -> int:
+        """Return how many updates are done."""
+        ...
+
+    def device(self) -> torch.device:
+        """Return where training computes."""
+        ...
+
+    def live(self) -> list[torch.Tensor | None]:
+        """Return the live tensor of each section; None where it does not exist, or is in `meta`."""
+        ...
+
+    def meta(self) -> dict[str, Any]:
+        """Return all that is no section: counters, schedules, options, as `meta.encode` takes it.
+
+        Raises:
+            ValueError: something cannot be held; names it.
+        """
+        ...
+
+    def restore(self, part: torch.Tensor, meta: Mapping[str, Any]) -> None:
+        """Set the live state; may be collective.
+
+        Args:
+            part: bytes laid out as `sections`, on the CPU.
+            meta: what `meta` returned.
+        """
+        ...
+
+    def restore_persistent(self, part: PersistentPart) -> dict[str, Any]:
+        """Set the live state from persistent storage; may be collective. Return what `meta` said.
+
+        Raises:
+            DamagedError: the checkpoint is not whole; nothing was changed.
+            NoPersistentFormError: this state is never in persistent storage.
+        """
+        ...
+
+    def write_template(self, path: Path) -> None:
+        """Write what the persistent format holds apart from sections and meta.
+
+        Raises:
+            NoPersistentFormError: there is no persistent format of this state.
+        """
+        ...
+
+    def watch_first_iterations(
+        self, user: Mapping[str, Stateful], tell: Callable[[str], None]
+    ) -> Callable[[], bool] | None:
+        """Return what is called after each iteration of a job's start until it returns True.
+
+        It looks for what training depends on and nobody's state holds. None: nothing is looked at.
+
+        Args:
+            user: the user's own state, by name.
+            tell: called with each warning.
+        """
+        ...

@@ -1,0 +1,41 @@
+"""Which adapter stands for which engine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from castor_runtime.state.protocol import State
+from castor_runtime.trainer.engines import register, state_of
+from castor_runtime.trainer.tensor_state import TensorState
+
+
+class Engine:
+    """Not Castor's."""
+
+
+class Derived(Engine):
+    """Nor this one."""
+
+
+def made(engine: Engine) -> State:
+    return TensorState({type(engine).__name__: torch.zeros(3)})
+
+
+def test_an_adapter_stands_for_the_types_derived_from_its_own() -> None:
+    name = f"{Engine.__module__}.Engine"
+    register(name, made)
+    register(name, made)  # a script that is loaded twice
+    assert state_of(Derived()).sections[0].name == "Derived"
+    with pytest.raises(ValueError, match="Engine has an adapter already"):
+        register(name, TensorState)
+
+
+def test_a_state_is_its_own() -> None:
+    state = TensorState({"t": torch.zeros(3)})
+    assert state_of(state) is state
+
+
+def test_an_engine_that_nobody_stands_for_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"state of a torch\S*Linear; it knows deepspeed"):
+        state_of(torch.nn.Linear(1, 1))
