@@ -33,7 +33,7 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class PlannedRun:
     """One `castor train`.
 
     Attributes:
@@ -77,7 +77,7 @@ class Plan:
         median_max, worst_max: errors beyond these fail the command.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
     nodes: int = 4
     spares: int = 2
     storage_mbps: int = 200
@@ -95,7 +95,7 @@ class Plan:
         """Return the parameters of about a layer."""
         return round(12 * hidden * hidden * 1.02)
 
-    def expected_s(self, run: Run) -> float:
+    def expected_s(self, run: PlannedRun) -> float:
         """Return about how long a run takes, for the progress display alone."""
         if run.replay is not None:
             return START_S + run.replay.run_s
@@ -116,8 +116,8 @@ _LINKS = (100, 150, 300)
 _PACED_MS = {128: 50.0, 160: 80.0}
 
 
-def _failures(link_mbps: int, hidden: int) -> Run:
-    return Run(
+def _failures(link_mbps: int, hidden: int) -> PlannedRun:
+    return PlannedRun(
         link_mbps=link_mbps,
         hidden=hidden,
         scheme="pipelined",
@@ -127,9 +127,9 @@ def _failures(link_mbps: int, hidden: int) -> Run:
     )
 
 
-def _of_link(link_mbps: int) -> list[Run]:
+def _of_link(link_mbps: int) -> list[PlannedRun]:
     return [
-        Run(link_mbps=link_mbps, hidden=hidden, scheme=scheme, iterations=WARM_UP + MEASURED)
+        PlannedRun(link_mbps=link_mbps, hidden=hidden, scheme=scheme, iterations=WARM_UP + MEASURED)
         for hidden in _PACED_MS
         for scheme in SCHEMES
     ]
@@ -146,7 +146,9 @@ FULL = Plan(
         _failures(100, 128),
         _failures(150, 128),
         _failures(300, 160),
-        Run(link_mbps=150, hidden=128, scheme="pipelined", iterations=0, standby=1, replay=REPLAY),
+        PlannedRun(
+            link_mbps=150, hidden=128, scheme="pipelined", iterations=0, standby=1, replay=REPLAY
+        ),
     ),
     paced_layer_ms=_PACED_MS,
     median_max=0.05,
@@ -157,15 +159,15 @@ FULL = Plan(
 SHORT = Plan(
     runs=(
         *(
-            Run(link_mbps=100, hidden=128, scheme=scheme, iterations=WARM_UP + 6)
+            PlannedRun(link_mbps=100, hidden=128, scheme=scheme, iterations=WARM_UP + 6)
             for scheme in ("none", "pipelined")
         ),
         *(
-            Run(link_mbps=150, hidden=128, scheme=scheme, iterations=WARM_UP + 6)
+            PlannedRun(link_mbps=150, hidden=128, scheme=scheme, iterations=WARM_UP + 6)
             for scheme in ("none", "blocking", "unpipelined", "pipelined")
         ),
         *(
-            Run(
+            PlannedRun(
                 link_mbps=link_mbps,
                 hidden=128,
                 scheme="pipelined",

@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from plan import FULL, SHORT, Plan, Run
+from plan import FULL, SHORT, Plan, PlannedRun
 
 from castor_analysis.compare.measured_run import ITERATION, read_run
 from castor_configs.errors import InputError
@@ -80,7 +80,7 @@ def cluster_of(plan: Plan, link_mbps: int, name: str) -> Wanted:
     )
 
 
-def cluster_key(run: Run) -> tuple[bool, int]:
+def cluster_key(run: PlannedRun) -> tuple[bool, int]:
     """Order runs by this; those of one key share a cluster."""
     return run.replay is not None, run.link_mbps
 
@@ -95,7 +95,7 @@ def cluster_up(wanted: Wanted) -> Iterator[None]:
         lifecycle.down(wanted.name)
 
 
-def command_of(plan: Plan, run: Run, out: Path, cluster: str, iterations: int) -> list[str]:
+def command_of(plan: Plan, run: PlannedRun, out: Path, cluster: str, iterations: int) -> list[str]:
     """Return the run as a user would type it."""
     options = [
         *("--cluster", cluster, "--nodes", plan.nodes, "--scheme", run.scheme),
@@ -123,7 +123,7 @@ def finished(folder: Path) -> bool:
         return False
 
 
-def iterations_of(run: Run, out: Path, plan: Plan) -> int:
+def iterations_of(run: PlannedRun, out: Path, plan: Plan) -> int:
     """Return how many iterations a run makes; one through a trace as many as take its time."""
     if run.replay is None:
         return run.iterations
@@ -140,7 +140,7 @@ def iterations_of(run: Run, out: Path, plan: Plan) -> int:
     return round((run.replay.run_s - lost_s) / samples[len(samples) // 2])
 
 
-def train(plan: Plan, run: Run, out: Path, cluster: str) -> None:
+def train(plan: Plan, run: PlannedRun, out: Path, cluster: str) -> None:
     """Make one run; its output goes to a log beside its folder.
 
     Raises:

@@ -190,7 +190,7 @@ def _send_to_self(
                 number, [Send(0, start, end)], [Receive(0, remote[start:end])], lambda *_: None
             )
         )
-    device.hurry()
+    device.stop_yielding_to_training()
     for transfer in under_way:
         transfer.wait()
     device.wait_captured()

@@ -21,7 +21,7 @@ class CastorPeer:
         if settings is None:
             raise SystemExit("start this with `castor train`")
         self._checkpointer = Checkpointer(TensorState(state), update_after="capture")
-        self._line = ControlBlock.open(settings.control).rank(settings.local_rank)
+        self._counters = ControlBlock.open(settings.control).rank(settings.local_rank)
 
     def recover(self) -> int:
         return self._checkpointer.resume()
@@ -32,7 +32,7 @@ class CastorPeer:
         self._checkpointer.before_update()
 
     def wait_usable(self, iteration: int) -> None:
-        while self._line.agreed < iteration:
+        while self._counters.agreed < iteration:
             time.sleep(0.002)
             self._checkpointer.before_update()  # raises what ended the checkpoint thread
 

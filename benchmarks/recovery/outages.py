@@ -13,7 +13,15 @@ from statistics import median
 from rank_log import Outage, Record, find_outage, of_kind
 from samples import Spread
 from scale import PAPER_CHECKPOINT_S, STRAWMAN_INTERVAL_S, Scale, checkpoints
-from systems import START_LIMIT_S, CastorRun, Run, castor, storage_options, torchrun, warm_start
+from systems import (
+    START_LIMIT_S,
+    CastorRun,
+    SystemRun,
+    castor,
+    storage_options,
+    torchrun,
+    warm_start,
+)
 
 from castor_policy.events import Event, EventKind
 from castor_policy.frequency import highfreq_interval_iterations, wasted_time_s
@@ -206,7 +214,7 @@ def storage_outages(
     Each is counted from where training began or resumed, which is where a checkpoint was begun.
     """
     rng = random.Random(seed)
-    start: Callable[[Path, int, str, Sequence[str]], Run] = warm_start if warm else torchrun
+    start: Callable[[Path, int, str, Sequence[str]], SystemRun] = warm_start if warm else torchrun
     job = [*scale.job, *storage_options(interval, scale.storage_bytes_per_s)]
     outages: list[Outage] = []
     with start(out, ranks, "deepspeed", job) as run:
@@ -261,7 +269,7 @@ def _order_of(records: list[Record]) -> Callable[[int], int]:
 # ---- both --------------------------------------------------------------------------------------
 
 
-def _wait_for_outage(run: Run, failure_ns: int, redo_s: float = 0.0) -> Outage:
+def _wait_for_outage(run: SystemRun, failure_ns: int, redo_s: float = 0.0) -> Outage:
     run.wait(
         lambda: find_outage(run.logs(), failure_ns) is not None,
         "a new iteration after the failure",

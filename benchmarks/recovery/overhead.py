@@ -14,7 +14,7 @@ import psutil
 from rank_log import Record, of_kind
 from samples import Spread
 from scale import BYTES_PER_PARAMETER, LAYERS, hidden_for, parameters
-from systems import START_LIMIT_S, CastorRun, Run, castor, warm_start
+from systems import START_LIMIT_S, CastorRun, SystemRun, castor, warm_start
 
 _ITERATION_LIMIT_S = 30.0
 _SAMPLE_S = 0.05
@@ -202,7 +202,7 @@ def _agent_bytes(run: CastorRun) -> list[int]:
     return [record.memory_bytes() for record in run.folder.records()]
 
 
-def _rank_pids(run: Run) -> Callable[[], list[int]]:
+def _rank_pids(run: SystemRun) -> Callable[[], list[int]]:
     return lambda: [records[-1]["pid"] for records in run.logs() if records]
 
 
@@ -210,7 +210,7 @@ def _largest(memories: list[Memory]) -> Memory:
     return max(memories, key=lambda found: found.private)
 
 
-def _watch(run: Run, pids: Callable[[], list[int]], iterations: int) -> list[Memory]:
+def _watch(run: SystemRun, pids: Callable[[], list[int]], iterations: int) -> list[Memory]:
     """Sample until that iteration has ended on all ranks; return each process's peak."""
     peaks: dict[int, Memory] = {}
     stop = threading.Event()

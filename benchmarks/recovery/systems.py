@@ -34,7 +34,7 @@ class RunError(Exception):
     """A run did not do what it should; says what, and the end of its output."""
 
 
-class Run:
+class SystemRun:
     """A job under way.
 
     Args:
@@ -111,7 +111,7 @@ class Run:
         return (self.out / "output.txt").read_text(errors="replace")[-600:]
 
 
-class CastorRun(Run):
+class CastorRun(SystemRun):
     """`castor train` under way."""
 
     @property
@@ -155,7 +155,7 @@ def castor(
     return CastorRun(command, out, ranks)
 
 
-def torchrun(out: Path, ranks: int, system: str, job: Sequence[str]) -> Run:
+def torchrun(out: Path, ranks: int, system: str, job: Sequence[str]) -> SystemRun:
     """Start under torchrun, which kills and restarts all ranks when one dies."""
     _empty(out)
     command = [
@@ -163,17 +163,17 @@ def torchrun(out: Path, ranks: int, system: str, job: Sequence[str]) -> Run:
         *("--nproc-per-node", str(ranks), "--max-restarts", "100", "--monitor-interval", "0.1"),
         *(JOB, "--system", system, "--records", str(out / "records"), *job),
     ]
-    return Run(command, out, ranks)
+    return SystemRun(command, out, ranks)
 
 
-def warm_start(out: Path, ranks: int, system: str, job: Sequence[str]) -> Run:
+def warm_start(out: Path, ranks: int, system: str, job: Sequence[str]) -> SystemRun:
     """Start ranks that are forked from a process with everything imported."""
     _empty(out)
     command = [
         *(sys.executable, str(HERE / "warm_start.py"), str(ranks), str(out), JOB),
         *("--system", system, "--records", str(out / "records"), *job),
     ]
-    return Run(command, out, ranks)
+    return SystemRun(command, out, ranks)
 
 
 def storage_options(every: int, bytes_per_s: float) -> list[str]:

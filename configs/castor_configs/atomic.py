@@ -111,7 +111,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     if target.is_dir():
         raise IsADirectoryError(EISDIR, "is a folder: expected the name of a file", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    beside = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
     try:
         yield beside
         _mark(beside, target)
@@ -126,8 +126,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text, whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def _mark(beside: Path, target: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_result_can_be_run_again_from_its_own_folder(tmp_path: Path) -> None:
     for row in rows:
         parts = sum(int(row[f"{part}_ns"]) for part in WASTE_PARTS)
         assert int(row["useful_ns"]) + parts == int(row["wall_ns"])
-    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("*.unfinished"))
 
 
 def test_the_event_log_tells_each_recovery_from_failure_to_resumption(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, jobs: int) -> None:
     with started(tmp_path, jobs, ENDLESS) as process:
         wait_until(lambda: len(finished(tmp_path)) >= 2, "2 points finished", process)
         interrupt(process)
-    assert not list((tmp_path / "points").glob("*.part"))
+    assert not list((tmp_path / "points").glob("*.unfinished"))
 
 
 @pytest.mark.long

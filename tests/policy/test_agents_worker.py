@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import (
     Campaign,
+    DiscardOtherIterations,
     Exit,
     Fetch,
     Finalise,
     Forget,
     Inspect,
-    Keep,
     Log,
     Offer,
     Persist,
@@ -233,7 +233,7 @@ def test_own_parts_are_verified_before_they_are_offered() -> None:
     made = worker()
     gathered(made, {0: (5,), 1: (5,)})
     effects = told(made, PlanChanged(load(), 3))
-    assert effects[:2] == [Keep(5), StartTrainers(load(), 0)]
+    assert effects[:2] == [DiscardOtherIterations(5), StartTrainers(load(), 0)]
     assert Verify(1, 0, 5) in effects
     assert not any(isinstance(effect, Offer | Redundant) for effect in effects)
     offered = told(made, Verified(1, 0, intact=True))
@@ -282,7 +282,7 @@ def test_without_memory_every_replica_is_invalid_and_the_tier_is_offered_at_once
     made = worker(job(ranks_per_machine=2))
     gathered(made, {})
     effects = told(made, PlanChanged(load(tier=tier, iteration=0), 3))
-    assert effects[0] == Keep(None)
+    assert effects[0] == DiscardOtherIterations(None)
     offers = [effect for effect in effects if isinstance(effect, Offer)]
     assert offers == [Offer(1, 0, 0, tier), Offer(1, 1, 0, tier)]
     assert Redundant(1) in effects
@@ -388,7 +388,7 @@ def test_memory_of_a_machine_that_training_went_on_without_is_of_the_past() -> N
     made = worker()
     told(made, PlanChanged(replace(gather(3), loaded=("spare-0", *NAMES[1:])), 4))
     kept, report = told(made, Inspected(3, {0: (3, 4)}, (), "node-0:99"))
-    assert kept == Keep(None)
+    assert kept == DiscardOtherIterations(None)
     assert isinstance(report, Report)
     assert (report.report.state, report.report.holdings) == (State.GATHERED, {})
     again = worker()

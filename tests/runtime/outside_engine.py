@@ -28,7 +28,7 @@ class Ledger:
 class LedgerState:
     """One rank's ledger."""
 
-    early: frozenset[str] = frozenset()
+    clone_at_capture: frozenset[str] = frozenset()
     trained = frozenset(["sums"])
     optimizer: torch.optim.Optimizer | None = None
 

@@ -11,9 +11,11 @@ from castor_runtime.state.sections import lay_out
 from castor_runtime.trainer.moment import Moments, tensor_digests, weighed
 
 
-def moments(*names: str, early: tuple[str, ...] = (), trained: tuple[str, ...] = ()) -> Moments:
+def moments(
+    *names: str, clone_at_capture: tuple[str, ...] = (), trained: tuple[str, ...] = ()
+) -> Moments:
     sections = lay_out([(name, torch.float32, (300,)) for name in names])
-    return Moments(sections, early, trained)
+    return Moments(sections, clone_at_capture, trained)
 
 
 def tensors(count: int) -> list[torch.Tensor | None]:
@@ -22,7 +24,7 @@ def tensors(count: int) -> list[torch.Tensor | None]:
 
 def test_what_anybody_may_change_is_cloned_at_the_moment() -> None:
     live = tensors(1)
-    moment = moments("buffer/a", early=("buffer/a",)).take(live)
+    moment = moments("buffer/a", clone_at_capture=("buffer/a",)).take(live)
     assert live[0] is not None
     live[0].zero_()
     assert moment.live[0] is not None

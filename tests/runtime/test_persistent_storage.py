@@ -184,7 +184,7 @@ def test_kill_9_at_any_moment_leaves_no_half_checkpoint(tmp_path: Path) -> None:
         assert complete_iterations(folder) == (2000,)
         left = [path for path in folder.rglob("*") if path.is_file()]
         assert {path.parent for path in left} == {folder, folder / tag(2000)}
-        assert not [path for path in left if path.name.endswith(".part")]
+        assert not [path for path in left if path.name.endswith(".unfinished")]
 
 
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
@@ -331,7 +331,7 @@ def test_retention_keeps_the_newest_and_drops_what_nobody_finishes(
 def test_what_a_dead_writer_left_is_not_published(tmp_path: Path) -> None:
     attempt = attempt_of(3)
     write_rank(tmp_path, attempt, 0)
-    (attempt_folder(tmp_path, attempt) / ".rank_1_model.pt.0123.part").write_bytes(b"half")
+    (attempt_folder(tmp_path, attempt) / ".rank_1_model.pt.0123.unfinished").write_bytes(b"half")
     write_rank(tmp_path, attempt, 1)
     assert publish_if_complete(tmp_path, attempt) is not None
     assert not list((tmp_path / tag(3)).glob(".*"))

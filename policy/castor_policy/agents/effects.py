@@ -53,7 +53,7 @@ class Inspect:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class DiscardOtherIterations:
     """Invalidate every replica of another iteration than this; None: of any."""
 
     iteration: int | None
@@ -196,7 +196,7 @@ WorkerEffect: TypeAlias = (
     | Campaign
     | StopTrainers
     | Inspect
-    | Keep
+    | DiscardOtherIterations
     | Forget
     | StartTrainers
     | Verify

@@ -14,11 +14,11 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import (
     BEGIN_AGAIN,
     Campaign,
+    DiscardOtherIterations,
     Exit,
     Finalise,
     Forget,
     Inspect,
-    Keep,
     Log,
     Persist,
     PingPeers,
@@ -312,7 +312,7 @@ class Worker:
         loaded = self.plan.loaded if self.plan is not None else ()
         if loaded and self.report.agent not in loaded and inspected.holdings:
             # The last generation was loaded without this machine: what is here is of the past.
-            return [Keep(None), *self._gathered(replace(inspected, holdings={}))]
+            return [DiscardOtherIterations(None), *self._gathered(replace(inspected, holdings={}))]
         self._inspected = inspected
         return self._change(
             state=State.GATHERED,
@@ -334,7 +334,7 @@ class Worker:
         self._parts = PartLoading(self.spec, plan, machine, known.holdings)
         self._contact.ask_anew()
         return [
-            Keep(plan.iteration if in_memory else None),
+            DiscardOtherIterations(plan.iteration if in_memory else None),
             StartTrainers(plan, machine),
             *self._change(state=State.LOADING, holdings={}),
             *self._parts.begin(),

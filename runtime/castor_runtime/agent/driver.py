@@ -21,12 +21,12 @@ from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import (
     BEGIN_AGAIN,
     Campaign,
+    DiscardOtherIterations,
     Exit,
     Fetch,
     Finalise,
     Forget,
     Inspect,
-    Keep,
     Log,
     Offer,
     Persist,
@@ -328,7 +328,7 @@ class Agent:
                 await machine.stop_trainers()
             case Inspect():
                 await machine.inspect(effect)
-            case Keep(iteration):
+            case DiscardOtherIterations(iteration):
                 self._memory.keep_only(iteration)
             case StartTrainers(plan, number):
                 machine.start_trainers(plan, number)

@@ -43,17 +43,17 @@ class TrainerPhase(IntEnum):
 
 
 class _Slot:
-    """One u64 of a rank's line."""
+    """One u64 of a rank's counters."""
 
     def __init__(self, index: int, doc: str) -> None:
         self._index = index
         self.__doc__ = doc
 
-    def __get__(self, line: RankControl, kind: type[RankControl]) -> int:
-        return int(line.slots[self._index])
+    def __get__(self, counters: RankControl, kind: type[RankControl]) -> int:
+        return int(counters.slots[self._index])
 
-    def __set__(self, line: RankControl, value: int) -> None:
-        line.slots[self._index] = value
+    def __set__(self, counters: RankControl, value: int) -> None:
+        counters.slots[self._index] = value
 
 
 class RankControl:
@@ -177,8 +177,8 @@ class ControlBlock:
         """Give up the mapping, and the segment too with `unlink`."""
         if unlink:
             self._path.unlink(missing_ok=True)
-        for line in self.ranks:
-            line.slots.release()
+        for counters in self.ranks:
+            counters.slots.release()
         self._words.release()
         self._map.close()
 

@@ -16,7 +16,7 @@ from castor_runtime.pacing import Pacer
 WRITE_BYTES = 4 << 20
 """Most bytes handed to the kernel at once: the grain of pacing, small beside the page cache."""
 
-PART_SUFFIX = ".part"
+UNFINISHED_SUFFIX = ".unfinished"
 """Ends the name of a file that is still being written, or whose writer died."""
 
 
@@ -77,7 +77,7 @@ def writing(path: Path, pacer: Pacer | None = None) -> Iterator[DigestedFile]:
     which DeepSpeed finds its files never match it.
     """
     # Not the process id: machines share the folder, and each has its own count of processes.
-    beside = path.with_name(f".{path.name}.{uuid4().hex}{PART_SUFFIX}")
+    beside = path.with_name(f".{path.name}.{uuid4().hex}{UNFINISHED_SUFFIX}")
     try:
         with beside.open("wb", buffering=0) as raw:
             file = DigestedFile(raw.fileno(), pacer or Pacer())

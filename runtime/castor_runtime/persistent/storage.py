@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 from castor_runtime.pacing import Pacer
 from castor_runtime.persistent.durable_files import (
-    PART_SUFFIX,
+    UNFINISHED_SUFFIX,
     file_digest,
     sync_folder,
     write_durably,
@@ -137,7 +137,7 @@ def publish_if_complete(folder: Path, attempt: Attempt) -> Manifest | None:
         return existing
     sync_folder(folder)
     # All ranks have their receipts, so these are of writers that died.
-    for stale in (folder / tag(attempt.iteration)).glob(f".*{PART_SUFFIX}"):
+    for stale in (folder / tag(attempt.iteration)).glob(f".*{UNFINISHED_SUFFIX}"):
         stale.unlink(missing_ok=True)
     write_latest(folder)
     return manifest

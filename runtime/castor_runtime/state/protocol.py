@@ -64,15 +64,15 @@ class State(Protocol):
 
     Attributes:
         sections: where each of its tensors lies in the rank's part; the same in every life.
-        early: names of sections that may change before the optimizer's update: they are copied at
-            once, in `step`.
+        clone_at_capture: names of sections that may change before the optimizer's update: they are
+            copied at once, in `step`.
         trained: names of sections that only the update changes.
         optimizer: whose step is the update, and waits until the state may change; None: the script
             calls `Checkpointer.before_update` itself.
     """
 
     sections: tuple[Section, ...]
-    early: frozenset[str]
+    clone_at_capture: frozenset[str]
     trained: frozenset[str]
     optimizer: torch.optim.Optimizer | None
 

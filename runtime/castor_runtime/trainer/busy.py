@@ -16,19 +16,19 @@ class BusySections:
     """Says in the control block that silence is right, until a section ends or its limit passes.
 
     Args:
-        line: of this trainer.
+        counters: of this trainer.
     """
 
-    def __init__(self, line: RankControl) -> None:
-        self._line = line
+    def __init__(self, counters: RankControl) -> None:
+        self._counters = counters
 
     @contextmanager
     def __call__(self, limit_s: float) -> Iterator[None]:
         """Be busy inside the `with`; sections may be nested, and the longest one counts."""
-        before_ns = self._line.busy_until_ns
+        before_ns = self._counters.busy_until_ns
         until_ns = time.monotonic_ns() + round(limit_s * 1e9)
-        self._line.busy_until_ns = max(before_ns, until_ns)
+        self._counters.busy_until_ns = max(before_ns, until_ns)
         try:
             yield
         finally:
-            self._line.busy_until_ns = before_ns
+            self._counters.busy_until_ns = before_ns

@@ -19,11 +19,11 @@ class CollectiveCount:
     """Writes the counts of this process into its line of the control block.
 
     Args:
-        line: of this trainer.
+        counters: of this trainer.
     """
 
-    def __init__(self, line: RankControl) -> None:
-        self._line = line
+    def __init__(self, counters: RankControl) -> None:
+        self._counters = counters
         self._apart: tuple[dist.ProcessGroup, ...] = ()
 
     def leave_out(self, *groups: dist.ProcessGroup) -> None:
@@ -33,8 +33,8 @@ class CollectiveCount:
     def update(self) -> None:
         """Count; called from the heartbeat's thread."""
         every, shared = count(self._apart)
-        self._line.collectives = every
-        self._line.shared_collectives = shared
+        self._counters.collectives = every
+        self._counters.shared_collectives = shared
 
 
 def count(apart: tuple[dist.ProcessGroup, ...]) -> tuple[int, int]:

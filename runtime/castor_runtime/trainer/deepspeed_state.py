@@ -52,7 +52,7 @@ class DeepSpeedState:
         self._powers = RunningPowers(self._zero.optimizer, masters, groups)
         _zero_padding(engine)
         self._buffers = ModuleBuffers(engine.module, self.device())
-        self.early = frozenset(name for name, _, _ in self._buffers.tensors())
+        self.clone_at_capture = frozenset(name for name, _, _ in self._buffers.tensors())
         self.trained = frozenset(
             [f"fp32/{index}" for index in range(len(masters))]
             + [name for name, _, _ in self._optimizer_state.tensors()]

@@ -88,7 +88,7 @@ class Device(Protocol):
         """Return how many bytes of `own`, from the first on, are filled."""
         ...
 
-    def hurry(self) -> None:
+    def stop_yielding_to_training(self) -> None:
         """Go on with `own` whether or not training communicates: no more chunks are to come."""
         ...
 
@@ -152,7 +152,7 @@ class CpuDevice:
         """All of it."""
         return self._own.numel()
 
-    def hurry(self) -> None:
+    def stop_yielding_to_training(self) -> None:
         """Nothing to do."""
 
     def wait_captured(self) -> int:

@@ -158,7 +158,7 @@ class Exchange:
             own.digest_up_to(self._device.captured_bytes(), at_most=1)
         for under_way in self._under_way:
             under_way.transfer.wait_arrived()
-        self._device.hurry()
+        self._device.stop_yielding_to_training()
         while self._under_way:
             self._finish_oldest(parts)
         captured_ns = self._device.wait_captured()
@@ -178,7 +178,7 @@ class Exchange:
         if self._gate.is_open and traffic.scheme != "blocking":
             # Training communicates no more in this iteration. ("blocking" sends before training:
             # there the own copy follows the chunks.)
-            self._device.hurry()
+            self._device.stop_yielding_to_training()
 
     def _make_room(self, wanted: int, limit: int | None, parts: Mapping[int, Part]) -> None:
         """Finish rounds until there are sub-buffers for the next, or none is under way."""

@@ -1,4 +1,4 @@
-"""How a trainer joins its generation: its line of counters, its groups, and its way to send."""
+"""How a trainer joins its generation: its counters, its groups, and its way to send."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from castor_runtime.trainer.device import CpuDevice, Device
 from castor_runtime.trainer.idle_spans import Gate
 
 
-def open_line(settings: TrainerSettings) -> RankControl:
-    """Return this trainer's line of its agent's counters, with its process and generation in it.
+def open_counters(settings: TrainerSettings) -> RankControl:
+    """Return this trainer's counters in its agent's control block, in phase STARTING.
 
     Raises:
         ValueError: the counters are of another run.
@@ -27,9 +27,9 @@ def open_line(settings: TrainerSettings) -> RankControl:
             f"{settings.control} is of run {block.run}, this trainer of run {settings.run}: start "
             "trainers by `castor agent`"
         )
-    line = block.rank(settings.local_rank)
-    line.phase = TrainerPhase.STARTING
-    return line
+    counters = block.rank(settings.local_rank)
+    counters.phase = TrainerPhase.STARTING
+    return counters
 
 
 def new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:

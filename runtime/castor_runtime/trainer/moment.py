@@ -109,15 +109,15 @@ class Moments:
 
     Args:
         sections: of the part.
-        early: names of those that anybody may change at any time.
+        clone_at_capture: names of those that anybody may change at any time.
         trained: names of those that only the hooked optimizer step changes.
     """
 
     def __init__(
-        self, sections: Sequence[Section], early: Iterable[str], trained: Iterable[str]
+        self, sections: Sequence[Section], clone_at_capture: Iterable[str], trained: Iterable[str]
     ) -> None:
         self._sections = sections
-        self._cloned = set(early)
+        self._cloned = set(clone_at_capture)
         self._trained = frozenset(trained)
         self._digests: dict[str, int] = {}
         self._probes: dict[str, _Probe] = {}

@@ -32,7 +32,7 @@ from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Schedule
 from castor_runtime.trainer.collective_count import CollectiveCount
 from castor_runtime.trainer.final_state import write_state
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
-from castor_runtime.trainer.joining import choose_device, new_group, open_line
+from castor_runtime.trainer.joining import choose_device, new_group, open_counters
 from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
 from castor_runtime.trainer.loading import Loader
 from castor_runtime.trainer.meta_room import MetaRooms
@@ -75,9 +75,9 @@ class TrainerSession:
         self._meta_bytes = meta_bytes
         self._timeout_s = timeout_s
         self._update_after = update_after
-        self._line = open_line(settings)
-        self._collectives = CollectiveCount(self._line)
-        self._heartbeat = Heartbeat(self._line, self._collectives.update)
+        self._counters = open_counters(settings)
+        self._collectives = CollectiveCount(self._counters)
+        self._heartbeat = Heartbeat(self._counters, self._collectives.update)
         self._link = AgentLink(settings.socket)
         self._link.send(
             "hello", rank=settings.rank, generation=settings.generation, pid=os.getpid()
@@ -92,7 +92,7 @@ class TrainerSession:
         self._idle = IdleSpans(self._gate)
         self._watches_spans = settings.scheme != EAGER
         self._profiler = Profiler(max(1, settings.profile_iterations))
-        self._moments = Moments(state.sections, state.early, state.trained)
+        self._moments = Moments(state.sections, state.clone_at_capture, state.trained)
         self._fingerprint = self._agree_on_fingerprint()
         self._send_layout()
         self._loader = Loader(settings, state, self._fingerprint, self._open)
@@ -105,11 +105,11 @@ class TrainerSession:
         self._ended_at = time.monotonic()
         self._blocked_s = 0.0
         self._blocked_since: float | None = None
-        self._busy = BusySections(self._line)
+        self._busy = BusySections(self._counters)
 
     def resume(self, user: Mapping[str, Stateful]) -> int:
         """See `Checkpointer.resume`; `user` is restored too."""
-        self._line.phase = TrainerPhase.LOADING
+        self._counters.phase = TrainerPhase.LOADING
         began = time.monotonic()
         while True:
             order = self._link.load_order()
@@ -130,8 +130,8 @@ class TrainerSession:
         if self._settings.scheme != NONE:
             self._replicator = self._make_replicator(order, self._own, link)
         self._resumed = True
-        self._line.iteration = self._last
-        self._line.phase = TrainerPhase.TRAINING
+        self._counters.iteration = self._last
+        self._counters.phase = TrainerPhase.TRAINING
         if self._watches_spans:
             _watch(self._idle)
         self._idle.end_iteration()
@@ -152,7 +152,7 @@ class TrainerSession:
             )
         began = time.monotonic()
         self._last = iteration
-        self._line.iteration = iteration
+        self._counters.iteration = iteration
         timeline, use = self._idle.end_iteration()
         network = (
             {"idle_s": use.idle_ns / 1e9, "train_busy_s": use.train_busy_ns / 1e9}
@@ -233,7 +233,7 @@ class TrainerSession:
                 self._replicator.wait_complete()
             self._replicator.close()
         self._idle.remove()
-        self._line.phase = TrainerPhase.FINISHED
+        self._counters.phase = TrainerPhase.FINISHED
         self._heartbeat.stop()
 
     def _ask_for_room(self, part: int, meta_bytes: int) -> None:
@@ -370,7 +370,7 @@ class TrainerSession:
             sys.stderr.write(f"castor: rank {self._settings.rank}: {said}\n")
 
     def _completed(self, completed: Completed) -> None:
-        self._line.agreed = completed.iteration
+        self._counters.agreed = completed.iteration
         since = self._blocked_since  # the update waits for this very moment, if it waits
         waited_s = 0.0 if since is None else time.monotonic() - since
         traffic = completed.traffic

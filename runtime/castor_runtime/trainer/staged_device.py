@@ -210,7 +210,7 @@ class StagedDevice:
         """Return how many bytes of the own replica, from the first on, are filled."""
         return self._captured_bytes
 
-    def hurry(self) -> None:
+    def stop_yielding_to_training(self) -> None:
         """Copy the own replica whether or not training communicates."""
         with self._changed:
             self._hurries = True

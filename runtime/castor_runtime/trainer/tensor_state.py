@@ -30,7 +30,7 @@ class TensorState:
         ValueError: no tensor is given, or one is not contiguous.
     """
 
-    early: frozenset[str] = frozenset()
+    clone_at_capture: frozenset[str] = frozenset()
 
     def __init__(
         self, tensors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None = None

@@ -18,11 +18,11 @@ from castor_runtime.transport.errors import (
 from castor_runtime.transport.parts import chunk_count
 
 # What a stream asks for at once; it keeps two such requests under way.
-_RUN_BYTES = 8 << 20
+_RANGE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ChunkRange:
     """Chunks to ask for, one after the other; none of them: the metadata.
 
     Attributes:
@@ -39,7 +39,7 @@ class Run:
         return self.count == 0
 
 
-META = Run(0, 0)
+META = ChunkRange(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,12 @@ class Fetching:
         self._has_meta = False
         self._stopped = False
         self._last_progress_s = time.monotonic()
-        per_run = max(1, _RUN_BYTES // request.chunk_bytes)
+        per_range = max(1, _RANGE_BYTES // request.chunk_bytes)
         chunks = len(self.digests)
         self._pending = deque([META])
         self._pending.extend(
-            Run(first, min(per_run, chunks - first)) for first in range(0, chunks, per_run)
+            ChunkRange(first, min(per_range, chunks - first))
+            for first in range(0, chunks, per_range)
         )
         self._changed = threading.Condition()
 
@@ -118,7 +119,7 @@ class Fetching:
         with self._changed:
             return self._last_progress_s
 
-    def take(self, *, wait: bool) -> Run | None:
+    def take(self, *, wait: bool) -> ChunkRange | None:
         """Return what to ask for next; None: nothing now, or, if `wait`, nothing ever."""
         with self._changed:
             if wait:
@@ -127,10 +128,10 @@ class Fetching:
                 return None
             return self._pending.popleft()
 
-    def put_back(self, run: Run) -> None:
-        """Give up a run, or what is left of it; another stream may take it."""
+    def put_back(self, wanted: ChunkRange) -> None:
+        """Give up what was taken, or what is left of it; another stream may take it."""
         with self._changed:
-            self._pending.appendleft(run)
+            self._pending.appendleft(wanted)
             self._changed.notify_all()
 
     def arrived(self, index: int, digest: int) -> None:
@@ -175,7 +176,7 @@ class Fetching:
                 return
             self._asked_twice.add(index)
             self.asked_again += 1
-            self._pending.appendleft(Run(index, 1))
+            self._pending.appendleft(ChunkRange(index, 1))
             self._changed.notify_all()
 
     def is_of(self, identity: str) -> bool:

@@ -20,12 +20,12 @@ from castor_runtime.transport.errors import (
     PeerError,
     PeerRefusedError,
 )
-from castor_runtime.transport.fetching import Fetching, PartRequest, Run
+from castor_runtime.transport.fetching import ChunkRange, Fetching, PartRequest
 from castor_runtime.transport.parts import chunk_size
 from castor_runtime.transport.timeouts import Timeouts
 from castor_runtime.transport.wire import Frame, Kind, pack_count
 
-_RUNS_UNDER_WAY = 2
+_RANGES_UNDER_WAY = 2
 _ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -121,7 +121,7 @@ class Stream:
         self._data = data
         self._timeouts = timeouts
         self._request = fetching.request
-        self._under_way: deque[Run] = deque()
+        self._under_way: deque[ChunkRange] = deque()
         self._has_progressed = False
 
     def run(self) -> None:
@@ -131,7 +131,7 @@ class Stream:
             while not self._fetching.is_over:
                 self._has_progressed = False
                 try:
-                    self._receive_runs(open_part(self._dialler, self._fetching, self._timeouts))
+                    self._receive_all(open_part(self._dialler, self._fetching, self._timeouts))
                 except PeerError as error:
                     # A new exception: the old one's traceback keeps views of the data.
                     self._fetching.fail(type(error)(f"{self._request}: {error}"))
@@ -161,27 +161,29 @@ class Stream:
         while self._under_way:
             self._fetching.put_back(self._under_way.pop())
 
-    def _receive_runs(self, channel: Channel) -> None:
+    def _receive_all(self, channel: Channel) -> None:
         while True:
-            while len(self._under_way) < _RUNS_UNDER_WAY:
-                run = self._fetching.take(wait=not self._under_way)
-                if run is None:
+            while len(self._under_way) < _RANGES_UNDER_WAY:
+                wanted = self._fetching.take(wait=not self._under_way)
+                if wanted is None:
                     break
-                self._under_way.append(run)
-                self._ask(channel, run)
+                self._under_way.append(wanted)
+                self._ask(channel, wanted)
             if not self._under_way:
                 return
             if self._under_way[0].is_meta:
                 self._receive_meta(channel)
             else:
-                self._receive_run(channel)
+                self._receive_chunks(channel)
 
-    def _ask(self, channel: Channel, run: Run) -> None:
+    def _ask(self, channel: Channel, wanted: ChunkRange) -> None:
         timeout_s = self._timeouts.silence_s
-        if run.is_meta:
+        if wanted.is_meta:
             channel.send(Kind.GET_META, timeout_s=timeout_s)
         else:
-            channel.send(Kind.GET, pack_count(run.count), index=run.first, timeout_s=timeout_s)
+            channel.send(
+                Kind.GET, pack_count(wanted.count), index=wanted.first, timeout_s=timeout_s
+            )
 
     def _receive_meta(self, channel: Channel) -> None:
         frame = _expect(channel, Kind.META, self._timeouts.silence_s)
@@ -193,28 +195,30 @@ class Stream:
         self._under_way.popleft()
         self._fetching.arrived_meta(meta)
 
-    def _receive_run(self, channel: Channel) -> None:
+    def _receive_chunks(self, channel: Channel) -> None:
         while True:
-            run = self._under_way[0]
-            size_bytes = chunk_size(run.first, self._request.data_bytes, self._request.chunk_bytes)
+            wanted = self._under_way[0]
+            size_bytes = chunk_size(
+                wanted.first, self._request.data_bytes, self._request.chunk_bytes
+            )
             frame = _expect(channel, Kind.CHUNK, self._timeouts.silence_s)
-            if frame.index != run.first or frame.length_bytes != size_bytes:
+            if frame.index != wanted.first or frame.length_bytes != size_bytes:
                 raise BrokenFrameError(
                     f"chunk {frame.index} of {frame.length_bytes} bytes came, "
-                    f"asked was for {run.first} of {size_bytes}"
+                    f"asked was for {wanted.first} of {size_bytes}"
                 )
-            start = run.first * self._request.chunk_bytes
+            start = wanted.first * self._request.chunk_bytes
             with self._data[start : start + size_bytes] as into:
                 channel.receive_data(into, timeout_s=self._timeouts.transfer_s(size_bytes))
                 digest = xxhash.xxh3_64_intdigest(into)
             # Before the chunk is counted: what is under way is asked again if anything fails.
-            self._under_way[0] = Run(run.first + 1, run.count - 1)
+            self._under_way[0] = ChunkRange(wanted.first + 1, wanted.count - 1)
             if digest == frame.digest:
                 self._has_progressed = True
-                self._fetching.arrived(run.first, digest)
+                self._fetching.arrived(wanted.first, digest)
             else:
-                self._fetching.corrupt(run.first)
-            if run.count == 1:
+                self._fetching.corrupt(wanted.first)
+            if wanted.count == 1:
                 self._under_way.popleft()
                 return
 

@@ -17,7 +17,7 @@ from castor_policy.agents import (
     worker,
 )
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.effects import Forget, Keep, RootWrite, StopTrainers
+from castor_policy.agents.effects import DiscardOtherIterations, Forget, RootWrite, StopTrainers
 from castor_policy.agents.events import SessionRenewed
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
@@ -180,7 +180,7 @@ VARIANTS = (
     Variant(
         "nothing-dropped",
         "replicas of other iterations than the one that is loaded are kept",
-        (Patch(worker.Worker, "_load", _without(Keep)),),
+        (Patch(worker.Worker, "_load", _without(DiscardOtherIterations)),),
     ),
     Variant(
         "ranks-united",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from castor_policy.agents.effects import (
+    DiscardOtherIterations,
     Fetch,
     Finalise,
     Forget,
     Inspect,
-    Keep,
     Offer,
     Persist,
     PingPeers,
@@ -50,7 +50,7 @@ def carry_out(  # noqa: C901, PLR0912 - one branch an effect
             stuck_until_s = agent.host.memory_stuck_until_s
             read_s = agent.draw.uniform(*_READ_S)
             agent.hold(read_s, lambda: _inspect(world, agent, effect), stuck_until_s)
-        case Keep(iteration):
+        case DiscardOtherIterations(iteration):
             _keep(agent, iteration)
         case Forget():
             world.monitor.forgets(agent)

@@ -65,7 +65,7 @@ class Sending:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SimulatedIteration:
     """One simulated iteration.
 
     Attributes:
@@ -88,7 +88,7 @@ def run_iteration(
     machines: int = 1,
     factors: Sequence[float] | None = None,
     network_share: Fraction = Fraction(1),
-) -> Run:
+) -> SimulatedIteration:
     """Run one iteration.
 
     Args:
@@ -143,7 +143,7 @@ class _Engine:
         self.intervals: list[Interval] = []
         self.complete_ns = 0
 
-    def run(self, sendings: Sequence[Sending] | None) -> Run:
+    def run(self, sendings: Sequence[Sending] | None) -> SimulatedIteration:
         for number, sending in enumerate(sendings or ()):
             self._start_checkpoint(number, self.machines[number], sending)
         for index, left in enumerate(self.left):
@@ -152,7 +152,7 @@ class _Engine:
         self.env.run()
         updates = [i.end_ns for i in self.intervals if i.kind == Kind.UPDATE]
         assert len(updates) >= len(self.machines), "a machine never updated"
-        return Run(
+        return SimulatedIteration(
             end_ns=max(updates),
             intervals=tuple(self.intervals),
             peak_buffer_bytes=max(machine.peak_bytes for machine in self.machines),

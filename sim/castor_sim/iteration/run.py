@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from castor_policy.interleaving import SCHEMES, Link, Schedule, check_chunk_count
-from castor_sim.iteration.engine import Run, Sending, run_iteration
+from castor_sim.iteration.engine import Sending, SimulatedIteration, run_iteration
 from castor_sim.iteration.tasks import Kind, Lane, Task, check_tasks
 from castor_sim.iteration.timeline import (
     IdleSpan,
@@ -299,12 +299,12 @@ def _factors(case: IterationCase, index: int) -> tuple[float, ...] | None:
     )
 
 
-def _idle_ns(run: Run, machines: int) -> int:
+def _idle_ns(run: SimulatedIteration, machines: int) -> int:
     busiest = max(busy_ns(run.intervals, machine, Lane.NETWORK) for machine in range(machines))
     return run.end_ns - busiest
 
 
-def _checkpoint_ns(run: Run, machines: int) -> int:
+def _checkpoint_ns(run: SimulatedIteration, machines: int) -> int:
     total = sum(i.duration_ns for i in run.intervals if i.kind == Traffic.CHUNK)
     return total // machines
 
