@@ -143,10 +143,15 @@ class StorageInterval:
         chosen_s: the longest interval, up to 3 hours, that is not noticeably worse than the best
             one that leaves storage time for other work.
         optimal_s: the best of all; infinity where training never falls back to storage.
+        shortest_s: the shortest that leaves storage time for other work.
+        lost: by how much the effective training time ratio at `chosen_s` is below that of the best
+            interval of `shortest_s` or more.
     """
 
     chosen_s: float
     optimal_s: float
+    shortest_s: float
+    lost: float
 
 
 def storage_interval(config: TwoTier) -> StorageInterval:
@@ -163,10 +168,16 @@ def storage_interval(config: TwoTier) -> StorageInterval:
     shortest_s = max(config.min_storage_interval_s, busy_s, SHORTEST_STORAGE_S)
     longest_s = max(LONGEST_STORAGE_S, shortest_s)
     best_s = min(max(optimal_s, shortest_s), longest_s)
-    wanted = two_tier_effective_ratio(config, best_s) - UNNOTICED
+    best = two_tier_effective_ratio(config, best_s)
+    wanted = best - UNNOTICED
+
+    def chosen(interval_s: float) -> StorageInterval:
+        lost = best - two_tier_effective_ratio(config, interval_s)
+        return StorageInterval(interval_s, optimal_s, shortest_s, lost)
+
     low_s, high_s = best_s, longest_s
     if two_tier_effective_ratio(config, high_s) >= wanted:
-        return StorageInterval(high_s, optimal_s)
+        return chosen(high_s)
     # The ratio falls from the optimum on, so that one point divides good from worse.
     while high_s - low_s > 1.0:
         middle_s = (low_s + high_s) / 2
@@ -174,7 +185,7 @@ def storage_interval(config: TwoTier) -> StorageInterval:
             low_s = middle_s
         else:
             high_s = middle_s
-    return StorageInterval(max(best_s, low_s // 60 * 60.0), optimal_s)
+    return chosen(max(best_s, low_s // 60 * 60.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from castor_analysis.advice_case import DAY_S, DEFAULT_HARDWARE_SHARE, Domains
 from castor_analysis.advice_model import (
     BUFFERS,
     STANDBY_SHORTAGE,
-    UNNOTICED,
     erlang_loss,
     waiting_share,
 )
@@ -373,11 +372,13 @@ def _storage_reason(advice: Advice, chosen: Candidate) -> str:
     if math.isinf(storage.optimal_s):
         return text + " No failure is expected to need it, so the paper's 3 hours are kept."
     if storage.chosen_s - 1 > storage.optimal_s:
-        text += (
-            f" The optimum is {format_seconds(storage.optimal_s)}; writing more often than "
-            f"recommended gains less than {UNNOTICED:.4f}, or leaves storage no time for other "
-            "work."
-        )
+        text += f" The optimum is {format_seconds(storage.optimal_s)}"
+        if storage.shortest_s - 1 > storage.optimal_s:
+            shortest = format_seconds(storage.shortest_s)
+            text += f", but storage keeps time for other work only from {shortest} on"
+        if storage.lost > 0:
+            text += f"; writing that often would gain {storage.lost:.6f}"
+        text += "."
     return text
 
 

@@ -43,7 +43,7 @@ class SystemResult:
         outages: each failure.
         detection_s: of Castor: failure to detection.
         parts: of Castor: seconds by part, as result.json has them.
-        losses_agree: iterations that were done again gave the same loss.
+        losses_agree: iterations that were run again gave the same loss.
     """
 
     name: str

@@ -69,7 +69,7 @@ class SystemRun:
         """Return once `done`.
 
         Raises:
-            RunError: it did not come to be in time, or the job ended.
+            RunError: it did not happen in time, or the job ended.
         """
         deadline = time.monotonic() + limit_s
         while not done():

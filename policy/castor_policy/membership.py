@@ -14,7 +14,7 @@ def detection_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) 
     poll before, and `misses` misses in a row make it dead (docs/paper.md, the artifact: 3 s, 5 s,
     3 misses: the paper's 15 s, and up to 5 s more from where in a period the failure falls).
 
-    Heartbeats have to come more often than `misses` polls, or live machines are held for dead:
+    Heartbeats have to come more often than `misses` polls, or live machines are taken for dead:
     `misses * poll_ns > heartbeat_ns` is the caller's to see to. `misses` = 0 stands for a
     detector that needs no time. The result never decreases with `failure_ns`. Written in the
     subset of Python that the sweep engine compiles as it stands.

@@ -72,7 +72,7 @@ class ExactEngine(SimpyEngine):
 
     def trained(self, elapsed_ns: int) -> tuple[int, int, int, int]:
         """Return what was counted one by one; see `SimpyEngine.trained`."""
-        assert elapsed_ns == self.now_ns - self.segment_ns, "asked for another time than now"
+        assert elapsed_ns == self.now_ns - self.segment_ns, "expected the present time"
         stalled_ns = self._stalled_ns
         if self._stall_began_ns >= 0:
             stalled_ns += self.now_ns - self._stall_began_ns

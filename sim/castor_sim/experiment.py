@@ -74,7 +74,7 @@ class DetectionConfig(ConfigModel):
         if self.misses and self.misses * self.poll <= self.heartbeat:
             raise ValueError(
                 f"{self.misses} misses of {self.poll / 1e9:g} s do not span a heartbeat of "
-                f"{self.heartbeat / 1e9:g} s: live machines would be held for dead"
+                f"{self.heartbeat / 1e9:g} s: live machines would be taken for dead"
             )
         if self.misses * self.poll > MAX_PART_NS:
             raise ValueError("`misses` times `poll` is 10 years at most")

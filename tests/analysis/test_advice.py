@@ -41,7 +41,7 @@ def candidate(replicas: int, fits: bool) -> Candidate:
         window_s=1.0,
         losses_per_s=0.0,
         racks_survived=None,
-        storage=StorageInterval(60.0, 60.0),
+        storage=StorageInterval(60.0, 60.0, 60.0, 0.0),
     )
 
 

@@ -151,9 +151,9 @@ def test_what_cannot_be_held_is_refused(trial: Callable[[str], Trial]) -> None:
             "unheld",
             [
                 "a DataLoader(num_workers=0) of Data takes its seed from torch's own generator",
-                "its position is in nobody's state",
+                "its position is not checkpointed",
                 "the averaged weights of AveragedModel",
-                "the learning-rate schedule CosineAnnealingLR is in nobody's state",
+                "the learning-rate schedule CosineAnnealingLR is not checkpointed",
                 "the loss scale of GradScaler",
                 "the optimizer SGD trains beside the engine",
             ],

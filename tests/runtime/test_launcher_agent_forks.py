@@ -207,7 +207,7 @@ def test_an_agent_that_dies_alone_is_started_again_and_a_machine_is_not(tmp_path
             await link.wait_ready()
             await supervisor.start("a")
             await until(lambda: supervisor.codes == {"a": 0}, "ended well")
-            assert said == ["agent a died (killed by signal 9); it is started again"]
+            assert said == ["agent a died (killed by signal 9); it is restarted"]
             await supervisor.start("b")
             await until((tmp_path / "agents" / "b" / "up").exists, "up")
             assert not supervisor.idle

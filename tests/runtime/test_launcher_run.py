@@ -289,7 +289,7 @@ def test_a_run_lives_through_its_faults_and_is_summed_up(tmp_path: Path) -> None
     assert outcome.outcome == "finished", shown
     assert run.failures() == ["rank:1", "agent:0", "store", "machine:1"]
     assert "FAILURE injected: machine:1 (hardware)" in shown
-    assert "agent node-0 died (killed by signal 9); it is started again" in shown
+    assert "agent node-0 died (killed by signal 9); it is restarted" in shown
     assert "machine of agent node-1 is gone" in shown
     assert "a machine was asked for: starting spare-0" in shown
     assert "the store runs again" in shown

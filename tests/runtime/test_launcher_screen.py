@@ -54,7 +54,7 @@ def test_iterations_are_shown_once_a_second_and_before_whatever_follows() -> Non
 
 
 def test_a_warning_is_shown_once_and_whole_also_where_little_is_said() -> None:
-    said = "the learning-rate schedule CosineAnnealingLR is in nobody's state: " + "x" * 200
+    said = "the learning-rate schedule CosineAnnealingLR is not checkpointed: " + "x" * 200
     events = [at(0.1 * rank, K.WARNING, rank=rank, message=said) for rank in (0, 1)]
     events.append(at(0.3, K.WARNING, rank=1, message="another"))
     expected = [f"0.000 s  WARNING: {said}", "0.300 s  WARNING: another"]

@@ -75,7 +75,7 @@ def test_the_jump_engine_says_that_it_shows_no_events(tmp_path: Path) -> None:
         ("seeds = 3", "replicas = 17", "17"),
         ("seeds = 3", 'placement = "domains"', "placement_domains"),
         ('"10d"', '"10 parsecs"', "duration"),
-        ("[failures]", "[detection]\nmisses = 1\npoll = '2s'\n[failures]", "held for dead"),
+        ("[failures]", "[detection]\nmisses = 1\npoll = '2s'\n[failures]", "taken for dead"),
         ("[failures]", "[replacement]\nprovision = ['7min', '4min']\n[failures]", "shorter"),
         ("[strategies.daly]", "[strategies.highfreq]\nevery_iterations = 1", "Eq. 2"),
         ("[strategies.daly]", '[strategies.own]\nkind = "missing.py:Mine"', "missing.py"),

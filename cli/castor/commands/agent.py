@@ -90,7 +90,7 @@ def _check_credentials(
         missing = [option for option in tls if option not in given]
         raise InputError(f"needs {' and '.join(missing)} too", key=given[0])
     if not given and secret is None:
-        raise InputError("agents never talk in the open: give it, or TLS files", key="--secret")
+        raise InputError("agents need credentials: give it, or the --tls files", key="--secret")
     for option, file in {**tls, "--secret": secret}.items():
         if file is not None and not file.is_file():
             raise InputError(f"there is no file {file}", key=option)

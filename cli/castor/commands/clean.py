@@ -27,7 +27,7 @@ def clean(
     freed = free(job)
     for one in freed:
         what = "kept after it gave up" if one.kept else "left by processes that died"
-        run = f"run {one.run}" if one.run else "a run that cannot be told"
+        run = f"run {one.run}" if one.run else "an unknown run"
         typer.echo(f"freed {format_bytes(one.bytes)} of job {one.job}, {run}: {what}")
     if not freed:
         typer.echo("nothing to free: no checkpoint memory of dead or ended jobs is here")

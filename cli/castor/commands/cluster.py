@@ -66,7 +66,7 @@ def down(
     every: Annotated[bool, typer.Option("--all", help="Every emulated cluster here.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take an emulated cluster away, with what runs in it; also what a crash left of one.
+    """Remove an emulated cluster and what runs in it; also what a crash left of one.
 
     Example: castor cluster down
     """

@@ -51,7 +51,7 @@ def explore(
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Say what was not reached; several times slower.")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: one a core.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: one per core.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False,
 ) -> None:
     """Look for fault schedules that break the agents' invariants.

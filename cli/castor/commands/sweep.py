@@ -40,7 +40,7 @@ def sweep(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key at all points."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Replications of each point.")] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: one a core.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: one per core.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Results; by default sweep-EXPERIMENT here."),

@@ -249,7 +249,7 @@ def compress(
     output: OutputOption = "-",
     overwrite: Overwrite = False,
 ) -> None:
-    """Let everything happen faster: times, repairs and the span divided by a factor.
+    """Make everything happen faster: times, repairs and the span divided by a factor.
 
     Example: castor trace compress infinitehbd --factor 50000 -o minutes.csv
     """

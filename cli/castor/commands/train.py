@@ -259,7 +259,7 @@ def run_to_end(
     print_summary(console, result)
     console.print(f"details: {run.folder.result_file}", soft_wrap=True)
     for fault in outcome.not_injected[:_LATE_SHOWN]:
-        _complain(f"{fault} did not come to be: the run ended first", "yellow")
+        _complain(f"{fault} was not injected: the run ended first", "yellow")
     if (more := len(outcome.not_injected) - _LATE_SHOWN) > 0:
         _complain(f"and {more} more faults, which result.json names", "yellow")
     if outcome.code:

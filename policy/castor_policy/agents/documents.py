@@ -41,7 +41,7 @@ class Document:
         try:
             document = cls(**cls._restored(record))
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"no whole {cls.__name__} ({error!r}): {text[:200]}") from None
+            raise ValueError(f"an incomplete {cls.__name__} ({error!r}): {text[:200]}") from None
         for name, hint in _hints(cls).items():
             if name in known and not _fits(getattr(document, name), hint):
                 raise ValueError(f"{cls.__name__}.{name} must be {hint}: {text[:200]}")

@@ -126,7 +126,7 @@ def storage_silent(spec: JobSpec) -> str:
     """Return why a job ends whose memory and storage both cannot serve."""
     return (
         f"persistent storage {spec.persist} did not answer any machine for {spec.storage_s:g} s, "
-        "and memory does not hold every part: mend the storage and start the job again; nothing "
+        "and memory does not hold every part: repair the storage and start the job again; nothing "
         "was removed"
     )
 

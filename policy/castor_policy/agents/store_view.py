@@ -214,7 +214,9 @@ class StoreView:
         if revision < since and not other:
             why = f"went back from revision {since} to {revision}"
         told: list[JobChange] = [
-            StoreTrouble("data", f"the store {why}: it lost data; all is written again"),
+            StoreTrouble(
+                "data", f"the store {why}: it lost data, and everything is written to it again"
+            ),
             # First of all: whoever was root by the lost key decides nothing on what follows.
             RootChanged(""),
         ]

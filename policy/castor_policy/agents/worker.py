@@ -67,7 +67,7 @@ from castor_policy.recovery import Tier
 REPORT_PROGRESS_S = 1.0
 """The report's iteration is for people and for counting attempts: not worth a write each."""
 
-_UNGATHERED = "the plan came before its gathering"
+_UNGATHERED = "this machine had not gathered for this plan"
 
 
 NAME_TAKEN = 2

@@ -95,7 +95,7 @@ def read_credentials(options: AgentOptions) -> Credentials:
         except ValueError as error:
             raise InputError(str(error), file=options.secret) from error
     raise InputError(
-        "agents do not speak with strangers: give --secret FILE, the same on every machine, or "
+        "agents need credentials: give --secret FILE, the same on every machine, or "
         "--tls-ca, --tls-certificate and --tls-key"
     )
 

@@ -223,7 +223,7 @@ class Agent:
 
     def _say_what_was_here(self) -> None:
         for name in self._memory.removed:
-            _say(f"removed {name} from shared memory: all of its run are dead")
+            _say(f"removed {name} from shared memory: no process of its run is alive")
         for kept in kept_runs():
             if kept.job == self._spec.job and kept.run != self._spec.run:
                 _say(describe_kept(kept))

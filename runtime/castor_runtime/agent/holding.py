@@ -124,7 +124,7 @@ class Holding:
             self._memory.hold(0, layouts)
         except (InputError, ArenaError) as error:
             # It will be asked for again, and refused by name, when this agent is needed.
-            sys.stderr.write(f"no memory is made ready: {error}\n")
+            sys.stderr.write(f"checkpoint memory cannot be prepared ahead of time: {error}\n")
             return
         await self._memory.touch()
 

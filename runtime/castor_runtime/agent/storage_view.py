@@ -57,7 +57,7 @@ class StorageView:
             try:
                 found = await asyncio.shield(self._listing)
             except OSError as error:
-                sys.stderr.write(f"persistent storage {self._folder}: {error}; asked again\n")
+                sys.stderr.write(f"persistent storage {self._folder}: {error}; trying again\n")
                 await asyncio.sleep(_AGAIN_S)
                 continue
             own = (i for i, marked in found.items() if fingerprint in ("", marked))

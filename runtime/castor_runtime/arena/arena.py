@@ -236,7 +236,7 @@ class Arena:
                     f"{owner.job}, fingerprint {owner.fingerprint.hex()}, not to agent "
                     f"{self.owner.agent} of run {self.owner.run} of job {self.owner.job}, "
                     f"{self.owner.fingerprint.hex()}: another model, world size "
-                    "or placement; end that job, or name this one otherwise"
+                    "or placement; end that job, or give this one another name"
                 )
             return (
                 found.rank == part.rank

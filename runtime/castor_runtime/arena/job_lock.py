@@ -235,7 +235,7 @@ def _lock(path: Path, operation: int) -> int:
             descriptor = os.open(path, flags, 0o600)
         except PermissionError as error:
             raise InputError(
-                "another user runs a job of this name on this machine; name the job otherwise",
+                "another user runs a job of this name on this machine; give the job another name",
                 file=path,
             ) from error
         try:

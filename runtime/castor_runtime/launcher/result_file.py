@@ -41,7 +41,7 @@ class Outcome:
         outcome: "finished", "failed", "refused" (bad input) or "interrupted".
         reason: why, where it did not finish.
         code: the command's exit code.
-        not_injected: faults that never came to be.
+        not_injected: faults that were not injected.
         strangers: exit codes of agents that faults have started beside the run's own.
     """
 

@@ -141,7 +141,7 @@ class Supervisor:
             case Fate.ENDED:
                 self.codes[end.name] = end.code
             case Fate.RESTART:
-                self._say(f"agent {end.name} died ({how}); it is started again")
+                self._say(f"agent {end.name} died ({how}); it is restarted")
                 self._restarts[end.name] = asyncio.create_task(self._restart(end.name))
             case Fate.LOST:
                 self._say(f"machine of agent {end.name} is gone")

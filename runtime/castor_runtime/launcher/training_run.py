@@ -242,7 +242,7 @@ class TrainingRun:
             ready.cancel()
             return
         self.imported_s = float(ready.result()["seconds"])
-        self._log.say(f"all that a trainer imports is loaded ({self.imported_s:.1f} s)")
+        self._log.say(f"the modules that trainers import are loaded ({self.imported_s:.1f} s)")
         for name in names:
             await self._supervisor.start(name)
         for _ in range(self.options.standby):

@@ -26,7 +26,7 @@ async def what_was_left(spec: JobSpec, lock: JobLock) -> list[str]:
         lock: of its run, held.
     """
     lines = [
-        f"removed {name} from shared memory: all of its run are dead"
+        f"removed {name} from shared memory: no process of its run is alive"
         for name in (*lock.removed, *remove_dead())
     ]
     lines += [

@@ -1,4 +1,4 @@
-"""Find what decides how training goes on and is in nobody's state, and say so by name.
+"""Find what decides how training goes on and is not checkpointed, and say so by name.
 
 Looked for once, while the first iterations of a job end: what a script does then it does ever
 after. Objects are found by what they are, among all that are alive in the process (a pass over the
@@ -225,25 +225,25 @@ def _unheld_objects(engine: Any, user: Mapping[str, Any]) -> Iterator[str]:
         name = type(item).__name__
         if isinstance(item, schedules):
             yield (
-                f"the learning-rate schedule {name} is in nobody's state: after a recovery it "
+                f"the learning-rate schedule {name} is not checkpointed: after a recovery it "
                 "starts anew. Give it to deepspeed.initialize(lr_scheduler=...), or to "
                 'Checkpointer(engine, state={"schedule": ...})'
             )
         elif isinstance(item, torch.optim.Optimizer):
             if item.state:
                 yield (
-                    f"the optimizer {name} trains beside the engine and is in nobody's state: give "
+                    f"the optimizer {name} trains beside the engine and is not checkpointed: give "
                     "it and its model to Checkpointer(engine, state={...})"
                 )
         elif isinstance(item, torch.amp.GradScaler):
             if item.is_enabled():
                 yield (
-                    f"the loss scale of {name} is in nobody's state: give it to "
+                    f"the loss scale of {name} is not checkpointed: give it to "
                     'Checkpointer(engine, state={"scaler": ...})'
                 )
         elif isinstance(item, AveragedModel):
             yield (
-                f"the averaged weights of {name} are in nobody's state: make it a part of the "
+                f"the averaged weights of {name} are not checkpointed: make it a part of the "
                 'engine\'s module, or give it to Checkpointer(engine, state={"average": ...})'
             )
         else:
@@ -263,7 +263,7 @@ def _unheld_data(iterator: Any, user: Mapping[str, Any]) -> Iterator[str]:
         )
     if not user:
         yield (
-            f"{what} is read, and its position is in nobody's state: after a recovery data begin "
+            f"{what} is read, and its position is not checkpointed: after a recovery data begin "
             "anew. Give epoch and batches read to Checkpointer(engine, state={...})"
         )
 

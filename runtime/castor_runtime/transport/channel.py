@@ -246,7 +246,7 @@ def _compare_runs(theirs: bytes, own: bytes) -> None:
     if theirs != own:
         raise PeerRefusedError(
             f"it belongs to run {theirs.hex()} of this job, this agent to run {own.hex()}: two "
-            "runs of one name; end one of them, or name it otherwise"
+            "runs of one name; end one of them, or give it another name"
         )
 
 

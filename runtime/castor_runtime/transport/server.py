@@ -183,7 +183,9 @@ class PeerServer:
             )
             given_up = self._admission.enter(thread, connection, str(where[0]), time.monotonic())
             if given_up is not None:
-                _log.warning("too many strangers: one that said nothing is given up for %s", where)
+                _log.warning(
+                    "too many unauthenticated connections: a silent one is closed for %s", where
+                )
                 channels.interrupt(given_up)  # its thread closes it
             thread.start()
 
@@ -324,8 +326,8 @@ class _Session:
             return
         if part.fingerprint.hex() != fingerprint:
             message = (
-                f"its checkpoints are of {part.fingerprint.hex()}, asked was for {fingerprint}: "
-                "another job, topology or layout"
+                f"its checkpoints are of {part.fingerprint.hex()}, and those of {fingerprint} were "
+                "requested: another job, topology or layout"
             )
             self._answer(Kind.FAILURE, {"code": "refused", "message": message})
             return
@@ -378,7 +380,7 @@ class _Turn:
         self._turns: SendTurns | None = turns
         self._fetch = fetch
         if not turns.take(fetch, timeout_s):
-            raise TimeoutError("no turn to send came in time")
+            raise TimeoutError("the server was busy sending to others for too long")
 
     def give_back(self) -> None:
         """End the turn, if it has not ended."""

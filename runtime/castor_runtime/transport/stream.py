@@ -205,7 +205,7 @@ class Stream:
             if frame.index != wanted.first or frame.length_bytes != size_bytes:
                 raise BrokenFrameError(
                     f"chunk {frame.index} of {frame.length_bytes} bytes came, "
-                    f"asked was for {wanted.first} of {size_bytes}"
+                    f"{wanted.first} of {size_bytes} was requested"
                 )
             start = wanted.first * self._request.chunk_bytes
             with self._data[start : start + size_bytes] as into:
