@@ -1,4 +1,4 @@
-"""What befalls a run from around its machines is carried out, and mended again."""
+"""What happens to a run from around its machines is carried out, and repaired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run on an emulated cluster: which agent is on which host, and what befalls its link."""
+"""One run on an emulated cluster: which agent is on which host, and what happens to its link."""
 
 from __future__ import annotations
 

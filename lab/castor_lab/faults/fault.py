@@ -162,12 +162,12 @@ class Fault:
 
     @property
     def of_link(self) -> bool:
-        """It befalls a link, which only an emulated cluster has."""
+        """It happens to a link, which only an emulated cluster has."""
         return self.kind in _OF_LINKS
 
     @property
     def is_around(self) -> bool:
-        """It befalls no machine, but what is around them all: see `surroundings`."""
+        """It happens to no machine, but to what is around them all: see `surroundings`."""
         return self.kind in _AROUND
 
     @property

@@ -58,7 +58,7 @@ class Injector(Observer):
 
     @property
     def not_injected(self) -> tuple[str, ...]:
-        """What has not come to be so far."""
+        """What has not been injected so far."""
         faults = [*self._missed, *self._under_way.values(), *self._schedule.waiting]
         return tuple(map(str, faults))
 

@@ -74,7 +74,7 @@ def strike(
         ValueError: a fault of no machine, or one of a link without an emulated cluster.
     """
     if fault.is_around:
-        raise ValueError(f"{fault.kind} befalls no machine: it is the launcher's")
+        raise ValueError(f"{fault.kind} happens to no machine")
     records = [record for record in folder.records() if record.lives]
     if fault.kind in (FaultKind.RANK, FaultKind.STOP):
         return _strike_trainers(fault, records, ranks_per_machine)

@@ -1,6 +1,6 @@
-"""What befalls a run from around its machines: its store, its storage, and who asks to be let in.
+"""What happens around a run's machines: to its store, to its storage, and by who asks to be let in.
 
-Everything here is mended again, so that what follows shows what the run has made of it.
+Everything here is repaired again, so that what follows shows what the run has made of it.
 """
 
 from __future__ import annotations

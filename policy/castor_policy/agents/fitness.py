@@ -41,7 +41,7 @@ def remembered(
 ) -> tuple[PastFailure, ...]:
     """Return the failures that still count, these ones added.
 
-    What befalls most machines at once is no machine's own: a bug in the script fails on every rank.
+    What happens to most machines at once is no machine's own: a bug in the script fails on all.
 
     Args:
         spec: the job.

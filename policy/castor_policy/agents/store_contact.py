@@ -1,7 +1,7 @@
 """An agent's contact with the store and, while the store is silent, with its peers.
 
 1. The lease counts from the request that renewed it, by the driver's clock.
-2. What befalls the store is logged once, however often it is met, and so is its end.
+2. What happens to the store is logged once, however often it is met, and so is its end.
 3. An agent stands for root in a session alone, while nobody is root; one that trains does so at
    once, a standby only after `STANDBY_CAMPAIGN_S`.
 4. It is cut off once its lease must have expired and no peer has answered for half a lease. Who was

@@ -58,7 +58,7 @@ class Injector:
             self._world.after(fault.lag_s, self._strike, fault)
 
     def strike_root(self, agent: Agent) -> tuple[float, Callable[[], None]]:
-        """Return how late this write of the root is to be, and what befalls its agent after it."""
+        """Return how late this write of the root is to be, and what its agent meets then."""
         fault = next((fault for fault in self._waiting if fault.kind == "root"), None)
         if fault is None:
             return 0.0, lambda: None

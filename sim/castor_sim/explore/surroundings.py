@@ -72,4 +72,4 @@ class Surroundings(Scene, Protocol):
         """Return the trainers that meet at one place in one generation."""
 
     def strike_root(self, agent: Agent) -> tuple[float, Callable[[], None]]:
-        """Return how late the root's write is to be, and what befalls its agent after it."""
+        """Return how late the root's write is to be, and what happens to its agent after it."""

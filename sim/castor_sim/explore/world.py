@@ -259,7 +259,7 @@ class World:
         return self._groups[key]
 
     def strike_root(self, agent: Agent) -> tuple[float, Callable[[], None]]:
-        """Return how late the root's write is to be, and what befalls its agent after it."""
+        """Return how late the root's write is to be, and what its agent meets then."""
         return self._injector.strike_root(agent)
 
     # ---- the store's changes -------------------------------------------------------------------
