@@ -11,9 +11,10 @@ runs. Nothing in Castor has to change for it.
 from __future__ import annotations
 
 from castor_configs.quantities import Nanoseconds
+from castor_policy.frequency import nearest_period
 from castor_sim.job import Job
 from castor_sim.profile import Profile
-from castor_sim.strategies import Gemini, Strategy, iterations_for
+from castor_sim.strategies import Gemini, Strategy
 
 
 class LocalFirst(Strategy):
@@ -32,6 +33,6 @@ class LocalFirst(Strategy):
         return gemini._replace(
             memory_stall_ns=0,
             memory_transfer_ns=min(job.gpu_copy_ns(), job.iteration_ns),
-            storage_every=iterations_for(self.persist_every, job, job.storage_ns()),
+            storage_every=nearest_period(self.persist_every, job.storage_ns(), job.iteration_ns),
             replicate_ns=0,
         )

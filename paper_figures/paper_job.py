@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from castor_configs.cluster import load_cluster
 from castor_configs.model import load_model
+from castor_policy.defaults import NETWORK_EFFICIENCY
 from castor_policy.frequency import highfreq_interval_iterations
 from castor_sim.run import Engine, run_once
 from castor_sim.setup import Setup, load_setup
@@ -59,7 +60,7 @@ def paper_job() -> PaperJob:
     return PaperJob(
         iteration_s=model.iteration_time_ns(cluster.name) / 1e9,
         storage_s=8 * model.checkpoint_bytes / cluster.storage.bandwidth,
-        peer_s=shard_bits / (0.6 * cluster.network_bandwidth),
+        peer_s=shard_bits / (NETWORK_EFFICIENCY * cluster.network_bandwidth),
     )
 
 

@@ -57,7 +57,7 @@ class Candidate:
         replicas: m.
         kind: the placement's name in an experiment.
         placement: where the copies are.
-        every: period of memory checkpoints in iterations: 1, as `castor train` takes them.
+        every: period of memory checkpoints in iterations, as `--checkpoint-every` has it.
         traffic_s: time to send m - 1 copies of a machine's shard.
         memory_bytes: CPU memory that they take on a machine.
         fits: whether that is within the budget.

@@ -25,6 +25,7 @@ from castor_analysis.advice_model import (
     waiting_share,
 )
 from castor_configs.readable import exact_seconds, format_bps, format_bytes, format_seconds
+from castor_policy.frequency import memory_stall
 from castor_policy.survival import RecoveryProbability, exact_or_estimate
 from castor_sim.experiment import Experiment
 from castor_sim.job import NS_PER_S
@@ -108,6 +109,7 @@ def train_command(advice: Advice) -> list[str] | None:
     words += ["--replicas", str(chosen.replicas), "--placement", chosen.placement.strategy]
     if chosen.placement.strategy == "domains" and advice.case.domains is not None:
         words += ["--domains", _domain_sizes(advice.case.domains, job.machines)]
+    words += ["--checkpoint-every", str(chosen.every)]
     every = exact_seconds(round(advice.persist_every_s * NS_PER_S))
     return [*words, "--persist", "FOLDER", "--persist-every", every]
 
@@ -309,11 +311,11 @@ def _traffic_reason(advice: Advice, chosen: Candidate) -> str:
         f"{format_seconds(chosen.traffic_s)} at {format_bps(job.network_bps)}; the network is idle "
         f"{format_seconds(idle_s)} of each {format_seconds(job.iteration_ns / 1e9)}"
     )
-    stall_s = max(0.0, chosen.traffic_s - chosen.every * idle_s)
+    stall_s = memory_stall(chosen.traffic_s, idle_s, chosen.every)
     if stall_s > 0:
         return text + (
             f", so a checkpoint of every iteration stalls training {format_seconds(stall_s)} each "
-            "time; castor train takes no fewer."
+            "time; --checkpoint-every N takes fewer, and a failure then costs up to N iterations."
         )
     return text + ", so it fits and stalls nothing, every iteration."
 

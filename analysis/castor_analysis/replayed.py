@@ -95,7 +95,7 @@ def _recovery_s(setup: Setup, strategy: str) -> float:
     from_memory = max(profile.retrieve_own_ns, profile.retrieve_peer_ns)
     retrieved = from_memory if profile.memory_every else profile.retrieve_storage_ns
     parts_ns = (
-        setup.job.detection_ns,
+        setup.detections[strategy].typical_ns,
         profile.serialise_ns if profile.memory_every else 0,
         retrieved,
         profile.warm_up_ns,

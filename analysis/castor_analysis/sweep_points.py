@@ -108,7 +108,7 @@ def key_of(setup: Setup) -> str:
         "trace": _trace_digest(setup),
         "profiles": {name: profile._asdict() for name, profile in setup.profiles.items()},
         "placements": {name: place.replicas for name, place in setup.placements.items()},
-        "operations": setup.operations._asdict(),
+        "operations": {name: setup.operations_of(name)._asdict() for name in setup.profiles},
         "horizon_ns": setup.horizon_ns,
         "target_iterations": setup.target_iterations,
     }

@@ -12,6 +12,7 @@ from castor_configs.find import find_config
 from castor_configs.load import load_toml
 from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Seconds
 from castor_configs.schema import ConfigModel, Count, Name
+from castor_policy.defaults import NETWORK_EFFICIENCY
 
 PositiveBps: TypeAlias = Annotated[BitsPerSecond, Field(gt=0)]
 PositiveBytes: TypeAlias = Annotated[Bytes, Field(gt=0)]
@@ -49,8 +50,9 @@ class Calibration(ConfigModel):
     """Share of the GPU's peak that the layers' arithmetic reaches."""
     collective_efficiency: Share = 0.5
     """Share of the network bandwidth that all-gather and reduce-scatter reach."""
-    checkpoint_efficiency: Share = 0.6
-    """Share of the network bandwidth that checkpoint chunks reach, all GPUs sending at once."""
+    checkpoint_efficiency: Share = NETWORK_EFFICIENCY
+    """Share of the network bandwidth that checkpoint chunks reach, all GPUs sending at once: fitted
+    to this cluster, where `training.network_efficiency` of an experiment is for any."""
     copy_efficiency: Share = 0.6
     """Share of the GPU-to-CPU bandwidth that copies of chunks reach."""
     gradient_check: Seconds = 0.0

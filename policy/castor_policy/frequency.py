@@ -17,6 +17,10 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import TypeVar
+
+Number = TypeVar("Number", int, Fraction)
+Time = TypeVar("Time", int, float)
 
 _NEAR_BRANCH = 0.01
 # W0 = -1 + p - p^2/3 + ... with p = sqrt(2 (1 + e z)): Corless et al., "On the Lambert W
@@ -71,6 +75,42 @@ def min_interval_s(checkpoint_s: float, iteration_s: float) -> float:
     return max(checkpoint_s, iteration_s)
 
 
+def shortest_period(checkpoint: Number, iteration: Number) -> int:
+    """Return Eq. 2 in whole iterations: ceil(t_ckpt / T_iter), at least 1.
+
+    Args:
+        checkpoint: time until a checkpoint is complete, >= 0; in any unit, but an exact number.
+        iteration: time of an iteration in the same unit, > 0.
+    """
+    return max(1, -(-checkpoint // iteration))
+
+
+def nearest_period(interval_ns: int, checkpoint_ns: int, iteration_ns: int) -> int:
+    """Return the whole number of iterations nearest to an interval, as far as Eq. 2 allows.
+
+    Args:
+        interval_ns: wanted between two checkpoints.
+        checkpoint_ns: time until a checkpoint is complete, >= 0.
+        iteration_ns: time of an iteration, > 0.
+    """
+    nearest = (2 * interval_ns + iteration_ns) // (2 * iteration_ns)
+    return max(nearest, shortest_period(checkpoint_ns, iteration_ns))
+
+
+def memory_stall(traffic: Time, idle: Time, every: int) -> Time:
+    """Return how long training stands still for each checkpoint in memory; 0: it is free.
+
+    It is where its traffic fits into the time in which the network is idle anyway, until the next
+    one begins.
+
+    Args:
+        traffic: time to send the remote copies, >= 0.
+        idle: in which the network is idle, of each iteration, in the same unit, >= 0.
+        every: iterations between two checkpoints.
+    """
+    return max(0, traffic - idle * every)
+
+
 def highfreq_interval_iterations(checkpoint_s: float, iteration_s: float) -> int:
     """Return HighFreq's interval (sec. 7.1): ceil(t_ckpt / T_iter) iterations, at least 1.
 
@@ -86,8 +126,7 @@ def highfreq_interval_iterations(checkpoint_s: float, iteration_s: float) -> int
     """
     _at_least_zero(checkpoint_s=checkpoint_s)
     _above_zero(iteration_s=iteration_s)
-    quotient = Fraction(repr(float(checkpoint_s))) / Fraction(repr(float(iteration_s)))
-    return max(1, math.ceil(quotient))
+    return shortest_period(Fraction(repr(float(checkpoint_s))), Fraction(repr(float(iteration_s))))
 
 
 def young_interval_s(checkpoint_s: float, mtbf_s: float) -> float:

@@ -51,6 +51,7 @@ from castor_policy.frequency import (
     exp_or_inf,
     expm1_ratio,
     highfreq_interval_iterations,
+    min_interval_s,
     optimal_interval_s,
 )
 
@@ -125,7 +126,8 @@ class TwoTier:
     @property
     def min_storage_interval_s(self) -> float:
         """Shortest work between storage checkpoints that Eq. 2 allows."""
-        return max(self.iteration_s, self.storage_checkpoint_s - self.storage_stall_s)
+        transfer_s = max(0.0, self.storage_checkpoint_s - self.storage_stall_s)
+        return min_interval_s(transfer_s, self.iteration_s)
 
 
 def storage_fallback_rate_per_s(config: TwoTier) -> float:

@@ -23,6 +23,12 @@ OWN_ONLY = 1
 NOTHING = 2
 """It holds no complete checkpoint: lost, or just replaced."""
 
+NO_ITERATION = -1
+"""In place of an iteration: there is no checkpoint. Iteration 0 is one, of the start."""
+
+OWN_MEMORY, PEER, STORAGE, SCRATCH = range(4)
+"""The tiers for compiled code, which has no enumerations; `TIERS` has the `Tier` of each."""
+
 
 def assign_sources(
     lost: Sequence[int],
@@ -73,6 +79,74 @@ def assign_sources(
     return heaviest
 
 
+def newest_safe(copies: Sequence[Sequence[int]]) -> int:
+    """Return the newest candidate of which every copy exists that an older one has; -1: none.
+
+    Args:
+        copies: for each candidate, oldest first, what is not 0 for each place of a copy that
+            there is. Every shard has a copy of every candidate.
+
+    Returns:
+        Its index. Written in the subset that numba compiles, as `choose` is.
+    """
+    for back in range(len(copies)):
+        candidate = len(copies) - 1 - back
+        lacking = 0
+        for older in range(candidate):
+            for place in range(len(copies[older])):
+                if copies[older][place] != 0 and copies[candidate][place] == 0:
+                    lacking += 1
+        if lacking == 0:
+            return candidate
+    return -1
+
+
+def choose(
+    memory_iteration: int,
+    most_held: int,
+    storage_iteration: int,
+    lost: Sequence[int],
+    lost_count: int,
+    replicas: Sequence[Sequence[int]],
+    memory_state: Sequence[int],
+    load: MutableSequence[int],
+    sources: MutableSequence[int],
+) -> tuple[int, int, int]:
+    """Decide what every rank loads: return the iteration, the tier's code and the heaviest load.
+
+    Memory, if it holds all shards of an iteration that is as new as the persistent one: from each
+    rank's own memory if none is lost, else from peers (`assign_sources`). Else the persistent
+    checkpoint, if there is one; else the start, iteration 0. Costs O(lost_count * m).
+
+    Args:
+        memory_iteration: the newest iteration of memory that is as safe as any (`newest_safe`).
+            Where a checkpoint becomes whole on all machines at one moment, as in the simulator's
+            model, that is the last one: no other has a copy that it lacks.
+        most_held: of the machines that lost nothing, what they hold of it; `NOTHING`: memory has
+            no checkpoint.
+        storage_iteration: the newest complete persistent checkpoint; `NO_ITERATION`: none.
+        lost: ranks whose own copy is gone; the first `lost_count` entries count.
+        lost_count: how many.
+        replicas: see `assign_sources`, as for the rest.
+        memory_state: likewise.
+        load: likewise.
+        sources: likewise.
+
+    Both twins call this very object: the runtime by way of `plan_recovery`, the simulator's
+    engines as it stands, and the sweep engine compiled.
+    """
+    if most_held != NOTHING and memory_iteration >= storage_iteration:
+        if lost_count == 0:
+            return memory_iteration, OWN_MEMORY, 0
+        if most_held == WHOLE:
+            heaviest = assign_sources(lost, lost_count, replicas, memory_state, load, sources)
+            if heaviest > 0:
+                return memory_iteration, PEER, heaviest
+    if storage_iteration != NO_ITERATION:
+        return storage_iteration, STORAGE, 0
+    return 0, SCRATCH, 0
+
+
 class Tier(StrEnum):
     """Where a shard comes from, fastest first."""
 
@@ -80,6 +154,10 @@ class Tier(StrEnum):
     PEER = "peer"
     STORAGE = "storage"
     SCRATCH = "scratch"
+
+
+TIERS = (Tier.OWN_MEMORY, Tier.PEER, Tier.STORAGE, Tier.SCRATCH)
+"""The tiers by their codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,53 +205,53 @@ def plan_recovery(
     Equal inputs give equal plans, so a plan made again after the death of the root that made it
     is the same plan.
     """
-    ranks = range(placement.machines)
+    candidates = _held_of_all(placement, holdings)
+    found = newest_safe([_copies(placement, holdings, one) for one in candidates])
+    newest = candidates[found] if found >= 0 else NO_ITERATION
+    holders = [
+        [machine for machine in row if newest in holdings.get(machine, {}).get(rank, ())]
+        for rank, row in enumerate(placement.replicas)
+    ]
+    # What the simulator says of a machine is known of each copy here: who lacks one is no holder.
+    lost = [rank for rank, able in enumerate(holders) if able[:1] != [rank]]
+    able = [(rank, *(peer for peer in row if peer != rank)) for rank, row in enumerate(holders)]
+    sources = [0] * len(lost)
+    iteration, tier, heaviest = choose(
+        newest,
+        WHOLE if found >= 0 else NOTHING,
+        NO_ITERATION if persistent_iteration is None else persistent_iteration,
+        lost,
+        len(lost),
+        able,
+        [WHOLE] * placement.machines,
+        [0] * placement.machines,
+        sources,
+    )
+    peers = dict(zip(lost, sources, strict=True)) if tier == PEER else {}
+    return RecoveryPlan(iteration, TIERS[tier], peers, heaviest)
+
+
+def _held_of_all(
+    placement: Placement, holdings: Mapping[int, Mapping[int, Collection[int]]]
+) -> list[int]:
+    """Return the iterations of which some machine holds each shard, oldest first."""
     candidates: set[int] | None = None
-    for rank in ranks:
+    for rank, row in enumerate(placement.replicas):
         held: set[int] = set()
-        for machine in placement.replicas[rank]:
+        for machine in row:
             held.update(holdings.get(machine, {}).get(rank, ()))
         candidates = held if candidates is None else candidates & held
         if not candidates:
             break
-    newest = _newest_safe(placement, holdings, candidates or ())
-    if newest is None or (persistent_iteration is not None and persistent_iteration > newest):
-        if persistent_iteration is None:
-            return RecoveryPlan(0, Tier.SCRATCH, {}, 0)
-        return RecoveryPlan(persistent_iteration, Tier.STORAGE, {}, 0)
-
-    def holds(machine: int, rank: int) -> bool:
-        return newest in holdings.get(machine, {}).get(rank, ())
-
-    lost = [rank for rank in ranks if not holds(rank, rank)]
-    able: list[tuple[int, ...]] = [()] * placement.machines
-    for rank in lost:
-        peers = (peer for peer in placement.replicas[rank][1:] if holds(peer, rank))
-        able[rank] = (rank, *peers)
-    sources = [0] * len(lost)
-    every_holder = [WHOLE] * placement.machines
-    load = [0] * placement.machines
-    heaviest = assign_sources(lost, len(lost), able, every_holder, load, sources)
-    tier = Tier.PEER if lost else Tier.OWN_MEMORY
-    return RecoveryPlan(newest, tier, dict(zip(lost, sources, strict=True)), heaviest)
+    return sorted(candidates or ())
 
 
-def _newest_safe(
-    placement: Placement,
-    holdings: Mapping[int, Mapping[int, Collection[int]]],
-    candidates: Collection[int],
-) -> int | None:
-    """Return the newest candidate of which every copy exists that an older one has."""
-    chosen = None
-    kept: set[tuple[int, int]] = set()
-    for iteration in sorted(candidates):
-        copies = {
-            (machine, rank)
-            for rank in range(placement.machines)
-            for machine in placement.replicas[rank]
-            if iteration in holdings.get(machine, {}).get(rank, ())
-        }
-        if copies >= kept:
-            chosen = iteration
-        kept |= copies
-    return chosen
+def _copies(
+    placement: Placement, holdings: Mapping[int, Mapping[int, Collection[int]]], iteration: int
+) -> list[bool]:
+    """Say for each place of a copy whether it holds `iteration`."""
+    return [
+        iteration in holdings.get(machine, {}).get(rank, ())
+        for rank, row in enumerate(placement.replicas)
+        for machine in row
+    ]

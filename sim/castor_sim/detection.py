@@ -1,17 +1,87 @@
-"""When a failure is known, by its kind: one function for all engines."""
+"""How a failure is found out in an experiment: as by Gemini's artifact, or as by Castor itself."""
 
 from __future__ import annotations
 
-from castor_policy.membership import detection_ns
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from castor_configs.quantities import Nanoseconds
+from castor_configs.schema import ConfigModel, CountOrZero
+from castor_policy.membership import EXIT_S, NS_PER_S, Heartbeats, Lease, check_lease
+from castor_sim.profile import MAX_PART_NS
 from castor_sim.tally import Operations
 
+_ARTIFACT = {"heartbeat": "3s", "poll": "5s", "misses": 3}
+"""Gemini's artifact, where nothing is said."""
 
-def known_ns(operations: Operations, failure_ns: int, hardware: int) -> int:
-    """Return when a failure at `failure_ns` is known; written in the subset that numba compiles.
 
-    An agent sees the exit of its machine's processes (docs/paper.md, sec. 3: agents write their
-    machine's health); of a lost machine only the heartbeats' silence tells.
-    """
-    if not hardware and operations.exit_ns >= 0:
-        return failure_ns + operations.exit_ns
-    return detection_ns(failure_ns, operations.heartbeat_ns, operations.poll_ns, operations.misses)
+class DetectionConfig(ConfigModel):
+    """How a failure is found out; by default as in Gemini's artifact: 3 s, 5 s, 3 misses."""
+
+    heartbeat: Annotated[Nanoseconds, Field(gt=0)] | None = None
+    poll: Annotated[Nanoseconds, Field(gt=0)] | None = None
+    misses: Annotated[CountOrZero, Field(le=1_000_000)] | None = None
+    """Polls in a row without a new heartbeat; 0: a failure is known at once."""
+    process_exit: Annotated[Nanoseconds, Field(le=MAX_PART_NS)] | None = None
+    """From a software failure until it is known, where an agent on each machine sees its
+    processes exit; by default nobody does, and it is found out as a lost machine is. With a
+    `lease` there are agents, and the default is what was measured of them, 50 ms."""
+    lease: Nanoseconds | None = None
+    """Castor's own detection, in place of `heartbeat`, `poll` and `misses`: an agent on each
+    machine renews a lease of this length, as `castor train --lease` has it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_the_other(cls, table: object) -> object:
+        if not isinstance(table, dict):
+            return table
+        if table.get("lease") is None:
+            return {**_ARTIFACT, **table}
+        given = [name for name in _ARTIFACT if table.get(name) is not None]
+        if given:
+            raise ValueError(
+                f"`lease` takes the place of heartbeats: leave {' and '.join(given)} out, or the "
+                "lease (--set 'detection={lease=\"5s\"}' replaces the whole table)"
+            )
+        return table
+
+    @model_validator(mode="after")
+    def _no_false_alarm(self) -> DetectionConfig:
+        if self.lease is not None:
+            try:
+                check_lease(self.lease / NS_PER_S)
+            except ValueError as error:
+                raise ValueError(f"`lease`: {error}") from error
+            return self
+        heartbeat_ns, poll_ns, misses = self.heartbeats()
+        if misses and misses * poll_ns <= heartbeat_ns:
+            raise ValueError(
+                f"{misses} misses of {poll_ns / 1e9:g} s do not span a heartbeat of "
+                f"{heartbeat_ns / 1e9:g} s: live machines would be taken for dead"
+            )
+        if misses * poll_ns > MAX_PART_NS:
+            raise ValueError("`misses` times `poll` is 10 years at most")
+        return self
+
+    def heartbeats(self) -> Heartbeats:
+        """Return the figures by which a lost machine is noticed."""
+        if self.lease is not None:
+            return Lease(self.lease / NS_PER_S).heartbeats()
+        assert self.heartbeat is not None, "the artifact's stands where none is given"
+        assert self.poll is not None, "likewise"
+        assert self.misses is not None, "likewise"
+        return Heartbeats(self.heartbeat, self.poll, self.misses)
+
+    @property
+    def typical_ns(self) -> int:
+        """Typical time from the loss of a machine until it is known."""
+        _, poll_ns, misses = self.heartbeats()
+        return misses * poll_ns
+
+    def watched(self, operations: Operations) -> Operations:
+        """Return `operations` with this detection."""
+        exit_ns = self.process_exit
+        if exit_ns is None:
+            exit_ns = -1 if self.lease is None else round(EXIT_S * NS_PER_S)
+        return operations._replace(**self.heartbeats()._asdict(), exit_ns=exit_ns)

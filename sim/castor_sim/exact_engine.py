@@ -6,6 +6,7 @@ that the closed form between failures is held against a simulation that does not
 
 from __future__ import annotations
 
+from castor_policy.period import is_due
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.simpy_failures import Process
 
@@ -43,10 +44,10 @@ class ExactEngine(SimpyEngine):
             self._done += 1
             if self._done == self.target:
                 return
-            if profile.memory_every and self._done % profile.memory_every == 0:
+            if profile.memory_every and is_due(self._done, profile.memory_every):
                 yield from self._stall(profile.memory_stall_ns)
                 env.process(self._transfer(profile.memory_transfer_ns, self._done, memory=True))
-            if profile.storage_every and self._done % profile.storage_every == 0:
+            if profile.storage_every and is_due(self._done, profile.storage_every):
                 yield from self._stall(profile.storage_stall_ns)
                 env.process(self._transfer(profile.storage_transfer_ns, self._done, memory=False))
 

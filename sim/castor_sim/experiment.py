@@ -21,16 +21,17 @@ from pydantic import (
     SerializeAsAny,
     Tag,
     ValidationError,
-    model_validator,
 )
 
 from castor_configs.errors import InputError
 from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Nanoseconds
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Name
+from castor_policy.defaults import NETWORK_EFFICIENCY
 from castor_sim import strategies as built_in
+from castor_sim.detection import DetectionConfig
 from castor_sim.failure_config import FailuresConfig, ReplacementConfig
 from castor_sim.iteration_config import IterationConfig
-from castor_sim.profile import MAX_HORIZON_NS, MAX_PART_NS
+from castor_sim.profile import MAX_HORIZON_NS
 from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
 
 
@@ -48,37 +49,13 @@ class TrainingConfig(ConfigModel):
     `idle_share` of the iteration."""
     idle_share: Fraction01 = 10.0 / 65.0
     """Share of an iteration in which the network is idle (Gemini, Fig. 7, 8: 10.0 s of 65.0)."""
-    network_efficiency: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """What checkpoint traffic reaches of the network bandwidth (docs/paper.md, E11: 60 %, p4d)."""
+    network_efficiency: Annotated[float, Field(gt=0, le=1)] = NETWORK_EFFICIENCY
+    """What checkpoint traffic reaches of the network bandwidth, on any cluster; `castor iterate`
+    takes the cluster's `calibration.checkpoint_efficiency` unless this is given."""
     torch_save: Annotated[BitsPerSecond, Field(gt=0)] = 7_430_000_000
     """torch.save on one machine (Gemini sec. 7.3: 81 s for 75.2 GB)."""
     storage_jobs: Annotated[Count, Field(le=1_000_000)] = 1
     """Jobs that share the persistent storage, this one included; each gets an equal part."""
-
-
-class DetectionConfig(ConfigModel):
-    """How a failure is found out; the defaults are the artifact's (docs/paper.md)."""
-
-    heartbeat: Nanoseconds = 3 * 10**9
-    poll: Nanoseconds = 5 * 10**9
-    misses: Annotated[CountOrZero, Field(le=1_000_000)] = 3
-    """Polls in a row without a new heartbeat; 0: a failure is known at once."""
-    process_exit: Annotated[Nanoseconds, Field(le=MAX_PART_NS)] | None = None
-    """From a software failure until it is known, where an agent on each machine sees its
-    processes exit; by default nobody does, and it is found out as a lost machine is."""
-
-    @model_validator(mode="after")
-    def _no_false_alarm(self) -> DetectionConfig:
-        if self.heartbeat <= 0 or self.poll <= 0:
-            raise ValueError("`heartbeat` and `poll` must be above 0")
-        if self.misses and self.misses * self.poll <= self.heartbeat:
-            raise ValueError(
-                f"{self.misses} misses of {self.poll / 1e9:g} s do not span a heartbeat of "
-                f"{self.heartbeat / 1e9:g} s: live machines would be taken for dead"
-            )
-        if self.misses * self.poll > MAX_PART_NS:
-            raise ValueError("`misses` times `poll` is 10 years at most")
-        return self
 
 
 class OwnStrategy(ConfigModel):

@@ -1,7 +1,7 @@
 """The sweep engine's compiled half: from failure to failure, over plain arrays.
 
 The model is `castor_sim.simpy_engine`'s, event for event. The decisions are not written again:
-`assign_sources`, `detection_ns` and the functions of `castor_sim.path` are compiled from the very
+`choose`, `known_ns` and the functions of `castor_sim.path` are compiled from the very
 objects that the simpy engine calls (`register_jitable` leaves them as they are).
 """
 
@@ -13,19 +13,33 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
-from castor_policy.membership import detection_ns
-from castor_policy.recovery import NOTHING, OWN_ONLY, WHOLE, assign_sources
+from castor_policy.membership import detection_ns, known_ns
+from castor_policy.period import is_due, last_due
+from castor_policy.recovery import (
+    NO_ITERATION,
+    NOTHING,
+    OWN_MEMORY,
+    OWN_ONLY,
+    PEER,
+    SCRATCH,
+    STORAGE,
+    WHOLE,
+    assign_sources,
+    choose,
+)
 from castor_sim import path
 from castor_sim.compiled import compiled
-from castor_sim.detection import known_ns
 from castor_sim.jump_machines import arrive, lose_cloud, lose_fleet, vacant
 from castor_sim.profile import NEVER_NS
-from castor_sim.tally import OWN_MEMORY, PEER, PENDING, SCRATCH, STORAGE
+from castor_sim.tally import PENDING
 
 COMPILED_FROM = (
     assign_sources,
+    choose,
     detection_ns,
     known_ns,
+    is_due,
+    last_due,
     path.stalls_ns,
     path.end_of_iteration_ns,
     path.iterations_at,
@@ -117,21 +131,18 @@ def _book(s, now_ns):
 
 
 @compiled
-def _choose(s, a, p, replicas):
-    s.heaviest = 0
-    if p.memory_every > 0 and s.memory_iteration >= s.storage_iteration and s.all_memory != NOTHING:
-        s.restored = s.memory_iteration
-        if s.lost == 0:
-            s.tier = OWN_MEMORY
-            return
-        if s.all_memory == WHOLE:
-            heaviest = assign_sources(a.lost, s.lost, replicas, a.memory_state, a.load, a.sources)
-            if heaviest > 0:
-                s.heaviest = heaviest
-                s.tier = PEER
-                return
-    s.restored = s.storage_iteration
-    s.tier = STORAGE if s.storage_iteration > 0 else SCRATCH
+def _plan(s, a, replicas):
+    s.restored, s.tier, s.heaviest = choose(
+        s.memory_iteration,
+        s.all_memory,
+        s.storage_iteration,
+        a.lost,
+        s.lost,
+        replicas,
+        a.memory_state,
+        a.load,
+        a.sources,
+    )
 
 
 @compiled
@@ -199,7 +210,7 @@ def _next_phase(s, a, p, replicas, target):
         s.finished = 1
         s.now_ns = now_ns
     elif s.phase == DETECTION:
-        _choose(s, a, p, replicas)
+        _plan(s, a, replicas)
         s.phase = SERIALISATION
         in_memory = s.tier in (OWN_MEMORY, PEER)
         s.phase_end_ns = now_ns + (p.serialise_ns if in_memory else 0)
@@ -335,7 +346,9 @@ def advance(
                 return count
         if s.queued + 1 >= len(a.queue_ns):
             return FULL - row
-        detected_ns = known_ns(o, now_ns, hardware[row])
+        detected_ns = known_ns(
+            now_ns, hardware[row], o.heartbeat_ns, o.poll_ns, o.misses, o.exit_ns
+        )
         _strike(s, a, p, o, now_ns, machines[row], hardware[row] != 0, restore[row], detected_ns)
         s.struck_ns = now_ns
         s.now_ns = now_ns
@@ -355,7 +368,7 @@ def finish(s_array, a, p, o, replicas, horizon_ns, target):
         _settle_training(s, a, p, end_ns)
         return end_ns, s.progress_ns
     if s.phase == DETECTION:
-        _choose(s, a, p, replicas)
+        _plan(s, a, replicas)
     s.iterations = s.restored
     _attribute(s, a, p, PENDING)
     return end_ns, s.restored * p.iteration_ns
@@ -366,6 +379,7 @@ def begin(s_array, p, target):
     """Set the run to its start: nothing trained, nothing checkpointed."""
     s = s_array[0]
     s.all_memory = NOTHING
+    s.storage_iteration = NO_ITERATION
     s.whole_ns = NEVER_NS
     s.tier = SCRATCH
     s.struck_ns = -1

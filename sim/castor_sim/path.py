@@ -11,6 +11,7 @@ which is the oracle for both, does not use them.
 
 from __future__ import annotations
 
+from castor_policy.period import is_due, last_due
 from castor_sim.profile import Profile
 
 
@@ -61,7 +62,7 @@ def memory_checkpoint_at(profile: Profile, start: int, done: int, elapsed_ns: in
     """Return the newest iteration after `start` whose memory checkpoint is complete, or -1."""
     if profile.memory_every == 0:
         return -1
-    iteration = done // profile.memory_every * profile.memory_every
+    iteration = last_due(done, profile.memory_every)
     delay_ns = profile.memory_stall_ns + profile.memory_transfer_ns
     while iteration > start:
         if end_of_iteration_ns(profile, start, iteration) + delay_ns <= elapsed_ns:
@@ -74,11 +75,11 @@ def storage_checkpoint_at(profile: Profile, start: int, done: int, elapsed_ns: i
     """Return the newest iteration after `start` whose storage checkpoint is complete, or -1."""
     if profile.storage_every == 0:
         return -1
-    iteration = done // profile.storage_every * profile.storage_every
+    iteration = last_due(done, profile.storage_every)
     delay_ns = profile.storage_stall_ns + profile.storage_transfer_ns
     while iteration > start:
         ready_ns = end_of_iteration_ns(profile, start, iteration) + delay_ns
-        if profile.memory_every > 0 and iteration % profile.memory_every == 0:
+        if profile.memory_every > 0 and is_due(iteration, profile.memory_every):
             ready_ns += profile.memory_stall_ns
         if ready_ns <= elapsed_ns:
             return iteration

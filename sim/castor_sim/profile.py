@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from castor_policy.frequency import shortest_period
+
 NEVER_NS = (1 << 62) - 1
 """A time that no run reaches (146 years)."""
 
@@ -105,7 +107,7 @@ def check_profile(
         ("memory", profile.memory_every, profile.memory_transfer_ns),
         ("storage", profile.storage_every, profile.storage_transfer_ns),
     ):
-        if every and transfer_ns > every * profile.iteration_ns:
+        if every and every < shortest_period(transfer_ns, profile.iteration_ns):
             raise ValueError(
                 f"a {tier} checkpoint takes {transfer_ns / 1e9:.1f} s to transfer, but the next "
                 f"starts after {every} iterations of {profile.iteration_ns / 1e9:.1f} s "

@@ -51,7 +51,7 @@ def run_once(
             raise ValueError("the jump engine shows no events; use the simpy engine")
         return jump_engine.run(
             setup.profiles[strategy],
-            setup.operations,
+            setup.operations_of(strategy),
             jump_engine.replica_array(setup.placement(strategy, seed).replicas),
             setup.strikes(seed),
             horizon_ns=setup.horizon_ns,
@@ -60,7 +60,7 @@ def run_once(
     kind = ExactEngine if engine == Engine.EXACT else SimpyEngine
     return kind(
         setup.profiles[strategy],
-        setup.operations,
+        setup.operations_of(strategy),
         setup.placement(strategy, seed).replicas,
         setup.strikes(seed),
         horizon_ns=setup.horizon_ns,

@@ -16,6 +16,7 @@ from castor_configs.find import find_config
 from castor_configs.load import load_toml
 from castor_configs.model import Model, load_model
 from castor_policy.placement import Placement, place
+from castor_sim.detection import DetectionConfig
 from castor_sim.experiment import Experiment, OwnStrategy, load_strategy, of_strategy
 from castor_sim.failure_config import stream
 from castor_sim.job import NS_PER_S, Job
@@ -43,7 +44,9 @@ class Setup:
         job: what strategies compute from.
         profiles: one for each strategy, by name, in the experiment's order.
         placements: where each strategy's replicas are, by its name.
-        operations: how machines are watched and replaced.
+        operations: how machines are watched and replaced, but for what a strategy has otherwise;
+            see `operations_of`.
+        detections: how each strategy's failures are found out, by its name.
         trace: the trace to replay, if any, as it was loaded; see `replayed`.
         watched: machines that failures name: the job's, or those of a fleet or a replayed trace.
         process: what generates the failures otherwise; None: nothing fails.
@@ -60,12 +63,17 @@ class Setup:
     profiles: dict[str, Profile]
     placements: dict[str, Placement]
     operations: Operations
+    detections: dict[str, DetectionConfig]
     trace: Trace | None
     watched: int
     process: FailureProcess | None
     horizon_ns: int
     target_iterations: int
     price_per_gpu_hour: float
+
+    def operations_of(self, strategy: str) -> Operations:
+        """Return how machines are watched and replaced under a strategy."""
+        return self.detections[strategy].watched(self.operations)
 
     def replayed(self, seed: int) -> Trace | None:
         """Return the trace as replication `seed` meets it; None where failures are generated.
@@ -157,15 +165,18 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
     horizon_ns = _horizon_ns(experiment, job, trace, file)
     profiles: dict[str, Profile] = {}
     placements: dict[str, Placement] = {}
+    detections: dict[str, DetectionConfig] = {}
     for name, table in experiment.strategies.items():
         with at(file, f"strategies.{name}"):
             strategy = load_strategy(table, folder) if isinstance(table, OwnStrategy) else table
         replicas = strategy.replicas or experiment.replicas
         kind = strategy.placement or experiment.placement
+        detections[name] = detection = strategy.detection or experiment.detection
+        own_job = replace(job, replicas=replicas, detection_ns=detection.typical_ns)
         try:
             placements[name] = _placement(experiment, kind, machines, replicas, trace)
             with of_strategy(table):
-                profiles[name] = strategy.profile(replace(job, replicas=replicas))
+                profiles[name] = strategy.profile(own_job)
                 check_profile(
                     profiles[name],
                     positions=machines,
@@ -191,6 +202,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         profiles=profiles,
         placements=placements,
         operations=operations,
+        detections=detections,
         trace=trace,
         watched=watched,
         process=process,
@@ -271,7 +283,6 @@ def _job(
     idle_ns = training.network_idle or model.idle_time.get(cluster.name)
     if idle_ns is None:
         idle_ns = round(iteration_ns * training.idle_share)
-    detection = experiment.detection
     storage_bps = max(1, cluster.storage.bandwidth // training.storage_jobs)
     per_machine = cluster.storage.per_machine_bandwidth
     if per_machine is not None:
@@ -288,13 +299,13 @@ def _job(
         gpu_to_cpu_bps=cluster.gpu_to_cpu_bandwidth,
         torch_save_bps=training.torch_save,
         warm_up_ns=training.warm_up,
-        detection_ns=detection.misses * detection.poll,
+        detection_ns=experiment.detection.typical_ns,
         interruptions_per_s=experiment.failures.expected_per_s(machines, trace),
     )
 
 
 def _operations(experiment: Experiment, machines: int, watched: int, file: Path) -> Operations:
-    replacement, detection = experiment.replacement, experiment.detection
+    replacement = experiment.replacement
     fleet = 0
     if replacement.operator == "fleet":
         fleet = watched
@@ -305,17 +316,14 @@ def _operations(experiment: Experiment, machines: int, watched: int, file: Path)
                 file=file,
                 key="replacement.standbys",
             )
-    return Operations(
+    operations = Operations(
         positions=machines,
         fleet=fleet,
         standbys=replacement.standbys,
         dedicated=int(replacement.requests == "dedicated"),
         activation_ns=replacement.activation,
-        heartbeat_ns=detection.heartbeat,
-        poll_ns=detection.poll,
-        misses=detection.misses,
-        exit_ns=-1 if detection.process_exit is None else detection.process_exit,
     )
+    return experiment.detection.watched(operations)
 
 
 def _placement(

@@ -18,22 +18,29 @@ import simpy
 from simpy.events import Event as SimpyEvent
 
 from castor_policy.events import Event, EventKind, Value
-from castor_policy.recovery import NOTHING, OWN_ONLY, WHOLE, assign_sources
+from castor_policy.membership import known_ns
+from castor_policy.recovery import (
+    NO_ITERATION,
+    NOTHING,
+    OWN_MEMORY,
+    OWN_ONLY,
+    PEER,
+    SCRATCH,
+    STORAGE,
+    TIERS,
+    WHOLE,
+    choose,
+)
 from castor_sim import path
-from castor_sim.detection import known_ns
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
 from castor_sim.profile import NEVER_NS, Profile
 from castor_sim.simpy_failures import RUN_ENDS, STRIKES_LAST, LateEvent, Process, batches
 from castor_sim.strikes import Strikes
 from castor_sim.tally import (
     HARDWARE,
-    OWN_MEMORY,
-    PEER,
     PENDING,
-    SCRATCH,
     SOFTWARE,
     SOURCE_NAMES,
-    STORAGE,
     Operations,
     Tally,
 )
@@ -98,7 +105,7 @@ class SimpyEngine:
         self._restored = 0
         # Checkpoints: the newest complete one of each tier, and what is whole in memory.
         self._memory_iteration = 0
-        self._storage_iteration = 0
+        self._storage_iteration = NO_ITERATION
         self._all_memory = NOTHING
         self._memory_state = [WHOLE] * operations.positions
         self._lost: list[int] = []
@@ -196,10 +203,17 @@ class SimpyEngine:
 
     def _strike(self, members: list[tuple[int, int, int]]) -> None:
         """Let all failures of this instant strike at once."""
-        machines = self._machines
+        machines, operations = self._machines, self.operations
         struck = False
         for machine, hardware, restore_ns in members:
-            detected_ns = known_ns(self.operations, self.now_ns, hardware)
+            detected_ns = known_ns(
+                self.now_ns,
+                hardware,
+                operations.heartbeat_ns,
+                operations.poll_ns,
+                operations.misses,
+                operations.exit_ns,
+            )
             if hardware:
                 position = machines.lose(machine, restore_ns, detected_ns)
             else:
@@ -289,36 +303,28 @@ class SimpyEngine:
         self._resume()
 
     def _plan(self) -> None:
-        """Choose iteration and tier by the shared policy."""
-        self._restored, self._tier, self._heaviest = self._choose()
+        self._choose()
         self._emit(EventKind.DETECTED)
         self._emit(
             EventKind.PLANNED,
             iteration=self._restored,
-            tier=SOURCE_NAMES[self._tier],
+            tier=str(TIERS[self._tier]),
             lost=len(self._lost),
         )
 
-    def _choose(self) -> tuple[int, int, int]:
-        usable = self.profile.memory_every > 0 and self._memory_iteration >= self._storage_iteration
-        if usable and self._all_memory != NOTHING:
-            if not self._lost:
-                return self._memory_iteration, OWN_MEMORY, 0
-            if self._all_memory == WHOLE:
-                sources = [0] * len(self._lost)
-                heaviest = assign_sources(
-                    self._lost,
-                    len(self._lost),
-                    self.replicas,
-                    self._memory_state,
-                    self._load,
-                    sources,
-                )
-                if heaviest > 0:
-                    return self._memory_iteration, PEER, heaviest
-        if self._storage_iteration > 0:
-            return self._storage_iteration, STORAGE, 0
-        return 0, SCRATCH, 0
+    def _choose(self) -> None:
+        """Choose iteration and tier by the shared policy."""
+        self._restored, self._tier, self._heaviest = choose(
+            self._memory_iteration,
+            self._all_memory,
+            self._storage_iteration,
+            self._lost,
+            len(self._lost),
+            self.replicas,
+            self._memory_state,
+            self._load,
+            [0] * len(self._lost),
+        )
 
     def _replacement(self) -> Process:
         machines, env = self._machines, self.env
@@ -365,7 +371,7 @@ class SimpyEngine:
         self._emit(
             EventKind.RESUMED,
             iteration=self._restored,
-            tier=SOURCE_NAMES[self._tier],
+            tier=str(TIERS[self._tier]),
             lost_progress_ns=self._progress_ns - kept_ns,
         )
         self.tally.recoveries += 1
@@ -399,7 +405,7 @@ class SimpyEngine:
             tally.useful_ns = self._progress_ns
         else:
             if phase == Phase.DETECTION:
-                self._restored, self._tier, self._heaviest = self._choose()
+                self._choose()
             tally.useful_ns = self._restored * self.profile.iteration_ns
             tally.iterations = self._restored
             self._attribute(PENDING)

@@ -15,6 +15,8 @@ from pydantic import Field
 from castor_configs.quantities import Nanoseconds
 from castor_configs.schema import ConfigModel, Count
 from castor_policy import frequency
+from castor_policy.defaults import PERSIST_EVERY_S
+from castor_sim.detection import DetectionConfig
 from castor_sim.job import NS_PER_S, Job
 from castor_sim.profile import Profile
 
@@ -22,13 +24,7 @@ PlacementName = Literal["group", "ring", "random", "domains"]
 """Placements by name; "group" is Algorithm 1, "mixed" where m does not divide N."""
 
 
-def iterations_for(interval_ns: int, job: Job, transfer_ns: int) -> int:
-    """Return the whole number of iterations nearest to an interval, as far as Eq. 2 allows.
-
-    At least one, and at least as many as the transfer of a checkpoint takes.
-    """
-    nearest = max(1, (2 * interval_ns + job.iteration_ns) // (2 * job.iteration_ns))
-    return max(nearest, -(-transfer_ns // job.iteration_ns))
+_PERSIST_EVERY_NS = round(PERSIST_EVERY_S) * NS_PER_S
 
 
 class Strategy(ConfigModel):
@@ -43,6 +39,8 @@ class Strategy(ConfigModel):
     """m, where it is to be another than the experiment's."""
     placement: PlacementName | None = None
     """Where replicas go, where it is to be another than the experiment's."""
+    detection: DetectionConfig | None = None
+    """How failures are found out, where it is to be otherwise than the experiment's."""
 
     @abstractmethod
     def profile(self, job: Job) -> Profile:
@@ -96,12 +94,13 @@ class Strawman(StorageStrategy):
     """A checkpoint to storage every 3 hours, as BLOOM's training had it (docs/paper.md, sec. 7)."""
 
     kind: Literal["strawman"] = "strawman"
-    every: Nanoseconds = 3 * 3600 * NS_PER_S
+    every: Nanoseconds = _PERSIST_EVERY_NS
     """Time between checkpoints."""
 
     def profile(self, job: Job) -> Profile:
         """The period rounded to whole iterations."""
-        return self.asynchronous(job, iterations_for(self.every, job, job.storage_ns()))
+        every = frequency.nearest_period(self.every, job.storage_ns(), job.iteration_ns)
+        return self.asynchronous(job, every)
 
 
 class HighFreq(StorageStrategy):
@@ -113,7 +112,7 @@ class HighFreq(StorageStrategy):
 
     def profile(self, job: Job) -> Profile:
         """The shortest period that Eq. 2 allows, unless one is given."""
-        shortest = -(-job.storage_ns() // job.iteration_ns)
+        shortest = frequency.shortest_period(job.storage_ns(), job.iteration_ns)
         return self.asynchronous(job, self.every_iterations or shortest)
 
 
@@ -135,7 +134,8 @@ class Young(StorageStrategy):
     def profile(self, job: Job) -> Profile:
         """Save and transfer both stop training; without failures, no checkpoint is taken."""
         interval_s = self.interval_s(job) if job.interruptions_per_s else 0.0
-        every = iterations_for(round(interval_s * NS_PER_S), job, 0) if interval_s else 0
+        interval_ns = round(interval_s * NS_PER_S)
+        every = frequency.nearest_period(interval_ns, 0, job.iteration_ns) if interval_s else 0
         return self.asynchronous(job, every)._replace(
             storage_stall_ns=self.save_ns(job) + job.storage_ns(), storage_transfer_ns=0
         )
@@ -168,7 +168,7 @@ class CheckFreq(StorageStrategy):
         stall_ns = max(0, job.gpu_copy_ns() - job.iteration_ns)
         persist_ns = min(job.gpu_copy_ns(), job.iteration_ns) + self.save_ns(job) + job.storage_ns()
         for_budget = math.ceil(stall_ns / (self.stall_budget * job.iteration_ns))
-        every = max(1, -(-persist_ns // job.iteration_ns), for_budget)
+        every = max(frequency.shortest_period(persist_ns, job.iteration_ns), for_budget)
         return self.asynchronous(job, every)._replace(
             storage_stall_ns=stall_ns, storage_transfer_ns=persist_ns
         )
@@ -180,7 +180,7 @@ class Gemini(Strategy):
     kind: Literal["gemini"] = "gemini"
     every: Count = 1
     """Period of memory checkpoints in iterations."""
-    persist_every: Nanoseconds = 3 * 3600 * NS_PER_S
+    persist_every: Nanoseconds = _PERSIST_EVERY_NS
     """Period of persistent checkpoints; 0: none."""
     serialise: Nanoseconds | None = None
     """torch.save of the memory checkpoints at a failure; by default all m replicas of a shard at
@@ -193,16 +193,17 @@ class Gemini(Strategy):
         """
         remote = job.replicas - 1
         traffic_ns = job.network_ns(remote)
-        stall_ns = max(0, traffic_ns - job.network_idle_ns * self.every)
+        stall_ns = frequency.memory_stall(traffic_ns, job.network_idle_ns, self.every)
         needed = -(-(traffic_ns - stall_ns) // job.network_idle_ns) if traffic_ns else 1
         serialise_ns = job.serialisation_ns(job.replicas)
+        every = frequency.nearest_period(self.persist_every, job.storage_ns(), job.iteration_ns)
         persist = self.persist_every
         return Profile(
             iteration_ns=job.iteration_ns,
             memory_every=self.every,
             memory_stall_ns=stall_ns,
             memory_transfer_ns=job.iteration_ns * max(1, min(needed, self.every)),
-            storage_every=iterations_for(persist, job, job.storage_ns()) if persist else 0,
+            storage_every=every if persist else 0,
             storage_transfer_ns=job.storage_ns() if persist else 0,
             serialise_ns=serialise_ns if self.serialise is None else self.serialise,
             retrieve_own_ns=job.gpu_copy_ns(),
@@ -222,12 +223,12 @@ class JustInTime(StorageStrategy):
     """
 
     kind: Literal["jit"] = "jit"
-    persist_every: Nanoseconds = 3 * 3600 * NS_PER_S
+    persist_every: Nanoseconds = _PERSIST_EVERY_NS
     """Period of ordinary checkpoints to storage, for when no replica is left; 0: none."""
 
     def profile(self, job: Job) -> Profile:
         """At most the iteration in flight is lost while a replica of every shard lives."""
-        every = iterations_for(self.persist_every, job, job.storage_ns())
+        every = frequency.nearest_period(self.persist_every, job.storage_ns(), job.iteration_ns)
         return self.asynchronous(job, every if self.persist_every else 0)._replace(
             memory_every=1,
             serialise_ns=self.save_ns(job) + job.storage_ns(),

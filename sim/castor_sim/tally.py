@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from castor_policy.recovery import TIERS
+
 SOFTWARE = 0
 HARDWARE = 1
 
-OWN_MEMORY = 0
-PEER = 1
-STORAGE = 2
-SCRATCH = 3
-PENDING = 4
-"""The run ended before every rank had its shard."""
+PENDING = len(TIERS)
+"""Beside the tiers' codes: the run ended before every rank had its shard."""
 
-SOURCE_NAMES = ("own_memory", "peer", "storage", "scratch", "pending")
+SOURCE_NAMES = (*map(str, TIERS), "pending")
 
 WASTE_PARTS = (
     "lost_progress",
@@ -41,9 +39,7 @@ class Operations(NamedTuple):
         dedicated: cloud only: 1: a failure that finds no standby waits for a machine requested
             for it alone; 0: for whichever requested machine comes first.
         activation_ns: from detection until a standby has taken over the rank.
-        heartbeat_ns, poll_ns, misses: see `castor_policy.membership.detection_ns`.
-        exit_ns: from a software failure until it is known, where an agent on each machine sees
-            its processes exit; -1: nobody does, it is found out as a lost machine is.
+        heartbeat_ns, poll_ns, misses, exit_ns: see `castor_policy.membership.known_ns`.
     """
 
     positions: int

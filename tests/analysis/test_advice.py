@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
+from castor.app import app
 from castor_analysis.advice import Candidate, advise, choose
 from castor_analysis.advice_case import Request
 from castor_analysis.advice_model import StorageInterval
@@ -216,6 +220,11 @@ def test_racks_that_a_trace_names_lie_apart(tmp_path: Path, apart_s: float) -> N
         {"cluster": "opt-175b", "model": "opt-175b", "settings": ('duration="2d"',)},
         {"settings": ("machines=9",)},
         {"memory_bytes": 200 * 10**9},
+        {"cluster": "p3dn", "model": "gpt2-40b"},
+        {"cluster": "p3dn", "model": "gpt2-20b", "settings": ("machines=7",)},
+        {"cluster": "four-node", "model": "gpt2-tiny", "settings": ('training.iteration="1s"',)},
+        {"domain_rate_per_s": 1e-6},
+        {"domain_rate_per_s": 1e-6, "settings": ("machines=13",)},
     ],
 )
 def test_what_is_recommended_is_something_that_castor_train_does(
@@ -225,29 +234,22 @@ def test_what_is_recommended_is_something_that_castor_train_does(
     words = train_command(advice)
     assert words is not None
     assert advice.candidate is not None
+    assert words[:3] == ["castor", "train", "SCRIPT"]
     script = tmp_path / "train.py"
     script.write_text("")
-    given = dict(zip(words[3::2], words[4::2], strict=True))
-    spec = job_spec(
-        job="advised",
-        script=script,
-        arguments=(),
-        nodes=int(given.pop("--nodes")),
-        ranks_per_node=int(given.pop("--ranks-per-node")),
-        replicas=int(given.pop("--replicas")),
-        placement=given.pop("--placement"),
-        domains=given.pop("--domains", ""),
-        persist=given.pop("--persist"),
-        persist_every=given.pop("--persist-every"),
-        persist_keep=2,
-        lease="5s",
-        scheme="eager",
-        chunk="16MiB",
-        memory_limit="",
-        max_attempts=5,
-    )
-    assert set(given) == {"--standby"}
+    # Pasted: read by the command's own parser, and checked as the command checks it.
+    command = typer.main.get_command(app)
+    assert isinstance(command, click.Group)
+    train = command.commands["train"]
+    with train.make_context("train", [str(script), *words[3:]]) as context:
+        given = context.params
+        assert context.args == [], "every word is an option of castor train"
+    taken = set(inspect.signature(job_spec).parameters) & set(given)
+    spec = job_spec(**{name: given[name] for name in taken} | {"job": "advised", "arguments": ()})
+    assert given["standby"] == advice.standbys
+    assert spec.machines == advice.case.setup.job.machines
     assert spec.replicas == advice.candidate.placement.replicas
+    assert spec.checkpoint_every == advice.candidate.every
     assert spec.persist_every_s == pytest.approx(advice.persist_every_s)
 
 

@@ -24,12 +24,12 @@ from castor_analysis.compare.failure_runs import FailureModel, standbys_of
 from castor_analysis.compare.measured_run import read_run
 from castor_analysis.compare.recovery_model import (
     KindFigures,
-    LeaseDetection,
     OutageSetting,
     RecoveryModel,
 )
 from castor_analysis.compare.settings import Setting, model_names
 from castor_policy.events import Event, EventKind
+from castor_policy.membership import Lease
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -120,7 +120,7 @@ def test_a_trainer_that_dies_costs_its_recovery_and_what_was_not_checkpointed() 
 
 
 def test_a_lost_machine_waits_for_its_lease_and_for_a_machine_if_none_stands_by() -> None:
-    lease = LeaseDetection(SETTING.lease_s)
+    lease = Lease(SETTING.lease_s)
     blows = [Blow(31 * S, 2, True), Blow(90 * S, 2, True)]
     rest_s = MODEL.predict(MACHINE, SETTING)["total"] - SETTING.iteration_s - lease.mean_s
     detected_s = []

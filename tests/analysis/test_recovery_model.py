@@ -20,7 +20,6 @@ from castor_analysis.compare.outages import (
     outages,
 )
 from castor_analysis.compare.recovery_model import (
-    LeaseDetection,
     OutageSetting,
     RecoveryModel,
     calibrate,
@@ -32,6 +31,7 @@ from castor_analysis.compare.recovery_points import (
     recovery_points,
 )
 from castor_policy.events import Event, EventKind, parse_line
+from castor_policy.membership import Lease
 from castor_runtime.launcher.run_result import PARTS
 
 MS = 1_000_000
@@ -238,7 +238,7 @@ def test_detection_by_lease_is_what_renewals_and_expiries_at_random_come_to(leas
         whole_s = {2.5: 3.0}.get(lease_s, lease_s)
         looks = -(-(renewed_s + whole_s - look_s) // 0.5)
         drawn.append(look_s + looks * 0.5 - failed_s)
-    told = LeaseDetection(lease_s)
+    told = Lease(lease_s)
     assert told.low_s <= min(drawn)
     assert max(drawn) <= told.high_s
     assert statistics.mean(drawn) == pytest.approx(
@@ -285,7 +285,7 @@ def test_a_real_log_has_both_kinds() -> None:
     assert not left_out
     assert [one.kind for one in found] == [MACHINE, RANK]
     assert [one.by_lease for one in found] == [True, False]
-    lease = LeaseDetection(5.0)
+    lease = Lease(5.0)
     assert lease.low_s <= found[0].seconds["detection"] <= lease.high_s
     assert all(0 < one.load_s < one.seconds["restart"] for one in found)
 

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,14 @@ def test_demo_says_which_failures_it_used(tmp_path: Path, monkeypatch: pytest.Mo
     generated = "generated failures at OPT-175B's published rate" in shown.stderr
     assert real != generated
     assert (tmp_path / "comparison.png").exists()
+    assert tomllib.loads((tmp_path / "experiment.toml").read_text())["strategies"]["castor"][
+        "detection"
+    ] == {"lease": "5s"}
+    strategies = json.loads((tmp_path / "result.json").read_text())["strategies"]
+    of_castor, of_gemini = (
+        strategies[name]["wasted_time_s"]["detection"] for name in ("castor", "gemini")
+    )
+    assert 0 < of_castor < of_gemini / 2
 
 
 def test_help_needs_no_engine_and_the_simulator_no_torch() -> None:

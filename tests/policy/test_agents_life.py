@@ -17,7 +17,6 @@ from castor_policy.agents.events import (
 )
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.lease_keeping import (
-    RENEWALS,
     RETRY_S,
     GrantLease,
     LeaseKeeper,
@@ -31,6 +30,7 @@ from castor_policy.agents.store_keys import plan_key, root_key
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker
 from castor_policy.events import EventKind
+from castor_policy.membership import RENEWALS
 from castor_policy.store import KeyValue, LeaseLostError, StoreEvent, StoreUnavailableError
 
 JOB = "job"

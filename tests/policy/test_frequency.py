@@ -17,8 +17,11 @@ from castor_policy.frequency import (
     expected_slowdown,
     highfreq_interval_iterations,
     lambert_w0,
+    memory_stall,
     min_interval_s,
+    nearest_period,
     optimal_interval_s,
+    shortest_period,
     wasted_time_s,
     young_interval_s,
 )
@@ -52,6 +55,23 @@ def test_eq_1_with_gemini_and_strawman() -> None:
 def test_eq_2_takes_the_slower_of_checkpoint_and_iteration() -> None:
     assert min_interval_s(480.0, 62.0) == 480.0
     assert min_interval_s(2.5, 62.0) == 62.0
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**4), st.integers(0, 10**6))
+def test_a_period_is_whole_iterations_as_near_as_eq_2_allows(
+    checkpoint: int, iteration: int, interval: int
+) -> None:
+    shortest = shortest_period(checkpoint, iteration)
+    assert shortest * iteration >= min_interval_s(checkpoint, iteration)
+    assert shortest == 1 or (shortest - 1) * iteration < checkpoint
+    period = nearest_period(interval, checkpoint, iteration)
+    assert period >= shortest
+    assert period == shortest or abs(period * iteration - interval) <= iteration / 2
+
+
+def test_a_checkpoint_in_memory_is_free_while_its_traffic_fits_the_idle_time() -> None:
+    assert [memory_stall(250, 100, every) for every in (1, 2, 3)] == [150, 50, 0]
+    assert memory_stall(0.5, 2.0, 1) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.membership import Stall, Stillness, detection_ns
+from castor_policy.membership import Lease, detection_ns, known_ns
+from castor_policy.trainer_watch import Stall, Stillness
 
 
 def polled_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) -> int:
@@ -62,6 +64,30 @@ def test_the_papers_fifteen_seconds() -> None:
 @given(st.integers(0, 10**15), st.integers(0, 5), st.integers(0, 5))
 def test_no_misses_stand_for_a_detector_that_needs_no_time(failure_ns, heartbeat, poll) -> None:
     assert detection_ns(failure_ns, heartbeat, poll, 0) == failure_ns
+
+
+@given(st.integers(0, 10**15), st.integers(-1, 5), periods)
+def test_of_a_process_its_agent_tells_and_of_a_machine_its_silence(at_ns, exit_ns, period) -> None:
+    silent_ns = detection_ns(at_ns, *period)
+    assert known_ns(at_ns, 1, *period, exit_ns) == silent_ns
+    assert known_ns(at_ns, 0, *period, exit_ns) == (silent_ns if exit_ns < 0 else at_ns + exit_ns)
+
+
+# ---- leases ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lease_s", [1.0, 2.5, 5.0, 30.0])
+def test_a_lease_is_heartbeats_that_miss(lease_s: float) -> None:
+    """`detection_ns` with a lease's figures is what renewals and etcd's looks come to."""
+    lease, second = Lease(lease_s), 10**9
+    delays_s = [
+        (detection_ns(at_ns, *lease.heartbeats()) - at_ns) / second
+        for at_ns in range(0, 4000 * second, 190_000_003)
+    ]
+    assert lease.low_s - 0.01 <= min(delays_s)
+    assert max(delays_s) <= lease.high_s
+    assert statistics.mean(delays_s) == pytest.approx(lease.mean_s, abs=0.02)
+    assert statistics.stdev(delays_s) == pytest.approx(lease.deviation_s, rel=0.03)
 
 
 # ---- stillness ---------------------------------------------------------------------------------

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from itertools import combinations, product
 
+import numba
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castor_policy.placement import Placement, place
 from castor_policy.recovery import (
+    NO_ITERATION,
     NOTHING,
+    OWN_MEMORY,
     OWN_ONLY,
+    PEER,
+    SCRATCH,
+    STORAGE,
+    TIERS,
     WHOLE,
     RecoveryPlan,
     Tier,
     assign_sources,
+    choose,
+    newest_safe,
     plan_recovery,
 )
 
@@ -204,9 +214,9 @@ def test_greedy_may_miss_the_best_spread() -> None:
 
 
 @settings(max_examples=3 * settings.default.max_examples)
-@given(placements, st.data())
-def test_the_engines_question_and_the_plan_agree(placement: Placement, data) -> None:
-    """`assign_sources` over memory states is `plan_recovery` over what machines hold."""
+@given(placements, st.sampled_from([None, 0, 1, 7, 8]), st.data())
+def test_the_engines_question_and_the_plan_agree(placement: Placement, persistent, data) -> None:
+    """`choose` over memory states is `plan_recovery` over what machines hold."""
     machines = placement.machines
     state = data.draw(
         st.lists(st.sampled_from([WHOLE, WHOLE, OWN_ONLY, NOTHING]),
@@ -219,15 +229,39 @@ def test_the_engines_question_and_the_plan_agree(placement: Placement, data) -> 
             holdings[machine] = {rank: {7} for rank in shards}
     lost = [machine for machine in range(machines) if state[machine] == NOTHING]
     sources, load = [0] * len(lost), [0] * machines
-    heaviest = assign_sources(lost, len(lost), placement.replicas, state, load, sources)
-    plan = plan_recovery(placement, holdings, 1)
+    stored = NO_ITERATION if persistent is None else persistent
+    asked = (7, WHOLE, stored, lost, len(lost), placement.replicas, state, load, sources)
+    iteration, tier, heaviest = choose(*asked)
+    plan = plan_recovery(placement, holdings, persistent)
     assert load == [0] * machines
-    if heaviest < 0:
-        assert plan.tier == Tier.STORAGE
-    else:
-        assert plan.iteration == 7
-        assert plan.peers == dict(zip(lost, sources, strict=True))
-        assert plan.heaviest_load == heaviest
+    assert (plan.iteration, plan.tier, plan.heaviest_load) == (iteration, TIERS[tier], heaviest)
+    assert plan.peers == (dict(zip(lost, sources, strict=True)) if tier == PEER else {})
+
+
+def test_the_codes_name_the_tiers() -> None:
+    codes = [OWN_MEMORY, PEER, STORAGE, SCRATCH]
+    assert [TIERS[code] for code in codes] == list(Tier)
+    assert [str(tier) for tier in TIERS] == ["own_memory", "peer", "storage", "scratch"]
+
+
+COMPILED_NEWEST_SAFE = numba.njit(newest_safe)
+
+
+@given(st.integers(1, 6).flatmap(
+    lambda places: st.lists(st.lists(st.booleans(), min_size=places, max_size=places), max_size=5)
+))  # fmt: skip
+def test_compiled_the_newest_safe_candidate_is_the_same(copies: list[list[bool]]) -> None:
+    places = len(copies[0]) if copies else 1
+    rows = np.array(copies, dtype=np.int64).reshape(len(copies), places)
+    assert COMPILED_NEWEST_SAFE(rows) == newest_safe(copies)
+
+
+def test_a_checkpoint_of_the_start_is_one_and_none_is_none() -> None:
+    nobody = ([], 0, ((0,),), [NOTHING], [0], [])
+    assert choose(NO_ITERATION, NOTHING, 0, *nobody) == (0, STORAGE, 0)
+    assert choose(NO_ITERATION, NOTHING, NO_ITERATION, *nobody) == (0, SCRATCH, 0)
+    assert choose(0, WHOLE, 0, *nobody) == (0, OWN_MEMORY, 0)
+    assert plan_recovery(place("group", 1, 1), {}, 0) == RecoveryPlan(0, Tier.STORAGE, {}, 0)
 
 
 def test_memory_wins_over_storage_of_the_same_iteration() -> None:

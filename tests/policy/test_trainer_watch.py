@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from castor_policy.membership import WatchLimits
 from castor_policy.trainer_watch import Hung, Sign, Standing, TrainerWatch
 
 LOOK_S = 0.05
@@ -32,7 +33,7 @@ def beating(one: Sign, at_s: float) -> Sign:
 
 
 def watcher() -> TrainerWatch:
-    return TrainerWatch(hang_s=0.5, stall_factor=10.0, stall_s=2.0, startup_s=5.0)
+    return TrainerWatch(WatchLimits(hang_s=0.5, stall_factor=10.0, stall_s=2.0, startup_s=5.0))
 
 
 def test_a_stopped_process_is_found_before_its_checkpointer_exists() -> None:

@@ -35,6 +35,24 @@ def test_tensors_survive_kill_9_of_all(make_cluster: MakeCluster) -> None:
     assert set(second.tiers.values()) == {"own_memory"}
 
 
+def test_one_of_every_so_many_iterations_is_taken_and_the_last(make_cluster: MakeCluster) -> None:
+    options = {"sizes": [1000, 5000, 7], "iterations": 14}
+    whole = make_cluster(2, 2).run("tensors", options, checkpoint_every=4).results()
+    cluster = make_cluster(2, 2)
+    first = cluster.run("tensors", options | {"pause_s": 0.03}, checkpoint_every=4)
+    first.wait_completed(4)
+    first.kill()
+    cluster.lose_machine(1)
+    second = cluster.run("tensors", options, checkpoint_every=4)
+    again = second.results()
+    (start,) = {result["start"] for result in again}
+    assert start in (4, 8, 12)
+    completed = [event["iteration"] for event in second.events(0, "checkpoint_completed")]
+    assert completed == [one for one in (8, 12, 14) if one > start]
+    assert cluster.arenas[0].replica(1).offered() == {12, 14}
+    assert [r["live"] for r in again] == [r["live"] for r in whole]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_deepspeed_resumes_bit_for_bit(make_cluster: MakeCluster, dtype: str) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from castor_configs.model import Model
 from castor_lab.programs.language_model import IGNORED, build_language_model
 from castor_lab.programs.text import MASK, TextSampler, masked_batch, read_text
+from castor_policy.defaults import SUB_BUFFERS
 from castor_policy.interleaving import SCHEMES, Link
 from castor_runtime.state.meta import MetaError, decode, encode
 from castor_runtime.state.sections import (
@@ -40,7 +41,7 @@ from castor_runtime.trainer.span_profile import (
     typical_iteration,
 )
 from castor_runtime.trainer.tensor_state import TensorState
-from castor_runtime.trainer.traffic import EAGER, PARTS, Traffic
+from castor_runtime.trainer.traffic import EAGER, Traffic
 
 pytestmark = pytest.mark.long  # together, not one by one
 
@@ -318,7 +319,7 @@ def test_pieces_cover_every_replica_once_in_byte_order(
     if scheme not in ("naive", "unpipelined"):
         assert all(piece.end - piece.start <= chunk for piece in pieces)
     if scheme == "unpipelined":
-        assert all(piece.end - piece.start <= chunk * PARTS for piece in pieces)
+        assert all(piece.end - piece.start <= chunk * SUB_BUFFERS for piece in pieces)
     assert max((piece.span for piece in pieces), default=0) <= max(0, len(spans) - 1)
 
 

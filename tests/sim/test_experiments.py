@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError
 from castor_configs.find import available_configs
+from castor_configs.load import load_toml
+from castor_policy.membership import EXIT_S, Lease
+from castor_sim.experiment import Experiment
 from castor_sim.run import Engine, replications, run_once
 from castor_sim.setup import load_setup
 
@@ -76,6 +80,13 @@ def test_the_jump_engine_says_that_it_shows_no_events(tmp_path: Path) -> None:
         ("seeds = 3", 'placement = "domains"', "placement_domains"),
         ('"10d"', '"10 parsecs"', "duration"),
         ("[failures]", "[detection]\nmisses = 1\npoll = '2s'\n[failures]", "taken for dead"),
+        ("[failures]", "[detection]\nlease = '5s'\nmisses = 3\n[failures]", "leave misses out"),
+        (
+            "[failures]",
+            "[detection]\nlease = '100ms'\n[failures]",
+            "`lease`: expected 1 s to 10 min",
+        ),
+        ("[strategies.daly]", "[strategies.daly]\ndetection = {lease='5s', poll='1s'}", "poll out"),
         ("[failures]", "[replacement]\nprovision = ['7min', '4min']\n[failures]", "shorter"),
         ("[strategies.daly]", "[strategies.highfreq]\nevery_iterations = 1", "Eq. 2"),
         ("[strategies.daly]", '[strategies.own]\nkind = "missing.py:Mine"', "missing.py"),
@@ -88,6 +99,39 @@ def test_a_wrong_experiment_is_refused(tmp_path: Path, old: str, new: str, said:
         load_setup(path)
     assert said in str(caught.value)
     assert "experiment.toml" in str(caught.value)
+
+
+def test_a_strategy_may_have_the_runtimes_own_detection(tmp_path: Path) -> None:
+    own = '[strategies.castor]\nkind = "gemini"\ndetection = {lease = "5s"}\n[strategies.daly]'
+    setup = load_setup(
+        written(tmp_path, PLAIN.replace("[strategies.daly]", own)), ("failures.hardware_share=0.5",)
+    )
+    lease = Lease(5.0)
+    assert setup.operations_of("gemini") == setup.operations
+    owned = setup.operations_of("castor")
+    assert (owned.heartbeat_ns, owned.poll_ns, owned.misses) == lease.heartbeats()
+    jump = run_once(setup, "castor", 1)
+    assert jump == run_once(setup, "castor", 1, Engine.SIMPY)
+    assert jump.recoveries
+    assert jump.detection_ns < run_once(setup, "gemini", 1).detection_ns
+    again = load_toml(written(tmp_path, dump_toml(setup.experiment)), Experiment)
+    assert again == setup.experiment
+
+
+def test_a_lease_of_the_experiment_is_every_strategys(tmp_path: Path) -> None:
+    setup = load_setup(written(tmp_path, PLAIN), ('detection={lease="2.5s"}',))
+    for name in setup.profiles:
+        assert setup.operations_of(name).misses == 6
+        assert setup.operations_of(name).exit_ns == round(EXIT_S * 1e9)
+    assert (
+        load_setup(
+            written(tmp_path, PLAIN), ('detection={lease="2.5s", process_exit="1s"}',)
+        ).operations.exit_ns
+        == 10**9
+    )
+    dumped = dump_toml(setup.experiment)
+    assert "heartbeat" not in dumped
+    assert load_toml(written(tmp_path, dumped), Experiment) == setup.experiment
 
 
 def test_a_strategy_of_the_users_own_runs_like_the_others() -> None:

@@ -6,8 +6,9 @@ take 100 unless said otherwise.
 
 from __future__ import annotations
 
+from castor_policy.recovery import OWN_MEMORY, PEER, SCRATCH, STORAGE
 from castor_sim.profile import Profile
-from castor_sim.tally import OWN_MEMORY, PEER, SCRATCH, STORAGE, Operations, Tally
+from castor_sim.tally import Operations, Tally
 
 PAIRS = [[0, 1], [1, 0], [2, 3], [3, 2]]
 

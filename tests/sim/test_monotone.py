@@ -32,12 +32,13 @@ from hypothesis import strategies as st
 
 from castor_policy.events import Event, EventKind
 from castor_policy.placement import place
+from castor_policy.recovery import SCRATCH, STORAGE
 from castor_sim.profile import Profile, check_profile
 from castor_sim.run import Engine, run_once
 from castor_sim.setup import Setup, load_setup
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.strikes import Strikes
-from castor_sim.tally import SCRATCH, STORAGE, Operations, Tally
+from castor_sim.tally import Operations, Tally
 
 HORIZON_NS = 600
 MACHINES = 6

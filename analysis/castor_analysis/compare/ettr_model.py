@@ -24,24 +24,16 @@ import numpy as np
 
 from castor_analysis.compare.outages import NOBODY, REQUESTED, STANDBY, OutageKind
 from castor_analysis.compare.points import ITERATIONS, SHARE, Point, SettingValue, quantile
-from castor_analysis.compare.recovery_model import (
-    EXPIRY_S,
-    RENEWALS,
-    LeaseDetection,
-    OutageSetting,
-    RecoveryModel,
-)
+from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel
 from castor_analysis.job_events import events_of_the_job, whole
 from castor_policy.events import Event, EventKind
+from castor_policy.membership import Lease
 from castor_sim.exact_engine import ExactEngine
 from castor_sim.profile import Profile, check_profile
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations, Tally
 
 _NS_PER_S: Final = 1_000_000_000
-
-_ROUND_TRIP_NS: Final = 3_000_000
-"""Of a renewal: the period is a quarter of the lease and this, so that it drifts along etcd's."""
 
 RANK: Final = OutageKind(failure="rank", source="own_memory")
 MACHINE: Final = OutageKind(failure="machine", source="peer", replacement=STANDBY)
@@ -173,12 +165,9 @@ def predict_ettr(
         warm_up_ns=recovery.warm_up_ns,
     )
     check_profile(profile, positions=len(replicas), horizon_ns=replay.wall_ns)
-    lease = LeaseDetection(setting.lease_s)
     operations = Operations(
         positions=len(replicas),
-        heartbeat_ns=round(setting.lease_s / RENEWALS * _NS_PER_S) + _ROUND_TRIP_NS,
-        poll_ns=round(EXPIRY_S * _NS_PER_S),
-        misses=round(lease.whole_s / EXPIRY_S),
+        **Lease(setting.lease_s).heartbeats()._asdict(),
         exit_ns=recovery.exit_ns,
     )
     ratios: list[float] = []

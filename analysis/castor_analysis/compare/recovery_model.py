@@ -2,7 +2,7 @@
 
 The parts are those of `castor_runtime.launcher.run_result`. What each follows from:
 
-    detection        a lost machine: its lease (`LeaseDetection`), nothing fitted;
+    detection        a lost machine: its lease (`Lease`), nothing fitted;
                      else a constant: an agent sees its trainer exit
     replacement      constant; one for machines that stood by, one for those asked for then
     planning         constant: two rounds with the store
@@ -17,13 +17,13 @@ Each constant is the median over the calibrating outages of one kind.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from castor_analysis.compare.outages import Outage, OutageKind
+from castor_policy.membership import Lease
 
 BROADCASTS: Final = 2
 """Times that `deepspeed.initialize` sends every parameter from rank 0 to all: `_broadcast_model`,
@@ -37,49 +37,6 @@ BUILD_OVERHEAD: Final = 1.45
 by parameter, in a tree whose second step waits for the first. Measured once, on 4 ranks with gloo,
 for 7.4 and 19.4 MB of parameters at 200 and 400 Mbit/s: 1.37 to 1.59. It belongs to DeepSpeed and
 gloo, not to a run: one setting cannot tell it from the constant of the restart."""
-
-RENEWALS: Final = 4
-"""An agent renews its lease that often in a lease's time."""
-
-EXPIRY_S: Final = 0.5
-"""etcd looks for expired leases so often."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseDetection:
-    """When a lost machine is known, from the failure.
-
-    The lease was renewed last a time before the failure that is uniform in a renewal's period, and
-    etcd finds it expired at a moment that is uniform in its own: the lease less U(0, lease/4) plus
-    U(0, 0.5 s), a trapezium. etcd counts leases in whole seconds, rounded up.
-    """
-
-    lease_s: float
-
-    @property
-    def whole_s(self) -> float:
-        """What etcd makes of the lease."""
-        return float(math.ceil(self.lease_s))
-
-    @property
-    def low_s(self) -> float:
-        """No sooner than this."""
-        return self.whole_s - self.lease_s / RENEWALS
-
-    @property
-    def high_s(self) -> float:
-        """No later than this."""
-        return self.whole_s + EXPIRY_S
-
-    @property
-    def mean_s(self) -> float:
-        """The mean, which is the median too: the distribution is symmetric."""
-        return (self.low_s + self.high_s) / 2
-
-    @property
-    def deviation_s(self) -> float:
-        """The standard deviation."""
-        return math.hypot(self.lease_s / RENEWALS, EXPIRY_S) / math.sqrt(12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +172,7 @@ class RecoveryModel:
                 f"nothing was fitted for {kind} (there is {known}): give a calibrating run in "
                 "which it happens"
             )
-        lease = LeaseDetection(setting.lease_s)
+        lease = Lease(setting.lease_s)
         loading_s = figures.load_s_per_unit * setting.load_unit(kind.source)
         parts = {
             "detection": lease.mean_s if figures.by_lease else figures.detection_s,

@@ -9,6 +9,7 @@ from typing import Any, Final
 from castor_analysis.compare.points import SettingValue
 from castor_configs.errors import InputError
 from castor_configs.readable import format_bps, format_bytes
+from castor_policy.defaults import MU, SUB_BUFFERS
 from castor_runtime.launcher.run_folder import RunFolder
 
 NONE: Final = "none"
@@ -103,6 +104,12 @@ def setting_of(folder: RunFolder) -> Setting:
             "again",
             file=folder.result_file,
         )
+    if spec.get("scheme") != NONE and spec.get("checkpoint_every", 1) != 1:
+        raise InputError(
+            f"took a checkpoint every {spec['checkpoint_every']} iterations, and what is predicted "
+            "is one of each: run it again without --checkpoint-every, or leave it out",
+            file=folder.result_file,
+        )
     try:
         return _setting(spec, cluster or {})
     except ValueError as error:
@@ -122,7 +129,7 @@ def _setting(spec: Mapping[str, Any], rates: Mapping[str, Any]) -> Setting:
         raise ValueError(f"spec.arguments: expected a list of texts, not {arguments!r}")
     if not (isinstance(placed, list) and placed and isinstance(placed[0], list) and placed[0]):
         raise ValueError(f"spec.replicas: expected a list of machines a shard, not {placed!r}")
-    parts = _whole(spec, "spec.buffer_parts", 4, least=1)
+    parts = _whole(spec, "spec.buffer_parts", SUB_BUFFERS, least=1)
     chunks_bytes = parts * _whole(spec, "spec.chunk_bytes", least=1)
     return Setting(
         link_bps=_whole(rates, "cluster.bandwidth_bps", 0),
@@ -133,7 +140,7 @@ def _setting(spec: Mapping[str, Any], rates: Mapping[str, Any]) -> Setting:
         nodes=_whole(spec, "spec.machines", least=1),
         ranks_per_node=_whole(spec, "spec.ranks_per_machine", least=1),
         replicas=len(placed[0]),
-        mu=_number(spec, "spec.mu", 0.9),
+        mu=_number(spec, "spec.mu", MU),
         buffer_bytes=_whole(spec, "spec.buffer_bytes", 0) or chunks_bytes,
         parts=parts,
         shortest_span_s=_number(spec, "spec.shortest_span_s", 0.0),

@@ -19,9 +19,11 @@ def demo(
     """Simulate training through real failures, and draw what happened.
 
     Replays the InfiniteHBD trace of 400 GPU servers if it is on this computer
-    (see castor trace fetch), and generated failures at published rates if not.
+    (see castor trace fetch), and generated failures at published rates if not. Failures are found
+    out as Gemini's artifact does it; under "castor" as this runtime does, by leases.
     """
     from castor_configs.errors import InputError
+    from castor_configs.written_defaults import LEASE
     from castor_traces.fetch import locate
 
     stderr = Console(stderr=True, highlight=False)
@@ -39,6 +41,7 @@ def demo(
             "no failure trace on this computer (castor trace fetch infinitehbd gets one): "
             "using generated failures at OPT-175B's published rate"
         )
-    simulate_command.simulate(experiment, out=out, plot=True)
+    own = f'strategies.castor.detection={{lease="{LEASE}"}}'
+    simulate_command.simulate(experiment, out=out, plot=True, overrides=[own])
     stderr.print(f"pictures: {out}/comparison.png, {out}/timeline-gemini.png")
     stderr.print(f"for ui.perfetto.dev: {out}/timeline.perfetto.json")

@@ -37,6 +37,9 @@ def explore(
     replicas: Annotated[int | None, typer.Option(min=1, help="Copies of each shard, m.")] = None,
     standby: Annotated[int | None, typer.Option(min=0, help="Standby machines.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations of the job.")] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(min=1, help="Iterations from one checkpoint to the next.")
+    ] = None,
     faults: Annotated[
         str, typer.Option(metavar="KINDS", help="all, or some kinds: crash,net,store,...")
     ] = "all",
@@ -60,7 +63,7 @@ def explore(
     and a shrunk schedule with its replay command if an invariant breaks; 3 if
     the explorer itself fails. The job's size is drawn by each seed; an option
     that gives one of its numbers leaves the others at 4 machines of 1 rank, 2
-    replicas, 1 standby and 12 iterations.
+    replicas, 1 standby and 12 iterations, a checkpoint of each.
 
     Example: castor explore --seeds 10000 --jobs 2
     """
@@ -76,6 +79,7 @@ def explore(
         "replicas": replicas,
         "standby": standby,
         "iterations": iterations,
+        "checkpoint_every": checkpoint_every,
     }
     given = {name: size for name, size in sizes.items() if size is not None}
     try:

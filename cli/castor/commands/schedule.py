@@ -12,7 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from castor_configs import written_defaults
 from castor_configs.errors import InputError
+from castor_policy import defaults
 from castor_policy.interleaving import SCHEMES, Link
 
 if TYPE_CHECKING:
@@ -50,9 +52,13 @@ def schedule(
     ] = "100",
     buffer: Annotated[
         str, typer.Option(metavar="SIZE", help="R, GPU memory for received chunks.")
-    ] = "128MB",
-    parts: Annotated[int, typer.Option(min=1, help="p, sub-buffers of R/p.")] = 4,
-    mu: Annotated[str, typer.Option(metavar="SHARE", help="Share of a span to use.")] = "0.8",
+    ] = written_defaults.GEMINI_BUFFER,
+    parts: Annotated[
+        int, typer.Option(min=1, help="p, sub-buffers of R/p.")
+    ] = defaults.SUB_BUFFERS,
+    mu: Annotated[str, typer.Option(metavar="SHARE", help="Share of a span to use.")] = str(
+        defaults.GEMINI_MU
+    ),
     copy_bandwidth: Annotated[
         str | None,
         typer.Option(

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from castor_configs import written_defaults
 from castor_configs.errors import InputError
+from castor_policy import defaults
 
 if TYPE_CHECKING:
     from castor_lab.faults.fault import Fault
@@ -53,10 +55,15 @@ def train(
             metavar="SIZES", help="Consecutive machines of a rack: 4 of each, or 4,4,3 in turn."
         ),
     ] = "",
+    checkpoint_every: Annotated[
+        int, typer.Option(metavar="N", help="Iterations from one checkpoint in memory to the next.")
+    ] = defaults.CHECKPOINT_EVERY,
     persist: Annotated[
         str, typer.Option(metavar="PATH", help="Folder for persistent checkpoints.")
     ] = "",
-    persist_every: Annotated[str, typer.Option(metavar="TIME", help="How often.")] = "3h",
+    persist_every: Annotated[
+        str, typer.Option(metavar="TIME", help="How often.")
+    ] = written_defaults.PERSIST_EVERY,
     persist_keep: Annotated[int, typer.Option(help="How many are kept.")] = 2,
     store: Annotated[
         str, typer.Option(metavar="URL", help="etcd://HOST:PORT, or embedded: start one.")
@@ -64,18 +71,18 @@ def train(
     job: Annotated[str, typer.Option(metavar="NAME", help="Default: after the script.")] = "",
     lease: Annotated[
         str, typer.Option(metavar="TIME", help="A machine silent for so long is lost.")
-    ] = "5s",
+    ] = written_defaults.LEASE,
     hang: Annotated[
         str, typer.Option(metavar="TIME", help="A trainer whose process stands still so long.")
-    ] = "800ms",
+    ] = written_defaults.HANG,
     stall: Annotated[
         str,
         typer.Option(metavar="TIME", help="No sign of life for so long, on any rank, is a stall."),
-    ] = "5min",
+    ] = written_defaults.STALL,
     startup: Annotated[
         str,
         typer.Option(metavar="TIME", help="Trainers may import, load and compile for so long."),
-    ] = "30min",
+    ] = written_defaults.STARTUP,
     scheme: Annotated[
         str,
         typer.Option(
@@ -85,15 +92,17 @@ def train(
     ] = "eager",
     mu: Annotated[
         float, typer.Option(metavar="SHARE", help="Share of an idle span that is used.")
-    ] = 0.9,
+    ] = defaults.MU,
     buffer: Annotated[
         str,
         typer.Option(metavar="SIZE", help="Memory for received chunks; default: PARTS chunks."),
     ] = "",
-    parts: Annotated[int, typer.Option(help="Sub-buffers that it is divided in.")] = 4,
+    parts: Annotated[int, typer.Option(help="Sub-buffers that it is divided in.")] = (
+        defaults.SUB_BUFFERS
+    ),
     shortest_span: Annotated[
         str, typer.Option(metavar="TIME", help="Idle spans below it are left alone.")
-    ] = "5ms",
+    ] = written_defaults.SHORTEST_SPAN,
     paced_copy: Annotated[
         str,
         typer.Option(
@@ -101,7 +110,9 @@ def train(
             help="Without a GPU: a stand-in for its copy engine, such as 400mbit.",
         ),
     ] = "",
-    chunk: Annotated[str, typer.Option(metavar="SIZE", help="Unit of transfer.")] = "16MiB",
+    chunk: Annotated[
+        str, typer.Option(metavar="SIZE", help="Unit of transfer.")
+    ] = written_defaults.CHUNK,
     memory_limit: Annotated[
         str, typer.Option(metavar="SIZE", help="Most memory for checkpoints on a machine.")
     ] = "",
@@ -154,7 +165,7 @@ def train(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and summary.")] = False,
 ) -> None:
-    """Train through failures: every iteration is checkpointed into other machines' memory.
+    """Train through failures: iterations are checkpointed into other machines' memory.
 
     All options that are not Castor's go to SCRIPT, and all that follow a "--".
 
@@ -174,6 +185,7 @@ def train(
         replicas=replicas,
         placement=placement,
         domains=domains,
+        checkpoint_every=checkpoint_every,
         persist=persist,
         persist_every=persist_every,
         persist_keep=persist_keep,

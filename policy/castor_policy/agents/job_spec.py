@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from castor_policy import defaults
 from castor_policy.agents.documents import Document, int_rows
+from castor_policy.membership import LIMITS, WatchLimits
 
 PROTOCOL = 2
 """Goes up when a document changes its meaning; agents of different protocols do not mix."""
@@ -37,11 +39,7 @@ class JobSpec(Document):
             messages and processes of another run are never this one's, whatever they are called.
             "": taken from `started_ns`.
         started_ns: CLOCK_REALTIME when the job was made; event logs count from it.
-        lease_s: an agent that has not renewed for so long is dead.
-        hang_s: a trainer whose process has stood still for so long is hung.
-        stall_factor: no sign of life for so many times the median iteration is a stall,
-        stall_s: but never sooner than this.
-        startup_s: a generation's trainers may import, load and compile for so long unseen.
+        lease_s, hang_s, stall_factor, stall_s, startup_s: see `WatchLimits`.
         gather_s: a machine that does not stop its trainers and say what it holds, or does not take
             up a plan, for so long is treated as lost.
         storage_s: persistent storage may take so long to be read, where memory cannot serve.
@@ -49,6 +47,7 @@ class JobSpec(Document):
         persist_every_s: seconds between persistent checkpoints.
         persist_keep: how many of them are kept.
         chunk_bytes: size of a checkpoint chunk, the unit of checksums and of transfer.
+        checkpoint_every: iterations from one checkpoint in memory to the next (`period`).
         scheme: how checkpoint traffic is scheduled; "none": nothing is checkpointed.
         profile_iterations: iterations whose idle spans are averaged before a schedule is made.
         mu: share of an idle span that checkpoint traffic may use.
@@ -79,23 +78,24 @@ class JobSpec(Document):
     arguments: tuple[str, ...] = ()
     run: str = ""
     started_ns: int = 0
-    lease_s: float = 5.0
-    hang_s: float = 0.8
-    stall_factor: float = 10.0
-    stall_s: float = 300.0
-    startup_s: float = 1800.0
+    lease_s: float = LIMITS.lease_s
+    hang_s: float = LIMITS.hang_s
+    stall_factor: float = LIMITS.stall_factor
+    stall_s: float = LIMITS.stall_s
+    startup_s: float = LIMITS.startup_s
     gather_s: float = 300.0
     storage_s: float = 600.0
     persist: str = ""
-    persist_every_s: float = 10800.0
+    persist_every_s: float = defaults.PERSIST_EVERY_S
     persist_keep: int = 2
-    chunk_bytes: int = 16 << 20
+    chunk_bytes: int = defaults.CHUNK_BYTES
+    checkpoint_every: int = defaults.CHECKPOINT_EVERY
     scheme: str = "eager"
-    profile_iterations: int = 5
-    mu: float = 0.9
+    profile_iterations: int = defaults.PROFILED_ITERATIONS
+    mu: float = defaults.MU
     buffer_bytes: int = 0
-    buffer_parts: int = 4
-    shortest_span_s: float = 0.005
+    buffer_parts: int = defaults.SUB_BUFFERS
+    shortest_span_s: float = defaults.SHORTEST_SPAN_S
     device: str = ""
     paced_copy_bps: int = 0
     memory_limit_bytes: int = 0
@@ -125,6 +125,13 @@ class JobSpec(Document):
             "replicas": int_rows(record["replicas"]),
             "arguments": tuple(record["arguments"]),
         }
+
+    @property
+    def limits(self) -> WatchLimits:
+        """How long which silence is too long."""
+        return WatchLimits(
+            self.lease_s, self.hang_s, self.stall_factor, self.stall_s, self.startup_s
+        )
 
     def ranks_of(self, machine: int) -> range:
         """Return the ranks that train on `machine`."""

@@ -26,6 +26,7 @@ from castor_policy.agents.events import (
 )
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_view import StoreView
+from castor_policy.membership import Lease
 from castor_policy.store import (
     HistoryLostError,
     LeaseLostError,
@@ -35,9 +36,6 @@ from castor_policy.store import (
 
 RETRY_S = 0.2
 """A request that was not answered is repeated after so long."""
-
-RENEWALS = 4
-"""A lease is renewed so many times in its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ class LeaseKeeper:
                 self.step = GrantLease(0.0, self._spec.lease_s)
                 return [SessionRenewed(self._sent_s)]
             case _:
-                self.step = RenewLease(self._spec.lease_s / RENEWALS, self._granted)
+                self.step = RenewLease(Lease(self._spec.lease_s).renewed_every_s, self._granted)
                 return [SessionRenewed(self._sent_s)]
 
 

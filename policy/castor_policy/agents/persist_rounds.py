@@ -2,6 +2,7 @@
 
 1. Every machine must persist the same iteration, so it is announced ahead of time.
 2. How far ahead, by the pace: iterations are counted for `PERSIST_AHEAD_S` before one is named.
+   Where not every iteration is checkpointed, one that is, and not before it is near.
 3. What a failure tore is asked for again as soon as the job trains.
 """
 
@@ -12,9 +13,13 @@ from collections.abc import Set as AbstractSet
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.period import next_due
 
 PERSIST_AHEAD_S = 1.0
 """The iteration to persist is announced so far ahead that every machine hears of it in time."""
+
+_NEAR = 4
+"""An iteration is near if it comes within so many times what is counted at a time."""
 
 
 class PersistRounds:
@@ -54,6 +59,9 @@ class PersistRounds:
             return None
         ahead = max(0, newest - since_iteration)
         self._pace_from = None
+        wanted = next_due(newest + 2 + ahead, self._spec.checkpoint_every)
+        if wanted - newest > 2 + _NEAR * (1 + ahead):
+            return None
         self._due_s = since_s + self._spec.persist_every_s
-        self._asked = newest + 2 + ahead
-        return self._asked
+        self._asked = wanted
+        return wanted

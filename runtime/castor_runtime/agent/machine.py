@@ -146,6 +146,7 @@ class Machine:
             "replicas": [list(row) for row in self.spec.replicas],
             "socket": self.link.address,
             "control": self.control.name,
+            "checkpoint_every": self.spec.checkpoint_every,
             "scheme": self.spec.scheme,
             "chunk_bytes": self.spec.chunk_bytes,
             "profile_iterations": self.spec.profile_iterations,

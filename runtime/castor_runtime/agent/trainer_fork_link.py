@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from castor_policy.membership import Stillness
+from castor_policy.trainer_watch import Stillness
 from castor_runtime.agent.script_files import ScriptFiles
 from castor_runtime.fork_server_link import ForkServerError, ForkServerLink
 from castor_runtime.processes import is_alive, is_stopped, processor_s

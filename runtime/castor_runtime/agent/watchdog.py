@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 
 from castor_policy.agents.events import Progressed, TrainerHung, TrainersStanding, WorkerEvent
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.trainer_watch import Hung, Sign, Standing, TrainerWatch
+from castor_policy.trainer_watch import LOOK_EVERY_S, Hung, Sign, Standing, TrainerWatch
 from castor_runtime.arena import ControlBlock, RankControl
 from castor_runtime.processes import is_stopped, processor_s
-
-_LOOK_EVERY_S = 0.05
 
 
 class Watchdog:
@@ -44,12 +42,11 @@ class Watchdog:
             self._task = None
 
     async def _look(self, generation: int, trainers: Mapping[int, int]) -> None:
-        spec = self._spec
-        watch = TrainerWatch(spec.hang_s, spec.stall_factor, spec.stall_s, spec.startup_s)
+        watch = TrainerWatch(self._spec.limits)
         lines = {rank: self._control.rank(local) for local, rank in enumerate(sorted(trainers))}
         told = False
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S)
             newest = min(line.iteration for line in lines.values())
             if newest > 0:
                 agreed = min(line.agreed for line in lines.values())

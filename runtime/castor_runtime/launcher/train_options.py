@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from castor_configs import written_defaults
 from castor_configs.errors import InputError
 from castor_configs.nearest import nearest_name
 from castor_configs.quantities import parse_bps, parse_bytes, parse_seconds
+from castor_policy import defaults
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.interleaving import SCHEMES
+from castor_policy.membership import check_lease
 from castor_policy.placement import Placement, place
 
 EMBEDDED = "embedded"
@@ -79,15 +82,16 @@ def job_spec(
     max_attempts: int,
     set_aside_after: int = 3,
     castor_options: Sequence[str] = (),
-    mu: float = 0.9,
+    checkpoint_every: int = defaults.CHECKPOINT_EVERY,
+    mu: float = defaults.MU,
     buffer: str = "",
-    parts: int = 4,
-    shortest_span: str = "5ms",
+    parts: int = defaults.SUB_BUFFERS,
+    shortest_span: str = written_defaults.SHORTEST_SPAN,
     device: str = "",
     paced_copy: str = "",
-    hang: str = "800ms",
-    stall: str = "5min",
-    startup: str = "30min",
+    hang: str = written_defaults.HANG,
+    stall: str = written_defaults.STALL,
+    startup: str = written_defaults.STARTUP,
     allow_changed_script: bool = False,
 ) -> JobSpec:
     """Check what a job is made of and return it.
@@ -103,6 +107,7 @@ def job_spec(
         ("--persist-keep", persist_keep),
         ("--max-attempts", max_attempts),
         ("--parts", parts),
+        ("--checkpoint-every", checkpoint_every),
     ):
         if value < 1:
             raise InputError(f"must be 1 or more, not {value}", key=option)
@@ -117,8 +122,10 @@ def job_spec(
     every_s = _parsed(parse_seconds, persist_every, "--persist-every")
     lease_s = _parsed(parse_seconds, lease, "--lease")
     chunk_bytes = _parsed(parse_bytes, chunk, "--chunk")
-    if not 1.0 <= lease_s <= 600.0:
-        raise InputError("expected 1 s to 10 min: etcd's leases are no shorter", key="--lease")
+    try:
+        check_lease(lease_s)
+    except ValueError as error:
+        raise InputError(str(error), key="--lease") from error
     if every_s <= 0:
         raise InputError("must be above 0", key="--persist-every")
     if chunk_bytes < 4096 or chunk_bytes % 4096:
@@ -141,6 +148,7 @@ def job_spec(
         persist_every_s=every_s,
         persist_keep=persist_keep,
         chunk_bytes=chunk_bytes,
+        checkpoint_every=checkpoint_every,
         scheme=scheme,
         memory_limit_bytes=memory_limit_bytes(memory_limit),
         max_attempts=max_attempts,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+from castor_policy import defaults
 from castor_runtime.arena import RankControl
 
 ENVIRONMENT = "CASTOR_TRAINER"
@@ -38,6 +39,7 @@ class TrainerSettings:
         replicas: the placement; row i: the machines that hold shard i, i first.
         socket: path of the agent's Unix socket.
         control: name of the control segment.
+        checkpoint_every: iterations from one checkpoint to the next.
         scheme: "none", "eager", or a key of `castor_policy.interleaving.SCHEMES`.
         chunk_bytes: size of a chunk.
         profile_iterations: how many iterations' idle spans are averaged.
@@ -67,10 +69,11 @@ class TrainerSettings:
     profile_iterations: int
     started_ns: int
     folder: str = ""
-    mu: float = 0.9
+    checkpoint_every: int = defaults.CHECKPOINT_EVERY
+    mu: float = defaults.MU
     buffer_bytes: int = 0
-    buffer_parts: int = 4
-    shortest_span_s: float = 0.005
+    buffer_parts: int = defaults.SUB_BUFFERS
+    shortest_span_s: float = defaults.SHORTEST_SPAN_S
     device: str = ""
     paced_copy_bps: int = 0
     persists: bool = False

@@ -8,8 +8,9 @@
         engine.step()
         checkpointer.step(loss=loss)
 
-Every iteration is then in the memory of m machines before the next one ends. Outside Castor (the
-script was not started by `castor train` or an agent) it does nothing but say so once.
+Every iteration (or one of each N: `castor train --checkpoint-every N`) is then in the memory of m
+machines before the next one ends. Outside Castor (the script was not started by `castor train` or
+an agent) it does nothing but say so once.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _PAGE_BYTES = 4096
 
 
 class Checkpointer:
-    """Checkpoints every iteration of this rank into memory, and resumes from there.
+    """Checkpoints the iterations of this rank into memory, and resumes from there.
 
     Construct it on every rank, once, after `deepspeed.initialize`; it makes process groups.
 

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from castor_policy.interleaving import Link
+from castor_policy.period import is_due
 from castor_runtime.arena import Replica, TrainerPhase
 from castor_runtime.state.meta import encode
 from castor_runtime.state.protocol import DamagedError, State, Stateful
@@ -102,6 +103,8 @@ class TrainerSession:
         self._own: Replica | None = None
         self._opened: dict[str, Replica] = {}
         self._last = 0
+        self._taken = 0
+        """The newest iteration that was loaded, or handed over to be checkpointed."""
         self._ended_at = time.monotonic()
         self._blocked_s = 0.0
         self._blocked_since: float | None = None
@@ -122,6 +125,7 @@ class TrainerSession:
         # From the start: what the script has loaded by itself, DeepSpeed's own checkpoints, counts.
         self.from_start = order["tier"] == "scratch"
         self._last = self._state.iteration() if self.from_start else int(order["iteration"])
+        self._taken = self._last
         self._own = self._open(order["segments"][str(self._settings.rank)])
         self._link.send(
             "resumed", iteration=self._last, seconds={"wait": ordered - began, **seconds}
@@ -170,13 +174,14 @@ class TrainerSession:
         self._profiler.add(timeline)
         if self._replicator is None:
             self._due_profile(drift=False)
-        else:
+        elif is_due(iteration, self._settings.checkpoint_every):
             self._checkpoint(self._replicator, meta, began)
         return True
 
     def _checkpoint(
         self, replicator: Replicator, meta: Callable[[], dict[str, Any]], began: float
     ) -> None:
+        self._taken = self._last
         self._gate.open()
         self._waiting(replicator.wait_complete)
         encoded = encode(meta())
@@ -227,7 +232,8 @@ class TrainerSession:
         if self._replicator is not None:
             self._gate.open()
             self._replicator.wait_complete()
-            if self._replicator.left_out == self._last:  # nothing else would stand for the end
+            # Nothing else would stand for the end, where the last one is not due or was left out.
+            if self._taken != self._last or self._replicator.left_out == self._last:
                 self._checkpoint(self._replicator, meta, time.monotonic())
                 self._gate.open()
                 self._replicator.wait_complete()

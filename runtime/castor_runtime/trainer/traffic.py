@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from castor_policy.defaults import MU, SUB_BUFFERS
 from castor_policy.interleaving import SCHEMES, Chunk, Link, Schedule, leave_short
 
 NONE = "none"
 """No checkpoint is taken; what the schemes are compared with."""
 EAGER = "eager"
-PARTS = 4
-"""p: sub-buffers of a chunk each, so R = p chunks."""
-MU = Fraction(9, 10)
-"""Share of an idle span that is used; the rest absorbs its variance (Gemini, sec. 5.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +64,8 @@ class Traffic:
     link: Link | None = None
     copy_link: Link | None = None
     buffer_bytes: int = 0
-    parts: int = PARTS
-    mu: Fraction = MU
+    parts: int = SUB_BUFFERS
+    mu: Fraction = Fraction(repr(MU))
     shortest_span_ns: int = 0
 
     def __post_init__(self) -> None:

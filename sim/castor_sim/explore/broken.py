@@ -119,10 +119,7 @@ def _always_a_first_attempt(following: Callable[..., Any]) -> Any:
 
 
 def _newest_of_all(_method: object) -> Any:
-    def newest(_placement: object, _holdings: object, candidates: Sequence[int]) -> int | None:
-        return max(candidates, default=None)
-
-    return newest
+    return lambda copies: len(copies) - 1
 
 
 def _first_buffer(_method: object) -> Any:
@@ -221,7 +218,7 @@ VARIANTS = (
     Variant(
         "newest-of-all",
         "the newest iteration is loaded though an older one has more copies",
-        (Patch(recovery, "_newest_safe", _newest_of_all),),
+        (Patch(recovery, "newest_safe", _newest_of_all),),
     ),
     Variant(
         "own-key-unread",

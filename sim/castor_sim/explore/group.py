@@ -7,6 +7,7 @@ header last, and an all-reduce that makes the iteration agreed. The next update 
 
 from __future__ import annotations
 
+from castor_policy.period import is_due
 from castor_sim.explore.checkpoint_model import Chunk
 from castor_sim.explore.roles import Agent, Trainer
 from castor_sim.explore.surroundings import GroupKey, Surroundings
@@ -115,7 +116,15 @@ class SimulatedGroup:
         last_one = len({other.iteration for other in self._members.values()}) == 1
         if last_one and member.iteration < self._world.iterations:
             self._compute()
-        self._capture(member)
+        if self._is_taken(member.iteration):
+            self._capture(member)
+        else:
+            member.captured = member.iteration
+
+    def _is_taken(self, iteration: int) -> bool:
+        """Whether a checkpoint is taken of it; of the last one, for it stands for the end."""
+        every = self._world.spec.checkpoint_every
+        return is_due(iteration, every) or iteration == self._world.iterations
 
     def _fail_by_the_script(self, *, after_the_update: bool) -> bool:
         """End a rank whose script fails in this iteration, as it does in every generation."""

@@ -6,7 +6,7 @@ INVARIANTS = {
     1: "only complete shards are offered for recovery, and a plan takes what was offered",
     2: "what is being sent is never written meanwhile",
     3: "a recovered run continues with exactly the state that it had",
-    4: "fewer than m machines lost at once cost no more than the iteration in flight",
+    4: "fewer than m machines lost at once cost no more than a period and the iteration in flight",
     5: "every rank loads the same iteration, and no older one than storage has",
     6: "only the root of the newest term writes, and the plan never goes back",
     7: "a corrupt part is never loaded",

@@ -70,6 +70,7 @@ class Trainer(Protocol):
     iteration: int
     state: int
     agreed: int | None
+    kept: int
     captured: int
     capturing: int
 

@@ -51,6 +51,7 @@ class SimulatedTrainer:
         "has_trained",
         "hung_since_s",
         "iteration",
+        "kept",
         "machine",
         "progress_s",
         "rank",
@@ -85,6 +86,7 @@ class SimulatedTrainer:
         self.iteration = 0
         self.state = 0
         self.agreed: int | None = None
+        self.kept = 0  # newest iteration that was loaded, or agreed on since
         self.captured = 0  # newest iteration whose capture is over; no update before it is
         self.capturing = 0  # the one that is being captured
 
@@ -108,7 +110,7 @@ class SimulatedTrainer:
         if found is None:
             self.agent.trainer_said(TrainerRefused(self.generation, self.rank))
             return
-        self.iteration, self.captured = offer.iteration, offer.iteration
+        self.iteration = self.captured = self.kept = offer.iteration
         self.state = found[0][0]
         self.agreed = self.iteration if offer.tier in (Tier.OWN_MEMORY, Tier.PEER) else None
         self.resumed = True
@@ -159,7 +161,7 @@ class SimulatedTrainer:
 
     def agree(self, iteration: int) -> None:
         """Learn that every rank has all replicas of `iteration`."""
-        self.agreed = self.captured = iteration
+        self.agreed = self.captured = self.kept = iteration
         self._show_progress()
         self.agent.persist_parts(self.generation)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from castor_policy.agents.job_spec import JobSpec
@@ -16,6 +16,7 @@ from castor_policy.agents.store_keys import (
     root_key,
 )
 from castor_policy.agents.store_view import read_plan, read_report
+from castor_policy.defaults import CHECKPOINT_EVERY
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn
 from castor_sim.explore.agent import SimulatedAgent
@@ -54,10 +55,13 @@ class Shape:
     replicas: int = 2
     standby: int = 1
     iterations: int = 12
+    checkpoint_every: int = CHECKPOINT_EVERY
 
     def __post_init__(self) -> None:
-        if min(self.ranks_per_machine, self.iterations) < 1 or self.standby < 0:
-            raise ValueError("give at least 1 rank a machine, 1 iteration and 0 standbys")
+        if min(self.ranks_per_machine, self.iterations, self.checkpoint_every) < 1:
+            raise ValueError("give at least 1 rank a machine, 1 iteration and a period of 1")
+        if self.standby < 0:
+            raise ValueError("give at least 0 standbys")
         place("mixed", self.machines, self.replicas)
 
     def spec(self) -> JobSpec:
@@ -71,6 +75,7 @@ class Shape:
             replicas=placement.replicas,
             script="train.py",
             run=RUN,
+            checkpoint_every=self.checkpoint_every,
             lease_s=3.0,
             persist="storage",
             persist_every_s=1.0,
@@ -92,12 +97,16 @@ _SHAPES = (
     (1, Shape(machines=4, ranks_per_machine=2)),
 )
 
+_PERIODS = (1, 1, 1, 1, 2, 3, 5)
+"""Most jobs checkpoint every iteration: what is lost then can be told best."""
+
 
 def drawn_shape(seed: int) -> Shape:
     """Return the size of the job that a seed stands for."""
     draw = random.Random(f"castor explore shape {seed}")  # noqa: S311 - a simulation, no secret
     weights = [weight for weight, _ in _SHAPES]
-    return draw.choices([shape for _, shape in _SHAPES], weights)[0]
+    shape = draw.choices([shape for _, shape in _SHAPES], weights)[0]
+    return replace(shape, checkpoint_every=draw.choice(_PERIODS))
 
 
 class World:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from castor_policy.defaults import GEMINI_PROFILED_ITERATIONS
 from castor_policy.interleaving import SCHEMES, Link, Schedule, check_chunk_count
 from castor_sim.iteration.engine import Sending, SimulatedIteration, run_iteration
 from castor_sim.iteration.tasks import Kind, Lane, Task, check_tasks
@@ -94,7 +95,7 @@ class IterationCase:
     traffic: CheckpointTraffic
     jitter: float = 0.0
     seed: int = 1
-    profiled: int = 20
+    profiled: int = GEMINI_PROFILED_ITERATIONS
     measured: int = 10
     network_share: Fraction = Fraction(1)
 
