@@ -195,12 +195,23 @@ def test_what_is_broken_on_purpose_is_found_and_shrunk(broken: str, invariant: i
 
 
 def test_an_update_that_does_not_wait_for_the_capture_is_seen(monkeypatch) -> None:
-    captured = property(lambda *_: 99, lambda *_: None)
-    monkeypatch.setattr(trainer.SimulatedTrainer, "captured", captured)
+    for name in ("captured", "kept"):
+        anything = property(lambda *_: 99, lambda *_: None)
+        monkeypatch.setattr(trainer.SimulatedTrainer, name, anything)
     monkeypatch.setattr(group, "ITERATION_S", 0.05)
     found = run_schedule(RIGHT, 1, ())
     assert found is not None
     assert found.invariant == 2
+
+
+def test_a_checkpoint_that_is_missing_at_the_end_of_a_period_is_seen(monkeypatch) -> None:
+    every = Search(Shape(checkpoint_every=3))
+    assert run_schedule(every, 1, ()) is None
+    monkeypatch.setattr(group, "is_due", lambda iteration, every: iteration % (every + 1) == 0)
+    found = run_schedule(every, 1, ())
+    assert found is not None
+    assert found.invariant == 4
+    assert "4 iterations past its last checkpoint" in found.text
 
 
 def test_a_part_that_is_loaded_unread_is_seen(monkeypatch) -> None:

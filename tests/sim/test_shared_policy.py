@@ -149,7 +149,7 @@ BOTH: dict[str, Decision] = {
             ("period.is_due", "castor_sim.exact_engine:ExactEngine.training"),
             ("period.last_due", "castor_sim.path:memory_checkpoint_at"),
             ("period.last_due", "castor_sim.path:storage_checkpoint_at"),
-            ("period.is_due", "castor_sim.explore.training:Group._is_taken"),
+            ("period.is_due", "castor_sim.explore.group:SimulatedGroup._is_taken"),
         ),
     ),
     "when each chunk travels": Decision(
