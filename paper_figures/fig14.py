@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from castor_analysis.summary import interval_of
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import Detected, Failure, Resumed, Retrieved
 from castor_sim.setup import Setup
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.tally import Tally
@@ -95,26 +96,26 @@ def compute(effort: Effort) -> FigureData:
 def _one_failure(setup: Setup, seed: int, hardware: bool) -> Tally:
     sets = machine_sets(setup.placements["gemini"], 1, recoverable=True)
     strikes = one_a_day(setup, seed, 1, sets=sets, hardware=hardware)
-    events: list[Event] = []
+    entries: list[Entry[Event]] = []
     tally = SimpyEngine(
         setup.profiles["gemini"],
         setup.operations,
         setup.placements["gemini"].replicas,
         [strikes],
         horizon_ns=int(strikes.time_ns[-1]) + DAY_NS,
-        observe=events.append,
+        observe=entries.append,
     ).run()
-    _check_against_log(tally, events)
+    _check_against_log(tally, entries)
     return tally
 
 
-def _check_against_log(tally: Tally, events: list[Event]) -> None:
+def _check_against_log(tally: Tally, entries: list[Entry[Event]]) -> None:
     """Hold the tally's parts to the instants that the event log tells."""
-    at_ns = {event.kind: event.time_ns for event in events}
-    assert at_ns[EventKind.DETECTED] - at_ns[EventKind.FAILURE] == tally.detection_ns
-    assert at_ns[EventKind.RESUMED] - at_ns[EventKind.RETRIEVED] == tally.warm_up_ns
+    at_ns = {type(entry.event): entry.time_ns for entry in entries}
+    assert at_ns[Detected] - at_ns[Failure] == tally.detection_ns
+    assert at_ns[Resumed] - at_ns[Retrieved] == tally.warm_up_ns
     down_ns = sum(getattr(tally, f"{part}_ns") for part in PARTS)
-    assert at_ns[EventKind.RESUMED] - at_ns[EventKind.FAILURE] == down_ns
+    assert at_ns[Resumed] - at_ns[Failure] == down_ns
 
 
 def _bar(name: str, tallies: list[Tally]) -> Iterator[Row]:

@@ -20,12 +20,11 @@ from castor_analysis.calibration_runs import (
     read_calibration_run,
     typical_timeline,
 )
-from castor_analysis.compare.settings import NONE, model_names
-from castor_analysis.run_log import refuse_twice
+from castor_analysis.compare.settings import NONE, model_names, refuse_twice
 from castor_configs.errors import InputError
 from castor_configs.readable import format_bps
 from castor_policy.interleaving import Link
-from castor_runtime.launcher.run_folder import RunFolder
+from castor_records.run_files import RunFiles
 from castor_sim.iteration.engine import run_iteration
 from castor_sim.iteration.measured import FORMAT, MeasuredProfile
 from castor_sim.iteration.measured_steps import Compute, Issue, Step, Wait, step_line
@@ -59,7 +58,7 @@ class Calibration:
     stated: Mapping[str, str]
 
 
-def calibrate(folders: Sequence[RunFolder], *, shard_bytes: int = 0) -> Calibration:
+def calibrate(folders: Sequence[RunFiles], *, shard_bytes: int = 0) -> Calibration:
     """Return the profile of runs that were made in one setting.
 
     The iteration comes from runs without checkpoints (scheme "none") where there are any; what a

@@ -7,19 +7,25 @@ differs is when. A median over the ranks stands for all.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 from castor_analysis.compare.settings import NONE, Setting, setting_of
-from castor_analysis.job_events import whole
-from castor_analysis.run_log import COLLECTIVE_COLUMNS, events_of_run
 from castor_configs.errors import InputError
-from castor_policy.events import Event, EventKind
 from castor_policy.interleaving import Link
 from castor_policy.link_fit import fit_link
-from castor_runtime.launcher.run_folder import RunFolder
+from castor_records.event_log import events_of_run
+from castor_records.events.event import Entry, Event, generation_of, of_kind
+from castor_records.events.training import (
+    CheckpointCompleted,
+    IterationEnded,
+    LinkMeasured,
+    Scheduled,
+    SpansProfiled,
+)
+from castor_records.run_files import RunFiles
 
 _NS_PER_S: Final = 1e9
 
@@ -99,7 +105,7 @@ class CalibrationRun:
         train_busy_s: time of settled iterations in which a collective was under way.
     """
 
-    folder: RunFolder
+    folder: RunFiles
     setting: Setting
     compute: str
     timelines: tuple[Timeline, ...]
@@ -118,7 +124,7 @@ class CalibrationRun:
         return self.setting.scheme != NONE
 
 
-def read_calibration_run(folder: RunFolder) -> CalibrationRun:
+def read_calibration_run(folder: RunFiles) -> CalibrationRun:
     """Read a run that has ended.
 
     Raises:
@@ -127,27 +133,30 @@ def read_calibration_run(folder: RunFolder) -> CalibrationRun:
     """
     setting = setting_of(folder)
     compute = str(folder.result().get("compute") or "real")
-    events = events_of_run(folder)
-    timelines, generation = _timelines(events, setting.nodes * setting.ranks_per_node, folder)
-    own = [event for event in events if whole(event, "generation") == generation]
-    measured = [event for event in own if event.kind == EventKind.LINK_MEASURED]
-    schedules = [event for event in own if event.kind == EventKind.SCHEDULED]
-    scheduled = max((whole(event, "iteration") for event in schedules), default=0)
-    profiles = [event for event in own if event.kind == EventKind.SPANS_PROFILED]
-    profiled = min((whole(event, "iteration") for event in profiles), default=0)
+    entries = events_of_run(folder)
+    timelines, generation = _timelines(entries, setting.nodes * setting.ranks_per_node, folder)
+    own = [entry for entry in entries if generation_of(entry.event) == generation]
+    measured = [entry.event for entry in of_kind(own, LinkMeasured)]
+    schedules = [entry.event for entry in of_kind(own, Scheduled)]
+    scheduled = max((event.iteration for event in schedules), default=0)
+    profiled = [entry.event.iteration for entry in of_kind(own, SpansProfiled)]
+    complete = [entry.event for entry in of_kind(own, CheckpointCompleted)]
+    complete = [event for event in complete if event.iteration > scheduled]
+    ended = [entry.event for entry in of_kind(own, IterationEnded)]
+    ended = [event for event in ended if event.iteration > min(profiled, default=0)]
     return CalibrationRun(
         folder=folder,
         setting=setting,
         compute="paced" if compute == "paced" else "real",
         timelines=timelines,
         link=_link(measured),
-        copy_link=_hop(schedules, "copy_alpha_ns", "copy_bandwidth_bps"),
+        copy_link=_newest((one.copy_alpha_ns, one.copy_bandwidth_bps) for one in schedules),
         shard_bytes=_shard_bytes(own, setting),
         iterations_s=_iterations_s(own),
-        captures_s=_figures(own, EventKind.CHECKPOINT_COMPLETED, "captured_s", scheduled),
-        networks_s=_figures(own, EventKind.CHECKPOINT_COMPLETED, "network_s", scheduled),
+        captures_s=_known(event.captured_s for event in complete),
+        networks_s=_known(event.network_s for event in complete),
         chunks=_chunks(schedules),
-        train_busy_s=_figures(own, EventKind.ITERATION_ENDED, "train_busy_s", profiled),
+        train_busy_s=_known(event.train_busy_s for event in ended),
     )
 
 
@@ -199,14 +208,13 @@ def _difference(one: Sequence[tuple[str, int]], other: Sequence[tuple[str, int]]
 
 
 def _timelines(
-    events: Sequence[Event], ranks: int, folder: RunFolder
+    entries: Sequence[Entry[Event]], ranks: int, folder: RunFiles
 ) -> tuple[tuple[Timeline, ...], int]:
     """Return each rank's profile, of the one that most iterations went into, and its generation."""
-    profiles: dict[tuple[int, int], dict[int, Event]] = {}
-    for event in events:
-        if event.kind == EventKind.SPANS_PROFILED:
-            key = whole(event, "generation"), whole(event, "iteration")
-            profiles.setdefault(key, {})[whole(event, "rank")] = event
+    profiles: dict[tuple[int, int], dict[int, SpansProfiled]] = {}
+    for entry in of_kind(entries, SpansProfiled):
+        event = entry.event
+        profiles.setdefault((event.generation, event.iteration), {})[event.rank] = event
     whole_ones = {key: found for key, found in profiles.items() if len(found) == ranks}
     if not whole_ones:
         raise InputError(
@@ -214,7 +222,7 @@ def _timelines(
             "least --profile-iterations and a few more iterations",
             file=folder.events_file,
         )
-    key = max(whole_ones, key=lambda key: (whole(whole_ones[key][0], "iterations"), key))
+    key = max(whole_ones, key=lambda key: (whole_ones[key][0].iterations or -1, key))
     found = whole_ones[key]
     timelines = tuple(_timeline(event, folder) for _, event in sorted(found.items()))
     try:
@@ -226,84 +234,82 @@ def _timelines(
     return timelines, key[0]
 
 
-def _timeline(event: Event, folder: RunFolder) -> Timeline:
-    names = event.fields.get("ops")
-    columns = [event.fields.get(name) for name in COLLECTIVE_COLUMNS]
-    if not isinstance(names, list) or not all(isinstance(column, list) for column in columns):
+def _timeline(event: SpansProfiled, folder: RunFiles) -> Timeline:
+    if event.before_update_ns <= 0:
         raise InputError(
-            f"the spans_profiled of rank {whole(event, 'rank')} lacks one of ops, "
-            f"{', '.join(COLLECTIVE_COLUMNS)}",
+            f"the spans_profiled of rank {event.rank} has before_update_ns "
+            f"{event.before_update_ns}: expected more than 0",
             file=folder.events_file,
         )
-    if whole(event, "before_update_ns") <= 0:
-        raise InputError(
-            f"the spans_profiled of rank {whole(event, 'rank')} has before_update_ns "
-            f"{event.fields.get('before_update_ns')!r}: expected more than 0",
-            file=folder.events_file,
-        )
-    rows = zip(names, *(column for column in columns if isinstance(column, list)), strict=True)
-    deviation = event.fields.get("deviation")
+    rows = zip(
+        event.ops,
+        event.op_bytes,
+        event.issued_ns,
+        event.waited_ns,
+        event.resumed_ns,
+        event.ended_ns,
+        strict=True,
+    )
     return Timeline(
         collectives=tuple(
             Collective(
-                operation=str(name),
-                size_bytes=int(size),
-                issued_ns=int(issued),
-                waited_ns=int(waited),
-                resumed_ns=int(resumed),
-                ended_ns=int(ended),
+                operation=name,
+                size_bytes=size_bytes,
+                issued_ns=issued_ns,
+                waited_ns=waited_ns,
+                resumed_ns=resumed_ns,
+                ended_ns=ended_ns,
             )
-            for name, size, issued, waited, resumed, ended in rows
+            for name, size_bytes, issued_ns, waited_ns, resumed_ns, ended_ns in rows
         ),
-        before_update_ns=whole(event, "before_update_ns"),
-        update_ns=max(0, whole(event, "update_ns")),
-        deviation=float(deviation) if isinstance(deviation, int | float) else 0.0,
+        before_update_ns=event.before_update_ns,
+        update_ns=max(0, event.update_ns or 0),
+        deviation=event.deviation or 0.0,
     )
 
 
-def _hop(events: Sequence[Event], alpha: str, bandwidth: str) -> Link | None:
-    """Return the hop that the newest of the events names; all ranks name the same."""
-    for event in reversed(events):
-        if whole(event, bandwidth) > 0:
-            return Link(max(0, whole(event, alpha)), whole(event, bandwidth))
-    return None
+def _newest(hops: Iterable[tuple[int | None, int | None]]) -> Link | None:
+    """Return the hop that was named last, by alpha and bandwidth; all ranks name the same."""
+    known = [(alpha_ns or 0, rate_bps) for alpha_ns, rate_bps in hops if rate_bps]
+    return Link(max(0, known[-1][0]), known[-1][1]) if known else None
 
 
-def _link(events: Sequence[Event]) -> Link | None:
+def _link(measured: Sequence[LinkMeasured]) -> Link | None:
     """Fit the link to the median over the ranks of the time that each size took.
 
     The ranks schedule by the slowest fit of all, which is careful; how long chunks really take is
     what a median says.
     """
     rows = []
-    for event in events:
-        sizes, times = event.fields.get("sizes_bytes"), event.fields.get("times_ns")
-        if isinstance(sizes, list) and isinstance(times, list) and len(sizes) == len(times):
-            rows.append((tuple(map(int, sizes)), tuple(map(int, times))))
+    for one in measured:
+        sizes, times = one.sizes_bytes, one.times_ns
+        if sizes is not None and times is not None and len(sizes) == len(times):
+            rows.append((sizes, times))
+    agreed = _newest((one.agreed_alpha_ns, one.agreed_bandwidth_bps) for one in measured)
     if not rows or len({sizes for sizes, _ in rows}) > 1:
-        return _hop(events, "agreed_alpha_ns", "agreed_bandwidth_bps")
+        return agreed
     columns = zip(*(times for _, times in rows), strict=True)
     times_ns = [round(statistics.median(column)) for column in columns]
     try:
         return fit_link(rows[0][0], times_ns)
     except ValueError:
-        return _hop(events, "agreed_alpha_ns", "agreed_bandwidth_bps")
+        return agreed
 
 
-def _shard_bytes(events: Sequence[Event], setting: Setting) -> int:
+def _shard_bytes(entries: Sequence[Entry[Event]], setting: Setting) -> int:
     """Return the largest part of a rank, wherever the log has it."""
-    stated = max((whole(event, "shard_bytes") for event in events), default=0)
-    sent = max((whole(event, "sent_bytes") for event in events), default=0)
-    return max(0, stated, sent // max(1, setting.replicas - 1))
+    stated = max((entry.event.shard_bytes or 0 for entry in of_kind(entries, Scheduled)), default=0)
+    complete = of_kind(entries, CheckpointCompleted)
+    sent = max((entry.event.sent_bytes or 0 for entry in complete), default=0)
+    return max(stated, sent // max(1, setting.replicas - 1))
 
 
-def _iterations_s(events: Sequence[Event]) -> tuple[float, ...]:
+def _iterations_s(entries: Sequence[Entry[Event]]) -> tuple[float, ...]:
     """Return the time from the end of an iteration to the end of the next, once profiled."""
-    profiled = [whole(e, "iteration") for e in events if e.kind == EventKind.SPANS_PROFILED]
+    profiled = [entry.event.iteration for entry in of_kind(entries, SpansProfiled)]
     ended: dict[int, dict[int, int]] = {}
-    for event in events:
-        if event.kind == EventKind.ITERATION_ENDED:
-            ended.setdefault(whole(event, "rank"), {})[whole(event, "iteration")] = event.time_ns
+    for entry in of_kind(entries, IterationEnded):
+        ended.setdefault(entry.event.rank, {})[entry.event.iteration] = entry.time_ns
     periods: dict[int, list[int]] = {}
     for of_rank in ended.values():
         for (_, before_ns), (iteration, now_ns) in pairwise(sorted(of_rank.items())):
@@ -313,22 +319,13 @@ def _iterations_s(events: Sequence[Event]) -> tuple[float, ...]:
     return tuple(statistics.median(of) / _NS_PER_S for _, of in sorted(periods.items()))
 
 
-def _chunks(schedules: Sequence[Event]) -> Chunks | None:
+def _chunks(schedules: Sequence[Scheduled]) -> Chunks | None:
     """Return the chunks of the newest schedule; all ranks have the same."""
     for event in reversed(schedules):
-        sizes, spans = event.fields.get("chunk_bytes"), event.fields.get("chunk_spans")
-        if isinstance(sizes, list) and isinstance(spans, list) and sizes:
-            return Chunks(sizes_bytes=tuple(map(int, sizes)), spans=len(set(spans)))
+        if event.chunk_bytes and event.chunk_spans is not None:
+            return Chunks(sizes_bytes=event.chunk_bytes, spans=len(set(event.chunk_spans)))
     return None
 
 
-def _figures(events: Sequence[Event], kind: EventKind, name: str, after: int) -> tuple[float, ...]:
-    """Return a figure of each event of a kind, of iterations after the one named."""
-    found = []
-    for event in events:
-        value = event.fields.get(name)
-        if event.kind != kind or whole(event, "iteration") <= after:
-            continue
-        if isinstance(value, int | float):
-            found.append(float(value))
-    return tuple(found)
+def _known(figures: Iterable[float | None]) -> tuple[float, ...]:
+    return tuple(float(figure) for figure in figures if figure is not None)

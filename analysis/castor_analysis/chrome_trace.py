@@ -7,12 +7,12 @@ from typing import Any
 
 from castor_analysis.timeline import Timeline, read_timeline
 from castor_analysis.trace_tracks import chrome_trace, complete, whole_us
-from castor_policy.events import Event
+from castor_records.events.event import Entry, Event
 
 _PHASES, _FAILURES = 1, 2
 
 
-def to_chrome_trace(event_logs: Mapping[str, Iterable[Event]]) -> dict[str, Any]:
+def to_chrome_trace(event_logs: Mapping[str, Iterable[Entry[Event]]]) -> dict[str, Any]:
     """Return the logs in the Trace Event Format, as an object that `json.dumps` takes.
 
     Each log becomes a process with the job's phases as complete events, its failures as instants,
@@ -45,12 +45,12 @@ def _named(process: int, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _phases(process: int, timeline: Timeline) -> Iterator[dict[str, Any]]:
-    recoveries = {span: recovery for recovery in timeline.recoveries for span in recovery.spans}
+    outages = {span: outage for outage in timeline.outages for span in outage.spans}
     for span in timeline.spans:
         arguments: dict[str, object] = {}
-        recovery = recoveries.get(span)
-        if recovery is not None and recovery.tier is not None:
-            arguments = {"recovered_from": recovery.tier, "iteration": recovery.iteration}
+        outage = outages.get(span)
+        if outage is not None and outage.tier is not None:
+            arguments = {"recovered_from": outage.tier, "iteration": outage.iteration}
         yield complete(
             process,
             _PHASES,
@@ -67,12 +67,12 @@ def _failures(process: int, timeline: Timeline) -> Iterator[dict[str, Any]]:
         yield {
             "ph": "i",
             "s": "t",
-            "name": f"{failure.kind} failure",
+            "name": f"{failure.event.failure} failure",
             "cat": "failure",
             "pid": process,
             "tid": _FAILURES,
             "ts": whole_us(failure.time_ns),
-            "args": {} if failure.machine is None else {"machine": failure.machine},
+            "args": {} if failure.event.machine is None else {"machine": failure.event.machine},
         }
 
 

@@ -12,14 +12,13 @@ import numpy as np
 from castor_analysis.timeline import (
     LOST_PROGRESS,
     PHASES,
-    RESTART,
     TRAINING,
-    Failure,
-    Recovery,
     Timeline,
     read_timeline,
 )
-from castor_policy.events import Event
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import Failure
+from castor_records.outages import Outage
 from castor_sim.tally import WASTE_PARTS
 from castor_traces import picture_style
 from castor_traces.picture_style import picture, picture_paths
@@ -40,12 +39,9 @@ _LOOK: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "replacement_wait": (picture_style.PURPLE, "...."),
         "retrieval": (picture_style.BLUE, ""),
         "warm_up": (picture_style.SKY_BLUE, "////"),
-        RESTART: (picture_style.SKY_BLUE, "xxxx"),
     }
 )
-_LABELS: Final[Mapping[str, str]] = MappingProxyType(
-    {RESTART: "retrieval and warm-up", "warm_up": "warm-up"}
-)
+_LABELS: Final[Mapping[str, str]] = MappingProxyType({"warm_up": "warm-up"})
 _MARKS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {"hardware": (picture_style.BLACK, "v"), "software": (picture_style.GREEN, "x")}
 )
@@ -134,14 +130,16 @@ def _is_wasted(strategies: Mapping[str, Mapping[str, Any]], part: str) -> bool:
     return any(summary["wasted_time_s"][part] > 0 for summary in strategies.values())
 
 
-def draw_timeline(events: Iterable[Event], title: str, path_stem: str | Path) -> tuple[Path, Path]:
+def draw_timeline(
+    entries: Iterable[Entry[Event]], title: str, path_stem: str | Path
+) -> tuple[Path, Path]:
     """Draw one run: iterations and failures over time, where time was wasted, and a close-up.
 
     The close-up sets the first recoveries one below the other, each from its failure on, so that
     phases of seconds are seen also where the run lasted a year.
 
     Args:
-        events: the event log of one run, in order of time.
+        entries: the event log of one run, in order of time.
         title: of the picture.
         path_stem: where to write; ".png" and ".pdf" are appended to the name.
 
@@ -151,8 +149,8 @@ def draw_timeline(events: Iterable[Event], title: str, path_stem: str | Path) ->
     Raises:
         OSError: a file cannot be written.
     """
-    timeline = read_timeline(events)
-    zoomed = timeline.recoveries[:_ZOOMED]
+    timeline = read_timeline(entries)
+    zoomed = timeline.outages[:_ZOOMED]
     with picture(path_stem, 3.6 + 0.2 * len(zoomed)) as figure:
         heights = [1.3, 0.9, 0.35 + 0.2 * len(zoomed)]
         done, wasted, close = figure.subplots(3, 1, gridspec_kw={"height_ratios": heights})
@@ -203,10 +201,10 @@ def _draw_iterations(axes: Axes, timeline: Timeline, unit_s: float) -> None:
         )
 
 
-def _by_kind(failures: Sequence[Failure]) -> dict[str, list[Failure]]:
-    kinds: dict[str, list[Failure]] = {}
+def _by_kind(failures: Sequence[Entry[Failure]]) -> dict[str, list[Entry[Failure]]]:
+    kinds: dict[str, list[Entry[Failure]]] = {}
     for failure in failures:
-        kinds.setdefault(failure.kind, []).append(failure)
+        kinds.setdefault(failure.event.failure, []).append(failure)
     return kinds
 
 
@@ -244,33 +242,33 @@ def _time_in(timeline: Timeline, phase: str, until_ns: np.ndarray) -> np.ndarray
     return np.asarray(np.interp(until_ns, corners, np.cumsum(gained)))
 
 
-def _draw_close_up(axes: Axes, recoveries: Sequence[Recovery]) -> None:
-    if not recoveries:
+def _draw_close_up(axes: Axes, outages: Sequence[Outage]) -> None:
+    if not outages:
         axes.set_title("No failure hit the job")
         axes.set_axis_off()
         return
-    count = len(recoveries)
+    count = len(outages)
     axes.set_title("The first recovery" if count == 1 else f"The first {count} recoveries")
-    longest_s = max(r.end_ns - r.start_ns for r in recoveries) / NS_PER_S
+    longest_s = max(r.end_ns - r.start_ns for r in outages) / NS_PER_S
     unit_s, unit = _unit_of(longest_s)
-    for row, recovery in enumerate(recoveries):
-        for span in recovery.spans:
+    for row, outage in enumerate(outages):
+        for span in outage.spans:
             colour, hatch = _LOOK[span.phase]
             axes.barh(
                 row, (span.end_ns - span.start_ns) / NS_PER_S / unit_s,
-                left=(span.start_ns - recovery.start_ns) / NS_PER_S / unit_s,
+                left=(span.start_ns - outage.start_ns) / NS_PER_S / unit_s,
                 height=0.62, color=colour, hatch=hatch, edgecolor="white", linewidth=0.0,
             )  # fmt: skip
-        for failure in recovery.failures:
-            colour, marker = _MARKS.get(failure.kind, (picture_style.BLACK, "|"))
-            at = (failure.time_ns - recovery.start_ns) / NS_PER_S / unit_s
+        for failure in outage.failures:
+            colour, marker = _MARKS.get(failure.event.failure, (picture_style.BLACK, "|"))
+            at = (failure.time_ns - outage.start_ns) / NS_PER_S / unit_s
             axes.scatter([at], [row], s=14.0, c=colour, marker=marker, linewidths=0.6, zorder=3)
-        end = (recovery.end_ns - recovery.start_ns) / NS_PER_S / unit_s
-        lost = _spoken(recovery.lost_progress_ns / NS_PER_S)
-        tier = (recovery.tier or "the run ended").replace("_", " ")
-        said = tier if recovery.tier is None else f"{tier}, {lost} lost"
+        end = (outage.end_ns - outage.start_ns) / NS_PER_S / unit_s
+        lost = _spoken(outage.lost_progress_ns / NS_PER_S)
+        tier = (outage.tier or "the run ended").replace("_", " ")
+        said = tier if outage.tier is None else f"{tier}, {lost} lost"
         axes.text(end + 0.02 * longest_s / unit_s, row, said, va="center", fontsize=6.0)
-    axes.set_yticks(range(count), [_spoken(r.start_ns / NS_PER_S) for r in recoveries])
+    axes.set_yticks(range(count), [_spoken(r.start_ns / NS_PER_S) for r in outages])
     axes.set_ylim(count - 0.4, -0.6)
     axes.set_xlim(-0.03 * longest_s / unit_s, 1.6 * max(longest_s, 1e-9) / unit_s)
     axes.set_ylabel("Failure at")

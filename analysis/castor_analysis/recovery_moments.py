@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Final
 
-from castor_analysis.job_events import whole
 from castor_analysis.recovery_timeline import Doing, RecoveryTimeline, Retrieval, in_short
 from castor_configs.readable import format_bytes, format_seconds
-from castor_policy.events import Event, EventKind
+from castor_records.events import failures as f
+from castor_records.events import storing as s
+from castor_records.events.event import Event, machine_of
 
 _NS_PER_S: Final = 1e9
 _FETCHES_MAX: Final = 12
@@ -39,39 +41,67 @@ def _since(timeline: RecoveryTimeline, time_ns: int) -> float:
     return (time_ns - timeline.start_ns) / _NS_PER_S
 
 
-def _failed(event: Event) -> str:
-    lost = event.fields.get("failure") == "hardware"
+@singledispatch
+def _words(event: Event) -> str | None:  # noqa: ARG001 - those below say which are told
+    return None
+
+
+@_words.register
+def _(event: f.Failure) -> str:
+    lost = event.failure == "hardware"
     of = "the machine and its memory are lost" if lost else "its process is killed or stopped"
-    return f"FAILURE {event.fields.get('target')}: {of}"
+    return f"FAILURE {event.target}: {of}"
 
 
-_WORDS: Final[dict[EventKind, Callable[[Event], str]]] = {
-    EventKind.FAILURE: _failed,
-    EventKind.DETECTED: lambda e: f"detected: {in_short(str(e.fields.get('cause', '')))}",
-    EventKind.REPLACED: lambda e: f"is filled by {e.fields.get('agent')} from now on",
-    EventKind.PLANNED: lambda e: (
-        f"plan of generation {whole(e, 'generation')}: load iteration {whole(e, 'iteration')}, "
-        f"{str(e.fields.get('tier')).replace('_', ' ')}"
-    ),
-    EventKind.ROOT_ELECTED: lambda e: f"{e.fields.get('agent')} is root, term {whole(e, 'term')}",
-    EventKind.CORRUPT: lambda e: f"its copy of rank {whole(e, 'rank')} is damaged: next source",
-    EventKind.STORE_LOST: lambda e: f"{e.fields.get('agent')} does not reach the store",
-    EventKind.STORE_BACK: lambda e: f"{e.fields.get('agent')} reaches the store again",
-}
+@_words.register
+def _(event: f.Detected) -> str:
+    return f"detected: {in_short(event.cause or '')}"
+
+
+@_words.register
+def _(event: f.Replaced) -> str:
+    return f"is filled by {event.agent} from now on"
+
+
+@_words.register
+def _(event: f.Planned) -> str:
+    tier = event.tier.replace("_", " ")
+    return f"plan of generation {event.generation}: load iteration {event.iteration}, {tier}"
+
+
+@_words.register
+def _(event: f.Corrupt) -> str:
+    return f"its copy of rank {event.rank} is damaged: next source"
+
+
+@_words.register
+def _(event: s.RootElected) -> str:
+    return f"{event.agent} is root, term {event.term}"
+
+
+@_words.register
+def _(event: s.StoreLost) -> str:
+    return f"{event.agent} does not reach the store"
+
+
+@_words.register
+def _(event: s.StoreBack) -> str:
+    return f"{event.agent} reaches the store again"
 
 
 def _events(timeline: RecoveryTimeline) -> Iterator[Moment]:
-    for event in timeline.events:
-        words = _WORDS.get(event.kind)
+    for entry in timeline.entries:
+        words = _words(entry.event)
         if words is not None:
-            at_s = _since(timeline, event.time_ns)
-            yield Moment(at_s, at_s, _who(event), words(event))
+            at_s = _since(timeline, entry.time_ns)
+            yield Moment(at_s, at_s, _who(entry.event), words)
 
 
 def _who(event: Event) -> str:
-    if whole(event, "machine") >= 0:
-        return f"machine {whole(event, 'machine')}"
-    return "store" if event.fields.get("target") == "store" else "root"
+    machine = machine_of(event)
+    if machine is not None:
+        return f"machine {machine}"
+    return "store" if isinstance(event, f.Failure) and event.target == "store" else "root"
 
 
 def _parts_found(timeline: RecoveryTimeline) -> Iterator[Moment]:

@@ -1,4 +1,4 @@
-"""One panel of a recovery's picture: the parts on top, and a lane for each trainer below.
+"""One panel of a recovery's picture: the phases on top, and a lane for each trainer below.
 
 Under a machine's trainers lies its checkpoint memory, which outlives them; arrows show what a
 machine fetched, and from which one.
@@ -18,14 +18,16 @@ from castor_analysis.recovery_timeline import (
     Retrieval,
     Trainer,
 )
-from castor_analysis.timeline import Span
 from castor_configs.readable import format_bytes, format_seconds
+from castor_records.events.event import of_kind
+from castor_records.events.failures import Failure
+from castor_records.phases import Span
 from castor_traces import picture_style as look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PARTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+PHASES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "detection": (look.YELLOW, look.BLACK),
         "interrupted": (look.GREY, "white"),
@@ -36,7 +38,7 @@ PARTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "first_iteration": (look.GREEN, "white"),
     }
 )
-"""Colours of a part and of the words on it."""
+"""Colours of a phase and of the words on it."""
 
 DOINGS: Final[Mapping[Doing, tuple[str, str, str]]] = MappingProxyType(
     {
@@ -89,7 +91,7 @@ class Lanes:
         self.rank: dict[int, float] = {}
         self.memory: dict[int, float] = {}
         self.top: dict[int, float] = {}
-        place = 1.5  # the parts lie above
+        place = 1.5  # the phases lie above
         for machine in machines:
             self.top[machine.machine] = place
             for trainer in machine.trainers:
@@ -100,10 +102,10 @@ class Lanes:
         self.height = place
 
 
-def words_of(part: Span) -> tuple[str, str]:
-    """Return how a part of an outage is called, and how long it took."""
-    return _NAMES.get(part.phase, part.phase), format_seconds(
-        (part.end_ns - part.start_ns) / _NS_PER_S
+def words_of(span: Span) -> tuple[str, str]:
+    """Return how a phase of an outage is called, and how long it took."""
+    return _NAMES.get(span.phase, span.phase), format_seconds(
+        (span.end_ns - span.start_ns) / _NS_PER_S
     )
 
 
@@ -127,8 +129,8 @@ class Panel:
             [0.5, *(lanes.top[m.machine] + _ROW * len(m.trainers) / 2 for m in lanes.machines)],
             ["parts", *(_name(machine) for machine in lanes.machines)],
         )
-        for part in self.timeline.parts:
-            self._draw_part(part)
+        for span in self.timeline.spans:
+            self._draw_phase(span)
         for machine in lanes.machines:
             for trainer in machine.trainers:
                 self._draw_trainer(trainer)
@@ -144,18 +146,18 @@ class Panel:
     def _fits(self, text: str, seconds: float, size: float = 6.5) -> bool:
         return len(text) * 0.0078 * size + 0.03 < self.window.inches_of(seconds)
 
-    def _draw_part(self, part: Span) -> None:
-        whole = (self._since(part.start_ns), self._since(part.end_ns))
+    def _draw_phase(self, span: Span) -> None:
+        whole = (self._since(span.start_ns), self._since(span.end_ns))
         shown = self.window.clipped(*whole)
         if shown is None:
             return
         start_s, end_s = shown
-        colour, ink = PARTS[part.phase]
+        colour, ink = PHASES[span.phase]
         self.axes.barh(0.5, end_s - start_s, left=start_s, height=0.8, color=colour, linewidth=0)
-        # Behind the lanes, so that each part is seen where it happens.
+        # Behind the lanes, so that each phase is seen where it happens.
         above = 1 - 1.0 / self.lanes.height
         self.axes.axvspan(start_s, end_s, ymax=above, color=colour, alpha=0.10, lw=0)
-        name, seconds = words_of(part)
+        name, seconds = words_of(span)
         words = (f"{name} {seconds}", name, seconds)
         fitting = [one for one in words if shown == whole and self._fits(one, end_s - start_s)]
         said = fitting[0] if fitting else ""
@@ -242,23 +244,19 @@ class Panel:
             )  # fmt: skip
 
     def _draw_failures(self) -> None:
-        for event in self.timeline.events:
-            machine = event.fields.get("machine")
-            at_s = self._since(event.time_ns)
-            if event.kind != "failure" or not isinstance(machine, int):
-                continue
-            if machine not in self.lanes.top:
+        for entry in of_kind(self.timeline.entries, Failure):
+            failure, at_s = entry.event, self._since(entry.time_ns)
+            if failure.machine is None or failure.machine not in self.lanes.top:
                 continue
             if not self.window.start_s <= at_s <= self.window.end_s:
                 continue
-            rank = event.fields.get("rank")
-            place = self.lanes.top[machine] + _ROW / 2
-            if isinstance(rank, int) and rank in self.lanes.rank:
-                place = self.lanes.rank[rank]
+            place = self.lanes.top[failure.machine] + _ROW / 2
+            if failure.rank is not None and failure.rank in self.lanes.rank:
+                place = self.lanes.rank[failure.rank]
             self.axes.scatter(
                 [at_s], [place], marker="X", s=34, color=look.VERMILION, zorder=5, lw=0
             )
-            lost = event.fields.get("failure") == "hardware"
+            lost = failure.failure == "hardware"
             self.axes.annotate(
                 "machine and its memory lost" if lost else "killed", (at_s, place), xytext=(6, 0),
                 textcoords="offset points", fontsize=6.5, va="center", color=look.VERMILION,

@@ -1,4 +1,4 @@
-"""One real recovery as a picture: parts, and below them what every machine did, second by second.
+"""One real recovery as a picture: its phases, and below them what every machine did meanwhile.
 
 Where detection takes most of the outage, a second panel shows what came after it on a scale of its
 own.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from castor_analysis.recovery_panel import (
     DOINGS,
     MEMORY,
-    PARTS,
+    PHASES,
     Lanes,
     Panel,
     Window,
@@ -101,10 +101,10 @@ def _windows(timeline: RecoveryTimeline) -> list[Window]:
     inches = WIDTH_IN - 1.1
     outage_s = max(1e-3, (timeline.end_ns - timeline.start_ns) / _NS_PER_S)
     whole = Window(-0.16 * outage_s, 1.12 * outage_s, inches)
-    parts = timeline.parts
-    if not parts or parts[0].phase != "detection" or len(parts) < 2:
+    spans = timeline.spans
+    if not spans or spans[0].phase != "detection" or len(spans) < 2:
         return [whole]
-    known_s = (parts[0].end_ns - timeline.start_ns) / _NS_PER_S
+    known_s = (spans[0].end_ns - timeline.start_ns) / _NS_PER_S
     if known_s < _ZOOM_IF_DETECTION_IS * outage_s:
         return [whole]
     rest_s = outage_s - known_s
@@ -118,10 +118,10 @@ def _legend(figure: Figure, timeline: RecoveryTimeline) -> None:
     handles: list[Patch | Line2D] = []
     # What is too short to be seen needs no words.
     seen_ns = (timeline.end_ns - timeline.start_ns) / 1000
-    for part in timeline.parts:
-        if part.end_ns - part.start_ns < seen_ns:
+    for span in timeline.spans:
+        if span.end_ns - span.start_ns < seen_ns:
             continue
-        handles.append(Patch(facecolor=PARTS[part.phase][0], label=" ".join(words_of(part))))
+        handles.append(Patch(facecolor=PHASES[span.phase][0], label=" ".join(words_of(span))))
     stretches = [s for m in timeline.machines for t in m.trainers for s in t.stretches]
     since_ns = timeline.start_ns - 0.16 * (timeline.end_ns - timeline.start_ns)
     present = {

@@ -1,6 +1,6 @@
 """From the event log of a real run to one recovery: who did what, from the failure to training.
 
-`castor_runtime.launcher.run_result` says how long each part of an outage took; what a trainer, a
+`castor_records.recoveries` says how long each phase of an outage took; what a trainer, a
 machine's memory and its neighbours did meanwhile is read here, for pictures, tables and Perfetto.
 """
 
@@ -12,11 +12,29 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from castor_analysis.job_events import is_measured, outage_start_ns, whole
-from castor_analysis.timeline import Span
-from castor_policy.events import Event, EventKind
 from castor_policy.placement import place
-from castor_runtime.launcher.run_result import PARTS, Recovery, recoveries
+from castor_records.events.event import (
+    E,
+    Entry,
+    Event,
+    agent_of,
+    generation_of,
+    machine_of,
+    of_kind,
+    rank_of,
+)
+from castor_records.events.failures import (
+    Detected,
+    Failure,
+    Redundant,
+    Resumed,
+    Retrieved,
+    RunStarted,
+    TrainerStarted,
+)
+from castor_records.events.training import CheckpointCompleted, IterationEnded
+from castor_records.phases import Span
+from castor_records.recoveries import Recovery, recoveries
 
 _NS_PER_S = 1_000_000_000
 
@@ -98,34 +116,34 @@ class RecoveryTimeline:
         recovery: the same in numbers.
         start_ns: the failure; its detection where nothing was injected.
         end_ns: the end of the next iteration; of the log if there was none.
-        parts: named as in `PARTS`, without a gap from start to end; empty ones are left out.
+        spans: its phases, without a gap from start to end; empty ones are left out.
         machines: by number.
         retrievals: by time, replicas for others among them.
         redundant_ns: when every machine held all that belongs there again; None: not in the log.
-        events: of the outage, by time, iterations and checkpoints left out.
+        entries: of the log during the outage, iterations and checkpoints left out.
     """
 
     recovery: Recovery
     start_ns: int
     end_ns: int
-    parts: tuple[Span, ...]
+    spans: tuple[Span, ...]
     machines: tuple[Machine, ...]
     retrievals: tuple[Retrieval, ...]
     redundant_ns: int | None
-    events: tuple[Event, ...]
+    entries: tuple[Entry[Event], ...]
 
 
-def read_recoveries(events: Iterable[Event]) -> list[RecoveryTimeline]:
+def read_recoveries(entries: Iterable[Entry[Event]]) -> list[RecoveryTimeline]:
     """Return every recovery of a real run, in order.
 
     Args:
-        events: the merged log of the launcher and all agents.
+        entries: the merged log of the launcher and all agents.
 
     Raises:
         ValueError: it is no real run's log: it has no `run_started` with its ranks.
     """
-    log = _Log(sorted(events, key=lambda event: event.time_ns))
-    return [_timeline(log, recovery) for recovery in recoveries(log.events)]
+    log = _Log(sorted(entries, key=lambda entry: entry.time_ns))
+    return [_timeline(log, recovery) for recovery in recoveries(log.entries)]
 
 
 def choose(found: Sequence[RecoveryTimeline], generation: int | None) -> RecoveryTimeline:
@@ -148,28 +166,29 @@ def choose(found: Sequence[RecoveryTimeline], generation: int | None) -> Recover
 class _Log:
     """A real run's events, and what its first one says of the job."""
 
-    def __init__(self, events: Sequence[Event]) -> None:
-        self.events = events
-        started = next((event for event in events if is_measured(event)), None)
-        if started is None:
+    def __init__(self, entries: Sequence[Entry[Event]]) -> None:
+        self.entries = entries
+        started = (entry.event for entry in of_kind(entries, RunStarted))
+        first = next((event for event in started if event.is_measured), None)
+        if first is None:
             raise ValueError(
                 "this is no log of a real run: name the folder of a `castor train`, or all of its "
                 "launcher.jsonl and agents/*/events.jsonl"
             )
-        self.machines = whole(started, "machines")
-        self.ranks = whole(started, "ranks")
-        strategy, replicas = started.fields.get("placement"), whole(started, "replicas")
-        self.replicas = place(str(strategy), self.machines, replicas).replicas
+        self.machines = first.machines or 0
+        self.ranks = first.ranks or 0
+        self.replicas = place(first.placement or "", self.machines, first.replicas or 0).replicas
 
     @property
     def ranks_per_machine(self) -> int:
         return self.ranks // self.machines
 
-    def of(self, kind: EventKind) -> list[Event]:
-        return [event for event in self.events if event.kind == kind]
-
-    def in_generations(self, kind: EventKind, generations: Sequence[int]) -> list[Event]:
-        return [e for e in self.of(kind) if whole(e, "generation") in generations]
+    def in_generations(self, kind: type[E], generations: Sequence[int]) -> list[Entry[E]]:
+        return [
+            entry
+            for entry in of_kind(self.entries, kind)
+            if generation_of(entry.event) in generations
+        ]
 
     def filled_by(self, start_ns: int, end_ns: int) -> dict[int, list[str]]:
         """Return the agents that fill each machine from `start_ns` to `end_ns`, in order.
@@ -177,23 +196,23 @@ class _Log:
         The log names an agent only where something happened to it; the others stay unnamed.
         """
         agents: dict[int, list[str]] = {machine: [] for machine in range(self.machines)}
-        for event in self.events:
-            machine, agent = whole(event, "machine"), event.fields.get("agent")
-            if event.time_ns > end_ns or machine not in agents or not agent:
+        for entry in self.entries:
+            machine, agent = machine_of(entry.event), agent_of(entry.event)
+            if entry.time_ns > end_ns or machine not in agents or not agent:
                 continue
-            if event.time_ns < start_ns:
+            if entry.time_ns < start_ns:
                 agents[machine].clear()
             if agents[machine][-1:] != [agent]:
-                agents[machine].append(str(agent))
+                agents[machine].append(agent)
         return agents
 
 
 def _timeline(log: _Log, recovery: Recovery) -> RecoveryTimeline:
-    start_ns = outage_start_ns(log.events, recovery)
-    parts = _parts(recovery, start_ns)
+    start_ns = recovery.start_ns
+    spans = recovery.spans()
     total = recovery.seconds["total"]
-    last_ns = log.events[-1].time_ns
-    end_ns = last_ns if total is None else parts[-1].end_ns if parts else start_ns
+    last_ns = log.entries[-1].time_ns
+    end_ns = last_ns if total is None else spans[-1].end_ns if spans else start_ns
     retrievals = _retrievals(log, recovery)
     agents = log.filled_by(start_ns, end_ns)
     per_machine = log.ranks_per_machine
@@ -203,57 +222,50 @@ def _timeline(log: _Log, recovery: Recovery) -> RecoveryTimeline:
             tuple(agents[machine]),
             machine in recovery.machines,
             tuple(
-                _trainer(log, recovery, rank, start_ns)
+                _trainer(log, recovery, rank)
                 for rank in range(machine * per_machine, (machine + 1) * per_machine)
             ),
         )
         for machine in range(log.machines)
     )
-    quiet = (EventKind.ITERATION_ENDED, EventKind.CHECKPOINT_COMPLETED)
     return RecoveryTimeline(
         recovery,
         start_ns,
         end_ns,
-        parts,
+        spans,
         machines,
         retrievals,
         _redundant_ns(log, recovery),
-        tuple(e for e in log.events if start_ns <= e.time_ns <= end_ns and e.kind not in quiet),
+        tuple(
+            entry
+            for entry in log.entries
+            if start_ns <= entry.time_ns <= end_ns
+            and not isinstance(entry.event, IterationEnded | CheckpointCompleted)
+        ),
     )
 
 
-def _parts(recovery: Recovery, start_ns: int) -> tuple[Span, ...]:
-    parts, now_ns = [], start_ns
-    for part in PARTS:
-        seconds = recovery.seconds[part]
-        if seconds:
-            end_ns = now_ns + round(seconds * _NS_PER_S)
-            parts.append(Span(part, now_ns, end_ns))
-            now_ns = end_ns
-    return tuple(parts)
-
-
 def _retrievals(log: _Log, recovery: Recovery) -> tuple[Retrieval, ...]:
-    found = log.in_generations(EventKind.RETRIEVED, recovery.generations[-1:])
+    found = log.in_generations(Retrieved, recovery.generations[-1:])
     until_ns = found[-1].time_ns if found else 0
     agents = log.filled_by(until_ns, until_ns)
-    return tuple(_retrieval(log, event, agents) for event in found)
+    return tuple(_retrieval(log, entry, agents) for entry in found)
 
 
-def _retrieval(log: _Log, event: Event, agents: dict[int, list[str]]) -> Retrieval:
-    rank, machine = whole(event, "rank"), whole(event, "machine")
-    source = str(event.fields.get("source", ""))
-    seconds = event.fields.get("seconds")
-    took_ns = round(seconds * _NS_PER_S) if isinstance(seconds, int | float) else 0
+def _retrieval(log: _Log, entry: Entry[Retrieved], agents: dict[int, list[str]]) -> Retrieval:
+    event = entry.event
+    rank = -1 if event.rank is None else event.rank
+    machine = -1 if event.machine is None else event.machine
+    source = event.source or ""
     return Retrieval(
         rank,
         machine,
-        event.fields.get("own") is True,
+        event.own is True,
         source,
         _holder(log, rank, machine, source, agents),
-        event.time_ns - took_ns,
-        event.time_ns,
-        max(0, whole(event, "bytes")),
+        entry.time_ns - _ns(event.seconds),
+        entry.time_ns,
+        event.bytes or 0,
     )
 
 
@@ -277,80 +289,81 @@ def _redundant_ns(log: _Log, recovery: Recovery) -> int | None:
 
     What was loaded from storage is not in memory at all before the next checkpoint.
     """
-    last = recovery.generations[-1]
-    from_memory = {source.partition(":")[0] for source in recovery.sources.values()} <= {
-        "own_memory",
-        "peer",
-    }
-    kind, name, wanted = EventKind.CHECKPOINT_COMPLETED, "rank", log.ranks
-    if from_memory:
-        kind, name, wanted = EventKind.REDUNDANT, "machine", log.machines
+    last = recovery.generations[-1:]
     first: dict[int, int] = {}
-    for event in log.in_generations(kind, (last,)):
-        first.setdefault(whole(event, name), event.time_ns)
+    if recovery.tier in ("own_memory", "peer"):
+        wanted = log.machines
+        for whole in log.in_generations(Redundant, last):
+            first.setdefault(whole.event.machine, whole.time_ns)
+    else:
+        wanted = log.ranks
+        for complete in log.in_generations(CheckpointCompleted, last):
+            first.setdefault(complete.event.rank, complete.time_ns)
     return max(first.values()) if len(first) == wanted else None
 
 
-def _trainer(log: _Log, recovery: Recovery, rank: int, start_ns: int) -> Trainer:
+def _trainer(log: _Log, recovery: Recovery, rank: int) -> Trainer:
     """Follow one rank from the training that the failure ended to the one that followed."""
     first, last = recovery.generations[0], recovery.generations[-1]
-    own = [event for event in log.events if whole(event, "rank") == rank]
-    ended = [e for e in own if e.kind == EventKind.ITERATION_ENDED]
-    before = [e for e in ended if whole(e, "generation") < first]
-    newest = max((whole(e, "generation") for e in before), default=-1)
+    own = [entry for entry in log.entries if rank_of(entry.event) == rank]
+    ended = list(of_kind(own, IterationEnded))
+    before = [entry for entry in ended if entry.event.generation < first]
+    newest = max((entry.event.generation for entry in before), default=-1)
     stretches = []
-    for event in before:
-        if whole(event, "generation") == newest:
-            kept = recovery.iteration is None or whole(event, "iteration") <= recovery.iteration
-            stretches.append(_iteration(event, Doing.ITERATION if kept else Doing.REDONE))
+    for entry in before:
+        if entry.event.generation == newest:
+            kept = recovery.iteration is None or entry.event.iteration <= recovery.iteration
+            stretches.append(_iteration(entry, Doing.ITERATION if kept else Doing.REDONE))
     if stretches:
-        stop_ns = _stopped_ns(log, own, first, start_ns)
+        stop_ns = _stopped_ns(log, rank, first, recovery.start_ns)
         since_ns = stretches[-1].end_ns
         if stop_ns > since_ns:
             stretches.append(Stretch(Doing.CUT_OFF, since_ns, stop_ns))
     for generation in recovery.generations:
         stretches += _start_up(log, own, generation)
-    stretches += [_iteration(e, Doing.ITERATION) for e in ended if whole(e, "generation") == last]
+    stretches += [_iteration(e, Doing.ITERATION) for e in ended if e.event.generation == last]
     return Trainer(rank, tuple(stretches))
 
 
-def _iteration(event: Event, doing: Doing) -> Stretch:
-    seconds = event.fields.get("seconds")
-    took_ns = round(seconds * _NS_PER_S) if isinstance(seconds, int | float) else 0
-    return Stretch(doing, event.time_ns - took_ns, event.time_ns, whole(event, "iteration"))
+def _iteration(entry: Entry[IterationEnded], doing: Doing) -> Stretch:
+    took_ns = _ns(entry.event.seconds)
+    return Stretch(doing, entry.time_ns - took_ns, entry.time_ns, entry.event.iteration)
 
 
-def _stopped_ns(log: _Log, own: Sequence[Event], generation: int, start_ns: int) -> int:
+def _stopped_ns(log: _Log, rank: int, generation: int, start_ns: int) -> int:
     """Return when a rank's training stopped: by its own failure, else once one was detected."""
-    struck = [e.time_ns for e in own if e.kind == EventKind.FAILURE and e.time_ns >= start_ns]
-    rank = whole(own[0], "rank")
-    struck += [
-        event.time_ns
-        for event in log.of(EventKind.FAILURE)
-        if event.time_ns >= start_ns
-        and whole(event, "machine") == rank // log.ranks_per_machine
-        and event.fields.get("failure") == "hardware"
+    struck = [
+        entry.time_ns
+        for entry in of_kind(log.entries, Failure)
+        if entry.time_ns >= start_ns
+        and (
+            entry.event.rank == rank
+            or (
+                entry.event.machine == rank // log.ranks_per_machine
+                and entry.event.failure == "hardware"
+            )
+        )
     ]
-    seen = log.in_generations(EventKind.DETECTED, (generation,))
+    seen = log.in_generations(Detected, (generation,))
     return min([*struck, seen[0].time_ns])
 
 
-def _start_up(log: _Log, own: Sequence[Event], generation: int) -> list[Stretch]:
+def _start_up(log: _Log, own: Sequence[Entry[Event]], generation: int) -> list[Stretch]:
     """Return what a trainer of `generation` did up to its first iteration, or to its end."""
-    mine = [event for event in own if whole(event, "generation") == generation]
-    begun = next((e.time_ns for e in mine if e.kind == EventKind.TRAINER_STARTED), None)
+    mine = [entry for entry in own if generation_of(entry.event) == generation]
+    begun = next((entry.time_ns for entry in of_kind(mine, TrainerStarted)), None)
     if begun is None:
         return []
-    resumed = next((event for event in mine if event.kind == EventKind.RESUMED), None)
+    resumed = next(of_kind(mine, Resumed), None)
     if resumed is None:
-        following = log.in_generations(EventKind.DETECTED, (generation + 1,))
-        end_ns = following[0].time_ns if following else log.events[-1].time_ns
+        following = log.in_generations(Detected, (generation + 1,))
+        end_ns = following[0].time_ns if following else log.entries[-1].time_ns
         return [Stretch(Doing.STARTING, begun, max(begun, end_ns))]
     # What it says of itself was measured up to the moment at which it said so.
-    loading_ns = _part_ns(resumed, ("verify", "restore", "storage"))
-    waiting_ns = _part_ns(resumed, ("wait",))
+    said = resumed.event
+    loading_ns = sum(_ns(seconds) for seconds in (said.verify, said.restore, said.storage))
     loading = max(begun, resumed.time_ns - loading_ns)
-    waiting = max(begun, loading - waiting_ns)
+    waiting = max(begun, loading - _ns(said.wait))
     edges = [begun, waiting, loading, resumed.time_ns]
     doings = (Doing.STARTING, Doing.WAITING, Doing.LOADING)
     return [
@@ -360,9 +373,8 @@ def _start_up(log: _Log, own: Sequence[Event], generation: int) -> list[Stretch]
     ]
 
 
-def _part_ns(event: Event, names: Sequence[str]) -> int:
-    values = [event.fields.get(name) for name in names]
-    return sum(round(v * _NS_PER_S) for v in values if isinstance(v, int | float))
+def _ns(seconds: float | None) -> int:
+    return round((seconds or 0.0) * _NS_PER_S)
 
 
 _HOW = re.compile(r"\s*\[/[^\]]*\]\s*")

@@ -21,7 +21,7 @@ from castor_analysis.summary import Summary
 from castor_analysis.summary_csv import csv_text, flat_row
 from castor_configs.atomic import is_own, replacing, write_text
 from castor_configs.dump import dump_toml
-from castor_policy.events import Event
+from castor_records.events.event import Entry, Event
 from castor_sim.experiment import OwnStrategy
 from castor_sim.setup import Setup
 from castor_sim.tally import Tally
@@ -160,10 +160,10 @@ def _with_own_files(folder: Path, setup: Setup) -> dict[str, object]:
     return strategies
 
 
-def write_events(folder: Path, strategy: str, events: Iterable[Event]) -> Path:
+def write_events(folder: Path, strategy: str, entries: Iterable[Entry[Event]]) -> Path:
     """Write one strategy's event log; a line an event."""
     path = folder / "events" / f"{strategy}.jsonl"
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
-        for event in events:
-            file.write(event.to_line() + "\n")
+        for entry in entries:
+            file.write(entry.to_line() + "\n")
     return path

@@ -3,49 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import singledispatch
 from typing import Any, Final
 
-from castor_analysis.job_events import whole
 from castor_analysis.recovery_timeline import Doing, RecoveryTimeline, in_short, read_recoveries
 from castor_analysis.trace_tracks import chrome_trace, complete, whole_us
-from castor_policy.events import Event, EventKind
+from castor_records.events import failures as f
+from castor_records.events import storing as s
+from castor_records.events.event import Entry, Event, machine_of, of_kind
+from castor_records.events.training import CheckpointCompleted, IterationEnded
 
 _JOB: Final = 1
 _MEMORY: Final = 1_000_000
 """Thread of a machine's checkpoint memory; ranks have their own numbers, twice."""
 _CHECKPOINTS: Final = 500_000
 
-_INSTANTS: Final = {
-    EventKind.FAILURE: "failure: {target}",
-    EventKind.DETECTED: "detected",
-    EventKind.REPLACED: "filled by {agent}",
-    EventKind.PLANNED: "plan: generation {generation} loads iteration {iteration}, {tier}",
-    EventKind.REDUNDANT: "every replica is there",
-    EventKind.ROOT_ELECTED: "{agent} is root",
-    EventKind.STORE_LOST: "{agent} does not reach the store",
-    EventKind.STORE_BACK: "{agent} reaches the store",
-    EventKind.PERSISTED: "iteration {iteration} is persistent",
-    EventKind.CORRUPT: "damaged: rank {rank}, iteration {iteration}",
-}
+
+@singledispatch
+def _label(event: Event) -> str | None:  # noqa: ARG001 - those below say which are shown
+    return None
 
 
-def run_to_chrome_trace(events: Iterable[Event]) -> dict[str, Any]:
+@_label.register
+def _(event: f.Failure) -> str:
+    return f"failure: {event.target}"
+
+
+@_label.register
+def _(event: f.Detected) -> str:  # noqa: ARG001 - its cause is too long for a label
+    return "detected"
+
+
+@_label.register
+def _(event: f.Replaced) -> str:
+    return f"filled by {event.agent}"
+
+
+@_label.register
+def _(event: f.Planned) -> str:
+    loads = f"generation {event.generation} loads iteration {event.iteration}, {event.tier}"
+    return f"plan: {loads}"
+
+
+@_label.register
+def _(event: f.Redundant) -> str:  # noqa: ARG001 - it lies on the machine's own track
+    return "every replica is there"
+
+
+@_label.register
+def _(event: f.Corrupt) -> str:
+    return f"damaged: rank {event.rank}, iteration {event.iteration}"
+
+
+@_label.register
+def _(event: s.RootElected) -> str:
+    return f"{event.agent} is root"
+
+
+@_label.register
+def _(event: s.StoreLost) -> str:
+    return f"{event.agent} does not reach the store"
+
+
+@_label.register
+def _(event: s.StoreBack) -> str:
+    return f"{event.agent} reaches the store"
+
+
+@_label.register
+def _(event: s.Persisted) -> str:
+    return f"iteration {event.iteration} is persistent"
+
+
+def run_to_chrome_trace(entries: Iterable[Entry[Event]]) -> dict[str, Any]:
     """Return a real run in the Trace Event Format, as an object that `json.dumps` takes.
 
     Args:
-        events: the merged log of the launcher and all agents.
+        entries: the merged log of the launcher and all agents.
 
     Raises:
         ValueError: it is no real run's log.
     """
-    ordered = sorted(events, key=lambda event: event.time_ns)
+    ordered = sorted(entries, key=lambda entry: entry.time_ns)
     recoveries = read_recoveries(ordered)
-    started = next(event for event in ordered if event.kind == EventKind.RUN_STARTED)
-    machines, ranks = whole(started, "machines"), whole(started, "ranks")
+    started = next(of_kind(ordered, f.RunStarted)).event
+    machines, ranks = started.machines or 0, started.ranks or 0
     per_machine = ranks // machines
     records = [*_named(machines, per_machine)]
     for recovery in recoveries:
-        records += _parts(recovery)
+        records += _phases(recovery)
         records += _start_ups(recovery)
         records += _transfers(recovery)
     records += _work(ordered, per_machine)
@@ -72,7 +118,7 @@ def _named(machines: int, per_machine: int) -> Iterator[dict[str, Any]]:
         yield name("thread_name", process, _MEMORY, "checkpoint memory")
 
 
-def _parts(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
+def _phases(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
     recovery = timeline.recovery
     about = {
         "generation": recovery.generation,
@@ -82,8 +128,8 @@ def _parts(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
     }
     name = f"recovery {recovery.generation}: {recovery.kind}"
     yield complete(_JOB, _JOB, name, timeline.start_ns, timeline.end_ns, about)
-    for part in timeline.parts:
-        yield complete(_JOB, _JOB, part.phase.replace("_", " "), part.start_ns, part.end_ns, {})
+    for span in timeline.spans:
+        yield complete(_JOB, _JOB, span.phase.replace("_", " "), span.start_ns, span.end_ns, {})
 
 
 def _start_ups(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
@@ -110,44 +156,43 @@ def _transfers(timeline: RecoveryTimeline) -> Iterator[dict[str, Any]]:
         )
 
 
-def _work(events: Sequence[Event], per_machine: int) -> Iterator[dict[str, Any]]:
-    threads = {EventKind.ITERATION_ENDED: 1, EventKind.CHECKPOINT_COMPLETED: _CHECKPOINTS}
-    for event in events:
-        if event.kind not in threads:
+def _work(entries: Sequence[Entry[Event]], per_machine: int) -> Iterator[dict[str, Any]]:
+    threads = {IterationEnded: 1, CheckpointCompleted: _CHECKPOINTS}
+    for entry in entries:
+        event = entry.event
+        if not isinstance(event, IterationEnded | CheckpointCompleted):
             continue
-        rank, iteration = whole(event, "rank"), whole(event, "iteration")
-        seconds = event.fields.get("seconds")
-        took_ns = round(seconds * 1e9) if isinstance(seconds, int | float) else 0
+        told = event.fields()
         yield complete(
-            _process(rank // per_machine),
-            threads[event.kind] + rank,
-            f"iteration {iteration}",
-            event.time_ns - took_ns,
-            event.time_ns,
-            {k: v for k, v in event.fields.items() if k in ("loss", "blocked_s", "sent_bytes")},
+            _process(event.rank // per_machine),
+            threads[type(event)] + event.rank,
+            f"iteration {event.iteration}",
+            entry.time_ns - round((event.seconds or 0.0) * 1e9),
+            entry.time_ns,
+            {name: told[name] for name in ("loss", "blocked_s", "sent_bytes") if name in told},
         )
-        if rank == 0 and event.kind == EventKind.ITERATION_ENDED:
+        if event.rank == 0 and isinstance(event, IterationEnded):
             yield {
                 "ph": "C",
                 "name": "iterations",
                 "pid": _JOB,
-                "ts": whole_us(event.time_ns),
-                "args": {"iterations": iteration},
+                "ts": whole_us(entry.time_ns),
+                "args": {"iterations": event.iteration},
             }
 
 
-def _instants(events: Sequence[Event]) -> Iterator[dict[str, Any]]:
-    for event in events:
-        template = _INSTANTS.get(event.kind)
-        if template is None:
+def _instants(entries: Sequence[Entry[Event]]) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        label = _label(entry.event)
+        if label is None:
             continue
-        machine = whole(event, "machine")
+        machine = machine_of(entry.event)
         yield {
             "ph": "i",
-            "s": "g" if event.kind == EventKind.FAILURE else "t",
-            "name": template.format_map({key: str(v) for key, v in event.fields.items()}),
-            "pid": _JOB if machine < 0 else _process(machine),
-            "tid": _JOB if machine < 0 else _MEMORY,
-            "ts": whole_us(event.time_ns),
-            "args": dict(event.fields),
+            "s": "g" if isinstance(entry.event, f.Failure) else "t",
+            "name": label,
+            "pid": _JOB if machine is None else _process(machine),
+            "tid": _JOB if machine is None else _MEMORY,
+            "ts": whole_us(entry.time_ns),
+            "args": entry.event.fields(),
         }

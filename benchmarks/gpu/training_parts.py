@@ -12,8 +12,9 @@ from statistics import median
 
 from device_parts import Line
 
-from castor_policy.events import EventKind
-from castor_runtime.launcher.event_logs import merge
+from castor_records.event_log import merge
+from castor_records.events.event import of_kind
+from castor_records.events.training import IterationEnded
 from castor_runtime.launcher.run_folder import RunFolder
 
 JOB = Path(__file__).resolve().with_name("job.py")
@@ -76,9 +77,6 @@ def _train(folder: Path, options: Sequence[str]) -> None:
 
 def _iteration_s(folder: Path) -> float:
     run = RunFolder(folder)
-    events = merge(run.agent(name) / "events.jsonl" for name in run.agent_names())
-    ended = [event.fields for event in events if event.kind is EventKind.ITERATION_ENDED]
-    seconds = [
-        float(str(fields["seconds"])) for fields in ended if int(str(fields["iteration"])) > WARM
-    ]
-    return median(seconds)
+    entries = merge(run.agent(name) / "events.jsonl" for name in run.agent_names())
+    ended = [entry.event for entry in of_kind(entries, IterationEnded)]
+    return median(event.seconds or 0.0 for event in ended if event.iteration > WARM)

@@ -23,8 +23,10 @@ from systems import (
     warm_start,
 )
 
-from castor_policy.events import Event, EventKind
 from castor_policy.frequency import highfreq_interval_iterations, wasted_time_s
+from castor_records.events.event import Entry, Event
+from castor_records.events.event import of_kind as entries_of
+from castor_records.events.failures import Detected, Retrieved
 
 _WARM_UP = 8
 _OUTAGE_LIMIT_S = 240.0
@@ -132,42 +134,38 @@ def castor_outages(
             outages.append(outage)
             # Redundancy is back before the first checkpoint of a generation is made.
             run.wait(lambda: run.ended(outages[-1].reached + 3), "iterations after", START_LIMIT_S)
-        events, started_ns = run.events(), run.started_ns
+        entries, started_ns = run.entries(), run.started_ns
         repeated = _losses_agree(run.logs())
     return SystemResult(
         name=f"Castor, {'trainer' if kind == 'rank' else f'machine, lease {lease_s:g} s,'} killed",
         interval=1,
         iteration_s=iteration_s,
-        checkpoint_s=Spread.of([seconds for seconds, _ in checkpoints(events)]),
-        retrieval_s=Spread.of([o.retrieval_s + _fetch_s(events, o, started_ns) for o in outages]),
+        checkpoint_s=Spread.of([seconds for seconds, _ in checkpoints(entries)]),
+        retrieval_s=Spread.of([o.retrieval_s + _fetch_s(entries, o, started_ns) for o in outages]),
         outages=tuple(outages),
-        detection_s=tuple(_detections(events, kind, [o.failure_ns - started_ns for o in outages])),
+        detection_s=tuple(_detections(entries, kind, [o.failure_ns - started_ns for o in outages])),
         parts=_parts(run),
         losses_agree=repeated,
     )
 
 
-def _detections(events: list[Event], kind: str, failures_ns: list[int]) -> list[float]:
+def _detections(entries: list[Entry[Event]], kind: str, failures_ns: list[int]) -> list[float]:
     wanted = "software" if kind == "rank" else "hardware"
     detected = [
-        event.time_ns
-        for event in events
-        if event.kind == EventKind.DETECTED and event.fields.get("failure") == wanted
+        entry.time_ns for entry in entries_of(entries, Detected) if entry.event.failure == wanted
     ]
     return [min(d for d in detected if d > at) / 1e9 - at / 1e9 for at in failures_ns]
 
 
-def _fetch_s(events: list[Event], outage: Outage, started_ns: int) -> float:
+def _fetch_s(entries: list[Entry[Event]], outage: Outage, started_ns: int) -> float:
     """Return how long the slowest fetch of a rank's own part from a peer took, 0 without one."""
     begin = outage.failure_ns - started_ns
     end = begin + int(outage.new_s * 1e9)
     return max(
         (
-            float(str(event.fields["seconds"]))
-            for event in events
-            if event.kind == EventKind.RETRIEVED
-            and event.fields.get("own")
-            and begin < event.time_ns < end
+            entry.event.seconds or 0.0
+            for entry in entries_of(entries, Retrieved)
+            if entry.event.own and begin < entry.time_ns < end
         ),
         default=0.0,
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from systems import START_LIMIT_S, castor
 
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry, Event, of_kind
+from castor_records.events.training import CheckpointCompleted
 
 # Gemini, sec. 7.1: 16 machines of 400 Gbps each beside storage of 20 Gbps for all of them.
 STORAGE_PER_NETWORK = 20 / 16 / 400
@@ -95,31 +96,25 @@ def measure_network(out: Path, ranks: int, state_bytes: float, iterations: int) 
     job = ["--hidden", str(hidden_for(state_bytes, ranks)), "--pace-s", "0.5"]
     with castor(out, ranks, job) as run:
         run.wait(lambda: run.ended(iterations), f"iteration {iterations}", START_LIMIT_S)
-        completed = checkpoints(run.events())
+        completed = checkpoints(run.entries())
     return max(sent / seconds for seconds, sent in completed)
 
 
-def checkpoints(events: list[Event]) -> list[tuple[float, int]]:
+def checkpoints(entries: list[Entry[Event]]) -> list[tuple[float, int]]:
     """Return (seconds until complete on all ranks, bytes sent by a rank) of each checkpoint.
 
     The first of each generation is left out: it waits for redundancy and for memory to be touched.
     """
-    by_iteration: dict[tuple[object, object], list[Event]] = {}
-    for event in events:
-        if event.kind == EventKind.CHECKPOINT_COMPLETED:
-            key = (event.fields["generation"], event.fields["iteration"])
-            by_iteration.setdefault(key, []).append(event)
-    found, seen = [], set()
+    by_iteration: dict[tuple[int, int], list[CheckpointCompleted]] = {}
+    for entry in of_kind(entries, CheckpointCompleted):
+        key = (entry.event.generation, entry.event.iteration)
+        by_iteration.setdefault(key, []).append(entry.event)
+    found: list[tuple[float, int]] = []
+    seen: set[int] = set()
     for (generation, _), group in by_iteration.items():
         if generation not in seen:
             seen.add(generation)
             continue
-        seconds = max(_number(event, "seconds") for event in group)
-        found.append((seconds, int(max(_number(event, "sent_bytes") for event in group))))
+        seconds = max(event.seconds or 0.0 for event in group)
+        found.append((seconds, max(event.sent_bytes or 0 for event in group)))
     return found
-
-
-def _number(event: Event, name: str) -> float:
-    value = event.fields[name]
-    assert isinstance(value, int | float), "the trainer writes numbers"
-    return float(value)

@@ -16,9 +16,11 @@ from typing import Self
 import psutil
 from rank_log import Record, of_kind, read_logs
 
-from castor_policy.events import Event, EventKind
+from castor_records.event_log import merge
+from castor_records.events.event import Entry, Event
+from castor_records.events.event import of_kind as entries_of
+from castor_records.events.failures import Failure
 from castor_runtime.launcher.control import ask
-from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.run_folder import RunFolder
 
 HERE = Path(__file__).resolve().parent
@@ -119,7 +121,7 @@ class CastorRun(SystemRun):
         """Its run folder."""
         return RunFolder(self.out / "run")
 
-    def events(self) -> list[Event]:
+    def entries(self) -> list[Entry[Event]]:
         """Return all agents' and the launcher's events so far, by time."""
         agents = [self.folder.agent(name) / "events.jsonl" for name in self.folder.agent_names()]
         return merge([self.folder.launcher_events, *agents])
@@ -138,7 +140,7 @@ class CastorRun(SystemRun):
         answer = ask(self.folder.control_socket, {"op": "inject", "fault": f"{target}@now"})
         if not answer or not answer["ok"]:
             raise RunError(f"{target} could not be killed: {answer}")
-        failures = [e for e in self.events() if e.kind == EventKind.FAILURE]
+        failures = list(entries_of(self.entries(), Failure))
         return self.started_ns + failures[-1].time_ns
 
 

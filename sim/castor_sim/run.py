@@ -8,7 +8,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from enum import StrEnum
 from itertools import islice, repeat
 
-from castor_policy.events import Event
+from castor_records.events.event import Entry, Event
 from castor_sim import jump_engine
 from castor_sim.exact_engine import ExactEngine
 from castor_sim.setup import Setup
@@ -32,7 +32,7 @@ def run_once(
     strategy: str,
     seed: int,
     engine: Engine = Engine.JUMP,
-    observe: Callable[[Event], None] | None = None,
+    observe: Callable[[Entry[Event]], None] | None = None,
 ) -> Tally:
     """Run one replication of one strategy.
 

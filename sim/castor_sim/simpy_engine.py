@@ -17,7 +17,6 @@ from enum import IntEnum
 import simpy
 from simpy.events import Event as SimpyEvent
 
-from castor_policy.events import Event, EventKind, Value
 from castor_policy.membership import known_ns
 from castor_policy.recovery import (
     NO_ITERATION,
@@ -30,6 +29,18 @@ from castor_policy.recovery import (
     TIERS,
     WHOLE,
     choose,
+)
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import (
+    Detected,
+    Failure,
+    Planned,
+    Replaced,
+    Resumed,
+    Retrieved,
+    RunEnded,
+    RunStarted,
+    Serialised,
 )
 from castor_sim import path
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
@@ -79,7 +90,7 @@ class SimpyEngine:
         *,
         horizon_ns: int = NEVER_NS,
         target_iterations: int = 0,
-        observe: Callable[[Event], None] | None = None,
+        observe: Callable[[Entry[Event]], None] | None = None,
         record_sources: bool = False,
     ) -> None:
         self.env = simpy.Environment(initial_time=0)
@@ -119,7 +130,7 @@ class SimpyEngine:
 
     def run(self) -> Tally:
         """Run to the horizon or the target; return what it came to."""
-        self._emit(EventKind.RUN_STARTED, positions=self.operations.positions)
+        self._emit(RunStarted(positions=self.operations.positions))
         finished = self.env.event()
         self._job = self.env.process(self._train_and_recover(finished))
         self.env.process(self._strike_all())
@@ -230,7 +241,7 @@ class SimpyEngine:
             if hardware or self.profile.memory_in_trainer:
                 self._lose_memory(position)
             kind = "hardware" if hardware else "software"
-            self._emit(EventKind.FAILURE, machine=machine, position=position, failure=kind)
+            self._emit(Failure(machine=machine, position=position, failure=kind))
         if struck:
             self._enter(Phase.DETECTION)
             self._job.interrupt()
@@ -291,10 +302,10 @@ class SimpyEngine:
         self._enter(Phase.SERIALISATION)
         if self._tier in (OWN_MEMORY, PEER):
             yield env.timeout(profile.serialise_ns)
-            self._emit(EventKind.SERIALISED)
+            self._emit(Serialised())
         self._enter(Phase.REPLACEMENT_WAIT)
         yield from self._replacement()
-        self._emit(EventKind.REPLACED)
+        self._emit(Replaced())
         self._enter(Phase.RETRIEVAL)
         yield env.timeout(self._retrieval_ns())
         self._retrieved()
@@ -304,12 +315,9 @@ class SimpyEngine:
 
     def _plan(self) -> None:
         self._choose()
-        self._emit(EventKind.DETECTED)
+        self._emit(Detected())
         self._emit(
-            EventKind.PLANNED,
-            iteration=self._restored,
-            tier=str(TIERS[self._tier]),
-            lost=len(self._lost),
+            Planned(iteration=self._restored, tier=str(TIERS[self._tier]), lost=len(self._lost))
         )
 
     def _choose(self) -> None:
@@ -348,7 +356,7 @@ class SimpyEngine:
     def _retrieved(self) -> None:
         """Every rank has its shard; replicas of others follow in the background."""
         self._attribute(self._tier)
-        self._emit(EventKind.RETRIEVED, iteration=self._restored)
+        self._emit(Retrieved(iteration=self._restored))
         if self.profile.memory_every == 0:
             return
         self._memory_iteration = self._restored
@@ -369,10 +377,11 @@ class SimpyEngine:
     def _resume(self) -> None:
         kept_ns = self._restored * self.profile.iteration_ns
         self._emit(
-            EventKind.RESUMED,
-            iteration=self._restored,
-            tier=str(TIERS[self._tier]),
-            lost_progress_ns=self._progress_ns - kept_ns,
+            Resumed(
+                iteration=self._restored,
+                tier=str(TIERS[self._tier]),
+                lost_progress_ns=self._progress_ns - kept_ns,
+            )
         )
         self.tally.recoveries += 1
         self._progress_ns = kept_ns
@@ -419,9 +428,9 @@ class SimpyEngine:
         tally.retrieval_ns = total[Phase.RETRIEVAL]
         tally.warm_up_ns = total[Phase.WARM_UP]
         tally.standby_empty = self._machines.standby_empty
-        self._emit(EventKind.RUN_ENDED, iteration=tally.iterations)
+        self._emit(RunEnded(iteration=tally.iterations))
         tally.check()
 
-    def _emit(self, kind: EventKind, **fields: Value) -> None:
+    def _emit(self, event: Event) -> None:
         if self._observe:
-            self._observe(Event(self.now_ns, kind, fields))
+            self._observe(Entry(self.now_ns, event))

@@ -22,7 +22,14 @@ from castor_analysis.calibration_fit import (
 )
 from castor_analysis.calibration_runs import Collective, Timeline, typical_timeline
 from castor_configs.errors import InputError
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry, Event
+from castor_records.events.training import (
+    CheckpointCompleted,
+    IterationEnded,
+    LinkMeasured,
+    Scheduled,
+    SpansProfiled,
+)
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_sim.iteration.engine import run_iteration
 from castor_sim.iteration.measured_steps import Compute, step_tasks
@@ -169,7 +176,7 @@ def write_run(
     result = {"outcome": "finished", "compute": "paced", "spec": spec, "cluster": cluster}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     timelines = timelines or [truth.timeline()] * RANKS
-    events = []
+    events: list[Entry[Event]] = []
     for rank, timeline in enumerate(timelines):
         known = {"generation": 1, "rank": rank}
         if link_measured:
@@ -184,25 +191,27 @@ def write_run(
                     MS + round(size * 8e9 / truth.bandwidth_bps) + 7 * MS * (rank == RANKS - 1)
                     for size in (10**5, 10**6)
                 ],
-                "shard_bytes": shard_bytes,
             }
-            events.append(Event(0, EventKind.LINK_MEASURED, {**known, **link}))
-        events.append(Event(5, EventKind.SPANS_PROFILED, profiled(timeline, rank)))
+            events.append(Entry(0, LinkMeasured.of_fields({**known, **link})))
+        if shard_bytes:
+            stated = {**known, "iteration": 1, "shard_bytes": shard_bytes}
+            events.append(Entry(1, Scheduled.of_fields(stated)))
+        events.append(Entry(5, SpansProfiled.of_fields(profiled(timeline, rank))))
         for iteration in range(1, 16):
             ended = {**known, "iteration": iteration}
             busy_s = (truth.busy_ns + truth.update_traffic_ns) / 1e9
             fields = {**ended, "train_busy_s": busy_s}
-            events.append(Event(iteration * truth.iteration_ns, EventKind.ITERATION_ENDED, fields))
+            events.append(Entry(iteration * truth.iteration_ns, IterationEnded.of_fields(fields)))
             if checkpoints:
                 chunks_s = sum(truth.chunk_ns(size) for size in truth.chunks_bytes) / 1e9
                 seconds = {"captured_s": 0.002, "commit_s": 0.8, "sent_bytes": 19_000_000}
                 seconds["network_s"] = chunks_s + 2 * truth.late_ns / 1e9
                 fields = {**ended, **seconds}
-                events.append(Event(iteration * MS, EventKind.CHECKPOINT_COMPLETED, fields))
+                events.append(Entry(iteration * MS, CheckpointCompleted.of_fields(fields)))
         if checkpoints:
             chunks: dict[str, Any] = {"iteration": 8, "chunk_spans": [2, 2, 5]}
             chunks["chunk_bytes"] = list(truth.chunks_bytes)
-            events.append(Event(6, EventKind.SCHEDULED, {**known, **chunks}))
+            events.append(Entry(6, Scheduled.of_fields({**known, **chunks})))
     events.sort(key=lambda event: event.time_ns)
     lines = "".join(event.to_line() + "\n" for event in events)
     (folder / "events.jsonl").write_text(lines, encoding="utf-8")

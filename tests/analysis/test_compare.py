@@ -33,8 +33,15 @@ from castor_analysis.compare.scheme_order import scheme_orders
 from castor_analysis.compare.settings import Setting, model_names, setting_of
 from castor_configs.errors import InputError
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.events import Event, EventKind
 from castor_policy.interleaving import Link
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import RunStarted
+from castor_records.events.training import (
+    CheckpointCompleted,
+    IterationEnded,
+    Scheduled,
+    SpansProfiled,
+)
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
 
@@ -125,11 +132,10 @@ def write_run(
     (folder / "run.json").write_text(json.dumps({"job": job, "pid": 0}))
     (folder / "result.json").write_text(json.dumps(result))
     values = predict(FromProfile(profile_of(hidden)), setting_of(RunFolder(folder))).values
-    events = [Event(0, EventKind.RUN_STARTED, {"machines": RANKS, "ranks": RANKS})]
+    events = [Entry(0, RunStarted(machines=RANKS, ranks=RANKS))]
     if scheme != "none":
         events += [
-            Event(5, EventKind.SCHEDULED, {"generation": 1, "rank": rank, "iteration": 4})
-            for rank in range(RANKS)
+            Entry(5, Scheduled(generation=1, rank=rank, iteration=4)) for rank in range(RANKS)
         ]
     events += [profiled(hidden, rank) for rank in range(RANKS)]
     for iteration in range(1, iterations + 1):
@@ -141,7 +147,7 @@ def write_run(
             common = {"generation": 1, "rank": rank, "iteration": iteration}
             ended = {"seconds": at["iteration_s"], "idle_s": at["idle_s"]}
             time_ns = iteration * 10**9 + rank
-            events.append(Event(time_ns, EventKind.ITERATION_ENDED, {**common, **ended}))
+            events.append(Entry(time_ns, IterationEnded.of_fields({**common, **ended})))
             if scheme != "none":
                 last = 10.0 if iteration == iterations else 1.0
                 sent = {
@@ -149,30 +155,31 @@ def write_run(
                     "sent_s": at["checkpoint_complete_s"] * last,
                     "sent_bytes": 1000 * hidden,
                 }
-                events.append(
-                    Event(time_ns + 9, EventKind.CHECKPOINT_COMPLETED, {**common, **sent})
-                )
+                events.append(Entry(time_ns + 9, CheckpointCompleted.of_fields({**common, **sent})))
     (folder / "events.jsonl").write_text("".join(event.to_line() + "\n" for event in events))
     return folder
 
 
-def profiled(hidden: int, rank: int) -> Event:
+def profiled(hidden: int, rank: int) -> Entry[Event]:
     size = 12 * hidden * hidden * 4
     names = ["all_gather"] * (2 * LAYERS) + ["reduce_scatter"] * LAYERS
-    return Event(
+    issued_ns = tuple(index * 60_000_000 for index in range(len(names)))
+    ended_ns = tuple(one + 30_000_000 for one in issued_ns)
+    return Entry(
         6,
-        EventKind.SPANS_PROFILED,
-        {
-            "rank": rank,
-            "generation": 1,
-            "iteration": 4,
-            "iterations": 4,
-            "ops": names,
-            "op_bytes": [size] * len(names),
-            "issued_ns": [index * 60_000_000 for index in range(len(names))],
-            "ended_ns": [index * 60_000_000 + 30_000_000 for index in range(len(names))],
-            "before_update_ns": 600_000_000,
-        },
+        SpansProfiled(
+            generation=1,
+            rank=rank,
+            iteration=4,
+            iterations=4,
+            ops=tuple(names),
+            op_bytes=(size,) * len(names),
+            issued_ns=issued_ns,
+            waited_ns=issued_ns,
+            resumed_ns=ended_ns,
+            ended_ns=ended_ns,
+            before_update_ns=600_000_000,
+        ),
     )
 
 

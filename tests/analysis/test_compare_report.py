@@ -50,7 +50,7 @@ def page(*settings: Setting) -> str:
             folder=RunFolder(Path(f"run-{number}")),
             setting=setting,
             result={},
-            events=(),
+            entries=(),
             samples={},
             collectives=(),
             update_from_ns=0,

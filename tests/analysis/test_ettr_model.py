@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,8 +29,17 @@ from castor_analysis.compare.recovery_model import (
     RecoveryModel,
 )
 from castor_analysis.compare.settings import Setting, model_names
-from castor_policy.events import Event, EventKind
 from castor_policy.membership import Lease
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import (
+    Detected,
+    Failure,
+    Planned,
+    Resumed,
+    Retrieved,
+    RunStarted,
+)
+from castor_records.events.training import CheckpointCompleted, IterationEnded
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -204,47 +214,47 @@ def test_the_phase_of_the_iteration_in_which_a_failure_strikes_is_averaged_over(
     assert prediction.ettr == pytest.approx((60 - outage_s - 0.75 * 2) / 60, abs=0.001)
 
 
-def run_log(target: str = "rank:1") -> list[Event]:
+def run_log(target: str = "rank:1") -> list[Entry[Event]]:
     """Return a run of 20 iterations of 1 s; 6.4 s after the first ended, something fails."""
-    events: list[Event] = []
+    events: list[Entry[Event]] = []
 
-    def add(at_s: float, kind: EventKind, **fields: object) -> None:
-        events.append(Event(round(at_s * S), kind, fields))  # type: ignore[arg-type]  # any field
+    def add(at_s: float, kind: type[Event], **fields: Any) -> None:
+        events.append(Entry(round(at_s * S), kind.of_fields(fields)))
 
     def train(since_s: float, generation: int, first: int, last: int, excess_s: float) -> None:
         for iteration in range(first, last + 1):
             for rank in range(4):
                 at_s = since_s + excess_s + iteration - first + 1
                 add(
-                    at_s, EventKind.ITERATION_ENDED, generation=generation, rank=rank,
+                    at_s, IterationEnded, generation=generation, rank=rank,
                     iteration=iteration, seconds=1.0 + (excess_s if iteration == first else 0.0),
                 )  # fmt: skip
                 add(
-                    at_s + 0.3, EventKind.CHECKPOINT_COMPLETED, generation=generation, rank=rank,
+                    at_s + 0.3, CheckpointCompleted, generation=generation, rank=rank,
                     iteration=iteration, sent_bytes=2_500_000, sent_s=0.3,
                 )  # fmt: skip
 
     machine = int(target.partition(":")[2])
-    add(0, EventKind.RUN_STARTED, machines=4, ranks=4, replicas=2, placement="group")
+    add(0, RunStarted, machines=4, ranks=4, replicas=2, placement="group")
     for rank in range(4):
-        add(3, EventKind.RESUMED, generation=1, rank=rank, iteration=0)
+        add(3, Resumed, generation=1, rank=rank, iteration=0)
     train(3, 1, 1, 7, 0.5)
     # Iteration 1 ended at 4.5, 7 at 10.5.
-    add(10.9, EventKind.FAILURE, failure="software", target=target, machine=machine)
+    add(10.9, Failure, failure="software", target=target, machine=machine)
     add(
         11,
-        EventKind.DETECTED,
+        Detected,
         generation=2,
         failure="software",
         how="exit",
         machine=machine,
         cause="",
     )
-    add(11.1, EventKind.PLANNED, generation=2, iteration=6)
+    add(11.1, Planned, generation=2, iteration=6, tier="own_memory")
     for rank in range(4):
-        add(11.2, EventKind.RETRIEVED, generation=2, rank=rank, machine=rank, own=True,
+        add(11.2, Retrieved, generation=2, rank=rank, machine=rank, own=True, iteration=6,
             source="own_memory")  # fmt: skip
-        add(14.9, EventKind.RESUMED, generation=2, rank=rank, iteration=6, verify=0.0, restore=0.1)
+        add(14.9, Resumed, generation=2, rank=rank, iteration=6, verify=0.0, restore=0.1)
     train(14.9, 2, 7, 20, 0.2)
     return sorted(events, key=lambda event: event.time_ns)
 

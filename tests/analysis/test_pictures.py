@@ -9,7 +9,17 @@ import pytest
 from castor_analysis import pictures
 from castor_analysis.pictures import draw_comparison, draw_timeline
 from castor_analysis.summary import summarise
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import (
+    Failure,
+    Planned,
+    Replaced,
+    Resumed,
+    Retrieved,
+    RunEnded,
+    RunStarted,
+    Serialised,
+)
 from castor_sim.profile import Profile
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.tally import WASTE_PARTS, Operations, Tally
@@ -34,30 +44,26 @@ def tally(**wasted: int) -> Tally:
     return Tally(wall_ns=100, useful_ns=100 - sum(wasted.values()), **wasted)
 
 
-def failure(time_ns: int, kind: str) -> Event:
-    return Event(time_ns, EventKind.FAILURE, {"failure": kind, "machine": 1})
+def failure(time_ns: int, kind: str) -> Entry[Event]:
+    return Entry(time_ns, Failure(failure=kind, machine=1))
 
 
-def recovered(time_ns: int, iteration: int, lost_ns: int) -> list[Event]:
+def recovered(time_ns: int, iteration: int, lost_ns: int) -> list[Entry[Event]]:
     return [
         failure(time_ns, "hardware" if iteration % 2 else "software"),
-        Event(time_ns + 15, EventKind.PLANNED, {"tier": "peer"}),
-        Event(time_ns + 20, EventKind.SERIALISED),
-        Event(time_ns + 30, EventKind.REPLACED),
-        Event(time_ns + 33, EventKind.RETRIEVED),
-        Event(
-            time_ns + 60,
-            EventKind.RESUMED,
-            {"iteration": iteration, "tier": "peer", "lost_progress_ns": lost_ns},
-        ),
+        Entry(time_ns + 15, Planned(iteration=iteration, tier="peer")),
+        Entry(time_ns + 20, Serialised()),
+        Entry(time_ns + 30, Replaced()),
+        Entry(time_ns + 33, Retrieved(iteration=iteration)),
+        Entry(time_ns + 60, Resumed(iteration=iteration, tier="peer", lost_progress_ns=lost_ns)),
     ]
 
 
-def story(count: int) -> list[Event]:
-    events = [Event(0, EventKind.RUN_STARTED)]
+def story(count: int) -> list[Entry[Event]]:
+    events: list[Entry[Event]] = [Entry(0, RunStarted())]
     for number in range(count):
         events += recovered(1000 * (number + 1), 9 * (number + 1), 40)
-    return [*events, Event(1000 * (count + 1), EventKind.RUN_ENDED, {"iteration": 9 * count + 9})]
+    return [*events, Entry(1000 * (count + 1), RunEnded(iteration=9 * count + 9))]
 
 
 def written(paths: tuple[Path, Path]) -> list[bytes]:
@@ -107,7 +113,7 @@ def test_every_part_and_phase_has_a_look_of_its_own() -> None:
 
 
 def test_the_log_of_a_real_run_is_drawn(tmp_path: Path) -> None:
-    events: list[Event] = []
+    events: list[Entry[Event]] = []
     profile = Profile(iteration_ns=60 * 10**9, storage_every=10, warm_up_ns=10**10)
     SimpyEngine(
         profile, Operations(2), [[0, 1], [1, 0]], [], horizon_ns=DAY_NS, observe=events.append

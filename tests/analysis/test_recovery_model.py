@@ -6,6 +6,7 @@ import random
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,8 @@ from castor_analysis.compare.outages import (
     NOBODY,
     REQUESTED,
     STANDBY,
-    Outage,
     OutageKind,
+    OutageSample,
     outages,
 )
 from castor_analysis.compare.recovery_model import (
@@ -30,9 +31,20 @@ from castor_analysis.compare.recovery_points import (
     grouped_parts,
     recovery_points,
 )
-from castor_policy.events import Event, EventKind, parse_line
 from castor_policy.membership import Lease
-from castor_runtime.launcher.run_result import PARTS
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import (
+    Detected,
+    Failure,
+    Planned,
+    Replaced,
+    Resumed,
+    Retrieved,
+    RunStarted,
+)
+from castor_records.events.line import parse_line
+from castor_records.events.training import IterationEnded
+from castor_records.phases import MEASURED
 
 MS = 1_000_000
 RANKS = 4
@@ -65,15 +77,15 @@ class Blow:
     """Another failure of the same kind strikes before training goes on."""
 
 
-def made_up(blows: list[Blow], iterations: int = 3, step: int = 100) -> list[Event]:
+def made_up(blows: list[Blow], iterations: int = 3, step: int = 100) -> list[Entry[Event]]:
     """Return the log of a run of 4 machines in which these outages follow each other."""
-    events: list[Event] = []
+    events: list[Entry[Event]] = []
     now = 0
 
-    def add(kind: EventKind, **fields: object) -> None:
-        events.append(Event(now * MS, kind, fields))  # type: ignore[arg-type]  # any field
+    def add(kind: type[Event], **fields: Any) -> None:
+        events.append(Entry(now * MS, kind.of_fields(fields)))
 
-    add(EventKind.RUN_STARTED, machines=4, ranks=RANKS, replicas=2, placement="group")
+    add(RunStarted, machines=4, ranks=RANKS, replicas=2, placement="group")
     generation, done = 1, 0
     for blow in [None, *blows]:
         if blow is not None:
@@ -84,35 +96,35 @@ def made_up(blows: list[Blow], iterations: int = 3, step: int = 100) -> list[Eve
             attempts = 2 if blow.again else 1
             for attempt in range(attempts):
                 add(
-                    EventKind.FAILURE, failure="hardware" if lost else "software",
+                    Failure, failure="hardware" if lost else "software",
                     target=f"{blow.kind.failure}:{victim}", machine=victim,
                 )  # fmt: skip
                 now += parts["detection"]
                 generation += 1
                 add(
-                    EventKind.DETECTED, generation=generation, machine=victim, cause="it failed",
+                    Detected, generation=generation, machine=victim, cause="it failed",
                     failure="hardware" if lost else "software", how="lease" if lost else "exit",
                 )  # fmt: skip
                 now += 0 if attempt == attempts - 1 else 7
             now += parts["replacement"]
             if blow.kind.replacement != NOBODY:
-                add(EventKind.REPLACED, generation=generation, machine=victim, agent="spare")
+                add(Replaced, generation=generation, machine=victim, agent="spare")
             now += parts["planning"]
-            add(EventKind.PLANNED, generation=generation, iteration=done, tier=blow.kind.source)
+            add(Planned, generation=generation, iteration=done, tier=blow.kind.source)
             now += parts["retrieval"]
             for rank in range(RANKS):
                 own = blow.kind.source == "peer" and rank != victim
                 source = "own_memory" if own else blow.kind.source.replace("peer", "peer:node-0")
                 add(
-                    EventKind.RETRIEVED, generation=generation, machine=rank, rank=rank, own=True,
-                    source=source, bytes=1, seconds=0.0,
+                    Retrieved, generation=generation, machine=rank, rank=rank, own=True,
+                    iteration=done, source=source, bytes=1, seconds=0.0,
                 )  # fmt: skip
             now += parts["restart"]
         for rank in range(RANKS):
             load = blow.load / 1000 if blow is not None and rank == 1 else 0.0
             name = "storage" if blow is not None and blow.kind.source == "storage" else "restore"
             add(
-                EventKind.RESUMED, generation=generation, rank=rank, iteration=done,
+                Resumed, generation=generation, rank=rank, iteration=done,
                 wait=0.0, verify=0.0, **{name: load},
             )  # fmt: skip
         for index in range(iterations):
@@ -120,7 +132,7 @@ def made_up(blows: list[Blow], iterations: int = 3, step: int = 100) -> list[Eve
             done += 1
             for rank in range(RANKS):
                 add(
-                    EventKind.ITERATION_ENDED, generation=generation, rank=rank, iteration=done,
+                    IterationEnded, generation=generation, rank=rank, iteration=done,
                     seconds=step / 1000,
                 )  # fmt: skip
     return events
@@ -173,7 +185,7 @@ def happened(
     load_ms = setting.part_bytes / 50_000
     if kind.source == "storage":
         load_ms = 3 * setting.part_bytes * 8 / setting.storage_bps * 1000
-    exact = dict.fromkeys(PARTS, 0.0) | truth
+    exact = dict.fromkeys(MEASURED, 0.0) | truth
     exact["retrieval"] += part_ms if kind.source == "peer" else 0.0
     exact["restart"] += build_ms + load_ms
     exact["first_iteration"] = setting.serial_s * 1000 + extra_ms
@@ -206,9 +218,9 @@ def test_constants_of_one_setting_give_the_parts_of_another(
     slack = {
         "restart": 0.002 + 0.001 * there.load_unit(kind.source) / here.load_unit(kind.source),
     }
-    for part in PARTS:
+    for part in MEASURED:
         assert predicted[part] == pytest.approx(expected[part] / 1000, abs=slack.get(part, 0.001))
-    assert predicted["total"] == pytest.approx(sum(predicted[part] for part in PARTS))
+    assert predicted["total"] == pytest.approx(sum(predicted[part] for part in MEASURED))
 
 
 def test_the_median_of_several_outages_is_fitted_and_in_its_own_setting_given_back() -> None:
@@ -248,7 +260,7 @@ def test_detection_by_lease_is_what_renewals_and_expiries_at_random_come_to(leas
 
 
 def test_machines_stand_by_once() -> None:
-    parts = dict.fromkeys(PARTS, 10)
+    parts = dict.fromkeys(MEASURED, 10)
     lost = [Blow(MACHINE, parts), Blow(RANK, parts | {"replacement": 0}), Blow(MACHINE, parts)]
     for standbys, kinds in [
         (0, [ASKED, RANK, ASKED]),
@@ -261,20 +273,20 @@ def test_machines_stand_by_once() -> None:
 
 
 def test_what_is_of_no_one_kind_is_left_out_with_its_reason() -> None:
-    parts = dict.fromkeys(PARTS, 20) | {"replacement": 0}
+    parts = dict.fromkeys(MEASURED, 20) | {"replacement": 0}
     found, left_out = outages(made_up([Blow(RANK, parts, again=True)]), run="twice")
     assert not found
     (one,) = left_out
     assert (one.run, one.generation) == ("twice", 3)
     assert "another failure" in one.why
     log = made_up([Blow(RANK, parts)])
-    (one,) = outages([e for e in log if e.kind != EventKind.FAILURE])[1]
+    (one,) = outages([e for e in log if not isinstance(e.event, Failure)])[1]
     assert "nothing was injected" in one.why
-    after = next(e.time_ns for e in log if e.kind == EventKind.DETECTED)
+    after = next(e.time_ns for e in log if isinstance(e.event, Detected))
     (one,) = outages([e for e in log if e.time_ns <= after])[1]
     assert "did not go on" in one.why
-    (at,) = [i for i, e in enumerate(log) if e.kind == EventKind.FAILURE]
-    both = Event(log[at].time_ns, EventKind.FAILURE, {"target": "machine:0", "machine": 0})
+    (at,) = [i for i, e in enumerate(log) if isinstance(e.event, Failure)]
+    both = Entry(log[at].time_ns, Failure(failure="hardware", target="machine:0", machine=0))
     (one,) = outages([*log[:at], both, *log[at:]])[1]
     assert "several kinds" in one.why
 
@@ -291,7 +303,7 @@ def test_a_real_log_has_both_kinds() -> None:
 
 
 def model_of(kinds: dict[OutageKind, dict[str, int]], setting: OutageSetting) -> RecoveryModel:
-    found: list[Outage] = []
+    found: list[OutageSample] = []
     for kind, truth in kinds.items():
         blow, _ = happened(kind, truth, setting, 120)
         standbys = 1 if kind.replacement == STANDBY else 0
@@ -316,7 +328,7 @@ def test_every_part_is_in_one_point_and_the_total_holds_them_all(
     there = replace(SMALL, link_bps=4e8)
     everywhere, here = grouped_parts(model, kind, there)
     parts = [part for group in (*everywhere.values(), *here.values()) for part in group]
-    assert sorted(parts) == sorted(PARTS)
+    assert sorted(parts) == sorted(MEASURED)
     predicted = model.predict(kind, there)
     if "planning_etc" in everywhere:
         assert sum(predicted[part] for part in everywhere["planning_etc"]) >= SHORT_S

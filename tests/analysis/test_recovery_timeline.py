@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,6 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_analysis.chrome_trace import to_chrome_trace
-from castor_analysis.job_events import events_of_the_job
 from castor_analysis.recovery_moments import moments
 from castor_analysis.recovery_picture import draw_recovery, headline
 from castor_analysis.recovery_timeline import (
@@ -25,8 +25,23 @@ from castor_analysis.recovery_timeline import (
 )
 from castor_analysis.run_trace import run_to_chrome_trace
 from castor_analysis.timeline import LOST_PROGRESS, TRAINING, read_timeline
-from castor_policy.events import Event, EventKind, parse_line
-from castor_runtime.launcher.run_result import PARTS, recoveries
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import (
+    Detected,
+    Failure,
+    Planned,
+    Redundant,
+    Replaced,
+    Resumed,
+    Retrieved,
+    RunStarted,
+    TrainerStarted,
+)
+from castor_records.events.line import parse_line
+from castor_records.events.storing import StoreLost
+from castor_records.events.training import IterationEnded
+from castor_records.phases import MEASURED
+from castor_records.recoveries import recoveries
 
 MS = 1_000_000
 REAL_LOG = Path(__file__).parents[2] / "docs" / "images" / "recovery-machine.events.jsonl"
@@ -44,16 +59,16 @@ class Log:
         self.machines, self.per_machine = machines, per_machine
         self.ranks = range(machines * per_machine)
         self.victim, self.iterations = victim, iterations
-        self.events: list[Event] = []
+        self.events: list[Entry[Event]] = []
         self.now = 0
 
-    def add(self, kind: EventKind, **fields: object) -> None:
-        self.events.append(Event(self.now * MS, kind, fields))  # type: ignore[arg-type]  # any field
+    def add(self, kind: type[Event], **fields: Any) -> None:
+        self.events.append(Entry(self.now * MS, kind.of_fields(fields)))
 
     def start(self) -> None:
         ranks = len(self.ranks)
         self.add(
-            EventKind.RUN_STARTED, machines=self.machines, ranks=ranks, replicas=2,
+            RunStarted, machines=self.machines, ranks=ranks, replicas=2,
             placement="group",
         )  # fmt: skip
         self.now = 1000
@@ -61,7 +76,7 @@ class Log:
         self.iterate(1, 0, self.iterations)
 
     def load(self, generation: int, iteration: int, tier: str, fork: int = 20) -> None:
-        self.add(EventKind.PLANNED, generation=generation, iteration=iteration, tier=tier)
+        self.add(Planned, generation=generation, iteration=iteration, tier=tier)
         self.now += 1
         for rank in self.ranks:
             machine = rank // self.per_machine
@@ -70,19 +85,19 @@ class Log:
                 lost = machine == self.victim
                 source = f"peer:node-{self.victim ^ 1}" if lost else "own_memory"
             self.add(
-                EventKind.RETRIEVED, generation=generation, machine=machine, rank=rank, own=True,
+                Retrieved, generation=generation, machine=machine, rank=rank, own=True,
                 iteration=iteration, source=source, bytes=7 if "peer" in source else 0,
                 seconds=0.001 if "peer" in source else 0.0,
             )  # fmt: skip
         for machine in range(self.machines):
-            self.add(EventKind.REDUNDANT, generation=generation, machine=machine)
+            self.add(Redundant, generation=generation, machine=machine)
         self.now += fork
         for rank in self.ranks:
-            self.add(EventKind.TRAINER_STARTED, generation=generation, rank=rank, pid=rank + 100)
+            self.add(TrainerStarted, generation=generation, rank=rank, pid=rank + 100)
         self.now += 200
         for rank in self.ranks:
             self.add(
-                EventKind.RESUMED, generation=generation, rank=rank, iteration=iteration,
+                Resumed, generation=generation, rank=rank, iteration=iteration,
                 wait=0.002, verify=0.003, restore=0.005,
             )  # fmt: skip
 
@@ -91,27 +106,27 @@ class Log:
             self.now += 100
             for rank in self.ranks:
                 self.add(
-                    EventKind.ITERATION_ENDED, generation=generation, rank=rank,
+                    IterationEnded, generation=generation, rank=rank,
                     iteration=iteration, loss=1.0, seconds=0.1,
                 )  # fmt: skip
 
     def lose(self, detection: int, replacement: int, planning: int, kept: int) -> None:
         self.now += 40
         self.add(
-            EventKind.FAILURE, failure="hardware", target=f"machine:{self.victim}",
+            Failure, failure="hardware", target=f"machine:{self.victim}",
             agent=f"node-{self.victim}", machine=self.victim, rank=None,
         )  # fmt: skip
         self.now += detection
         self.add(
-            EventKind.DETECTED, generation=2, failure="hardware", how="lease",
+            Detected, generation=2, failure="hardware", how="lease",
             machine=self.victim, agent=f"node-{self.victim}", cause="the lease expired",
         )  # fmt: skip
         self.now += replacement
-        self.add(EventKind.REPLACED, generation=2, machine=self.victim, agent="spare-0")
+        self.add(Replaced, generation=2, machine=self.victim, agent="spare-0")
         self.now += planning
         # What shows later of the same failure does not move the moment at which it was known.
         self.add(
-            EventKind.DETECTED, generation=2, failure="software", how="exit",
+            Detected, generation=2, failure="software", how="exit",
             machine=self.victim ^ 1, agent="", cause="a rank exited",
         )  # fmt: skip
         self.load(2, kept, "peer")
@@ -146,12 +161,12 @@ def runs(draw: st.DrawFn) -> tuple[Log, dict[str, float]]:
 def test_parts_are_those_that_happened_and_leave_no_gap(run: tuple[Log, dict[str, float]]) -> None:
     log, known = run
     (timeline,) = read_recoveries(log.events)
-    lasted = {p.phase: round((p.end_ns - p.start_ns) / 1e9, 9) for p in timeline.parts}
+    lasted = {p.phase: round((p.end_ns - p.start_ns) / 1e9, 9) for p in timeline.spans}
     assert lasted == known
-    edges = [timeline.start_ns, *(p.end_ns for p in timeline.parts)]
-    assert [p.start_ns for p in timeline.parts] == edges[:-1]
+    edges = [timeline.start_ns, *(p.end_ns for p in timeline.spans)]
+    assert [p.start_ns for p in timeline.spans] == edges[:-1]
     assert timeline.end_ns == edges[-1]
-    failure = next(e for e in log.events if e.kind == EventKind.FAILURE)
+    failure = next(e for e in log.events if isinstance(e.event, Failure))
     assert timeline.start_ns == failure.time_ns
 
 
@@ -171,7 +186,7 @@ def test_trainers_do_one_thing_at_a_time(run: tuple[Log, dict[str, float]]) -> N
         assert redone == set(range(kept + 1, log.iterations + 1))
         (cut_off,) = [s for s in trainer.stretches if s.doing == Doing.CUT_OFF]
         failed = trainer.rank // log.per_machine == log.victim
-        until_ns = timeline.start_ns if failed else timeline.parts[0].end_ns
+        until_ns = timeline.start_ns if failed else timeline.spans[0].end_ns
         assert cut_off.end_ns == until_ns
         doings = [s.doing for s in trainer.stretches if s.start_ns >= cut_off.end_ns]
         assert doings[:4] == [Doing.STARTING, Doing.WAITING, Doing.LOADING, Doing.ITERATION]
@@ -188,7 +203,7 @@ def test_what_was_fetched_came_from_the_holder(run: tuple[Log, dict[str, float]]
     assert {one.size_bytes for one in fetched} == {7}
     (lost,) = [machine for machine in timeline.machines if machine.failed]
     assert (lost.machine, lost.agents) == (log.victim, (f"node-{log.victim}", "spare-0"))
-    redundant = [e for e in log.events if e.kind == EventKind.REDUNDANT]
+    redundant = [e for e in log.events if isinstance(e.event, Redundant)]
     assert timeline.redundant_ns == redundant[-1].time_ns
 
 
@@ -198,7 +213,8 @@ def test_one_reader_serves_simulated_and_real_logs(run: tuple[Log, dict[str, flo
     log, known = run
     (measured,) = read_recoveries(log.events)
     timeline = read_timeline(log.events)
-    (recovery,) = timeline.recoveries
+    (recovery,) = timeline.outages
+    assert [failure.event.machine for failure in recovery.failures] == [log.victim]
     assert recovery.start_ns == measured.start_ns
     assert recovery.tier == "peer"
     lasted = {s.phase: (s.end_ns - s.start_ns) / 1e9 for s in recovery.spans}
@@ -217,12 +233,11 @@ def test_one_reader_serves_simulated_and_real_logs(run: tuple[Log, dict[str, flo
     assert to_chrome_trace({"run": log.events})["traceEvents"]
 
 
-def test_simulated_logs_are_passed_on_as_they_are() -> None:
-    events = [
-        Event(0, EventKind.RUN_STARTED, {"positions": 4}),
-        Event(5, EventKind.FAILURE, {"machine": 1, "failure": "software"}),
+def test_a_simulated_log_has_no_ranks_to_tell_of() -> None:
+    events: list[Entry[Event]] = [
+        Entry(0, RunStarted(positions=4)),
+        Entry(5, Failure(machine=1, failure="software")),
     ]
-    assert list(events_of_the_job(iter(events))) == events
     with pytest.raises(ValueError, match="no log of a real run"):
         read_recoveries(events)
 
@@ -231,19 +246,17 @@ def test_an_attempt_that_failed_too_is_part_of_the_outage() -> None:
     log = Log(2, 1, victim=0, iterations=3)
     log.start()
     log.now += 40
-    log.add(
-        EventKind.FAILURE, failure="software", target="rank:0", agent="node-0", machine=0, rank=0
-    )
+    log.add(Failure, failure="software", target="rank:0", agent="node-0", machine=0, rank=0)
     for generation, cause in ((2, "rank 0 was killed by signal 9"), (3, "rank 1 exited")):
         log.now += 50
         log.add(
-            EventKind.DETECTED, generation=generation, failure="software", machine=generation - 2,
+            Detected, generation=generation, failure="software", machine=generation - 2,
             cause=cause,
         )  # fmt: skip
         log.now += 5
         if generation == 2:
-            log.add(EventKind.PLANNED, generation=2, iteration=3, tier="own_memory")
-            log.add(EventKind.TRAINER_STARTED, generation=2, rank=0, pid=1)
+            log.add(Planned, generation=2, iteration=3, tier="own_memory")
+            log.add(TrainerStarted, generation=2, rank=0, pid=1)
     log.load(3, 3, "own_memory")
     log.iterate(3, 3, 5)
     (timeline,) = read_recoveries(log.events)
@@ -262,26 +275,26 @@ def test_training_that_does_not_go_on_is_told_as_far_as_it_came() -> None:
     log = Log(2, 1, victim=1, iterations=2)
     log.start()
     log.now += 40
-    log.add(EventKind.DETECTED, generation=2, failure="software", machine=1, cause="rank 1 exited")
+    log.add(Detected, generation=2, failure="software", machine=1, cause="rank 1 exited")
     log.now += 500
-    log.add(EventKind.STORE_LOST, agent="node-0")
+    log.add(StoreLost, agent="node-0")
     (timeline,) = read_recoveries(log.events)
     assert timeline.recovery.seconds["total"] is None
     assert timeline.end_ns == log.now * MS
     assert "did not go on" in headline(timeline)
-    assert read_timeline(log.events).recoveries[0].iteration is None
+    assert read_timeline(log.events).outages[0].iteration is None
     assert moments(timeline)[0].what == "detected: rank 1 exited"
 
 
 @pytest.fixture(scope="module")
-def real() -> tuple[list[Event], list[RecoveryTimeline]]:
+def real() -> tuple[list[Entry[Event]], list[RecoveryTimeline]]:
     lines = REAL_LOG.read_text(encoding="utf-8").splitlines()
     events = [event for line in lines if (event := parse_line(line)) is not None]
     return events, read_recoveries(events)
 
 
 def test_a_real_run_reads_as_its_result_does(
-    real: tuple[list[Event], list[RecoveryTimeline]],
+    real: tuple[list[Entry[Event]], list[RecoveryTimeline]],
 ) -> None:
     events, found = real
     assert [one.recovery for one in found] == recoveries(events)
@@ -289,7 +302,7 @@ def test_a_real_run_reads_as_its_result_does(
     for one in found:
         total_s = one.recovery.seconds["total"]
         assert total_s == pytest.approx((one.end_ns - one.start_ns) / 1e9, abs=1e-6)
-        assert [p.phase for p in one.parts] == [p for p in PARTS if one.recovery.seconds[p]]
+        assert [p.phase for p in one.spans] == [p for p in MEASURED if one.recovery.seconds[p]]
         first_ends = {
             s.end_ns
             for machine in one.machines
@@ -305,7 +318,7 @@ def test_a_real_run_reads_as_its_result_does(
 
 @pytest.mark.long
 def test_every_format_is_drawn(
-    real: tuple[list[Event], list[RecoveryTimeline]], tmp_path: Path
+    real: tuple[list[Entry[Event]], list[RecoveryTimeline]], tmp_path: Path
 ) -> None:
     _, found = real
     small = Log(2, 1, victim=1, iterations=3)
@@ -334,16 +347,16 @@ def test_every_format_is_drawn(
 
 
 def test_perfetto_gets_every_iteration_of_every_rank(
-    real: tuple[list[Event], list[RecoveryTimeline]],
+    real: tuple[list[Entry[Event]], list[RecoveryTimeline]],
 ) -> None:
     events, found = real
     trace = run_to_chrome_trace(events)["traceEvents"]
     assert json.loads(json.dumps(trace, allow_nan=False)) == trace
-    ended = [e for e in events if e.kind == EventKind.ITERATION_ENDED]
+    ended = [e for e in events if isinstance(e.event, IterationEnded)]
     drawn = [e for e in trace if e["ph"] == "X" and "loss" in e.get("args", {})]
     assert len(drawn) == len(ended)
     names = {e["name"] for e in trace if e["ph"] == "X" and e["pid"] == 1}
-    assert {p.phase.replace("_", " ") for one in found for p in one.parts} <= names
+    assert {p.phase.replace("_", " ") for one in found for p in one.spans} <= names
     assert all(e["dur"] >= 0 for e in trace if e["ph"] == "X")
 
 

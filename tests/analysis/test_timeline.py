@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castor_analysis.chrome_trace import to_chrome_trace
-from castor_analysis.timeline import LOST_PROGRESS, RESTART, TRAINING, Timeline, read_timeline
-from castor_policy.events import Event, EventKind
+from castor_analysis.timeline import LOST_PROGRESS, TRAINING, Timeline, read_timeline
 from castor_policy.placement import place
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import (
+    Detected,
+    Failure,
+    Planned,
+    Replaced,
+    Resumed,
+    Retrieved,
+    RunEnded,
+    RunStarted,
+    Serialised,
+)
 from castor_sim.profile import Profile
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.strikes import Strikes
@@ -25,7 +37,7 @@ small = st.integers(0, 20)
 
 
 @st.composite
-def logs(draw: st.DrawFn, *, stalls: bool = True) -> tuple[list[Event], Tally, Profile]:
+def logs(draw: st.DrawFn, *, stalls: bool = True) -> tuple[list[Entry[Event]], Tally, Profile]:
     iteration = draw(st.integers(5, 40))
     memory_every, storage_every = draw(st.sampled_from([(1, 4), (2, 0), (0, 3), (0, 0)]))
     profile = Profile(
@@ -50,7 +62,7 @@ def logs(draw: st.DrawFn, *, stalls: bool = True) -> tuple[list[Event], Tally, P
     strikes = Strikes(
         columns[0], columns[1].astype(np.int32), columns[2].astype(np.int8), columns[3]
     )
-    events: list[Event] = []
+    events: list[Entry[Event]] = []
     engine = SimpyEngine(
         profile,
         Operations(MACHINES, heartbeat_ns=3, poll_ns=5, misses=draw(st.sampled_from([0, 3]))),
@@ -76,12 +88,8 @@ def test_phases_sum_to_the_tally(log) -> None:
     assert edges[0][0] == 0
     assert edges[-1][1] == HORIZON_NS
     assert all(left[1] == right[0] for left, right in pairwise(edges))
-    for phase in ("detection", "serialisation", "replacement_wait"):
+    for phase in ("detection", "serialisation", "replacement_wait", "retrieval", "warm_up"):
         assert spent(timeline, phase) == getattr(tally, f"{phase}_ns")
-    loading_ns = spent(timeline, "retrieval", "warm_up", RESTART)
-    assert loading_ns == tally.retrieval_ns + tally.warm_up_ns
-    if any(event.kind == EventKind.RETRIEVED for event in events):
-        assert spent(timeline, "retrieval") == tally.retrieval_ns
     trained_ns = tally.useful_ns + tally.lost_progress_ns + tally.checkpoint_stall_ns
     assert spent(timeline, TRAINING, LOST_PROGRESS) == trained_ns
 
@@ -92,9 +100,9 @@ def test_lost_progress_and_iterations_are_those_of_the_run(log) -> None:
     events, tally, profile = log
     timeline = read_timeline(events)
     assert len(timeline.failures) == tally.software_failures + tally.hardware_failures
-    ended = [r for r in timeline.recoveries if r.tier is not None]
+    ended = [r for r in timeline.outages if r.tier is not None]
     assert len(ended) == tally.recoveries
-    if len(ended) == len(timeline.recoveries):  # else the log ends before it says what was lost
+    if len(ended) == len(timeline.outages):  # else the log ends before it says what was lost
         assert spent(timeline, LOST_PROGRESS) == tally.lost_progress_ns
         assert spent(timeline, TRAINING) == tally.useful_ns
     time_ns, iterations = zip(*timeline.iterations, strict=True)
@@ -111,23 +119,23 @@ def test_lost_progress_and_iterations_are_those_of_the_run(log) -> None:
         assert tally.recoveries or timeline.iteration_ns <= last_ns
 
 
-def at(time_ns: int, kind: EventKind, **fields: str | int) -> Event:
-    return Event(time_ns, kind, fields)
+def at(time_ns: int, kind: type[Event], **fields: Any) -> Entry[Event]:
+    return Entry(time_ns, kind.of_fields(fields))
 
 
 STORY = [
-    at(0, EventKind.RUN_STARTED, positions=4),
-    at(250, EventKind.FAILURE, machine=2, position=2, failure="hardware"),
-    at(260, EventKind.DETECTED),
-    at(260, EventKind.PLANNED, iteration=2, tier="peer", lost=1),
-    at(270, EventKind.SERIALISED),
-    at(275, EventKind.FAILURE, machine=3, position=3, failure="software"),
-    at(285, EventKind.DETECTED),
-    at(285, EventKind.PLANNED, iteration=1, tier="storage", lost=2),
-    at(300, EventKind.REPLACED),
-    at(320, EventKind.RETRIEVED, iteration=1),
-    at(330, EventKind.RESUMED, iteration=1, tier="storage", lost_progress_ns=150),
-    at(630, EventKind.RUN_ENDED, iteration=4),
+    at(0, RunStarted, positions=4),
+    at(250, Failure, machine=2, position=2, failure="hardware"),
+    at(260, Detected),
+    at(260, Planned, iteration=2, tier="peer", lost=1),
+    at(270, Serialised),
+    at(275, Failure, machine=3, position=3, failure="software"),
+    at(285, Detected),
+    at(285, Planned, iteration=1, tier="storage", lost=2),
+    at(300, Replaced),
+    at(320, Retrieved, iteration=1),
+    at(330, Resumed, iteration=1, tier="storage", lost_progress_ns=150),
+    at(630, RunEnded, iteration=4),
 ]
 
 
@@ -145,9 +153,9 @@ def test_a_story_told_by_hand() -> None:
         ("warm_up", 320, 330),
         ("training", 330, 630),
     ]
-    (recovery,) = timeline.recoveries
+    (recovery,) = timeline.outages
     assert (recovery.start_ns, recovery.end_ns, recovery.tier) == (250, 330, "storage")
-    assert [f.kind for f in recovery.failures] == ["hardware", "software"]
+    assert [f.event.failure for f in recovery.failures] == ["hardware", "software"]
     # (250 - 150) + 300 of training kept for 4 iterations.
     assert timeline.iteration_ns == 100
     assert timeline.iterations == (
@@ -158,12 +166,12 @@ def test_a_story_told_by_hand() -> None:
 def test_progress_lost_over_several_segments_is_taken_from_each() -> None:
     # Lost at 300: 250 of training, 100 of them since 200 and 150 before the first failure at 190.
     events = [
-        at(0, EventKind.RUN_STARTED),
-        at(190, EventKind.FAILURE, failure="software"),
-        at(200, EventKind.RESUMED, iteration=1, tier="own_memory", lost_progress_ns=0),
-        at(300, EventKind.FAILURE, failure="hardware"),
-        at(310, EventKind.RESUMED, iteration=0, tier="storage", lost_progress_ns=250),
-        at(400, EventKind.RUN_ENDED, iteration=1),
+        at(0, RunStarted),
+        at(190, Failure, failure="software"),
+        at(200, Resumed, iteration=1, tier="own_memory", lost_progress_ns=0),
+        at(300, Failure, failure="hardware"),
+        at(310, Resumed, iteration=0, tier="storage", lost_progress_ns=250),
+        at(400, RunEnded, iteration=1),
     ]
     spans = [(s.phase, s.start_ns, s.end_ns) for s in read_timeline(events).spans]
     assert spans[:2] == [("training", 0, 40), ("lost_progress", 40, 190)]

@@ -15,8 +15,8 @@ from castor_analysis.chrome_trace import to_chrome_trace
 from castor_analysis.iteration_trace import iteration_chrome_trace
 from castor_analysis.run_trace import run_to_chrome_trace
 from castor_analysis.trace_tracks import chrome_trace, complete
-from castor_policy.events import Event
-from castor_runtime.launcher.event_logs import merge
+from castor_records.event_log import merge
+from castor_records.events.event import Entry, Event
 from castor_sim.iteration.case import load_iteration
 from castor_sim.iteration.run import simulate_iteration
 from castor_sim.run import Engine, run_once
@@ -97,7 +97,7 @@ def test_a_real_run_nests(log: Path) -> None:
 def test_a_simulated_run_nests() -> None:
     changes = ('duration="90d"', "seeds=1", "failures.per_day=12.0")
     setup = load_setup("gpt2-100b-p4d", changes)
-    logs: dict[str, list[Event]] = {name: [] for name in setup.profiles}
+    logs: dict[str, list[Entry[Event]]] = {name: [] for name in setup.profiles}
     for name, events in logs.items():
         run_once(setup, name, 1, Engine.SIMPY, events.append)
     assert check(to_chrome_trace(logs)) > 1000

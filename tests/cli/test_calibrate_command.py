@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry
+from castor_records.events.training import IterationEnded, LinkMeasured, Scheduled, SpansProfiled
 
 MS = 10**6
 QUICK = ("four-node", "--scheme", "blocking", "--json")
@@ -44,8 +45,9 @@ def folder(tmp_path: Path) -> Path:
     events = []
     for rank in range(2):
         known = {"generation": 1, "rank": rank}
-        link = {"agreed_alpha_ns": 0, "agreed_bandwidth_bps": 400 * 10**6, "shard_bytes": 10**6}
-        events.append(Event(1, EventKind.LINK_MEASURED, {**known, **link}))
+        link = {"agreed_alpha_ns": 0, "agreed_bandwidth_bps": 400 * 10**6}
+        events.append(Entry(1, LinkMeasured.of_fields({**known, **link})))
+        events.append(Entry(1, Scheduled(**known, iteration=1, shard_bytes=10**6)))
         profile = {
             "iteration": 5,
             "iterations": 4,
@@ -60,10 +62,10 @@ def folder(tmp_path: Path) -> Path:
             "update_ns": 4 * MS,
             "deviation": 0.0,
         }
-        events.append(Event(2, EventKind.SPANS_PROFILED, {**known, **profile}))
+        events.append(Entry(2, SpansProfiled.of_fields({**known, **profile})))
         for iteration in range(1, 12):
             ended = {**known, "iteration": iteration}
-            events.append(Event(iteration * 34 * MS, EventKind.ITERATION_ENDED, ended))
+            events.append(Entry(iteration * 34 * MS, IterationEnded.of_fields(ended)))
     lines = "".join(e.to_line() + "\n" for e in sorted(events, key=lambda e: e.time_ns))
     (path / "events.jsonl").write_text(lines, encoding="utf-8")
     return path

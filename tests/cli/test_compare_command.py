@@ -10,7 +10,15 @@ from typer.testing import CliRunner
 
 from castor.app import app, main
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry
+from castor_records.events.failures import RunStarted
+from castor_records.events.training import (
+    CheckpointCompleted,
+    IterationEnded,
+    LinkMeasured,
+    Scheduled,
+    SpansProfiled,
+)
 
 RANKS = 2
 SIZE = 1_500_000
@@ -50,7 +58,7 @@ def write_run(root: Path, scheme: str, mbps: int, factor: float = 1.0) -> Path:
     starts = [0, wire_ns + COMPUTE_NS]
     before_update_ns = 2 * (wire_ns + COMPUTE_NS)
     iteration_ns = round((before_update_ns + 10_000_000) * factor)
-    events = [Event(0, EventKind.RUN_STARTED, {"machines": RANKS, "ranks": RANKS})]
+    events = [Entry(0, RunStarted(machines=RANKS, ranks=RANKS))]
     for rank in range(RANKS):
         own = {"generation": 1, "rank": rank}
         profile = {
@@ -76,16 +84,16 @@ def write_run(root: Path, scheme: str, mbps: int, factor: float = 1.0) -> Path:
             "sizes_bytes": [1],
             "times_ns": [1],
         }
-        events.append(Event(2, EventKind.LINK_MEASURED, {**own, **link}))
-        events.append(Event(3, EventKind.SPANS_PROFILED, {**own, **profile}))
+        events.append(Entry(2, LinkMeasured.of_fields({**own, **link})))
+        events.append(Entry(3, SpansProfiled.of_fields({**own, **profile})))
         if scheme != "none":
             scheduled = {"iteration": 3, "shard_bytes": SENT_BYTES, "copy_bandwidth_bps": 0}
-            events.append(Event(4, EventKind.SCHEDULED, {**own, **scheduled}))
+            events.append(Entry(4, Scheduled.of_fields({**own, **scheduled})))
         for iteration in range(1, 10):
             at = {**own, "iteration": iteration}
             ended = {"seconds": iteration_ns / 1e9, "idle_s": 0.09}
             time_ns = iteration * iteration_ns
-            events.append(Event(time_ns, EventKind.ITERATION_ENDED, {**at, **ended}))
+            events.append(Entry(time_ns, IterationEnded.of_fields({**at, **ended})))
             if scheme != "none":
                 sent = {
                     "network_s": SENT_BYTES * 8 / (mbps * 1e6),
@@ -94,7 +102,7 @@ def write_run(root: Path, scheme: str, mbps: int, factor: float = 1.0) -> Path:
                     "commit_s": 0.0,
                     "sent_bytes": SENT_BYTES,
                 }
-                events.append(Event(time_ns + 5, EventKind.CHECKPOINT_COMPLETED, {**at, **sent}))
+                events.append(Entry(time_ns + 5, CheckpointCompleted.of_fields({**at, **sent})))
     events.sort(key=lambda event: event.time_ns)
     (folder / "events.jsonl").write_text("".join(event.to_line() + "\n" for event in events))
     return folder

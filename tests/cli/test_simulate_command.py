@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from castor.app import app, main
 from castor_analysis.pictures import draw_comparison
-from castor_policy.events import EventKind, parse_line
+from castor_records.events.failures import Resumed, RunEnded, RunStarted
+from castor_records.events.line import parse_line
 from castor_sim.tally import WASTE_PARTS
 
 SMALL = ["--set", 'duration="20d"', "--seeds", "3"]
@@ -72,11 +73,11 @@ def test_the_event_log_tells_each_recovery_from_failure_to_resumption(tmp_path: 
     events = [event for event in map(parse_line, lines) if event]
     assert len(events) == len(lines)
     assert [event.time_ns for event in events] == sorted(event.time_ns for event in events)
-    assert events[0].kind == EventKind.RUN_STARTED
-    assert events[-1].kind == EventKind.RUN_ENDED
-    resumed = [event for event in events if event.kind == EventKind.RESUMED]
+    assert isinstance(events[0].event, RunStarted)
+    assert isinstance(events[-1].event, RunEnded)
+    resumed = [entry for entry in events if isinstance(entry.event, Resumed)]
     assert len(resumed) > 20
-    assert {event.fields["tier"] for event in resumed} == {"own_memory"}
+    assert {entry.event.tier for entry in resumed} == {"own_memory"}
 
 
 def test_all_engines_print_the_same_strategies() -> None:

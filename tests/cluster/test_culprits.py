@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from castor_lab.soak.trial import Trial, train
-from castor_policy.events import EventKind
+from castor_records.events.failures import Replaced, SetAside, TrainerStarted
 
 pytestmark = pytest.mark.long
 
@@ -58,11 +58,11 @@ def test_a_rank_that_is_killed_again_and_again_is_named_and_a_standby_takes_its_
     assert trial.code == 0
     found = named(trial)
     assert found == [{(1, 1)}] * 4
-    (aside,) = trial.of(EventKind.SET_ASIDE)
-    assert (aside.fields["agent"], aside.fields["stays"]) == ("node-1", False)
-    (replaced,) = trial.of(EventKind.REPLACED)
-    assert (replaced.fields["machine"], replaced.fields["agent"]) == (1, "spare-0")
-    assert replaced.fields["generation"] == 4  # the first two failures cost it nothing
+    (aside,) = trial.of(SetAside)
+    assert (aside.event.agent, aside.event.stays) == ("node-1", False)
+    (replaced,) = trial.of(Replaced)
+    assert (replaced.event.machine, replaced.event.agent) == (1, "spare-0")
+    assert replaced.event.generation == 4  # the first two failures cost it nothing
     assert "machine 1: node-1 is set aside: it failed 3 times" in trial.output
 
 
@@ -89,5 +89,5 @@ def test_an_option_that_nobody_knows_ends_the_run_at_once(tmp_path: Path) -> Non
     said = " ".join(trial.output.split())
     assert said.count("usage: gpt2_tiny.py") == 1
     assert "the script has no option --node: did you mean --nodes of castor train?" in said
-    generations = {event.fields["generation"] for event in trial.of(EventKind.TRAINER_STARTED)}
+    generations = {entry.event.generation for entry in trial.of(TrainerStarted)}
     assert len(generations) == 2

@@ -23,7 +23,8 @@ from castor_lab.emulated_cluster.namespaces import processes_in
 from castor_lab.emulated_cluster.storage_host import StorageHost
 from castor_lab.emulated_cluster.storage_traffic import storage_environment
 from castor_lab.soak.trial import Trial, plain, train
-from castor_policy.events import EventKind
+from castor_records.events.failures import Replaced
+from castor_records.events.storing import Persisted
 from castor_runtime.processes import is_alive
 
 pytestmark = pytest.mark.long
@@ -315,8 +316,8 @@ def test_a_cut_machine_is_replaced_and_stops_its_own_trainers(
         assert (recovery["machines"], recovery["kind"]) == ([2], "hardware")
         assert set(recovery["sources"].values()) == {"own_memory", "peer:node-3"}
         assert trial.sha256 == baseline(4, 30), "a network changes no bit"
-        (replaced,) = trial.of(EventKind.REPLACED)
-        assert replaced.fields["agent"] == "spare-0"
+        (replaced,) = trial.of(Replaced)
+        assert replaced.event.agent == "spare-0"
         cut_off = json.loads((trial.folder / "agents" / "node-2" / "agent.json").read_text())
         assert cut_off["trainers"] == {}, "nobody could tell it: it has stopped them itself"
         assert trial.result["cluster"]["name"] == cluster.name
@@ -341,7 +342,7 @@ def test_paced_runs_survive_lost_machines_and_slow_links_bit_for_bit(
         persist = ("--persist", str(tmp_path / "persistent"), "--persist-every", "1s")
         whole = paced("whole", *on, *persist)
         assert whole.recoveries == []
-        persisted = {event.fields["iteration"] for event in whole.of(EventKind.PERSISTED)}
+        persisted = {entry.event.iteration for entry in whole.of(Persisted)}
         newest = max((tmp_path / "persistent").glob("global_step*"))
         stored_bytes = sum(file.stat().st_size for file in newest.iterdir())
         assert persisted

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from castor_lab.soak.trial import plain, train
-from castor_policy.events import EventKind
+from castor_records.events.failures import Detected, TrainerStarted
+from castor_records.events.storing import Persisted
+from castor_records.events.training import IterationEnded
 
 pytestmark = pytest.mark.long
 
@@ -112,7 +114,7 @@ def test_a_script_that_always_raises_ends_with_its_last_words(tmp_path: Path) ->
     assert "the loss is NaN at iteration 5" in trial.result["reason"]
     assert "ArithmeticError: the loss is NaN at iteration 5" in plain(trial.output)
     assert "in step" in trial.output  # the end of its traceback
-    generations = {event.fields["generation"] for event in trial.of(EventKind.TRAINER_STARTED)}
+    generations = {entry.event.generation for entry in trial.of(TrainerStarted)}
     assert len(generations) <= 4
     assert trial.processes_left == ()
     # What was complete is kept, and it is said how to go on.
@@ -130,8 +132,8 @@ def test_a_memory_budget_that_is_too_small(castor_train: Any) -> None:
     assert re.search(r"part of rank \d, 2 buffers \d{3}\.\d+ KiB", said), said
     assert re.search(r"needed \d{3}\.\d+ KiB", said)
     assert re.search(r"left of the limit, too little 64\.000 KiB", said)
-    assert trial.of(EventKind.ITERATION_ENDED) == []
-    assert {e.fields["generation"] for e in trial.of(EventKind.TRAINER_STARTED)} == {1}
+    assert trial.of(IterationEnded) == []
+    assert {e.event.generation for e in trial.of(TrainerStarted)} == {1}
 
 
 def test_another_jobs_checkpoints_are_refused_by_name(start: Any, tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_another_jobs_checkpoints_are_refused_by_name(start: Any, tmp_path: Path
     options = ("--persist", str(kept), "--persist-every", "1s")
     first = start(*options, iterations=10000, name="first")
     first.wait_until(
-        lambda: any(event.kind == EventKind.PERSISTED for event in first.events()), "persisted"
+        lambda: any(isinstance(entry.event, Persisted) for entry in first.events()), "persisted"
     )
     first.process.terminate()
     assert first.wait(60).result["outcome"] == "interrupted"
@@ -150,7 +152,7 @@ def test_another_jobs_checkpoints_are_refused_by_name(start: Any, tmp_path: Path
     said = plain(other.output)
     assert first.job in said
     assert str(kept) in said
-    assert other.of(EventKind.ITERATION_ENDED) == []
+    assert other.of(IterationEnded) == []
     assert other.processes_left == other.memory_left == ()
 
 
@@ -181,5 +183,5 @@ def test_no_false_alarm_on_a_loaded_machine(castor_train: Any) -> None:
         trial = castor_train("--lease", "5s", iterations=200)
     assert trial.code == 0, trial.output
     assert trial.result["iterations"] == 200
-    assert trial.of(EventKind.DETECTED) == []
+    assert trial.of(Detected) == []
     assert trial.recoveries == []

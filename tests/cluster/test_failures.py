@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 
 from castor_lab.soak.trial import Trial
-from castor_policy.events import EventKind
+from castor_records.events.event import Event, generation_of, of_kind
+from castor_records.events.failures import (
+    Corrupt,
+    Detected,
+    Failure,
+    Planned,
+    Redundant,
+    Replaced,
+    Resumed,
+    TrainerStarted,
+)
+from castor_records.events.storing import Persisted, RootElected, StoreBack
+from castor_records.events.training import CheckpointCompleted, IterationEnded
 
 pytestmark = pytest.mark.long
 
@@ -53,9 +65,9 @@ def check_redundancy(trial: Trial) -> None:
     """In every generation that trained, every machine had all its replicas again."""
     machines = trial.result["nodes"]
     again: dict[int, set[object]] = {}
-    for event in trial.of(EventKind.REDUNDANT):
-        again.setdefault(int(str(event.fields["generation"])), set()).add(event.fields["machine"])
-    trained = {int(str(e.fields["generation"])) for e in trial.of(EventKind.ITERATION_ENDED)}
+    for entry in trial.of(Redundant):
+        again.setdefault(entry.event.generation, set()).add(entry.event.machine)
+    trained = {e.event.generation for e in trial.of(IterationEnded)}
     assert all(again[generation] == set(range(machines)) for generation in trained)
 
 
@@ -88,13 +100,13 @@ def test_the_roots_machine(castor_train: Any, baseline: Any) -> None:
     (recovery,) = trial.recoveries
     assert recovery["kind"] == "hardware"
     assert recovery["iterations_lost"] <= 1
-    elected = trial.of(EventKind.ROOT_ELECTED)
-    terms = [int(str(event.fields["term"])) for event in elected]
+    elected = trial.of(RootElected)
+    terms = [entry.event.term for entry in elected]
     assert len(elected) >= 2
     assert all(a < b for a, b in itertools.pairwise(terms))
-    (failure,) = trial.of(EventKind.FAILURE)
-    assert failure.fields["agent"] == elected[0].fields["agent"]
-    assert failure.fields["agent"] not in {event.fields["agent"] for event in elected[1:]}
+    (failure,) = trial.of(Failure)
+    assert failure.event.agent == elected[0].event.agent
+    assert failure.event.agent not in {entry.event.agent for entry in elected[1:]}
     check_redundancy(trial)
 
 
@@ -112,10 +124,9 @@ def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, tmp_path: 
 
     def is_persisted() -> bool:
         shares: dict[object, int] = {}
-        for event in run.events():
-            if event.kind == EventKind.PERSISTED:
-                iteration = event.fields["iteration"]
-                shares[iteration] = shares.get(iteration, 0) + 1
+        for entry in of_kind(run.events(), Persisted):
+            iteration = entry.event.iteration
+            shares[iteration] = shares.get(iteration, 0) + 1
         return 4 in shares.values()
 
     run.wait_until(is_persisted, "persisted")
@@ -126,30 +137,28 @@ def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, tmp_path: 
     (recovery,) = trial.recoveries
     assert recovery["kind"] == "hardware"
     assert set(recovery["sources"].values()) == {"storage"}
-    resumed = [e for e in trial.of(EventKind.RESUMED) if e.fields["generation"] != 1]
-    assert {event.fields["iteration"] for event in resumed} == {recovery["iteration"]}
+    resumed = [e for e in trial.of(Resumed) if e.event.generation != 1]
+    assert {entry.event.iteration for entry in resumed} == {recovery["iteration"]}
     assert 0 < recovery["iteration"] < 100
     assert trial.processes_left == trial.memory_left == ()
 
 
-@pytest.mark.parametrize(
-    "moment", [EventKind.DETECTED, EventKind.REPLACED, EventKind.PLANNED, EventKind.REDUNDANT]
-)
-def test_a_machine_during_a_recovery(start: Any, baseline: Any, moment: EventKind) -> None:
+@pytest.mark.parametrize("moment", [Detected, Replaced, Planned, Redundant])
+def test_a_machine_during_a_recovery(start: Any, baseline: Any, moment: type[Event]) -> None:
     run = start("--kill", "machine:1@10")
 
     def is_that_far() -> bool:
-        of_it = (e for e in run.events() if e.kind == moment)
-        return any(int(str(event.fields["generation"])) == 2 for event in of_it)
+        of_it = of_kind(run.events(), moment)
+        return any(generation_of(entry.event) == 2 for entry in of_it)
 
-    run.wait_until(is_that_far, f"at {moment} of the recovery")
+    run.wait_until(is_that_far, f"at {moment.kind} of the recovery")
     run.inject("machine:2@now")
     trial = run.wait()
     sys.stdout.write(trial.output)
     check_end(trial, baseline(4, 30))
     assert sum(recovery["iterations_lost"] for recovery in trial.recoveries) <= 1
     assert all(recovery["iteration"] >= 9 for recovery in trial.recoveries)
-    assert len(trial.of(EventKind.REPLACED)) >= 2
+    assert len(trial.of(Replaced)) >= 2
     check_redundancy(trial)
     assert trial.processes_left == trial.memory_left == ()
 
@@ -159,8 +168,8 @@ def test_a_standby_takes_over(castor_train: Any, baseline: Any) -> None:
     check_end(trial, baseline(4, 30))
     (recovery,) = trial.recoveries
     check_recovery(recovery, "hardware", own(rank_2="node-3"))
-    (replaced,) = trial.of(EventKind.REPLACED)
-    assert (replaced.fields["machine"], replaced.fields["agent"]) == (2, "spare-0")
+    (replaced,) = trial.of(Replaced)
+    assert (replaced.event.machine, replaced.event.agent) == (2, "spare-0")
     assert "a machine was asked for" not in trial.output
 
 
@@ -169,7 +178,7 @@ def test_a_standby_dies_when_it_is_needed(castor_train: Any, baseline: Any) -> N
     trial = castor_train("--standby", "1", *faults)
     check_end(trial, baseline(4, 30))
     assert all(recovery["iterations_lost"] <= 1 for recovery in trial.recoveries)
-    assert trial.of(EventKind.REPLACED)[-1].fields["agent"] == "spare-1"
+    assert trial.of(Replaced)[-1].event.agent == "spare-1"
 
 
 def test_a_second_machine_right_after_the_first(castor_train: Any, baseline: Any) -> None:
@@ -189,7 +198,7 @@ def test_an_agent_alone(castor_train: Any, baseline: Any) -> None:
     (recovery,) = trial.recoveries
     # Its memory outlives it: no peer is needed.
     check_recovery(recovery, "software", own())
-    assert trial.of(EventKind.REPLACED) == []
+    assert trial.of(Replaced) == []
 
 
 def test_an_agent_that_stands_still_loses_its_machine(castor_train: Any, baseline: Any) -> None:
@@ -208,7 +217,7 @@ def test_an_agent_that_wakes_after_a_standby_took_its_place_disturbs_nobody(
     record = json.loads((run.folder / "agents" / "node-1" / "agent.json").read_text())
     os.kill(record["pid"], signal.SIGSTOP)
     try:
-        run.wait_until(lambda: any(e.kind == EventKind.REPLACED for e in run.events()), "replaced")
+        run.wait_until(lambda: any(of_kind(run.events(), Replaced)), "replaced")
     finally:
         os.kill(record["pid"], signal.SIGCONT)
     trial = run.wait(120)
@@ -216,8 +225,8 @@ def test_an_agent_that_wakes_after_a_standby_took_its_place_disturbs_nobody(
     check_end(trial, baseline(2, 100), 100)
     (recovery,) = trial.recoveries
     check_recovery(recovery, "hardware", own(2, rank_1="node-0"))
-    (replaced,) = trial.of(EventKind.REPLACED)
-    assert (replaced.fields["machine"], replaced.fields["agent"]) == (1, "spare-0")
+    (replaced,) = trial.of(Replaced)
+    assert (replaced.event.machine, replaced.event.agent) == (1, "spare-0")
     assert trial.processes_left == trial.memory_left == ()
 
 
@@ -225,14 +234,14 @@ def test_a_store_that_is_away_stops_nobody(castor_train: Any, baseline: Any) -> 
     trial = castor_train("--kill", "store@10/10s", iterations=100)
     check_end(trial, baseline(4, 100), 100)
     assert trial.recoveries == []
-    assert trial.of(EventKind.DETECTED) == []
-    assert {e.fields["generation"] for e in trial.of(EventKind.TRAINER_STARTED)} == {1}
-    (failure,) = trial.of(EventKind.FAILURE)
-    back_ns = min(event.time_ns for event in trial.of(EventKind.STORE_BACK))
-    ended = [e for e in trial.of(EventKind.ITERATION_ENDED) if e.fields["rank"] == 0]
+    assert trial.of(Detected) == []
+    assert {e.event.generation for e in trial.of(TrainerStarted)} == {1}
+    (failure,) = trial.of(Failure)
+    back_ns = min(event.time_ns for event in trial.of(StoreBack))
+    ended = [e for e in trial.of(IterationEnded) if e.event.rank == 0]
     meanwhile = [e for e in ended if failure.time_ns < e.time_ns < back_ns]
     assert len(meanwhile) >= 20
-    complete = [e for e in trial.of(EventKind.CHECKPOINT_COMPLETED) if e.fields["rank"] == 0]
+    complete = [e for e in trial.of(CheckpointCompleted) if e.event.rank == 0]
     assert len([e for e in complete if failure.time_ns < e.time_ns < back_ns]) >= 20
 
 
@@ -253,8 +262,8 @@ def test_a_flipped_bit(castor_train: Any, baseline: Any) -> None:
     check_end(trial, baseline(4, 30))
     (recovery,) = trial.recoveries
     check_recovery(recovery, "software", own(rank_0="node-1"))
-    corrupt = trial.of(EventKind.CORRUPT)
-    assert [(event.fields["machine"], event.fields["rank"]) for event in corrupt] == [(0, 0)]
+    corrupt = trial.of(Corrupt)
+    assert [(entry.event.machine, entry.event.rank) for entry in corrupt] == [(0, 0)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from castor_lab.soak.trial import plain
-from castor_policy.events import EventKind
+from castor_records.events.failures import Detected
 
 
 @pytest.mark.long
@@ -23,7 +23,7 @@ def test_strangers_and_second_agents_of_a_name_are_refused_and_disturb_nobody(
     assert trial.result["strangers"] == {"twin-of-node-1": 2, "stranger-1": 2, "twin-of-node-0": 2}
     assert trial.result["faults_not_injected"] == []
     assert trial.recoveries == []
-    assert trial.of(EventKind.DETECTED) == []
+    assert trial.of(Detected) == []
     said = plain(trial.output)
     assert "agent stranger-1 on" in said
     assert "is not the secret of this job" in said

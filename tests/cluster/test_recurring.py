@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from castor_lab.soak.trial import plain, running
-from castor_policy.events import EventKind
+from castor_records.events.failures import TrainerStarted
 
 pytestmark = pytest.mark.long
 
@@ -62,7 +62,7 @@ def test_who_leaves_at_the_same_iteration_for_ever_is_named_and_ends_the_job(
         ]
         assert named == [{(1, 1, said)}] * len(named)
         # The one that made progress, and what --max-attempts allows.
-        assert len({e.fields["generation"] for e in trial.of(EventKind.TRAINER_STARTED)}) <= 3
+        assert len({e.event.generation for e in trial.of(TrainerStarted)}) <= 3
         # Its own log is shown, not that of a bystander with a traceback.
         assert re.search(r"the end of .*node-1/rank-1.log: .*about to leave", plain(trial.output))
         assert "Connection closed by peer" not in trial.output

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from castor_policy.events import EventKind
+from castor_records.events.storing import StoreTrouble
 from castor_runtime.stores import EmbeddedEtcd
 
 pytestmark = pytest.mark.long
@@ -28,8 +28,8 @@ def test_a_store_that_is_wiped_costs_nothing_and_a_later_failure_is_recovered_fr
         etcd.start()
 
         def noticed() -> bool:
-            troubles = [e for e in run.events() if e.kind == EventKind.STORE_TROUBLE]
-            return len({e.fields["agent"] for e in troubles if e.fields["about"] == "data"}) == 2
+            troubles = [e for e in run.events() if isinstance(e.event, StoreTrouble)]
+            return len({e.event.agent for e in troubles if e.event.about == "data"}) == 2
 
         run.wait_until(noticed, "every agent's notice")
         record = json.loads((run.folder / "agents" / "node-1" / "agent.json").read_text())

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from castor_lab.soak.trial import Running, train
-from castor_policy.events import EventKind
+from castor_records.events.event import Event, of_kind
+from castor_records.events.failures import Detected, TrainerStarted
+from castor_records.events.storing import Persisted
+from castor_records.events.training import Busy
 from castor_runtime.persistent.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.long
@@ -69,16 +72,15 @@ def test_an_evaluation_is_no_stall_and_of_a_deadlock_the_missing_rank_is_named(
     assert "rank 1" in recovery["cause"]
     assert recovery["since"] == "last_iteration"
     assert recovery["seconds"]["detection"] > 2.5
-    assert [event.fields["what"] for event in trial.of(EventKind.BUSY)] == ["evaluation"]
+    assert [entry.event.what for entry in trial.of(Busy)] == ["evaluation"]
     assert trial.sha256 == baseline(2, 20)
 
 
 def trainer(run: Running, generation: int, rank: int) -> int | None:
     """Return the process of a rank, once it has been forked."""
-    for event in run.events():
-        whose = (event.fields.get("generation"), event.fields.get("rank"))
-        if event.kind == EventKind.TRAINER_STARTED and whose == (generation, rank):
-            return int(str(event.fields["pid"]))
+    for entry in of_kind(run.events(), TrainerStarted):
+        if (entry.event.generation, entry.event.rank) == (generation, rank):
+            return entry.event.pid
     return None
 
 
@@ -104,8 +106,8 @@ def test_hung_storage_and_a_trainer_stopped_as_it_starts_hold_nobody_up(
     os.kill(stopped, signal.SIGSTOP)
     trial = run.wait(240)
     assert trial.code == 0, trial.output
-    hangs = [e for e in trial.of(EventKind.DETECTED) if e.fields["how"] == "hang"]
-    assert [event.fields["rank"] for event in hangs] == [0]
+    hangs = [e for e in trial.of(Detected) if e.event.how == "hang"]
+    assert [entry.event.rank for entry in hangs] == [0]
     assert trial.sha256 == baseline(2, 20)
 
 
@@ -137,13 +139,13 @@ def test_a_full_tier_is_told_of_and_works_again_and_a_stopped_host_is_replaced(
     filler = fill(small)
     run = start("--nodes", "2", "--persist", str(small), "--persist-every", "1s", iterations=100000)
 
-    def seen(kind: EventKind) -> bool:
-        return any(event.kind == kind for event in run.events())
+    def seen(kind: type[Event]) -> bool:
+        return any(of_kind(run.events(), kind))
 
     full = "No space left on device"
     run.wait_until(lambda: full in run.output(), "told that the tier is full")
     filler.unlink()
-    run.wait_until(lambda: seen(EventKind.PERSISTED), "persisting again")
+    run.wait_until(lambda: seen(Persisted), "persisting again")
     before = agent(run, "node-1")
     os.kill(before["host_pid"], signal.SIGSTOP)
     reached = run.iteration()

@@ -20,7 +20,9 @@ from castor_lab.faults.fault import (
     parse_fault,
 )
 from castor_lab.faults.schedule import FaultSchedule, faults_of_trace
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Event
+from castor_records.events.failures import Detected
+from castor_records.events.training import IterationEnded
 from castor_traces.trace import Failure, make_trace
 
 MACHINES, RANKS = 4, 2
@@ -120,7 +122,7 @@ def test_what_is_no_fault_is_refused_in_one_line(text: str, part: str) -> None:
 
 
 def ended(iteration: int) -> Event:
-    return Event(0, EventKind.ITERATION_ENDED, {"rank": 0, "iteration": iteration})
+    return IterationEnded(generation=1, rank=0, iteration=iteration)
 
 
 def test_faults_become_due_once_and_in_their_order() -> None:
@@ -139,8 +141,8 @@ def test_faults_become_due_once_and_in_their_order() -> None:
     schedule.add(early)
     schedule.add(late)
     assert schedule.due(14.0) == [early, late]
-    schedule.saw(Event(0, EventKind.DETECTED, {"generation": 2}), 20.0)
-    schedule.saw(Event(0, EventKind.DETECTED, {"generation": 3}), 30.0)
+    schedule.saw(Detected(generation=2), 20.0)
+    schedule.saw(Detected(generation=3), 30.0)
     assert schedule.due(20.4) == []
     assert schedule.due(20.5) == [recovery]
     assert schedule.waiting == ()

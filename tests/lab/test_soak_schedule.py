@@ -16,8 +16,9 @@ from castor_lab.faults.fault import AtIteration, Fault, FaultKind, parse_fault
 from castor_lab.soak.campaign import Case, Shape, case_of, judge
 from castor_lab.soak.schedule import APART, Schedule, draw, survives_in_memory
 from castor_lab.soak.trial import Trial
-from castor_policy.events import Event, EventKind
 from castor_policy.placement import place
+from castor_records.events.event import Entry
+from castor_records.events.training import IterationEnded
 
 PAIRS = place("mixed", 4, 2)
 
@@ -188,7 +189,7 @@ def test_a_stranger_is_let_in_only_once_training_is_over(
     record.write_text(json.dumps({"machine": machine}))
     os.utime(record, ns=(0, 10**18 + round(let_in_s * 1e9)))
     (tmp_path / "run.json").write_text(json.dumps({"started_ns": 10**18}))
-    last = Event(20 * 10**9, EventKind.ITERATION_ENDED, {"iteration": 24})
+    last = Entry(20 * 10**9, IterationEnded(generation=1, rank=0, iteration=24))
     case = Case(Shape(4, 1, 2, 0), Schedule(3, tuple(faults("twin:0@21")), True), 24)
     came = trial()
     result = {**came.result, "strangers": {"twin-of-node-0": 0}}

@@ -23,8 +23,8 @@ from castor_policy.agents.history import (
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
-from castor_policy.events import EventKind
 from castor_policy.placement import place
+from castor_records.events import failures
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
 LIVES = tuple(f"{name}.1" for name in NAMES)
@@ -74,8 +74,8 @@ def written(effects: Sequence[object]) -> Plan:
 def told_aside(made: Root, plan: Plan) -> list[tuple[object, object]]:
     """What the root tells once the store holds the plan that it wrote."""
     told = made.handle(PlanChanged(plan, 100), 3.0, 103.0)
-    logs = [e for e in told if isinstance(e, Log) and e.kind == EventKind.SET_ASIDE]
-    return [(log.fields["agent"], log.fields["stays"]) for log in logs]
+    logs = [e for e in told if isinstance(e, Log) and isinstance(e.event, failures.SetAside)]
+    return [(log.event.agent, log.event.stays) for log in logs]
 
 
 def decide(made: Root, now_s: float = 1.0, at_s: float = 100.0) -> list[object]:

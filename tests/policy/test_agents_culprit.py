@@ -19,8 +19,8 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.standstill import standstill
-from castor_policy.events import EventKind
 from castor_policy.placement import place
+from castor_records.events.failures import Detected
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
 SPEC = JobSpec("j", 4, 1, "group", place("mixed", 4, 2).replicas, "t.py", lease_s=4.0)
@@ -303,12 +303,10 @@ def test_it_waits_for_weak_evidence_and_acts_at_once_on_a_signal() -> None:
     assert plan is not None
     assert [(one.machine, one.rank) for one in plan.culprits] == [(1, 1)]
     assert plan.seen == (f"machine 0: rank 0 exited with code 1: {GLOO}",)
-    (event,) = told_of(made, plan)
-    assert event.kind == EventKind.DETECTED
-    assert event.fields["machine"] == 1
-    assert event.fields["rank"] == 1
-    assert event.fields["how"] == "signal"
-    assert event.fields["seen"] == list(plan.seen)
+    (log,) = told_of(made, plan)
+    assert isinstance(log.event, Detected)
+    assert (log.event.machine, log.event.rank, log.event.how) == (1, 1, "signal")
+    assert log.event.seen == plan.seen
 
 
 def test_after_the_window_it_goes_on_without_a_name() -> None:
@@ -318,8 +316,9 @@ def test_after_the_window_it_goes_on_without_a_name() -> None:
     plan = written(made.handle(Tick(), 1.0 + window_s(SPEC)))
     assert plan is not None
     assert (plan.generation, plan.culprits) == (2, ())
-    (event,) = told_of(made, plan)
-    assert (event.fields["machine"], event.fields["how"]) == (None, "unknown")
+    (log,) = told_of(made, plan)
+    assert isinstance(log.event, Detected)
+    assert (log.event.machine, log.event.how) == (None, "unknown")
 
 
 def test_the_window_is_short_beside_a_lease() -> None:

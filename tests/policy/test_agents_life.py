@@ -29,9 +29,9 @@ from castor_policy.agents.root import BEGIN_WITHOUT_S
 from castor_policy.agents.store_keys import plan_key, root_key
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker
-from castor_policy.events import EventKind
 from castor_policy.membership import RENEWALS
 from castor_policy.store import KeyValue, LeaseLostError, StoreEvent, StoreUnavailableError
+from castor_records.events.storing import RootElected
 
 JOB = "job"
 SPEC = JobSpec(JOB, 2, 1, "group", ((0, 1), (1, 0)), "train.py", lease_s=4.0)
@@ -107,7 +107,7 @@ def a_life(*, elected: bool) -> AgentLife:
 def test_an_agent_is_root_from_when_its_key_is_seen_until_it_is_gone() -> None:
     life = a_life(elected=True)
     told = life.decide(RootChanged("a"), 0.0)
-    assert [effect.kind for effect in told if isinstance(effect, Log)] == [EventKind.ROOT_ELECTED]
+    assert [type(effect.event) for effect in told if isinstance(effect, Log)] == [RootElected]
     assert life.root is not None
     root = life.root
     assert life.decide(RootChanged("a"), 0.0) == []  # read again: the same term goes on

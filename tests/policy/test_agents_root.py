@@ -17,8 +17,8 @@ from castor_policy.agents.filling import REQUEST_AGAIN_S
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
-from castor_policy.events import EventKind
 from castor_policy.placement import place
+from castor_records.events.failures import Detected
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
 SPEC = JobSpec("j", 4, 1, "group", place("mixed", 4, 2).replicas, "t.py", max_attempts=2)
@@ -139,7 +139,7 @@ def test_what_was_decided_is_told_with_the_time_at_which_it_was() -> None:
     made.write_failed()  # no answer came, yet it had been carried out
     seen = made.handle(PlanChanged(write.plan, 11), 2.0, 102.0)
     told = [effect for effect in seen if isinstance(effect, Log)]
-    assert [(event.kind, event.at_s) for event in told] == [(EventKind.DETECTED, 101.0)]
+    assert [(type(log.event), log.at_s) for log in told] == [(Detected, 101.0)]
     later = made.handle(PlanChanged(write.plan, 12), 3.0, 103.0)
     assert not any(isinstance(effect, Log) for effect in later)
 

@@ -15,7 +15,7 @@ from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.standstill import standstill
 from castor_policy.agents.worker import Worker
-from castor_policy.events import EventKind
+from castor_records.events.failures import Detected
 
 SPEC = JobSpec("job", 2, 2, "group", ((0, 1), (1, 0)), "train.py")
 
@@ -101,9 +101,9 @@ def test_the_root_starts_the_next_generation_and_logs_the_machine_that_did_not_c
     effects = root.handle(ReportChanged("node-1", late), 1.5)
     [written] = [e for e in effects if isinstance(e, WritePlan)]
     told = root.handle(PlanChanged(written.plan, 10), 1.6)
-    [detected] = [e for e in told if isinstance(e, Log) and e.kind == EventKind.DETECTED]
-    assert detected.fields["machine"] == 1
-    assert detected.fields["how"] == "stall"
+    [detected] = [e for e in told if isinstance(e, Log) and isinstance(e.event, Detected)]
+    assert detected.event.machine == 1
+    assert detected.event.how == "stall"
     assert (written.plan.generation, written.plan.phase) == (2, Phase.GATHER)
     assert "rank 3" in written.plan.reason
 

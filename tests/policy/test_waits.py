@@ -16,7 +16,7 @@ from castor_policy.agents.patience import Patience, serves
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import Worker
-from castor_policy.events import EventKind
+from castor_records.events.failures import Detected
 
 SPEC = JobSpec(
     "job",
@@ -71,7 +71,7 @@ class Desk:
                 self.revision += 1
                 told = self.root.handle(PlanChanged(effect.plan, self.revision), self.now_s)
                 logs = [event for event in told if isinstance(event, Log)]
-                self.logged = [event for event in logs if event.kind == EventKind.DETECTED]
+                self.logged = [entry for entry in logs if isinstance(entry.event, Detected)]
                 return effect.plan
         return None
 
@@ -86,7 +86,7 @@ def test_a_machine_that_never_gathers_loses_its_place_to_a_standby() -> None:
     plan = desk.wait(1.0)
     assert plan is not None
     assert plan.agents == ("node-0", "spare-0")
-    assert [event.fields["how"] for event in desk.logged] == ["silent"]
+    assert [entry.event.how for entry in desk.logged] == ["silent"]
 
 
 def test_who_was_given_up_may_fill_a_place_again_once_it_speaks() -> None:

@@ -13,7 +13,8 @@ from castor_policy.agents.effects import Report
 from castor_policy.agents.events import PersistEnded
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.worker import Worker
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry
+from castor_records.events.storing import Persisted, PersistFailed
 from castor_runtime.launcher.result_file import persistent
 from castor_runtime.persistent.durable_files import write_durably
 from castor_runtime.persistent.manifest import Attempt, Receipt, write_receipt
@@ -115,8 +116,8 @@ def test_a_failing_tier_is_in_the_agents_report_until_it_works_again() -> None:
 def test_the_result_holds_every_share_that_failed() -> None:
     failed = {"machine": 1, "iteration": 20, "generation": 1, "cause": "full"}
     events = [
-        Event(1, EventKind.PERSISTED, {"machine": 0, "iteration": 10}),
-        Event(2_500_000_000, EventKind.PERSIST_FAILED, failed),
+        Entry(1, Persisted(machine=0, iteration=10)),
+        Entry(2_500_000_000, PersistFailed.of_fields(failed)),
     ]
     assert persistent(events) == {
         "newest": 10,

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry
+from castor_records.events.failures import Detected
+from castor_records.recoveries import recoveries
 from castor_runtime.agent.log_tail import last_line
 from castor_runtime.launcher.near_miss import near_misses
-from castor_runtime.launcher.result_file import failure_tail
+from castor_runtime.launcher.result_file import failure_tail, ranks_at_fault
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.launcher.run_result import ranks_at_fault, recoveries
 
 CASTORS = ("--nodes", "--standby", "--replicas", "--kill", "-h")
 USAGE = "usage: train.py [-h] [--iterations ITERATIONS] [--hidden-size N] [--lr LR]\n"
@@ -123,16 +124,15 @@ def test_a_complaint_of_usage_is_shown_from_its_beginning(tmp_path: Path) -> Non
 def test_who_was_named_and_what_others_saw_stand_apart_in_the_result() -> None:
     named = {"machine": 1, "rank": 1, "agent": "node-1", "how": "exit", "cause": "rank 1 exited"}
     saw = "machine 0: rank 0 exited with code 1: closed by peer"
-    detected = Event(
-        5, EventKind.DETECTED, {"generation": 2, "failure": "software", "seen": [saw], **named}
-    )
+    told = {"generation": 2, "failure": "software", "seen": [saw], **named}
+    detected = Entry(5, Detected.of_fields(told))
     (found,) = recoveries([detected])
     assert found.culprits == (named,)
     assert found.seen == (saw,)
     assert ranks_at_fault([found.to_json()]) == (1,)
     unknown = {"machine": None, "rank": None, "agent": "", "how": "unknown", "cause": "not known"}
     (found,) = recoveries(
-        [Event(5, EventKind.DETECTED, {"generation": 2, "seen": [saw], **unknown})]
+        [Entry(5, Detected.of_fields({"generation": 2, "seen": [saw], **unknown}))]
     )
     assert found.culprits == ()
     assert ranks_at_fault([found.to_json()]) == ()

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from castor_configs.errors import InputError
-from castor_policy.events import Event, EventKind
-from castor_runtime.launcher.event_logs import EventTail, merge
+from castor_records.event_log import EventTail, merge
+from castor_records.events.event import Entry
+from castor_records.events.failures import Detected, Planned, Replaced
 from castor_runtime.launcher.run_folder import RunFolder, newest_run, trainer_of
 from castor_runtime.processes import (
     descendants,
@@ -158,8 +159,8 @@ def test_a_log_is_followed_line_by_line_past_torn_ones(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     tail = EventTail(log)
     assert tail.read() == []
-    first = Event(5, EventKind.DETECTED, {"cause": "ä"})
-    second = Event(9, EventKind.REPLACED, {"machine": 1})
+    first = Entry(5, Detected(cause="ä"))
+    second = Entry(9, Replaced(machine=1))
     data = (first.to_line() + "\n").encode()
     with log.open("ab", buffering=0) as file:
         for index in range(len(data)):
@@ -170,6 +171,6 @@ def test_a_log_is_followed_line_by_line_past_torn_ones(tmp_path: Path) -> None:
     assert tail.read() == [second]
     assert tail.torn == 1
     other = tmp_path / "other.jsonl"
-    third = Event(7, EventKind.PLANNED, {})
+    third = Entry(7, Planned(iteration=3, tier="peer"))
     other.write_text(third.to_line() + "\n" + '{"schema":1,"time_ns":1,"kind":"unknown"}\n')
     assert merge([log, other, tmp_path / "none"]) == [first, third, second]

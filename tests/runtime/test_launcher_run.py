@@ -28,8 +28,9 @@ from castor_configs.errors import InputError
 from castor_lab.faults.injector import Injector
 from castor_lab.faults.requested import requested_faults
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.events import EventKind, parse_line
 from castor_policy.store import Delete, Put, Txn
+from castor_records.events.failures import Failure
+from castor_records.events.line import parse_line
 from castor_runtime.launcher.control import ask
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.result_file import Outcome, write_result
@@ -50,7 +51,8 @@ from castor_policy.agents.agent_report import *
 from castor_policy.agents.job_spec import *
 from castor_policy.agents.plan import *
 from castor_policy.agents.store_keys import *
-from castor_policy.events import EventKind
+from castor_records.events.failures import *
+from castor_records.events.training import *
 from castor_policy.store import *
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.stores import open_store
@@ -90,7 +92,7 @@ class Agent:
             "segments": {}, "control": ""}))
 
     def event(self, kind, **fields):
-        self.log.write(kind, {"generation": self.generation, **fields})
+        self.log.write(kind(generation=self.generation, **fields))
 
     async def put(self, *puts):
         try:
@@ -111,12 +113,12 @@ class Agent:
 
     def recover(self, cause, failure):
         self.generation += 1
-        self.event(EventKind.DETECTED, failure=failure, machine=self.machine, cause=cause,
+        self.event(Detected, failure=failure, machine=self.machine, cause=cause,
                    agent=self.options.name)
-        self.event(EventKind.PLANNED, iteration=self.iteration, tier="own_memory")
-        self.event(EventKind.RETRIEVED, rank=self.machine, source="own_memory")
+        self.event(Planned, iteration=self.iteration, tier="own_memory")
+        self.event(Retrieved, rank=self.machine, iteration=self.iteration, source="own_memory")
         self.child = trainer()
-        self.event(EventKind.RESUMED, rank=self.machine, iteration=self.iteration)
+        self.event(Resumed, rank=self.machine, iteration=self.iteration)
         self.write_agent()
 
     async def run(self):
@@ -157,7 +159,7 @@ class Agent:
                 self.recover("its trainer was killed", "software")
             self.iteration += 1
             write_text(self.state(self.machine), f"{self.generation} {self.iteration}")
-            self.event(EventKind.ITERATION_ENDED, rank=self.machine, iteration=self.iteration,
+            self.event(IterationEnded, rank=self.machine, iteration=self.iteration,
                        loss=1 / self.iteration)
             if self.machine == 0:
                 await self.replace_the_dead()
@@ -266,7 +268,7 @@ class Run:
         lines = self.run.folder.events_file.read_text().splitlines()
         events = [event for line in lines if (event := parse_line(line)) is not None]
         assert events == sorted(events, key=lambda event: event.time_ns)
-        return [str(e.fields["target"]) for e in events if e.kind == EventKind.FAILURE]
+        return [e.event.target for e in events if isinstance(e.event, Failure)]
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from rich.console import Console
 
@@ -11,22 +12,22 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, plan_key, root_key, spec_key
-from castor_policy.events import Event, EventKind, Value
 from castor_policy.store import StoreEvent
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import Detected, Failure
+from castor_records.events.training import CheckpointCompleted, IterationEnded, Warned
+from castor_records.recoveries import Recovery
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.result_file import warned
-from castor_runtime.launcher.run_result import Recovery
 from castor_runtime.launcher.screen import Screen, print_summary
 from castor_runtime.launcher.status import status_document
 
-K = EventKind
+
+def at(time_s: float, kind: type[Event], **fields: Any) -> Entry[Event]:
+    return Entry(round(time_s * 1e9), kind.of_fields(fields))
 
 
-def at(time_s: float, kind: EventKind, **fields: Value) -> Event:
-    return Event(round(time_s * 1e9), kind, fields)
-
-
-def shown(events: list[Event], *, quiet: bool = False) -> list[str]:
+def shown(events: list[Entry[Event]], *, quiet: bool = False) -> list[str]:
     text = io.StringIO()
     screen = Screen(Console(file=text, width=60), 2, quiet=quiet)
     for event in events:
@@ -36,11 +37,14 @@ def shown(events: list[Event], *, quiet: bool = False) -> list[str]:
 
 
 def test_iterations_are_shown_once_a_second_and_before_whatever_follows() -> None:
-    events = [at(i / 10, K.ITERATION_ENDED, rank=0, iteration=i, loss=1 / i) for i in range(1, 16)]
-    events.insert(5, at(0.55, K.CHECKPOINT_COMPLETED, rank=0, iteration=4))
-    events.append(at(1.55, K.ITERATION_ENDED, rank=1, iteration=15, loss=0.0))
-    events.append(at(1.6, K.FAILURE, target="rank:1", failure="software", iteration=15))
-    events.append(at(1.7, K.DETECTED, machine=0, agent="node-0", cause="x" * 500 + "\nmore"))
+    events = [
+        at(i / 10, IterationEnded, generation=1, rank=0, iteration=i, loss=1 / i)
+        for i in range(1, 16)
+    ]
+    events.insert(5, at(0.55, CheckpointCompleted, generation=1, rank=0, iteration=4))
+    events.append(at(1.55, IterationEnded, generation=1, rank=1, iteration=15, loss=0.0))
+    events.append(at(1.6, Failure, target="rank:1", failure="software", iteration=15))
+    events.append(at(1.7, Detected, machine=0, agent="node-0", cause="x" * 500 + "\nmore"))
     lines = shown(events)
     assert lines[:4] == [
         "0.100 s  iteration 1, loss 1.0000",
@@ -55,19 +59,14 @@ def test_iterations_are_shown_once_a_second_and_before_whatever_follows() -> Non
 
 def test_a_warning_is_shown_once_and_whole_also_where_little_is_said() -> None:
     said = "the learning-rate schedule CosineAnnealingLR is not checkpointed: " + "x" * 200
-    events = [at(0.1 * rank, K.WARNING, rank=rank, message=said) for rank in (0, 1)]
-    events.append(at(0.3, K.WARNING, rank=1, message="another"))
+    events = [at(0.1 * rank, Warned, generation=1, rank=rank, message=said) for rank in (0, 1)]
+    events.append(at(0.3, Warned, generation=1, rank=1, message="another"))
     expected = [f"0.000 s  WARNING: {said}", "0.300 s  WARNING: another"]
     assert shown(events) == shown(events, quiet=True) == expected
     assert warned(events) == [
         {"time_s": 0.0, "ranks": [0, 1], "message": said},
         {"time_s": 0.3, "ranks": [1], "message": "another"},
     ]
-
-
-def test_an_event_without_its_fields_is_shown_all_the_same() -> None:
-    for kind in EventKind:
-        shown([Event(1, kind, {}), Event(2, kind, {"rank": None, "iteration": "odd"})])
 
 
 def test_a_recovery_is_one_line_and_the_summary_fits_80_columns() -> None:
@@ -131,7 +130,7 @@ def test_the_table_says_who_fills_which_machine() -> None:
     text = io.StringIO()
     console = Console(file=text, width=100, force_terminal=True, color_system=None)
     screen = Screen(console, 1)
-    screen.event(at(1, K.ITERATION_ENDED, rank=0, iteration=12, loss=0.5))
+    screen.event(at(1, IterationEnded, generation=1, rank=0, iteration=12, loss=0.5))
     screen.table(view, [])
     screen.close()
     table = " ".join(text.getvalue().split())

@@ -30,9 +30,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from castor_policy.events import Event, EventKind
 from castor_policy.placement import place
 from castor_policy.recovery import SCRATCH, STORAGE
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import Planned, Resumed
 from castor_sim.profile import Profile, check_profile
 from castor_sim.run import Engine, run_once
 from castor_sim.setup import Setup, load_setup
@@ -290,12 +291,12 @@ def test_failures_fall_back_to_the_last_complete_checkpoint(
     tiers: list[str] = []
     resumed: list[int] = []
 
-    def observe(event: Event) -> None:
-        if event.kind == EventKind.PLANNED:
-            planned.append(int(event.fields["iteration"]))
-            tiers.append(str(event.fields["tier"]))
-        if event.kind == EventKind.RESUMED:
-            resumed.append(event.time_ns)
+    def observe(entry: Entry[Event]) -> None:
+        if isinstance(entry.event, Planned):
+            planned.append(entry.event.iteration)
+            tiers.append(entry.event.tier)
+        if isinstance(entry.event, Resumed):
+            resumed.append(entry.time_ns)
 
     engine = SimpyEngine(
         profile,

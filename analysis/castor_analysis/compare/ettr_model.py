@@ -25,9 +25,11 @@ import numpy as np
 from castor_analysis.compare.outages import NOBODY, REQUESTED, STANDBY, OutageKind
 from castor_analysis.compare.points import ITERATIONS, SHARE, Point, SettingValue, quantile
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel
-from castor_analysis.job_events import events_of_the_job, whole
-from castor_policy.events import Event, EventKind
 from castor_policy.membership import Lease
+from castor_records.events.event import Entry, Event, of_kind
+from castor_records.events.failures import Failure
+from castor_records.events.training import IterationEnded
+from castor_records.outages import course_of
 from castor_sim.exact_engine import ExactEngine
 from castor_sim.profile import Profile, check_profile
 from castor_sim.strikes import Strikes
@@ -97,33 +99,32 @@ class EttrPrediction:
     tallies: tuple[Tally, ...]
 
 
-def read_replay(events: Iterable[Event]) -> Replay:
+def read_replay(entries: Iterable[Entry[Event]]) -> Replay:
     """Read a run with failures.
 
     Args:
-        events: its merged log.
+        entries: its merged log.
 
     Raises:
         ValueError: it has no two iterations, or a failure that the simulator does not know.
     """
-    log = sorted(events, key=lambda event: event.time_ns)
-    ended = [e for e in log if e.kind == EventKind.ITERATION_ENDED and whole(e, "rank") == 0]
+    log = sorted(entries, key=lambda entry: entry.time_ns)
+    ended = [entry for entry in of_kind(log, IterationEnded) if entry.event.rank == 0]
     if len(ended) < 2:
         raise ValueError("fewer than two iterations ended: there is no wall time to speak of")
     start_ns, end_ns = ended[0].time_ns, ended[-1].time_ns
     blows = tuple(
-        _blow(event, start_ns)
-        for event in log
-        if event.kind == EventKind.FAILURE and start_ns <= event.time_ns < end_ns
+        _blow(entry, start_ns)
+        for entry in of_kind(log, Failure)
+        if start_ns <= entry.time_ns < end_ns
     )
-    first = whole(ended[0], "iteration")
-    resumed = (event for event in events_of_the_job(log) if event.kind == EventKind.RESUMED)
+    first = ended[0].event.iteration
     return Replay(
         blows=blows,
         wall_ns=end_ns - start_ns,
-        iterations=max(whole(event, "iteration") for event in ended) - first,
+        iterations=max(entry.event.iteration for entry in ended) - first,
         iteration_samples_s=_untouched(ended),
-        lost_s=sum(whole(event, "lost_progress_ns") for event in resumed) / _NS_PER_S,
+        lost_s=sum(one.lost_progress_ns for one in course_of(log).outages) / _NS_PER_S,
     )
 
 
@@ -294,26 +295,27 @@ def _strikes(blows: Sequence[Blow], restore_ns: Sequence[int], ahead_ns: int) ->
     ]
 
 
-def _blow(event: Event, start_ns: int) -> Blow:
-    target = str(event.fields.get("target", ""))
+def _blow(entry: Entry[Failure], start_ns: int) -> Blow:
+    target = entry.event.target or ""
     kind = target.partition(":")[0]
     if kind not in ("rank", "machine"):
         raise ValueError(
             f"{target}: the simulator knows trainers that die and machines that are lost; replay "
             "a run that has no other failures"
         )
-    return Blow(event.time_ns - start_ns, whole(event, "machine"), kind == "machine")
+    machine = -1 if entry.event.machine is None else entry.event.machine
+    return Blow(entry.time_ns - start_ns, machine, kind == "machine")
 
 
-def _untouched(ended: Sequence[Event]) -> tuple[float, ...]:
+def _untouched(ended: Sequence[Entry[IterationEnded]]) -> tuple[float, ...]:
     """Return rank 0's iterations but for the first of each generation."""
     generation = -1
     found: list[float] = []
-    for event in ended:
-        seconds = event.fields.get("seconds")
-        if whole(event, "generation") == generation and isinstance(seconds, int | float):
-            found.append(float(seconds))
-        generation = whole(event, "generation")
+    for entry in ended:
+        event = entry.event
+        if event.generation == generation and event.seconds is not None:
+            found.append(event.seconds)
+        generation = event.generation
     if not found:
         raise ValueError("no iteration without a failure: nothing says how long one takes")
     return tuple(found)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from castor_analysis.compare.ettr_model import ettr_points, predict_ettr, read_replay
 from castor_analysis.compare.measured_run import COMPLETE, ITERATION, MeasuredRun
-from castor_analysis.compare.outages import LeftOut, Outage, outages
+from castor_analysis.compare.outages import LeftOut, OutageSample, outages
 from castor_analysis.compare.points import Point, SettingValue
 from castor_analysis.compare.prediction import SERIAL
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel, calibrate
@@ -44,7 +44,7 @@ class FailureModel:
         """
         if len({run.setting for run in runs}) != 1:
             raise ValueError("recoveries are fitted on the runs of one setting; leave out others")
-        found: list[Outage] = []
+        found: list[OutageSample] = []
         left_out: list[LeftOut] = []
         for run in runs:
             alike, unlike = _outages(run)
@@ -68,7 +68,7 @@ class FailureModel:
         measured: list[MeasuredOutages] = []
         left_out: list[LeftOut] = []
         for setting, alike in settings.items():
-            found: list[Outage] = []
+            found: list[OutageSample] = []
             for run in alike:
                 of_run, unlike = _outages(run)
                 found += of_run
@@ -88,7 +88,7 @@ class FailureModel:
         if run.name in self.recovery.runs:
             raise ValueError(f"{run.name} calibrated the model: it cannot check it")
         predicted = self.predict(run.setting)
-        replay = read_replay(run.events)
+        replay = read_replay(run.entries)
         prediction = predict_ettr(
             replay,
             self.recovery,
@@ -111,8 +111,8 @@ def standbys_of(result: Mapping[str, object]) -> int:
     return 0
 
 
-def _outages(run: MeasuredRun) -> tuple[list[Outage], list[LeftOut]]:
-    return outages(run.events, run=run.name, standbys=standbys_of(run.result))
+def _outages(run: MeasuredRun) -> tuple[list[OutageSample], list[LeftOut]]:
+    return outages(run.entries, run=run.name, standbys=standbys_of(run.result))
 
 
 def _setting(run: MeasuredRun, predicted: Mapping[str, float]) -> OutageSetting:

@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_analysis.compare.settings import NONE, Setting, setting_of
-from castor_analysis.job_events import whole
-from castor_analysis.run_log import events_of_run
 from castor_configs.errors import InputError
-from castor_policy.events import Event, EventKind
-from castor_runtime.launcher.run_folder import RunFolder
+from castor_records.event_log import events_of_run
+from castor_records.events.event import Entry, Event, generation_of, of_kind
+from castor_records.events.failures import Resumed
+from castor_records.events.training import (
+    CheckpointCompleted,
+    IterationEnded,
+    Scheduled,
+    SpansProfiled,
+)
+from castor_records.run_files import RunFiles
 
 ITERATION: Final = "iteration_s"
 IDLE: Final = "idle_s"
@@ -28,12 +34,6 @@ COMPLETE: Final = "checkpoint_complete_s"
 QUANTITIES: Final = (ITERATION, IDLE, NETWORK, COMPLETE)
 """What is measured of each iteration, in the order of reports."""
 
-_FIELDS: Final = (
-    (EventKind.ITERATION_ENDED, "seconds", ITERATION),
-    (EventKind.ITERATION_ENDED, "idle_s", IDLE),
-    (EventKind.CHECKPOINT_COMPLETED, "network_s", NETWORK),
-    (EventKind.CHECKPOINT_COMPLETED, "sent_s", COMPLETE),
-)
 _WARM_UP: Final = 3
 """Iterations that are left out where no schedule says when training had settled."""
 
@@ -63,17 +63,17 @@ class MeasuredRun:
         folder: where it lies.
         setting: of it.
         result: what result.json holds.
-        events: its log.
+        entries: its log.
         samples: by quantity, one for each iteration that counts.
         collectives: of an iteration of rank 0 while it was profiled, without checkpoint traffic.
         update_from_ns: when that iteration's update began; 0: it was not profiled.
         checkpoint_bytes: what one rank sent with a checkpoint; 0: none.
     """
 
-    folder: RunFolder
+    folder: RunFiles
     setting: Setting
     result: Mapping[str, Any]
-    events: Sequence[Event]
+    entries: Sequence[Entry[Event]]
     samples: Mapping[str, Sequence[float]]
     collectives: tuple[Collective, ...]
     update_from_ns: int
@@ -103,83 +103,83 @@ def read_run(path: Path) -> MeasuredRun:
         InputError: it is none, the run has not ended or did not finish, it says too little, or its
             log is damaged.
     """
-    folder = RunFolder(path)
+    folder = RunFiles(path)
     setting = setting_of(folder)
     result = folder.result()
     if result.get("outcome") != "finished":
         why = result.get("reason") or f"it was {result.get('outcome')}"
         raise InputError(f"holds no finished run ({why}): leave it out", file=folder.path)
-    events = events_of_run(folder)
-    sent = [whole(e, "sent_bytes") for e in events if e.kind == EventKind.CHECKPOINT_COMPLETED]
-    collectives, update_from_ns = _profiled(events)
+    entries = events_of_run(folder)
+    sent = [entry.event.sent_bytes or 0 for entry in of_kind(entries, CheckpointCompleted)]
+    collectives, update_from_ns = _profiled(entries)
     return MeasuredRun(
         folder=folder,
         setting=setting,
         result=result,
-        events=events,
-        samples=_samples(events, setting),
+        entries=entries,
+        samples=_samples(entries, setting),
         collectives=collectives,
         update_from_ns=update_from_ns,
         checkpoint_bytes=max(sent, default=0),
     )
 
 
-def _samples(events: Sequence[Event], setting: Setting) -> dict[str, list[float]]:
+def _samples(entries: Sequence[Entry[Event]], setting: Setting) -> dict[str, list[float]]:
     """Return the samples of the last generation: an earlier one ended in a failure."""
-    newest = max((whole(event, "generation") for event in events), default=0)
-    own = [event for event in events if whole(event, "generation") == newest]
-    if setting.scheme != NONE and not any(e.kind == EventKind.SCHEDULED for e in own):
+    newest = max((generation_of(entry.event) or 0 for entry in entries), default=0)
+    own = [entry for entry in entries if generation_of(entry.event) == newest]
+    if setting.scheme != NONE and not any(of_kind(own, Scheduled)):
         return {}  # its checkpoints were sent whenever they could be, as those before a schedule
     settled = _settled(own)
-    ended = [e for e in own if e.kind == EventKind.ITERATION_ENDED]
-    last = max((whole(event, "iteration") for event in ended), default=0)
+    ended = [entry.event for entry in of_kind(own, IterationEnded)]
+    completed = [entry.event for entry in of_kind(own, CheckpointCompleted)]
+    last = max((event.iteration for event in ended), default=0)
+    found = {
+        ITERATION: [(event.iteration, event.seconds) for event in ended],
+        IDLE: [(event.iteration, event.idle_s) for event in ended],
+        NETWORK: [(e.iteration, e.network_s) for e in completed if e.iteration != last],
+        COMPLETE: [(e.iteration, e.sent_s) for e in completed if e.iteration != last],
+    }
     ranks = setting.nodes * setting.ranks_per_node
-    samples: dict[str, list[float]] = {}
-    for kind, name, quantity in _FIELDS:
-        of_iteration: dict[int, list[float]] = {}
-        for event in own:
-            value, iteration = event.fields.get(name), whole(event, "iteration")
-            if event.kind == kind and isinstance(value, int | float) and iteration > settled:
-                of_iteration.setdefault(iteration, []).append(float(value))
-        if kind == EventKind.CHECKPOINT_COMPLETED:
-            of_iteration.pop(last, None)
-        found = [
-            statistics.median(values)
-            for _, values in sorted(of_iteration.items())
-            if len(values) == ranks
-        ]
-        if found:
-            samples[quantity] = found
-    return samples
+    medians = {name: _medians(figures, settled, ranks) for name, figures in found.items()}
+    return {name: samples for name, samples in medians.items() if samples}
 
 
-def _settled(events: Sequence[Event]) -> int:
+def _medians(figures: Sequence[tuple[int, float | None]], settled: int, ranks: int) -> list[float]:
+    """Return the median of each iteration after `settled` of which every rank has a figure."""
+    of_iteration: dict[int, list[float]] = {}
+    for iteration, value in figures:
+        if value is not None and iteration > settled:
+            of_iteration.setdefault(iteration, []).append(float(value))
+    return [
+        statistics.median(values)
+        for _, values in sorted(of_iteration.items())
+        if len(values) == ranks
+    ]
+
+
+def _settled(entries: Sequence[Entry[Event]]) -> int:
     """Return the last iteration that does not count."""
-    scheduled = [whole(e, "iteration") for e in events if e.kind == EventKind.SCHEDULED]
+    scheduled = [entry.event.iteration for entry in of_kind(entries, Scheduled)]
     if scheduled:
         # The schedule's first iteration still meets what was captured under none. A later schedule,
         # after a drift, changes nothing of the kind: it takes over from one.
         return min(scheduled) + 1
-    profiled = [whole(e, "iteration") for e in events if e.kind == EventKind.SPANS_PROFILED]
-    started = [whole(e, "iteration") for e in events if e.kind == EventKind.RESUMED]
+    profiled = [entry.event.iteration for entry in of_kind(entries, SpansProfiled)]
+    started = [entry.event.iteration for entry in of_kind(entries, Resumed)]
     warm = max(started, default=0) + _WARM_UP
     return max(min(profiled) + 1, warm) if profiled else warm
 
 
-def _profiled(events: Sequence[Event]) -> tuple[tuple[Collective, ...], int]:
+def _profiled(entries: Sequence[Entry[Event]]) -> tuple[tuple[Collective, ...], int]:
     """Return the collectives of rank 0's first profile, and when the update began."""
-    profile = next(
-        (e for e in events if e.kind == EventKind.SPANS_PROFILED and e.fields.get("rank") == 0),
-        None,
-    )
+    profiles = (entry.event for entry in of_kind(entries, SpansProfiled))
+    profile = next((event for event in profiles if event.rank == 0), None)
     if profile is None:
-        return (), 0
-    columns = [profile.fields.get(n) for n in ("ops", "op_bytes", "issued_ns", "ended_ns")]
-    if not all(isinstance(column, list) for column in columns):
         return (), 0
     found: list[Collective] = []
     free_ns = 0
-    rows: Any = zip(*(column for column in columns if isinstance(column, list)), strict=True)
+    rows = zip(profile.ops, profile.op_bytes, profile.issued_ns, profile.ended_ns, strict=True)
     for operation, size_bytes, issued_ns, ended_ns in rows:
         start_ns = max(issued_ns, free_ns)
         free_ns = max(free_ns, ended_ns)
@@ -188,4 +188,4 @@ def _profiled(events: Sequence[Event]) -> tuple[tuple[Collective, ...], int]:
                 operation=operation, size_bytes=size_bytes, start_ns=start_ns, end_ns=free_ns
             )
         )
-    return tuple(found), whole(profile, "before_update_ns")
+    return tuple(found), profile.before_update_ns

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from castor_analysis.job_events import whole
 from castor_analysis.recovery_timeline import RecoveryTimeline, read_recoveries
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry, Event, of_kind
+from castor_records.events.failures import Detected, Failure, Replaced, Resumed
+from castor_records.phases import Phase
 
 STANDBY, REQUESTED, NOBODY = "standby", "requested", "none"
 
@@ -37,15 +37,15 @@ class OutageKind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outage:
-    """One outage as it was measured.
+class OutageSample:
+    """One outage as it was measured: a sample of its kind.
 
     Attributes:
         run: name of the run's folder.
         generation: which of the run's: the one that trained on.
         kind: of it.
         by_lease: it was known by a lease that expired.
-        seconds: the parts and "total".
+        seconds: the phases of `MEASURED` and "total".
         load_s: checking and loading of the slowest rank, part of the restart.
     """
 
@@ -67,24 +67,24 @@ class LeftOut:
 
 
 def outages(
-    events: Iterable[Event], *, run: str = "", standbys: int = 0
-) -> tuple[list[Outage], list[LeftOut]]:
+    entries: Iterable[Entry[Event]], *, run: str = "", standbys: int = 0
+) -> tuple[list[OutageSample], list[LeftOut]]:
     """Return the outages of a real run, and those that tell nothing of one kind.
 
     Args:
-        events: its merged log.
+        entries: its merged log.
         run: its name.
         standbys: machines that stood by when it began; each serves once.
 
     Raises:
         ValueError: it is no real run's log.
     """
-    found: list[Outage] = []
+    found: list[OutageSample] = []
     left_out: list[LeftOut] = []
     used = 0
-    for timeline in read_recoveries(events):
+    for timeline in read_recoveries(entries):
         recovery = timeline.recovery
-        replaced = [e for e in timeline.events if e.kind == EventKind.REPLACED]
+        replaced = list(of_kind(timeline.entries, Replaced))
         used += len(replaced)
         why = _why_not(timeline)
         if why:
@@ -95,26 +95,22 @@ def outages(
             replacement = STANDBY if used <= standbys else REQUESTED
         (failure,) = {_failure(event) for event in _failures(timeline)}
         found.append(
-            Outage(
+            OutageSample(
                 run=run,
                 generation=recovery.generation,
                 kind=OutageKind(
                     failure=failure,
-                    source=slowest_source(recovery.sources.values()),
+                    source=recovery.tier,
                     replacement=replacement,
                 ),
-                by_lease=any(e.fields.get("how") == "lease" for e in timeline.events),
+                by_lease=any(
+                    entry.event.how == "lease" for entry in of_kind(timeline.entries, Detected)
+                ),
                 seconds={name: value or 0.0 for name, value in recovery.seconds.items()},
                 load_s=_load_s(timeline),
             )
         )
     return found, left_out
-
-
-def slowest_source(sources: Iterable[str]) -> str:
-    """Return the last resort among the sources of all ranks, as the log names them."""
-    used = {source.partition(":")[0] for source in sources}
-    return next((one for one in ("scratch", "storage", "peer") if one in used), "own_memory")
 
 
 def _why_not(timeline: RecoveryTimeline) -> str:
@@ -124,38 +120,29 @@ def _why_not(timeline: RecoveryTimeline) -> str:
     failures = _failures(timeline)
     if not failures:
         return "nothing was injected: when it failed is unknown"
-    if recovery.seconds["interrupted"]:
+    if recovery.seconds[Phase.INTERRUPTED]:
         return "another failure came before training went on"
     if len({_failure(event) for event in failures}) > 1:
         return "failures of several kinds at once"
     return ""
 
 
-def _failures(timeline: RecoveryTimeline) -> list[Event]:
+def _failures(timeline: RecoveryTimeline) -> list[Failure]:
     """Return what was injected up to the detection."""
-    known_ns = timeline.start_ns + round((timeline.recovery.seconds["detection"] or 0.0) * 1e9)
+    recovery = timeline.recovery
+    known_ns = timeline.start_ns + round((recovery.seconds[Phase.DETECTION] or 0.0) * 1e9)
     return [
-        event
-        for event in timeline.events
-        if event.kind == EventKind.FAILURE
-        and event.time_ns <= known_ns
-        and whole(event, "machine") in timeline.recovery.machines
+        entry.event
+        for entry in of_kind(timeline.entries, Failure)
+        if entry.time_ns <= known_ns and entry.event.machine in recovery.machines
     ]
 
 
-def _failure(event: Event) -> str:
-    return str(event.fields.get("target", "")).partition(":")[0]
+def _failure(event: Failure) -> str:
+    return (event.target or "").partition(":")[0]
 
 
 def _load_s(timeline: RecoveryTimeline) -> float:
-    def loading_s(event: Event) -> float:
-        values: list[Any] = [event.fields.get(n) for n in ("verify", "restore", "storage")]
-        return sum(float(value) for value in values if isinstance(value, int | float))
-
     last = timeline.recovery.generation
-    resumed = [
-        event
-        for event in timeline.events
-        if event.kind == EventKind.RESUMED and whole(event, "generation") == last
-    ]
-    return max(map(loading_s, resumed), default=0.0)
+    resumed = (entry.event for entry in of_kind(timeline.entries, Resumed))
+    return max((event.loading_s for event in resumed if event.generation == last), default=0.0)

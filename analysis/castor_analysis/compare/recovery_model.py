@@ -1,6 +1,6 @@
 """How long an outage takes, part by part: fitted in one setting, predicted in others.
 
-The parts are those of `castor_runtime.launcher.run_result`. What each follows from:
+The parts are the phases of `castor_records.recoveries`. What each follows from:
 
     detection        a lost machine: its lease (`Lease`), nothing fitted;
                      else a constant: an agent sees its trainer exit
@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from castor_analysis.compare.outages import Outage, OutageKind
+from castor_analysis.compare.outages import OutageKind, OutageSample
 from castor_policy.membership import Lease
 
 BROADCASTS: Final = 2
@@ -186,7 +186,7 @@ class RecoveryModel:
         return {**parts, "total": sum(parts.values())}
 
 
-def calibrate(measured: Sequence[Outage], setting: OutageSetting) -> RecoveryModel:
+def calibrate(measured: Sequence[OutageSample], setting: OutageSetting) -> RecoveryModel:
     """Fit the constants to outages that were measured in one setting.
 
     Raises:
@@ -194,14 +194,14 @@ def calibrate(measured: Sequence[Outage], setting: OutageSetting) -> RecoveryMod
     """
     if not measured:
         raise ValueError("no outage to calibrate with: give a run in which something failed")
-    by_kind: dict[OutageKind, list[Outage]] = {}
+    by_kind: dict[OutageKind, list[OutageSample]] = {}
     for outage in measured:
         by_kind.setdefault(outage.kind, []).append(outage)
     kinds = {kind: _fitted(kind, alike, setting) for kind, alike in by_kind.items()}
     return RecoveryModel(setting, kinds, tuple(sorted({outage.run for outage in measured})))
 
 
-def _fitted(kind: OutageKind, alike: Sequence[Outage], setting: OutageSetting) -> KindFigures:
+def _fitted(kind: OutageKind, alike: Sequence[OutageSample], setting: OutageSetting) -> KindFigures:
     def median(part: str, less_s: float = 0.0) -> float:
         # A part that is shorter than what travels in it leaves nothing for the constant.
         return max(0.0, statistics.median(one.seconds[part] for one in alike) - less_s)

@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from castor_analysis.compare.outages import REQUESTED, LeftOut, Outage, OutageKind
+from castor_analysis.compare.outages import REQUESTED, LeftOut, OutageKind, OutageSample
 from castor_analysis.compare.points import Point, S, SettingValue, point_of_samples
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel
 from castor_configs.readable import format_seconds
-from castor_runtime.launcher.run_result import PARTS
+from castor_records.phases import MEASURED
 
 SHORT_S: Final = 0.05
 
@@ -43,7 +43,7 @@ class MeasuredOutages:
 
     setting: OutageSetting
     shown: Mapping[str, SettingValue]
-    outages: Sequence[Outage]
+    outages: Sequence[OutageSample]
 
 
 def recovery_points(
@@ -60,7 +60,7 @@ def recovery_points(
     """
     points: list[Point] = []
     left_out: list[LeftOut] = []
-    pooled: dict[tuple[OutageKind, float], list[Outage]] = {}
+    pooled: dict[tuple[OutageKind, float], list[OutageSample]] = {}
     for one in measured:
         for kind, alike in _by_kind(one.outages):
             seen = sorted({o.run for o in alike} & set(model.runs))
@@ -97,8 +97,8 @@ def grouped_parts(
         constant.append("detection")
     if kind.source == "own_memory":
         constant.append("retrieval")
-    constant = [part for part in PARTS if part in constant]
-    rest = [part for part in PARTS if part not in (*constant, *everywhere)]
+    constant = [part for part in MEASURED if part in constant]
+    rest = [part for part in MEASURED if part not in (*constant, *everywhere)]
     here: dict[str, tuple[str, ...]] = {part: (part,) for part in rest}
     if sum(predicted[part] for part in constant) >= SHORT_S:
         everywhere[_PLANNING] = tuple(constant)
@@ -109,7 +109,7 @@ def grouped_parts(
 
 
 def _of_all_settings(
-    model: RecoveryModel, setting: OutageSetting, kind: OutageKind, alike: Sequence[Outage]
+    model: RecoveryModel, setting: OutageSetting, kind: OutageKind, alike: Sequence[OutageSample]
 ) -> list[Point]:
     everywhere, _ = grouped_parts(model, kind, setting)
     predicted = model.predict(kind, setting)
@@ -121,7 +121,7 @@ def _of_all_settings(
 
 
 def _of_setting(
-    model: RecoveryModel, one: MeasuredOutages, kind: OutageKind, alike: Sequence[Outage]
+    model: RecoveryModel, one: MeasuredOutages, kind: OutageKind, alike: Sequence[OutageSample]
 ) -> list[Point]:
     _, here = grouped_parts(model, kind, one.setting)
     predicted = model.predict(kind, one.setting)
@@ -137,7 +137,7 @@ def _point(
     quantity: str,
     shown: Mapping[str, SettingValue],
     parts: Sequence[str],
-    alike: Sequence[Outage],
+    alike: Sequence[OutageSample],
     predicted: Mapping[str, float],
 ) -> Point:
     samples = [sum(outage.seconds[part] for part in parts) for outage in alike]
@@ -155,8 +155,8 @@ def _kind_shown(kind: OutageKind) -> dict[str, SettingValue]:
     return shown
 
 
-def _by_kind(outages: Sequence[Outage]) -> list[tuple[OutageKind, list[Outage]]]:
-    kinds: dict[OutageKind, list[Outage]] = {}
+def _by_kind(outages: Sequence[OutageSample]) -> list[tuple[OutageKind, list[OutageSample]]]:
+    kinds: dict[OutageKind, list[OutageSample]] = {}
     for outage in outages:
         kinds.setdefault(outage.kind, []).append(outage)
     return sorted(kinds.items(), key=lambda item: str(item[0]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from castor_analysis.compare.points import SettingValue
 from castor_configs.errors import InputError
 from castor_configs.readable import format_bps, format_bytes
 from castor_policy.defaults import MU, SUB_BUFFERS
-from castor_runtime.launcher.run_folder import RunFolder
+from castor_records.run_files import RunFiles
 
 NONE: Final = "none"
 """The scheme without checkpoints."""
@@ -89,7 +90,17 @@ class Setting:
         return found
 
 
-def setting_of(folder: RunFolder) -> Setting:
+def refuse_twice(folders: Sequence[Path]) -> None:
+    """Check that no run is given twice: it would weigh as two, or check itself.
+
+    Raises:
+        InputError: one is.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("names a run twice", key="RUN")
+
+
+def setting_of(folder: RunFiles) -> Setting:
     """Return a run's setting.
 
     Raises:

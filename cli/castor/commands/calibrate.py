@@ -51,11 +51,11 @@ def calibrate(
     from castor_analysis.calibration import calibrate as calibrated
     from castor_configs.atomic import output_file, write_text
     from castor_configs.dump import dump_toml
-    from castor_runtime.launcher.run_folder import RunFolder
+    from castor_records.run_files import RunFiles
 
     if output is not None:
         output_file(output, key="--out", overwrite=overwrite)
-    found = calibrated([RunFolder(path) for path in runs], shard_bytes=_size(shard))
+    found = calibrated([RunFiles(path) for path in runs], shard_bytes=_size(shard))
     if output is not None:
         write_text(output, dump_toml(found.profile))
     if as_json:

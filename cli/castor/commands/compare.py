@@ -72,7 +72,7 @@ def compare(
     from castor_analysis.compare.page import comparison_page
     from castor_analysis.compare.prediction import FromExperiment
     from castor_analysis.compare.report import REPORT_FILES, compare_document, write_report
-    from castor_analysis.run_log import refuse_twice
+    from castor_analysis.compare.settings import refuse_twice
     from castor_configs.atomic import output_files
     from castor_sim.iteration.measured import load_profile
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from castor_analysis.recovery_timeline import RecoveryTimeline
-    from castor_policy.events import Event
+    from castor_records.events.event import Entry, Event
 
 _SUFFIXES = (".png", ".pdf", ".svg", ".html", ".json")
 
@@ -59,14 +59,14 @@ def recovery(
     logs = _logs(run or [_newest()])
     if out is not None:
         output_file(out, key="--out", overwrite=overwrite, reads=logs)
-    events = _events(logs)
+    entries = _entries(logs)
     try:
-        found = read_recoveries(events)
+        found = read_recoveries(entries)
         chosen = choose(found, generation)
     except ValueError as error:
         raise InputError(str(error), file=logs[0].parent if len(logs) > 1 else logs[0]) from error
     if out is not None:
-        _write(events, chosen, out)
+        _write(entries, chosen, out)
     if as_json:
         typer.echo(json.dumps(_document(found, chosen), allow_nan=False))
         return
@@ -102,19 +102,19 @@ def _logs(paths: Sequence[Path]) -> list[Path]:
     return logs
 
 
-def _events(logs: Sequence[Path]) -> list[Event]:
-    from castor_runtime.launcher.event_logs import merge
+def _entries(logs: Sequence[Path]) -> list[Entry[Event]]:
+    from castor_records.event_log import merge
 
     return merge(logs)
 
 
-def _write(events: Sequence[Event], chosen: RecoveryTimeline, out: Path) -> None:
+def _write(entries: Sequence[Entry[Event]], chosen: RecoveryTimeline, out: Path) -> None:
     from castor_configs.atomic import write_text
 
     if out.suffix == ".json":
         from castor_analysis.run_trace import run_to_chrome_trace
 
-        write_text(out, json.dumps(run_to_chrome_trace(events), separators=(",", ":")) + "\n")
+        write_text(out, json.dumps(run_to_chrome_trace(entries), separators=(",", ":")) + "\n")
         return
     from castor_analysis.recovery_picture import draw_recovery
 

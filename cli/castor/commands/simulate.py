@@ -18,7 +18,7 @@ from rich.table import Table
 from castor.commands.overwriting import Overwrite
 
 if TYPE_CHECKING:
-    from castor_policy.events import Event
+    from castor_records.events.event import Entry, Event
     from castor_sim.run import Engine
     from castor_sim.setup import Setup
     from castor_sim.tally import Tally
@@ -183,17 +183,17 @@ def write_all(
     from castor_sim.run import Engine, run_once
 
     write_result(out, setup, document, runs)
-    logs: dict[str, list[Event]] = {}
+    logs: dict[str, list[Entry[Event]]] = {}
     for name, tallies in runs.items():
         seed, expected = tallies[0]
-        events: list[Event] = []
-        tally = run_once(setup, name, seed, Engine.SIMPY, events.append)
+        entries: list[Entry[Event]] = []
+        tally = run_once(setup, name, seed, Engine.SIMPY, entries.append)
         if tally != expected:
             raise AssertionError(
                 f"the engines disagree on strategy {name}, seed {seed}; please report this"
             )
-        write_events(out, name, events)
-        logs[name] = events
+        write_events(out, name, entries)
+        logs[name] = entries
     if plot:
         draw_all(out, setup, document, logs)
 
@@ -202,7 +202,7 @@ def draw_all(
     out: Path,
     setup: Setup,
     document: Mapping[str, Any],
-    logs: Mapping[str, Sequence[Event]],
+    logs: Mapping[str, Sequence[Entry[Event]]],
 ) -> None:
     """Draw the comparison and each strategy's timeline; write the Perfetto trace beside them."""
     from castor_analysis.chrome_trace import to_chrome_trace
@@ -210,8 +210,8 @@ def draw_all(
     from castor_configs.atomic import write_text
 
     draw_comparison(document, out / "comparison")
-    for name, events in logs.items():
-        draw_timeline(events, f"{setup.experiment.name}: {name}", out / f"timeline-{name}")
+    for name, entries in logs.items():
+        draw_timeline(entries, f"{setup.experiment.name}: {name}", out / f"timeline-{name}")
     write_text(out / "timeline.perfetto.json", json.dumps(to_chrome_trace(logs)) + "\n")
 
 

@@ -255,8 +255,7 @@ def run_to_end(
     from castor_lab.faults.injector import Injector
     from castor_lab.pacing import labelled
     from castor_runtime.launcher.near_miss import near_misses
-    from castor_runtime.launcher.result_file import failure_tail, write_result
-    from castor_runtime.launcher.run_result import ranks_at_fault
+    from castor_runtime.launcher.result_file import failure_tail, ranks_at_fault, write_result
     from castor_runtime.launcher.screen import print_summary
     from castor_runtime.launcher.training_run import TrainingRun
 

@@ -15,7 +15,9 @@ from castor_lab.faults.fault import FOR_GOOD, Fault, FaultKind, parse_fault
 from castor_lab.faults.machines import SIGNALS, Struck, TargetMissingError, strike
 from castor_lab.faults.schedule import FaultSchedule
 from castor_lab.faults.surroundings import Surroundings
-from castor_policy.events import Event, EventKind, Value
+from castor_records.events.event import Event
+from castor_records.events.failures import Failure
+from castor_records.events.training import IterationEnded
 from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.result_file import Outcome
 
@@ -65,9 +67,8 @@ class Injector(Observer):
     def saw(self, event: Event, now_s: float) -> None:
         """Take in what happened in the run."""
         self._schedule.saw(event, now_s)
-        iteration = event.fields.get("iteration")
-        if event.kind == EventKind.ITERATION_ENDED and isinstance(iteration, int):
-            self._iteration = iteration
+        if isinstance(event, IterationEnded):
+            self._iteration = event.iteration
 
     def poll(self, now_s: float) -> None:
         """Begin what is due."""
@@ -102,18 +103,17 @@ class Injector(Observer):
             del self._under_way[id(fault)]
         for one in struck:
             self._run.report(
-                EventKind.FAILURE,
+                Failure(
+                    machine=one.machine,
+                    failure=one.kind,
+                    target=one.target,
+                    agent=one.agent,
+                    rank=one.rank,
+                    iteration=self._iteration,
+                    cause=fault.cause,
+                    outage_s=_lasting_s(fault),
+                ),
                 one.time_ns,
-                {
-                    "failure": one.kind,
-                    "target": one.target,
-                    "agent": one.agent,
-                    "machine": one.machine,
-                    "rank": one.rank,
-                    "iteration": self._iteration,
-                    "cause": fault.cause,
-                    **_lasting(fault),
-                },
             )
         if answer is not None and not answer.done():
             answer.set_result(struck)
@@ -188,7 +188,7 @@ class Injector(Observer):
         return {one.machine: one.name for one in records if one.lives and one.machine is not None}
 
 
-def _lasting(fault: Fault) -> dict[str, Value]:
-    """Return the field that says how long a link stays cut, if that has an end."""
+def _lasting_s(fault: Fault) -> float | None:
+    """Return how long a link stays cut, if that has an end."""
     ends = fault.kind == FaultKind.LINK and fault.outage_s != FOR_GOOD
-    return {"outage_s": fault.outage_s} if ends else {}
+    return fault.outage_s if ends else None

@@ -13,7 +13,9 @@ from castor_lab.faults.fault import (
     FaultKind,
     Now,
 )
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Event
+from castor_records.events.failures import Detected
+from castor_records.events.training import IterationEnded
 
 if TYPE_CHECKING:
     from castor_traces.trace import Trace
@@ -41,13 +43,11 @@ class FaultSchedule:
 
     def saw(self, event: Event, now_s: float) -> None:
         """Take in what happened; `now_s` is the clock that `due` is asked with."""
-        if event.kind == EventKind.ITERATION_ENDED:
-            iteration = event.fields.get("iteration")
-            if isinstance(iteration, int):
-                self._reached = max(self._reached, iteration)
+        if isinstance(event, IterationEnded):
+            self._reached = max(self._reached, event.iteration)
             if self._first_iteration_s is None:
                 self._first_iteration_s = now_s
-        elif event.kind == EventKind.DETECTED and self._first_detection_s is None:
+        elif isinstance(event, Detected) and self._first_detection_s is None:
             self._first_detection_s = now_s
 
     def due(self, now_s: float) -> list[Fault]:

@@ -16,8 +16,8 @@ from typing import Any, Final
 from castor_lab.faults.fault import FaultKind
 from castor_lab.soak.schedule import Schedule, draw
 from castor_lab.soak.trial import Trial, TrialTimeoutError, train
-from castor_policy.events import EventKind
 from castor_policy.placement import Placement, place
+from castor_records.events.training import IterationEnded
 from castor_runtime.launcher.run_folder import RunFolder
 
 RANKS: Final = 4
@@ -179,12 +179,12 @@ def _came_late(trial: Trial, stranger: str) -> bool:
     It takes seconds to come up, and the last iterations less; then it may have the name.
     """
     record = RunFolder(trial.folder).strangers / stranger / "agent.json"
-    ended = trial.of(EventKind.ITERATION_ENDED)
+    ended = trial.of(IterationEnded)
     if not ended or not record.is_file():
         return False
     let_in_ns = record.stat().st_mtime_ns - RunFolder(trial.folder).run()["started_ns"]
     machine = json.loads(record.read_text(encoding="utf-8"))["machine"]
-    return machine is None and let_in_ns > max(event.time_ns for event in ended)
+    return machine is None and let_in_ns > max(entry.time_ns for entry in ended)
 
 
 def judge(case: Case, trial: Trial, sha256: str) -> Verdict:

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.errors import InputError
-from castor_policy.events import Event, EventKind, parse_line
+from castor_records.events.event import E, Entry, Event, of_kind
+from castor_records.events.line import parse_line
+from castor_records.events.training import IterationEnded
 from castor_runtime.arena.removal import free
 from castor_runtime.launcher.control import ask
 from castor_runtime.processes import is_alive, send
@@ -56,7 +58,7 @@ class Trial:
     code: int
     output: str
     result: Mapping[str, Any]
-    events: tuple[Event, ...]
+    events: tuple[Entry[Event], ...]
     processes_left: tuple[str, ...]
     memory_left: tuple[str, ...]
 
@@ -71,9 +73,9 @@ class Trial:
         """What result.json says of each."""
         return list(self.result.get("recoveries", ()))
 
-    def of(self, kind: EventKind) -> list[Event]:
+    def of(self, kind: type[E]) -> list[Entry[E]]:
         """Return the events of a kind, by time."""
-        return [event for event in self.events if event.kind == kind]
+        return list(of_kind(self.events, kind))
 
 
 class Running:
@@ -109,22 +111,22 @@ class Running:
         """Return what it has printed so far."""
         return self._output.read_text(encoding="utf-8", errors="replace")
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[Entry[Event]]:
         """Return what all agents and the launcher have logged so far, by time."""
         logs = [*sorted(self.folder.glob("agents/*/events.jsonl")), self.folder / "launcher.jsonl"]
-        found: list[Event] = []
+        found: list[Entry[Event]] = []
         for log in logs:
             with contextlib.suppress(FileNotFoundError):
                 for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
                     # The last line may be half written.
-                    event = parse_line(line) if line.endswith("\n") else None
-                    found += [] if event is None else [event]
-        return sorted(found, key=lambda event: event.time_ns)
+                    entry = parse_line(line) if line.endswith("\n") else None
+                    found += [] if entry is None else [entry]
+        return sorted(found, key=lambda entry: entry.time_ns)
 
     def iteration(self) -> int:
         """Return the newest iteration that any rank has ended."""
-        ended = (e for e in self.events() if e.kind == EventKind.ITERATION_ENDED)
-        return max((int(str(event.fields["iteration"])) for event in ended), default=0)
+        ended = of_kind(self.events(), IterationEnded)
+        return max((entry.event.iteration for entry in ended), default=0)
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
         """Wait until `condition` holds.

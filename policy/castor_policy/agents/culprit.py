@@ -31,7 +31,7 @@ from castor_policy.agents.evidence import (
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.standstill import Standstill
-from castor_policy.events import EventKind
+from castor_records.events.failures import Detected
 
 _WINDOW_S = 1.0
 
@@ -131,17 +131,16 @@ def detected(generation: int, culprit: Culprit | None, others: Sequence[str]) ->
     named = culprit or Culprit(-1, -1, "", FailureKind.UNKNOWN, "what failed is not known")
     gone = named.kind in (FailureKind.LEASE, FailureKind.SILENT)
     return Log(
-        EventKind.DETECTED,
-        {
-            "generation": generation,
-            "failure": "hardware" if gone else "software",
-            "how": named.kind,
-            "machine": named.machine if named.machine >= 0 else None,
-            "rank": named.rank if named.rank >= 0 else None,
-            "agent": named.agent,
-            "cause": named.cause,
-            "seen": list(others),
-        },
+        Detected(
+            generation=generation,
+            failure="hardware" if gone else "software",
+            how=named.kind,
+            machine=named.machine if named.machine >= 0 else None,
+            rank=named.rank if named.rank >= 0 else None,
+            agent=named.agent,
+            cause=named.cause,
+            seen=tuple(others),
+        )
     )
 
 

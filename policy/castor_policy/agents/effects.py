@@ -7,12 +7,12 @@ event (`castor_policy.agents.events`), and carries the generation that the answe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.plan import Plan
-from castor_policy.events import EventKind, Value
+from castor_records.events.event import Event
 
 BEGIN_AGAIN = 3
 """Exit code of an agent that another life of it must replace; its memory is kept for that."""
@@ -178,8 +178,7 @@ class Log:
     `at_s`: when it happened, in seconds from the job's start by the clock on the wall; None: now.
     """
 
-    kind: EventKind
-    fields: Mapping[str, Value] = field(default_factory=dict)
+    event: Event
     at_s: float | None = None
 
 

@@ -21,7 +21,7 @@ from castor_policy.agents.fitness import remembered
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.seating import seats
-from castor_policy.events import EventKind
+from castor_records.events.failures import Replaced
 
 REQUEST_AGAIN_S = 60.0
 """A machine that was asked for and has not come is asked for again."""
@@ -112,7 +112,4 @@ def _lost(machine: int, agent: str, *, is_silent: bool) -> Culprit:
 
 
 def _replaced(plan: Plan, machine: int, agent: str) -> Log:
-    return Log(
-        EventKind.REPLACED,
-        {"generation": plan.generation, "machine": machine, "agent": agent},
-    )
+    return Log(Replaced(generation=plan.generation, machine=machine, agent=agent))

@@ -26,7 +26,7 @@ from castor_policy.agents.history import (
 )
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.events import EventKind
+from castor_records.events import failures
 
 
 def following(
@@ -124,14 +124,13 @@ def _kept(spec: JobSpec, before: Plan, plan: Plan) -> list[Log]:
 
 def _set_aside(plan: Plan, machine: int, reason: str, *, stays: bool) -> Log:
     return Log(
-        EventKind.SET_ASIDE,
-        {
-            "generation": plan.generation,
-            "machine": machine,
-            "agent": plan.agents[machine],
-            "reason": reason,
-            "stays": stays,
-        },
+        failures.SetAside(
+            generation=plan.generation,
+            machine=machine,
+            agent=plan.agents[machine],
+            reason=reason,
+            stays=stays,
+        )
     )
 
 

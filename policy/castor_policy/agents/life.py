@@ -21,7 +21,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker
-from castor_policy.events import EventKind, Value
+from castor_records.events.storing import RootElected
 
 
 class AgentLife:
@@ -77,8 +77,7 @@ class AgentLife:
         self.root = take_office(self.worker.spec, self._view, held, now_s)
         if self.root is None or self.root is held:
             return []
-        fields: dict[str, Value] = {"agent": self.worker.report.agent, "term": self.root.term}
-        return [Log(EventKind.ROOT_ELECTED, fields)]
+        return [Log(RootElected(agent=self.worker.report.agent, term=self.root.term))]
 
     def root_write_ended(
         self, write: RootWrite, root: Root | None, done: bool | None

@@ -15,8 +15,8 @@ from castor_policy.agents.events import Fetched, FetchFailed, TrainerRefused, Ve
 from castor_policy.agents.evidence import FailureKind
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
-from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
+from castor_records.events.failures import Corrupt, Retrieved
 
 
 class PartLoading:
@@ -147,23 +147,29 @@ class PartLoading:
         return Offer(self._plan.generation, rank, self._plan.iteration, str(tier))
 
     def _corrupt(self, rank: int) -> Log:
-        found = {"machine": self._machine, "rank": rank, "iteration": self._plan.iteration}
-        return Log(EventKind.CORRUPT, {**found, "generation": self._plan.generation})
+        plan = self._plan
+        return Log(
+            Corrupt(
+                machine=self._machine,
+                rank=rank,
+                iteration=plan.iteration,
+                generation=plan.generation,
+            )
+        )
 
     def _retrieved(
         self, rank: int, source: str, machine: int, size_bytes: int, seconds: float
     ) -> Log:
         return Log(
-            EventKind.RETRIEVED,
-            {
-                "generation": self._plan.generation,
-                "machine": self._machine,
-                "rank": rank,
-                "own": rank in self._own,
-                "iteration": self._plan.iteration,
-                "source": source,
-                "source_machine": machine,
-                "bytes": size_bytes,
-                "seconds": seconds,
-            },
+            Retrieved(
+                generation=self._plan.generation,
+                machine=self._machine,
+                rank=rank,
+                own=rank in self._own,
+                iteration=self._plan.iteration,
+                source=source,
+                source_machine=machine,
+                bytes=size_bytes,
+                seconds=seconds,
+            )
         )

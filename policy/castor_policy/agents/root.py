@@ -39,8 +39,8 @@ from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.agents.standstill import Standstill, standstill
-from castor_policy.events import EventKind, Value
 from castor_policy.placement import Placement
+from castor_records.events.failures import Planned
 
 BEGIN_WITHOUT_S = 20.0
 """A standby fills a machine at the start only if no ordinary agent has come for so long."""
@@ -260,13 +260,13 @@ class Root:
         if worn:
             return self._put_aside(plan, worn, now_s)
         self._persist_rounds.found(in_all_storage(gathered), now_s)
-        planned: dict[str, Value] = {
-            "generation": plan.generation,
-            "iteration": chosen.iteration,
-            "tier": chosen.tier,
-            "term": self.term,
-        }
-        return self._write(chosen, [Log(EventKind.PLANNED, planned)])
+        planned = Planned(
+            generation=plan.generation,
+            iteration=chosen.iteration,
+            tier=chosen.tier,
+            term=self.term,
+        )
+        return self._write(chosen, [Log(planned)])
 
     def _give_up_silent(self, plan: Plan, now_s: float) -> None:
         """Stop waiting for machines that have had their time; they count as lost from then on."""

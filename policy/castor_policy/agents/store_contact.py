@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from castor_policy.agents.effects import Log
-from castor_policy.events import EventKind
+from castor_records.events.storing import StoreBack, StoreLost, StoreTrouble
 
 STANDBY_CAMPAIGN_S = 1.0
 """A machine that trains is preferred as root; a standby stands only when none has for so long."""
@@ -52,7 +52,7 @@ class StoreContact:
         if not self.is_silent:
             return []
         self.is_silent = False
-        return [Log(EventKind.STORE_BACK, {"agent": self._agent})]
+        return [Log(StoreBack(agent=self._agent))]
 
     def lost(self) -> list[Log]:
         """Take in that the store does not answer."""
@@ -60,7 +60,7 @@ class StoreContact:
             return []
         self.is_silent = True
         self._asking_since_s = None
-        return [Log(EventKind.STORE_LOST, {"agent": self._agent})]
+        return [Log(StoreLost(agent=self._agent))]
 
     def trouble(self, about: str, reason: str) -> list[Log]:
         """Take in what cannot be used in the store; no reason: it can be again."""
@@ -70,8 +70,7 @@ class StoreContact:
             self._troubles[about] = reason
         else:
             del self._troubles[about]
-        said = {"agent": self._agent, "about": about, "reason": reason}
-        return [Log(EventKind.STORE_TROUBLE, said)]
+        return [Log(StoreTrouble(agent=self._agent, about=about, reason=reason))]
 
     def root_changed(self, root: str, now_s: float) -> None:
         """Take in who is root; "": nobody."""

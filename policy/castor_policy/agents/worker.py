@@ -61,8 +61,8 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_contact import StoreContact
-from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
+from castor_records.events import failures
 
 REPORT_PROGRESS_S = 1.0
 """The report's iteration is for people and for counting attempts: not worth a write each."""
@@ -363,8 +363,9 @@ class Worker:
         return [*told, *self._redundant()] if self._parts.whole else told
 
     def _redundant(self) -> list[WorkerEffect]:
-        logged = {"generation": self.generation, "machine": self.machine}
-        return [Log(EventKind.REDUNDANT, logged), *self._change(redundant=True)]
+        assert self.machine is not None, "it has parts, so it fills a machine"
+        logged = failures.Redundant(generation=self.generation, machine=self.machine)
+        return [Log(logged), *self._change(redundant=True)]
 
     def _trainer_resumed(self, rank: int) -> list[WorkerEffect]:
         self._resumed.add(rank)

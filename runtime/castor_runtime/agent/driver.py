@@ -290,9 +290,9 @@ class Agent:
                 writes.append(effect)
         return writes
 
-    def _tell(self, event: Log) -> None:
-        at_ns = None if event.at_s is None else self._spec.started_ns + round(event.at_s * 1e9)
-        self._log.write(event.kind, event.fields, at_ns)
+    def _tell(self, told: Log) -> None:
+        at_ns = None if told.at_s is None else self._spec.started_ns + round(told.at_s * 1e9)
+        self._log.write(told.event, at_ns)
 
     async def _take(self, event: StoreSeen) -> None:
         assert self._life is not None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-from castor_policy.events import Event, EventKind, Value
+from castor_records.events.event import Entry, Event
 
 
 class EventLog:
@@ -22,12 +21,10 @@ class EventLog:
         self._file = path.open("ab", buffering=0)
         self._started_ns = started_ns
 
-    def write(
-        self, kind: EventKind, fields: Mapping[str, Value], realtime_ns: int | None = None
-    ) -> None:
+    def write(self, event: Event, realtime_ns: int | None = None) -> None:
         """Write an event that happened at `realtime_ns`, or now."""
         at_ns = (time.time_ns() if realtime_ns is None else realtime_ns) - self._started_ns
-        self._file.write(Event(at_ns, kind, fields).to_line().encode() + b"\n")
+        self._file.write(Entry(at_ns, event).to_line().encode() + b"\n")
 
     def close(self) -> None:
         """Close the file."""

@@ -22,8 +22,9 @@ from castor_policy.agents.events import (
 from castor_policy.agents.evidence import tells_of_lost_peer
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
-from castor_policy.events import EventKind
 from castor_policy.recovery import Tier
+from castor_records.events.failures import Resumed, Retrieved, TrainerStarted
+from castor_records.events.line import event_of
 from castor_runtime.agent import rendezvous
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.holding import Holding
@@ -127,10 +128,7 @@ class Machine:
             )
             self.trainers[rank] = pid
             self._spawn(self._wait_for_end(plan.generation, local, rank, said_before))
-            self._log.write(
-                EventKind.TRAINER_STARTED,
-                {"generation": plan.generation, "rank": rank, "pid": pid},
-            )
+            self._log.write(TrainerStarted(generation=plan.generation, rank=rank, pid=pid))
         self._watchdog.watch(plan.generation, dict(self.trainers))
 
     def _environment(self, plan: Plan, machine: int, local: int, rank: int) -> dict[str, str]:
@@ -195,8 +193,7 @@ class Machine:
             case "resumed":
                 iteration, seconds = int(message["iteration"]), message.get("seconds") or {}
                 self._log.write(
-                    EventKind.RESUMED,
-                    {"generation": generation, "rank": rank, "iteration": iteration, **seconds},
+                    Resumed(generation=generation, rank=rank, iteration=iteration, **seconds)
                 )
                 self._emit(TrainerResumed(generation, rank))
             case "corrupt":
@@ -219,10 +216,10 @@ class Machine:
         self._emit(TrainerRefused(generation, rank))
 
     def _log_event(self, generation: int, rank: int, message: Mapping[str, Any]) -> None:
-        kind = str(message["kind"])
-        if kind in EventKind.__members__.values():
-            fields = {"generation": generation, "rank": rank, **message["fields"]}
-            self._log.write(EventKind(kind), fields, int(message["time_ns"]))
+        told = {**message["fields"], "generation": generation, "rank": rank}
+        event = event_of(str(message["kind"]), told)
+        if event is not None:
+            self._log.write(event, int(message["time_ns"]))
 
     # ---- memory --------------------------------------------------------------------------------
 
@@ -247,17 +244,16 @@ class Machine:
         self._offers[rank] = effect
         if effect.tier in (Tier.STORAGE, Tier.SCRATCH):
             self._log.write(
-                EventKind.RETRIEVED,
-                {
-                    "generation": effect.generation,
-                    "rank": rank,
-                    "machine": self.number,
-                    "own": True,
-                    "iteration": effect.iteration,
-                    "source": effect.tier,
-                    "bytes": 0,
-                    "seconds": 0.0,
-                },
+                Retrieved(
+                    generation=effect.generation,
+                    machine=self.number,
+                    rank=rank,
+                    own=True,
+                    iteration=effect.iteration,
+                    source=effect.tier,
+                    bytes=0,
+                    seconds=0.0,
+                )
             )
         self._answer(rank)
 

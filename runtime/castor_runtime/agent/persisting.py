@@ -12,7 +12,7 @@ from typing import Any
 
 from castor_policy.agents.events import PersistEnded, WorkerEvent
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.events import EventKind
+from castor_records.events.storing import Persisted, PersistFailed
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.log_tail import last_words
 from castor_runtime.agent.trainer_fork_link import TrainerForkLink
@@ -129,24 +129,19 @@ class Persister:
         code = await self._forks.wait_end(pid)
         if code == 0:
             self._log.write(
-                EventKind.PERSISTED,
-                {
-                    "machine": machine,
-                    "iteration": iteration,
-                    "generation": generation,
-                    "seconds": time.monotonic() - began_s,
-                },
+                Persisted(
+                    machine=machine,
+                    iteration=iteration,
+                    generation=generation,
+                    seconds=time.monotonic() - began_s,
+                )
             )
         else:
             said = last_words(self._log_file) or f"the process that writes it ended with {code}"
             self._log.write(
-                EventKind.PERSIST_FAILED,
-                {
-                    "machine": machine,
-                    "iteration": iteration,
-                    "generation": generation,
-                    "cause": said,
-                },
+                PersistFailed(
+                    machine=machine, iteration=iteration, generation=generation, cause=said
+                )
             )
             sys.stderr.write(f"iteration {iteration} was not persisted: {said}\n")
         self._emit(PersistEnded(iteration, "" if code == 0 else said))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from castor_policy.events import Event
-from castor_runtime.launcher.event_logs import EventTail
+from castor_records.event_log import EventTail
+from castor_records.events.event import Entry, Event
 from castor_runtime.launcher.run_folder import RunFolder
 
 
@@ -18,10 +18,10 @@ class AgentLogs:
         self._folder = folder
         self._tails: dict[str, EventTail] = {}
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[Entry[Event]]:
         """Return what agents have logged since the last call, by time."""
         for name in self._folder.agent_names():
             if name not in self._tails:
                 self._tails[name] = EventTail(self._folder.agent(name) / "events.jsonl")
-        events = [event for name in sorted(self._tails) for event in self._tails[name].read()]
-        return sorted(events, key=lambda event: event.time_ns)
+        entries = [entry for name in sorted(self._tails) for entry in self._tails[name].read()]
+        return sorted(entries, key=lambda entry: entry.time_ns)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
-from castor_policy.events import Event, EventKind, Value
+from castor_records.event_log import EventTail
+from castor_records.events.event import Entry, Event, generation_of
+from castor_records.recoveries import recoveries
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.launcher.agent_logs import AgentLogs
-from castor_runtime.launcher.event_logs import EventTail, History
+from castor_runtime.launcher.history import History
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.launcher.run_result import recoveries
 from castor_runtime.launcher.screen import Screen
 
 
@@ -43,30 +43,29 @@ class LiveLog:
         """Show a line."""
         self._screen.say(time.time_ns() - self._started_ns, text)
 
-    def report(self, kind: EventKind, time_ns: int, fields: Mapping[str, Value]) -> None:
+    def report(self, event: Event, time_ns: int) -> None:
         """Log and show an event of the launcher's own; `time_ns` is CLOCK_REALTIME."""
-        self._own.write(kind, fields, time_ns)
-        event = Event(time_ns - self._started_ns, kind, fields)
-        self._history.add(event)
-        self._screen.event(event)
+        self._own.write(event, time_ns)
+        entry = Entry(time_ns - self._started_ns, event)
+        self._history.add(entry)
+        self._screen.event(entry)
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[Entry[Event]]:
         """Return what agents have logged since the last call, by time; it is shown already."""
-        events = self._agents.read()
-        for event in events:
-            recovered = self._history.add(event)
-            self._screen.event(event)
+        entries = self._agents.read()
+        for entry in entries:
+            recovered = self._history.add(entry)
+            self._screen.event(entry)
             if recovered:
-                generation = event.fields.get("generation")
-                for one in recoveries(self._history.events):
+                generation = generation_of(entry.event)
+                for one in recoveries(self._history.entries):
                     if one.generation == generation:
-                        self._screen.recovery(event.time_ns, one)
-        return events
+                        self._screen.recovery(entry.time_ns, one)
+        return entries
 
     def take_in_past(self) -> int:
         """Take in what the logs say already, without showing it; return its newest generation."""
         past = [*EventTail(self._folder.launcher_events).read(), *self._agents.read()]
-        for event in sorted(past, key=lambda event: event.time_ns):
-            self._history.add(event)
-        generations = (event.fields.get("generation") for event in past)
-        return max((g for g in generations if isinstance(g, int)), default=1)
+        for entry in sorted(past, key=lambda entry: entry.time_ns):
+            self._history.add(entry)
+        return max((generation_of(entry.event) or 1 for entry in past), default=1)

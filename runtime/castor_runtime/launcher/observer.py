@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.events import Event, EventKind, Value
+from castor_records.events.event import Event
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome
@@ -27,7 +27,7 @@ class LiveRun:
         doom: has the launcher leave an agent dead whose machine is about to be lost.
         intrude: starts an agent beside the supervised ones, under a label of its own, and returns
             its exit code once it has ended.
-        report: logs and shows an event: kind, CLOCK_REALTIME in ns, fields.
+        report: logs and shows an event, with CLOCK_REALTIME in ns.
         say: shows a line.
         spawn: does some work beside the run; it is cut off when the run ends.
     """
@@ -39,7 +39,7 @@ class LiveRun:
     options_for: Callable[[str, bool], AgentOptions]
     doom: Callable[[str], None]
     intrude: Callable[[AgentOptions, str], Awaitable[int]]
-    report: Callable[[EventKind, int, Mapping[str, Value]], None]
+    report: Callable[[Event, int], None]
     say: Callable[[str], None]
     spawn: Callable[[Coroutine[None, None, None]], None]
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from castor_runtime.launcher.run_result import PARTS
+from castor_records.phases import MEASURED
 
 _HEADINGS = {
     "detection": "detect",
@@ -28,7 +28,7 @@ def recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("redo", justify="right", no_wrap=True)
     shown = [
         part
-        for part in (*PARTS, "total")
+        for part in (*MEASURED, "total")
         if part != "interrupted" or any(one["seconds"][part] for one in recoveries)
     ]
     add_parts(table, shown)
@@ -56,7 +56,7 @@ def plain_table(title: str, *, gap: int = 1) -> Table:
 
 
 def add_parts(table: Table, parts: Sequence[str]) -> None:
-    """Add a column for each of `parts`, which are of `PARTS` or "total"."""
+    """Add a column for each of `parts`, which are of `MEASURED` or "total"."""
     for part in parts:
         table.add_column(_HEADINGS.get(part, part), justify="right", no_wrap=True)
 

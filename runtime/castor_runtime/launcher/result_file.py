@@ -15,14 +15,17 @@ from typing import Any, Final
 from castor_configs.atomic import replacing, write_text
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.events import Event, EventKind
 from castor_policy.version import __version__
+from castor_records.event_log import merge
+from castor_records.events.event import Entry, Event, of_kind
+from castor_records.events.storing import Persisted, PersistFailed
+from castor_records.events.training import Warned
+from castor_records.recoveries import last_iteration, recoveries
 from castor_runtime.agent.log_tail import log_end
 from castor_runtime.launcher.agent_fork_server import REFUSED
-from castor_runtime.launcher.event_logs import merge
+from castor_runtime.launcher.final_state import final_state
 from castor_runtime.launcher.kept_memory import KeptMemory
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.launcher.run_result import final_state, last_iteration, recoveries
 from castor_runtime.launcher.supervisor import FAILED, FINISHED
 from castor_runtime.launcher.train_options import TrainOptions
 
@@ -84,9 +87,9 @@ def write_result(
     Raises:
         ValueError: the agents disagree on the final state.
     """
-    events = merge(folder.event_logs())
+    entries = merge(folder.event_logs())
     with replacing(folder.events_file) as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(event.to_line() + "\n" for event in events)
+        file.writelines(entry.to_line() + "\n" for entry in entries)
     finals = []
     for name in folder.agent_names():
         final = folder.agent(name) / "final.json"
@@ -109,12 +112,12 @@ def write_result(
         "ranks_per_node": spec.ranks_per_machine,
         "replicas": [list(row) for row in spec.replicas],
         "spec": json.loads(spec.to_json()),
-        "iterations": last_iteration(events) if iteration is None else iteration,
+        "iterations": last_iteration(entries) if iteration is None else iteration,
         "wall_s": (time.time_ns() - spec.started_ns) / 1e9,
         "final_state_sha256": sha256,
-        "recoveries": [recovery.to_json() for recovery in recoveries(events)],
-        "persistent": persistent(events),
-        "warnings": warned(events),
+        "recoveries": [recovery.to_json() for recovery in recoveries(entries)],
+        "persistent": persistent(entries),
+        "warnings": warned(entries),
         "faults_not_injected": list(outcome.not_injected),
         "kept_memory": None if kept is None else kept.to_json(),
         "strangers": dict(outcome.strangers),
@@ -123,34 +126,32 @@ def write_result(
     return result
 
 
-def persistent(events: Sequence[Event]) -> dict[str, Any]:
+def persistent(entries: Sequence[Entry[Event]]) -> dict[str, Any]:
     """Return what came of persistent checkpoints: the newest, and every share that failed."""
-    written = [e.fields.get("iteration") for e in events if e.kind == EventKind.PERSISTED]
+    written = [entry.event.iteration for entry in of_kind(entries, Persisted)]
     return {
-        "newest": max((one for one in written if isinstance(one, int)), default=None),
+        "newest": max(written, default=None),
         "failures": [
             {
-                "time_s": event.time_ns / 1e9,
-                "machine": event.fields.get("machine"),
-                "iteration": event.fields.get("iteration"),
-                "cause": event.fields.get("cause"),
+                "time_s": entry.time_ns / 1e9,
+                "machine": entry.event.machine,
+                "iteration": entry.event.iteration,
+                "cause": entry.event.cause,
             }
-            for event in events
-            if event.kind == EventKind.PERSIST_FAILED
+            for entry in of_kind(entries, PersistFailed)
         ],
     }
 
 
-def warned(events: Sequence[Event]) -> list[dict[str, Any]]:
+def warned(entries: Sequence[Entry[Event]]) -> list[dict[str, Any]]:
     """Return each warning of the trainers once: when it came first, of which ranks, its words."""
-    found: dict[str, tuple[Event, set[int]]] = {}
-    for event in events:
-        if event.kind == EventKind.WARNING:
-            _, ranks = found.setdefault(str(event.fields.get("message")), (event, set()))
-            ranks.update(r for r in (event.fields.get("rank"),) if isinstance(r, int))
+    found: dict[str, tuple[int, set[int]]] = {}
+    for entry in of_kind(entries, Warned):
+        _, ranks = found.setdefault(entry.event.message, (entry.time_ns, set()))
+        ranks.add(entry.event.rank)
     return [
-        {"time_s": first.time_ns / 1e9, "ranks": sorted(ranks), "message": message}
-        for message, (first, ranks) in found.items()
+        {"time_s": first_ns / 1e9, "ranks": sorted(ranks), "message": message}
+        for message, (first_ns, ranks) in found.items()
     ]
 
 
@@ -177,6 +178,12 @@ def failure_tail(folder: RunFolder, ranks: Collection[int] = ()) -> tuple[Path, 
         if error := _last_error(log_end(log).splitlines()):
             return log, "\n".join(error[-_TAIL_LINES:])
     return None
+
+
+def ranks_at_fault(recoveries: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Return the ranks held responsible for the last failure of a result document."""
+    culprits = recoveries[-1]["culprits"] if recoveries else ()
+    return tuple(one["rank"] for one in culprits if one["rank"] is not None)
 
 
 def _newest_first(folder: RunFolder, pattern: str) -> list[Path]:

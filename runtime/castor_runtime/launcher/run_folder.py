@@ -1,16 +1,4 @@
-"""The folder of one run: what lies where, and the small documents in it.
-
-run.json            this run: job, store, nodes, pids (written by the launcher)
-result.json         its outcome, once it has ended
-events.jsonl        what happened, of all agents and the launcher, on one clock
-launcher.jsonl      the launcher's own events
-secret              the job's secret, readable by its owner alone
-control.sock        where `castor kill` asks the launcher
-nursery.log         of the process that agents are forked from
-storage.log         of the emulated storage host, on an emulated cluster
-etcd/               data and log of the embedded etcd
-agents/NAME/        agent.json, agent.log, events.jsonl, final.json, rank-R.log
-"""
+"""The folder of one run, for those who make it, and what runs there."""
 
 from __future__ import annotations
 
@@ -25,6 +13,7 @@ from typing import Any
 
 from castor_configs.atomic import output_folder, write_text
 from castor_configs.errors import InputError
+from castor_records.run_files import RunFiles
 from castor_runtime.processes import is_alive, started_before
 
 _OURS = (
@@ -86,75 +75,8 @@ class AgentRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
-    """Where everything of one run lies."""
-
-    path: Path
-
-    @property
-    def run_file(self) -> Path:
-        """What run this is."""
-        return self.path / "run.json"
-
-    @property
-    def result_file(self) -> Path:
-        """Its outcome."""
-        return self.path / "result.json"
-
-    @property
-    def events_file(self) -> Path:
-        """The merged event log."""
-        return self.path / "events.jsonl"
-
-    @property
-    def launcher_events(self) -> Path:
-        """The launcher's own events."""
-        return self.path / "launcher.jsonl"
-
-    def event_logs(self) -> list[Path]:
-        """Return the logs of the launcher and of all agents, which `merge` makes one of."""
-        return [
-            self.launcher_events,
-            *(self.agent(name) / "events.jsonl" for name in self.agent_names()),
-        ]
-
-    @property
-    def secret_file(self) -> Path:
-        """The job's secret."""
-        return self.path / "secret"
-
-    @property
-    def control_socket(self) -> Path:
-        """Where the launcher listens."""
-        return self.path / "control.sock"
-
-    @property
-    def nursery_log(self) -> Path:
-        """What the process that agents are forked from prints."""
-        return self.path / "nursery.log"
-
-    @property
-    def storage_log(self) -> Path:
-        """What the emulated storage host prints."""
-        return self.path / "storage.log"
-
-    @property
-    def etcd(self) -> Path:
-        """Of the embedded etcd."""
-        return self.path / "etcd"
-
-    @property
-    def strangers(self) -> Path:
-        """What agents that a fault has started beside the run's own have left."""
-        return self.path / "strangers"
-
-    def agent(self, name: str) -> Path:
-        """Return the folder of an agent."""
-        return self.path / "agents" / name
-
-    def agent_names(self) -> list[str]:
-        """Return the agents that have a folder, sorted."""
-        return sorted(path.name for path in self.path.glob("agents/*") if path.is_dir())
+class RunFolder(RunFiles):
+    """Where everything of one run lies: to be made, and with the processes that live there."""
 
     def record(self, name: str) -> AgentRecord | None:
         """Return what an agent last wrote of itself; None if nothing (yet)."""
@@ -180,34 +102,6 @@ class RunFolder:
         """Return what all agents last wrote, by name; of dead ones too."""
         found = (self.record(name) for name in self.agent_names())
         return [record for record in found if record is not None]
-
-    def run(self) -> dict[str, Any]:
-        """Return run.json.
-
-        Raises:
-            InputError: this is no run folder.
-        """
-        return self._document(self.run_file, "is no run folder: it has no run.json")
-
-    def result(self) -> dict[str, Any]:
-        """Return result.json.
-
-        Raises:
-            InputError: this is no run folder, the run has not ended, or the file is damaged.
-        """
-        self.run()
-        return self._document(self.result_file, "has no result yet: wait until the run ends")
-
-    def _document(self, file: Path, absent: str) -> dict[str, Any]:
-        try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(absent, file=self.path) from None
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise InputError(f"is damaged: {error}", file=file) from None
-        if not isinstance(document, dict):
-            raise InputError("is damaged: expected a JSON object", file=file)
-        return document
 
     def is_live(self) -> bool:
         """Say whether its launcher runs."""

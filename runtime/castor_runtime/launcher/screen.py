@@ -15,16 +15,18 @@ from rich.live import Live
 from rich.table import Table
 
 from castor_configs.readable import format_bytes, format_seconds
-from castor_policy.events import Event, EventKind
+from castor_records.events.event import Entry, Event
+from castor_records.events.training import CheckpointCompleted, IterationEnded, Warned
+from castor_records.phases import MEASURED
+from castor_records.recoveries import Recovery
+from castor_runtime.launcher.event_lines import ALWAYS, line_of
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory
 from castor_runtime.launcher.recovery_table import recovery_table
 from castor_runtime.launcher.run_folder import AgentRecord
-from castor_runtime.launcher.run_result import PARTS, Recovery
 
 _LINE_EVERY_NS = 1_000_000_000
 _NS_PER_S = 1_000_000_000
-_LINE_LENGTH = 140
 
 
 @dataclass(slots=True)
@@ -69,27 +71,18 @@ class Screen:
         self._flush()
         self._print(time_ns, text, style)
 
-    def event(self, event: Event) -> None:
+    def event(self, entry: Entry[Event]) -> None:
         """Show what happened, as far as a person wants to know it as it happens."""
-        match event.kind:
-            case EventKind.ITERATION_ENDED:
-                self._iteration(event)
-            case EventKind.CHECKPOINT_COMPLETED:
-                self._completed(event)
-            case EventKind.WARNING:
-                self._warning(event)
-            case kind if kind in _LINES:
-                template, style = _LINES[kind]
-                fields = {
-                    **event.fields,
-                    "who": _culprit(event.fields),
-                    "does": _does(event.fields),
-                }
-                text = _shortened(template.format_map(_Shown(fields)))
-                if not self._quiet or kind in _ALWAYS:
-                    self.say(event.time_ns, text, style)
-            case _:
-                pass
+        match entry.event:
+            case IterationEnded():
+                self._iteration(entry.time_ns, entry.event)
+            case CheckpointCompleted():
+                self._completed(entry.event)
+            case Warned():
+                self._warning(entry.time_ns, entry.event)
+            case event if not self._quiet or isinstance(event, ALWAYS):
+                if (line := line_of(event)) is not None:
+                    self.say(entry.time_ns, *line)
 
     def recovery(self, time_ns: int, recovery: Recovery) -> None:
         """Show a recovery that has just ended, with its parts."""
@@ -100,34 +93,26 @@ class Screen:
         if self._live is not None:
             self._live.update(self._table(view, records), refresh=True)
 
-    def _iteration(self, event: Event) -> None:
-        rank, iteration = event.fields.get("rank"), event.fields.get("iteration")
-        if not isinstance(rank, int) or not isinstance(iteration, int):
-            return
-        progress = self._machines.setdefault(rank // self._ranks, _Progress())
-        progress.iteration = iteration
-        loss = event.fields.get("loss")
-        progress.loss = float(loss) if isinstance(loss, int | float) else None
-        if rank != 0 or self._quiet:
+    def _iteration(self, time_ns: int, event: IterationEnded) -> None:
+        progress = self._machines.setdefault(event.rank // self._ranks, _Progress())
+        progress.iteration, progress.loss = event.iteration, event.loss
+        if event.rank != 0 or self._quiet:
             return
         shown = "" if progress.loss is None else f", loss {progress.loss:.4f}"
         complete = f", checkpoint {self._checkpoint}" if self._checkpoint else ""
-        self._waiting = (event.time_ns, f"iteration {iteration}{shown}{complete}")
-        if event.time_ns - self._line_ns >= _LINE_EVERY_NS:
+        self._waiting = (time_ns, f"iteration {event.iteration}{shown}{complete}")
+        if time_ns - self._line_ns >= _LINE_EVERY_NS:
             self._flush()
 
-    def _completed(self, event: Event) -> None:
-        rank, iteration = event.fields.get("rank"), event.fields.get("iteration")
-        if isinstance(rank, int) and isinstance(iteration, int):
-            self._machines.setdefault(rank // self._ranks, _Progress()).checkpoint = iteration
-            self._checkpoint = iteration
+    def _completed(self, event: CheckpointCompleted) -> None:
+        progress = self._machines.setdefault(event.rank // self._ranks, _Progress())
+        progress.checkpoint = self._checkpoint = event.iteration
 
-    def _warning(self, event: Event) -> None:
+    def _warning(self, time_ns: int, event: Warned) -> None:
         """Show it whole, and once: most come from all ranks in the same words."""
-        message = str(event.fields.get("message"))
-        if message not in self._warned:
-            self._warned.add(message)
-            self.say(event.time_ns, f"WARNING: {message}", "yellow")
+        if event.message not in self._warned:
+            self._warned.add(event.message)
+            self.say(time_ns, f"WARNING: {event.message}", "yellow")
 
     def _flush(self) -> None:
         """Print the last iteration that was held back: what follows happened after it."""
@@ -183,66 +168,11 @@ def _agent_cells(
     return name + root, (str(report.state) + degraded) if alive else "dead"
 
 
-def _shortened(text: str) -> str:
-    """Return the first line of `text`, cut: the rest of a long error is in its log."""
-    line = text.partition("\n")[0]
-    return line if len(line) <= _LINE_LENGTH else line[: _LINE_LENGTH - 3] + "..."
-
-
-def _culprit(fields: Mapping[str, Any]) -> str:
-    """Return who is held responsible, before what for; "" if nobody is."""
-    machine, agent = fields.get("machine"), fields.get("agent")
-    return "" if machine is None else f"machine {machine} ({agent}): "
-
-
-def _does(fields: Mapping[str, Any]) -> str:
-    """Return what becomes of a machine that fails too often, or cannot do its work."""
-    reason = fields.get("reason")
-    stays = f"stays although it {reason}; no standby is free to take its place"
-    return stays if fields.get("stays") else f"is set aside: it {reason}"
-
-
-class _Shown(dict[str, Any]):
-    """An event's fields for a template: those that are missing are shown as "?"."""
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        super().__init__({key: "?" if value is None else value for key, value in fields.items()})
-
-    def __missing__(self, key: str) -> str:
-        return "?"
-
-
-_ALWAYS = (EventKind.FAILURE, EventKind.DETECTED, EventKind.SET_ASIDE)
-
-_LINES: dict[EventKind, tuple[str, str]] = {
-    EventKind.RUN_STARTED: ("{machines} machines, {ranks} ranks, {replicas} replicas", "bold"),
-    EventKind.FAILURE: ("FAILURE injected: {target} ({failure}), iteration {iteration}", "red"),
-    EventKind.DETECTED: ("detected: {who}{cause}", "yellow"),
-    EventKind.PLANNED: (
-        "plan: generation {generation} loads iteration {iteration} from {tier}",
-        "cyan",
-    ),
-    EventKind.SET_ASIDE: ("machine {machine}: {agent} {does}", "yellow"),
-    EventKind.REPLACED: ("machine {machine} is now filled by {agent}", "cyan"),
-    EventKind.REDUNDANT: ("machine {machine} holds all its replicas", ""),
-    EventKind.ROOT_ELECTED: ("{agent} is root, term {term}", ""),
-    EventKind.STORE_LOST: ("{agent} does not reach the store; training goes on", "yellow"),
-    EventKind.STORE_BACK: ("{agent} reaches the store again", ""),
-    EventKind.STORE_TROUBLE: ("{agent}: store, {about}: {reason}", "yellow"),
-    EventKind.PERSISTED: ("iteration {iteration} is in persistent storage", ""),
-    EventKind.PERSIST_FAILED: (
-        "NOT PERSISTED: machine {machine}, iteration {iteration}: {cause}",
-        "yellow",
-    ),
-    EventKind.CORRUPT: ("CORRUPT: part of rank {rank}, iteration {iteration}", "red"),
-}
-
-
 def recovery_line(recovery: Recovery) -> str:
     """Return a recovery in one line: where from, what it cost, and its parts in seconds."""
     parts = ", ".join(
         f"{part.replace('_', ' ')} {seconds:.3f}"
-        for part in PARTS
+        for part in MEASURED
         if (seconds := recovery.seconds.get(part)) is not None
         and (seconds > 0 or part not in ("interrupted", "replacement"))
     )

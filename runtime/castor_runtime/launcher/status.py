@@ -9,14 +9,15 @@ from typing import Any
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.events import Event, EventKind
+from castor_records.event_log import merge
+from castor_records.events.event import Entry, Event, of_kind
+from castor_records.events.storing import StoreTrouble
+from castor_records.recoveries import last_iteration, recoveries
 from castor_runtime.arena.errors import ArenaError
 from castor_runtime.arena.leftovers import NEXT_STEPS
 from castor_runtime.arena.replica import Replica
-from castor_runtime.launcher.event_logs import merge
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder
-from castor_runtime.launcher.run_result import last_iteration, recoveries
 from castor_runtime.stores.versions import fault_of
 
 
@@ -49,11 +50,11 @@ def status_document(
         machine["iteration"] = max(machine["iteration"], shard["complete"])
     standbys = sorted(set(view.reports) - set(agents))
     over = plan is not None and plan.phase in (Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
-    events = None if folder is None else merge(folder.event_logs())
+    entries = None if folder is None else merge(folder.event_logs())
     iteration = max((machine["iteration"] for machine in machines), default=0)
     if over:
         # The agents have gone, and their reports and memory with them.
-        iteration = max(iteration, last_iteration(events or ()))
+        iteration = max(iteration, last_iteration(entries or ()))
     return {
         "job": spec.job,
         "run": spec.run,
@@ -86,16 +87,16 @@ def status_document(
             for name, report in sorted(view.reports.items())
             if report.persist_failure
         },
-        "store": _store(view, store or {}, events),
+        "store": _store(view, store or {}, entries),
         "persistent": sorted(
             {i for report in view.reports.values() for i in report.persistent or ()}
         ),
-        "recoveries": _recoveries(view, events),
+        "recoveries": _recoveries(view, entries),
     }
 
 
 def _store(
-    view: JobView, state: Mapping[str, Any], events: Sequence[Event] | None
+    view: JobView, state: Mapping[str, Any], entries: Sequence[Entry[Event]] | None
 ) -> dict[str, Any]:
     """Return which store it is, and what is wrong with it: now, or as the agents have met it."""
     troubles = [f"{key} is set aside: {why}" for key, why in sorted(view.set_aside.items())]
@@ -104,10 +105,8 @@ def _store(
         troubles.append(fault)
     troubles += [f"the store has an alarm: {alarm}" for alarm in state.get("alarms", ())]
     met: dict[tuple[str, str], str] = {}
-    for event in events or ():
-        if event.kind == EventKind.STORE_TROUBLE:
-            about, agent = str(event.fields.get("about")), str(event.fields.get("agent"))
-            met[about, agent] = str(event.fields.get("reason"))
+    for entry in of_kind(entries or (), StoreTrouble):
+        met[entry.event.about, entry.event.agent] = entry.event.reason
     # What stands in the store is told above; what it went through, by whom it was met.
     troubles += [
         f"{agent}: {reason}"
@@ -205,9 +204,9 @@ def _newest_whole(
     return newest if seen else max(newest, report.complete)
 
 
-def _recoveries(view: JobView, events: Sequence[Event] | None) -> list[dict[str, Any]]:
+def _recoveries(view: JobView, entries: Sequence[Entry[Event]] | None) -> list[dict[str, Any]]:
     """Return the recoveries so far; from the store alone only how many there were is known."""
-    if events is not None:
-        return [one.to_json() for one in recoveries(events)]
+    if entries is not None:
+        return [one.to_json() for one in recoveries(entries)]
     last = 1 if view.plan is None else view.plan.generation
     return [{"generation": generation} for generation in range(2, last + 1)]

@@ -15,8 +15,9 @@ from typing import Final
 from rich.console import Console
 
 from castor_policy.agents.admission import Refusal
-from castor_policy.events import EventKind
 from castor_policy.store import StoreUnavailableError
+from castor_records.events.failures import RunStarted
+from castor_records.events.training import IterationEnded
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.fork_server_link import ForkServerError
@@ -223,15 +224,14 @@ class TrainingRun:
     def _started_event(self) -> None:
         spec = self.spec
         self._log.report(
-            EventKind.RUN_STARTED,
+            RunStarted(
+                machines=spec.machines,
+                ranks=spec.machines * spec.ranks_per_machine,
+                replicas=len(spec.replicas[0]),
+                placement=spec.strategy,
+                compute=self.options.compute,
+            ),
             spec.started_ns,
-            {
-                "machines": spec.machines,
-                "ranks": spec.machines * spec.ranks_per_machine,
-                "replicas": len(spec.replicas[0]),
-                "placement": spec.strategy,
-                "compute": self.options.compute,
-            },
         )
 
     async def _start_agents(self, names: list[str]) -> None:
@@ -304,13 +304,11 @@ class TrainingRun:
             await asyncio.sleep(POLL_S)
 
     def _read_logs(self) -> None:
-        for event in self._log.read():
+        for entry in self._log.read():
+            event = entry.event
             self._observer.saw(event, time.monotonic())
-            if event.kind != EventKind.ITERATION_ENDED:
-                continue
-            iteration = event.fields.get("iteration")
-            if isinstance(iteration, int) and iteration > self._reached:
-                self._reached = iteration
+            if isinstance(event, IterationEnded) and event.iteration > self._reached:
+                self._reached = event.iteration
                 self._supervisor.progressed()
 
     async def _outcome(self) -> Outcome | None:

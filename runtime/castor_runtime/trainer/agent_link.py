@@ -11,9 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, TypedDict
 
 from castor_policy import defaults
+from castor_records.events.event import Event
 from castor_runtime.arena import RankControl
 
 ENVIRONMENT = "CASTOR_TRAINER"
@@ -22,6 +23,13 @@ _HEARTBEAT_S = 0.05
 
 class AgentLostError(RuntimeError):
     """The agent closed the link; a trainer without an agent has no checkpoint memory."""
+
+
+class Who(TypedDict):
+    """Whose event it is."""
+
+    generation: int
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,11 @@ class TrainerSettings:
         record["replicas"] = tuple(tuple(row) for row in record["replicas"])
         return cls(**{item.name: record[item.name] for item in fields(cls) if item.name in record})
 
+    @property
+    def who(self) -> Who:
+        """Whose events this trainer's are."""
+        return {"generation": self.generation, "rank": self.rank}
+
     def holders(self) -> list[int]:
         """Return the ranks that keep a remote replica of this rank's part, in placement's order."""
         row = self.replicas[self.machine][1:]
@@ -149,13 +162,13 @@ class AgentLink:
         except OSError as error:
             raise AgentLostError(f"the agent is gone: {error}") from error
 
-    def event(self, kind: str, **values: object) -> None:
+    def event(self, event: Event) -> None:
         """Send an event of the run, with the time it has now.
 
         Raises:
             AgentLostError: the agent is gone.
         """
-        self.send("event", kind=kind, time_ns=time.time_ns(), fields=values)
+        self.send("event", kind=event.kind, time_ns=time.time_ns(), fields=event.fields())
 
     def load_order(self) -> dict[str, Any]:
         """Wait for the next "load" and return it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from castor_policy.interleaving import Schedule
+from castor_records.events import training
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.span_profile import SpanProfile
 from castor_runtime.trainer.traffic import Traffic
@@ -76,30 +77,32 @@ class Scheduled:
     schedule: Schedule
     part_bytes: int
 
-    def event_fields(self) -> dict[str, object]:
-        """Return what the event "scheduled" says of it."""
+    def to_event(self, *, generation: int, rank: int) -> training.Scheduled:
+        """Return the event that tells of it."""
         traffic, schedule = self.traffic, self.schedule
         rows = [(0, schedule.upfront), *enumerate(span.chunks for span in schedule.spans)]
         chunks = [(span, chunk) for span, row in rows for chunk in row]
         link, copy_link = traffic.link, traffic.copy_link
-        return {
-            "iteration": self.iteration,
-            "reason": self.reason,
-            "scheme": traffic.scheme,
-            "spans_ns": list(traffic.spans_ns),
-            "chunk_bytes": [chunk.size_bytes for _, chunk in chunks],
-            "chunk_spans": [span for span, _ in chunks],
-            "chunk_replicas": [chunk.replica for _, chunk in chunks],
-            "shortest_span_ns": traffic.shortest_span_ns,
-            "spill_ns": schedule.spill_ns,
-            "update_delay_ns": schedule.update_delay_ns,
-            "alpha_ns": 0 if link is None else link.alpha_ns,
-            "bandwidth_bps": 0 if link is None else link.bandwidth_bps,
-            "copy_alpha_ns": 0 if copy_link is None else copy_link.alpha_ns,
-            "copy_bandwidth_bps": 0 if copy_link is None else copy_link.bandwidth_bps,
-            "buffer_bytes": traffic.reserved_bytes,
-            "parts": traffic.parts,
-            "mu": float(traffic.mu),
-            "shard_bytes": self.part_bytes,
-            "remote_copies": traffic.remote_copies,
-        }
+        return training.Scheduled(
+            generation=generation,
+            rank=rank,
+            iteration=self.iteration,
+            reason=self.reason,
+            scheme=traffic.scheme,
+            spans_ns=tuple(traffic.spans_ns),
+            chunk_bytes=tuple(chunk.size_bytes for _, chunk in chunks),
+            chunk_spans=tuple(span for span, _ in chunks),
+            chunk_replicas=tuple(chunk.replica for _, chunk in chunks),
+            shortest_span_ns=traffic.shortest_span_ns,
+            spill_ns=schedule.spill_ns,
+            update_delay_ns=schedule.update_delay_ns,
+            alpha_ns=0 if link is None else link.alpha_ns,
+            bandwidth_bps=0 if link is None else link.bandwidth_bps,
+            copy_alpha_ns=0 if copy_link is None else copy_link.alpha_ns,
+            copy_bandwidth_bps=0 if copy_link is None else copy_link.bandwidth_bps,
+            buffer_bytes=traffic.reserved_bytes,
+            parts=traffic.parts,
+            mu=float(traffic.mu),
+            shard_bytes=self.part_bytes,
+            remote_copies=traffic.remote_copies,
+        )

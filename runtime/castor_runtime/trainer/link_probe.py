@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from castor_policy.interleaving import Link
 from castor_policy.link_fit import fit_link
+from castor_records.events.training import LinkMeasured
 
 _FIRST_TAG = 1 << 20
 """Above those of real rounds."""
@@ -48,16 +49,18 @@ class LinkMeasurement:
     sizes_bytes: tuple[int, ...]
     times_ns: tuple[int, ...]
 
-    def event_fields(self) -> dict[str, object]:
-        """Return what the event "link_measured" says of it."""
-        return {
-            "alpha_ns": self.link.alpha_ns,
-            "bandwidth_bps": self.link.bandwidth_bps,
-            "sizes_bytes": list(self.sizes_bytes),
-            "times_ns": list(self.times_ns),
-            "agreed_alpha_ns": self.agreed.alpha_ns,
-            "agreed_bandwidth_bps": self.agreed.bandwidth_bps,
-        }
+    def to_event(self, *, generation: int, rank: int) -> LinkMeasured:
+        """Return the event that tells of it."""
+        return LinkMeasured(
+            generation=generation,
+            rank=rank,
+            alpha_ns=self.link.alpha_ns,
+            bandwidth_bps=self.link.bandwidth_bps,
+            sizes_bytes=tuple(self.sizes_bytes),
+            times_ns=tuple(self.times_ns),
+            agreed_alpha_ns=self.agreed.alpha_ns,
+            agreed_bandwidth_bps=self.agreed.bandwidth_bps,
+        )
 
 
 class LinkProbe:

@@ -19,6 +19,13 @@ import torch.distributed as dist
 
 from castor_policy.interleaving import Link
 from castor_policy.period import is_due
+from castor_records.events.training import (
+    Busy,
+    CheckpointCompleted,
+    CheckpointLeftOut,
+    IterationEnded,
+    Warned,
+)
 from castor_runtime.arena import Replica, TrainerPhase
 from castor_runtime.state.meta import encode
 from castor_runtime.state.protocol import DamagedError, State, Stateful
@@ -158,17 +165,16 @@ class TrainerSession:
         self._last = iteration
         self._counters.iteration = iteration
         timeline, use = self._idle.end_iteration()
-        network = (
-            {"idle_s": use.idle_ns / 1e9, "train_busy_s": use.train_busy_ns / 1e9}
-            if self._watches_spans
-            else {}
-        )
+        watched = self._watches_spans
         self._link.event(
-            "iteration_ended",
-            iteration=iteration,
-            loss=_number(loss),
-            seconds=began - self._ended_at,
-            **network,
+            IterationEnded(
+                **self._settings.who,
+                iteration=iteration,
+                loss=_number(loss),
+                seconds=began - self._ended_at,
+                idle_s=use.idle_ns / 1e9 if watched else None,
+                train_busy_s=use.train_busy_ns / 1e9 if watched else None,
+            )
         )
         self._ended_at = began
         self._profiler.add(timeline)
@@ -206,11 +212,14 @@ class TrainerSession:
         began = time.monotonic()
         with self._busy(limit_s):
             yield
-        self._link.event("busy", iteration=self._last, what=what, seconds=time.monotonic() - began)
+        took_s = time.monotonic() - began
+        self._link.event(
+            Busy(**self._settings.who, iteration=self._last, what=what, seconds=took_s)
+        )
 
     def warn(self, message: str) -> None:
         """Have whoever started the job see it: on `castor train`'s screen and in result.json."""
-        self._link.event("warning", message=message)
+        self._link.event(Warned(**self._settings.who, message=message))
 
     def before_update(self) -> None:
         """See `Checkpointer.before_update`."""
@@ -249,7 +258,7 @@ class TrainerSession:
         """Without checkpoints too, agents tell what training came to by what lies in memory."""
         final = self._profiler.final()
         if final is not None:
-            self._link.event("spans_profiled", iteration=self._last, **final.event_fields())
+            self._link.event(final.to_event(**self._settings.who, iteration=self._last))
         if self._own is None or self._last == 0:
             return
         MetaRooms([self._own], self._ask_for_room, self._timeout_s)
@@ -267,7 +276,7 @@ class TrainerSession:
         if due is None:
             return None, ""
         profile, _ = due
-        self._link.event("spans_profiled", iteration=self._last, **profile.event_fields())
+        self._link.event(profile.to_event(**self._settings.who, iteration=self._last))
         return due
 
     def _measure_link(self) -> Link | None:
@@ -284,7 +293,7 @@ class TrainerSession:
             sources=[rank for rank, _ in settings.sources()],
             in_flight=1 if alone else settings.buffer_parts,
         ).measure()
-        self._link.event("link_measured", **measured.event_fields())
+        self._link.event(measured.to_event(**self._settings.who))
         return measured.agreed
 
     def _agree_on_fingerprint(self) -> str:
@@ -361,10 +370,10 @@ class TrainerSession:
         return agree_on_link(copy_link, self._control)
 
     def _scheduled(self, scheduled: Scheduled) -> None:
-        self._link.event("scheduled", **scheduled.event_fields())
+        self._link.event(scheduled.to_event(**self._settings.who))
 
     def _left_out(self, iteration: int, torn: tuple[str, ...]) -> None:
-        self._link.event("checkpoint_left_out", iteration=iteration, changed=list(torn))
+        self._link.event(CheckpointLeftOut(**self._settings.who, iteration=iteration, changed=torn))
         if torn:
             shown = ", ".join(torn[:4]) + (f" and {len(torn) - 4} more" if len(torn) > 4 else "")
             said = (
@@ -381,17 +390,19 @@ class TrainerSession:
         waited_s = 0.0 if since is None else time.monotonic() - since
         traffic = completed.traffic
         self._link.event(
-            "checkpoint_completed",
-            iteration=completed.iteration,
-            seconds=completed.seconds,
-            blocked_s=self._blocked_s + waited_s,
-            sent_bytes=completed.sent_bytes,
-            scheme=EAGER if traffic.link is None else traffic.scheme,
-            spans_ns=list(traffic.spans_ns),
-            captured_s=completed.captured_s,
-            network_s=completed.network_s,
-            sent_s=completed.sent_s,
-            commit_s=completed.commit_s,
+            CheckpointCompleted(
+                **self._settings.who,
+                iteration=completed.iteration,
+                seconds=completed.seconds,
+                blocked_s=self._blocked_s + waited_s,
+                sent_bytes=completed.sent_bytes,
+                scheme=EAGER if traffic.link is None else traffic.scheme,
+                spans_ns=tuple(traffic.spans_ns),
+                captured_s=completed.captured_s,
+                network_s=completed.network_s,
+                sent_s=completed.sent_s,
+                commit_s=completed.commit_s,
+            )
         )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from castor_policy.drift import has_drifted
+from castor_records.events.training import SpansProfiled
 
 _KEPT = 64
 """Iterations that a last profile is made of."""
@@ -96,23 +97,26 @@ class SpanProfile:
         """Its idle spans."""
         return self.timeline.spans_ns
 
-    def event_fields(self) -> dict[str, object]:
-        """Return what the event "spans_profiled" says of it."""
+    def to_event(self, *, generation: int, rank: int, iteration: int) -> SpansProfiled:
+        """Return the event that tells of it, in which `iteration` is the last one of those."""
         timeline = self.timeline
-        return {
-            "iterations": self.iterations,
-            "spans_ns": list(self.spans_ns),
-            "ops": [one.op for one in timeline.collectives],
-            "op_bytes": [one.size_bytes for one in timeline.collectives],
-            "issued_ns": [one.issued_ns for one in timeline.collectives],
-            "waited_ns": [one.waited_ns for one in timeline.collectives],
-            "resumed_ns": [one.resumed_ns for one in timeline.collectives],
-            "ended_ns": [one.ended_ns for one in timeline.collectives],
-            "before_update_ns": timeline.before_update_ns,
-            "iteration_ns": timeline.iteration_ns,
-            "update_ns": timeline.update_ns,
-            "deviation": self.deviation,
-        }
+        return SpansProfiled(
+            generation=generation,
+            rank=rank,
+            iteration=iteration,
+            iterations=self.iterations,
+            spans_ns=tuple(self.spans_ns),
+            ops=tuple(one.op for one in timeline.collectives),
+            op_bytes=tuple(one.size_bytes for one in timeline.collectives),
+            issued_ns=tuple(one.issued_ns for one in timeline.collectives),
+            waited_ns=tuple(one.waited_ns for one in timeline.collectives),
+            resumed_ns=tuple(one.resumed_ns for one in timeline.collectives),
+            ended_ns=tuple(one.ended_ns for one in timeline.collectives),
+            before_update_ns=timeline.before_update_ns,
+            iteration_ns=timeline.iteration_ns,
+            update_ns=timeline.update_ns,
+            deviation=self.deviation,
+        )
 
 
 class Profiler:

@@ -42,8 +42,8 @@ from castor_policy.agents.life import AgentLife
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import NAME_TAKEN, Worker
-from castor_policy.events import EventKind
 from castor_policy.store import TxnResult
+from castor_records.events.storing import RootElected
 from castor_sim.explore.checkpoint_model import newest_generation
 from castor_sim.explore.earlier_run import take_up
 from castor_sim.explore.machine import carry_out
@@ -364,8 +364,8 @@ class SimulatedAgent:
     def _do_as_root(self, effect: RootEffect) -> None:
         if not isinstance(effect, Log):
             self._write_as_root(effect)
-        elif effect.kind == EventKind.ROOT_ELECTED:
-            self.world.note(f"{self.incarnation} is root in term {effect.fields['term']}")
+        elif isinstance(effect.event, RootElected):
+            self.world.note(f"{self.incarnation} is root in term {effect.event.term}")
 
     def _write_as_root(self, write: RootWrite) -> None:
         root = self.root

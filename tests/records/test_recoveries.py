@@ -1,37 +1,43 @@
-"""Recoveries and the final state, from event logs written by hand."""
+"""Recoveries from event logs written by hand."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from castor_policy.events import Event, EventKind, Value
-from castor_runtime.launcher.event_logs import History
-from castor_runtime.launcher.run_result import (
-    PARTS,
+from castor_records.events.event import Entry, Event
+from castor_records.events.failures import (
+    Detected,
+    Failure,
+    Planned,
+    Replaced,
+    Resumed,
+    Retrieved,
+    TrainerStarted,
+)
+from castor_records.events.training import IterationEnded
+from castor_records.phases import MEASURED
+from castor_records.recoveries import (
     Recovery,
-    final_state,
     last_iteration,
     recoveries,
 )
-
-K = EventKind
-
-
-def at(time_s: float, kind: EventKind, **fields: Value) -> Event:
-    return Event(round(time_s * 1e9), kind, fields)
+from castor_runtime.launcher.history import History
 
 
-def trained(start_s: float, generation: int, first: int, last: int, ranks: int = 2) -> list[Event]:
+def at(time_s: float, kind: type[Event], **fields: Any) -> Entry[Event]:
+    return Entry(round(time_s * 1e9), kind.of_fields(fields))
+
+
+def trained(
+    start_s: float, generation: int, first: int, last: int, ranks: int = 2
+) -> list[Entry[Event]]:
     """Iterations of one second each, rank 1 a little after rank 0."""
     return [
         at(
             start_s + i + rank / 100,
-            K.ITERATION_ENDED,
+            IterationEnded,
             rank=rank,
             generation=generation,
             iteration=n,
@@ -41,32 +47,33 @@ def trained(start_s: float, generation: int, first: int, last: int, ranks: int =
     ]
 
 
-def recovered(start_s: float, generation: int, iteration: int, source: str) -> list[Event]:
+def recovered(start_s: float, generation: int, iteration: int, source: str) -> list[Entry[Event]]:
     """From the plan on: retrieval takes 1 s, the restart 0.5 s; rank 1 is the slower."""
+    own = {"generation": generation, "iteration": iteration}
     return [
-        at(start_s, K.PLANNED, generation=generation, iteration=iteration, tier=source),
-        at(start_s + 0.2, K.RETRIEVED, generation=generation, rank=0, source="own_memory"),
-        at(start_s + 1.0, K.RETRIEVED, generation=generation, rank=1, source=source),
-        at(start_s + 1.2, K.RESUMED, generation=generation, rank=0, iteration=iteration),
-        at(start_s + 1.5, K.RESUMED, generation=generation, rank=1, iteration=iteration),
+        at(start_s, Planned, generation=generation, iteration=iteration, tier=source),
+        at(start_s + 0.2, Retrieved, **own, rank=0, source="own_memory"),
+        at(start_s + 1.0, Retrieved, **own, rank=1, source=source),
+        at(start_s + 1.2, Resumed, generation=generation, rank=0, iteration=iteration),
+        at(start_s + 1.5, Resumed, generation=generation, rank=1, iteration=iteration),
     ]
 
 
-def only(events: list[Event]) -> Recovery:
+def only(events: list[Entry[Event]]) -> Recovery:
     (found,) = recoveries(events)
     return found
 
 
 def check_sum(found: Recovery) -> None:
-    parts = [found.seconds[part] for part in PARTS]
+    parts = [found.seconds[part] for part in MEASURED]
     assert sum(part for part in parts if part is not None) == pytest.approx(found.seconds["total"])
 
 
 def test_a_killed_trainer_is_restarted_from_own_memory() -> None:
     events = [
         *trained(1, 1, 1, 9),
-        at(9.5, K.FAILURE, failure="software", target="rank:1", machine=1, rank=1),
-        at(9.6, K.DETECTED, generation=2, failure="software", machine=1, cause="killed"),
+        at(9.5, Failure, failure="software", target="rank:1", machine=1, rank=1),
+        at(9.6, Detected, generation=2, failure="software", machine=1, cause="killed"),
         *recovered(9.7, 2, 8, "own_memory"),
         *trained(12.2, 2, 9, 12),
     ]
@@ -92,15 +99,15 @@ def test_a_killed_trainer_is_restarted_from_own_memory() -> None:
 def test_a_lost_machine_counts_from_its_lease_and_its_replacement_apart() -> None:
     events = [
         *trained(1, 1, 1, 9),
-        at(9.5, K.FAILURE, failure="hardware", target="machine:1", machine=1, rank=None),
-        at(9.6, K.DETECTED, generation=2, failure="software", machine=0, cause="peer gone"),
-        at(14.5, K.DETECTED, generation=2, failure="hardware", machine=1, cause="lease expired"),
-        at(15.5, K.REPLACED, generation=2, machine=1, agent="spare-0"),
+        at(9.5, Failure, failure="hardware", target="machine:1", machine=1, rank=None),
+        at(9.6, Detected, generation=2, failure="software", machine=0, cause="peer gone"),
+        at(14.5, Detected, generation=2, failure="hardware", machine=1, cause="lease expired"),
+        at(15.5, Replaced, generation=2, machine=1, agent="spare-0"),
         *recovered(15.7, 2, 9, "peer:node-0"),
         *trained(18.2, 2, 10, 12),
         # Redundancy is no part of the recovery, whether it comes back later or before own parts.
-        at(15.8, K.RETRIEVED, generation=2, rank=0, source="peer:node-0", own=False),
-        at(19.0, K.RETRIEVED, generation=2, rank=0, source="peer:node-0", own=False),
+        at(15.8, Retrieved, generation=2, rank=0, iteration=9, source="peer:node-0", own=False),
+        at(19.0, Retrieved, generation=2, rank=0, iteration=9, source="peer:node-0", own=False),
     ]
     found = only(events)
     assert (found.kind, found.machines, found.iterations_lost) == ("hardware", (1,), 0)
@@ -116,12 +123,12 @@ def test_a_lost_machine_counts_from_its_lease_and_its_replacement_apart() -> Non
 def test_a_failure_during_a_recovery_makes_one_outage_of_both() -> None:
     events = [
         *trained(1, 1, 1, 9),
-        at(9.5, K.FAILURE, failure="software", target="rank:1", machine=1, rank=1),
-        at(9.6, K.DETECTED, generation=2, failure="software", machine=1, cause="killed"),
+        at(9.5, Failure, failure="software", target="rank:1", machine=1, rank=1),
+        at(9.6, Detected, generation=2, failure="software", machine=1, cause="killed"),
         *recovered(9.7, 2, 9, "own_memory"),
-        at(11.3, K.FAILURE, failure="hardware", target="machine:0", machine=0, rank=None),
-        at(11.6, K.DETECTED, generation=3, failure="hardware", machine=0, cause="lease expired"),
-        at(11.8, K.REPLACED, generation=3, machine=0, agent="spare-0"),
+        at(11.3, Failure, failure="hardware", target="machine:0", machine=0, rank=None),
+        at(11.6, Detected, generation=3, failure="hardware", machine=0, cause="lease expired"),
+        at(11.8, Replaced, generation=3, machine=0, agent="spare-0"),
         *recovered(12.0, 3, 9, "peer:node-1"),
         *trained(14.0, 3, 10, 12),
     ]
@@ -137,18 +144,18 @@ def test_a_failure_during_a_recovery_makes_one_outage_of_both() -> None:
 def test_each_outage_is_a_recovery_of_its_own() -> None:
     events = [
         *trained(1, 1, 1, 9),
-        at(9.0, K.FAILURE, failure="software", target="store", machine=None, rank=None),
-        at(9.1, K.FAILURE, failure="software", target="agent:spare-1", machine=None, rank=None),
-        at(9.6, K.DETECTED, generation=2, failure="software", machine=1, cause="crash"),
+        at(9.0, Failure, failure="software", target="store", machine=None, rank=None),
+        at(9.1, Failure, failure="software", target="agent:spare-1", machine=None, rank=None),
+        at(9.6, Detected, generation=2, failure="software", machine=1, cause="crash"),
         *recovered(9.7, 2, 9, "own_memory"),
         *trained(12.0, 2, 10, 20),
-        at(23.0, K.FAILURE, failure="software", target="rank:0", machine=0, rank=0),
-        at(23.5, K.DETECTED, generation=3, failure="software", machine=0, cause="killed"),
-        at(23.6, K.PLANNED, generation=3, iteration=12, tier="storage"),
-        at(25.0, K.RESUMED, generation=3, rank=0, iteration=12),
-        at(25.0, K.RESUMED, generation=3, rank=1, iteration=12),
+        at(23.0, Failure, failure="software", target="rank:0", machine=0, rank=0),
+        at(23.5, Detected, generation=3, failure="software", machine=0, cause="killed"),
+        at(23.6, Planned, generation=3, iteration=12, tier="storage"),
+        at(25.0, Resumed, generation=3, rank=0, iteration=12),
+        at(25.0, Resumed, generation=3, rank=1, iteration=12),
         *trained(26.0, 3, 13, 14),
-        at(27.5, K.DETECTED, generation=4, failure="software", machine=0, cause="crash"),
+        at(27.5, Detected, generation=4, failure="software", machine=0, cause="crash"),
         *recovered(27.6, 4, 14, "own_memory"),
         *trained(30.0, 4, 15, 15),
     ]
@@ -171,15 +178,15 @@ def test_each_outage_is_a_recovery_of_its_own() -> None:
     history = History()
     for event in sorted(events, key=lambda event: event.time_ns):
         history.add(event)
-    assert recoveries(history.events) == [first, second, third]
-    assert len(history.events) < len(events)
+    assert recoveries(history.entries) == [first, second, third]
+    assert len(history.entries) < len(events)
 
 
 def test_a_recovery_that_never_ended_has_no_total() -> None:
     events = [
         *trained(1, 1, 1, 3),
-        at(4.6, K.DETECTED, generation=2, failure="software", machine=1, cause="crash"),
-        at(4.7, K.DETECTED, generation=3, failure="software", machine=1, cause="crash again"),
+        at(4.6, Detected, generation=2, failure="software", machine=1, cause="crash"),
+        at(4.7, Detected, generation=3, failure="software", machine=1, cause="crash again"),
     ]
     found = only(events)
     assert (found.generations, found.iteration, found.iterations_lost) == ((2, 3), None, None)
@@ -194,7 +201,7 @@ def test_a_hang_that_nobody_injected_counts_from_the_last_iteration() -> None:
     """A hang of 61 s was reported as an outage of 1 s, with a detection of 0."""
     events = [
         *trained(1, 1, 1, 9),
-        at(70.0, K.DETECTED, generation=2, failure="software", machine=1, cause="stalled"),
+        at(70.0, Detected, generation=2, failure="software", machine=1, cause="stalled"),
         *recovered(70.1, 2, 9, "own_memory"),
         *trained(72.0, 2, 10, 12),
     ]
@@ -210,8 +217,8 @@ def test_a_failure_that_strikes_a_job_that_stands_already_does_not_begin_the_out
         return only(
             [
                 *trained(1, 1, 1, 9),
-                at(at_s, K.FAILURE, failure="software", target="rank:1", machine=1, rank=1),
-                at(at_s + 1, K.DETECTED, generation=2, failure="software", machine=1, cause="x"),
+                at(at_s, Failure, failure="software", target="rank:1", machine=1, rank=1),
+                at(at_s + 1, Detected, generation=2, failure="software", machine=1, cause="x"),
             ]
         )
 
@@ -223,46 +230,25 @@ def test_a_failure_that_strikes_a_job_that_stands_already_does_not_begin_the_out
 
 def test_a_start_that_fails_counts_from_its_start() -> None:
     events = [
-        at(2.0, K.TRAINER_STARTED, generation=1, rank=0, pid=7),
-        at(2.5, K.TRAINER_STARTED, generation=1, rank=1, pid=8),
-        at(33.0, K.DETECTED, generation=2, failure="software", machine=1, cause="stopped"),
+        at(2.0, TrainerStarted, generation=1, rank=0, pid=7),
+        at(2.5, TrainerStarted, generation=1, rank=1, pid=8),
+        at(33.0, Detected, generation=2, failure="software", machine=1, cause="stopped"),
     ]
     found = only(events)
     assert (found.since, found.seconds["detection"]) == ("start", 30.5)
 
 
-digests = st.lists(st.binary(min_size=32, max_size=32).map(bytes.hex), min_size=1, max_size=6)
-
-
-@given(digests, st.randoms(use_true_random=False))
-def test_the_final_state_is_a_hash_over_ranks_in_order(ranks: list[str], rng: object) -> None:
-    finals = [{"iteration": 7, "ranks": {str(r): d}} for r, d in enumerate(ranks)]
-    expected = hashlib.sha256("".join(ranks).encode()).hexdigest()
-    for order in itertools.islice(itertools.permutations(finals), 6):
-        assert final_state(order, len(ranks)) == (7, expected)
-    flat = [{"iteration": 7, **{str(r): d for r, d in enumerate(ranks)}}]
-    assert final_state(flat, len(ranks)) == (7, expected)
-    assert final_state(finals, len(ranks) + 1) == (None, None)
-
-
-def test_agents_that_disagree_on_the_final_state_are_an_error() -> None:
-    with pytest.raises(ValueError, match="different iterations"):
-        final_state([{"iteration": 7, "ranks": {"0": "a"}}, {"iteration": 8, "ranks": {}}], 1)
-    with pytest.raises(ValueError, match="rank 0"):
-        final_state([{"ranks": {"0": "a"}}, {"ranks": {"0": "b"}}], 1)
-
-
 def test_what_befell_a_link_counts_only_where_it_stopped_training() -> None:
-    def cut(time_s: float, outage_s: float | None) -> Event:
-        lasting: dict[str, Value] = {} if outage_s is None else {"outage_s": outage_s}
-        return at(time_s, K.FAILURE, failure="software", target="link:1", machine=1, **lasting)
+    def cut(time_s: float, outage_s: float | None) -> Entry[Event]:
+        lasting: dict[str, float] = {} if outage_s is None else {"outage_s": outage_s}
+        return at(time_s, Failure, failure="software", target="link:1", machine=1, **lasting)
 
     after = [
-        at(9.5, K.DETECTED, generation=2, failure="hardware", machine=1, cause="lease"),
+        at(9.5, Detected, generation=2, failure="hardware", machine=1, cause="lease"),
         *recovered(9.7, 2, 8, "peer:2"),
         *trained(12.2, 2, 9, 12),
     ]
-    slow = at(3.5, K.FAILURE, failure="software", target="slow:0", machine=0)
+    slow = at(3.5, Failure, failure="software", target="slow:0", machine=0)
     whole_again = only([*trained(1, 1, 1, 5), cut(2.5, 1.0), slow, cut(6.5, 5.0), *after])
     assert whole_again.machines == (1,)
     assert whole_again.seconds["detection"] == pytest.approx(3.0)

@@ -1,0 +1,1 @@
+"""What a run leaves behind, one form for the simulator and the runtime."""
