@@ -170,7 +170,7 @@ def test_a_job_is_named_after_its_script() -> None:
 
 def test_an_agent_never_talks_in_the_open(tmp_path: Path) -> None:
     common = ("agent", "--store", "etcd://h:1", "--job", "j")
-    assert "never talk in the open" in refused(*common)
+    assert "agents need credentials" in refused(*common)
     assert "no file" in refused(*common, "--secret", str(tmp_path / "none"))
     assert "needs --tls-certificate and --tls-key" in refused(*common, "--tls-ca", "ca.pem")
     assert "expected etcd://" in refused("agent", "--store", "embedded", "--job", "j")
