@@ -13,8 +13,8 @@ from __future__ import annotations
 from castor_configs.quantities import Nanoseconds
 from castor_policy.frequency import nearest_period
 from castor_sim.job import Job
-from castor_sim.profile import Profile
 from castor_sim.strategies import Gemini, Strategy
+from castor_sim.strategy_costs import StrategyCosts
 
 
 class LocalFirst(Strategy):
@@ -27,9 +27,9 @@ class LocalFirst(Strategy):
     persist_every: Nanoseconds = 30 * 60 * 10**9
     """Time between persistent checkpoints."""
 
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """Take Gemini's figures and drop what concerns replicas on other machines."""
-        gemini = Gemini(serialise="0s").profile(job)
+        gemini = Gemini(serialise="0s").costs(job)
         return gemini._replace(
             memory_stall_ns=0,
             memory_transfer_ns=min(job.gpu_copy_ns(), job.iteration_ns),

@@ -77,7 +77,7 @@ def _simulated() -> Iterator[Row]:
     published = published_values(FIGURE)
     for point in POINTS:
         name = point.split()[0].lower()
-        profile = setup.profiles[name]
+        profile = setup.costs[name]
         tally = run_once(setup, name, seed=1)
         every = profile.memory_every if point == "Gemini" else profile.storage_every
         yield Row(

@@ -98,7 +98,7 @@ def _one_failure(setup: Setup, seed: int, hardware: bool) -> Tally:
     strikes = one_a_day(setup, seed, 1, sets=sets, hardware=hardware)
     entries: list[Entry[Event]] = []
     tally = SimpyEngine(
-        setup.profiles["gemini"],
+        setup.costs["gemini"],
         setup.operations,
         setup.placements["gemini"].replicas,
         [strikes],
@@ -152,7 +152,7 @@ def _bar(name: str, tallies: list[Tally]) -> Iterator[Row]:
 
 
 def _highfreq_save() -> Row:
-    save_ns = setup_of({}).profiles["highfreq"].storage_stall_ns
+    save_ns = setup_of({}).costs["highfreq"].storage_stall_ns
     return Row(
         figure=FIGURE,
         series="HighFreq",

@@ -57,7 +57,7 @@ def machine_sets(placement: Placement, size: int, *, recoverable: bool) -> list[
 def run_episodes(setup: Setup, strategy: str, strikes: Strikes) -> Tally:
     """Run one strategy through `strikes`, to a day after the last."""
     return jump_engine.run(
-        setup.profiles[strategy],
+        setup.costs[strategy],
         setup.operations,
         jump_engine.replica_array(setup.placements[strategy].replicas),
         [strikes],

@@ -32,9 +32,9 @@ from castor_policy.frequency_two_tier import TwoTier
 from castor_policy.placement import Placement, place
 from castor_sim.experiment import Experiment
 from castor_sim.job import NS_PER_S
-from castor_sim.profile import Profile
 from castor_sim.run import Engine, replications
 from castor_sim.strategies import Gemini
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.tally import Tally
 
 MOST_REPLICAS = 4
@@ -334,7 +334,7 @@ def _candidate(case: Case, replicas: int, kind: str, spare: int) -> Candidate:
     placement = place(kind, job.machines, replicas, domains=domains)
     traffic_ns = job.network_ns(replicas - 1)
     strategy = Gemini(replicas=replicas, serialise=0)
-    profile = strategy.profile(replace(job, replicas=replicas))
+    profile = strategy.costs(replace(job, replicas=replicas))
     wait_s = _wait_s(case, spare)
     copied_s = (profile.retrieve_peer_ns + profile.replicate_ns) / NS_PER_S
     window_s = case.detection_s + wait_s + copied_s
@@ -374,7 +374,7 @@ def _wait_s(case: Case, spare: int) -> float:
     return none_left * case.restore_s + (1 - none_left) * activation_s
 
 
-def _two_tier(case: Case, profile: Profile, losses_per_s: float, wait_s: float) -> TwoTier:
+def _two_tier(case: Case, profile: StrategyCosts, losses_per_s: float, wait_s: float) -> TwoTier:
     rate = case.failing.per_s
     job = case.setup.job
     lost = min(1.0, losses_per_s / rate) if rate else 0.0
@@ -394,7 +394,7 @@ def _two_tier(case: Case, profile: Profile, losses_per_s: float, wait_s: float) 
 
 
 def _storage_every_s(case: Case, kind: str) -> float:
-    profile = case.resolve({kind: {"kind": kind}}, standbys=0).profiles[kind]
+    profile = case.resolve({kind: {"kind": kind}}, standbys=0).costs[kind]
     return profile.storage_every * profile.iteration_ns / NS_PER_S
 
 
@@ -403,7 +403,7 @@ def _simulate(
 ) -> dict[str, Summary]:
     """Run strategies of one case against the same failures."""
     setup = case.resolve(tables, standbys=standbys)
-    runs: dict[str, list[Tally]] = {name: [] for name in setup.profiles}
+    runs: dict[str, list[Tally]] = {name: [] for name in setup.costs}
     for name, _seed, tally in replications(setup, Engine.JUMP, jobs):
         runs[name].append(tally)
     return summarise_runs(setup, runs)

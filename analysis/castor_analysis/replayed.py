@@ -76,7 +76,7 @@ def long_recoveries(setup: Setup) -> list[str]:
     if not rate:
         return []
     found = []
-    for name in setup.profiles:
+    for name in setup.costs:
         recovery_s = _recovery_s(setup, name)
         if recovery_s > 1 / rate:
             found.append(
@@ -91,7 +91,7 @@ def _recovery_s(setup: Setup, strategy: str) -> float:
 
     From memory where the strategy keeps any: what it takes when that does not survive is more.
     """
-    profile = setup.profiles[strategy]
+    profile = setup.costs[strategy]
     from_memory = max(profile.retrieve_own_ns, profile.retrieve_peer_ns)
     retrieved = from_memory if profile.memory_every else profile.retrieve_storage_ns
     parts_ns = (

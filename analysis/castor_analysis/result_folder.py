@@ -99,9 +99,9 @@ def result_files(setup: Setup, *, plot: bool) -> list[str]:
     names += ["experiment.toml", "cluster.toml", "model.toml"]
     names += ["trace.csv"] if setup.trace is not None else []
     names += _own_copies(setup).values()
-    names += [f"events/{name}.jsonl" for name in setup.profiles]
+    names += [f"events/{name}.jsonl" for name in setup.costs]
     if plot:
-        stems = ["comparison", *(f"timeline-{name}" for name in setup.profiles)]
+        stems = ["comparison", *(f"timeline-{name}" for name in setup.costs)]
         names += [f"{stem}.{kind}" for stem in stems for kind in PICTURES]
         names.append("timeline.perfetto.json")
     return names

@@ -106,9 +106,9 @@ def key_of(setup: Setup) -> str:
         "cluster": dump_toml(setup.cluster),
         "model": dump_toml(setup.model),
         "trace": _trace_digest(setup),
-        "profiles": {name: profile._asdict() for name, profile in setup.profiles.items()},
+        "profiles": {name: profile._asdict() for name, profile in setup.costs.items()},
         "placements": {name: place.replicas for name, place in setup.placements.items()},
-        "operations": {name: setup.operations_of(name)._asdict() for name in setup.profiles},
+        "operations": {name: setup.operations_of(name)._asdict() for name in setup.costs},
         "horizon_ns": setup.horizon_ns,
         "target_iterations": setup.target_iterations,
     }
@@ -138,7 +138,7 @@ def _trace_digest(setup: Setup) -> str | None:
 
 
 def _run(setup: Setup, key: str) -> dict[str, Any]:
-    tallies: dict[str, list[Tally]] = {name: [] for name in setup.profiles}
+    tallies: dict[str, list[Tally]] = {name: [] for name in setup.costs}
     for name, _seed, tally in replications(setup, Engine.JUMP):
         tallies[name].append(tally)
     return {

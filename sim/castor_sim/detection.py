@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from castor_configs.quantities import Nanoseconds
 from castor_configs.schema import ConfigModel, CountOrZero
 from castor_policy.membership import EXIT_S, NS_PER_S, Heartbeats, Lease, check_lease
-from castor_sim.profile import MAX_PART_NS
+from castor_sim.strategy_costs import MAX_PART_NS
 from castor_sim.tally import Operations
 
 _ARTIFACT = {"heartbeat": "3s", "poll": "5s", "misses": 3}

@@ -32,24 +32,24 @@ class ExactEngine(SimpyEngine):
 
     def training(self) -> Process:
         """Train iteration by iteration, with the transfers as processes beside it."""
-        profile, env = self.profile, self.env
+        costs, env = self.costs, self.env
         self._segment += 1
         self._done = self.start
         self._stalled_ns = 0
         self._stall_began_ns = -1
         self._memory_complete = self._storage_complete = -1
         while True:
-            for chunk_ns in chunks_ns(profile.iteration_ns):
+            for chunk_ns in chunks_ns(costs.iteration_ns):
                 yield env.timeout(chunk_ns)
             self._done += 1
             if self._done == self.target:
                 return
-            if profile.memory_every and is_due(self._done, profile.memory_every):
-                yield from self._stall(profile.memory_stall_ns)
-                env.process(self._transfer(profile.memory_transfer_ns, self._done, memory=True))
-            if profile.storage_every and is_due(self._done, profile.storage_every):
-                yield from self._stall(profile.storage_stall_ns)
-                env.process(self._transfer(profile.storage_transfer_ns, self._done, memory=False))
+            if costs.memory_every and is_due(self._done, costs.memory_every):
+                yield from self._stall(costs.memory_stall_ns)
+                env.process(self._transfer(costs.memory_transfer_ns, self._done, memory=True))
+            if costs.storage_every and is_due(self._done, costs.storage_every):
+                yield from self._stall(costs.storage_stall_ns)
+                env.process(self._transfer(costs.storage_transfer_ns, self._done, memory=False))
 
     def _stall(self, stall_ns: int) -> Process:
         self._stall_began_ns = self.now_ns

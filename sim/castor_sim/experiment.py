@@ -31,8 +31,8 @@ from castor_sim import strategies as built_in
 from castor_sim.detection import DetectionConfig
 from castor_sim.failure_config import FailuresConfig, ReplacementConfig
 from castor_sim.iteration_config import IterationConfig
-from castor_sim.profile import MAX_HORIZON_NS
 from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
+from castor_sim.strategy_costs import MAX_HORIZON_NS
 
 
 class TrainingConfig(ConfigModel):
@@ -184,7 +184,7 @@ def of_strategy(table: Strategy | OwnStrategy) -> Iterator[None]:
         if not isinstance(table, OwnStrategy):
             raise
         what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"profile() of {table.kind}: {what}") from error
+        raise ValueError(f"costs() of {table.kind}: {what}") from error
 
 
 class _AsWritten(SourceFileLoader):

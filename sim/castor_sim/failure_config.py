@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from castor_configs.quantities import Fraction01, Nanoseconds, RatePerSecond
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Flag
-from castor_sim.profile import MAX_PART_NS
+from castor_sim.strategy_costs import MAX_PART_NS
 from castor_traces.failure_stream import (
     FailureProcess,
     FailureStream,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from castor_sim import jump_kernel
-from castor_sim.profile import NEVER_NS, Profile
+from castor_sim.strategy_costs import NEVER_NS, StrategyCosts
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations, Tally
 
@@ -78,7 +78,7 @@ def replica_array(replicas: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 
 
 def run(
-    profile: Profile,
+    costs: StrategyCosts,
     operations: Operations,
     replicas: NDArray[np.int32],
     strikes: Iterable[Strikes],
@@ -101,14 +101,14 @@ def run(
         room = sum(len(block.time_ns) for block in blocks)
     arrays = _arrays(operations, 64, room)
     state[0]["standbys"] = max(0, operations.fleet - operations.positions)
-    jump_kernel.begin(state, profile, target_iterations)
+    jump_kernel.begin(state, costs, target_iterations)
     for block in blocks:
         row, rows = 0, len(block.time_ns)
         while row < rows:
             row = jump_kernel.advance(
                 state,
                 arrays,
-                profile,
+                costs,
                 operations,
                 replicas,
                 block.time_ns,
@@ -125,7 +125,7 @@ def run(
         if state[0]["finished"] or (rows and block.time_ns[-1] > horizon_ns):
             break
     wall_ns, useful_ns = jump_kernel.finish(
-        state, arrays, profile, operations, replicas, horizon_ns, target_iterations
+        state, arrays, costs, operations, replicas, horizon_ns, target_iterations
     )
     if sources is not None:
         sources.extend(arrays.record[: int(state[0]["recorded"])].tolist())

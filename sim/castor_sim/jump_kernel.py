@@ -30,7 +30,7 @@ from castor_policy.recovery import (
 from castor_sim import path
 from castor_sim.compiled import compiled
 from castor_sim.jump_machines import arrive, lose_cloud, lose_fleet, vacant
-from castor_sim.profile import NEVER_NS
+from castor_sim.strategy_costs import NEVER_NS
 from castor_sim.tally import PENDING
 
 COMPILED_FROM = (

@@ -12,76 +12,76 @@ which is the oracle for both, does not use them.
 from __future__ import annotations
 
 from castor_policy.period import is_due, last_due
-from castor_sim.profile import Profile
+from castor_sim.strategy_costs import StrategyCosts
 
 
-def stalls_ns(profile: Profile, start: int, last: int) -> int:
+def stalls_ns(costs: StrategyCosts, start: int, last: int) -> int:
     """Return the stall time of the checkpoints of iterations start+1 .. last."""
     total = 0
-    if profile.memory_every > 0 and profile.memory_stall_ns > 0:
-        count = last // profile.memory_every - start // profile.memory_every
-        total += count * profile.memory_stall_ns
-    if profile.storage_every > 0 and profile.storage_stall_ns > 0:
-        count = last // profile.storage_every - start // profile.storage_every
-        total += count * profile.storage_stall_ns
+    if costs.memory_every > 0 and costs.memory_stall_ns > 0:
+        count = last // costs.memory_every - start // costs.memory_every
+        total += count * costs.memory_stall_ns
+    if costs.storage_every > 0 and costs.storage_stall_ns > 0:
+        count = last // costs.storage_every - start // costs.storage_every
+        total += count * costs.storage_stall_ns
     return total
 
 
-def end_of_iteration_ns(profile: Profile, start: int, iteration: int) -> int:
+def end_of_iteration_ns(costs: StrategyCosts, start: int, iteration: int) -> int:
     """Return when `iteration` (> start) ends, before any stall of its own checkpoint."""
-    return (iteration - start) * profile.iteration_ns + stalls_ns(profile, start, iteration - 1)
+    return (iteration - start) * costs.iteration_ns + stalls_ns(costs, start, iteration - 1)
 
 
-def iterations_at(profile: Profile, start: int, elapsed_ns: int) -> int:
+def iterations_at(costs: StrategyCosts, start: int, elapsed_ns: int) -> int:
     """Return the last iteration that has ended by `elapsed_ns`; `start` if none has."""
     low = start
-    high = start + elapsed_ns // profile.iteration_ns
-    if high == start or end_of_iteration_ns(profile, start, high) <= elapsed_ns:
+    high = start + elapsed_ns // costs.iteration_ns
+    if high == start or end_of_iteration_ns(costs, start, high) <= elapsed_ns:
         return high
     # Invariant: low has ended, high has not.
     while high - low > 1:
         middle = (low + high) // 2
-        if end_of_iteration_ns(profile, start, middle) <= elapsed_ns:
+        if end_of_iteration_ns(costs, start, middle) <= elapsed_ns:
             low = middle
         else:
             high = middle
     return low
 
 
-def stalled_ns(profile: Profile, start: int, done: int, elapsed_ns: int) -> int:
+def stalled_ns(costs: StrategyCosts, start: int, done: int, elapsed_ns: int) -> int:
     """Return how much of `elapsed_ns` was stall, `done` being the last iteration that ended."""
     if done == start:
         return 0
-    before_ns = stalls_ns(profile, start, done - 1)
-    own_ns = stalls_ns(profile, start, done) - before_ns
-    since_ns = elapsed_ns - (done - start) * profile.iteration_ns - before_ns
+    before_ns = stalls_ns(costs, start, done - 1)
+    own_ns = stalls_ns(costs, start, done) - before_ns
+    since_ns = elapsed_ns - (done - start) * costs.iteration_ns - before_ns
     return before_ns + min(own_ns, since_ns)
 
 
-def memory_checkpoint_at(profile: Profile, start: int, done: int, elapsed_ns: int) -> int:
+def memory_checkpoint_at(costs: StrategyCosts, start: int, done: int, elapsed_ns: int) -> int:
     """Return the newest iteration after `start` whose memory checkpoint is complete, or -1."""
-    if profile.memory_every == 0:
+    if costs.memory_every == 0:
         return -1
-    iteration = last_due(done, profile.memory_every)
-    delay_ns = profile.memory_stall_ns + profile.memory_transfer_ns
+    iteration = last_due(done, costs.memory_every)
+    delay_ns = costs.memory_stall_ns + costs.memory_transfer_ns
     while iteration > start:
-        if end_of_iteration_ns(profile, start, iteration) + delay_ns <= elapsed_ns:
+        if end_of_iteration_ns(costs, start, iteration) + delay_ns <= elapsed_ns:
             return iteration
-        iteration -= profile.memory_every
+        iteration -= costs.memory_every
     return -1
 
 
-def storage_checkpoint_at(profile: Profile, start: int, done: int, elapsed_ns: int) -> int:
+def storage_checkpoint_at(costs: StrategyCosts, start: int, done: int, elapsed_ns: int) -> int:
     """Return the newest iteration after `start` whose storage checkpoint is complete, or -1."""
-    if profile.storage_every == 0:
+    if costs.storage_every == 0:
         return -1
-    iteration = last_due(done, profile.storage_every)
-    delay_ns = profile.storage_stall_ns + profile.storage_transfer_ns
+    iteration = last_due(done, costs.storage_every)
+    delay_ns = costs.storage_stall_ns + costs.storage_transfer_ns
     while iteration > start:
-        ready_ns = end_of_iteration_ns(profile, start, iteration) + delay_ns
-        if profile.memory_every > 0 and is_due(iteration, profile.memory_every):
-            ready_ns += profile.memory_stall_ns
+        ready_ns = end_of_iteration_ns(costs, start, iteration) + delay_ns
+        if costs.memory_every > 0 and is_due(iteration, costs.memory_every):
+            ready_ns += costs.memory_stall_ns
         if ready_ns <= elapsed_ns:
             return iteration
-        iteration -= profile.storage_every
+        iteration -= costs.storage_every
     return -1

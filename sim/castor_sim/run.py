@@ -50,7 +50,7 @@ def run_once(
         if observe is not None:
             raise ValueError("the jump engine shows no events; use the simpy engine")
         return jump_engine.run(
-            setup.profiles[strategy],
+            setup.costs[strategy],
             setup.operations_of(strategy),
             jump_engine.replica_array(setup.placement(strategy, seed).replicas),
             setup.strikes(seed),
@@ -59,7 +59,7 @@ def run_once(
         )
     kind = ExactEngine if engine == Engine.EXACT else SimpyEngine
     return kind(
-        setup.profiles[strategy],
+        setup.costs[strategy],
         setup.operations_of(strategy),
         setup.placement(strategy, seed).replicas,
         setup.strikes(seed),
@@ -86,7 +86,7 @@ def replications(
 
     The jump engine leaves the GIL, so its jobs are threads; the simpy engines' are processes.
     """
-    work = ((name, seed) for name in setup.profiles for seed in seeds_of(setup))
+    work = ((name, seed) for name in setup.costs for seed in seeds_of(setup))
     if jobs <= 1:
         for name, seed in work:
             yield _replicate(setup, name, seed, engine)

@@ -1,4 +1,4 @@
-"""From an experiment to what an engine runs: profiles, operations, placement, failures."""
+"""From an experiment to what an engine runs: costs, operations, placement, failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from castor_sim.detection import DetectionConfig
 from castor_sim.experiment import Experiment, OwnStrategy, load_strategy, of_strategy
 from castor_sim.failure_config import stream
 from castor_sim.job import NS_PER_S, Job
-from castor_sim.profile import MAX_HORIZON_NS, Profile, check_profile
+from castor_sim.strategy_costs import MAX_HORIZON_NS, StrategyCosts, check_costs
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
 from castor_traces.domains import domain_numbers
@@ -42,7 +42,7 @@ class Setup:
         folder: where it was loaded from; names in it are relative to that.
         cluster, model: what it names.
         job: what strategies compute from.
-        profiles: one for each strategy, by name, in the experiment's order.
+        costs: one for each strategy, by name, in the experiment's order.
         placements: where each strategy's replicas are, by its name.
         operations: how machines are watched and replaced, but for what a strategy has otherwise;
             see `operations_of`.
@@ -60,7 +60,7 @@ class Setup:
     cluster: Cluster
     model: Model
     job: Job
-    profiles: dict[str, Profile]
+    costs: dict[str, StrategyCosts]
     placements: dict[str, Placement]
     operations: Operations
     detections: dict[str, DetectionConfig]
@@ -163,7 +163,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
     watched = _watched(experiment, machines, trace)
     job = _job(experiment, cluster, model, machines, trace, file)
     horizon_ns = _horizon_ns(experiment, job, trace, file)
-    profiles: dict[str, Profile] = {}
+    costs: dict[str, StrategyCosts] = {}
     placements: dict[str, Placement] = {}
     detections: dict[str, DetectionConfig] = {}
     for name, table in experiment.strategies.items():
@@ -176,9 +176,9 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         try:
             placements[name] = _placement(experiment, kind, machines, replicas, trace)
             with of_strategy(table):
-                profiles[name] = strategy.profile(own_job)
-                check_profile(
-                    profiles[name],
+                costs[name] = strategy.costs(own_job)
+                check_costs(
+                    costs[name],
                     positions=machines,
                     horizon_ns=horizon_ns,
                     least_iteration_ns=job.iteration_ns,
@@ -199,7 +199,7 @@ def resolve(experiment: Experiment, file: Path) -> Setup:
         cluster=cluster,
         model=model,
         job=job,
-        profiles=profiles,
+        costs=costs,
         placements=placements,
         operations=operations,
         detections=detections,

@@ -44,8 +44,8 @@ from castor_records.events.failures import (
 )
 from castor_sim import path
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
-from castor_sim.profile import NEVER_NS, Profile
 from castor_sim.simpy_failures import RUN_ENDS, STRIKES_LAST, LateEvent, Process, batches
+from castor_sim.strategy_costs import NEVER_NS, StrategyCosts
 from castor_sim.strikes import Strikes
 from castor_sim.tally import (
     HARDWARE,
@@ -72,7 +72,7 @@ class SimpyEngine:
     """One run of one strategy; `run` returns its tally.
 
     Args:
-        profile: the strategy's figures.
+        costs: the strategy's figures.
         operations: how the cluster is operated.
         replicas: for each position, the positions that hold its shard, itself first.
         strikes: the failures in order of time.
@@ -83,7 +83,7 @@ class SimpyEngine:
 
     def __init__(
         self,
-        profile: Profile,
+        costs: StrategyCosts,
         operations: Operations,
         replicas: Sequence[Sequence[int]],
         strikes: Iterable[Strikes],
@@ -94,7 +94,7 @@ class SimpyEngine:
         record_sources: bool = False,
     ) -> None:
         self.env = simpy.Environment(initial_time=0)
-        self.profile = profile
+        self.costs = costs
         self.operations = operations
         self.replicas = replicas
         self.target = target_iterations
@@ -153,7 +153,7 @@ class SimpyEngine:
     def training(self) -> Process:
         """Train from `start` until a failure interrupts; return when the target is reached."""
         if self.target:
-            end_ns = path.end_of_iteration_ns(self.profile, self.start, self.target)
+            end_ns = path.end_of_iteration_ns(self.costs, self.start, self.target)
             yield self.env.timeout(end_ns)
         else:
             yield self.env.event()
@@ -164,13 +164,13 @@ class SimpyEngine:
         The last iteration that ended, the time stalled, and the newest complete memory and
         storage checkpoints (-1: none in this segment).
         """
-        profile, start = self.profile, self.start
-        done = path.iterations_at(profile, start, elapsed_ns)
+        costs, start = self.costs, self.start
+        done = path.iterations_at(costs, start, elapsed_ns)
         return (
             done,
-            path.stalled_ns(profile, start, done, elapsed_ns),
-            path.memory_checkpoint_at(profile, start, done, elapsed_ns),
-            path.storage_checkpoint_at(profile, start, done, elapsed_ns),
+            path.stalled_ns(costs, start, done, elapsed_ns),
+            path.memory_checkpoint_at(costs, start, done, elapsed_ns),
+            path.storage_checkpoint_at(costs, start, done, elapsed_ns),
         )
 
     def _train_and_recover(self, finished: SimpyEvent) -> Process:
@@ -203,7 +203,7 @@ class SimpyEngine:
             self._storage_iteration = storage
         self.tally.iterations = done
         self.tally.checkpoint_stall_ns += stalled_ns
-        self._progress_ns = self.start * self.profile.iteration_ns + elapsed_ns - stalled_ns
+        self._progress_ns = self.start * self.costs.iteration_ns + elapsed_ns - stalled_ns
 
     # ------------------------------------------------------------------ failures
 
@@ -238,7 +238,7 @@ class SimpyEngine:
             # What is known sooner of a later failure does not tell of an earlier one.
             self._detected_ns = max(self._detected_ns, detected_ns)
             self._count(hardware)
-            if hardware or self.profile.memory_in_trainer:
+            if hardware or self.costs.memory_in_trainer:
                 self._lose_memory(position)
             kind = "hardware" if hardware else "software"
             self._emit(Failure(machine=machine, position=position, failure=kind))
@@ -296,12 +296,12 @@ class SimpyEngine:
             self._arrival = None
 
     def _recover(self) -> Process:
-        env, profile = self.env, self.profile
+        env, costs = self.env, self.costs
         yield env.timeout(self._detected_ns - env.now)
         self._plan()
         self._enter(Phase.SERIALISATION)
         if self._tier in (OWN_MEMORY, PEER):
-            yield env.timeout(profile.serialise_ns)
+            yield env.timeout(costs.serialise_ns)
             self._emit(Serialised())
         self._enter(Phase.REPLACEMENT_WAIT)
         yield from self._replacement()
@@ -310,7 +310,7 @@ class SimpyEngine:
         yield env.timeout(self._retrieval_ns())
         self._retrieved()
         self._enter(Phase.WARM_UP)
-        yield env.timeout(profile.warm_up_ns)
+        yield env.timeout(costs.warm_up_ns)
         self._resume()
 
     def _plan(self) -> None:
@@ -346,18 +346,18 @@ class SimpyEngine:
                 return
 
     def _retrieval_ns(self) -> int:
-        profile = self.profile
+        costs = self.costs
         if self._tier == STORAGE:
-            return profile.retrieve_storage_ns
+            return costs.retrieve_storage_ns
         if self._tier == SCRATCH:
             return 0
-        return max(profile.retrieve_own_ns, self._heaviest * profile.retrieve_peer_ns)
+        return max(costs.retrieve_own_ns, self._heaviest * costs.retrieve_peer_ns)
 
     def _retrieved(self) -> None:
         """Every rank has its shard; replicas of others follow in the background."""
         self._attribute(self._tier)
         self._emit(Retrieved(iteration=self._restored))
-        if self.profile.memory_every == 0:
+        if self.costs.memory_every == 0:
             return
         self._memory_iteration = self._restored
         if self._tier == SCRATCH:
@@ -372,10 +372,10 @@ class SimpyEngine:
         self._partial.extend(self._lost)
         self._lost.clear()
         if self._partial or self._all_memory == OWN_ONLY:
-            self._whole_ns = self.now_ns + self.profile.replicate_ns
+            self._whole_ns = self.now_ns + self.costs.replicate_ns
 
     def _resume(self) -> None:
-        kept_ns = self._restored * self.profile.iteration_ns
+        kept_ns = self._restored * self.costs.iteration_ns
         self._emit(
             Resumed(
                 iteration=self._restored,
@@ -395,7 +395,7 @@ class SimpyEngine:
         for kind in self._episode:
             source = tier
             if tier in (OWN_MEMORY, PEER):
-                in_memory = kind == SOFTWARE and not self.profile.memory_in_trainer
+                in_memory = kind == SOFTWARE and not self.costs.memory_in_trainer
                 source = OWN_MEMORY if in_memory else PEER
             name = f"recovered_{SOURCE_NAMES[source]}"
             setattr(tally, name, getattr(tally, name) + 1)
@@ -415,7 +415,7 @@ class SimpyEngine:
         else:
             if phase == Phase.DETECTION:
                 self._choose()
-            tally.useful_ns = self._restored * self.profile.iteration_ns
+            tally.useful_ns = self._restored * self.costs.iteration_ns
             tally.iterations = self._restored
             self._attribute(PENDING)
         total = self._phase_total_ns

@@ -1,4 +1,4 @@
-"""Checkpoint strategies: each turns a job into a `Profile`, and that is all there is to one.
+"""Checkpoint strategies: each turns a job into `StrategyCosts`, and that is all there is to one.
 
 A strategy of your own is a subclass of `Strategy` in a file of your own, named in the experiment
 as `kind = "my_file.py:MyStrategy"`; its fields are the keys of its table. examples/ has one.
@@ -18,7 +18,7 @@ from castor_policy import frequency
 from castor_policy.defaults import PERSIST_EVERY_S
 from castor_sim.detection import DetectionConfig
 from castor_sim.job import NS_PER_S, Job
-from castor_sim.profile import Profile
+from castor_sim.strategy_costs import StrategyCosts
 
 PlacementName = Literal["group", "ring", "random", "domains"]
 """Placements by name; "group" is Algorithm 1, "mixed" where m does not divide N."""
@@ -43,7 +43,7 @@ class Strategy(ConfigModel):
     """How failures are found out, where it is to be otherwise than the experiment's."""
 
     @abstractmethod
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """Return the figures that the engines run for `job`."""
 
 
@@ -52,9 +52,9 @@ class NoCheckpoint(Strategy):
 
     kind: Literal["none"] = "none"
 
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """Iterations and the start; nothing else costs anything."""
-        return Profile(iteration_ns=job.iteration_ns, warm_up_ns=job.warm_up_ns)
+        return StrategyCosts(iteration_ns=job.iteration_ns, warm_up_ns=job.warm_up_ns)
 
 
 class StorageStrategy(Strategy):
@@ -78,9 +78,9 @@ class StorageStrategy(Strategy):
         load_ns = job.serialisation_ns() if self.load is None else self.load
         return job.storage_ns() + load_ns
 
-    def asynchronous(self, job: Job, every: int) -> Profile:
+    def asynchronous(self, job: Job, every: int) -> StrategyCosts:
         """A checkpoint every `every` iterations that stops training only for torch.save."""
-        return Profile(
+        return StrategyCosts(
             iteration_ns=job.iteration_ns,
             storage_every=every,
             storage_stall_ns=self.save_ns(job),
@@ -97,7 +97,7 @@ class Strawman(StorageStrategy):
     every: Nanoseconds = _PERSIST_EVERY_NS
     """Time between checkpoints."""
 
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """The period rounded to whole iterations."""
         every = frequency.nearest_period(self.every, job.storage_ns(), job.iteration_ns)
         return self.asynchronous(job, every)
@@ -110,7 +110,7 @@ class HighFreq(StorageStrategy):
     every_iterations: Count | None = None
     """Period in iterations, instead of the one that the storage bandwidth gives."""
 
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """The shortest period that Eq. 2 allows, unless one is given."""
         shortest = frequency.shortest_period(job.storage_ns(), job.iteration_ns)
         return self.asynchronous(job, self.every_iterations or shortest)
@@ -131,7 +131,7 @@ class Young(StorageStrategy):
     def _mtbf_s(self, job: Job) -> float:
         return 1 / job.interruptions_per_s if job.interruptions_per_s else math.inf
 
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """Save and transfer both stop training; without failures, no checkpoint is taken."""
         interval_s = self.interval_s(job) if job.interruptions_per_s else 0.0
         interval_ns = round(interval_s * NS_PER_S)
@@ -163,7 +163,7 @@ class CheckFreq(StorageStrategy):
     stall_budget: Annotated[float, Field(gt=0, le=1)] = 0.035
     """Share of the training time that may be spent on stalls."""
 
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """Snapshots pass the CPU memory of the trainer, so a failure aborts the one in flight."""
         stall_ns = max(0, job.gpu_copy_ns() - job.iteration_ns)
         persist_ns = min(job.gpu_copy_ns(), job.iteration_ns) + self.save_ns(job) + job.storage_ns()
@@ -186,7 +186,7 @@ class Gemini(Strategy):
     """torch.save of the memory checkpoints at a failure; by default all m replicas of a shard at
     torch.save's rate (the paper's 162 s). Castor's own memory format needs none: "0s"."""
 
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """Traffic that finds no idle time stalls training.
 
         A checkpoint is complete when the iteration that carries its last traffic ends.
@@ -198,7 +198,7 @@ class Gemini(Strategy):
         serialise_ns = job.serialisation_ns(job.replicas)
         every = frequency.nearest_period(self.persist_every, job.storage_ns(), job.iteration_ns)
         persist = self.persist_every
-        return Profile(
+        return StrategyCosts(
             iteration_ns=job.iteration_ns,
             memory_every=self.every,
             memory_stall_ns=stall_ns,
@@ -226,7 +226,7 @@ class JustInTime(StorageStrategy):
     persist_every: Nanoseconds = _PERSIST_EVERY_NS
     """Period of ordinary checkpoints to storage, for when no replica is left; 0: none."""
 
-    def profile(self, job: Job) -> Profile:
+    def costs(self, job: Job) -> StrategyCosts:
         """At most the iteration in flight is lost while a replica of every shard lives."""
         every = frequency.nearest_period(self.persist_every, job.storage_ns(), job.iteration_ns)
         return self.asynchronous(job, every if self.persist_every else 0)._replace(

@@ -20,8 +20,8 @@ from castor_records.events.failures import (
     RunStarted,
     Serialised,
 )
-from castor_sim.profile import Profile
 from castor_sim.simpy_engine import SimpyEngine
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.tally import WASTE_PARTS, Operations, Tally
 
 pytestmark = pytest.mark.long  # together, not one by one
@@ -114,7 +114,7 @@ def test_every_part_and_phase_has_a_look_of_its_own() -> None:
 
 def test_the_log_of_a_real_run_is_drawn(tmp_path: Path) -> None:
     events: list[Entry[Event]] = []
-    profile = Profile(iteration_ns=60 * 10**9, storage_every=10, warm_up_ns=10**10)
+    profile = StrategyCosts(iteration_ns=60 * 10**9, storage_every=10, warm_up_ns=10**10)
     SimpyEngine(
         profile, Operations(2), [[0, 1], [1, 0]], [], horizon_ns=DAY_NS, observe=events.append
     ).run()

@@ -176,11 +176,11 @@ def test_a_change_of_the_model_the_cluster_or_a_strategys_own_code_runs_again(
 ) -> None:
     own = tmp_path / "mine.py"
     code = (
-        "from castor_sim.profile import Profile\n"
+        "from castor_sim.strategy_costs import StrategyCosts\n"
         "from castor_sim.strategies import Strategy\n"
         "class Mine(Strategy):\n"
-        "    def profile(self, job):\n"
-        "        return Profile(iteration_ns=job.iteration_ns, warm_up_ns=7)\n"
+        "    def costs(self, job):\n"
+        "        return StrategyCosts(iteration_ns=job.iteration_ns, warm_up_ns=7)\n"
     )
     own.write_text(code)
     for kind in ("cluster", "model"):

@@ -27,8 +27,8 @@ from castor_records.events.failures import (
     RunStarted,
     Serialised,
 )
-from castor_sim.profile import Profile
 from castor_sim.simpy_engine import SimpyEngine
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations, Tally
 
@@ -37,10 +37,12 @@ small = st.integers(0, 20)
 
 
 @st.composite
-def logs(draw: st.DrawFn, *, stalls: bool = True) -> tuple[list[Entry[Event]], Tally, Profile]:
+def logs(
+    draw: st.DrawFn, *, stalls: bool = True
+) -> tuple[list[Entry[Event]], Tally, StrategyCosts]:
     iteration = draw(st.integers(5, 40))
     memory_every, storage_every = draw(st.sampled_from([(1, 4), (2, 0), (0, 3), (0, 0)]))
-    profile = Profile(
+    profile = StrategyCosts(
         iteration_ns=iteration,
         memory_every=memory_every,
         memory_transfer_ns=draw(st.integers(0, memory_every * iteration)),

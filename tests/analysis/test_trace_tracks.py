@@ -97,7 +97,7 @@ def test_a_real_run_nests(log: Path) -> None:
 def test_a_simulated_run_nests() -> None:
     changes = ('duration="90d"', "seeds=1", "failures.per_day=12.0")
     setup = load_setup("gpt2-100b-p4d", changes)
-    logs: dict[str, list[Entry[Event]]] = {name: [] for name in setup.profiles}
+    logs: dict[str, list[Entry[Event]]] = {name: [] for name in setup.costs}
     for name, events in logs.items():
         run_once(setup, name, 1, Engine.SIMPY, events.append)
     assert check(to_chrome_trace(logs)) > 1000

@@ -10,8 +10,8 @@ import pytest
 
 from castor_sim import jump_engine
 from castor_sim.exact_engine import ExactEngine
-from castor_sim.profile import NEVER_NS, Profile
 from castor_sim.simpy_engine import SimpyEngine
+from castor_sim.strategy_costs import NEVER_NS, StrategyCosts
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations, Tally
 from castor_traces.failure_stream import FailureProcess
@@ -45,7 +45,7 @@ def _from_process(process: FailureProcess, seed: int, horizon_ns: int) -> Iterat
 
 
 def _jump(
-    profile: Profile,
+    profile: StrategyCosts,
     operations: Operations,
     replicas: Replicas,
     strikes: Iterable[Strikes],
@@ -68,7 +68,7 @@ def _jump(
 
 
 def _all_three(
-    profile: Profile,
+    profile: StrategyCosts,
     operations: Operations,
     replicas: Replicas,
     rows: Iterable[Row],

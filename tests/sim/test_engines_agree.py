@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from castor_policy.placement import place
 from castor_sim import jump_engine
 from castor_sim.exact_engine import ExactEngine
-from castor_sim.profile import Profile, check_profile
 from castor_sim.simpy_engine import SimpyEngine
+from castor_sim.strategy_costs import StrategyCosts, check_costs
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
 
@@ -36,11 +36,11 @@ small = st.integers(0, 12)
 
 
 @st.composite
-def profiles(draw: st.DrawFn) -> Profile:
+def profiles(draw: st.DrawFn) -> StrategyCosts:
     iteration = draw(st.integers(1, 9))
     memory_every = draw(st.sampled_from([0, 1, 1, 2, 3]))
     storage_every = draw(st.sampled_from([0, 1, 3, 4, 7]))
-    profile = Profile(
+    profile = StrategyCosts(
         iteration_ns=iteration,
         memory_every=memory_every,
         memory_stall_ns=draw(st.integers(0, 3)),
@@ -56,7 +56,7 @@ def profiles(draw: st.DrawFn) -> Profile:
         warm_up_ns=draw(small),
         memory_in_trainer=draw(st.integers(0, 1)),
     )
-    check_profile(profile)
+    check_costs(profile)
     return profile
 
 
@@ -84,7 +84,7 @@ def runs(draw: st.DrawFn) -> dict:
         st.integers(0, 60),
     )
     return {
-        "profile": draw(profiles()),
+        "costs": draw(profiles()),
         "operations": operations,
         "replicas": place(draw(st.sampled_from(["group", "ring"])), positions, replicas).replicas,
         "strikes": strikes_of(draw(st.lists(failure, max_size=25)), draw(st.integers(1, 4))),

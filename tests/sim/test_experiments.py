@@ -43,7 +43,7 @@ def test_every_shipped_experiment_without_a_trace_runs() -> None:
         if 'process = "trace"' in text:
             continue
         setup = load_setup(name, ('duration="3d"', "seeds=1"))
-        for strategy in setup.profiles:
+        for strategy in setup.costs:
             run_once(setup, strategy, 1).check()
 
 
@@ -120,7 +120,7 @@ def test_a_strategy_may_have_the_runtimes_own_detection(tmp_path: Path) -> None:
 
 def test_a_lease_of_the_experiment_is_every_strategys(tmp_path: Path) -> None:
     setup = load_setup(written(tmp_path, PLAIN), ('detection={lease="2.5s"}',))
-    for name in setup.profiles:
+    for name in setup.costs:
         assert setup.operations_of(name).misses == 6
         assert setup.operations_of(name).exit_ns == round(EXIT_S * 1e9)
     assert (
@@ -200,11 +200,11 @@ def test_figures_beyond_what_the_engines_count_are_refused(tmp_path: Path, chang
 
 
 OWN = """
-from castor_sim.profile import Profile
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.strategies import Strategy
 
 class Mine(Strategy):
-    def profile(self, job):
+    def costs(self, job):
         return {returned}
 """
 
@@ -212,14 +212,17 @@ class Mine(Strategy):
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        ("None", "it returned None; expected a castor_sim.profile.Profile"),
+        ("None", "it returned None; expected castor_sim.strategy_costs.StrategyCosts"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("job.nothing", "AttributeError"),
-        ("Profile(iteration_ns=job.iteration_ns / 1)", "a float; expected an int"),
-        ("Profile(iteration_ns=job.iteration_ns, memory_every=True)", "a bool; expected an int"),
-        ("Profile(iteration_ns=job.iteration_ns, warm_up_ns=-5)", "warm_up_ns is -5"),
-        ("Profile(iteration_ns=1)", "without any checkpoint: give that or more"),
-        ("Profile(job.iteration_ns, memory_every=1, memory_transfer_ns=10**18)", "10 years"),
+        ("StrategyCosts(iteration_ns=job.iteration_ns / 1)", "a float; expected an int"),
+        (
+            "StrategyCosts(iteration_ns=job.iteration_ns, memory_every=True)",
+            "a bool; expected an int",
+        ),
+        ("StrategyCosts(iteration_ns=job.iteration_ns, warm_up_ns=-5)", "warm_up_ns is -5"),
+        ("StrategyCosts(iteration_ns=1)", "without any checkpoint: give that or more"),
+        ("StrategyCosts(job.iteration_ns, memory_every=1, memory_transfer_ns=10**18)", "10 years"),
     ],
 )
 def test_nonsense_of_an_own_strategy_is_refused_with_its_file_and_class(

@@ -7,12 +7,12 @@ take 100 unless said otherwise.
 from __future__ import annotations
 
 from castor_policy.recovery import OWN_MEMORY, PEER, SCRATCH, STORAGE
-from castor_sim.profile import Profile
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.tally import Operations, Tally
 
 PAIRS = [[0, 1], [1, 0], [2, 3], [3, 2]]
 
-GEMINI = Profile(
+GEMINI = StrategyCosts(
     iteration_ns=100,
     memory_every=1,
     memory_transfer_ns=40,
@@ -141,7 +141,7 @@ def test_a_failure_in_a_transfer_to_storage(all_three) -> None:
     # stall to 460, complete at 530. Failure at 529: back to 2. Trained by then: 529 less 60 of
     # stalls is 469; 200 are kept, 269 lost. Retrieval 529-544, warm-up to 549.
     # Training: 3 at 649, 4 at 749, stall to 779; the end at 800 is 21 into iteration 5.
-    profile = Profile(
+    profile = StrategyCosts(
         iteration_ns=100,
         storage_every=2,
         storage_stall_ns=30,
@@ -215,7 +215,7 @@ def test_the_standby_pool_runs_dry(all_three) -> None:
 def test_detection_keeps_to_the_polls(all_three) -> None:
     # Heartbeats at 0, 3, 6, ...; polls at 0, 5, 10, ...; 3 misses. The last heartbeat before the
     # failure is seen by the poll at or after it; three polls later the machine is dead.
-    bare = Profile(iteration_ns=1000)
+    bare = StrategyCosts(iteration_ns=1000)
     for failure_ns, known_ns in [
         (1, 15),  # heartbeat 0, poll 0; misses at 5, 10, 15
         (2, 15),
@@ -240,7 +240,7 @@ def test_detection_keeps_to_the_polls(all_three) -> None:
 
 def test_an_agent_sees_a_process_exit_before_the_polls_could(all_three) -> None:
     # As above: a machine lost at 1 is dead at 15, at 7 at 25. An exit is known 2 later.
-    bare = Profile(iteration_ns=1000)
+    bare = StrategyCosts(iteration_ns=1000)
     operations = Operations(2, heartbeat_ns=3, poll_ns=5, misses=3, exit_ns=2)
     for rows, detected_ns, recoveries in [
         ([(7, 0, 0, 0)], 2, 1),
@@ -261,7 +261,7 @@ def test_a_fleet_machine_that_fails_in_its_repair(all_three) -> None:
     # Two machines for one position. 0 fails at 10, back at 60; 1 takes over at once.
     # 0 fails again at 30, in repair: until 50 would change nothing, until 130 it lasts longer.
     # 1 fails at 70, back at 200. The job waits: to 130 for machine 0.
-    bare = Profile(iteration_ns=1000)
+    bare = StrategyCosts(iteration_ns=1000)
     fleet = Operations(1, fleet=2)
     first, third = (10, 0, 1, 50), (70, 1, 1, 130)
     for second, there_ns in [((30, 0, 1, 20), 70), ((30, 0, 1, 100), 130)]:
@@ -291,7 +291,7 @@ def test_machines_back_at_one_instant_stand_by_in_the_order_of_their_failures(al
         (90, 3, 0, 0),
         (95, 1, 0, 0),
     ]
-    bare = Profile(iteration_ns=1000)
+    bare = StrategyCosts(iteration_ns=1000)
     tally, _ = all_three(bare, Operations(1, fleet=4), [[0]], rows, horizon_ns=100)
     assert (tally.hardware_failures, tally.software_failures, tally.spare_failures) == (2, 1, 5)
     assert tally.useful_ns == 20
@@ -301,7 +301,7 @@ def test_a_machine_of_the_trace_that_is_not_in_the_job(all_three) -> None:
     # Machines 1 and 2 stand by. 2 fails at 10 for 500: nothing happens to the job. At 20
     # position 0 goes to 1. At 30 machine 1, now at work, fails: nobody is left until 0 is back,
     # at 90.
-    bare = Profile(iteration_ns=1000)
+    bare = StrategyCosts(iteration_ns=1000)
     rows = [(10, 2, 1, 500), (20, 0, 1, 70), (30, 1, 1, 400)]
     tally, sources = all_three(bare, Operations(1, fleet=3), [[0]], rows, horizon_ns=200)
     assert sources == [SCRATCH, SCRATCH]
@@ -338,6 +338,6 @@ def test_the_end_within_a_recovery_keeps_what_would_be_restored(all_three) -> No
 
 def test_a_target_ends_the_run_without_a_last_checkpoint(all_three) -> None:
     # 3 iterations with a stall of 30 after each but the last.
-    profile = Profile(iteration_ns=100, storage_every=1, storage_stall_ns=30)
+    profile = StrategyCosts(iteration_ns=100, storage_every=1, storage_stall_ns=30)
     tally, _ = all_three(profile, Operations(1), [[0]], [], target_iterations=3)
     assert (tally.wall_ns, tally.useful_ns, tally.checkpoint_stall_ns) == (360, 300, 60)

@@ -34,10 +34,10 @@ from castor_policy.placement import place
 from castor_policy.recovery import SCRATCH, STORAGE
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import Planned, Resumed
-from castor_sim.profile import Profile, check_profile
 from castor_sim.run import Engine, run_once
 from castor_sim.setup import Setup, load_setup
 from castor_sim.simpy_engine import SimpyEngine
+from castor_sim.strategy_costs import StrategyCosts, check_costs
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations, Tally
 
@@ -70,11 +70,11 @@ rows_of_failures = rows_of(MACHINES, 20)
 
 
 @st.composite
-def one_tier(draw: st.DrawFn) -> Profile:
+def one_tier(draw: st.DrawFn) -> StrategyCosts:
     """Memory or storage alone, with any stall and transfer, at equal recovery costs."""
     tier = draw(st.sampled_from(["memory", "storage"]))
     iteration, every = draw(st.integers(1, 9)), draw(st.integers(1, 5))
-    return Profile(
+    return StrategyCosts(
         iteration_ns=iteration,
         **{
             f"{tier}_every": every,
@@ -88,10 +88,10 @@ def one_tier(draw: st.DrawFn) -> Profile:
 
 
 @st.composite
-def two_tiers(draw: st.DrawFn) -> Profile:
+def two_tiers(draw: st.DrawFn) -> StrategyCosts:
     """Memory before storage, under conditions (a) and (b)."""
     iteration, every = draw(st.integers(1, 9)), draw(st.integers(1, 3))
-    return Profile(
+    return StrategyCosts(
         iteration_ns=iteration,
         memory_every=every,
         memory_stall_ns=draw(st.integers(0, 3)),
@@ -126,7 +126,7 @@ placements = st.builds(
 def test_fewer_failures_never_leave_less_useful_time(
     jump, one_block, profile, operations, placement, rows, data
 ) -> None:
-    check_profile(profile)
+    check_costs(profile)
     kept = data.draw(st.integers(0, 2 ** len(rows) - 1))
     fewer = [row for index, row in enumerate(rows) if kept >> index & 1]
     with_all, with_fewer = (
@@ -187,7 +187,7 @@ def test_a_shorter_storage_period_at_no_cost_never_leaves_less(
             # A software failure at 35 aborts the transfer of iteration 3 (30 to 45), and training
             # goes on from 3 in memory. Set back by the loss of both machines at 15, it is at 2 by
             # then, trains 3 again and has it in storage at 60. Both lost at 62: 3 against nothing.
-            Profile(iteration_ns=10, memory_every=1, storage_every=3, storage_transfer_ns=15),
+            StrategyCosts(iteration_ns=10, memory_every=1, storage_every=3, storage_transfer_ns=15),
             Operations(2),
             [(15, 0, 1, 0), (15, 1, 1, 0)],
             [(35, 0, 0, 0), (62, 0, 1, 0), (62, 1, 1, 0)],
@@ -196,7 +196,7 @@ def test_a_shorter_storage_period_at_no_cost_never_leaves_less(
             "a restart from scratch retrieves nothing",
             # At 12 it takes 30 to retrieve iteration 1, which was worth 10. The run that failed at
             # 5 has nothing to retrieve.
-            Profile(iteration_ns=10, storage_every=1, retrieve_storage_ns=30),
+            StrategyCosts(iteration_ns=10, storage_every=1, retrieve_storage_ns=30),
             Operations(2),
             [(5, 0, 0, 0)],
             [(12, 0, 0, 0)],
@@ -204,7 +204,7 @@ def test_a_shorter_storage_period_at_no_cost_never_leaves_less(
         (
             "a failure in the stall of a persistent checkpoint skips it",
             # Memory holds iteration 1 already, and a recovery that costs nothing goes on from it.
-            Profile(iteration_ns=10, memory_every=1, storage_every=1, storage_stall_ns=50),
+            StrategyCosts(iteration_ns=10, memory_every=1, storage_every=1, storage_stall_ns=50),
             Operations(2),
             [(10, 0, 0, 0)],
             [],
@@ -213,7 +213,7 @@ def test_a_shorter_storage_period_at_no_cost_never_leaves_less(
             "a requested machine that arrives needs no activation",
             # The loss at 5 took the standby until 66; the loss at 60 waits until then, for the
             # machine requested at 5. Without the first loss a standby is activated by 110.
-            Profile(iteration_ns=10),
+            StrategyCosts(iteration_ns=10),
             Operations(2, standbys=1, activation_ns=50),
             [(5, 0, 1, 61)],
             [(60, 1, 1, 100)],
@@ -230,10 +230,10 @@ def test_where_one_more_failure_helps(case, profile, operations, extra, rows, al
 
 
 @st.composite
-def any_profile(draw: st.DrawFn) -> Profile:
+def any_profile(draw: st.DrawFn) -> StrategyCosts:
     iteration = draw(st.integers(1, 9))
     memory_every, storage_every = draw(st.sampled_from([0, 1, 2])), draw(st.sampled_from([0, 1, 4]))
-    return Profile(
+    return StrategyCosts(
         iteration_ns=iteration,
         memory_every=memory_every,
         memory_stall_ns=draw(st.integers(0, 3)),
@@ -250,7 +250,7 @@ def any_profile(draw: st.DrawFn) -> Profile:
     )
 
 
-def completions(profile: Profile, start: int) -> Iterator[tuple[int, str, int]]:
+def completions(profile: StrategyCosts, start: int) -> Iterator[tuple[int, str, int]]:
     """Walk through training from `start`: when which tier's checkpoint of which iteration is
     complete, in order of iterations.
     """
@@ -267,7 +267,7 @@ def completions(profile: Profile, start: int) -> Iterator[tuple[int, str, int]]:
         yield now_ns, "none", iteration
 
 
-def newest(profile: Profile, start: int, elapsed_ns: int) -> dict[str, int]:
+def newest(profile: StrategyCosts, start: int, elapsed_ns: int) -> dict[str, int]:
     """The newest complete checkpoint of each tier, `elapsed_ns` after training began."""
     found = {"memory": 0, "storage": 0}
     for ready_ns, tier, iteration in completions(profile, start):
@@ -284,7 +284,7 @@ def test_failures_fall_back_to_the_last_complete_checkpoint(
     one_block, profile, first_ns, delay_ns
 ) -> None:
     """A checkpoint in transfer does not count, and a failure in a recovery changes nothing."""
-    check_profile(profile)
+    check_costs(profile)
     complete = newest(profile, 0, first_ns)
     expected = max(complete.values())
     planned: list[int] = []
@@ -414,7 +414,7 @@ def quiet_job(tmp_path_factory: pytest.TempPathFactory) -> Setup:
 
 @pytest.mark.parametrize("engine", list(Engine))
 def test_without_failures_nothing_is_wasted_but_stalls(quiet_job: Setup, engine: Engine) -> None:
-    for name, profile in quiet_job.profiles.items():
+    for name, profile in quiet_job.costs.items():
         tally = run_once(quiet_job, name, 1, engine)
         assert tally.wall_ns == quiet_job.horizon_ns
         assert tally.wasted_ns() == tally.checkpoint_stall_ns
@@ -440,7 +440,7 @@ def test_a_lower_rate_never_leaves_less_on_the_paper_job(paper_job: Setup, strat
     """Every second, fourth, ... failure of the same run: the real strategies, whose recoveries
     differ in cost, are outside of what is proved; over a month it holds all the same.
     """
-    profile = paper_job.profiles[strategy]
+    profile = paper_job.costs[strategy]
     for seed in range(20):
         useful = []
         for share in (1, 2, 4, 8):

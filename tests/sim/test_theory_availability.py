@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from castor_sim.profile import Profile
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
 from castor_traces.failure_stream import FailureProcess
@@ -25,7 +25,7 @@ HOUR_NS = 3600 * 10**9
 MTBF_S = 90 * HOUR_S
 MTTR_S = 10 * HOUR_S
 UNAVAILABILITY = MTTR_S / (MTBF_S + MTTR_S)
-BARE = Profile(iteration_ns=10**9)
+BARE = StrategyCosts(iteration_ns=10**9)
 """Nothing but iterations: every instant without enough machines is replacement wait."""
 
 REPAIRS: list[RepairTime] = [

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from castor_policy.frequency import expected_run_time_s, wasted_time_s
-from castor_sim.profile import Profile
 from castor_sim.run import run_once
 from castor_sim.setup import load_setup
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.tally import Operations, Tally
 from castor_traces.failure_stream import MAX_HORIZON_NS
 from castor_traces.generators import PoissonFailures
@@ -46,7 +46,7 @@ def test_poisson_failures_cost_what_daly_says(
     # a start from scratch retrieves nothing, and Daly's restarts all take R. Software failures
     # leave memory whole, so that both tiers are Daly's model.
     iteration_s, segments, replications = 60, 400, 200
-    profile = Profile(
+    profile = StrategyCosts(
         iteration_ns=iteration_s * NS_PER_S,
         **{f"{tier}_every": iterations, f"{tier}_stall_ns": cost_s * NS_PER_S},
         warm_up_ns=restart_s * NS_PER_S,
@@ -102,13 +102,13 @@ save = "0s"
 
 
 @pytest.fixture(scope="module")
-def eq1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Profile, list[Tally]]]:
+def eq1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[StrategyCosts, list[Tally]]]:
     file: Path = tmp_path_factory.mktemp("eq1") / "eq1.toml"
     file.write_text(EXPERIMENT, encoding="utf-8")
     setup = load_setup(file)
     return {
         name: (profile, [run_once(setup, name, seed) for seed in range(20)])
-        for name, profile in setup.profiles.items()
+        for name, profile in setup.costs.items()
     }
 
 

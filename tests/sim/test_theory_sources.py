@@ -10,12 +10,12 @@ import pytest
 
 from castor_policy.placement import place
 from castor_policy.survival import recovery_probability
-from castor_sim.profile import Profile
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
 
 ITERATION_NS = 100
-PROFILE = Profile(
+PROFILE = StrategyCosts(
     iteration_ns=ITERATION_NS,
     memory_every=1,
     memory_transfer_ns=80,

@@ -14,14 +14,14 @@ from math import exp, factorial
 import numpy as np
 import pytest
 
-from castor_sim.profile import Profile
+from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
 from castor_traces.generators import PoissonFailures
 from castor_traces.marks import ExponentialRepair, FixedRepair, Marks, RepairTime, UniformRepair
 
 NS_PER_S = 10**9
-BARE = Profile(iteration_ns=NS_PER_S)
+BARE = StrategyCosts(iteration_ns=NS_PER_S)
 MACHINES = 8
 MEAN_S = 300.0
 

@@ -31,7 +31,7 @@ from castor_records.events.failures import Failure
 from castor_records.events.training import IterationEnded
 from castor_records.outages import course_of
 from castor_sim.exact_engine import ExactEngine
-from castor_sim.profile import Profile, check_profile
+from castor_sim.strategy_costs import StrategyCosts, check_costs
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations, Tally
 
@@ -156,7 +156,7 @@ def predict_ettr(
     """
     recovery = _Recovery.of(model, setting, replay.blows, standbys)
     iteration_ns = round(setting.iteration_s * _NS_PER_S)
-    profile = Profile(
+    profile = StrategyCosts(
         iteration_ns=iteration_ns,
         memory_every=1,
         memory_transfer_ns=min(round(checkpoint_s * _NS_PER_S), iteration_ns),
@@ -165,7 +165,7 @@ def predict_ettr(
         replicate_ns=round(setting.part_s() * (len(replicas[0]) - 1) * _NS_PER_S),
         warm_up_ns=recovery.warm_up_ns,
     )
-    check_profile(profile, positions=len(replicas), horizon_ns=replay.wall_ns)
+    check_costs(profile, positions=len(replicas), horizon_ns=replay.wall_ns)
     operations = Operations(
         positions=len(replicas),
         **Lease(setting.lease_s).heartbeats()._asdict(),

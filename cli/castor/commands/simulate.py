@@ -156,10 +156,10 @@ def run_all(setup: Setup, engine: Engine, jobs: int) -> dict[str, list[tuple[int
 
     if engine == Engine.JUMP and needs_compiling():
         STDERR.print("compiling the engine, once on this machine: about 10 s", style="dim")
-    runs: dict[str, list[tuple[int, Tally]]] = {name: [] for name in setup.profiles}
+    runs: dict[str, list[tuple[int, Tally]]] = {name: [] for name in setup.costs}
     columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=STDERR, transient=True) as progress:
-        task = progress.add_task("", total=len(setup.profiles) * setup.experiment.seeds)
+        task = progress.add_task("", total=len(setup.costs) * setup.experiment.seeds)
         for name, seed, tally in replications(setup, engine, jobs):
             runs[name].append((seed, tally))
             progress.advance(task)

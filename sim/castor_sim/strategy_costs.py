@@ -1,8 +1,8 @@
 """What a checkpoint strategy costs and promises, in whole nanoseconds and iterations.
 
-A strategy (`castor_sim.strategies`) turns cluster, model and its own options into a `Profile`;
-every engine runs any profile. So a strategy needs no code in an engine, and the engines can be
-held against each other over random profiles.
+A strategy (`castor_sim.strategies`) turns cluster, model and its own options into `StrategyCosts`;
+every engine runs any. So a strategy needs no code in an engine, and the engines can be held
+against each other over random costs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_PART_NS = 10 * 365 * 86_400 * 10**9
 """The longest part of a recovery or checkpoint, 10 years."""
 
 
-class Profile(NamedTuple):
+class StrategyCosts(NamedTuple):
     """The figures that drive an engine; times in ns, periods in iterations, 0 for "not there".
 
     A named tuple of integers because numba compiles it as it stands.
@@ -62,8 +62,8 @@ class Profile(NamedTuple):
     memory_in_trainer: int = 0
 
 
-def check_profile(
-    profile: object,
+def check_costs(
+    costs: object,
     *,
     positions: int = 1,
     horizon_ns: int = MAX_PART_NS,
@@ -72,59 +72,59 @@ def check_profile(
     """Raise ValueError where the figures contradict each other or the engines' integers.
 
     Args:
-        profile: what a strategy returned, whatever that is.
+        costs: what a strategy returned, whatever that is.
         positions: machines of the job; a holder may have to serve as many.
         horizon_ns: how long the run may be.
         least_iteration_ns: of the job without checkpoints: no strategy makes iterations shorter.
     """
-    profile = _of_whole_numbers(profile)
-    if profile.iteration_ns <= 0:
-        raise ValueError(f"iteration_ns is {profile.iteration_ns}; an iteration takes time")
-    if profile.iteration_ns < least_iteration_ns:
+    costs = _of_whole_numbers(costs)
+    if costs.iteration_ns <= 0:
+        raise ValueError(f"iteration_ns is {costs.iteration_ns}; an iteration takes time")
+    if costs.iteration_ns < least_iteration_ns:
         raise ValueError(
-            f"iteration_ns is {profile.iteration_ns}, and the job's iteration takes "
+            f"iteration_ns is {costs.iteration_ns}, and the job's iteration takes "
             f"{least_iteration_ns} ns without any checkpoint: give that or more"
         )
-    for name, value in profile._asdict().items():
+    for name, value in costs._asdict().items():
         if not 0 <= value <= MAX_PART_NS:
             raise ValueError(
                 f"{name} is {value}; expected 0 to {MAX_PART_NS} ns (10 years): are the sizes and "
                 "bandwidths that it follows from what they should be?"
             )
-    if profile.retrieve_peer_ns * positions > MAX_PART_NS:
+    if costs.retrieve_peer_ns * positions > MAX_PART_NS:
         raise ValueError("fetching every shard from one peer would take over 10 years")
-    iterations = horizon_ns // profile.iteration_ns
+    iterations = horizon_ns // costs.iteration_ns
     for every, stall_ns in (
-        (profile.memory_every, profile.memory_stall_ns),
-        (profile.storage_every, profile.storage_stall_ns),
+        (costs.memory_every, costs.memory_stall_ns),
+        (costs.storage_every, costs.storage_stall_ns),
     ):
         if every and iterations // every * stall_ns > 2 * MAX_HORIZON_NS:
             raise ValueError(
                 f"a checkpoint stalls training for {stall_ns / 1e9:.1f} s every {every} iterations "
-                f"of {profile.iteration_ns / 1e9:g} s: it would hardly train; checkpoint less often"
+                f"of {costs.iteration_ns / 1e9:g} s: it would hardly train; checkpoint less often"
             )
     for tier, every, transfer_ns in (
-        ("memory", profile.memory_every, profile.memory_transfer_ns),
-        ("storage", profile.storage_every, profile.storage_transfer_ns),
+        ("memory", costs.memory_every, costs.memory_transfer_ns),
+        ("storage", costs.storage_every, costs.storage_transfer_ns),
     ):
-        if every and every < shortest_period(transfer_ns, profile.iteration_ns):
+        if every and every < shortest_period(transfer_ns, costs.iteration_ns):
             raise ValueError(
                 f"a {tier} checkpoint takes {transfer_ns / 1e9:.1f} s to transfer, but the next "
-                f"starts after {every} iterations of {profile.iteration_ns / 1e9:.1f} s "
+                f"starts after {every} iterations of {costs.iteration_ns / 1e9:.1f} s "
                 f"(Eq. 2: 1/f >= t_ckpt); checkpoint less often"
             )
 
 
-def _of_whole_numbers(profile: object) -> Profile:
-    if not isinstance(profile, Profile):
+def _of_whole_numbers(costs: object) -> StrategyCosts:
+    if not isinstance(costs, StrategyCosts):
         raise ValueError(  # noqa: TRY004 - what a user's strategy returned is input, as a file is
-            f"it returned {profile!r}; expected a castor_sim.profile.Profile of whole nanoseconds "
-            "and iterations"
+            f"it returned {costs!r}; expected castor_sim.strategy_costs.StrategyCosts, of whole "
+            "nanoseconds and iterations"
         )
-    for name, value in profile._asdict().items():
+    for name, value in costs._asdict().items():
         if type(value) is not int:
             raise ValueError(
                 f"{name} is {value!r}, a {type(value).__name__}; expected an int: times are whole "
                 "nanoseconds (use // or round())"
             )
-    return profile
+    return costs
