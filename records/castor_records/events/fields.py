@@ -84,7 +84,8 @@ def _spec(name: str, hint: Any, *, is_optional: bool) -> FieldSpec:
     accepts, words, expected = _type(get_args(inner)[0] if is_tuple else inner)
     one = accepts
     if is_tuple:
-        words, expected = f"list of {words}", f"a list of {expected}s"
+        plain, comma, unit = words.partition(",")
+        words, expected = f"list of {plain}s{comma}{unit}", f"a list of {expected}s"
 
         def accepts(value: object) -> bool:
             return isinstance(value, tuple) and all(map(one, value))
