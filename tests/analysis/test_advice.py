@@ -6,9 +6,9 @@ import inspect
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from castor.app import app
 from castor_analysis.advice import Candidate, advise, choose
@@ -239,7 +239,7 @@ def test_what_is_recommended_is_something_that_castor_train_does(
     script.write_text("")
     # Pasted: read by the command's own parser, and checked as the command checks it.
     command = typer.main.get_command(app)
-    assert isinstance(command, click.Group)
+    assert isinstance(command, TyperGroup)
     train = command.commands["train"]
     with train.make_context("train", [str(script), *words[3:]]) as context:
         given = context.params
