@@ -235,7 +235,7 @@ def _without_scheme(run: CalibrationRun) -> Any:
         scheme=NONE,
         mu=1.0,
         buffer_bytes=0,
-        parts=1,
+        sub_buffers=1,
         shortest_span_s=0.0,
         paced_copy_bps=0,
     )

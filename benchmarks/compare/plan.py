@@ -71,7 +71,7 @@ class Plan:
         storage_mbps: of its storage.
         layers: of every model.
         paced_layer_ms: a layer's forward pass, by the model's `hidden`.
-        buffer, parts, mu: of every scheme.
+        buffer, sub_buffers, mu: of every scheme.
         copy_share: rate of the stand-in for a GPU's copy engine, over the link's.
         seed: of the training program.
         median_max, worst_max: errors beyond these fail the command.
@@ -84,7 +84,7 @@ class Plan:
     layers: int = 6
     paced_layer_ms: Mapping[int, float]
     buffer: str = "1MB"
-    parts: int = 4
+    sub_buffers: int = 4
     mu: float = 0.8
     copy_share: float = 1.25
     seed: int = 0

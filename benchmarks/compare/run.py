@@ -99,7 +99,7 @@ def command_of(plan: Plan, run: PlannedRun, out: Path, cluster: str, iterations:
     """Return the run as a user would type it."""
     options = [
         *("--cluster", cluster, "--nodes", plan.nodes, "--scheme", run.scheme),
-        *("--buffer", plan.buffer, "--parts", plan.parts, "--mu", plan.mu),
+        *("--buffer", plan.buffer, "--sub-buffers", plan.sub_buffers, "--mu", plan.mu),
         *("--paced-copy", f"{round(run.link_mbps * plan.copy_share)}mbit"),
         *("--standby", run.standby),
         *(word for kill in run.kills for word in ("--kill", kill)),

@@ -27,10 +27,10 @@ PACED_ALPHA_NS = 20_000
 
 
 def paced_device(
-    settings: TrainerSettings, gate: Gate, group: dist.ProcessGroup, part_bytes: int
+    settings: TrainerSettings, gate: Gate, group: dist.ProcessGroup, sub_buffer_bytes: int
 ) -> PacedDevice:
     """Return the device of a job that names this function (`castor_lab.pacing.PACED_DEVICE`)."""
-    return PacedDevice(group, gate, settings.paced_copy_bps, part_bytes)
+    return PacedDevice(group, gate, settings.paced_copy_bps, sub_buffer_bytes)
 
 
 class PacedDevice(StagedDevice):
@@ -40,16 +40,16 @@ class PacedDevice(StagedDevice):
         group: gloo's, for nothing but checkpoints.
         gate: knows when training communicates.
         copy_bps: rate of the copy engine, bits per second, > 0.
-        part_bytes: in what sizes the own replica is copied: those of a sub-buffer, R/p.
+        sub_buffer_bytes: R/p, the size of the pieces in which the own replica is copied.
 
     Raises:
         ValueError: the rate is not positive.
     """
 
     def __init__(
-        self, group: dist.ProcessGroup, gate: Gate, copy_bps: int, part_bytes: int
+        self, group: dist.ProcessGroup, gate: Gate, copy_bps: int, sub_buffer_bytes: int
     ) -> None:
-        super().__init__(PacedAccelerator(group, copy_bps), gate, part_bytes)
+        super().__init__(PacedAccelerator(group, copy_bps), gate, sub_buffer_bytes)
 
 
 class PacedAccelerator:

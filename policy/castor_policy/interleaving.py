@@ -148,7 +148,7 @@ class Scheme(Protocol):
         remote_copies: m - 1, how many replicas travel, >= 0.
         link: the network hop, sender GPU to receiver GPU.
         buffer_bytes: R, the GPU memory reserved at the receiver. "naive" takes what it needs.
-        parts: p, the number of sub-buffers of R/p.
+        sub_buffers: p, their number; each has R/p bytes.
         mu: share of an idle span that may be used, 0 < mu <= 1; the rest absorbs its variance.
         copy_link: the hop from receiver GPU to receiver CPU. None: as fast as `link`, as the
             paper measured on p4d (sec. 5.2, footnote 2).
@@ -165,7 +165,7 @@ class Scheme(Protocol):
         remote_copies: int,
         link: Link,
         buffer_bytes: int,
-        parts: int,
+        sub_buffers: int,
         mu: Fraction,
         copy_link: Link | None = None,
     ) -> Schedule:
@@ -179,7 +179,7 @@ def schedule_pipelined(
     remote_copies: int,
     link: Link,
     buffer_bytes: int,
-    parts: int,
+    sub_buffers: int,
     mu: Fraction,
     copy_link: Link | None = None,
 ) -> Schedule:
@@ -190,21 +190,21 @@ def schedule_pipelined(
     for granted are charged when they do not hold: where the copy is the slower hop, it sets the
     pace, and with a single sub-buffer (p = 1) nothing overlaps. Like the paper it does not charge
     the wait behind a short chunk, where one replica ends and the next begins: with p = 2 that can
-    take up to the time of a chunk, with more parts it hardly arises.
+    take up to the time of a chunk, with more sub-buffers it hardly arises.
 
     Arguments and errors as `Scheme` says. Source: Gemini sec. 5.2, 5.3, Algorithm 2.
     """
-    _check(spans_ns, checkpoint_bytes, remote_copies, buffer_bytes, parts, mu)
+    _check(spans_ns, checkpoint_bytes, remote_copies, buffer_bytes, sub_buffers, mu)
     spans = _fill(
         spans_ns,
         checkpoint_bytes,
         remote_copies,
-        largest_bytes=buffer_bytes // parts,
-        charge_ns=_pipelined_charge(link, copy_link or link, parts),
+        largest_bytes=buffer_bytes // sub_buffers,
+        charge_ns=_pipelined_charge(link, copy_link or link, sub_buffers),
         mu=mu,
     )
     sizes = [chunk.size_bytes for span in spans for chunk in span.chunks]
-    buffer = min(parts, len(sizes)) * max(sizes, default=0)
+    buffer = min(sub_buffers, len(sizes)) * max(sizes, default=0)
     return _schedule("pipelined", spans_ns, spans, buffer_bytes=buffer, mu=mu)
 
 
@@ -214,18 +214,18 @@ def schedule_unpipelined(
     remote_copies: int,
     link: Link,
     buffer_bytes: int,
-    parts: int,
+    sub_buffers: int,
     mu: Fraction,
     copy_link: Link | None = None,
 ) -> Schedule:
     """Return the schedule with one undivided buffer of R: interleaved, but not pipelined.
 
     The next chunk waits until the buffer was copied to CPU memory, so a chunk costs both hops.
-    `parts` is checked but makes no difference.
+    `sub_buffers` is checked but makes no difference.
 
     Arguments and errors as `Scheme` says. Source: Gemini sec. 7.4, "interleave w/o pipeline".
     """
-    _check(spans_ns, checkpoint_bytes, remote_copies, buffer_bytes, parts, mu)
+    _check(spans_ns, checkpoint_bytes, remote_copies, buffer_bytes, sub_buffers, mu)
     spans = _fill(
         spans_ns,
         checkpoint_bytes,
@@ -244,7 +244,7 @@ def schedule_naive(
     remote_copies: int,
     link: Link,
     buffer_bytes: int,
-    parts: int,
+    sub_buffers: int,
     mu: Fraction,
     copy_link: Link | None = None,
 ) -> Schedule:
@@ -253,12 +253,12 @@ def schedule_naive(
     A partition goes out as one message for each replica that it holds bytes of. The receiver needs
     room for the largest partition, whatever R is: compare `Schedule.buffer_bytes` with the memory
     that is free. (The paper's run ended out of memory.) The copy to CPU memory happens after the
-    span and is not charged. `buffer_bytes`, `parts` and `copy_link` make no difference.
+    span and is not charged. `buffer_bytes`, `sub_buffers` and `copy_link` make no difference.
 
     Arguments and errors as `Scheme` says. Source: Gemini sec. 5.2, 7.4, "naive interleave".
     """
     del copy_link
-    _check(spans_ns, checkpoint_bytes, remote_copies, buffer_bytes, parts, mu)
+    _check(spans_ns, checkpoint_bytes, remote_copies, buffer_bytes, sub_buffers, mu)
     spans = _fill(
         spans_ns,
         checkpoint_bytes,
@@ -277,7 +277,7 @@ def schedule_blocking(
     remote_copies: int,
     link: Link,
     buffer_bytes: int,
-    parts: int,
+    sub_buffers: int,
     mu: Fraction,
     copy_link: Link | None = None,
 ) -> Schedule:
@@ -287,13 +287,13 @@ def schedule_blocking(
 
     Arguments and errors as `Scheme` says. Source: Gemini sec. 7.4, "blocking".
     """
-    _check(spans_ns, checkpoint_bytes, remote_copies, buffer_bytes, parts, mu)
+    _check(spans_ns, checkpoint_bytes, remote_copies, buffer_bytes, sub_buffers, mu)
     (upfront,) = _fill(
         (),
         checkpoint_bytes,
         remote_copies,
-        largest_bytes=buffer_bytes // parts,
-        charge_ns=_pipelined_charge(link, copy_link or link, parts),
+        largest_bytes=buffer_bytes // sub_buffers,
+        charge_ns=_pipelined_charge(link, copy_link or link, sub_buffers),
         mu=mu,
     )
     largest = max((chunk.size_bytes for chunk in upfront.chunks), default=0)
@@ -303,7 +303,7 @@ def schedule_blocking(
         upfront_ns=upfront.busy_ns,
         spans=_fill(spans_ns, 0, 0, largest_bytes=1, charge_ns=link.transfer_ns, mu=mu),
         last_idle_ns=spans_ns[-1] if spans_ns else 0,
-        buffer_bytes=min(parts, len(upfront.chunks)) * largest,
+        buffer_bytes=min(sub_buffers, len(upfront.chunks)) * largest,
         spill_ns=0,
         update_delay_ns=0,
     )
@@ -340,7 +340,7 @@ def check_chunk_count(size_bytes: int, largest_bytes: int, copies: int = 1) -> N
     if chunks > CHUNKS_MAX:
         raise ValueError(
             f"{size_bytes} bytes in chunks of {largest_bytes}, {copies} times, are {chunks} chunks"
-            f": give a larger buffer or fewer parts, for at most {CHUNKS_MAX}"
+            f": give a larger buffer or fewer sub-buffers, for at most {CHUNKS_MAX}"
         )
 
 
@@ -349,7 +349,7 @@ def _check(
     checkpoint_bytes: int,
     remote_copies: int,
     buffer_bytes: int,
-    parts: int,
+    sub_buffers: int,
     mu: Fraction,
 ) -> None:
     for index, span_ns in enumerate(spans_ns):
@@ -359,11 +359,12 @@ def _check(
         raise ValueError(f"checkpoint_bytes is {checkpoint_bytes}: give 0 bytes or more")
     if remote_copies < 0:
         raise ValueError(f"remote_copies is {remote_copies}: give m - 1, which is 0 or more")
-    if parts < 1:
-        raise ValueError(f"parts is {parts}: give 1 sub-buffer or more")
-    if buffer_bytes < parts:
+    if sub_buffers < 1:
+        raise ValueError(f"sub_buffers is {sub_buffers}: give 1 sub-buffer or more")
+    if buffer_bytes < sub_buffers:
         raise ValueError(
-            f"buffer_bytes is {buffer_bytes}: give at least one byte for each of {parts} parts"
+            f"buffer_bytes is {buffer_bytes}: give at least one byte for each of "
+            f"{sub_buffers} sub-buffers"
         )
     if not 0 < mu <= 1:
         raise ValueError(f"mu is {mu}: give a share of the idle time above 0 and up to 1")
@@ -373,8 +374,8 @@ def _both_hops(link: Link, copy_link: Link) -> Callable[[int], int]:
     return lambda size_bytes: link.transfer_ns(size_bytes) + copy_link.transfer_ns(size_bytes)
 
 
-def _pipelined_charge(link: Link, copy_link: Link, parts: int) -> Callable[[int], int]:
-    if parts == 1:
+def _pipelined_charge(link: Link, copy_link: Link, sub_buffers: int) -> Callable[[int], int]:
+    if sub_buffers == 1:
         return _both_hops(link, copy_link)
     return lambda size_bytes: max(link.transfer_ns(size_bytes), copy_link.transfer_ns(size_bytes))
 

@@ -26,7 +26,7 @@ class IterationConfig(ConfigModel):
     """Micro-batches of an iteration; pipeline parallelism only."""
     buffer: Annotated[Bytes, Field(gt=0)] = defaults.GEMINI_BUFFER_BYTES
     """R: GPU memory reserved for received chunks (Gemini sec. 7.4: 128 MB)."""
-    parts: Count = defaults.SUB_BUFFERS
+    sub_buffers: Count = defaults.SUB_BUFFERS
     """p: sub-buffers of R/p (Gemini sec. 7.4: 4 x 32 MB)."""
     mu: Annotated[float, Field(gt=0, le=1)] = defaults.GEMINI_MU
     """Share of an idle span that is used; the paper gives none, its artifact uses 0.8."""

@@ -101,14 +101,14 @@ def write_run(
         job=job,
         machines=RANKS,
         ranks_per_machine=1,
-        strategy="group",
+        placement="group",
         replicas=((0, 1), (1, 0), (2, 3), (3, 2)),
         script="/somewhere/gpt2_tiny.py",
         arguments=("--hidden", str(hidden), "--layers", str(LAYERS), "--iterations", "12"),
         scheme=scheme,
         mu=0.9,
         buffer_bytes=2_000_000,
-        buffer_parts=4,
+        sub_buffers=4,
         paced_copy_bps=300_000_000,
     )
     result = {
@@ -349,7 +349,7 @@ def test_a_case_has_the_settings_of_the_run(tmp_path: Path) -> None:
     setting = setting_of(RunFolder(write_run(tmp_path, "pipelined")))
     traffic = FromProfile(profile_of(256)).case(setting).traffic
     assert traffic.shortest_span_ns == 5_000_000  # the runtime's default
-    assert (traffic.buffer_bytes, traffic.parts, float(traffic.mu)) == (2_000_000, 4, 0.9)
+    assert (traffic.buffer_bytes, traffic.sub_buffers, float(traffic.mu)) == (2_000_000, 4, 0.9)
     # The stand-in's rate is the setting's, whatever the profile was measured with.
     held = profile_of(256).model_copy(
         update={"copy_to_cpu": MeasuredHop.model_construct(alpha=7, bandwidth=10**6)}

@@ -26,7 +26,7 @@ SETTING = Setting(
     replicas=2,
     mu=0.9,
     buffer_bytes=10**6,
-    parts=4,
+    sub_buffers=4,
     shortest_span_s=0.0,
     paced_copy_bps=0,
 )

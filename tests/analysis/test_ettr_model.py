@@ -302,7 +302,7 @@ def write_run(folder: Path, link_bps: int, command: list[str]) -> Path:
         "replicas": [list(row) for row in PAIRS],
         "mu": 0.9,
         "buffer_bytes": 0,
-        "buffer_parts": 4,
+        "sub_buffers": 4,
         "chunk_bytes": 1 << 20,
         "paced_copy_bps": 0,
         "lease_s": 4.0,

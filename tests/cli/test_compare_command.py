@@ -34,7 +34,7 @@ def write_run(root: Path, scheme: str, mbps: int, factor: float = 1.0) -> Path:
         job=folder.name,
         machines=RANKS,
         ranks_per_machine=1,
-        strategy="group",
+        placement="group",
         replicas=((0, 1), (1, 0)),
         script="train.py",
         arguments=("--hidden", "64", "--iterations", "9"),
@@ -206,7 +206,7 @@ def test_half_a_log_is_no_measurement(
         ("replicas", []),
         ("machines", "four"),
         ("mu", "x"),
-        ("buffer_parts", -3),
+        ("sub_buffers", -3),
         ("chunk_bytes", 0),
     ],
 )

@@ -77,7 +77,7 @@ def test_the_picture_is_written_as_png_and_pdf(tmp_path: Path) -> None:
         (("four-node", "--timeline", "a.svg"), r"\.json, \.png or \.pdf"),
         (("four-node", "--set", "iteration.mu=2"), "iteration.mu"),
         (("nowhere",), "no experiment of this name"),
-        (("four-node", "--set", 'iteration.buffer="2B"'), "at least one byte for each of 4 parts"),
+        (("four-node", "--set", 'iteration.buffer="2B"'), "one byte for each of 4 sub-buffers"),
         (("four-node", "--set", 'iteration.buffer="8B"'), "chunks of 2"),
         (("four-node", "--set", "iteration.micro_batches=100000000"), "at most 10000"),
         (("four-node", "--set", "replicas=5"), "replicas: is 5; use 1 to 4"),
@@ -91,7 +91,7 @@ def test_a_fault_is_one_clear_line(arguments: tuple[str, ...], words: str) -> No
 
 @pytest.mark.parametrize("scheme", ["naive", "unpipelined"])
 def test_the_own_replicas_parts_are_bounded_whatever_the_scheme(scheme: str) -> None:
-    many = ("--set", 'iteration.buffer="100MB"', "--set", "iteration.parts=100000000")
+    many = ("--set", 'iteration.buffer="100MB"', "--set", "iteration.sub_buffers=100000000")
     with pytest.raises(InputError, match="chunks of 1,"):
         run(*QUICK, *many, "--scheme", scheme)
 

@@ -13,7 +13,7 @@ from castor_configs.errors import InputError
 
 EXAMPLE = (
     "--idle-ms", "40,10,5,80", "--checkpoint", "1GB", "--replicas", "2", "--bandwidth", "100Gbps",
-    "--alpha-us", "100", "--buffer", "128MB", "--parts", "4", "--mu", "0.8",
+    "--alpha-us", "100", "--buffer", "128MB", "--sub-buffers", "4", "--mu", "0.8",
 )  # fmt: skip
 
 

@@ -75,9 +75,9 @@ def accepted(*arguments: str) -> None:
         (("--mu", "0"), "--mu: expected a share above 0 and up to 1, not 0.0"),
         (("--mu", "1.1"), "--mu: expected a share"),
         (("--mu", "nan"), "--mu: expected a share"),
-        (("--parts", "0"), "--parts: must be 1 or more"),
+        (("--sub-buffers", "0"), "--sub-buffers: must be 1 or more"),
         (("--buffer", "4Mb"), "--buffer: expected a size"),
-        (("--buffer", "3B"), "--buffer: each of its 4 parts holds a byte or more"),
+        (("--buffer", "3B"), "--buffer: each of its 4 sub-buffers holds a byte or more"),
         (("--paced-copy", "400MiB"), "--paced-copy: expected a bandwidth"),
         (("--persist-every", "3m"), "--persist-every: expected a time"),
         (("--persist-every", "0"), "--persist-every: must be above 0"),
@@ -123,7 +123,7 @@ def test_what_is_not_castors_goes_to_the_script(script: str, options: list[Train
     assert first.spec.arguments == ("--iterations", "30", "-v", "--lr=1e-3", "words")
     assert second.spec.arguments == ("--nodes", "7")
     for one in options:
-        assert (one.spec.machines, one.spec.strategy) == (5, "mixed")
+        assert (one.spec.machines, one.spec.placement) == (5, "mixed")
         assert one.spec.replicas == ((0, 1), (1, 0), (2, 3), (3, 4), (4, 2))
         assert one.spec.script == str(Path(script).resolve())
         assert one.out == Path("out") / f"train-{one.spec.job}"
@@ -217,12 +217,12 @@ def test_how_traffic_is_scheduled_comes_from_the_options(
     script: str, options: list[TrainOptions]
 ) -> None:
     accepted("train", script, "--scheme", "none")
-    arguments = ("--mu", "0.8", "--buffer", "4MB", "--parts", "8", "--paced-copy", "400mbit")
+    arguments = ("--mu", "0.8", "--buffer", "4MB", "--sub-buffers", "8", "--paced-copy", "400mbit")
     accepted("train", script, "--scheme", "pipelined", *arguments)
     plain, chosen = (found.spec for found in options)
-    assert (plain.scheme, plain.mu, plain.buffer_bytes, plain.buffer_parts) == ("none", 0.9, 0, 4)
+    assert (plain.scheme, plain.mu, plain.buffer_bytes, plain.sub_buffers) == ("none", 0.9, 0, 4)
     assert (plain.paced_copy_bps, plain.device) == (0, "")
-    assert (chosen.mu, chosen.buffer_bytes, chosen.buffer_parts) == (0.8, 4_000_000, 8)
+    assert (chosen.mu, chosen.buffer_bytes, chosen.sub_buffers) == (0.8, 4_000_000, 8)
     assert (chosen.paced_copy_bps, chosen.device) == (400_000_000, PACED_DEVICE)
     assert JobSpec.from_json(chosen.to_json()) == chosen
 

@@ -13,7 +13,7 @@ ROOMS = ("policy", "configs", "records", "traces", "sim", "runtime", "lab", "ana
 HOMES = ("castor_policy/defaults.py", "castor_policy/membership.py")
 NAMES = {
     "mu",
-    "parts", "buffer_parts",
+    "sub_buffers",
     "buffer", "buffer_bytes",
     "shortest_span", "shortest_span_s", "shortest_span_ns",
     "profile_iterations", "profiled", "profiled_iterations",
@@ -23,7 +23,7 @@ NAMES = {
     "lease", "lease_s",
     "hang", "hang_s",
     "stall_factor", "stall", "stall_s", "startup", "startup_s",
-    "MU", "PARTS", "RENEWALS", "CHUNK_BYTES",
+    "MU", "SUB_BUFFERS", "RENEWALS", "CHUNK_BYTES",
     "network_efficiency", "checkpoint_efficiency",
 }  # fmt: skip
 
@@ -56,7 +56,7 @@ def written_out(value: ast.expr) -> bool:
     ("source", "found"),
     [
         ("mu: float = 0.9", ["mu"]),
-        ("def f(*, mu: float = 0.9, parts=4): pass", ["mu", "parts"]),
+        ("def f(*, mu: float = 0.9, sub_buffers=4): pass", ["mu", "sub_buffers"]),
         ("RENEWALS = 4", ["RENEWALS"]),
         ("def f(lease='5s'): pass", ["lease"]),
         ("chunk_bytes: int = 16 << 20", ["chunk_bytes"]),

@@ -45,7 +45,7 @@ class Case:
     remote_copies: int
     link: Link
     buffer_bytes: int
-    parts: int
+    sub_buffers: int
     mu: Fraction
     copy_link: Link | None
 
@@ -56,7 +56,7 @@ class Case:
             self.remote_copies,
             self.link,
             self.buffer_bytes,
-            self.parts,
+            self.sub_buffers,
             self.mu,
             self.copy_link,
         )
@@ -67,26 +67,26 @@ class Case:
         copy_ns = (self.copy_link or self.link).transfer_ns(size_bytes)
         if scheme == "naive":
             return network_ns
-        if scheme == "unpipelined" or self.parts == 1:
+        if scheme == "unpipelined" or self.sub_buffers == 1:
             return network_ns + copy_ns
         return max(network_ns, copy_ns)
 
     def largest_chunk_bytes(self, scheme: str) -> int:
         return {"naive": self.checkpoint_bytes, "unpipelined": self.buffer_bytes}.get(
-            scheme, self.buffer_bytes // self.parts
+            scheme, self.buffer_bytes // self.sub_buffers
         )
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    parts = draw(st.integers(1, 5))
+    sub_buffers = draw(st.integers(1, 5))
     return Case(
         spans_ns=tuple(draw(st.lists(st.integers(0, 400), max_size=7))),
         checkpoint_bytes=draw(st.integers(0, 700)),
         remote_copies=draw(st.integers(0, 3)),
         link=draw(links),
-        buffer_bytes=draw(st.integers(parts, 300)),
-        parts=parts,
+        buffer_bytes=draw(st.integers(sub_buffers, 300)),
+        sub_buffers=sub_buffers,
         mu=draw(st.sampled_from([Fraction(1), Fraction(4, 5), Fraction(1, 3), Fraction(1, 97)])),
         copy_link=draw(st.one_of(st.none(), links)),
     )
@@ -196,7 +196,7 @@ def test_both_hops_replayed_with_the_sub_buffers_keep_to_the_charged_time(case: 
         network_end_ns = 0
         copied_ns: list[int] = []
         for index, chunk in enumerate(span.chunks):
-            reused = index - one_copy.parts
+            reused = index - one_copy.sub_buffers
             free_ns = copied_ns[reused] if reused >= 0 else 0
             received_ns = max(network_end_ns, free_ns) + one_copy.link.transfer_ns(chunk.size_bytes)
             copy_start_ns = max(received_ns, copied_ns[-1] if copied_ns else 0)
@@ -220,7 +220,7 @@ def algorithm_2(
     no_exit: bool = False,
 ) -> list[list[int]]:
     """Return chunk sizes span by span; a finite span's fill is their charge over mu t."""
-    part = case.buffer_bytes // case.parts
+    largest = case.buffer_bytes // case.sub_buffers
     last_copy = case.remote_copies if copy_too_many else case.remote_copies - 1
     copy, remaining, steps = 0, case.checkpoint_bytes, 0
     per_span: list[list[int]] = []
@@ -232,8 +232,8 @@ def algorithm_2(
             steps += 1
             if steps > 100_000:
                 raise NeverEndsError
-            if free >= case.link.transfer_ns(part):
-                size = part
+            if free >= case.link.transfer_ns(largest):
+                size = largest
             else:
                 assert isinstance(free, int)
                 link = case.link
@@ -260,7 +260,7 @@ def sizes_per_span(schedule: Schedule) -> list[list[int]]:
 @given(case=cases())
 @deterministic
 def test_the_corrected_pseudo_code_gives_the_same_chunks(case: Case) -> None:
-    assume(case.remote_copies and case.checkpoint_bytes and case.spans_ns and case.parts > 1)
+    assume(case.remote_copies and case.checkpoint_bytes and case.spans_ns and case.sub_buffers > 1)
     network_only = replace(case, copy_link=None)
     expected = algorithm_2(network_only)
     expected += [[]] * (len(case.spans_ns) - len(expected))
@@ -273,7 +273,7 @@ SAMPLE = Case(
     remote_copies=1,
     link=Link(alpha_ns=100_000, bandwidth_bps=100 * GB),
     buffer_bytes=128 * MB,
-    parts=4,
+    sub_buffers=4,
     mu=Fraction(4, 5),
     copy_link=None,
 )
@@ -327,7 +327,7 @@ def test_the_paper_s_cluster_hides_a_checkpoint_that_blocking_shows() -> None:
         remote_copies=1,
         link=link,
         buffer_bytes=128 * MB,
-        parts=4,
+        sub_buffers=4,
         mu=Fraction(4, 5),
         copy_link=None,
     )
@@ -364,8 +364,8 @@ def test_without_idle_spans_everything_delays_the_update() -> None:
         ({"spans_ns": (5, -1)}, r"spans_ns\[1\] is -1"),
         ({"checkpoint_bytes": -1}, "checkpoint_bytes is -1"),
         ({"remote_copies": -1}, "remote_copies is -1"),
-        ({"parts": 0}, "parts is 0"),
-        ({"buffer_bytes": 3}, "at least one byte for each of 4 parts"),
+        ({"sub_buffers": 0}, "sub_buffers is 0"),
+        ({"buffer_bytes": 3}, "at least one byte for each of 4 sub-buffers"),
         ({"mu": Fraction(0)}, "mu is 0"),
         ({"mu": Fraction(6, 5)}, "mu is 6/5"),
     ],

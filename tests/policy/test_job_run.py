@@ -30,7 +30,12 @@ def test_what_is_no_id_is_refused(run: str) -> None:
         JobSpec.from_json(SPEC.to_json().replace(SPEC.run, run))
 
 
-def test_a_job_of_the_protocol_without_runs_is_refused_by_name() -> None:
-    old = SPEC.to_json().replace(f'"protocol":{PROTOCOL}', '"protocol":1')
-    with pytest.raises(ValueError, match="job of protocol 1; this version speaks 2"):
+def test_a_job_of_an_older_protocol_is_refused_by_its_number_whatever_its_keys() -> None:
+    old = SPEC.to_json().replace(f'"protocol":{PROTOCOL}', '"protocol":2')
+    for new, before in (("placement", "strategy"), ("sub_buffers", "buffer_parts")):
+        assert f'"{new}":' in old
+        old = old.replace(f'"{new}":', f'"{before}":')
+    with pytest.raises(ValueError, match=f"job of protocol 2; this version speaks {PROTOCOL}"):
         JobSpec.from_json(old)
+    with pytest.raises(ValueError, match=r"got one with \['strategy'\]"):
+        JobSpec.from_json(SPEC.to_json().replace('"placement":', '"strategy":'))

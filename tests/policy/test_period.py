@@ -31,7 +31,7 @@ def test_the_due_iterations_are_the_multiples_compiled_or_not(iteration: int, ev
 def asked(every: int, iteration_s: float, until_s: float) -> tuple[int, int]:
     """Return which iteration is asked for, and the newest one at that time, in a steady pace."""
     spec = JobSpec(
-        job="j", machines=1, ranks_per_machine=1, strategy="mixed", replicas=((0,),),
+        job="j", machines=1, ranks_per_machine=1, placement="mixed", replicas=((0,),),
         script="train.py", persist="storage", persist_every_s=5.0, checkpoint_every=every,
     )  # fmt: skip
     rounds = PersistRounds(spec, 0.0)

@@ -40,7 +40,7 @@ def rescheduled(run: Any, rank: int, world: int, event: dict[str, Any]) -> dict[
         event["remote_copies"],
         Link(link["agreed_alpha_ns"], link["agreed_bandwidth_bps"]),
         event["buffer_bytes"],
-        event["parts"],
+        event["sub_buffers"],
         Fraction(repr(event["mu"])),
         Link(event["copy_alpha_ns"], copies) if copies else None,
     )
@@ -62,7 +62,7 @@ def rescheduled(run: Any, rank: int, world: int, event: dict[str, Any]) -> dict[
 def test_the_schedule_is_the_policys_on_the_recorded_numbers(
     make_cluster: MakeCluster, scheme: str
 ) -> None:
-    settings = {"scheme": scheme, "mu": 0.7, "buffer_bytes": 50_001, "buffer_parts": 3}
+    settings = {"scheme": scheme, "mu": 0.7, "buffer_bytes": 50_001, "sub_buffers": 3}
     if scheme in ("pipelined", "unpipelined"):
         settings |= {"device": PACED_DEVICE, "paced_copy_bps": 4 * 10**8}
     run = make_cluster(3, 3).run("collectives", OPTIONS | {"paced": True}, **settings)

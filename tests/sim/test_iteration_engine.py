@@ -74,7 +74,7 @@ def traffic(**changes: object) -> CheckpointTraffic:
         "link": Link(0, 8 * GBPS),  # a byte a nanosecond
         "copy_link": Link(0, 16 * GBPS),
         "buffer_bytes": 4 * 10**6,
-        "parts": 4,
+        "sub_buffers": 4,
         "mu": Fraction(1),
         "free_bytes": 8 * 10**6,
         **changes,
@@ -193,7 +193,7 @@ turn_lists = st.lists(
     turns=turn_lists,
     shard_bytes=st.integers(0, 30 * 10**6),
     remote_copies=st.integers(0, 3),
-    parts=st.integers(3, 5),
+    sub_buffers=st.integers(3, 5),
     mu=st.sampled_from([Fraction(1, 2), Fraction(4, 5), Fraction(1)]),
     copy_gbps=st.integers(16, 64),
 )
@@ -201,14 +201,14 @@ def test_the_schemes_meet_their_closed_forms(
     turns: list[tuple[int, int]],
     shard_bytes: int,
     remote_copies: int,
-    parts: int,
+    sub_buffers: int,
     mu: Fraction,
     copy_gbps: int,
 ) -> None:
     of = traffic(
         shard_bytes=shard_bytes,
         remote_copies=remote_copies,
-        parts=parts,
+        sub_buffers=sub_buffers,
         mu=mu,
         copy_link=Link(0, copy_gbps * GBPS),
     )
@@ -223,11 +223,12 @@ def test_the_schemes_meet_their_closed_forms(
     # Pipelined, and the copy faster: only what exceeds the last span delays the update. The policy
     # does not charge the wait for a sub-buffer behind short chunks, where a span or replica ends.
     short = len(report.spans[0]) + remote_copies
-    wait_ns = short * of.copy_link.transfer_ns(of.buffer_bytes // parts)
+    wait_ns = short * of.copy_link.transfer_ns(of.buffer_bytes // sub_buffers)
     pipelined_ns = took["pipelined"] - base_ns
     least_ns = delay_ns(report, "pipelined")
     assert least_ns <= pipelined_ns <= least_ns + wait_ns
-    if remote_copies == 1 and shard_bytes % (of.buffer_bytes // parts) == 0 and len(turns) == 2:
+    whole = shard_bytes % (of.buffer_bytes // sub_buffers) == 0
+    if remote_copies == 1 and whole and len(turns) == 2:
         assert pipelined_ns == least_ns
     # Unpipelined: what the policy charges, but for the last chunk's copy, for which the update
     # does not wait.

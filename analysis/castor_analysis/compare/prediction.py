@@ -85,7 +85,7 @@ class FromProfile:
             profile = profile.model_copy(update={"copy_to_cpu": hop})
         config = IterationConfig(
             buffer=setting.buffer_bytes,
-            parts=setting.parts,
+            sub_buffers=setting.sub_buffers,
             mu=setting.mu,
             # A number is in seconds wherever a configuration is read.
             shortest_span=setting.shortest_span_s,  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ class FromExperiment:
         """
         overrides = (
             f"iteration.buffer={setting.buffer_bytes}",
-            f"iteration.parts={setting.parts}",
+            f"iteration.sub_buffers={setting.sub_buffers}",
             f"iteration.mu={setting.mu!r}",
             f"iteration.shortest_span={setting.shortest_span_s!r}s",
             f"replicas={setting.replicas}",

@@ -16,7 +16,7 @@ from castor_records.run_files import RunFiles
 NONE: Final = "none"
 """The scheme without checkpoints."""
 
-TRAFFIC: Final = ("replicas", "mu", "buffer", "parts", "copies")
+TRAFFIC: Final = ("replicas", "mu", "buffer", "sub_buffers", "copies")
 """Keys of a point's setting that only a scheme with checkpoints has."""
 
 _ITERATIONS: Final = "--iterations"
@@ -37,7 +37,7 @@ class Setting:
         nodes, ranks_per_node: machines, and trainers on each.
         replicas: m, copies of each shard in memory.
         mu: share of an idle span that is used.
-        buffer_bytes, parts: R and p.
+        buffer_bytes, sub_buffers: R and p.
         shortest_span_s: idle spans below it are left alone.
         paced_copy_bps: of the stand-in for a GPU's copy engine; 0: none.
     """
@@ -52,7 +52,7 @@ class Setting:
     replicas: int
     mu: float
     buffer_bytes: int
-    parts: int
+    sub_buffers: int
     shortest_span_s: float
     paced_copy_bps: int
 
@@ -84,7 +84,7 @@ class Setting:
                 "replicas": self.replicas,
                 "mu": self.mu,
                 "buffer": format_bytes(self.buffer_bytes),
-                "parts": self.parts,
+                "sub_buffers": self.sub_buffers,
                 "copies": format_bps(self.paced_copy_bps) if self.paced_copy_bps else "-",
             }
         return found
@@ -140,8 +140,8 @@ def _setting(spec: Mapping[str, Any], rates: Mapping[str, Any]) -> Setting:
         raise ValueError(f"spec.arguments: expected a list of texts, not {arguments!r}")
     if not (isinstance(placed, list) and placed and isinstance(placed[0], list) and placed[0]):
         raise ValueError(f"spec.replicas: expected a list of machines a shard, not {placed!r}")
-    parts = _whole(spec, "spec.buffer_parts", SUB_BUFFERS, least=1)
-    chunks_bytes = parts * _whole(spec, "spec.chunk_bytes", least=1)
+    sub_buffers = _whole(spec, "spec.sub_buffers", SUB_BUFFERS, least=1)
+    chunks_bytes = sub_buffers * _whole(spec, "spec.chunk_bytes", least=1)
     return Setting(
         link_bps=_whole(rates, "cluster.bandwidth_bps", 0),
         storage_bps=_whole(rates, "cluster.storage_bandwidth_bps", 0),
@@ -153,7 +153,7 @@ def _setting(spec: Mapping[str, Any], rates: Mapping[str, Any]) -> Setting:
         replicas=len(placed[0]),
         mu=_number(spec, "spec.mu", MU),
         buffer_bytes=_whole(spec, "spec.buffer_bytes", 0) or chunks_bytes,
-        parts=parts,
+        sub_buffers=sub_buffers,
         shortest_span_s=_number(spec, "spec.shortest_span_s", 0.0),
         paced_copy_bps=_whole(spec, "spec.paced_copy_bps", 0),
     )

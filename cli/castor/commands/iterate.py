@@ -149,7 +149,7 @@ def iteration_document(setup: IterationSetup, report: IterationReport) -> dict[s
             "shard_bytes": traffic.shard_bytes,
             "replicas": traffic.remote_copies + 1,
             "buffer_bytes": traffic.buffer_bytes,
-            "parts": traffic.parts,
+            "sub_buffers": traffic.sub_buffers,
             "mu": float(traffic.mu),
             "alpha_s": traffic.link.alpha_ns / 1e9,
             "bandwidth_bps": traffic.link.bandwidth_bps,

@@ -53,7 +53,7 @@ def schedule(
     buffer: Annotated[
         str, typer.Option(metavar="SIZE", help="R, GPU memory for received chunks.")
     ] = written_defaults.GEMINI_BUFFER,
-    parts: Annotated[
+    sub_buffers: Annotated[
         int, typer.Option(min=1, help="p, sub-buffers of R/p.")
     ] = defaults.SUB_BUFFERS,
     mu: Annotated[str, typer.Option(metavar="SHARE", help="Share of a span to use.")] = str(
@@ -88,7 +88,7 @@ def schedule(
 
     def filled(spans: list[int]) -> Schedule:
         return SCHEMES[scheme.value](
-            spans, size_bytes, replicas - 1, link, buffer_bytes, parts, share, copy_link
+            spans, size_bytes, replicas - 1, link, buffer_bytes, sub_buffers, share, copy_link
         )
 
     try:

@@ -97,7 +97,7 @@ def train(
         str,
         typer.Option(metavar="SIZE", help="Memory for received chunks; default: PARTS chunks."),
     ] = "",
-    parts: Annotated[int, typer.Option(help="Sub-buffers that it is divided in.")] = (
+    sub_buffers: Annotated[int, typer.Option(help="Sub-buffers that it is divided in.")] = (
         defaults.SUB_BUFFERS
     ),
     shortest_span: Annotated[
@@ -198,7 +198,7 @@ def train(
         castor_options=known,
         mu=mu,
         buffer=buffer,
-        parts=parts,
+        sub_buffers=sub_buffers,
         shortest_span=shortest_span,
         device=PACED_DEVICE if paced_copy else "",
         paced_copy=paced_copy,

@@ -36,6 +36,7 @@ class Document:
         known = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # as above
         if not isinstance(record, dict):
             raise ValueError(f"no {cls.__name__}: {text[:200]}")  # noqa: TRY004 - the text is at fault
+        cls._check_version(record)
         if unknown := sorted(set(record) - known):
             raise ValueError(f"expected a {cls.__name__} of this version, got one with {unknown}")
         try:
@@ -46,6 +47,10 @@ class Document:
             if name in known and not _fits(getattr(document, name), hint):
                 raise ValueError(f"{cls.__name__}.{name} must be {hint}: {text[:200]}")
         return document
+
+    @classmethod
+    def _check_version(cls, record: Mapping[str, Any]) -> None:
+        """Raise ValueError if the document says that it is of another version."""
 
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from castor_policy import defaults
 from castor_policy.agents.documents import Document, int_rows
 from castor_policy.membership import LIMITS, WatchLimits
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Goes up when a document changes its meaning; agents of different protocols do not mix."""
 
 
@@ -31,7 +32,7 @@ class JobSpec(Document):
         job: its name; everything in the store and in shared memory is named after it.
         machines: N, the machines that train.
         ranks_per_machine: R, trainers on each.
-        strategy: the placement's name.
+        placement: its name.
         replicas: the placement: `replicas[i]` are the machines that hold shard i, i first.
         script: the training program, a path on every machine.
         arguments: its arguments.
@@ -51,8 +52,8 @@ class JobSpec(Document):
         scheme: how checkpoint traffic is scheduled; "none": nothing is checkpointed.
         profile_iterations: iterations whose idle spans are averaged before a schedule is made.
         mu: share of an idle span that checkpoint traffic may use.
-        buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
-        buffer_parts: p, sub-buffers that R is divided in.
+        buffer_bytes: R, memory for received chunks; 0: `sub_buffers` chunks.
+        sub_buffers: p, sub-buffers that R is divided in.
         shortest_span_s: idle spans below it are left alone.
         device: module:function that makes a stand-in for the device which takes checkpoints out of
             training's memory; "": the trainers' own.
@@ -72,7 +73,7 @@ class JobSpec(Document):
     job: str
     machines: int
     ranks_per_machine: int
-    strategy: str
+    placement: str
     replicas: tuple[tuple[int, ...], ...]
     script: str
     arguments: tuple[str, ...] = ()
@@ -94,7 +95,7 @@ class JobSpec(Document):
     profile_iterations: int = defaults.PROFILED_ITERATIONS
     mu: float = defaults.MU
     buffer_bytes: int = 0
-    buffer_parts: int = defaults.SUB_BUFFERS
+    sub_buffers: int = defaults.SUB_BUFFERS
     shortest_span_s: float = defaults.SHORTEST_SPAN_S
     device: str = ""
     paced_copy_bps: int = 0
@@ -115,12 +116,15 @@ class JobSpec(Document):
         check_run(self.run)
 
     @classmethod
-    def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+    def _check_version(cls, record: Mapping[str, Any]) -> None:
         if record.get("protocol") != PROTOCOL:
             raise ValueError(
                 f"job of protocol {record.get('protocol')!r}; this version speaks {PROTOCOL}: "
                 "run the same version of Castor on every machine"
             )
+
+    @classmethod
+    def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
         return record | {
             "replicas": int_rows(record["replicas"]),
             "arguments": tuple(record["arguments"]),

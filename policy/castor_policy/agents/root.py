@@ -392,7 +392,7 @@ class Root:
 
 def placement_of(spec: JobSpec) -> Placement:
     """Return the job's placement as the value that all of `policy` reasons with."""
-    return Placement(spec.strategy, spec.replicas, (tuple(range(spec.machines)),))
+    return Placement(spec.placement, spec.replicas, (tuple(range(spec.machines)),))
 
 
 def _natural(name: str) -> tuple[str, int, str]:

@@ -212,7 +212,7 @@ class Scheduled(Event):
         copy_alpha_ns: of the hop to CPU memory; 0: there is no such hop.
         copy_bandwidth_bps: of the same.
         buffer_bytes: memory for chunks under way.
-        parts: sub-buffers that it is divided in.
+        sub_buffers: how many it is divided in.
         mu: share of a span that is used.
         shard_bytes: what travels of this rank's state.
         remote_copies: how often.
@@ -236,7 +236,7 @@ class Scheduled(Event):
     copy_alpha_ns: Nanoseconds | None = None
     copy_bandwidth_bps: BitsPerSecond | None = None
     buffer_bytes: Bytes | None = None
-    parts: Count | None = None
+    sub_buffers: Count | None = None
     mu: Share | None = None
     shard_bytes: Bytes | None = None
     remote_copies: Count | None = None

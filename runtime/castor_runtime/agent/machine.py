@@ -150,7 +150,7 @@ class Machine:
             "profile_iterations": self.spec.profile_iterations,
             "mu": self.spec.mu,
             "buffer_bytes": self.spec.buffer_bytes,
-            "buffer_parts": self.spec.buffer_parts,
+            "sub_buffers": self.spec.sub_buffers,
             "shortest_span_s": self.spec.shortest_span_s,
             "device": self.spec.device,
             "paced_copy_bps": self.spec.paced_copy_bps,

@@ -85,7 +85,7 @@ def job_spec(
     checkpoint_every: int = defaults.CHECKPOINT_EVERY,
     mu: float = defaults.MU,
     buffer: str = "",
-    parts: int = defaults.SUB_BUFFERS,
+    sub_buffers: int = defaults.SUB_BUFFERS,
     shortest_span: str = written_defaults.SHORTEST_SPAN,
     device: str = "",
     paced_copy: str = "",
@@ -106,7 +106,7 @@ def job_spec(
         ("--ranks-per-node", ranks_per_node),
         ("--persist-keep", persist_keep),
         ("--max-attempts", max_attempts),
-        ("--parts", parts),
+        ("--sub-buffers", sub_buffers),
         ("--checkpoint-every", checkpoint_every),
     ):
         if value < 1:
@@ -133,13 +133,14 @@ def job_spec(
     if not 0 < mu <= 1:
         raise InputError(f"expected a share above 0 and up to 1, not {mu}", key="--mu")
     buffer_bytes = _parsed(parse_bytes, buffer, "--buffer") if buffer else 0
-    if buffer and buffer_bytes < parts:
-        raise InputError(f"each of its {parts} parts holds a byte or more", key="--buffer")
+    if buffer and buffer_bytes < sub_buffers:
+        reason = f"each of its {sub_buffers} sub-buffers holds a byte or more"
+        raise InputError(reason, key="--buffer")
     return JobSpec(
         job=job,
         machines=nodes,
         ranks_per_machine=ranks_per_node,
-        strategy=placed.strategy,
+        placement=placed.strategy,
         replicas=placed.replicas,
         script=str(script.resolve()),
         arguments=tuple(arguments),
@@ -158,7 +159,7 @@ def job_spec(
         startup_s=_limit_s(startup, "--startup"),
         mu=mu,
         buffer_bytes=buffer_bytes,
-        buffer_parts=parts,
+        sub_buffers=sub_buffers,
         shortest_span_s=_parsed(parse_seconds, shortest_span, "--shortest-span"),
         device=device,
         paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,

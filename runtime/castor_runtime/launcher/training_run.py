@@ -228,7 +228,7 @@ class TrainingRun:
                 machines=spec.machines,
                 ranks=spec.machines * spec.ranks_per_machine,
                 replicas=len(spec.replicas[0]),
-                placement=spec.strategy,
+                placement=spec.placement,
                 compute=self.options.compute,
             ),
             spec.started_ns,

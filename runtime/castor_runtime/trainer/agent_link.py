@@ -53,8 +53,8 @@ class TrainerSettings:
         profile_iterations: how many iterations' idle spans are averaged.
         started_ns: start of the run, CLOCK_REALTIME.
         mu: share of an idle span that is used; the rest absorbs its variance.
-        buffer_bytes: R, memory for received chunks; 0: `buffer_parts` chunks.
-        buffer_parts: p, sub-buffers that R is divided in.
+        buffer_bytes: R, memory for received chunks; 0: `sub_buffers` chunks.
+        sub_buffers: p, sub-buffers that R is divided in.
         shortest_span_s: idle spans below it are left alone.
         device: module:function that makes a stand-in for the device; "": there is none.
         paced_copy_bps: rate of the stand-in for a GPU's copy engine; 0: there is none.
@@ -80,7 +80,7 @@ class TrainerSettings:
     checkpoint_every: int = defaults.CHECKPOINT_EVERY
     mu: float = defaults.MU
     buffer_bytes: int = 0
-    buffer_parts: int = defaults.SUB_BUFFERS
+    sub_buffers: int = defaults.SUB_BUFFERS
     shortest_span_s: float = defaults.SHORTEST_SPAN_S
     device: str = ""
     paced_copy_bps: int = 0

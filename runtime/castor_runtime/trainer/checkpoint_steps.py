@@ -101,7 +101,7 @@ class Scheduled:
             copy_alpha_ns=0 if copy_link is None else copy_link.alpha_ns,
             copy_bandwidth_bps=0 if copy_link is None else copy_link.bandwidth_bps,
             buffer_bytes=traffic.reserved_bytes,
-            parts=traffic.parts,
+            sub_buffers=traffic.sub_buffers,
             mu=float(traffic.mu),
             shard_bytes=self.part_bytes,
             remote_copies=traffic.remote_copies,

@@ -32,13 +32,13 @@ class CudaDevice(StagedDevice):
         group: NCCL's, for nothing but checkpoints.
         device: of this rank.
         gate: knows when training communicates.
-        part_bytes: in what sizes the own replica is copied: those of a sub-buffer, R/p.
+        sub_buffer_bytes: R/p, the size of the pieces in which the own replica is copied.
     """
 
     def __init__(
-        self, group: dist.ProcessGroup, device: torch.device, gate: Gate, part_bytes: int
+        self, group: dist.ProcessGroup, device: torch.device, gate: Gate, sub_buffer_bytes: int
     ) -> None:
-        super().__init__(_CudaAccelerator(group, device), gate, part_bytes)
+        super().__init__(_CudaAccelerator(group, device), gate, sub_buffer_bytes)
 
 
 class _CudaAccelerator:

@@ -136,7 +136,7 @@ class Exchange:
             rank: (replica, traffic.pieces(parts[rank].data.numel()))
             for rank, replica in self._settings.sources()
         }
-        limit = sub_buffers(traffic, self._settings.buffer_parts)
+        limit = pieces_in_flight(traffic, self._settings.sub_buffers)
         sent_bytes = 0
         for number in range(max([len(mine), *(len(pieces) for _, pieces in theirs.values())])):
             sends = [
@@ -218,15 +218,15 @@ class Exchange:
             parts[rank].digest_up_to(end)
 
 
-def sub_buffers(traffic: Traffic, parts: int) -> int | None:
+def pieces_in_flight(traffic: Traffic, sub_buffers: int) -> int | None:
     """Return how many received pieces may be on their way to CPU memory at once; None: any number.
 
     Args:
         traffic: whose scheme it is.
-        parts: p.
+        sub_buffers: p.
 
     Source: Gemini sec. 5.2, 7.4. Unpipelined: one, so that the next piece waits for the copy.
     """
     if traffic.link is None:
-        return parts  # eager
-    return {"naive": None, "unpipelined": 1}.get(traffic.scheme, parts)
+        return sub_buffers  # eager
+    return {"naive": None, "unpipelined": 1}.get(traffic.scheme, sub_buffers)

@@ -50,10 +50,10 @@ def choose_device(
         gate: is open while checkpoint traffic may go on.
         group: of the exchange.
     """
-    part_bytes = settings.buffer_bytes // settings.buffer_parts or settings.chunk_bytes
+    sub_buffer_bytes = settings.buffer_bytes // settings.sub_buffers or settings.chunk_bytes
     if device.type == "cuda":
-        return CudaDevice(group, device, gate, part_bytes)
+        return CudaDevice(group, device, gate, sub_buffer_bytes)
     if settings.device:
-        stand_in: Device = named(settings.device)(settings, gate, group, part_bytes)
+        stand_in: Device = named(settings.device)(settings, gate, group, sub_buffer_bytes)
         return stand_in
     return CpuDevice(group)

@@ -114,7 +114,7 @@ class Replicator:
             settings.chunk_bytes,
             len(settings.holders()),
             buffer_bytes=settings.buffer_bytes,
-            parts=settings.buffer_parts,
+            sub_buffers=settings.sub_buffers,
             mu=Fraction(repr(settings.mu)),
             shortest_span_ns=round(settings.shortest_span_s * 1e9),
         )

@@ -291,7 +291,7 @@ class TrainerSession:
             device=self._state.device(),
             holders=settings.holders(),
             sources=[rank for rank, _ in settings.sources()],
-            in_flight=1 if alone else settings.buffer_parts,
+            in_flight=1 if alone else settings.sub_buffers,
         ).measure()
         self._link.event(measured.to_event(**self._settings.who))
         return measured.agreed

@@ -2,8 +2,8 @@
 
 A chunk is received into a sub-buffer beside the live state and copied to CPU memory from there
 (Gemini, sec. 5.2): while one sub-buffer is copied, others receive. The same engine copies the own
-replica, in parts, while training communicates, when no chunk arrives; once the last chunk was sent
-it need not wait any more. Chunks go before parts of the own replica.
+replica, in pieces, while training communicates, when no chunk arrives; once the last chunk was sent
+it need not wait any more. Chunks go before pieces of the own replica.
 
 This is everything but the accelerator itself, so that what runs on a GPU
 (`castor_runtime.trainer.cuda_device`) is what runs, and is tested, beside a stand-in for one. Two
@@ -136,16 +136,16 @@ class StagedDevice:
     Args:
         accelerator: what copies and communicates.
         gate: knows when training communicates.
-        part_bytes: in what sizes the own replica is copied: those of a sub-buffer, R/p.
+        sub_buffer_bytes: R/p, the size of the pieces in which the own replica is copied.
     """
 
     sends_live = True
 
-    def __init__(self, accelerator: Accelerator, gate: Gate, part_bytes: int) -> None:
+    def __init__(self, accelerator: Accelerator, gate: Gate, sub_buffer_bytes: int) -> None:
         self.copy_link = accelerator.copy_link
         self._accelerator = accelerator
         self._gate = gate
-        self._part_bytes = part_bytes
+        self._sub_buffer_bytes = sub_buffer_bytes
         self._sending = BufferPool(accelerator.allocate)
         self._receiving = BufferPool(accelerator.allocate)
         self._changed = threading.Condition()
@@ -335,10 +335,10 @@ class StagedDevice:
 
     def _copy_own_part(self) -> None:
         start = self._captured_bytes
-        target = self._own[start : start + self._part_bytes]
+        target = self._own[start : start + self._sub_buffer_bytes]
         span = self._accelerator.copy(self._live.copies(start, target))
         with self._changed:
-            self._note("own", start // self._part_bytes, span, target.numel())
+            self._note("own", start // self._sub_buffer_bytes, span, target.numel())
             self._captured_bytes = start + target.numel()
             self._captured_ns = span[1]
             self._changed.notify_all()

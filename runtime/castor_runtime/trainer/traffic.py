@@ -48,8 +48,8 @@ class Traffic:
         link: measured; None for `EAGER`.
         copy_link: the hop from the buffer for received chunks to CPU memory; None if there is none
             (then the policy reckons with one as fast as the network, as the simulator does).
-        buffer_bytes: R; 0: `parts` chunks.
-        parts: p, sub-buffers of R/p, which bounds the pieces of "pipelined" and "blocking".
+        buffer_bytes: R; 0: `sub_buffers` chunks.
+        sub_buffers: p, each of R/p, which bounds the pieces of "pipelined" and "blocking".
         mu: share of an idle span that is used.
         shortest_span_ns: shorter ones are left alone.
 
@@ -64,7 +64,7 @@ class Traffic:
     link: Link | None = None
     copy_link: Link | None = None
     buffer_bytes: int = 0
-    parts: int = SUB_BUFFERS
+    sub_buffers: int = SUB_BUFFERS
     mu: Fraction = Fraction(repr(MU))
     shortest_span_ns: int = 0
 
@@ -72,18 +72,18 @@ class Traffic:
         if self.scheme != EAGER and self.scheme not in SCHEMES:
             known = ", ".join([EAGER, *SCHEMES])
             raise ValueError(f"there is no scheme {self.scheme!r}: choose one of {known}")
-        if self.parts < 1:
-            raise ValueError(f"parts is {self.parts}: give 1 sub-buffer or more")
-        if 0 < self.buffer_bytes < self.parts:
+        if self.sub_buffers < 1:
+            raise ValueError(f"sub_buffers is {self.sub_buffers}: give 1 sub-buffer or more")
+        if 0 < self.buffer_bytes < self.sub_buffers:
             raise ValueError(
                 f"buffer_bytes is {self.buffer_bytes}: give at least one byte for each of "
-                f"{self.parts} parts, or 0"
+                f"{self.sub_buffers} of them, or 0"
             )
 
     @property
     def reserved_bytes(self) -> int:
         """R, the memory for received chunks."""
-        return self.buffer_bytes or self.parts * self.chunk_bytes
+        return self.buffer_bytes or self.sub_buffers * self.chunk_bytes
 
     def schedule(self, part_bytes: int) -> Schedule | None:
         """Return when the chunks of a part of that size travel; None for `EAGER`."""
@@ -95,7 +95,7 @@ class Traffic:
             self.remote_copies,
             self.link,
             self.reserved_bytes,
-            self.parts,
+            self.sub_buffers,
             self.mu,
             self.copy_link,
         )

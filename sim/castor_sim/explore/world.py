@@ -71,7 +71,7 @@ class Shape:
             job=JOB,
             machines=self.machines,
             ranks_per_machine=self.ranks_per_machine,
-            strategy=placement.strategy,
+            placement=placement.strategy,
             replicas=placement.replicas,
             script="train.py",
             run=RUN,

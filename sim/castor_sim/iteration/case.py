@@ -181,7 +181,7 @@ def measured_case(
 
     Args:
         profile: measured; see `MeasuredProfile.at_link` for another bandwidth.
-        config: buffer, parts, mu and so on; its layout is not used.
+        config: buffer, sub_buffers, mu and so on; its layout is not used.
         replicas: m.
         seed: of the jitter.
 
@@ -281,7 +281,7 @@ def _traffic(
         link=link,
         copy_link=copy_link,
         buffer_bytes=config.buffer,
-        parts=config.parts,
+        sub_buffers=config.sub_buffers,
         mu=Fraction(repr(config.mu)),
         shortest_span_ns=config.shortest_span,
         free_bytes=free_bytes,

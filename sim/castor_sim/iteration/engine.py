@@ -10,7 +10,7 @@ Rules, in the order in which they matter:
   receives is as large as what it sends, so that one network lane and one set of buffers stand
   for both directions.
 - A chunk takes its sub-buffer from the start of its transfer until it was copied to CPU memory.
-- The machine's own replica is copied in parts while training traffic is under way (sec. 5.2), so
+- The machine's own replica is copied in pieces while training traffic is under way (sec. 5.2), so
   that it does not meet the copies of received chunks; once all chunks are sent or no training
   traffic is left, without waiting.
 - The update waits until all chunks have left and the own replica is copied (invariant 2).
@@ -45,7 +45,7 @@ class Sending:
         link: one GPU's share of the network card.
         copy_link: one GPU's share of the copies to CPU memory; None: there is no such hop.
         sub_buffers: how many chunks a GPU holds at most; None: as many as come.
-        local_parts: sizes in which each GPU copies its own replica.
+        local_pieces: sizes in which each GPU copies its own replica.
         gpus: of the machine, all of which do the same at the same time.
         capture_ns: from the hand-over until the first chunk may leave.
         commit_ns: records and agreement behind the transfers; 0: nothing waits for them.
@@ -57,7 +57,7 @@ class Sending:
     link: Link
     copy_link: Link | None
     sub_buffers: int | None
-    local_parts: tuple[int, ...]
+    local_pieces: tuple[int, ...]
     gpus: int
     capture_ns: int = 0
     commit_ns: int = 0
@@ -313,7 +313,7 @@ class _Engine:
     def _local_copy(self, number: int, machine: _Machine, sending: Sending) -> Process:
         if sending.copy_link is None:
             return  # at hand-over, which capture_ns stands for
-        for size_bytes in sending.local_parts:
+        for size_bytes in sending.local_pieces:
             while not machine.in_traffic and machine.traffic_left and machine.chunks_left:
                 if machine.started is None:
                     machine.started = self.env.event()

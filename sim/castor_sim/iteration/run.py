@@ -41,7 +41,7 @@ class CheckpointTraffic:
         copy_link: its share of the copies to CPU memory; None: there is no such hop, received
             chunks arrive in CPU memory.
         buffer_bytes: R, reserved for received chunks.
-        parts: p, sub-buffers of R/p.
+        sub_buffers: p, each of R/p.
         mu: share of an idle span that is used.
         shortest_span_ns: shorter idle spans are left alone.
         free_bytes: GPU memory that training leaves; more for received chunks does not fit.
@@ -58,7 +58,7 @@ class CheckpointTraffic:
     link: Link
     copy_link: Link | None
     buffer_bytes: int
-    parts: int
+    sub_buffers: int
     mu: Fraction
     shortest_span_ns: int = 0
     free_bytes: int
@@ -223,7 +223,7 @@ def schedule_of(case: IterationCase, spans: Sequence[IdleSpan], scheme: str) -> 
         traffic.remote_copies,
         traffic.link,
         traffic.buffer_bytes,
-        traffic.parts,
+        traffic.sub_buffers,
         traffic.mu,
         traffic.copy_link,
     )
@@ -270,17 +270,17 @@ def _run_scheme(
 
 def _sending(case: IterationCase, spans: Sequence[IdleSpan], schedule: Schedule) -> Sending:
     traffic = case.traffic
-    sub_buffers = {"naive": None, "unpipelined": 1}.get(schedule.scheme, traffic.parts)
-    part = max(1, traffic.buffer_bytes // traffic.parts)
-    check_chunk_count(traffic.shard_bytes, part)  # of any scheme: all copy their own replica
-    whole, rest = divmod(traffic.shard_bytes, part)
+    sub_buffers = {"naive": None, "unpipelined": 1}.get(schedule.scheme, traffic.sub_buffers)
+    piece = max(1, traffic.buffer_bytes // traffic.sub_buffers)
+    check_chunk_count(traffic.shard_bytes, piece)  # of any scheme: all copy their own replica
+    whole, rest = divmod(traffic.shard_bytes, piece)
     return Sending(
         schedule=schedule,
         opens_after=tuple(span.after for span in spans),
         link=traffic.link,
         copy_link=traffic.copy_link,
         sub_buffers=sub_buffers,
-        local_parts=(part,) * whole + ((rest,) if rest else ()),
+        local_pieces=(piece,) * whole + ((rest,) if rest else ()),
         gpus=case.gpus,
         capture_ns=traffic.capture_ns,
         commit_ns=traffic.commit_ns,
