@@ -6,7 +6,7 @@ events.jsonl        what happened, of all agents and the launcher, on one clock
 launcher.jsonl      the launcher's own events
 secret              the job's secret, readable by its owner alone
 control.sock        where `castor kill` asks the launcher
-nursery.log         of the process that agents are forked from
+fork-server.log     of the process that agents are forked from
 storage.log         of the emulated storage host, on an emulated cluster
 etcd/               data and log of the embedded etcd
 agents/NAME/        agent.json, agent.log, events.jsonl, final.json, rank-R.log
@@ -66,9 +66,9 @@ class RunFiles:
         return self.path / "control.sock"
 
     @property
-    def nursery_log(self) -> Path:
+    def fork_server_log(self) -> Path:
         """What the process that agents are forked from prints."""
-        return self.path / "nursery.log"
+        return self.path / "fork-server.log"
 
     @property
     def storage_log(self) -> Path:

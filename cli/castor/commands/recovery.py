@@ -94,8 +94,8 @@ def _logs(paths: Sequence[Path]) -> list[Path]:
             continue
         # A run that has ended has one merged log; a live one still has those of its agents.
         merged = path / "events.jsonl"
-        parts = [path / "launcher.jsonl", *sorted(path.glob("agents/*/events.jsonl"))]
-        found = [merged] if merged.is_file() else [log for log in parts if log.is_file()]
+        logs = [path / "launcher.jsonl", *sorted(path.glob("agents/*/events.jsonl"))]
+        found = [merged] if merged.is_file() else [log for log in logs if log.is_file()]
         if not found:
             raise InputError("has no event log: name a run folder or an events.jsonl", file=path)
         logs += found
@@ -134,21 +134,21 @@ def _document(found: Sequence[RecoveryTimeline], chosen: RecoveryTimeline) -> di
 
 
 def _overview(found: Sequence[RecoveryTimeline], chosen: RecoveryTimeline) -> Table:
-    from castor_runtime.launcher.recovery_table import add_parts, part_cells, plain_table
+    from castor_runtime.launcher.recovery_table import add_phases, phase_cells, plain_table
 
-    table = plain_table("Recoveries of this run, parts in seconds")
+    table = plain_table("Recoveries of this run, phases in seconds")
     for heading in ("led to", "from"):
         table.add_column(heading)
     # A column that is empty everywhere only takes room.
-    parts = [p for p in found[0].recovery.seconds if any(o.recovery.seconds[p] for o in found)]
-    add_parts(table, parts)
+    phases = [p for p in found[0].recovery.seconds if any(o.recovery.seconds[p] for o in found)]
+    add_phases(table, phases)
     for one in found:
         recovery = one.recovery
         last = recovery.generations[-1]
         table.add_row(
             f"gen {last}{' *' if one is chosen else ''}",
             "-" if recovery.iteration is None else str(recovery.iteration),
-            *part_cells(recovery.seconds, parts),
+            *phase_cells(recovery.seconds, phases),
         )
     return table
 

@@ -1,4 +1,4 @@
-"""Recoveries as a table for a terminal: a row each, a column for each part of the outage."""
+"""Recoveries as a table for a terminal: a row each, a column for each phase of the outage."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _HEADINGS = {
 
 def recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
     """Return the recoveries of a result document, narrow enough for 80 columns."""
-    table = plain_table("Recoveries, parts in seconds", gap=0)
+    table = plain_table("Recoveries, phases in seconds", gap=0)
     table.add_column("lost", no_wrap=True)
     table.add_column("from", justify="right", no_wrap=True)
     table.add_column("redo", justify="right", no_wrap=True)
     shown = [
-        part
-        for part in (*MEASURED, "total")
-        if part != "interrupted" or any(one["seconds"][part] for one in recoveries)
+        phase
+        for phase in (*MEASURED, "total")
+        if phase != "interrupted" or any(one["seconds"][phase] for one in recoveries)
     ]
-    add_parts(table, shown)
+    add_phases(table, shown)
     for one in recoveries:
         what = "machine" if one["kind"] == "hardware" else "trainer"
         table.add_row(
             f"{what} {','.join(map(str, one['machines']))}",
             "-" if one["iteration"] is None else str(one["iteration"]),
             "-" if one["iterations_lost"] is None else str(one["iterations_lost"]),
-            *part_cells(one["seconds"], shown),
+            *phase_cells(one["seconds"], shown),
         )
     return table
 
@@ -55,13 +55,13 @@ def plain_table(title: str, *, gap: int = 1) -> Table:
     )
 
 
-def add_parts(table: Table, parts: Sequence[str]) -> None:
-    """Add a column for each of `parts`, which are of `MEASURED` or "total"."""
-    for part in parts:
-        table.add_column(_HEADINGS.get(part, part), justify="right", no_wrap=True)
+def add_phases(table: Table, phases: Sequence[str]) -> None:
+    """Add a column for each of `phases`, which are of `MEASURED` or "total"."""
+    for phase in phases:
+        table.add_column(_HEADINGS.get(phase, phase), justify="right", no_wrap=True)
 
 
-def part_cells(seconds: Mapping[str, float | None], parts: Sequence[str]) -> list[str]:
-    """Return what a row shows of `parts`: "-" for one that was not reached."""
-    values = [seconds[part] for part in parts]
+def phase_cells(seconds: Mapping[str, float | None], phases: Sequence[str]) -> list[str]:
+    """Return what a row shows of `phases`: "-" for one that was not reached."""
+    values = [seconds[phase] for phase in phases]
     return ["-" if value is None else f"{value:.3f}" for value in values]

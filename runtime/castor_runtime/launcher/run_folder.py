@@ -21,7 +21,7 @@ _OURS = (
     "launcher.jsonl",
     "secret",
     "control.sock",
-    "nursery.log",
+    "fork-server.log",
     "storage.log",
     "agents",
     "strangers",

@@ -85,7 +85,7 @@ class Screen:
                     self.say(entry.time_ns, *line)
 
     def recovery(self, time_ns: int, recovery: Recovery) -> None:
-        """Show a recovery that has just ended, with its parts."""
+        """Show a recovery that has just ended, with its phases."""
         self.say(time_ns, recovery_line(recovery), "green")
 
     def table(self, view: JobView | None, records: Sequence[AgentRecord]) -> None:
@@ -169,12 +169,12 @@ def _agent_cells(
 
 
 def recovery_line(recovery: Recovery) -> str:
-    """Return a recovery in one line: where from, what it cost, and its parts in seconds."""
-    parts = ", ".join(
-        f"{part.replace('_', ' ')} {seconds:.3f}"
-        for part in MEASURED
-        if (seconds := recovery.seconds.get(part)) is not None
-        and (seconds > 0 or part not in ("interrupted", "replacement"))
+    """Return a recovery in one line: where from, what it cost, and its phases in seconds."""
+    phases = ", ".join(
+        f"{phase.replace('_', ' ')} {seconds:.3f}"
+        for phase in MEASURED
+        if (seconds := recovery.seconds.get(phase)) is not None
+        and (seconds > 0 or phase not in ("interrupted", "replacement"))
     )
     total = recovery.seconds.get("total")
     took = "did not end" if total is None else f"took {format_seconds(total)}"
@@ -182,7 +182,7 @@ def recovery_line(recovery: Recovery) -> str:
     where = f" from {', '.join(sources)}" if sources else ""
     return (
         f"recovery ({recovery.kind}) {took}: iteration {recovery.iteration}{where}, "
-        f"{recovery.iterations_lost} lost; {parts} s"
+        f"{recovery.iterations_lost} lost; {phases} s"
     )
 
 

@@ -30,7 +30,7 @@ def status_document(
         view: the job as the store has it.
         store: `EtcdStore.state` of that store; None: not known.
         folder: its run folder, if it runs on this machine: then memory and the newest complete
-            iterations are read from the checkpoint memory itself, and recoveries have their parts.
+            iterations are read from the checkpoint memory itself, and recoveries have their phases.
 
     Raises:
         ValueError: the store has no such job.

@@ -184,7 +184,7 @@ class TrainingRun:
         stack.callback(self._site.close)
         self._forks = AgentForkLink(
             Path(spec.script),
-            self.folder.nursery_log,
+            self.folder.fork_server_log,
             self._exited,
             agent_main=self._entries[0],
             preload=self._entries[1],
