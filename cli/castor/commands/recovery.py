@@ -94,8 +94,8 @@ def _logs(paths: Sequence[Path]) -> list[Path]:
             continue
         # A run that has ended has one merged log; a live one still has those of its agents.
         merged = path / "events.jsonl"
-        logs = [path / "launcher.jsonl", *sorted(path.glob("agents/*/events.jsonl"))]
-        found = [merged] if merged.is_file() else [log for log in logs if log.is_file()]
+        live = [path / "launcher.jsonl", *sorted(path.glob("agents/*/events.jsonl"))]
+        found = [merged] if merged.is_file() else [log for log in live if log.is_file()]
         if not found:
             raise InputError("has no event log: name a run folder or an events.jsonl", file=path)
         logs += found
