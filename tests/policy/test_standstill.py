@@ -110,6 +110,7 @@ def test_the_root_starts_the_next_generation_and_logs_the_machine_that_did_not_c
 
 def test_a_worker_says_that_its_trainers_stand_and_that_they_go_on_again() -> None:
     worker = Worker(SPEC, "node-0", "i0", "host:0", False, 0.0)
+    worker.plan = Plan(1, 5, Phase.LOAD, ("node-0", "node-1"), ("i0", "i1"))
     worker.generation, worker.machine = 1, 0
     worker.handle(TrainersStanding(1, {0: (3, 7, 41), 1: (3, 7, 40)}), 1.0)
     assert worker.report.standing == {"0": (3, 7, 41), "1": (3, 7, 40)}

@@ -8,6 +8,9 @@ memory cannot be read, does not keep its agent from deciding for the job.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from castor_policy.agents import transitions
 from castor_policy.agents.effects import (
     Log,
     Resign,
@@ -20,6 +23,7 @@ from castor_policy.agents.events import AgentEvent, ReportChanged, RootChanged, 
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_view import StoreView
+from castor_policy.agents.transitions import Standing
 from castor_policy.agents.worker import Worker
 from castor_records.events.storing import RootElected
 
@@ -30,12 +34,15 @@ class AgentLife:
     Args:
         worker: of this life.
         view: what this life has seen of the store; the session keeps it.
+        validates: check after every event that both may be where they are (`transitions`); for
+            tests and for exploring, where it raises an AssertionError if they may not.
 
     Attributes:
         root: what this agent decides as root; None while it is not root.
     """
 
-    def __init__(self, worker: Worker, view: StoreView) -> None:
+    def __init__(self, worker: Worker, view: StoreView, *, validates: bool = False) -> None:
+        self._validates = validates
         self.worker = worker
         self.root: Root | None = None
         self._view = view
@@ -47,7 +54,13 @@ class AgentLife:
             event: what happened.
             now_s: the driver's steady clock.
         """
-        return [] if isinstance(event, ReportChanged) else self.worker.handle(event, now_s)
+        if isinstance(event, ReportChanged):
+            return []
+        before = self.worker.standing
+        effects = self.worker.handle(event, now_s)
+        if self._validates:
+            check_worker(self.worker, before, event)
+        return effects
 
     def decide(
         self, event: AgentEvent, now_s: float, at_s: float | None = None
@@ -65,7 +78,10 @@ class AgentLife:
         if isinstance(event, RootChanged):
             effects += self._take_office(now_s)
         if self.root is not None and isinstance(event, RootEvent):
-            effects += self.root.handle(event, now_s, at_s)
+            decided = self.root.handle(event, now_s, at_s)
+            if self._validates:
+                check_root(self.root, event, decided)
+            effects += decided
         return effects
 
     def _take_office(self, now_s: float) -> list[RootEffect]:
@@ -92,6 +108,29 @@ class AgentLife:
         if not done and isinstance(write, WritePlan | Resign) and root is not None:
             root.write_failed()
         return [StoreLost()] if done is None else []
+
+
+def check_worker(worker: Worker, before: Standing, event: AgentEvent) -> None:
+    """Check that a worker may stand where this event has brought it.
+
+    Raises:
+        AssertionError: it may not.
+    """
+    transitions.check(transitions.WORKER, before, event, worker.standing)
+    worker.validate()
+
+
+def check_root(root: Root, event: RootEvent, decided: Sequence[RootEffect]) -> None:
+    """Check that a root may write what it has decided upon this event.
+
+    Raises:
+        AssertionError: it may not.
+    """
+    held = root.plan.phase if root.plan is not None else ""
+    for effect in decided:
+        if isinstance(effect, WritePlan):
+            transitions.check(transitions.ROOT, held, event, effect.plan.phase)
+    root.validate()
 
 
 def take_office(spec: JobSpec, view: StoreView, held: Root | None, now_s: float) -> Root | None:

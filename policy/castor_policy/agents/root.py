@@ -155,6 +155,20 @@ class Root:
             return [Resign(self.term)]
         return None
 
+    def validate(self) -> None:
+        """Check what must hold between any two events; for tests and for exploring.
+
+        Raises:
+            AssertionError: it does not.
+        """
+        plan, written = self.plan, self._pending
+        if written is not None:
+            assert written.term == self.term, "it writes in another root's term"
+            assert plan is None or not written.is_before(plan), "it writes what is of the past"
+            assert len(written.agents) == self.spec.machines, "a place is missing"
+            taken = [name for name in written.agents if name]
+            assert len(set(taken)) == len(taken), "an agent has two places"
+
     def write_failed(self) -> None:
         """The store did not take the plan (unreachable); decide again at the next event."""
         self._pending = None

@@ -7,10 +7,10 @@ given away. Where only the store is silent it goes on: peers that answer know of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
-from castor_policy.agents.agent_report import AgentReport, State
+from castor_policy.agents.agent_report import State
 from castor_policy.agents.effects import (
     BEGIN_AGAIN,
     Campaign,
@@ -28,6 +28,7 @@ from castor_policy.agents.effects import (
     StopTrainers,
     WorkerEffect,
 )
+from castor_policy.agents.event_table import EventTable
 from castor_policy.agents.events import (
     Fetched,
     FetchFailed,
@@ -39,6 +40,7 @@ from castor_policy.agents.events import (
     PersistChanged,
     PersistEnded,
     PlanChanged,
+    PlanLost,
     Progressed,
     RootChanged,
     SessionFailed,
@@ -48,6 +50,7 @@ from castor_policy.agents.events import (
     StorageRead,
     StoreLost,
     StoreTrouble,
+    Tick,
     TrainerEnded,
     TrainerHung,
     TrainerRefused,
@@ -56,11 +59,10 @@ from castor_policy.agents.events import (
     Verified,
     WorkerEvent,
 )
-from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, strongest
-from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.store_contact import StoreContact
+from castor_policy.agents.worker_state import WorkerState
 from castor_policy.recovery import Tier
 from castor_records.events import failures
 
@@ -74,131 +76,18 @@ NAME_TAKEN = 2
 """Exit code of an agent whose name is another's; nothing restarts it, and it frees no memory."""
 
 
-class Worker:
-    """One life of one agent.
+class Worker(WorkerState):
+    """One life of one agent; see `WorkerState` for what it is made with."""
 
-    Args:
-        spec: the job.
-        agent: its name.
-        incarnation: unique to this life.
-        address: host:port of its checkpoint server.
-        standby: see `AgentReport.standby`.
-        now_s: the driver's clock.
-        left: for each rank the complete iterations that an earlier life has left in this agent's
-            memory; a job that begins with them goes on from there.
-        left_generation: the newest generation that completed any of them.
-    """
-
-    def __init__(
-        self,
-        spec: JobSpec,
-        agent: str,
-        incarnation: str,
-        address: str,
-        standby: bool,
-        now_s: float,
-        *,
-        left: Mapping[int, tuple[int, ...]] | None = None,
-        left_generation: int = 0,
-    ) -> None:
-        self.spec = spec
-        self.report = AgentReport(
-            agent,
-            incarnation,
-            standby,
-            address,
-            holdings={str(rank): held for rank, held in sorted((left or {}).items())},
-            left_generation=left_generation,
-        )
-        self.plan: Plan | None = None
-        self.machine: int | None = None
-        self.generation = 0
-        self._asked = 0
-        self._inspected: Inspected | None = None
-        self._parts: PartLoading | None = None
-        self._may_remember = True
-        self._may_checkpoint = False
-        self._resumed: set[int] = set()
-        self._ended: set[int] = set()
-        self._progress = (0, 0)
-        self._persist = 0
-        self._contact = StoreContact(agent, spec.lease_s, now_s)
-        self._reported_s = now_s
-
-    @property
-    def renewed_s(self) -> float:
-        """From when on, by the driver's clock, this agent counts the lease that it has."""
-        return self._contact.renewed_s
+    _takes: ClassVar[EventTable[WorkerEffect]] = EventTable()
 
     # ---- events ------------------------------------------------------------------------------
 
-    def handle(self, event: WorkerEvent, now_s: float) -> list[WorkerEffect]:  # noqa: C901, PLR0911, PLR0912 - one branch an event
+    def handle(self, event: WorkerEvent, now_s: float) -> list[WorkerEffect]:
         """Take an event in and return what is to be done, in this order."""
-        match event:
-            case SessionOpened(plan, sent_s):
-                return self._session_opened(plan, sent_s)
-            case SessionRenewed(sent_s):
-                return [*self._contact.renewed(sent_s)]
-            case SessionLost():
-                self._contact.in_session = False
-                return []
-            case StoreLost():
-                return self._store_lost()
-            case NameTaken(by):
-                # What is on this machine may be that one's by now: nothing is given back.
-                return [StopTrainers(), Exit(NAME_TAKEN, f"the lease ended, and {by}")]
-            case StoreTrouble(about, reason):
-                return [*self._contact.trouble(about, reason)]
-            case SessionFailed(reason):
-                return [StopTrainers(), Exit(BEGIN_AGAIN, reason)]
-            case PlanChanged(plan, _):
-                return self._obey(plan)
-            case RootChanged(agent):
-                self._contact.root_changed(agent, now_s)
-                return self._campaign(now_s)
-            case PersistChanged(iteration):
-                self._persist = iteration
-                return self._persisting()
-            case PersistEnded(_, reason):
-                if reason == self.report.persist_failure:
-                    return []
-                self.report = replace(self.report, persist_failure=reason)
-                return [Report(self.report)]
-            case PeersAnswered(generations):
-                return self._peers_answered(max(generations.values(), default=-1), now_s)
-            case Progressed():
-                return self._progressed(event, now_s)
-            case _:
-                pass
-        if self._is_stale(event):
+        if self._takes.is_answer(event) and self._is_stale(event):
             return []
-        match event:
-            case Inspected():
-                # A place may be taken and given back in one generation, its memory gone meanwhile.
-                return self._gathered(event) if event.asked == self._asked else []
-            case StorageRead(_, persistent):
-                # Of a generation that has not gathered yet, or is of the past: nobody asks.
-                gathered = self._inspected is not None
-                return self._change(persistent=persistent) if gathered else []
-            case TrainerResumed(_, rank):
-                return self._trainer_resumed(rank)
-            case TrainerEnded():
-                return self._trainer_ended(event)
-            case TrainerHung(_, rank, reason):
-                return self._saw(Sight(rank, FailureKind.HANG, reason))
-            case TrainersStanding(_, positions):
-                # Who is missing is the root's to say: it sees the ranks of all machines.
-                return self._change(
-                    standing={str(rank): reached for rank, reached in sorted(positions.items())}
-                )
-            case MemoryRefused(_, reason):
-                return self._fail(FailureKind.MEMORY, reason)
-            case Finalised():
-                return self._change(state=State.FINISHED)
-            case Verified() | Fetched() | FetchFailed() | TrainerRefused():
-                return self._part_event(event)
-            case _:
-                return self._tick(now_s)
+        return self._takes.take(self, event, now_s)
 
     def _is_stale(self, event: WorkerEvent) -> bool:
         """Whether the event answers an earlier generation, or one that this machine gave up."""
@@ -211,25 +100,50 @@ class Worker:
             return False  # who failed first is not always who failed first of all
         return self._is_over()
 
-    def _is_over(self) -> bool:
-        """Whether this machine has nothing left to do in its generation."""
-        over = self.report.state in (State.FAILED, State.FINISHED)
-        return over and self.report.generation == self.generation
-
     # ---- the session -------------------------------------------------------------------------
 
-    def _session_opened(self, plan: Plan | None, sent_s: float) -> list[WorkerEffect]:
+    @_takes.on(SessionOpened)
+    def _session_opened(self, event: SessionOpened, _: float) -> list[WorkerEffect]:
         self._contact.in_session = True
-        effects: list[WorkerEffect] = [*self._contact.renewed(sent_s)]
+        effects: list[WorkerEffect] = [*self._contact.renewed(event.sent_s)]
         # What was decided meanwhile comes before anything else is done or said.
-        if plan is not None:
-            effects += self._obey(plan)
+        if event.plan is not None:
+            effects += self._obey(event.plan)
         return [*effects, Report(self.report)]
 
-    def _store_lost(self) -> list[WorkerEffect]:
+    @_takes.on(SessionRenewed)
+    def _session_renewed(self, event: SessionRenewed, _: float) -> list[WorkerEffect]:
+        return [*self._contact.renewed(event.sent_s)]
+
+    @_takes.on(SessionLost)
+    def _session_lost(self, _: SessionLost, __: float) -> list[WorkerEffect]:
+        self._contact.in_session = False
+        return []
+
+    @_takes.on(StoreLost)
+    def _store_lost(self, _: StoreLost, __: float) -> list[WorkerEffect]:
         return [*self._contact.lost()]
 
-    def _tick(self, now_s: float) -> list[WorkerEffect]:
+    @_takes.on(StoreTrouble)
+    def _store_trouble(self, event: StoreTrouble, _: float) -> list[WorkerEffect]:
+        return [*self._contact.trouble(event.about, event.reason)]
+
+    @_takes.on(NameTaken)
+    def _name_taken(self, event: NameTaken, _: float) -> list[WorkerEffect]:
+        # What is on this machine may be that one's by now: nothing is given back.
+        return [StopTrainers(), Exit(NAME_TAKEN, f"the lease ended, and {event.by}")]
+
+    @_takes.on(SessionFailed)
+    def _session_failed(self, event: SessionFailed, _: float) -> list[WorkerEffect]:
+        return [StopTrainers(), Exit(BEGIN_AGAIN, event.reason)]
+
+    @_takes.on(RootChanged)
+    def _root_changed(self, event: RootChanged, now_s: float) -> list[WorkerEffect]:
+        self._contact.root_changed(event.agent, now_s)
+        return self._campaign(now_s)
+
+    @_takes.on(Tick, PlanLost)
+    def _tick(self, _: Tick | PlanLost, now_s: float) -> list[WorkerEffect]:
         return [*self._campaign(now_s), *self._watch_isolation(now_s)]
 
     def _campaign(self, now_s: float) -> list[WorkerEffect]:
@@ -250,7 +164,9 @@ class Worker:
         peers = {m: a for m, a in enumerate(plan.addresses) if m != self.machine}
         return [PingPeers(peers)]
 
-    def _peers_answered(self, newest_generation: int, now_s: float) -> list[WorkerEffect]:
+    @_takes.on(PeersAnswered)
+    def _peers_answered(self, event: PeersAnswered, now_s: float) -> list[WorkerEffect]:
+        newest_generation = max(event.generations.values(), default=-1)
         if newest_generation < 0:
             return []
         self._contact.peers_answered(now_s)
@@ -260,6 +176,10 @@ class Worker:
         return [*self._fail(FailureKind.ISOLATED, behind), StopTrainers()]
 
     # ---- the plan ----------------------------------------------------------------------------
+
+    @_takes.on(PlanChanged)
+    def _plan_changed(self, event: PlanChanged, _: float) -> list[WorkerEffect]:
+        return self._obey(event.plan)
 
     def _obey(self, plan: Plan) -> list[WorkerEffect]:
         if self.plan is not None and plan.is_before(self.plan):
@@ -308,6 +228,17 @@ class Worker:
             Inspect(plan.generation, machine, plan.thorough, self._asked),
         ]
 
+    @_takes.on(Inspected, answer=True)
+    def _has_inspected(self, event: Inspected, _: float) -> list[WorkerEffect]:
+        # A place may be taken and given back in one generation, its memory gone meanwhile.
+        return self._gathered(event) if event.asked == self._asked else []
+
+    @_takes.on(StorageRead, answer=True)
+    def _storage_read(self, event: StorageRead, _: float) -> list[WorkerEffect]:
+        # Of a generation that has not gathered yet, or is of the past: nobody asks.
+        gathered = self._inspected is not None
+        return self._change(persistent=event.persistent) if gathered else []
+
     def _gathered(self, inspected: Inspected) -> list[WorkerEffect]:
         loaded = self.plan.loaded if self.plan is not None else ()
         if loaded and self.report.agent not in loaded and inspected.holdings:
@@ -344,8 +275,9 @@ class Worker:
 
     # ---- parts and trainers ------------------------------------------------------------------
 
+    @_takes.on(Verified, Fetched, FetchFailed, TrainerRefused, answer=True)
     def _part_event(
-        self, event: Verified | Fetched | FetchFailed | TrainerRefused
+        self, event: Verified | Fetched | FetchFailed | TrainerRefused, _: float
     ) -> list[WorkerEffect]:
         if self._parts is None:
             return []
@@ -367,13 +299,34 @@ class Worker:
         logged = failures.Redundant(generation=self.generation, machine=self.machine)
         return [Log(logged), *self._change(redundant=True)]
 
-    def _trainer_resumed(self, rank: int) -> list[WorkerEffect]:
-        self._resumed.add(rank)
+    @_takes.on(TrainerResumed, answer=True)
+    def _trainer_resumed(self, event: TrainerResumed, _: float) -> list[WorkerEffect]:
+        self._resumed.add(event.rank)
         if len(self._resumed) < self.spec.ranks_per_machine:
             return []
         return self._change(state=State.RUNNING)
 
-    def _trainer_ended(self, event: TrainerEnded) -> list[WorkerEffect]:
+    @_takes.on(TrainerHung, answer=True)
+    def _trainer_hung(self, event: TrainerHung, _: float) -> list[WorkerEffect]:
+        return self._saw(Sight(event.rank, FailureKind.HANG, event.reason))
+
+    @_takes.on(TrainersStanding, answer=True)
+    def _trainers_standing(self, event: TrainersStanding, _: float) -> list[WorkerEffect]:
+        # Who is missing is the root's to say: it sees the ranks of all machines.
+        return self._change(
+            standing={str(rank): reached for rank, reached in sorted(event.positions.items())}
+        )
+
+    @_takes.on(MemoryRefused, answer=True)
+    def _memory_refused(self, event: MemoryRefused, _: float) -> list[WorkerEffect]:
+        return self._fail(FailureKind.MEMORY, event.reason)
+
+    @_takes.on(Finalised, answer=True)
+    def _finalised(self, _: Finalised, __: float) -> list[WorkerEffect]:
+        return self._change(state=State.FINISHED)
+
+    @_takes.on(TrainerEnded, answer=True)
+    def _trainer_ended(self, event: TrainerEnded, _: float) -> list[WorkerEffect]:
         if event.code or event.left_early:
             return self._saw(
                 sight_of_end(
@@ -390,6 +343,7 @@ class Worker:
             return told
         return [*told, Finalise(self.generation)]
 
+    @_takes.on(Progressed)
     def _progressed(self, event: Progressed, now_s: float) -> list[WorkerEffect]:
         if event.generation != self.generation or self.plan is None:
             return []
@@ -410,44 +364,20 @@ class Worker:
             effects += self._change(iteration=event.iteration, complete=complete)
         return effects
 
+    @_takes.on(PersistChanged)
+    def _persist_changed(self, event: PersistChanged, _: float) -> list[WorkerEffect]:
+        self._persist = event.iteration
+        return self._persisting()
+
+    @_takes.on(PersistEnded)
+    def _persist_ended(self, event: PersistEnded, _: float) -> list[WorkerEffect]:
+        if event.reason == self.report.persist_failure:
+            return []
+        self.report = replace(self.report, persist_failure=event.reason)
+        return [Report(self.report)]
+
     def _persisting(self) -> list[WorkerEffect]:
         plan = self.plan
         if self._parts is None or plan is None or self._persist <= plan.iteration:
             return []
         return [Persist(self.generation, self._persist)]
-
-    def _fail(self, kind: str, reason: str) -> list[WorkerEffect]:
-        return self._saw(Sight(-1, kind, reason))
-
-    def _saw(self, sight: Sight) -> list[WorkerEffect]:
-        """Fail, or say what else has failed: of each rank that of which there is one sight."""
-        seen = self.report.seen if self.report.generation == self.generation else ()
-        if any((one.rank, one.kind) == (sight.rank, sight.kind) for one in seen):
-            return []
-        seen = (*seen, sight)
-        most, (iteration, complete) = strongest(seen), self._progress
-        return self._change(
-            state=State.FAILED,
-            kind=most.kind,
-            reason=most.text(),
-            seen=seen,
-            iteration=iteration,
-            complete=complete,
-        )
-
-    def _change(self, **changes: object) -> list[WorkerEffect]:
-        """Change the report; a report of a new generation starts from nothing."""
-        if self.report.generation != self.generation:
-            blank = AgentReport(
-                self.report.agent,
-                self.report.incarnation,
-                self.report.standby,
-                self.report.address,
-                self.generation,
-                persist_failure=self.report.persist_failure,
-                load_seen=self.report.load_seen,
-            )
-            self.report = replace(blank, **changes)  # type: ignore[arg-type]  # fields of it
-        else:
-            self.report = replace(self.report, **changes)  # type: ignore[arg-type]  # as above
-        return [Report(self.report)]

@@ -115,7 +115,7 @@ class SimulatedAgent:
             left_generation=newest_generation(host.memory),
         )
         self.session = Session(world, self)
-        self.life = AgentLife(self.worker, self.session.view)
+        self.life = AgentLife(self.worker, self.session.view, validates=True)
 
     def start(self) -> None:
         """Come up; the first thing is the name, and nothing is decided before it is claimed."""

@@ -1,0 +1,47 @@
+"""Which function takes which event: a machine's events as a table instead of one long branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+EffectT = TypeVar("EffectT")
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+class EventTable(Generic[EffectT]):
+    """Registers a machine's methods by the type of the event that each takes.
+
+    A method gets the machine, the event and the time, and returns what is to be done.
+    """
+
+    def __init__(self) -> None:
+        self._takes: dict[type, Callable[[Any, Any, float], list[EffectT]]] = {}
+        self._answers: set[type] = set()
+
+    def on(self, *events: type, answer: bool = False) -> Callable[[MethodT], MethodT]:
+        """Have a method take events of these types.
+
+        Args:
+            events: their types.
+            answer: they answer what was asked in a generation: see `is_answer`.
+        """
+
+        def register(method: MethodT) -> MethodT:
+            self._takes.update(dict.fromkeys(events, method))
+            self._answers.update(events if answer else ())
+            return method
+
+        return register
+
+    def is_answer(self, event: object) -> bool:
+        """Whether an event that comes from an earlier generation is out of date."""
+        return type(event) in self._answers
+
+    def take(self, machine: object, event: object, now_s: float) -> list[EffectT]:
+        """Have the machine's method for this event take it."""
+        return self._takes[type(event)](machine, event, now_s)
+
+    def events(self) -> frozenset[type]:
+        """Return the types of all events that are taken."""
+        return frozenset(self._takes)
