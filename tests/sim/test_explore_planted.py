@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_policy.agents import parts, root
-from castor_sim.explore import training
+from castor_sim.explore import trainer
 from castor_sim.explore.broken import BROKEN
 from castor_sim.explore.draw import draw_faults, pairs
 from castor_sim.explore.reached import modules, unreached
@@ -56,7 +56,7 @@ def test_a_crash_of_the_explorer_is_told_with_its_schedule(monkeypatch) -> None:
     def fails(*_arguments: object) -> None:
         raise ZeroDivisionError("in the explorer")
 
-    monkeypatch.setattr(training.Trainer, "load", fails)
+    monkeypatch.setattr(trainer.SimulatedTrainer, "load", fails)
     crashed = run_seed(Search(), 3)
     assert crashed is not None
     assert crashed.invariant == CRASHED
