@@ -285,15 +285,29 @@ def test_a_root_that_does_not_act_is_seen(monkeypatch) -> None:
 
 
 def test_a_generation_begun_for_an_outage_of_the_store_is_seen(monkeypatch) -> None:
-    lost = worker.Worker._store_lost
+    tick = worker.Worker._tick
 
-    def panics(self):
-        return [*lost(self), *self._fail("store", "the store is gone")]
+    def panics(self, event, now_s):
+        gone = self._contact.is_silent and self.machine is not None
+        return [*tick(self, event, now_s), *(self._fail("store", "it is gone") if gone else ())]
 
-    monkeypatch.setattr(worker.Worker, "_store_lost", panics)
+    monkeypatch.setattr(worker.Worker, "_tick", panics)
     found = run_schedule(RIGHT, 1, (Fault("store", 3.0, span_s=3.0),))
     assert found is not None
     assert found.invariant == 10
+
+
+def test_a_worker_that_goes_a_way_of_its_own_is_seen(monkeypatch) -> None:
+    lost = worker.Worker._store_lost
+
+    def gives_up(self, event, now_s):
+        return [*lost(self, event, now_s), *self._fail("store", "it is gone")]
+
+    monkeypatch.setattr(worker.Worker, "_store_lost", gives_up)
+    found = run_schedule(RIGHT, 1, (Fault("store", 3.0, span_s=3.0),))
+    assert found is not None
+    assert found.invariant == 21
+    assert "to failed by StoreLost" in found.text
 
 
 # ---- determinism ---------------------------------------------------------------------------------

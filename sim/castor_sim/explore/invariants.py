@@ -23,6 +23,7 @@ INVARIANTS = {
     18: "who is named for a failure is who it struck; nobody is only where nobody could see it",
     19: "nobody takes the name of an agent that lives, and whose lease does",
     20: "who has no place in a generation that trains gives its memory back",
+    21: "workers and roots go only the ways of their tables, and what they know fits together",
 }
 """What must hold, by number."""
 

@@ -81,7 +81,9 @@ def _run(search: Search, world: World, faults: Sequence[Fault]) -> Found | None:
     except Violation as violation:
         return Found(world.seed, violation.invariant, str(violation), tuple(faults))
     except Exception as error:  # noqa: BLE001 - told with the schedule that leads to it
-        invariant = 16 if _is_in_policy(error) else CRASHED
+        invariant = CRASHED
+        if _is_in_policy(error):
+            invariant = 21 if isinstance(error, AssertionError) else 16
         return Found(world.seed, invariant, _described(invariant, error), tuple(faults))
     return None
 
