@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from castor_policy.interleaving import SCHEMES, Link
-from castor_runtime.trainer.exchange import pieces_in_flight
 from castor_runtime.trainer.traffic import EAGER, Traffic
 
 pytestmark = pytest.mark.long  # the ranks take seconds to start
@@ -100,11 +99,16 @@ def test_the_scheme_bounds_what_is_under_way(three: list[dict[str, Any]], name: 
 
 def test_the_bound_is_p_but_for_two_schemes() -> None:
     link = Link(0, 10**9)
-    found = {name: pieces_in_flight(Traffic(name, 1, 1, (1,), link), 3) for name in SCHEMES}
+
+    def bound(scheme: str, link: Link | None) -> int | None:
+        spans_ns = (1,) if link else ()
+        return Traffic(scheme, 1, 1, spans_ns, link, sub_buffers=3).pieces_in_flight
+
+    found = {name: bound(name, link) for name in SCHEMES}
     assert found == {"blocking": 3, "naive": None, "unpipelined": 1, "pipelined": 3}
-    assert pieces_in_flight(Traffic(EAGER, 1, 1), 3) == 3
+    assert bound(EAGER, None) == 3
     # Until it is scheduled a job is eager.
-    assert pieces_in_flight(Traffic("naive", 1, 1), 3) == 3
+    assert bound("naive", None) == 3
 
 
 def test_a_lost_peer_is_an_error_and_no_hang(tmp_path: Path, run_cases: RunCases) -> None:

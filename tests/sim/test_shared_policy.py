@@ -156,6 +156,10 @@ BOTH: dict[str, Decision] = {
         (("interleaving.SCHEMES", "castor_runtime.trainer.traffic:Traffic.schedule"),),
         (("interleaving.SCHEMES", "castor_sim.iteration.run:schedule_of"),),
     ),
+    "how many chunks a scheme lets be received at once": Decision(
+        (("in_flight.chunks_in_flight", "castor_runtime.trainer.traffic:Traffic.pieces_in_flight"),),
+        (("in_flight.chunks_in_flight", "castor_sim.iteration.run:_sending"),),
+    ),
     "which buffer may be written, and what is offered": Decision(
         (
             ("checkpoint_memory.buffer_to_write", "castor_runtime.arena.replica:Replica.begin"),

@@ -2,8 +2,9 @@
 
 The k-th piece of every rank travels in round k, once the gate has let its idle span begin. What has
 arrived in a replica's buffer is digested chunk by chunk as it becomes whole. How many rounds may be
-under way is the scheme's: see `sub_buffers`. No rank waits for another in a circle: the one whose
-next round has the lowest number has only rounds under way that all others have posted.
+under way is the scheme's: see `castor_policy.in_flight`. No rank waits for another in a circle:
+the one whose next round has the lowest number has only rounds under way that all others have
+posted.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Exchange:
             rank: (replica, traffic.pieces(parts[rank].data.numel()))
             for rank, replica in self._settings.sources()
         }
-        limit = pieces_in_flight(traffic, self._settings.sub_buffers)
+        limit = traffic.pieces_in_flight
         sent_bytes = 0
         for number in range(max([len(mine), *(len(pieces) for _, pieces in theirs.values())])):
             sends = [
@@ -216,17 +217,3 @@ class Exchange:
         self._landed_ns = time.monotonic_ns()
         for rank, end in oldest.ends.items():
             parts[rank].digest_up_to(end)
-
-
-def pieces_in_flight(traffic: Traffic, sub_buffers: int) -> int | None:
-    """Return how many received pieces may be on their way to CPU memory at once; None: any number.
-
-    Args:
-        traffic: whose scheme it is.
-        sub_buffers: p.
-
-    Source: Gemini sec. 5.2, 7.4. Unpipelined: one, so that the next piece waits for the copy.
-    """
-    if traffic.link is None:
-        return sub_buffers  # eager
-    return {"naive": None, "unpipelined": 1}.get(traffic.scheme, sub_buffers)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from castor_policy.defaults import MU, SUB_BUFFERS
+from castor_policy.in_flight import chunks_in_flight
 from castor_policy.interleaving import SCHEMES, Chunk, Link, Schedule, leave_short
 
 NONE = "none"
@@ -84,6 +85,11 @@ class Traffic:
     def reserved_bytes(self) -> int:
         """R, the memory for received chunks."""
         return self.buffer_bytes or self.sub_buffers * self.chunk_bytes
+
+    @property
+    def pieces_in_flight(self) -> int | None:
+        """How many rounds may be under way; None: any number. All is eager until scheduled."""
+        return chunks_in_flight(EAGER if self.link is None else self.scheme, self.sub_buffers)
 
     def schedule(self, part_bytes: int) -> Schedule | None:
         """Return when the chunks of a part of that size travel; None for `EAGER`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from castor_policy.defaults import GEMINI_PROFILED_ITERATIONS
+from castor_policy.in_flight import chunks_in_flight
 from castor_policy.interleaving import SCHEMES, Link, Schedule, check_chunk_count
 from castor_sim.iteration.engine import Sending, SimulatedIteration, run_iteration
 from castor_sim.iteration.tasks import Kind, Lane, Task, check_tasks
@@ -270,7 +271,6 @@ def _run_scheme(
 
 def _sending(case: IterationCase, spans: Sequence[IdleSpan], schedule: Schedule) -> Sending:
     traffic = case.traffic
-    sub_buffers = {"naive": None, "unpipelined": 1}.get(schedule.scheme, traffic.sub_buffers)
     piece = max(1, traffic.buffer_bytes // traffic.sub_buffers)
     check_chunk_count(traffic.shard_bytes, piece)  # of any scheme: all copy their own replica
     whole, rest = divmod(traffic.shard_bytes, piece)
@@ -279,7 +279,7 @@ def _sending(case: IterationCase, spans: Sequence[IdleSpan], schedule: Schedule)
         opens_after=tuple(span.after for span in spans),
         link=traffic.link,
         copy_link=traffic.copy_link,
-        sub_buffers=sub_buffers,
+        sub_buffers=chunks_in_flight(schedule.scheme, traffic.sub_buffers),
         local_pieces=(piece,) * whole + ((rest,) if rest else ()),
         gpus=case.gpus,
         capture_ns=traffic.capture_ns,
