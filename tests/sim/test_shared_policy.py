@@ -157,7 +157,12 @@ BOTH: dict[str, Decision] = {
         (("interleaving.SCHEMES", "castor_sim.iteration.run:schedule_of"),),
     ),
     "how many chunks a scheme lets be received at once": Decision(
-        (("in_flight.chunks_in_flight", "castor_runtime.trainer.traffic:Traffic.pieces_in_flight"),),
+        (
+            (
+                "in_flight.chunks_in_flight",
+                "castor_runtime.trainer.traffic:Traffic.pieces_in_flight",
+            ),
+        ),
         (("in_flight.chunks_in_flight", "castor_sim.iteration.run:_sending"),),
     ),
     "which buffer may be written, and what is offered": Decision(
