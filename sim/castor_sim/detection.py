@@ -20,9 +20,11 @@ class DetectionConfig(ConfigModel):
     """How a failure is found out; by default as in Gemini's artifact: 3 s, 5 s, 3 misses."""
 
     heartbeat: Annotated[Nanoseconds, Field(gt=0)] | None = None
+    """Between two heartbeats of a machine; by default 3 s."""
     poll: Annotated[Nanoseconds, Field(gt=0)] | None = None
+    """Between two looks of the root's; by default 5 s."""
     misses: Annotated[CountOrZero, Field(le=1_000_000)] | None = None
-    """Polls in a row without a new heartbeat; 0: a failure is known at once."""
+    """Polls in a row without a new heartbeat, by default 3; 0: a failure is known at once."""
     process_exit: Annotated[Nanoseconds, Field(le=MAX_PART_NS)] | None = None
     """From a software failure until it is known, where an agent on each machine sees its
     processes exit; by default nobody does, and it is found out as a lost machine is. With a

@@ -136,6 +136,7 @@ class Experiment(ConfigModel):
     strategies: Annotated[
         dict[Name, SerializeAsAny[AnyStrategy]], BeforeValidator(_kind_from_name)
     ] = Field(min_length=1)
+    """What is compared, a table each: its name is its `kind`, unless it says another."""
 
 
 def load_strategy(own: OwnStrategy, folder: Path) -> Strategy:
