@@ -256,7 +256,7 @@ def _name(run: CalibrationRun) -> str:
 
 def _source(run: CalibrationRun) -> str:
     """Name a run, also by its job: by that `castor compare` knows what a profile has seen."""
-    job = run.folder.result().get("job")
+    job = run.folder.result().job
     return f"{run.folder.path.name} (job {job})" if job else run.folder.path.name
 
 

@@ -132,7 +132,7 @@ def read_calibration_run(folder: RunFiles) -> CalibrationRun:
             damaged.
     """
     setting = setting_of(folder)
-    compute = str(folder.result().get("compute") or "real")
+    compute = folder.result().compute or "real"
     entries = events_of_run(folder)
     timelines, generation = _timelines(entries, setting.nodes * setting.ranks_per_node, folder)
     own = [entry for entry in entries if generation_of(entry.event) == generation]

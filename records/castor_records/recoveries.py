@@ -102,6 +102,34 @@ class Recovery:
         del document["start_ns"], document["failures"]
         return document | {"sources": {str(rank): s for rank, s in sorted(self.sources.items())}}
 
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> Recovery:
+        """Read one of result.json's recoveries; it does not say when they began.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            return cls(
+                generation=document["generation"],
+                generations=tuple(document["generations"]),
+                kind=document["kind"],
+                cause=document["cause"],
+                machines=tuple(document["machines"]),
+                sources={int(rank): source for rank, source in document["sources"].items()},
+                iteration=document["iteration"],
+                iterations_lost=document["iterations_lost"],
+                seconds={
+                    name: document["seconds"].get(name)
+                    for name in (*(phase.value for phase in MEASURED), "total")
+                },
+                culprits=tuple(document.get("culprits", ())),
+                seen=tuple(document.get("seen", ())),
+                since=document.get("since", "failure"),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"recoveries: one is damaged: {error!r}") from error
+
 
 def recoveries(entries: Sequence[Entry[Event]]) -> list[Recovery]:
     """Return the recoveries of a run, in order, from its merged events."""

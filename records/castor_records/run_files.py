@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_configs.errors import InputError
+from castor_records.result import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,23 @@ class RunFiles:
         """
         return self._document(self.run_file, "is no run folder: it has no run.json")
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Result:
         """Return result.json.
 
         Raises:
             InputError: this is no run folder, the run has not ended, or the file is damaged.
         """
         self.run()
-        return self._document(self.result_file, "has no result yet: wait until the run ends")
+        file = self.result_file
+        document = self._document(file, "has no result yet: wait until the run ends")
+        try:
+            return Result.of_json(document)
+        except ValueError as error:
+            raise InputError(
+                f"is damaged, or an earlier version of Castor wrote it: {error}; copy it again, or "
+                "leave the run out",
+                file=file,
+            ) from None
 
     def _document(self, file: Path, absent: str) -> dict[str, Any]:
         try:

@@ -42,6 +42,7 @@ from castor_records.events.training import (
     Scheduled,
     SpansProfiled,
 )
+from castor_records.recoveries import Recovery
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
 
@@ -298,7 +299,7 @@ def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_failures_calibrate_on_the_smallest_checkpoint_at_the_middle_link(tmp_path: Path) -> None:
-    failure = {"kind": "software"}
+    failure = Recovery(2, (2,), "software", "killed", (1,)).to_json()
     broken = [
         read_run(write_run(tmp_path, "pipelined", mbps=m, hidden=h, recoveries=[failure]))
         for h in HIDDEN

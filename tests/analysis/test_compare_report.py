@@ -13,6 +13,7 @@ from castor_analysis.compare.page import comparison_page
 from castor_analysis.compare.points import Point, S, SettingValue
 from castor_analysis.compare.report import compare_document, telling_keys
 from castor_analysis.compare.settings import Setting
+from castor_records.result import Result
 from castor_runtime.launcher.run_folder import RunFolder
 
 SETTING = Setting(
@@ -49,7 +50,7 @@ def page(*settings: Setting) -> str:
         MeasuredRun(
             folder=RunFolder(Path(f"run-{number}")),
             setting=setting,
-            result={},
+            result=Result(),
             entries=(),
             samples={},
             collectives=(),

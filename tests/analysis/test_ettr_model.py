@@ -40,6 +40,7 @@ from castor_records.events.failures import (
     RunStarted,
 )
 from castor_records.events.training import CheckpointCompleted, IterationEnded
+from castor_records.recoveries import recoveries
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -314,7 +315,7 @@ def write_run(folder: Path, link_bps: int, command: list[str]) -> Path:
         "command": command,
         "cluster": cluster,
         "spec": spec,
-        "recoveries": [{"kind": "software"}],
+        "recoveries": [one.to_json() for one in recoveries(run_log())],
     }
     (folder / "run.json").write_text(json.dumps({"job": folder.name, "pid": 0}))
     (folder / "result.json").write_text(json.dumps(result))
@@ -360,7 +361,7 @@ def test_runs_of_one_setting_predict_the_others(tmp_path: Path) -> None:
 
 
 def test_standbys_are_read_from_the_command() -> None:
-    assert standbys_of({"command": ["castor", "train", "--standby", "3", "x.py"]}) == 3
-    assert standbys_of({"command": ["castor", "train", "--standby=1"]}) == 1
-    assert standbys_of({"command": ["castor", "train"]}) == 0
-    assert standbys_of({}) == 0
+    assert standbys_of(["castor", "train", "--standby", "3", "x.py"]) == 3
+    assert standbys_of(["castor", "train", "--standby=1"]) == 1
+    assert standbys_of(["castor", "train"]) == 0
+    assert standbys_of(()) == 0

@@ -45,6 +45,7 @@ from castor_records.events.failures import (
 from castor_records.events.line import parse_line
 from castor_records.events.training import IterationEnded
 from castor_records.phases import MEASURED
+from castor_records.result import Result
 
 MS = 1_000_000
 RANKS = 4
@@ -388,25 +389,24 @@ def test_a_kind_that_was_not_fitted_is_named_and_no_run_checks_itself() -> None:
 
 
 def test_a_setting_is_read_from_a_result() -> None:
-    result = {
-        "spec": {
-            "replicas": [[0, 1], [1, 0]],
-            "machines": 2,
-            "ranks_per_machine": 3,
-            "arguments": ["--layers", "4"],
-            "lease_s": 2.0,
-        },
-        "cluster": {"name": "c", "bandwidth_bps": 10**8, "storage_bandwidth_bps": 10**7},
+    spec = {
+        "replicas": [[0, 1], [1, 0]],
+        "machines": 2,
+        "ranks_per_machine": 3,
+        "arguments": ["--layers", "4"],
+        "lease_s": 2.0,
     }
+    cluster = {"name": "c", "bandwidth_bps": 10**8, "storage_bandwidth_bps": 10**7}
+    result = Result(spec=spec, cluster=cluster)
     setting = OutageSetting.of_run(result, checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6)
     assert (setting.link_bps, setting.storage_bps, setting.ranks) == (1e8, 1e7, 6)
     assert (setting.part_bytes, setting.parameter_bytes) == (1200, 2400)
-    result["spec"]["arguments"] = ["--dtype=bf16"]  # type: ignore[index]  # a document
-    half = OutageSetting.of_run(result, checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6)
+    halved = Result(spec={**spec, "arguments": ["--dtype=bf16"]}, cluster=cluster)
+    half = OutageSetting.of_run(halved, checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6)
     assert half.parameter_bytes == 1200
     with pytest.raises(ValueError, match="emulated cluster"):
         OutageSetting.of_run(
-            {**result, "cluster": None}, checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6
+            Result(spec=spec), checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6
         )
     with pytest.raises(ValueError, match="part_bytes is 0"):
         replace(SMALL, part_bytes=0)

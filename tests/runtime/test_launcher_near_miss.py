@@ -129,10 +129,10 @@ def test_who_was_named_and_what_others_saw_stand_apart_in_the_result() -> None:
     (found,) = recoveries([detected])
     assert found.culprits == (named,)
     assert found.seen == (saw,)
-    assert ranks_at_fault([found.to_json()]) == (1,)
+    assert ranks_at_fault([found]) == (1,)
     unknown = {"machine": None, "rank": None, "agent": "", "how": "unknown", "cause": "not known"}
     (found,) = recoveries(
         [Entry(5, Detected.of_fields({"generation": 2, "seen": [saw], **unknown}))]
     )
     assert found.culprits == ()
-    assert ranks_at_fault([found.to_json()]) == ()
+    assert ranks_at_fault([found]) == ()

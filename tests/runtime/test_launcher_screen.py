@@ -17,6 +17,7 @@ from castor_records.events.event import Entry, Event
 from castor_records.events.failures import Detected, Failure
 from castor_records.events.training import CheckpointCompleted, IterationEnded, Warned
 from castor_records.recoveries import Recovery
+from castor_records.result import Result
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.result_file import warned
 from castor_runtime.launcher.screen import Screen, print_summary
@@ -93,14 +94,14 @@ def test_a_recovery_is_one_line_and_the_summary_fits_80_columns() -> None:
     )
     seconds["interrupted"] = 2.5
     unfinished = Recovery(3, (3,), "software", "?", (0, 10), {}, None, None, dict.fromkeys(seconds))
-    result = {
-        "job": "j" * 32,
-        "outcome": "finished",
-        "iterations": 30,
-        "wall_s": 93.0,
-        "final_state_sha256": "ab" * 32,
-        "recoveries": [recovery.to_json(), unfinished.to_json()],
-    }
+    result = Result(
+        job="j" * 32,
+        outcome="finished",
+        iterations=30,
+        wall_s=93.0,
+        final_state_sha256="ab" * 32,
+        recoveries=(recovery, unfinished),
+    )
     summary = io.StringIO()
     print_summary(Console(file=summary, width=80), result)
     lines = summary.getvalue().splitlines()

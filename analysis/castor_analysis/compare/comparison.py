@@ -280,7 +280,7 @@ def _collectives(profile: MeasuredProfile) -> tuple[tuple[str, int], ...]:
 
 
 def _is_source(run: MeasuredRun, profiles: Iterable[MeasuredProfile]) -> bool:
-    job = str(run.result.get("job") or run.name)
+    job = run.result.job or run.name
     return any(job in profile.source for profile in profiles)
 
 

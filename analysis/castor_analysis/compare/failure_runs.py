@@ -93,26 +93,24 @@ class FailureModel:
             replay,
             self.recovery,
             _setting(run, predicted),
-            replicas=run.result["spec"]["replicas"],
+            replicas=(run.result.spec or {})["replicas"],
             checkpoint_s=predicted[COMPLETE],
-            standbys=standbys_of(run.result),
+            standbys=standbys_of(run.result.command),
         )
         return ettr_points(replay, prediction, _shown(run.setting, names), run.name)
 
 
-def standbys_of(result: Mapping[str, object]) -> int:
+def standbys_of(command: Sequence[str]) -> int:
     """Return the machines that stood by when a run began, as its command says."""
-    command = result.get("command")
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    for index, word in enumerate(words):
+    for index, word in enumerate(command):
         name, _, value = word.partition("=")
         if name == "--standby":
-            return int(value or words[index + 1])
+            return int(value or command[index + 1])
     return 0
 
 
 def _outages(run: MeasuredRun) -> tuple[list[OutageSample], list[LeftOut]]:
-    return outages(run.entries, run=run.name, standbys=standbys_of(run.result))
+    return outages(run.entries, run=run.name, standbys=standbys_of(run.result.command))
 
 
 def _setting(run: MeasuredRun, predicted: Mapping[str, float]) -> OutageSetting:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from castor_analysis.compare.settings import NONE, Setting, setting_of
 from castor_configs.errors import InputError
@@ -24,6 +24,7 @@ from castor_records.events.training import (
     Scheduled,
     SpansProfiled,
 )
+from castor_records.result import Result
 from castor_records.run_files import RunFiles
 
 ITERATION: Final = "iteration_s"
@@ -72,7 +73,7 @@ class MeasuredRun:
 
     folder: RunFiles
     setting: Setting
-    result: Mapping[str, Any]
+    result: Result
     entries: Sequence[Entry[Event]]
     samples: Mapping[str, Sequence[float]]
     collectives: tuple[Collective, ...]
@@ -87,13 +88,12 @@ class MeasuredRun:
     @property
     def failed(self) -> bool:
         """Whether anything failed in it, so that its iterations are no measure of a scheme."""
-        return bool(self.result.get("recoveries"))
+        return bool(self.result.recoveries)
 
     @property
     def replays(self) -> bool:
         """Whether its failures came from a trace."""
-        command = self.result.get("command") or ()
-        return any(str(word).partition("=")[0] == "--replay" for word in command)
+        return any(word.partition("=")[0] == "--replay" for word in self.result.command)
 
 
 def read_run(path: Path) -> MeasuredRun:
@@ -106,8 +106,8 @@ def read_run(path: Path) -> MeasuredRun:
     folder = RunFiles(path)
     setting = setting_of(folder)
     result = folder.result()
-    if result.get("outcome") != "finished":
-        why = result.get("reason") or f"it was {result.get('outcome')}"
+    if result.outcome != "finished":
+        why = result.reason or f"it was {result.outcome}"
         raise InputError(f"holds no finished run ({why}): leave it out", file=folder.path)
     entries = events_of_run(folder)
     sent = [entry.event.sent_bytes or 0 for entry in of_kind(entries, CheckpointCompleted)]

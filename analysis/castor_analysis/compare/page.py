@@ -119,7 +119,7 @@ def _paced(runs: Sequence[MeasuredRun]) -> str:
         run
         for run in runs
         if _PACED_LAYERS in dict(run.setting.arguments)
-        or (run.result.get("compute") == "paced" and not run.setting.paced_copy_bps)
+        or (run.result.compute == "paced" and not run.setting.paced_copy_bps)
     ]
     said = ""
     if layers:

@@ -20,10 +20,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from castor_analysis.compare.outages import OutageKind, OutageSample
 from castor_policy.membership import Lease
+from castor_records.result import Result
 
 BROADCASTS: Final = 2
 """Times that `deepspeed.initialize` sends every parameter from rank 0 to all: `_broadcast_model`,
@@ -77,7 +78,7 @@ class OutageSetting:
     @classmethod
     def of_run(
         cls,
-        result: Mapping[str, Any],
+        result: Result,
         *,
         checkpoint_bytes: int,
         iteration_s: float,
@@ -94,7 +95,7 @@ class OutageSetting:
         Raises:
             ValueError: it was on no emulated cluster, or kept no replicas.
         """
-        spec, cluster = result["spec"], result.get("cluster")
+        spec, cluster = result.spec or {}, result.cluster
         copies = len(spec["replicas"][0]) - 1
         if not cluster or not copies:
             raise ValueError(

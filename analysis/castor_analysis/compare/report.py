@@ -16,6 +16,7 @@ from castor_analysis.compare.scheme_order import TIE
 from castor_analysis.compare.settings import TRAFFIC
 from castor_analysis.provenance import provenance
 from castor_configs.atomic import output_files, write_text
+from castor_records.result import Result
 
 FORMAT: Final = "castor-compare-1"
 
@@ -49,10 +50,10 @@ def compare_document(
         "fitted": [point.to_json() for point in comparison.fitted],
         "left_out": dict(comparison.left_out),
         "commands": [shlex.join(command), *(_command(result) for result in results)],
-        "seeds": {run.name: run.result.get("seeds") or {} for run in comparison.runs},
-        "versions": {**_agreed(results, "versions"), **provenance()},
-        "machine": _agreed(results, "machine"),
-        "compute": sorted({str(result.get("compute")) for result in results}),
+        "seeds": {run.name: dict(run.result.seeds) for run in comparison.runs},
+        "versions": {**_agreed([result.versions for result in results]), **provenance()},
+        "machine": _agreed([result.machine for result in results]),
+        "compute": sorted({str(result.compute) for result in results}),
     }
 
 
@@ -153,15 +154,15 @@ def telling_keys(points: Sequence[Point]) -> list[str]:
     return keys
 
 
-def _command(result: Mapping[str, Any]) -> str:
-    return shlex.join(str(word) for word in result.get("command") or ())
+def _command(result: Result) -> str:
+    return shlex.join(result.command)
 
 
-def _agreed(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+def _agreed(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what all runs say alike; where they differ, all that they say."""
     found: dict[str, list[Any]] = {}
-    for result in results:
-        for name, value in (result.get(key) or {}).items():
+    for document in documents:
+        for name, value in document.items():
             if value not in found.setdefault(name, []):
                 found[name].append(value)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}

@@ -108,8 +108,8 @@ def setting_of(folder: RunFiles) -> Setting:
             a result without what is needed, or the result is damaged.
     """
     result = folder.result()
-    spec, cluster = result.get("spec"), result.get("cluster")
-    if not isinstance(spec, dict) or not (cluster is None or isinstance(cluster, dict)):
+    spec, cluster = result.spec, result.cluster
+    if spec is None:
         raise InputError(
             "was written by an earlier version of Castor, which did not note the setting: run it "
             "again",

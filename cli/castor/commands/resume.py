@@ -41,7 +41,7 @@ def resume(
 
     folder = RunFolder(run) if run is not None else newest_run()
     document = folder.run()
-    if folder.result_file.exists() and folder.result()["outcome"] == "finished":
+    if folder.result_file.exists() and folder.result().outcome == "finished":
         raise InputError("has finished: there is nothing to go on with", file=folder.path)
     spec = _spec(document, folder.path)
     if max_attempts is not None:

@@ -123,11 +123,11 @@ def _print(document: dict[str, Any], as_json: bool) -> None:
 def _print_ended(folder: Any, as_json: bool) -> None:
     from castor_runtime.launcher.screen import print_summary
 
-    text = folder.result_file.read_text(encoding="utf-8")
     if as_json:
+        text = folder.result_file.read_text(encoding="utf-8")
         typer.echo(json.dumps(json.loads(text)))
     else:
-        print_summary(Console(highlight=False, markup=False), json.loads(text))
+        print_summary(Console(highlight=False, markup=False), folder.result())
 
 
 def _shown(document: dict[str, Any]) -> Group:

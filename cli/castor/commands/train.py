@@ -277,7 +277,7 @@ def run_to_end(
         _complain(outcome.reason, "red")
     if run.kept is not None:
         _complain(run.kept.words(), "yellow")
-    at_fault = ranks_at_fault(result["recoveries"])
+    at_fault = ranks_at_fault(result.recoveries)
     if outcome.outcome in ("failed", "refused") and (found := failure_tail(run.folder, at_fault)):
         log, tail = found
         STDERR.print(f"the end of {log}:", markup=False)

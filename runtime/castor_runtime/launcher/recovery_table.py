@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from castor_records.phases import MEASURED
+from castor_records.recoveries import Recovery
 
 _HEADINGS = {
     "detection": "detect",
@@ -20,8 +20,8 @@ _HEADINGS = {
 }
 
 
-def recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the recoveries of a result document, narrow enough for 80 columns."""
+def recovery_table(recoveries: Sequence[Recovery]) -> Table:
+    """Return the recoveries of a run, narrow enough for 80 columns."""
     table = plain_table("Recoveries, phases in seconds", gap=0)
     table.add_column("lost", no_wrap=True)
     table.add_column("from", justify="right", no_wrap=True)
@@ -29,16 +29,16 @@ def recovery_table(recoveries: Sequence[Mapping[str, Any]]) -> Table:
     shown = [
         phase
         for phase in (*MEASURED, "total")
-        if phase != "interrupted" or any(one["seconds"][phase] for one in recoveries)
+        if phase != "interrupted" or any(one.seconds[phase] for one in recoveries)
     ]
     add_phases(table, shown)
     for one in recoveries:
-        what = "machine" if one["kind"] == "hardware" else "trainer"
+        what = "machine" if one.kind == "hardware" else "trainer"
         table.add_row(
-            f"{what} {','.join(map(str, one['machines']))}",
-            "-" if one["iteration"] is None else str(one["iteration"]),
-            "-" if one["iterations_lost"] is None else str(one["iterations_lost"]),
-            *phase_cells(one["seconds"], shown),
+            f"{what} {','.join(map(str, one.machines))}",
+            "-" if one.iteration is None else str(one.iteration),
+            "-" if one.iterations_lost is None else str(one.iterations_lost),
+            *phase_cells(one.seconds, shown),
         )
     return table
 

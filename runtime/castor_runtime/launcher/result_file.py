@@ -20,7 +20,8 @@ from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.storing import Persisted, PersistFailed
 from castor_records.events.training import Warned
-from castor_records.recoveries import last_iteration, recoveries
+from castor_records.recoveries import Recovery, last_iteration, recoveries
+from castor_records.result import Result
 from castor_runtime.agent.log_tail import log_end
 from castor_runtime.launcher.agent_fork_server import REFUSED
 from castor_runtime.launcher.final_state import final_state
@@ -79,7 +80,7 @@ def write_result(
     spec: JobSpec,
     outcome: Outcome,
     kept: KeptMemory | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Merge the event logs, write events.jsonl and result.json, and return the latter.
 
     `kept` is what checkpoint memory is kept of a run that did not end well.
@@ -96,33 +97,33 @@ def write_result(
         if final.exists():
             finals.append(json.loads(final.read_text(encoding="utf-8")))
     iteration, sha256 = final_state(finals, spec.machines * spec.ranks_per_machine)
-    result = {
-        "job": spec.job,
-        "run": spec.run,
-        "outcome": outcome.outcome,
-        "reason": outcome.reason,
-        "command": list(options.command),
-        "seeds": _seeds(spec.arguments),
-        "versions": _versions(),
-        "machine": _machine(),
-        "compute": options.compute,
+    result = Result(
+        job=spec.job,
+        run=spec.run,
+        outcome=outcome.outcome,
+        reason=outcome.reason,
+        command=tuple(options.command),
+        seeds=_seeds(spec.arguments),
+        versions=_versions(),
+        machine=_machine(),
+        compute=options.compute,
         # As the launcher found it when the run began, link by link.
-        "cluster": folder.run().get("cluster"),
-        "nodes": spec.machines,
-        "ranks_per_node": spec.ranks_per_machine,
-        "replicas": [list(row) for row in spec.replicas],
-        "spec": json.loads(spec.to_json()),
-        "iterations": last_iteration(entries) if iteration is None else iteration,
-        "wall_s": (time.time_ns() - spec.started_ns) / 1e9,
-        "final_state_sha256": sha256,
-        "recoveries": [recovery.to_json() for recovery in recoveries(entries)],
-        "persistent": persistent(entries),
-        "warnings": warned(entries),
-        "faults_not_injected": list(outcome.not_injected),
-        "kept_memory": None if kept is None else kept.to_json(),
-        "strangers": dict(outcome.strangers),
-    }
-    write_text(folder.result_file, json.dumps(result, indent=2) + "\n")
+        cluster=folder.run().get("cluster"),
+        nodes=spec.machines,
+        ranks_per_node=spec.ranks_per_machine,
+        replicas=tuple(tuple(row) for row in spec.replicas),
+        spec=json.loads(spec.to_json()),
+        iterations=last_iteration(entries) if iteration is None else iteration,
+        wall_s=(time.time_ns() - spec.started_ns) / 1e9,
+        final_state_sha256=sha256,
+        recoveries=tuple(recoveries(entries)),
+        persistent=persistent(entries),
+        warnings=tuple(warned(entries)),
+        faults_not_injected=tuple(outcome.not_injected),
+        kept_memory=None if kept is None else kept.to_json(),
+        strangers=dict(outcome.strangers),
+    )
+    write_text(folder.result_file, json.dumps(result.to_json(), indent=2) + "\n")
     return result
 
 
@@ -180,9 +181,9 @@ def failure_tail(folder: RunFolder, ranks: Collection[int] = ()) -> tuple[Path, 
     return None
 
 
-def ranks_at_fault(recoveries: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-    """Return the ranks held responsible for the last failure of a result document."""
-    culprits = recoveries[-1]["culprits"] if recoveries else ()
+def ranks_at_fault(recoveries: Sequence[Recovery]) -> tuple[int, ...]:
+    """Return the ranks held responsible for the last failure of a run."""
+    culprits = recoveries[-1].culprits if recoveries else ()
     return tuple(one["rank"] for one in culprits if one["rank"] is not None)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -19,6 +18,7 @@ from castor_records.events.event import Entry, Event
 from castor_records.events.training import CheckpointCompleted, IterationEnded, Warned
 from castor_records.phases import MEASURED
 from castor_records.recoveries import Recovery
+from castor_records.result import Result
 from castor_runtime.launcher.event_lines import ALWAYS, line_of
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory
@@ -186,31 +186,31 @@ def recovery_line(recovery: Recovery) -> str:
     )
 
 
-def print_summary(console: Console, result: Mapping[str, Any]) -> None:
-    """Print what a run came to, from its result document."""
-    title = f"Run {result['job']}: {result['outcome']}"
+def print_summary(console: Console, result: Result) -> None:
+    """Print what a run came to."""
+    title = f"Run {result.job}: {result.outcome}"
     console.print(f"\n{title}", style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(show_header=False, box=None)
     table.add_column()
     table.add_column(overflow="fold")
-    table.add_row("Iterations", str(result["iterations"]))
-    table.add_row("Wall time", format_seconds(result["wall_s"]))
-    if result.get("compute") == "paced":
+    table.add_row("Iterations", str(result.iterations))
+    table.add_row("Wall time", format_seconds(result.wall_s))
+    if result.compute == "paced":
         table.add_row("Compute", "paced: waits stand for a GPU's work")
-    table.add_row("Recoveries", str(len(result["recoveries"])))
-    lost = sum(one["iterations_lost"] or 0 for one in result["recoveries"])
+    table.add_row("Recoveries", str(len(result.recoveries)))
+    lost = sum(one.iterations_lost or 0 for one in result.recoveries)
     table.add_row("Iterations lost", str(lost))
-    failures = result.get("persistent", {}).get("failures", [])
+    failures = result.persistent.get("failures", [])
     if failures:
         table.add_row("Not persisted", f"{len(failures)} shares; the last: {failures[-1]['cause']}")
-    for warning in result.get("warnings", []):
+    for warning in result.warnings:
         table.add_row("Warning", warning["message"], style="yellow")
     console.print(table)
     # On a line of its own, so that 64 digits can be copied from a narrow terminal.
-    state = result["final_state_sha256"] or "unknown"
+    state = result.final_state_sha256 or "unknown"
     console.print(f" Final state      {state}", soft_wrap=True, highlight=False)
-    if (kept := result.get("kept_memory")) is not None:
+    if (kept := result.kept_memory) is not None:
         console.print(f" Memory kept      {KeptMemory(**kept).words()}", soft_wrap=True)
-    if not result["recoveries"]:
+    if not result.recoveries:
         return
-    console.print(recovery_table(result["recoveries"]))
+    console.print(recovery_table(result.recoveries))
