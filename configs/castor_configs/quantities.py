@@ -112,21 +112,12 @@ def parse_seconds(value: object) -> float:
 def parse_ns(value: object) -> int:
     """Return a time in whole nanoseconds, exact, halves to even; see `parse_seconds`.
 
+    The double 0.1 counts as the decimal 0.1: what a person wrote, not its binary neighbour.
+
     Raises:
         ValueError: as `parse_seconds`, or over `NS_MAX` (about 292 years).
     """
     return _ns_of(_time(value))
-
-
-def to_ns(seconds: float) -> int:
-    """Return the whole nanoseconds nearest to the decimal that `seconds` prints as.
-
-    The double 0.1 counts as the decimal 0.1: what a person wrote, not its binary neighbour.
-
-    Raises:
-        ValueError: negative, infinite, not a number, or over `NS_MAX`.
-    """
-    return _ns_of(_number(seconds, _TIME_EXPECTED))
 
 
 def parse_bytes(value: object) -> int:

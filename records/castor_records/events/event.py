@@ -105,12 +105,6 @@ def generation_of(event: Event) -> int | None:
     return found
 
 
-def iteration_of(event: Event) -> int | None:
-    """Return the iteration that an event speaks of, if it speaks of one."""
-    found: int | None = getattr(event, "iteration", None)
-    return found
-
-
 def rank_of(event: Event) -> int | None:
     """Return the rank that an event belongs to, if it is of one."""
     found: int | None = getattr(event, "rank", None)

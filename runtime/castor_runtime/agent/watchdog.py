@@ -43,15 +43,15 @@ class Watchdog:
 
     async def _look(self, generation: int, trainers: Mapping[int, int]) -> None:
         watch = TrainerWatch(self._spec.limits)
-        lines = {rank: self._control.rank(local) for local, rank in enumerate(sorted(trainers))}
+        counters = {rank: self._control.rank(local) for local, rank in enumerate(sorted(trainers))}
         told = False
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            newest = min(line.iteration for line in lines.values())
+            newest = min(one.iteration for one in counters.values())
             if newest > 0:
-                agreed = min(line.agreed for line in lines.values())
+                agreed = min(one.agreed for one in counters.values())
                 self._emit(Progressed(generation, newest, agreed))
-            signs = {rank: _sign(line, trainers[rank]) for rank, line in lines.items()}
+            signs = {rank: _sign(one, trainers[rank]) for rank, one in counters.items()}
             match watch.observe(time.monotonic(), signs):
                 case Hung(rank, reason):
                     self._emit(TrainerHung(generation, rank, reason))
@@ -66,14 +66,14 @@ class Watchdog:
                     pass
 
 
-def _sign(line: RankControl, pid: int) -> Sign:
-    phase = int(line.phase)
+def _sign(counters: RankControl, pid: int) -> Sign:
+    phase = int(counters.phase)
     return Sign(
         phase=phase,
-        heartbeat=line.heartbeat,
-        collectives=line.collectives,
-        position=(phase, line.iteration, line.shared_collectives),
+        heartbeat=counters.heartbeat,
+        collectives=counters.collectives,
+        position=(phase, counters.iteration, counters.shared_collectives),
         processor_s=processor_s(pid),
         stopped=is_stopped(pid),
-        busy=time.monotonic_ns() < line.busy_until_ns,
+        busy=time.monotonic_ns() < counters.busy_until_ns,
     )

@@ -182,13 +182,10 @@ class AgentLink:
                 return self._messages.popleft()
         raise AgentLostError("the agent is gone; it closed the link before it said what to load")
 
-    def is_redundant(self) -> bool:
-        """Say whether every replica that belongs on this machine is there again."""
-        with self._arrived:
-            return self._redundant
-
     def wait_redundant(self) -> None:
-        """Wait until `is_redundant`: nothing may be overwritten before that.
+        """Wait until every replica that belongs on this machine is there again.
+
+        Nothing may be overwritten before that.
 
         Raises:
             AgentLostError: the agent is gone.
