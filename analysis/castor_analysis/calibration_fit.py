@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from castor_analysis.calibration_runs import Collective
-from castor_policy.interleaving import BITS_NS
+from castor_policy.chunk_schedule import BITS_NS
 
 _NEAR: Final = 0.15
 """A fitted share this near to a ring's is the ring's."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.device import post_gloo
 from castor_runtime.trainer.idle_spans import Gate

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from castor_policy.interleaving import BITS_NS, Link
+from castor_policy.chunk_schedule import BITS_NS, Link
 
 
 def fit_link(sizes_bytes: Sequence[int], times_ns: Sequence[int]) -> Link:

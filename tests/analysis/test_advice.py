@@ -11,16 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from castor.app import app
-from castor_analysis.advice import Candidate, advise, choose
-from castor_analysis.advice_case import Request
-from castor_analysis.advice_model import StorageInterval
-from castor_analysis.advice_text import (
-    advice_json,
-    assumptions,
-    portable,
-    reasons,
-    train_command,
-)
+from castor_analysis.advice.advise import advise, choose
+from castor_analysis.advice.case import Request
+from castor_analysis.advice.document import advice_json
+from castor_analysis.advice.found import Candidate
+from castor_analysis.advice.model import StorageInterval
+from castor_analysis.advice.text import assumptions, portable, reasons, train_command
 from castor_analysis.summary import effective_ratio
 from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError

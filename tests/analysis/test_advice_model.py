@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from castor_analysis.advice_model import (
+from castor_analysis.advice.model import (
     LONGEST_STORAGE_S,
     SHORTEST_STORAGE_S,
     STANDBY_SHORTAGE,

@@ -33,7 +33,7 @@ from castor_analysis.compare.scheme_order import scheme_orders
 from castor_analysis.compare.settings import Setting, model_names, setting_of
 from castor_configs.errors import InputError
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import RunStarted
 from castor_records.events.training import (

@@ -10,15 +10,8 @@ import pytest
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
-from castor_policy.interleaving import (
-    CHUNKS_MAX,
-    SCHEMES,
-    Chunk,
-    Link,
-    Schedule,
-    leave_short,
-    schedule_pipelined,
-)
+from castor_policy.chunk_schedule import CHUNKS_MAX, Chunk, Link, Schedule, leave_short
+from castor_policy.interleaving import SCHEMES, schedule_pipelined
 
 deterministic = settings(
     derandomize=True, deadline=None, max_examples=3 * settings.default.max_examples

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_policy.link_fit import fit_link
 
 

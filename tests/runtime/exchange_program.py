@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from castor_lab.paced_device import PacedDevice
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_runtime.arena import PartLayout, Replica, SegmentOwner
 from castor_runtime.state.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from castor_policy.interleaving import SCHEMES, Link
+from castor_policy.chunk_schedule import Link
+from castor_policy.interleaving import SCHEMES
 from castor_runtime.trainer.traffic import EAGER, Traffic
 
 pytestmark = pytest.mark.long  # the ranks take seconds to start

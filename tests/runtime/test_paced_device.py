@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.interleaving import SCHEMES, Link
+from castor_policy.chunk_schedule import Link
+from castor_policy.interleaving import SCHEMES
 from castor_runtime.state.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.device import Receive
 from castor_runtime.trainer.idle_spans import Gate

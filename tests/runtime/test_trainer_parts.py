@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from castor_configs.model import Model
 from castor_lab.programs.language_model import IGNORED, build_language_model
 from castor_lab.programs.text import MASK, TextSampler, masked_batch, read_text
+from castor_policy.chunk_schedule import Link
 from castor_policy.defaults import SUB_BUFFERS
-from castor_policy.interleaving import SCHEMES, Link
+from castor_policy.interleaving import SCHEMES
 from castor_runtime.state.meta import MetaError, decode, encode
 from castor_runtime.state.sections import (
     ALIGNMENT,

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from castor_lab.pacing import PACED_DEVICE
-from castor_policy.interleaving import SCHEMES, Link, leave_short
+from castor_policy.chunk_schedule import Link, leave_short
+from castor_policy.interleaving import SCHEMES
 
 pytestmark = pytest.mark.long  # all of it starts real processes
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castor_policy import interleaving
-from castor_policy.interleaving import SCHEMES, Link
+from castor_policy.chunk_schedule import Link
+from castor_policy.interleaving import SCHEMES
 from castor_sim.iteration import run as run_module
 from castor_sim.iteration.engine import run_iteration
 from castor_sim.iteration.run import (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_sim.iteration.engine import run_iteration
 from castor_sim.iteration.pipeline import pipeline_tasks
 from castor_sim.iteration.tasks import Kind, Lane, Task

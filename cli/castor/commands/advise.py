@@ -17,8 +17,8 @@ from castor.commands.overwriting import Overwrite
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
-    from castor_analysis.advice import Advice
-    from castor_analysis.advice_case import Request
+    from castor_analysis.advice.case import Request
+    from castor_analysis.advice.found import Advice
 
 ValueT = TypeVar("ValueT")
 
@@ -72,8 +72,9 @@ def advise(
 
     Example: castor advise p4d gpt2-100b --rate 1.5%/day --out mine.toml
     """
-    from castor_analysis.advice import advise as advise_on
-    from castor_analysis.advice_text import advice_json, portable
+    from castor_analysis.advice.advise import advise as advise_on
+    from castor_analysis.advice.document import advice_json
+    from castor_analysis.advice.text import portable
     from castor_configs.atomic import output_file, write_text
     from castor_configs.dump import dump_toml
 
@@ -116,7 +117,7 @@ def _request(
     seeds: int,
     settings: list[str] | None,
 ) -> Request:
-    from castor_analysis.advice_case import Request
+    from castor_analysis.advice.case import Request
     from castor_configs.quantities import parse_bytes, parse_fraction, parse_ns, parse_rate_per_s
 
     def parsed(parser: Callable[[object], ValueT], text: str | None, option: str) -> ValueT | None:
@@ -144,7 +145,7 @@ def _request(
 
 
 def _print(advice: Advice) -> None:
-    from castor_analysis.advice_text import assumptions, reasons, train_command
+    from castor_analysis.advice.text import assumptions, reasons, train_command
     from castor_configs.readable import format_seconds
 
     console = Console(highlight=False, markup=False)

@@ -15,12 +15,13 @@ from rich.table import Table
 from castor_configs import written_defaults
 from castor_configs.errors import InputError
 from castor_policy import defaults
-from castor_policy.interleaving import SCHEMES, Link
+from castor_policy.chunk_schedule import Link
+from castor_policy.interleaving import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from castor_policy.interleaving import Schedule
+    from castor_policy.chunk_schedule import Schedule
 
 NS_PER_S = 10**9
 Number = TypeVar("Number", int, float)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from castor_policy.interleaving import Schedule
+from castor_policy.chunk_schedule import Schedule
 from castor_records.events import training
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.span_profile import SpanProfile

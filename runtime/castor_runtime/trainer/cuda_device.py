@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.staged_device import Span, StagedDevice
 from castor_runtime.trainer.staging import Copy

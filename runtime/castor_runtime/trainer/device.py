@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section, copy_section
 
 Arrived = Callable[[int, int], None]

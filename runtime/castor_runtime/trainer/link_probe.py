@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_policy.link_fit import fit_link
 from castor_records.events.training import LinkMeasured
 

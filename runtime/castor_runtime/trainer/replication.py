@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 import xxhash
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_runtime.arena import Replica
 from castor_runtime.state.sections import Section, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings

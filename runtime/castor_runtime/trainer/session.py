@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_policy.period import is_due
 from castor_records.events.training import (
     Busy,

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import torch
 
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
 from castor_runtime.trainer.device import Arrived, Receive, Send
 from castor_runtime.trainer.idle_spans import Gate

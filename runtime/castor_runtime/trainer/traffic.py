@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from castor_policy.chunk_schedule import Chunk, Link, Schedule, leave_short
 from castor_policy.defaults import MU, SUB_BUFFERS
 from castor_policy.in_flight import chunks_in_flight
-from castor_policy.interleaving import SCHEMES, Chunk, Link, Schedule, leave_short
+from castor_policy.interleaving import SCHEMES
 
 NONE = "none"
 """No checkpoint is taken; what the schemes are compared with."""

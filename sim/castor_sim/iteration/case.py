@@ -11,7 +11,7 @@ from castor_configs.errors import InputError
 from castor_configs.find import find_config
 from castor_configs.load import load_toml
 from castor_configs.model import Model, load_model
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_sim.experiment import Experiment
 from castor_sim.iteration.measured import MeasuredProfile
 from castor_sim.iteration.pipeline import pipeline_tasks

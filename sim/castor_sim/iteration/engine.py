@@ -28,7 +28,7 @@ from fractions import Fraction
 
 import simpy
 
-from castor_policy.interleaving import Chunk, Link, Schedule
+from castor_policy.chunk_schedule import Chunk, Link, Schedule
 from castor_sim.iteration.tasks import Kind, Lane, Task
 from castor_sim.iteration.timeline import COPY_LANE, START, Interval, Traffic
 

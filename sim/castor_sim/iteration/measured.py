@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from castor_configs.load import load_toml
 from castor_configs.quantities import BitsPerSecond, Bytes, Nanoseconds, parse_bps
 from castor_configs.schema import ConfigModel, Count, Name
-from castor_policy.interleaving import BITS_NS, Link
+from castor_policy.chunk_schedule import BITS_NS, Link
 from castor_sim.iteration.measured_steps import (
     Issue,
     Step,

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from castor_policy.chunk_schedule import Link, Schedule, check_chunk_count
 from castor_policy.defaults import GEMINI_PROFILED_ITERATIONS
 from castor_policy.in_flight import chunks_in_flight
-from castor_policy.interleaving import SCHEMES, Link, Schedule, check_chunk_count
+from castor_policy.interleaving import SCHEMES
 from castor_sim.iteration.engine import Sending, SimulatedIteration, run_iteration
 from castor_sim.iteration.tasks import Kind, Lane, Task, check_tasks
 from castor_sim.iteration.timeline import (

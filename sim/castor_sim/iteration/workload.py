@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from castor_configs.model import Model
-from castor_policy.interleaving import Link
+from castor_policy.chunk_schedule import Link
 from castor_sim.iteration.tasks import Kind, Lane, Task
 
 GRADIENT_BYTES = 2

@@ -1,6 +1,6 @@
 """The closed forms behind `castor advise`: memory, lost groups, the storage interval, standbys.
 
-They choose; how well the choice does is simulated (`castor_analysis.advice`).
+They choose; how well the choice does is simulated (`castor_analysis.advice.advise`).
 """
 
 from __future__ import annotations

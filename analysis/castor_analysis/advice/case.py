@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from castor_analysis.advice.failing import DAY_S, Failing, generated, of_trace
 from castor_configs.cluster import Cluster
 from castor_configs.document import Document, apply_overrides
 from castor_configs.errors import InputError
@@ -17,11 +18,9 @@ from castor_sim.experiment import Experiment
 from castor_sim.job import NS_PER_S
 from castor_sim.setup import Setup, resolve
 from castor_traces.domains import domain_numbers
-from castor_traces.joint import WITHIN_NS, joint_groups, machines_of
+from castor_traces.joint import WITHIN_NS
 from castor_traces.presets import PRESETS
 from castor_traces.trace import Trace
-
-DAY_S = 86_400.0
 
 DEFAULT_RATE_PER_S = 0.015 / DAY_S
 """OPT-175B: 1.5 % of the machines fail a day (docs/paper.md, sec. 7)."""
@@ -75,33 +74,6 @@ class Request:
     settings: tuple[str, ...] = ()
     seeds: int = 20
     within_ns: int = WITHIN_NS
-
-
-@dataclass(frozen=True, slots=True)
-class Failing:
-    """What fails how often, whether generated or read off a trace.
-
-    Attributes:
-        source: in words.
-        per_s: instants of failure of the whole job, software and hardware.
-        hardware_share: share of the failed machines that are lost.
-        single_per_s: hardware failures of one machine by itself.
-        lost_per_s: machines lost by the whole job.
-        domain_per_s: how often one domain goes down whole; 0 in a trace.
-        groups: of a trace: how many machines each joint failure took.
-        sets: of a trace that names failure domains: which machines of the job each of them took.
-        span_s: of the trace; 0 without one.
-    """
-
-    source: str
-    per_s: float
-    hardware_share: float
-    single_per_s: float
-    lost_per_s: float
-    domain_per_s: float = 0.0
-    groups: tuple[int, ...] = ()
-    sets: tuple[frozenset[int], ...] = ()
-    span_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +179,17 @@ def make_case(request: Request, cluster: Cluster) -> Case:
     if replayed is not None:
         # What a trace says of its own machines goes before what the cluster says of its racks.
         domains = Domains.of_trace(replayed, setup.job.machines) or domains
-    failing = _failing(request, setup, replayed, domains, rate_source)
+    if setup.trace is not None and replayed is not None:
+        named = domains is not None and bool(domains.numbers)
+        failing = of_trace(setup, setup.trace, replayed, request.within_ns, named=named)
+    else:
+        failing = generated(
+            setup,
+            request.rate_per_s or 0.0,
+            request.hardware_share or 0.0,
+            domains.size if domains is not None else 1,
+            rate_source,
+        )
     budget = request.memory_bytes
     if budget is None:
         budget = int(cluster.cpu_memory * request.memory_share)
@@ -322,76 +304,6 @@ def _experiment(
         if not faults:
             return experiment
     raise joined(faults)
-
-
-def _failing(
-    request: Request, setup: Setup, replayed: Trace | None, domains: Domains | None, source: str
-) -> Failing:
-    machines = setup.job.machines
-    if setup.trace is not None and replayed is not None:
-        named = domains is not None and bool(domains.numbers)
-        return _failing_in(setup, setup.trace, replayed, request.within_ns, named=named)
-    rate, share = request.rate_per_s or 0.0, request.hardware_share or 0.0
-    whole = setup.experiment.failures.domains
-    domain_rate = whole.rate if whole else 0.0
-    size = domains.size if domains is not None else 1
-    single = rate * share
-    together = domain_rate * machines / size
-    lost = single * machines + together * size
-    failed = rate * machines + together * size
-    return Failing(
-        source=f"{rate * DAY_S:.3g} failures a machine and day ({source})",
-        per_s=setup.job.interruptions_per_s,
-        hardware_share=lost / failed if failed else 0.0,
-        single_per_s=single,
-        lost_per_s=lost,
-        domain_per_s=domain_rate,
-    )
-
-
-def _failing_in(
-    setup: Setup, trace: Trace, replayed: Trace, within_ns: int, *, named: bool
-) -> Failing:
-    """Read the failures off a trace.
-
-    Rates are of all of it; joint failures are those of the first replication, which meets it
-    thinned or laid over itself, and its machines in an order of its own.
-
-    Args:
-        setup: of the job.
-        trace: as it was loaded.
-        replayed: as the first replication meets it.
-        within_ns: what is joint.
-        named: whether its rows name failure domains.
-    """
-    span_s = trace.span_ns / NS_PER_S
-    if span_s <= 0:
-        raise InputError(f"trace {trace.name} spans no time; it says nothing", key="--trace")
-    machines = setup.job.machines
-    lost = [failure for failure in replayed.failures if failure.kind == "hardware"]
-    groups = list(joint_groups(lost, within_ns))
-    sizes = [machines_of(group) for group in groups]
-    sets = [
-        frozenset(f.machine for f in group if f.machine is not None and f.machine < machines)
-        for group in groups
-    ]
-    all_lost = sum(1 for failure in trace.failures if failure.kind == "hardware")
-    scaled = (
-        ""
-        if trace.machines == replayed.machines
-        else f", scaled to {replayed.machines} machines anew in each replication"
-    )
-    return Failing(
-        source=f"trace {trace.name}: {len(trace.failures):,} failures of {trace.machines:,} "
-        f"machines in {span_s / DAY_S:.1f} days{scaled}",
-        per_s=setup.job.interruptions_per_s,
-        hardware_share=all_lost / len(trace.failures) if trace.failures else 0.0,
-        single_per_s=sizes.count(1) / span_s / replayed.machines,
-        lost_per_s=all_lost / span_s * machines / trace.machines,
-        groups=tuple(sorted(size for size in sizes if size > 1)),
-        sets=tuple(one for one in sets if len(one) > 1) if named else (),
-        span_s=span_s,
-    )
 
 
 def _restore_s(setup: Setup) -> float:

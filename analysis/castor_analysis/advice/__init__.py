@@ -1,0 +1,1 @@
+"""How to run a job: replicas, placement, periods and standbys, and why."""
