@@ -239,7 +239,7 @@ def test_storage_is_as_slow_as_its_link_and_shared(tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_cluster_whatever_state_it_is_in() -> None:
     with emulated(2) as cluster:
         name = cluster.name
-        with pytest.raises(InputError, match="there is one of the name"):
+        with pytest.raises(InputError, match="is up, or a crash left some of it"):
             up(Wanted(name, 1, 0, HOST_BPS, STORAGE_BPS))
         assert find(name) == cluster, "the refusal has left it alone"
         running = inside(cluster.hosts[0], "import time; time.sleep(600)")

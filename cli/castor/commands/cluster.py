@@ -22,7 +22,7 @@ cluster_app = typer.Typer(
 
 NameOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="1 to 8 small letters and digits; default: lab."),
+    typer.Option(metavar="NAME", help="1 to 8 lower-case letters and digits; default: lab."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

@@ -156,7 +156,7 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"expected 1 to 8 small letters and digits, such as {DEFAULT_NAME}, not {name!r}",
+            f"expected 1 to 8 lower-case letters and digits, such as {DEFAULT_NAME}, not {name!r}",
             key="--name",
         )
 
@@ -193,7 +193,7 @@ def free_network(taken: Iterable[IPv4Network]) -> IPv4Network:
     for candidate in NETWORKS.subnets(new_prefix=24):
         if not any(candidate.overlaps(network) for network in others):
             return candidate
-    raise InputError(f"all of {NETWORKS} is taken: take an emulated cluster down")
+    raise InputError(f"all of {NETWORKS} is in use: take an emulated cluster down")
 
 
 def addresses(network: IPv4Network, hosts: Sequence[str]) -> dict[str, IPv4Interface]:

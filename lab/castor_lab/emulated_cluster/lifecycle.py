@@ -65,7 +65,7 @@ def up(wanted: Wanted) -> Cluster:
         name = wanted.name
         if _namespaces(name) or _has_gateway(name):
             raise InputError(
-                f"there is one of the name {name}, or what a crash left of it: "
+                f"cluster {name} is up, or a crash left some of it: "
                 f"castor cluster down --name {name}",
                 key="--name",
             )
@@ -164,7 +164,7 @@ def find(name: str) -> Cluster:
         storage = next(host for host in found if host.name == STORAGE)
     except (KernelRefusedError, StopIteration) as error:
         raise InputError(
-            f"the emulated cluster {name} is not whole: castor cluster down --name {name}"
+            f"the emulated cluster {name} is incomplete: castor cluster down --name {name}"
         ) from error
     trains = tuple(host for host in found if host.name != STORAGE)
     return Cluster(name, str(gateway.ip), trains, storage)

@@ -37,7 +37,7 @@ def requested_faults(
     if not spec.persist and any(fault.needs_storage for fault in found):
         raise InputError("there is no persistent storage: give --persist PATH", key="--kill")
     if cluster and any(fault.kind in (FaultKind.TWIN, FaultKind.STRANGER) for fault in found):
-        raise InputError("strangers come to no emulated cluster", key="--kill")
+        raise InputError("twin and stranger work without an emulated cluster only", key="--kill")
     if not cluster and any(fault.of_link for fault in found):
         raise InputError("only an emulated cluster has links: give --cluster NAME", key="--kill")
     if trace is not None:

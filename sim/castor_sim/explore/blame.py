@@ -39,4 +39,4 @@ class Blame:
             # A rank that all others wait for may be slow, or cut off, and is named for that.
             if one.rank >= 0 and one.kind != FailureKind.STALL and not known:
                 what = f"machine {one.machine}: {one.cause}, in generation {before}"
-                raise Violation(18, f"{what}, in which nothing befell this rank")
+                raise Violation(18, f"{what}, in which nothing happened to this rank")
