@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from castor_analysis.calibration import Calibration, calibrate, jitter_of, steps_of
-from castor_analysis.calibration_fit import (
+from castor_analysis.calibration.calibrate import Calibration, calibrate, jitter_of, steps_of
+from castor_analysis.calibration.fit import (
     busy_periods,
     fit_collectives,
     ring_share,
     shared_times,
 )
-from castor_analysis.calibration_runs import Collective, Timeline, typical_timeline
+from castor_analysis.calibration.runs import Collective, Timeline, typical_timeline
 from castor_configs.errors import InputError
 from castor_records.events.event import Entry, Event
 from castor_records.events.training import (

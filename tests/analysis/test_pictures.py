@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from castor_analysis import pictures
-from castor_analysis.pictures import draw_comparison, draw_timeline
+from castor_analysis.pictures import outcome as pictures
+from castor_analysis.pictures.outcome import draw_comparison, draw_timeline
 from castor_analysis.summary import summarise
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from castor.app import app
-from castor_analysis.chrome_trace import to_chrome_trace
-from castor_analysis.recovery_moments import moments
-from castor_analysis.recovery_picture import draw_recovery, headline
-from castor_analysis.recovery_timeline import (
+from castor_analysis.pictures.chrome_trace import to_chrome_trace
+from castor_analysis.pictures.run_trace import run_to_chrome_trace
+from castor_analysis.recovery.moments import moments
+from castor_analysis.recovery.picture import draw_recovery, headline
+from castor_analysis.recovery.timeline import (
     Doing,
     RecoveryTimeline,
     choose,
     in_short,
     read_recoveries,
 )
-from castor_analysis.run_trace import run_to_chrome_trace
 from castor_analysis.timeline import LOST_PROGRESS, TRAINING, read_timeline
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (

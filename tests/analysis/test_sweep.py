@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_analysis.sweep import Axis, SweepError, make_sweep, parse_axis, run_sweep
-from castor_analysis.sweep_picture import draw_sweep, positions_of
-from castor_analysis.sweep_points import PointOutcome, PointTask, run_point
-from castor_analysis.sweep_tables import sweep_csv, write_sweep
-from castor_analysis.sweep_workers import Workers
+from castor_analysis.sweep.picture import draw_sweep, positions_of
+from castor_analysis.sweep.points import PointOutcome, PointTask, run_point
+from castor_analysis.sweep.run import Axis, SweepError, make_sweep, parse_axis, run_sweep
+from castor_analysis.sweep.tables import sweep_csv, write_sweep
+from castor_analysis.workers import Workers
 from castor_configs.errors import InputError
 from castor_sim.run import Engine, run_once
 from castor_sim.setup import load_setup
@@ -268,7 +268,7 @@ def test_a_point_that_fails_as_it_runs_leaves_the_others_finished(
             return PointOutcome(fault="MemoryError: ")
         return run_point(task)
 
-    monkeypatch.setattr("castor_analysis.sweep.run_point", failing)
+    monkeypatch.setattr("castor_analysis.sweep.run.run_point", failing)
     with pytest.raises(SweepError, match=r"2 of 4 points failed(.|\n)*replicas=1: MemoryError"):
         run_sweep(make_sweep(experiment, GRID), tmp_path)
     assert len(point_files(tmp_path)) == 2

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from castor_analysis.chrome_trace import to_chrome_trace
+from castor_analysis.pictures.chrome_trace import to_chrome_trace
 from castor_analysis.timeline import LOST_PROGRESS, TRAINING, Timeline, read_timeline
 from castor_policy.placement import place
 from castor_records.events.event import Entry, Event

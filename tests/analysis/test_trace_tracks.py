@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_analysis.chrome_trace import to_chrome_trace
-from castor_analysis.iteration_trace import iteration_chrome_trace
-from castor_analysis.run_trace import run_to_chrome_trace
-from castor_analysis.trace_tracks import chrome_trace, complete
+from castor_analysis.pictures.chrome_trace import to_chrome_trace
+from castor_analysis.pictures.iteration_trace import iteration_chrome_trace
+from castor_analysis.pictures.run_trace import run_to_chrome_trace
+from castor_analysis.pictures.tracks import chrome_trace, complete
 from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event
 from castor_sim.iteration.case import load_iteration

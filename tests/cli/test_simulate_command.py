@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from castor.app import app, main
-from castor_analysis.pictures import draw_comparison
+from castor_analysis.pictures.outcome import draw_comparison
 from castor_records.events.failures import Resumed, RunEnded, RunStarted
 from castor_records.events.line import parse_line
 from castor_sim.tally import WASTE_PARTS

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from castor_analysis.recovery_timeline import RecoveryTimeline, read_recoveries
+from castor_analysis.recovery.timeline import RecoveryTimeline, read_recoveries
 from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.failures import Detected, Failure, Replaced, Resumed
 from castor_records.phases import Phase

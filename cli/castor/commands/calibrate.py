@@ -14,7 +14,7 @@ from rich.table import Table
 from castor.commands.overwriting import Overwrite
 
 if TYPE_CHECKING:
-    from castor_analysis.calibration import Calibration
+    from castor_analysis.calibration.calibrate import Calibration
 
 STDERR = Console(stderr=True, highlight=False)
 
@@ -48,7 +48,7 @@ def calibrate(
 
     Example: castor calibrate out/baseline out/pipelined -o profile.toml
     """
-    from castor_analysis.calibration import calibrate as calibrated
+    from castor_analysis.calibration.calibrate import calibrate as calibrated
     from castor_configs.atomic import output_file, write_text
     from castor_configs.dump import dump_toml
     from castor_records.run_files import RunFiles

@@ -111,7 +111,7 @@ def compare(
 
 
 def _calibrate(runs: Sequence[MeasuredRun]) -> MeasuredProfile:
-    from castor_analysis.calibration import calibrate
+    from castor_analysis.calibration.calibrate import calibrate
 
     return calibrate([run.folder for run in runs]).profile
 

@@ -115,7 +115,7 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 
 def _search(search: Search, seeds: range, jobs: int) -> Explored:
-    from castor_analysis.sweep_workers import Workers
+    from castor_analysis.workers import Workers
     from castor_sim.explore.run import Explored, run_seeds
 
     batches = [seeds[begin : begin + _BATCH] for begin in range(0, len(seeds), _BATCH)]

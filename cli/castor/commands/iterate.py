@@ -215,14 +215,14 @@ def _check_timeline(path: Path, *, overwrite: bool) -> None:
 
 
 def _write_timeline(report: IterationReport, path: Path) -> None:
-    from castor_analysis.iteration_trace import iteration_chrome_trace
+    from castor_analysis.pictures.iteration_trace import iteration_chrome_trace
     from castor_configs.atomic import write_text
 
     if path.suffix == ".json":
         write_text(path, json.dumps(iteration_chrome_trace(report)) + "\n")
         STDERR.print(f"{path}: open it at ui.perfetto.dev", style="dim")
         return
-    from castor_analysis.iteration_picture import draw_iteration
+    from castor_analysis.pictures.iteration import draw_iteration
 
     png, pdf = draw_iteration(report, path.with_suffix(""))
     STDERR.print(f"{png} and {pdf}", style="dim")

@@ -16,7 +16,7 @@ from castor_configs.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from castor_analysis.recovery_timeline import RecoveryTimeline
+    from castor_analysis.recovery.timeline import RecoveryTimeline
     from castor_records.events.event import Entry, Event
 
 _SUFFIXES = (".png", ".pdf", ".svg", ".html", ".json")
@@ -51,7 +51,7 @@ def recovery(
 
     Example: castor recovery out/train-gpt2 --generation 2 -o recovery.png
     """
-    from castor_analysis.recovery_timeline import choose, read_recoveries
+    from castor_analysis.recovery.timeline import choose, read_recoveries
     from castor_configs.atomic import output_file
 
     if out is not None and out.suffix not in _SUFFIXES:
@@ -112,11 +112,11 @@ def _write(entries: Sequence[Entry[Event]], chosen: RecoveryTimeline, out: Path)
     from castor_configs.atomic import write_text
 
     if out.suffix == ".json":
-        from castor_analysis.run_trace import run_to_chrome_trace
+        from castor_analysis.pictures.run_trace import run_to_chrome_trace
 
         write_text(out, json.dumps(run_to_chrome_trace(entries), separators=(",", ":")) + "\n")
         return
-    from castor_analysis.recovery_picture import draw_recovery
+    from castor_analysis.recovery.picture import draw_recovery
 
     draw_recovery(chosen, out)
 
@@ -124,7 +124,7 @@ def _write(entries: Sequence[Entry[Event]], chosen: RecoveryTimeline, out: Path)
 def _document(found: Sequence[RecoveryTimeline], chosen: RecoveryTimeline) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from castor_analysis.recovery_moments import moments
+    from castor_analysis.recovery.moments import moments
 
     return {
         "recoveries": [one.recovery.to_json() for one in found],
@@ -154,8 +154,8 @@ def _overview(found: Sequence[RecoveryTimeline], chosen: RecoveryTimeline) -> Ta
 
 
 def _print(console: Console, chosen: RecoveryTimeline) -> None:
-    from castor_analysis.recovery_moments import moments
-    from castor_analysis.recovery_picture import headline
+    from castor_analysis.recovery.moments import moments
+    from castor_analysis.recovery.picture import headline
     from castor_runtime.launcher.recovery_table import plain_table
 
     table = plain_table(headline(chosen))

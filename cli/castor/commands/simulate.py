@@ -205,8 +205,8 @@ def draw_all(
     logs: Mapping[str, Sequence[Entry[Event]]],
 ) -> None:
     """Draw the comparison and each strategy's timeline; write the Perfetto trace beside them."""
-    from castor_analysis.chrome_trace import to_chrome_trace
-    from castor_analysis.pictures import draw_comparison, draw_timeline
+    from castor_analysis.pictures.chrome_trace import to_chrome_trace
+    from castor_analysis.pictures.outcome import draw_comparison, draw_timeline
     from castor_configs.atomic import write_text
 
     draw_comparison(document, out / "comparison")

@@ -15,7 +15,7 @@ from rich.table import Table
 from castor.commands.overwriting import Overwrite
 
 if TYPE_CHECKING:
-    from castor_analysis.sweep import Sweep, SweepResult
+    from castor_analysis.sweep.run import Sweep, SweepResult
 
 _STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 _MOST_COLUMNS = 5
@@ -56,8 +56,8 @@ def sweep(
     Example: castor sweep opt-175b --over failures.rate=1%/day,3%/day
     --over replicas=1,2,3
     """
-    from castor_analysis.sweep import SweepError, make_sweep
-    from castor_analysis.sweep_tables import SWEEP_FILES
+    from castor_analysis.sweep.run import SweepError, make_sweep
+    from castor_analysis.sweep.tables import SWEEP_FILES
     from castor_configs.atomic import output_files
 
     fixed = list(overrides or ())
@@ -81,8 +81,8 @@ def sweep(
 
 
 def _run(wanted: Sweep, folder: Path, jobs: int, *, as_json: bool) -> None:
-    from castor_analysis.sweep_picture import draw_sweep
-    from castor_analysis.sweep_tables import write_sweep
+    from castor_analysis.sweep.picture import draw_sweep
+    from castor_analysis.sweep.tables import write_sweep
 
     result = _with_progress(wanted, folder, jobs)
     document = write_sweep(result, folder)
@@ -96,7 +96,7 @@ def _run(wanted: Sweep, folder: Path, jobs: int, *, as_json: bool) -> None:
 
 
 def _with_progress(wanted: Sweep, folder: Path, jobs: int) -> SweepResult:
-    from castor_analysis.sweep import run_sweep
+    from castor_analysis.sweep.run import run_sweep
 
     columns = (TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Without a terminal a bar would fill a log file with itself.
@@ -120,7 +120,7 @@ def results_table(result: SweepResult) -> Table:
 
     More strategies than fit beside each other go below each other.
     """
-    from castor_analysis.sweep_tables import strategy_names
+    from castor_analysis.sweep.tables import strategy_names
 
     names = strategy_names(result)
     wide = len(names) <= _MOST_COLUMNS

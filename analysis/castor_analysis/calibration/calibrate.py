@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from castor_analysis.calibration_fit import CollectivesFit, busy_periods, fit_collectives
-from castor_analysis.calibration_runs import (
+from castor_analysis.calibration.fit import CollectivesFit, busy_periods, fit_collectives
+from castor_analysis.calibration.runs import (
     CalibrationRun,
     Timeline,
     read_calibration_run,

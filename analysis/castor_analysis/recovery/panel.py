@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from castor_analysis.recovery_timeline import (
+from castor_analysis.recovery.timeline import (
     Doing,
     Machine,
     RecoveryTimeline,

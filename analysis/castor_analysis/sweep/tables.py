@@ -10,8 +10,8 @@ from typing import Any
 
 from castor_analysis.provenance import provenance
 from castor_analysis.summary_csv import csv_text, flat_row
-from castor_analysis.sweep import Sweep, SweepResult
-from castor_analysis.sweep_points import SCHEMA, sources_digest
+from castor_analysis.sweep.points import SCHEMA, sources_digest
+from castor_analysis.sweep.run import Sweep, SweepResult
 from castor_configs.atomic import write_text
 from castor_policy.version import __version__
 

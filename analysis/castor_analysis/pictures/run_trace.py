@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import singledispatch
 from typing import Any, Final
 
-from castor_analysis.recovery_timeline import Doing, RecoveryTimeline, in_short, read_recoveries
-from castor_analysis.trace_tracks import chrome_trace, complete, whole_us
+from castor_analysis.pictures.tracks import chrome_trace, complete, whole_us
+from castor_analysis.recovery.timeline import Doing, RecoveryTimeline, in_short, read_recoveries
 from castor_records.events import failures as f
 from castor_records.events import storing as s
 from castor_records.events.event import Entry, Event, machine_of, of_kind

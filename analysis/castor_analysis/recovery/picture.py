@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from castor_analysis.recovery_panel import (
+from castor_analysis.recovery.panel import (
     DOINGS,
     MEMORY,
     PHASES,
@@ -19,7 +19,7 @@ from castor_analysis.recovery_panel import (
     Window,
     words_of,
 )
-from castor_analysis.recovery_timeline import Machine, RecoveryTimeline
+from castor_analysis.recovery.timeline import Machine, RecoveryTimeline
 from castor_configs.readable import format_seconds
 from castor_traces import picture_style as look
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from castor_analysis.pictures.tracks import chrome_trace, complete, whole_us
 from castor_analysis.timeline import Timeline, read_timeline
-from castor_analysis.trace_tracks import chrome_trace, complete, whole_us
 from castor_records.events.event import Entry, Event
 
 _PHASES, _FAILURES = 1, 2

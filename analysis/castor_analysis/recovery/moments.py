@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Final
 
-from castor_analysis.recovery_timeline import Doing, RecoveryTimeline, Retrieval, in_short
+from castor_analysis.recovery.timeline import Doing, RecoveryTimeline, Retrieval, in_short
 from castor_configs.readable import format_bytes, format_seconds
 from castor_records.events import failures as f
 from castor_records.events import storing as s

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from castor_analysis.sweep_points import (
+from castor_analysis.sweep.points import (
     PointTask,
     check_point,
     point_file,
     read_point,
     run_point,
 )
-from castor_analysis.sweep_workers import Workers
+from castor_analysis.workers import Workers
 from castor_configs.atomic import output_folder
 from castor_configs.errors import InputError
 

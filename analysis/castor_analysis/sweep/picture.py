@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castor_analysis.sweep import Axis, SweepResult
-from castor_analysis.sweep_tables import ratios, strategy_names, varying
+from castor_analysis.sweep.run import Axis, SweepResult
+from castor_analysis.sweep.tables import ratios, strategy_names, varying
 from castor_configs.quantities import (
     parse_bps,
     parse_bytes,

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from scipy.optimize import nnls
 
-from castor_analysis.calibration_runs import Collective
+from castor_analysis.calibration.runs import Collective
 from castor_policy.chunk_schedule import BITS_NS
 
 _NEAR: Final = 0.15

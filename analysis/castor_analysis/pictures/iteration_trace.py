@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from castor_analysis.trace_tracks import chrome_trace, complete
+from castor_analysis.pictures.tracks import chrome_trace, complete
 from castor_sim.iteration.run import IterationReport, SchemeResult
 from castor_sim.iteration.tasks import Lane
 from castor_sim.iteration.timeline import COPY_LANE

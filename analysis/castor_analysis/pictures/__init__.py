@@ -1,0 +1,1 @@
+"""A run and an iteration, drawn and traced."""

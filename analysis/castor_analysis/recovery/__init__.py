@@ -1,0 +1,1 @@
+"""What each machine did in an outage, drawn."""
