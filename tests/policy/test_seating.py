@@ -34,6 +34,61 @@ def began(spec: JobSpec, reports: list[AgentReport], now_s: float = 0.0) -> list
     return list(made.handle(Tick(), now_s))
 
 
+GROUPS = replace(SPEC, machines=8, replicas=place("group", 8, 2).replicas)
+
+
+def together(spec: JobSpec, found: dict[int, AgentReport]) -> int:
+    """How many pairs of copies lie in one domain."""
+    return sum(
+        found[row[0]].domain == found[other].domain != ""
+        for row in spec.replicas
+        for other in row[1:]
+        if row[0] in found and other in found
+    )
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=8, max_size=8))
+def test_copies_are_kept_in_different_domains_wherever_that_is_possible(racks: list[str]) -> None:
+    free = [replace(idle(f"a-{n}"), domain=rack) for n, rack in enumerate(racks)]
+    found = seats(GROUPS, free, range(8))
+    assert {report.agent for report in found.values()} == {report.agent for report in free}
+    # Of a rank with more than half of the machines, some copies have to lie together.
+    largest = max(map(racks.count, racks))
+    assert together(GROUPS, found) == 2 * max(0, largest - 4)
+
+
+def test_machines_in_order_stay_in_order_where_that_keeps_copies_apart() -> None:
+    apart = replace(
+        GROUPS, replicas=place("domains", 8, 2, domains=[0, 0, 0, 0, 1, 1, 1, 1]).replicas
+    )
+    free = [replace(idle(f"a-{n}"), domain=f"rack-{n // 4}") for n in range(8)]
+    assert [report.agent for report in seats(apart, free, range(8)).values()] == [
+        f"a-{n}" for n in range(8)
+    ]
+
+
+def test_a_lost_machine_is_filled_from_a_domain_that_has_no_other_copy() -> None:
+    free = [replace(idle(name), domain=rack) for name, rack in (("s-0", "b"), ("s-1", "a"))]
+    there = {machine: "b" if machine == 1 else "c" for machine in range(1, 8)}
+    assert seats(GROUPS, free, [0], there)[0].agent == "s-1"
+    # Not at the price of another script: training would wait for it to be the same everywhere.
+    other = [replace(free[0], script="one"), replace(free[1], script="two")]
+    assert seats(GROUPS, other, [0], there)[0].agent == "s-0"
+    # Nor where its parts are.
+    kept = [replace(free[0], holdings={"0": (9,), "1": (9,)}), free[1]]
+    assert seats(GROUPS, kept, [0], there)[0].agent == "s-0"
+
+
+def test_a_root_seats_who_comes_by_domains_and_fills_up_by_them() -> None:
+    spec = replace(SPEC, replicas=place("group", 4, 2).replicas)
+    reports = [replace(idle(name), domain=f"rack-{n // 2}") for n, name in enumerate(NAMES)]
+    (write,) = began(spec, reports)
+    assert isinstance(write, WritePlan)
+    rack_of = {report.agent: report.domain for report in reports}
+    for row in spec.replicas:
+        assert len({rack_of[write.plan.agents[machine]] for machine in row}) == 2
+
+
 @given(st.permutations(range(4)))
 def test_a_job_that_goes_on_finds_its_parts_whatever_its_agents_are_called(
     order: list[int],

@@ -12,6 +12,7 @@ from castor_configs.errors import InputError
 
 
 def agent(
+    *,
     store: Annotated[str, typer.Option(metavar="URL", help="etcd://HOST:PORT[,HOST:PORT]")],
     job: Annotated[str, typer.Option(metavar="NAME", help="The job to join.")],
     name: Annotated[
@@ -23,6 +24,13 @@ def agent(
     standby: Annotated[
         bool, typer.Option("--standby", help="Fill a machine only when one is lost.")
     ] = False,
+    domain: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What this machine fails with, such as its rack: copies are kept in others.",
+        ),
+    ] = "",
     listen: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Other agents must reach this address.")
     ] = "127.0.0.1",
@@ -68,6 +76,7 @@ def agent(
         store=store,
         folder=folder or Path("out") / f"agent-{job}-{own_name}",
         standby=standby,
+        domain=domain,
         listen=listen,
         secret=secret,
         tls_ca=tls_ca,

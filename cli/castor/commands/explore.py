@@ -40,6 +40,9 @@ def explore(
     checkpoint_every: Annotated[
         int | None, typer.Option(min=1, help="Iterations from one checkpoint to the next.")
     ] = None,
+    domains: Annotated[
+        int | None, typer.Option(min=0, help="Failure domains; 0: no machine tells its own.")
+    ] = None,
     faults: Annotated[
         str, typer.Option(metavar="KINDS", help="all, or some kinds: crash,net,store,...")
     ] = "all",
@@ -80,6 +83,7 @@ def explore(
         "standby": standby,
         "iterations": iterations,
         "checkpoint_every": checkpoint_every,
+        "domains": domains,
     }
     given = {name: size for name, size in sizes.items() if size is not None}
     try:

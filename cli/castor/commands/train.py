@@ -223,6 +223,7 @@ def train(
         out=out or Path("out") / f"train-{spec.job}",
         store=store,
         standby=standby,
+        domains=checks.domain_names(domains, nodes),
         local_agents=local,
         overwrite=overwrite,
         command=("castor", *sys.argv[1:]),

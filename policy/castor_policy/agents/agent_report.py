@@ -81,6 +81,7 @@ class AgentReport(Document):
             no trainer here has shown a sign of life for the job's limit; empty while they go on.
         life: where and since when it runs.
         proof: that it knows the job's secret; "" under TLS, which proves it in every handshake.
+        domain: failure domain that its machine fails with (a rack, a switch), by name; "": unknown.
         script: digest of its script's files (`admission.Software`).
         versions: of Castor, Python and torch, by name.
     """
@@ -108,6 +109,7 @@ class AgentReport(Document):
     standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     life: Life = Life()
     proof: str = ""
+    domain: str = ""
     script: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 

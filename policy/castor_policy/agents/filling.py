@@ -72,9 +72,12 @@ class Filling:
             elif report is not None:
                 incarnations[machine] = report.incarnation
         empty = [machine for machine, name in enumerate(agents) if not name]
-        seated = seats(self._spec, free, empty)
+        filled_by = {m: known[name] for m, name in enumerate(agents) if name in known}
+        domains = {m: report.domain for m, report in filled_by.items() if report is not None}
+        seated = seats(self._spec, free, empty, domains)
         left = [machine for machine in empty if machine not in seated]
-        unsure = seats(self._spec, doubted, left)
+        domains |= {machine: report.domain for machine, report in seated.items()}
+        unsure = seats(self._spec, doubted, left, domains)
         seated |= unsure
         for machine in empty:
             if (report := seated.get(machine)) is not None:

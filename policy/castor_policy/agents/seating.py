@@ -3,6 +3,10 @@
 What an agent found in its memory when it was started stands in its report while it is idle. A job
 that goes on after all its agents have ended finds its parts again by that, whatever the agents'
 names and order, and an empty machine is better filled by one that has kept its parts.
+
+Where agents say what their machines fail with (a rack, a switch), the copies of a shard are kept
+apart: the placement says which machines share a shard, and seats are given so that as few of them
+as can be are in one failure domain.
 """
 
 from __future__ import annotations
@@ -14,7 +18,10 @@ from castor_policy.agents.job_spec import JobSpec
 
 
 def seats(
-    spec: JobSpec, free: Sequence[AgentReport], empty: Sequence[int]
+    spec: JobSpec,
+    free: Sequence[AgentReport],
+    empty: Sequence[int],
+    domains: Mapping[int, str] | None = None,
 ) -> dict[int, AgentReport]:
     """Return who fills each of the `empty` machines, as far as there are agents.
 
@@ -22,6 +29,7 @@ def seats(
         spec: the job.
         free: agents that fill no machine, the preferred ones first.
         empty: machines that nobody fills, in the order in which they shall be filled.
+        domains: of the machines that are filled, their agents' failure domains.
     """
     left = list(free)
     found: dict[int, AgentReport] = {}
@@ -35,10 +43,73 @@ def seats(
         if held < 0 and machine not in found and report in left:
             found[machine] = report
             left.remove(report)
-    for machine in empty:
-        if machine not in found and left:
-            found[machine] = left.pop(0)
+    wanted = [machine for machine in empty if machine not in found]
+    if any(report.domain for report in left):
+        taken = {machine: report.domain for machine, report in found.items()}
+        found |= _apart(spec, left, wanted, {**(domains or {}), **taken})
+    else:
+        found |= dict(zip(wanted, left, strict=False))
     return dict(sorted(found.items()))
+
+
+def _apart(
+    spec: JobSpec,
+    free: Sequence[AgentReport],
+    wanted: Sequence[int],
+    domains: dict[int, str],
+) -> dict[int, AgentReport]:
+    """Seat agents so that machines that share a shard are in different domains, as far as it goes.
+
+    One after the other, each beside as few as can be, and those who end up beside one of their own
+    domain change places with whoever makes that better. No agent of another script than the
+    preferred one's is taken for it: training waits until all machines have the same.
+    """
+    left, found = list(free), dict[int, AgentReport]()
+    beside = _sharing(spec)
+
+    def near(machine: int, domain: str) -> int:
+        return sum(domains.get(other) == domain != "" for other in beside[machine])
+
+    def seat(machine: int, report: AgentReport) -> None:
+        found[machine] = report
+        domains[machine] = report.domain
+
+    for machine in wanted[: len(left)]:
+        script = left[0].script
+        best = min(left, key=lambda one: (one.script != script, near(machine, one.domain)))
+        left.remove(best)
+        seat(machine, best)
+
+    def is_better_swapped(machine: int, other: int) -> bool:
+        mine, its = found[machine], found[other]
+        before = near(machine, mine.domain) + near(other, its.domain)
+        seat(machine, its)
+        seat(other, mine)
+        if near(machine, its.domain) + near(other, mine.domain) < before:
+            return True
+        seat(machine, mine)
+        seat(other, its)
+        return False
+
+    # Each swap leaves fewer in one domain, so that it ends.
+    while any(
+        is_better_swapped(machine, other)
+        for machine in wanted
+        if machine in found and near(machine, found[machine].domain)
+        for other in wanted
+        if other in found and other != machine
+    ):
+        pass
+    return found
+
+
+def _sharing(spec: JobSpec) -> list[set[int]]:
+    """Return for each machine those that hold a copy of a shard that it holds too."""
+    beside: list[set[int]] = [set() for _ in spec.replicas]
+    for row in spec.replicas:
+        for machine in row:
+            beside[machine].update(other for other in row if other != machine)
+    return beside
 
 
 def kept_iteration(spec: JobSpec, reports: Sequence[AgentReport]) -> int:

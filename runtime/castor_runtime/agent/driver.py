@@ -235,6 +235,7 @@ class Agent:
             memory_bytes=self._memory.memory_bytes,
             life=self._born,
             proof=self._admitted.proof(report.incarnation, report.address),
+            domain=self._options.domain,
             script=self._admitted.software.digest,
             versions=self._admitted.software.versions,
         )

@@ -16,6 +16,7 @@ class AgentOptions:
         store: etcd://host:port[,host:port...].
         folder: where logs, `agent.json` and `events.jsonl` of this agent go.
         standby: fill a machine only when one is lost.
+        domain: what its machine fails with, by name: a rack, a switch; "": unknown.
         listen: address to bind the checkpoint server to; peers must reach it.
         secret: file with the job's secret, unless TLS files are given.
         tls_ca: certificate authority of all agents.
@@ -32,6 +33,7 @@ class AgentOptions:
     store: str
     folder: Path
     standby: bool = False
+    domain: str = ""
     listen: str = "127.0.0.1"
     secret: Path | None = None
     tls_ca: Path | None = None

@@ -42,6 +42,7 @@ class TrainOptions:
         out: its run folder.
         store: "embedded" or etcd://host:port[,...].
         standby: machines that wait from the start.
+        domains: of each emulated machine the failure domain's name; none: they have none.
         local_agents: the launcher starts the agents; else they are started elsewhere.
         overwrite: an earlier run's result in `out` may go.
         command: as it was typed, for result.json.
@@ -54,6 +55,7 @@ class TrainOptions:
     out: Path
     store: str = EMBEDDED
     standby: int = 0
+    domains: tuple[str, ...] = ()
     local_agents: bool = True
     overwrite: bool = False
     command: tuple[str, ...] = ()
@@ -253,6 +255,15 @@ def _placed(placement: str, domains: str, nodes: int, replicas: int) -> Placemen
         )
     of_machines = _domains(domains, nodes) if domains else None
     return place(placement, nodes, replicas, domains=of_machines)
+
+
+def domain_names(sizes: str, nodes: int) -> tuple[str, ...]:
+    """Return by what name each emulated machine's agent calls its failure domain.
+
+    Raises:
+        InputError: `sizes` are no sizes of domains.
+    """
+    return tuple(f"domain-{number}" for number in _domains(sizes, nodes)) if sizes else ()
 
 
 def _domains(sizes: str, nodes: int) -> list[int]:

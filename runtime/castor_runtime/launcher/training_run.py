@@ -87,6 +87,7 @@ class TrainingRun:
         self.spec = options.spec
         if not options.resume:
             self.spec = replace(self.spec, run=secrets.token_hex(8), started_ns=time.time_ns())
+        self._domains = {f"node-{n}": name for n, name in enumerate(options.domains)}
         self.folder = RunFolder(options.out)
         self.imported_s = 0.0
         self.kept: KeptMemory | None = None
@@ -374,6 +375,7 @@ class TrainingRun:
             store=self._store_url,
             folder=self.folder.agent(name),
             standby=standby,
+            domain=self._domains.get(name, ""),
             secret=self.folder.secret_file,
             under_launcher=True,
             listen=self._site.address(name),

@@ -42,6 +42,7 @@ class Host:
 
     name: str
     standby: bool
+    domain: str = ""
     memory: Memory = field(default_factory=dict)
     paused: bool = False
     slowness: float = 1.0

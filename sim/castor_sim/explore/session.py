@@ -8,6 +8,7 @@ objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -86,7 +87,7 @@ class Session:
 
     def report(self, report: AgentReport) -> None:
         """Have the report written as soon as the store takes it; the newest one wins."""
-        self.view.own_report.desired = report
+        self.view.own_report.desired = replace(report, domain=self._agent.host.domain)
         self._write_report()
 
     def _write_report(self) -> None:

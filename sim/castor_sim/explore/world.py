@@ -56,12 +56,13 @@ class Shape:
     standby: int = 1
     iterations: int = 12
     checkpoint_every: int = CHECKPOINT_EVERY
+    domains: int = 0
 
     def __post_init__(self) -> None:
         if min(self.ranks_per_machine, self.iterations, self.checkpoint_every) < 1:
             raise ValueError("give at least 1 rank a machine, 1 iteration and a period of 1")
-        if self.standby < 0:
-            raise ValueError("give at least 0 standbys")
+        if min(self.standby, self.domains) < 0:
+            raise ValueError("give at least 0 standbys and 0 failure domains")
         place("mixed", self.machines, self.replicas)
 
     def spec(self) -> JobSpec:
@@ -100,13 +101,17 @@ _SHAPES = (
 _PERIODS = (1, 1, 1, 1, 2, 3, 5)
 """Most jobs checkpoint every iteration: what is lost then can be told best."""
 
+_DOMAINS = (0, 0, 2)
+"""Agents of most jobs do not say what their machines fail with."""
+
 
 def drawn_shape(seed: int) -> Shape:
     """Return the size of the job that a seed stands for."""
     draw = random.Random(f"castor explore shape {seed}")  # noqa: S311 - a simulation, no secret
     weights = [weight for weight, _ in _SHAPES]
     shape = draw.choices([shape for _, shape in _SHAPES], weights)[0]
-    return replace(shape, checkpoint_every=draw.choice(_PERIODS))
+    every = draw.choice(_PERIODS)
+    return replace(shape, checkpoint_every=every, domains=draw.choice(_DOMAINS))
 
 
 class World:
@@ -155,6 +160,10 @@ class World:
         names = [f"node-{n}" for n in range(shape.machines)]
         self.hosts = [Host(name, standby=False) for name in names]
         self.hosts += [Host(f"spare-{number}", standby=True) for number in range(shape.standby)]
+        for index, host in enumerate(self.hosts):
+            # Neighbours share one: in the order of their names copies would lie together.
+            number = index * shape.domains // len(self.hosts)
+            host.domain = f"domain-{number}" if shape.domains else ""
         for host in self.hosts:
             self.after(self._draw.uniform(0.0, 0.3), self.start, host)
 
@@ -215,7 +224,7 @@ class World:
         host = agent.host
         if elsewhere:
             lives = 100 * sum(host.name == agent.name for host in self.hosts)
-            host = Host(agent.name, host.standby, lives=lives)
+            host = Host(agent.name, host.standby, host.domain, lives=lives)
         self._begin(host)
 
     def _begin(self, host: Host) -> Agent:
