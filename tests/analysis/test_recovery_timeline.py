@@ -25,7 +25,8 @@ from castor_analysis.recovery.timeline import (
     read_recoveries,
 )
 from castor_analysis.timeline import LOST_PROGRESS, TRAINING, read_timeline
-from castor_records.events.event import Entry, Event
+from castor_records.event_log import merge
+from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.failures import (
     Detected,
     Failure,
@@ -39,7 +40,7 @@ from castor_records.events.failures import (
 )
 from castor_records.events.line import parse_line
 from castor_records.events.storing import StoreLost
-from castor_records.events.training import IterationEnded
+from castor_records.events.training import CheckpointCompleted, IterationEnded
 from castor_records.phases import MEASURED
 from castor_records.recoveries import recoveries
 
@@ -231,6 +232,18 @@ def test_one_reader_serves_simulated_and_real_logs(run: tuple[Log, dict[str, flo
     assert timeline.iteration_ns == pytest.approx(100 * MS)
     assert timeline.iterations[-1] == (timeline.end_ns, log.iterations + 3)
     assert to_chrome_trace({"run": log.events})["traceEvents"]
+
+
+def test_what_came_from_storage_is_redundant_with_the_first_checkpoint_of_every_rank() -> None:
+    log = merge([REAL_LOG.with_name("recovery-storage.events.jsonl")])
+    (timeline,) = [one for one in read_recoveries(log) if one.recovery.tier == "storage"]
+    last = timeline.recovery.generation
+    complete = [e for e in of_kind(log, CheckpointCompleted) if e.event.generation == last]
+    first = [
+        min(entry.time_ns for entry in complete if entry.event.rank == rank)
+        for rank in {entry.event.rank for entry in complete}
+    ]
+    assert timeline.redundant_ns == max(first)
 
 
 def test_a_simulated_log_has_no_ranks_to_tell_of() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+from castor_analysis.timeline import read_timeline
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
@@ -13,6 +16,7 @@ from castor_records.events.failures import (
     RunEnded,
     RunStarted,
     Serialised,
+    TrainerStarted,
 )
 from castor_records.events.training import IterationEnded
 from castor_records.outages import Course, course_of
@@ -60,7 +64,7 @@ def real_log() -> list[Entry[Event]]:
     own = {"generation": 2, "iteration": 2}
     return [
         Entry(0, RunStarted(machines=2, ranks=2, replicas=2, placement="group")),
-        *(Entry(S, Resumed(generation=1, rank=rank, iteration=0)) for rank in (0, 1)),
+        *(Entry(S + rank, Resumed(generation=1, rank=rank, iteration=0)) for rank in (0, 1)),
         *(
             Entry((1 + i) * S, IterationEnded(generation=1, rank=rank, iteration=i))
             for i in (1, 2, 3)
@@ -69,7 +73,8 @@ def real_log() -> list[Entry[Event]]:
         Entry(round(4.5 * S), Failure(machine=1, failure="software", target="rank:1", rank=1)),
         Entry(5 * S, Detected(generation=2, failure="software", machine=1, cause="killed")),
         Entry(6 * S, Planned(generation=2, iteration=2, tier="storage")),
-        *(Entry(8 * S, Retrieved(**own, rank=rank, source="storage")) for rank in (0, 1)),
+        Entry(7 * S, Retrieved(**own, rank=0, source="peer:node-1")),
+        Entry(8 * S, Retrieved(**own, rank=1, source="storage")),
         *(Entry(9 * S, Resumed(**own, rank=rank)) for rank in (0, 1)),
         *(Entry(10 * S, IterationEnded(generation=2, rank=rank, iteration=3)) for rank in (0, 1)),
     ]
@@ -78,7 +83,7 @@ def real_log() -> list[Entry[Event]]:
 def test_a_real_outage_tells_what_was_loaded_and_when_what_failed() -> None:
     log = real_log()
     course = course_of(log)
-    assert course.begun_ns == S
+    assert course.begun_ns == S + 1  # the slower rank
     assert (course.iteration, course.end_iteration, course.end_ns) == (0, 3, 10 * S)
     (outage,) = course.outages
     assert [(one.time_ns, one.event.target) for one in outage.failures] == [(4.5 * S, "rank:1")]
@@ -102,6 +107,34 @@ def test_a_real_outage_that_does_not_end_lasts_to_the_end_of_the_log() -> None:
         Span(Phase.RETRIEVAL, 6 * S, 7 * S),
         Span(Phase.RESTART, 7 * S, 12 * S),
     )
+
+
+def test_what_was_trained_before_an_earlier_outage_is_not_lost_twice() -> None:
+    log = [
+        *real_log(),
+        Entry(11 * S, Failure(machine=0, failure="software", target="rank:0", rank=0)),
+        Entry(12 * S, Detected(generation=3, failure="software", machine=0, cause="killed")),
+        Entry(12 * S, Planned(generation=3, iteration=1, tier="storage")),
+        *(Entry(13 * S, Resumed(generation=3, iteration=1, rank=rank)) for rank in (0, 1)),
+    ]
+    second = course_of(log).outages[1]
+    assert (second.start_ns, second.lost_progress_ns) == (11 * S, 2 * S)  # since 9 S
+
+
+def test_an_outage_before_any_training_leaves_no_gap() -> None:
+    log: list[Entry[Event]] = [
+        *real_log()[:1],
+        *(Entry(S, TrainerStarted(generation=1, rank=rank, pid=7)) for rank in (0, 1)),
+        Entry(3 * S, Detected(generation=2, failure="software", machine=1, cause="crash")),
+        Entry(3 * S, Planned(generation=2, iteration=0, tier="scratch")),
+        *(Entry(5 * S, Resumed(generation=2, rank=rank, iteration=0)) for rank in (0, 1)),
+        *(Entry(6 * S, IterationEnded(generation=2, rank=rank, iteration=1)) for rank in (0, 1)),
+    ]
+    timeline = read_timeline(log)
+    edges = [(span.start_ns, span.end_ns) for span in timeline.spans]
+    assert (edges[0][0], edges[-1]) == (0, (5 * S, 6 * S))
+    assert all(left[1] == right[0] for left, right in pairwise(edges))
+    assert [time_ns for time_ns, _ in timeline.iterations] == [S, S, S, 5 * S, 6 * S]
 
 
 def test_a_log_without_training_has_no_outage() -> None:

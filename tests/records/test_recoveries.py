@@ -120,6 +120,17 @@ def test_a_lost_machine_counts_from_its_lease_and_its_replacement_apart() -> Non
     check_sum(found)
 
 
+def test_the_last_plan_says_when_it_was_decided_what_to_load() -> None:
+    events = [
+        *trained(1, 1, 1, 9),
+        at(9.6, Detected, generation=2, failure="software", machine=1, cause="killed"),
+        at(9.7, Planned, generation=2, iteration=9, tier="peer"),
+        *recovered(11.0, 2, 8, "storage"),
+        *trained(14.0, 2, 9, 10),
+    ]
+    assert only(events).seconds["planning"] == pytest.approx(1.4)
+
+
 def test_a_failure_during_a_recovery_makes_one_outage_of_both() -> None:
     events = [
         *trained(1, 1, 1, 9),
@@ -176,8 +187,8 @@ def test_each_outage_is_a_recovery_of_its_own() -> None:
     # Lost is what the training before it had, not what an earlier one once had.
     assert third.iterations_lost == 0
     history = History()
-    for event in sorted(events, key=lambda event: event.time_ns):
-        history.add(event)
+    begun = [history.add(entry) for entry in sorted(events, key=lambda entry: entry.time_ns)]
+    assert sum(begun) == 4  # rank 0's first iteration of each generation
     assert recoveries(history.entries) == [first, second, third]
     assert len(history.entries) < len(events)
 
