@@ -27,7 +27,7 @@ from paper_figures.published import published_values
 from paper_figures.single_failures import DAY_NS, machine_sets, one_a_day
 
 FIGURE = "fig14"
-PARTS = {
+PHASES = {
     "detection": "Detection",
     "serialisation": "Serialisation",
     "replacement_wait": "Wait for the replacement",
@@ -114,14 +114,14 @@ def _check_against_log(tally: Tally, entries: list[Entry[Event]]) -> None:
     at_ns = {type(entry.event): entry.time_ns for entry in entries}
     assert at_ns[Detected] - at_ns[Failure] == tally.detection_ns
     assert at_ns[Resumed] - at_ns[Retrieved] == tally.warm_up_ns
-    down_ns = sum(getattr(tally, f"{part}_ns") for part in PARTS)
+    down_ns = sum(getattr(tally, f"{phase}_ns") for phase in PHASES)
     assert at_ns[Resumed] - at_ns[Failure] == down_ns
 
 
 def _bar(name: str, tallies: list[Tally]) -> Iterator[Row]:
     published = published_values(FIGURE)
-    for part, label in PARTS.items():
-        interval = interval_of([getattr(tally, f"{part}_ns") / 1e9 for tally in tallies])
+    for phase, label in PHASES.items():
+        interval = interval_of([getattr(tally, f"{phase}_ns") / 1e9 for tally in tallies])
         paper = published.get(("Parts", label))
         notes = {"Detection": _DETECTION, "Retrieval": 'the text says "less than 3 s"'}
         yield Row(
@@ -135,7 +135,7 @@ def _bar(name: str, tallies: list[Tally]) -> Iterator[Row]:
             low=interval.low,
             high=interval.high,
         )
-    totals = [sum(getattr(tally, f"{part}_ns") for part in PARTS) / 60e9 for tally in tallies]
+    totals = [sum(getattr(tally, f"{phase}_ns") for phase in PHASES) / 60e9 for tally in tallies]
     interval = interval_of(totals)
     paper = published.get(("Total", name))
     yield Row(
@@ -171,7 +171,7 @@ def draw(data: FigureData, path_stem: str | Path) -> None:
         axes = figure.subplots()
         names = [scenario.name for scenario in SCENARIOS]
         styles = zip(
-            PARTS.values(),
+            PHASES.values(),
             (VERMILION, ORANGE, SKY_BLUE, BLACK, GREEN),
             ("", "///", "...", "", "\\\\\\"),
             strict=True,

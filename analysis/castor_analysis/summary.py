@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from castor_sim.setup import Setup
-from castor_sim.tally import SOURCE_NAMES, WASTE_PARTS, Tally
+from castor_sim.tally import SOURCE_NAMES, WASTE_KINDS, Tally
 
 NS_PER_S = 1e9
 
@@ -120,7 +120,7 @@ def summarise(tallies: Sequence[Tally], *, gpus: int, price_per_gpu_hour: float)
     return Summary(
         replications=count,
         ratio=interval_of([effective_ratio(tally) for tally in tallies], least=0, most=1),
-        wasted_s={part: mean(f"{part}_ns", NS_PER_S) for part in WASTE_PARTS},
+        wasted_s={part: mean(f"{part}_ns", NS_PER_S) for part in WASTE_KINDS},
         failures={
             "total": software + hardware,
             "software": software,

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from castor_configs.quantities import Nanoseconds
 from castor_configs.schema import ConfigModel, CountOrZero
 from castor_policy.membership import EXIT_S, NS_PER_S, Heartbeats, Lease, check_lease
-from castor_sim.strategy_costs import MAX_PART_NS
+from castor_sim.strategy_costs import MAX_PHASE_NS
 from castor_sim.tally import Operations
 
 _ARTIFACT = {"heartbeat": "3s", "poll": "5s", "misses": 3}
@@ -25,7 +25,7 @@ class DetectionConfig(ConfigModel):
     """Between two looks of the root's; by default 5 s."""
     misses: Annotated[CountOrZero, Field(le=1_000_000)] | None = None
     """Polls in a row without a new heartbeat, by default 3; 0: a failure is known at once."""
-    process_exit: Annotated[Nanoseconds, Field(le=MAX_PART_NS)] | None = None
+    process_exit: Annotated[Nanoseconds, Field(le=MAX_PHASE_NS)] | None = None
     """From a software failure until it is known, where an agent on each machine sees its
     processes exit; by default nobody does, and it is found out as a lost machine is. With a
     `lease` there are agents, and the default is what was measured of them, 50 ms."""
@@ -62,7 +62,7 @@ class DetectionConfig(ConfigModel):
                 f"{misses} misses of {poll_ns / 1e9:g} s do not span a heartbeat of "
                 f"{heartbeat_ns / 1e9:g} s: live machines would be taken for dead"
             )
-        if misses * poll_ns > MAX_PART_NS:
+        if misses * poll_ns > MAX_PHASE_NS:
             raise ValueError("`misses` times `poll` is 10 years at most")
         return self
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from castor_configs.quantities import Fraction01, Nanoseconds, RatePerSecond
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Flag
-from castor_sim.strategy_costs import MAX_PART_NS
+from castor_sim.strategy_costs import MAX_PHASE_NS
 from castor_traces.failure_stream import (
     FailureProcess,
     FailureStream,
@@ -34,7 +34,7 @@ DAY_S = 86_400.0
 NS_PER_S = 1e9
 
 
-PartNs = Annotated[Nanoseconds, Field(le=MAX_PART_NS)]
+PhaseNs = Annotated[Nanoseconds, Field(le=MAX_PHASE_NS)]
 """A time of 10 years at most."""
 
 
@@ -184,11 +184,11 @@ class ReplacementConfig(ConfigModel):
     standbys: CountOrZero = 0
     """Machines kept ready beyond the job's own. A fleet replaying a trace has as many as the
     trace has machines beyond the job's."""
-    provision: tuple[PartNs, PartNs] = (240 * 10**9, 420 * 10**9)
+    provision: tuple[PhaseNs, PhaseNs] = (240 * 10**9, 420 * 10**9)
     """Cloud: a requested machine comes after a time between these two (Fig. 14: 4 to 7 min)."""
-    setup: PartNs = 0
+    setup: PhaseNs = 0
     """Cloud: and takes this long to be set up."""
-    activation: PartNs = 0
+    activation: PhaseNs = 0
     """From detection until a standby has taken over the rank."""
     requests: Literal["first", "dedicated"] = "first"
     """Cloud: a job without a standby takes whichever requested machine comes first, or waits for

@@ -18,8 +18,8 @@ NEVER_NS = (1 << 62) - 1
 MAX_HORIZON_NS = 1 << 60
 """The longest run, 36 years: sums of two such times and a few shorter ones fit into int64."""
 
-MAX_PART_NS = 10 * 365 * 86_400 * 10**9
-"""The longest part of a recovery or checkpoint, 10 years."""
+MAX_PHASE_NS = 10 * 365 * 86_400 * 10**9
+"""The longest phase of a recovery or checkpoint, 10 years."""
 
 
 class StrategyCosts(NamedTuple):
@@ -66,7 +66,7 @@ def check_costs(
     costs: object,
     *,
     positions: int = 1,
-    horizon_ns: int = MAX_PART_NS,
+    horizon_ns: int = MAX_PHASE_NS,
     least_iteration_ns: int = 1,
 ) -> None:
     """Raise ValueError where the figures contradict each other or the engines' integers.
@@ -86,12 +86,12 @@ def check_costs(
             f"{least_iteration_ns} ns without any checkpoint: give that or more"
         )
     for name, value in costs._asdict().items():
-        if not 0 <= value <= MAX_PART_NS:
+        if not 0 <= value <= MAX_PHASE_NS:
             raise ValueError(
-                f"{name} is {value}; expected 0 to {MAX_PART_NS} ns (10 years): are the sizes and "
+                f"{name} is {value}; expected 0 to {MAX_PHASE_NS} ns (10 years): are the sizes and "
                 "bandwidths that it follows from what they should be?"
             )
-    if costs.retrieve_peer_ns * positions > MAX_PART_NS:
+    if costs.retrieve_peer_ns * positions > MAX_PHASE_NS:
         raise ValueError("fetching every shard from one peer would take over 10 years")
     iterations = horizon_ns // costs.iteration_ns
     for every, stall_ns in (

@@ -15,7 +15,7 @@ PENDING = len(TIERS)
 
 SOURCE_NAMES = (*map(str, TIERS), "pending")
 
-WASTE_PARTS = (
+WASTE_KINDS = (
     "lost_progress",
     "checkpoint_stall",
     "detection",
@@ -24,7 +24,7 @@ WASTE_PARTS = (
     "retrieval",
     "warm_up",
 )
-"""The parts of wasted time, in the order in which a failure brings them about."""
+"""The kinds of wasted time, in the order in which a failure brings them about."""
 
 
 class Operations(NamedTuple):
@@ -95,7 +95,7 @@ class Tally:
 
     def wasted_ns(self) -> int:
         """Return the sum of all wasted time."""
-        return sum(getattr(self, f"{part}_ns") for part in WASTE_PARTS)
+        return sum(getattr(self, f"{part}_ns") for part in WASTE_KINDS)
 
     def check(self) -> None:
         """Raise AssertionError unless the parts sum to the whole and every failure is counted."""

@@ -22,7 +22,7 @@ from castor_records.events.failures import (
 )
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.strategy_costs import StrategyCosts
-from castor_sim.tally import WASTE_PARTS, Operations, Tally
+from castor_sim.tally import WASTE_KINDS, Operations, Tally
 
 pytestmark = pytest.mark.long  # together, not one by one
 
@@ -78,7 +78,7 @@ def test_a_comparison_is_the_same_file_each_time(tmp_path: Path) -> None:
     result = document(
         {
             "gemini": [tally(lost_progress_ns=1, warm_up_ns=2), tally(warm_up_ns=3)],
-            "strawman": [tally(**{f"{part}_ns": 5 for part in WASTE_PARTS})] * 2,
+            "strawman": [tally(**{f"{part}_ns": 5 for part in WASTE_KINDS})] * 2,
         }
     )
     paths = draw_comparison(result, tmp_path / "first")
@@ -107,7 +107,7 @@ def test_a_run_that_ended_early_is_drawn_all_the_same(tmp_path: Path, kept: int)
 
 def test_every_part_and_phase_has_a_look_of_its_own() -> None:
     looks = pictures._LOOK
-    assert set(WASTE_PARTS) <= set(looks)
+    assert set(WASTE_KINDS) <= set(looks)
     assert set(pictures.PHASES) - {pictures.TRAINING} <= set(looks)
     assert len(set(looks.values())) == len(looks)
 

@@ -16,7 +16,7 @@ from castor.app import app, main
 from castor_analysis.pictures.outcome import draw_comparison
 from castor_records.events.failures import Resumed, RunEnded, RunStarted
 from castor_records.events.line import parse_line
-from castor_sim.tally import WASTE_PARTS
+from castor_sim.tally import WASTE_KINDS
 
 SMALL = ["--set", 'duration="20d"', "--seeds", "3"]
 
@@ -45,7 +45,7 @@ def test_json_has_what_a_reader_of_the_issue_expects() -> None:
         ratio = row["effective_training_time_ratio"]
         assert 0 <= ratio["ci95_low"] <= ratio["mean"] <= ratio["ci95_high"] <= 1
         waste = row["wasted_time_s"]
-        assert sum(waste[part] for part in WASTE_PARTS) == pytest.approx(waste["total"])
+        assert sum(waste[part] for part in WASTE_KINDS) == pytest.approx(waste["total"])
         useful_s = ratio["mean"] * row["wall_time_s"]
         assert useful_s + waste["total"] == pytest.approx(row["wall_time_s"])
         assert sum(row["recovered_from"].values()) == pytest.approx(row["failures"]["total"])
@@ -62,7 +62,7 @@ def test_a_result_can_be_run_again_from_its_own_folder(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * len(written["strategies"])
     for row in rows:
-        parts = sum(int(row[f"{part}_ns"]) for part in WASTE_PARTS)
+        parts = sum(int(row[f"{part}_ns"]) for part in WASTE_KINDS)
         assert int(row["useful_ns"]) + parts == int(row["wall_ns"])
     assert not list(out.rglob("*.unfinished"))
 

@@ -28,7 +28,7 @@ from castor_records.events.training import CheckpointCompleted, IterationEnded
 
 pytestmark = pytest.mark.long
 
-PARTS = {
+PHASES = {
     "detection",
     "interrupted",
     "replacement",
@@ -55,7 +55,7 @@ def check_recovery(recovery: dict[str, Any], kind: str, sources: dict[int, str])
     assert recovery["iterations_lost"] <= 1
     assert {int(rank): source for rank, source in recovery["sources"].items()} == sources
     seconds = recovery["seconds"]
-    assert set(seconds) == PARTS
+    assert set(seconds) == PHASES
     assert all(part is not None and part >= 0 for part in seconds.values())
     total = sum(part for name, part in seconds.items() if name != "total")
     assert total == pytest.approx(seconds["total"], abs=1e-6)

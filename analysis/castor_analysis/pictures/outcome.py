@@ -19,7 +19,7 @@ from castor_analysis.timeline import (
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import Failure
 from castor_records.outages import Outage
-from castor_sim.tally import WASTE_PARTS
+from castor_sim.tally import WASTE_KINDS
 from castor_traces import picture_style
 from castor_traces.picture_style import picture, picture_paths
 
@@ -82,7 +82,7 @@ def draw_comparison(document: Mapping[str, Any], path_stem: str | Path) -> tuple
         _draw_ratios(ratio, strategies)
         _draw_parts(wasted, strategies)
         ratio.invert_yaxis()  # shared: the first strategy on top in both
-        _legend(figure, [part for part in WASTE_PARTS if _is_wasted(strategies, part)])
+        _legend(figure, [part for part in WASTE_KINDS if _is_wasted(strategies, part)])
     return picture_paths(path_stem)
 
 
@@ -111,7 +111,7 @@ def _draw_parts(axes: Axes, strategies: Mapping[str, Mapping[str, Any]]) -> None
     axes.set_title("Wasted time (share of wall time)")
     rows = np.arange(len(strategies))
     left = np.zeros(len(strategies))
-    for part in WASTE_PARTS:
+    for part in WASTE_KINDS:
         share = np.array(
             [s["wasted_time_s"][part] / (s["wall_time_s"] or 1.0) for s in strategies.values()]
         )

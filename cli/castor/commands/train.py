@@ -95,7 +95,9 @@ def train(
     ] = defaults.MU,
     buffer: Annotated[
         str,
-        typer.Option(metavar="SIZE", help="Memory for received chunks; default: PARTS chunks."),
+        typer.Option(
+            metavar="SIZE", help="Memory for received chunks; default: a chunk in each sub-buffer."
+        ),
     ] = "",
     sub_buffers: Annotated[int, typer.Option(help="Sub-buffers that it is divided in.")] = (
         defaults.SUB_BUFFERS
