@@ -191,10 +191,9 @@ class Machine:
                 self._described[rank] = Described(message["sections"], message["template"] or "")
                 self._spawn(self._prepare(generation, rank, message))
             case "resumed":
-                iteration, seconds = int(message["iteration"]), message.get("seconds") or {}
-                self._log.write(
-                    Resumed(generation=generation, rank=rank, iteration=iteration, **seconds)
-                )
+                told = {"iteration": int(message["iteration"]), **(message.get("seconds") or {})}
+                own = {"generation": generation, "rank": rank}
+                self._log.write(Resumed.of_fields(told | own))
                 self._emit(TrainerResumed(generation, rank))
             case "corrupt":
                 await self._refused(generation, rank, int(message["iteration"]))
