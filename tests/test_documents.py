@@ -101,6 +101,39 @@ def test_pages_name_only_files_and_modules_that_are_here() -> None:
     assert not found, found
 
 
+def missing_modules(readme: Path, text: str) -> list[str]:
+    """Return the modules that the tables of a room's README list and that its package lacks."""
+    packages = [p for p in readme.parent.iterdir() if (p / "__init__.py").is_file()]
+    tables = re.findall(r"^\| (?:[Mm]odule|package|room) \|.*\n((?:\|.*\n?)*)", text, re.M)
+    listed = [
+        name
+        for table in tables
+        for cell in re.findall(r"^\| (`[^|]*?) \|", table, re.M)
+        for name in re.findall(r"`([a-z_./]+)`", cell)
+    ]
+    return [
+        name
+        for name in listed
+        if not any(
+            (package / (name.rstrip("/").removesuffix(".py").replace(".", "/") + end)).exists()
+            for package in packages
+            for end in (".py", "")
+        )
+    ]
+
+
+def test_the_modules_that_a_rooms_readme_lists_are_there() -> None:
+    found = {
+        room: missing_modules(readme, readme.read_text(encoding="utf-8"))
+        for room in ("policy", "records", "traces", "sim", "runtime", "lab", "analysis")
+        if (readme := ROOT / room / "README.md").is_file()
+    }
+    assert set(found) >= {"policy", "sim", "runtime"}
+    assert not any(found.values()), found
+    table = "| module | holds |\n| --- | --- |\n| `run`, `nobody` | both |\n"
+    assert missing_modules(ROOT / "sim" / "README.md", table) == ["nobody"]
+
+
 @pytest.mark.parametrize(
     ("line", "missing"),
     [
