@@ -49,7 +49,7 @@ class Failure(Event):
         machine: which one is struck; nothing: none that trains, such as the store or a standby.
         position: simulated: which place in the job the machine filled.
         failure: "hardware" (the machine and its memory are gone) or "software".
-        target: real: what was struck, as `castor train --inject` names it.
+        target: real: what was struck, as `castor train --kill` names it.
         agent: real: of the machine.
         rank: real: whose trainer was struck, if one was.
         iteration: real: the newest that had ended.
