@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -118,8 +119,7 @@ def key_of(setup: Setup) -> str:
 @cache
 def sources_digest() -> str:
     """Return the digest of the code that a point's numbers are made by."""
-    here = Path(__file__)
-    files = [here, here.with_name("summary.py")]
+    files = [Path(__file__), Path(inspect.getfile(summarise_runs))]
     for package in _SOURCES:
         found = importlib.util.find_spec(package)
         assert found is not None, "a package that is imported above has a place"

@@ -107,7 +107,7 @@ def modules() -> tuple[ModuleType, ...]:
     """Return the modules that decide: all of `castor_policy.agents` that an agent runs."""
     folder = Path(inspect.getfile(agents)).parent
     values = {"documents", "job_spec", "plan", "agent_report", "store_keys", "events", "effects"}
-    told = {*values, "__init__"}  # they decide nothing
+    told = {*values, "__init__", "event_table", "transitions"}  # they decide nothing
     names = sorted(file.stem for file in folder.glob("*.py") if file.stem not in told)
     found = [sys.modules.get(f"{agents.__name__}.{name}") for name in names]
     return (*(module for module in found if module is not None), checkpoint_memory, recovery)
