@@ -1,4 +1,4 @@
-"""The one error that every room raises for input that a person can mend."""
+"""The one error that every room raises for input that a person can correct."""
 
 from __future__ import annotations
 

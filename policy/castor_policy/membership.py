@@ -137,7 +137,7 @@ LIMITS = WatchLimits()
 
 
 def detection_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) -> int:
-    """Return the time at which the root holds a machine that failed at `failure_ns` for dead.
+    """Return the time at which the root takes a machine that failed at `failure_ns` for dead.
 
     Machines write a heartbeat at every multiple of `heartbeat_ns`; the root looks at every
     multiple of `poll_ns`. A poll misses a machine when no heartbeat fell into the time since the

@@ -91,7 +91,7 @@ class Stillness:
         self._still_s = 0.0
 
     def observe(self, now_s: float, heartbeat: int, processor_s: float) -> bool:
-        """Take an observation in; return whether the process is held for hung."""
+        """Take an observation in; return whether the process is taken for hung."""
         if self._seen != (heartbeat, processor_s):
             self._seen = (heartbeat, processor_s)
             self._still_s = 0.0
@@ -143,7 +143,7 @@ class Stall:
     def observe(
         self, now_s: float, iteration: int, life: Hashable = None, *, busy: bool = False
     ) -> bool:
-        """Take an observation in; return whether training is held for stalled.
+        """Take an observation in; return whether training is taken for stalled.
 
         Args:
             now_s: the observer's steady clock.
@@ -200,7 +200,7 @@ class TrainerWatch:
         """Whether a process is stopped or stuck in the kernel.
 
         Before its Checkpointer exists it has no heartbeat, and may well wait for a disk or a peer
-        without using the processor: only a process that is stopped is held for still then.
+        without using the processor: only a process that is stopped is taken for still then.
         """
         stillness = self._stillness.setdefault(rank, Stillness(self._hang_s, _LONGEST_GAP_S))
         seen: tuple[int, float]

@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Phase(StrEnum):
-    """What passes between a failure and training, in the order in which it comes about.
+    """What passes between a failure and training, in the order in which it happens.
 
     A real run's phases follow each other from the start of the outage and add up to its total;
     `castor_records.recoveries` says from which event to which each lasts. A simulated job begins

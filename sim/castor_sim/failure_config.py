@@ -89,7 +89,7 @@ class FailuresConfig(ConfigModel):
     shape: Annotated[float, Field(ge=0.1, le=20)] = 0.7
     """Weibull shape of a machine's time between failures; sigma for log-normal."""
     hardware_share: Fraction01 = 1.0
-    """Share of the failures that take the machine; the others a restart mends."""
+    """Share of the failures that take the machine; a restart fixes the others."""
     lemons: LemonsConfig | None = None
     domains: DomainsConfig | None = None
     trace: str | None = None

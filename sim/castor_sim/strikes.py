@@ -15,7 +15,7 @@ class Strikes:
     Attributes:
         time_ns: when, int64, never decreasing, not within a block nor from block to block.
         machine: int32; a position of the job (cloud) or a machine (fleet).
-        hardware: int8; 1 if the machine is lost, 0 if a restart mends it.
+        hardware: int8; 1 if the machine is lost, 0 if a restart fixes it.
         restore_ns: int64; how long until a replacement (cloud) or the machine itself (fleet) is
             there. Drawn beforehand, so that every strategy meets the same luck.
     """

@@ -29,7 +29,7 @@ class Failure:
     Attributes:
         time_ns: when it fails, in nanoseconds from the start of the trace.
         machine: which machine, 0-based; None if any machine will do.
-        kind: "software" is mended by a restart on the same machine and leaves its memory's
+        kind: "software" is fixed by a restart on the same machine and leaves its memory's
             replicas usable; "hardware" takes the machine and all that its memory held.
         duration_ns: how long the machine is out of service, in nanoseconds; None if unknown,
             and then a model draws it. It may reach beyond the end of the trace.

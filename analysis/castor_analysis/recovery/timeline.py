@@ -76,7 +76,7 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """A part came to be in a machine's checkpoint memory.
+    """A part has arrived in a machine's checkpoint memory.
 
     Attributes:
         rank: whose part it is.

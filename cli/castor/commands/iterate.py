@@ -190,7 +190,7 @@ def _scheme_json(setup: IterationSetup, report: IterationReport, name: str) -> d
     }
     delay_s = max(0, result.iteration_ns - report.baseline.iteration_ns) / 1e9
     if fits and result.schedules and setup.failures_per_s is not None:
-        # The delay is what counts, however it comes about.
+        # The delay is what counts, whatever its reason.
         chosen = least_wasteful_frequency(
             iteration_s=report.baseline.iteration_ns / 1e9,
             traffic_s=delay_s,

@@ -185,7 +185,7 @@ class StoreSession:
         """Carry out what the root decided, if its term still is; return whether that was done.
 
         Raises:
-            StoreUnavailableError: the store does not answer; the write may come about or not.
+            StoreUnavailableError: the store does not answer; the write may happen or not.
         """
         txn = store_writes.root_write(self._spec.job, self._agent, write)
         return (await self._store.transact(txn)).succeeded

@@ -34,7 +34,7 @@ PRELOAD: Final = "castor_runtime.agent.preload:preload"
 CRASHED: Final = 70
 """Exit code of an agent that ended with an exception (sysexits' EX_SOFTWARE)."""
 REFUSED: Final = 2
-"""Exit code of an agent whose input a person must mend, as of the command line."""
+"""Exit code of an agent whose input a person must correct, as of the command line."""
 
 _PATHS = ("folder", "secret", "tls_ca", "tls_certificate", "tls_key")
 

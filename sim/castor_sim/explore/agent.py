@@ -53,7 +53,7 @@ from castor_sim.explore.surroundings import Surroundings
 from castor_sim.explore.trainer import LOST_PEER, OWN_ERROR
 
 STALL_S = 6.0
-"""A trainer none of whose iterations ends for so long is held for stalled."""
+"""A trainer none of whose iterations ends for so long is taken for stalled."""
 
 FIRST_STALL_S = 30.0
 """Patience with a generation's first iteration: its peers may not have heard of the plan yet."""
