@@ -123,8 +123,7 @@ class CastorRun(SystemRun):
 
     def entries(self) -> list[Entry[Event]]:
         """Return all agents' and the launcher's events so far, by time."""
-        agents = [self.folder.agent(name) / "events.jsonl" for name in self.folder.agent_names()]
-        return merge([self.folder.launcher_events, *agents])
+        return merge(self.folder.event_logs())
 
     @property
     def started_ns(self) -> int:

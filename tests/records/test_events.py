@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_records.events.event import SCHEMA, Entry, Event
-from castor_records.events.failures import Detected, Failure, Retrieved
+from castor_records.events.failures import Detected, Failure, Planned, Resumed, Retrieved
 from castor_records.events.fields import specs_of
 from castor_records.events.line import KINDS, parse_line
 from castor_records.events.training import IterationEnded, SpansProfiled, Warned
@@ -79,6 +79,33 @@ def test_what_is_not_known_is_left_out_unless_it_tells_something() -> None:
     ]
     assert "rank" in keys(Failure(failure="software", target="store"))
     assert "loss" in keys(IterationEnded(generation=1, rank=0, iteration=1))
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        (
+            Failure(machine=2, position=1, failure="hardware"),
+            '"failure","machine":2,"position":1,"failure":"hardware"',
+        ),
+        (Detected(), '"detected"'),
+        (
+            Planned(iteration=2, tier="peer", lost=1),
+            '"planned","iteration":2,"tier":"peer","lost":1',
+        ),
+        (Retrieved(iteration=2), '"retrieved","iteration":2'),
+        (
+            Resumed(iteration=2, tier="peer", lost_progress_ns=5),
+            '"resumed","iteration":2,"tier":"peer","lost_progress_ns":5',
+        ),
+        (
+            Planned(generation=2, iteration=9, tier="storage", term=4),
+            '"planned","generation":2,"iteration":9,"tier":"storage","term":4',
+        ),
+    ],
+)
+def test_a_line_is_this_to_the_letter(event: Event, fields: str) -> None:
+    assert Entry(7, event).to_line() == f'{{"schema":1,"time_ns":7,"kind":{fields}}}'
 
 
 def test_an_unknown_kind_is_skipped_and_so_is_an_unknown_field() -> None:

@@ -87,14 +87,16 @@ def _newest() -> Path:
 
 def _logs(paths: Sequence[Path]) -> list[Path]:
     """Return the event logs that the paths stand for: files, run folders, agents' folders."""
+    from castor_records.run_files import RunFiles
+
     logs: list[Path] = []
     for path in paths:
         if path.is_file():
             logs.append(path)
             continue
         # A run that has ended has one merged log; a live one still has those of its agents.
-        merged = path / "events.jsonl"
-        live = [path / "launcher.jsonl", *sorted(path.glob("agents/*/events.jsonl"))]
+        folder = RunFiles(path)
+        merged, live = folder.events_file, folder.event_logs()
         found = [merged] if merged.is_file() else [log for log in live if log.is_file()]
         if not found:
             raise InputError("has no event log: name a run folder or an events.jsonl", file=path)
