@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import WritePlan
 from castor_policy.agents.events import ReportChanged, Tick
+from castor_policy.agents.filling import Filling
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
@@ -87,6 +88,23 @@ def test_a_root_seats_who_comes_by_domains_and_fills_up_by_them() -> None:
     rack_of = {report.agent: report.domain for report in reports}
     for row in spec.replicas:
         assert len({rack_of[write.plan.agents[machine]] for machine in row}) == 2
+
+
+def test_a_root_fills_up_from_a_domain_that_has_no_other_copy() -> None:
+    spec = replace(SPEC, replicas=place("group", 4, 2).replicas)
+    trained = [replace(idle(name), domain=f"rack-{n % 2}") for n, name in enumerate(NAMES)]
+    (write,) = began(spec, trained)
+    assert isinstance(write, WritePlan)
+    lost = write.plan.agents[0]
+    partner = next(one for one in trained if one.agent == write.plan.agents[1])
+    other = "rack-0" if partner.domain == "rack-1" else "rack-1"
+    spares = [
+        replace(idle("spare-0"), domain=partner.domain),
+        replace(idle("spare-1"), domain=other),
+    ]
+    known = {one.agent: one for one in trained if one.agent != lost}
+    filled, _ = Filling(spec, 7).fill(write.plan, known, spares, 0.0, 0.0)
+    assert filled.agents[0] == "spare-1"
 
 
 @given(st.permutations(range(4)))
