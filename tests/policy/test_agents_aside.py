@@ -21,6 +21,7 @@ from castor_policy.agents.history import (
     often_failed,
 )
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.placement import place
@@ -64,7 +65,7 @@ def failed(plan: Plan, told: AgentReport, *free: str, spec: JobSpec = SPEC) -> R
         if name != told.agent
     ]
     reports = [told, *others, *(report(name, 0) for name in free)]
-    return Root(spec, 7, plan, 10, reports, 0.0)
+    return Root(spec, Office(7, plan, 10, reports), 0.0)
 
 
 def written(effects: Sequence[object]) -> Plan:
@@ -209,7 +210,7 @@ def test_an_agent_that_is_started_again_is_free_again() -> None:
     assert aside_now(aside, {"node-1": "node-1.2"}) == ()
     plan = replace(loading(), phase=Phase.GATHER, agents=("node-0", "", *NAMES[2:]), aside=aside)
     reports = [report(name) for name in (NAMES[0], *NAMES[2:])]
-    made = Root(SPEC, 7, plan, 10, [*reports, report("node-1")], 0.0)
+    made = Root(SPEC, Office(7, plan, 10, [*reports, report("node-1")]), 0.0)
     assert [type(e) for e in made.handle(ReportChanged("x", None), 1.0)] == [RequestMachine]
     again = replace(report("node-1"), incarnation="node-1.2")
     effects = made.handle(ReportChanged("node-1", again), 1.1)
@@ -251,14 +252,14 @@ def test_memory_that_is_refused_while_gathering_is_found_too() -> None:
     plan = replace(NEW, phase=Phase.GATHER)
     told = saw(1, Sight(-1, "memory", "needs 9 GiB"), plan=plan)
     reports = [report(name, 3, state=State.GATHERED) for name in ("node-0", "node-2", "node-3")]
-    made = Root(SPEC, 7, plan, 10, [told, *reports, report("spare-1", 0)], 0.0)
+    made = Root(SPEC, Office(7, plan, 10, [told, *reports, report("spare-1", 0)]), 0.0)
     swapped = written(decide(made))
     assert (swapped.generation, swapped.agents[1]) == (3, "spare-1")
 
 
 def test_memory_that_is_too_small_on_every_machine_ends_the_job() -> None:
     small = [saw(m, Sight(-1, "memory", "needs 9 GiB")) for m in range(4)]
-    made = Root(SPEC, 7, loading(), 10, [*small, report("spare-0", 0)], 0.0)
+    made = Root(SPEC, Office(7, loading(), 10, [*small, report("spare-0", 0)]), 0.0)
     assert written(decide(made)).phase == Phase.FAILED
 
 

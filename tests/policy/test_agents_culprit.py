@@ -16,6 +16,7 @@ from castor_policy.agents.effects import Log, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged, Tick
 from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, tells_of_lost_peer
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.standstill import standstill
@@ -133,7 +134,7 @@ def test_a_failure_of_a_thousand_machines_is_told_in_a_few_words() -> None:
         )
         for m, name in enumerate(names)
     ]
-    effects = Root(spec, 7, plan, 10, told, 0.0).handle(Tick(), 1.0)
+    effects = Root(spec, Office(7, plan, 10, told), 0.0).handle(Tick(), 1.0)
     following = written(effects)
     assert following is not None
     assert following.reason.endswith("and 996 more")
@@ -283,7 +284,7 @@ def test_a_signal_from_outside_is_told_from_a_crash_and_from_a_symptom(
 def root() -> Root:
     lives = tuple(f"{name}.1" for name in NAMES)
     plan = Plan(1, 7, Phase.LOAD, NAMES, lives, iteration=5)
-    return Root(SPEC, 7, plan, 10, [member(machine) for machine in range(4)], 0.0)
+    return Root(SPEC, Office(7, plan, 10, [member(machine) for machine in range(4)]), 0.0)
 
 
 def written(effects: Sequence[object]) -> Plan | None:

@@ -15,6 +15,7 @@ from castor_policy.agents.events import PlanChanged, ReportChanged, RootEvent, T
 from castor_policy.agents.evidence import Sight, sight_of_end, strongest
 from castor_policy.agents.filling import REQUEST_AGAIN_S
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
 from castor_policy.placement import place
@@ -67,7 +68,7 @@ def all_but(machine: int, failed: AgentReport) -> list[AgentReport]:
 
 
 def root(plan: Plan | None, reports: Sequence[AgentReport], spec: JobSpec = SPEC) -> Root:
-    return Root(spec, TERM, plan, 10 if plan else 0, reports, 0.0)
+    return Root(spec, Office(TERM, plan, 10 if plan else 0, reports), 0.0)
 
 
 def told(made: Root, event: RootEvent | None = None, now_s: float = 1.0) -> list[RootEffect]:

@@ -10,6 +10,7 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log, Resign, RootEffect, WritePlan
 from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, Tick
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import LOST, is_awaited, later, repaired
 from castor_policy.agents.root import Root
@@ -105,7 +106,7 @@ def test_who_has_not_come_back_is_awaited_in_the_life_that_it_had() -> None:
 def root(standing: Plan | None, known: Plan | None, *told: AgentReport, **more: object) -> Root:
     awaited = {name: f"i{name[-1]}" for name in NAMES}
     options: dict[str, object] = {"known": known, "awaited": awaited, "epoch": 1} | more
-    return Root(SPEC, 4, standing, 9 if standing else 0, told, 100.0, **options)  # type: ignore[arg-type]
+    return Root(SPEC, Office(4, standing, 9 if standing else 0, told, **options), 100.0)  # type: ignore[arg-type]
 
 
 def told(made: Root, event: object, now_s: float) -> list[RootEffect]:

@@ -12,6 +12,7 @@ from castor_policy.agents.effects import WritePlan
 from castor_policy.agents.events import ReportChanged, Tick
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
@@ -31,7 +32,7 @@ def idle(name: str, machine: int | None = None, iteration: int = 9) -> AgentRepo
 
 
 def began(spec: JobSpec, reports: list[AgentReport], now_s: float = 0.0) -> list[object]:
-    made = Root(spec, 7, None, 0, reports, 0.0)
+    made = Root(spec, Office(7, None, 0, reports), 0.0)
     return list(made.handle(Tick(), now_s))
 
 
@@ -156,13 +157,13 @@ def test_a_standby_that_holds_parts_counts_from_the_start() -> None:
 def test_a_job_that_goes_on_waits_for_what_it_goes_on_from_and_not_for_ever() -> None:
     """To begin without would be to give up what others hold; they keep it (invariant 17)."""
     spec = replace(SPEC, resumes=3)
-    made = Root(spec, 7, None, 0, [idle(name) for name in NAMES], 0.0)
+    made = Root(spec, Office(7, None, 0, [idle(name) for name in NAMES]), 0.0)
     assert list(made.handle(Tick(), BEGIN_WITHOUT_S + 1)) == []
     (write,) = made.handle(Tick(), spec.gather_s)
     assert isinstance(write, WritePlan)
     assert (write.plan.phase, write.plan.generation) == (Phase.FAILED, 4)
     assert "start those that hold it" in write.plan.reason
-    made = Root(spec, 7, None, 0, [idle("a-0", 0), *map(idle, NAMES[1:])], 0.0)
+    made = Root(spec, Office(7, None, 0, [idle("a-0", 0), *map(idle, NAMES[1:])]), 0.0)
     assert list(made.handle(Tick(), 1.0)) == []
     (write,) = made.handle(ReportChanged("spare-9", idle("spare-9", 2)), 2.0)
     assert isinstance(write, WritePlan)

@@ -11,6 +11,7 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged, Tick, TrainersStanding
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.standstill import standstill
@@ -90,7 +91,7 @@ def test_nobody_is_named_where_nobody_is_behind(positions: list[tuple[int, int, 
 
 def root_over(told: list[AgentReport]) -> Root:
     plan = Plan(1, 5, Phase.LOAD, tuple(r.agent for r in told), tuple(r.incarnation for r in told))
-    return Root(SPEC, 5, plan, 9, told, 0.0)
+    return Root(SPEC, Office(5, plan, 9, told), 0.0)
 
 
 def test_the_root_starts_the_next_generation_and_logs_the_machine_that_did_not_come() -> None:

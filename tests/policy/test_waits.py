@@ -12,6 +12,7 @@ from castor_policy.agents.effects import Log, Report, RequestMachine, RootEffect
 from castor_policy.agents.events import Inspected, PlanChanged, ReportChanged, StorageRead, Tick
 from castor_policy.agents.gathering import Awaited
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.patience import Patience, serves
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
@@ -48,7 +49,7 @@ class Desk:
     """A root with a store that takes whatever it writes at once."""
 
     def __init__(self, plan: Plan, *reports: AgentReport) -> None:
-        self.root = Root(SPEC, 5, plan, 1, reports, 0.0)
+        self.root = Root(SPEC, Office(5, plan, 1, reports), 0.0)
         self.now_s = 0.0
         self.revision = 1
         self.asked: list[str] = []

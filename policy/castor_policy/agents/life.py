@@ -21,6 +21,7 @@ from castor_policy.agents.effects import (
 )
 from castor_policy.agents.events import AgentEvent, ReportChanged, RootChanged, RootEvent, StoreLost
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.transitions import Standing
@@ -147,16 +148,4 @@ def take_office(spec: JobSpec, view: StoreView, held: Root | None, now_s: float)
         return None
     if held is not None and (held.term, held.epoch) == (term, view.epoch):
         return held
-    plan, revision = view.plan()
-    return Root(
-        spec,
-        term,
-        plan,
-        revision,
-        view.reports(),
-        now_s,
-        known=view.known_plan(),
-        awaited=view.awaited,
-        epoch=view.epoch,
-        backup_revision=view.backup_revision,
-    )
+    return Root(spec, Office.seen_in(view, term), now_s)

@@ -33,6 +33,7 @@ from castor_policy.agents.gathering import (
 )
 from castor_policy.agents.history import is_aside
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.office import Office
 from castor_policy.agents.patience import Patience
 from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.plan import Phase, Plan
@@ -51,41 +52,21 @@ class Root:
 
     Args:
         spec: the job.
-        term: create revision of the root's key.
-        plan: the plan as read after the election.
-        revision: of its last change; 0 if there is no plan.
-        reports: the agents' reports as read with it.
+        office: what it starts from.
         now_s: the driver's clock.
-        known: the newest plan that this agent has seen; `plan_repair` says what it is for.
-        awaited: see `StoreView.awaited`.
-        epoch: see `StoreView.epoch`.
-        backup_revision: see `StoreView.backup_revision`.
     """
 
-    def __init__(
-        self,
-        spec: JobSpec,
-        term: int,
-        plan: Plan | None,
-        revision: int,
-        reports: Sequence[AgentReport],
-        now_s: float,
-        *,
-        known: Plan | None = None,
-        awaited: Mapping[str, str] | None = None,
-        epoch: int = 0,
-        backup_revision: int = 0,
-    ) -> None:
+    def __init__(self, spec: JobSpec, office: Office, now_s: float) -> None:
         self.spec = spec
-        self.term = term
-        self.plan = plan
-        self.epoch = epoch
-        self._known = known
-        self._awaited = dict(awaited or {})
-        self._backup_revision = backup_revision
+        self.term = office.term
+        self.plan = office.plan
+        self.epoch = office.epoch
+        self._known = office.known
+        self._awaited = office.awaited
+        self._backup_revision = office.backup_revision
         self._resigned = False
-        self._revision = revision
-        self.reports = {report.agent: report for report in reports}
+        self._revision = office.revision
+        self.reports = {report.agent: report for report in office.reports}
         self._placement = placement_of(spec)
         self._since_s = now_s
         self._pending: Plan | None = None
@@ -94,7 +75,7 @@ class Root:
         self._patience = Patience()
         self._storage_overdue = False
         self._at_s = 0.0
-        self._filling = Filling(spec, term)
+        self._filling = Filling(spec, office.term)
         self._persist_rounds = PersistRounds(spec, now_s)
 
     def handle(self, event: RootEvent, now_s: float, at_s: float | None = None) -> list[RootEffect]:

@@ -1,0 +1,50 @@
+"""What a root starts from: what its agent has seen of the store when it was elected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.plan import Plan
+from castor_policy.agents.store_view import StoreView
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """One root's term as it begins.
+
+    Attributes:
+        term: create revision of the root's key.
+        plan: the plan as read after the election.
+        revision: of its last change; 0 if there is no plan.
+        reports: the agents' reports as read with it.
+        known: the newest plan that this agent has seen; `plan_repair` says what it is for.
+        awaited: see `StoreView.awaited`.
+        epoch: see `StoreView.epoch`.
+        backup_revision: see `StoreView.backup_revision`.
+    """
+
+    term: int
+    plan: Plan | None
+    revision: int
+    reports: Sequence[AgentReport]
+    known: Plan | None = None
+    awaited: Mapping[str, str] = field(default_factory=dict)
+    epoch: int = 0
+    backup_revision: int = 0
+
+    @classmethod
+    def seen_in(cls, view: StoreView, term: int) -> Office:
+        """Return it as a view of the store has it now."""
+        plan, revision = view.plan()
+        return cls(
+            term,
+            plan,
+            revision,
+            view.reports(),
+            known=view.known_plan(),
+            awaited=dict(view.awaited),
+            epoch=view.epoch,
+            backup_revision=view.backup_revision,
+        )
