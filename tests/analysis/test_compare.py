@@ -564,6 +564,16 @@ def test_a_recovery_has_the_parts_of_its_own_kind_only() -> None:
     }
 
 
+def test_a_run_that_checkpoints_one_iteration_in_n_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "pipelined")
+    file = folder / "result.json"
+    result = json.loads(file.read_text())
+    result["spec"]["checkpoint_every"] = 4
+    file.write_text(json.dumps(result))
+    with pytest.raises(InputError, match=r"every 4 iterations.*without --checkpoint-every"):
+        setting_of(RunFolder(folder))
+
+
 def test_settings_of_the_same_run_are_equal_whatever_its_length(tmp_path: Path) -> None:
     one = read_run(write_run(tmp_path, "none", job="one")).setting
     longer = write_run(tmp_path, "none", job="two")
