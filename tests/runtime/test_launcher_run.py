@@ -332,7 +332,7 @@ def test_agents_that_crash_again_and_again_end_the_run(tmp_path: Path) -> None:
 def test_what_an_agent_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
     run = Run(tmp_path, "1000000", "refuse")
     assert run.to_the_end() == Outcome("refused", "agent node-1 refused to start", 2)
-    assert run.result["final_state_sha256"] is None
+    assert run.result.final_state_sha256 is None
 
 
 def test_a_run_without_machines_gets_one(tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_agents_that_are_started_elsewhere_are_waited_for(tmp_path: Path, store:
         await opened.close()
 
     assert run.to_the_end(elsewhere()).outcome == "finished"
-    assert run.result["iterations"] == 30
+    assert run.result.iterations == 30
     assert keys(store) == []
 
 
