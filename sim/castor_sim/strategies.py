@@ -179,7 +179,9 @@ class Gemini(Strategy):
 
     kind: Literal["gemini"] = "gemini"
     every: Count = 1
-    """Period of memory checkpoints in iterations."""
+    """Period of memory checkpoints in iterations. The traffic of each may take all of them, as in
+    the runtime with `Checkpointer(update_after="capture")`; by default it ends before the next
+    update there."""
     persist_every: Nanoseconds = _PERSIST_EVERY_NS
     """Period of persistent checkpoints; 0: none."""
     serialise: Nanoseconds | None = None
