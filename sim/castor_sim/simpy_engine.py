@@ -20,14 +20,11 @@ from simpy.events import Event as SimpyEvent
 from castor_policy.membership import known_ns
 from castor_policy.recovery import (
     NO_ITERATION,
-    NOTHING,
     OWN_MEMORY,
-    OWN_ONLY,
     PEER,
     SCRATCH,
     STORAGE,
     TIERS,
-    WHOLE,
     choose,
 )
 from castor_records.events.event import Entry, Event
@@ -44,6 +41,7 @@ from castor_records.events.failures import (
 )
 from castor_sim import path
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
+from castor_sim.memory import Memory
 from castor_sim.simpy_failures import RUN_ENDS, STRIKES_LAST, LateEvent, Process, batches
 from castor_sim.strategy_costs import NEVER_NS, StrategyCosts
 from castor_sim.strikes import Strikes
@@ -115,14 +113,8 @@ class SimpyEngine:
         self._progress_ns = 0
         self._restored = 0
         # Checkpoints: the newest complete one of each tier, and what is whole in memory.
-        self._memory_iteration = 0
         self._storage_iteration = NO_ITERATION
-        self._all_memory = NOTHING
-        self._memory_state = [WHOLE] * operations.positions
-        self._lost: list[int] = []
-        self._partial: list[int] = []
-        self._whole_ns = NEVER_NS
-        self._load = [0] * operations.positions
+        self._memory = Memory(operations.positions)
         self._detected_ns = 0
         self._tier = SCRATCH
         self._heaviest = 0
@@ -197,8 +189,7 @@ class SimpyEngine:
         elapsed_ns = self.now_ns - self.segment_ns
         done, stalled_ns, memory, storage = self.trained(elapsed_ns)
         if memory >= 0:
-            self._memory_iteration = memory
-            self._become_whole()
+            self._memory.completed(memory)
         if storage >= 0:
             self._storage_iteration = storage
         self.tally.iterations = done
@@ -239,7 +230,7 @@ class SimpyEngine:
             self._detected_ns = max(self._detected_ns, detected_ns)
             self._count(hardware)
             if hardware or self.costs.memory_in_trainer:
-                self._lose_memory(position)
+                self._memory.lose(position)
             kind = "hardware" if hardware else "software"
             self._emit(Failure(machine=machine, position=position, failure=kind))
         if struck:
@@ -253,25 +244,6 @@ class SimpyEngine:
             self.tally.software_failures += 1
         self._episode.append(HARDWARE if hardware else SOFTWARE)
 
-    def _lose_memory(self, position: int) -> None:
-        state = self._memory_state[position]
-        if state == NOTHING:
-            return
-        if state == OWN_ONLY:
-            self._partial.remove(position)
-        self._memory_state[position] = NOTHING
-        self._lost.append(position)
-
-    def _become_whole(self) -> None:
-        for position in self._lost:
-            self._memory_state[position] = WHOLE
-        for position in self._partial:
-            self._memory_state[position] = WHOLE
-        self._lost.clear()
-        self._partial.clear()
-        self._all_memory = WHOLE
-        self._whole_ns = NEVER_NS
-
     # ------------------------------------------------------------------ phases
 
     def _leave_phase(self) -> None:
@@ -279,9 +251,7 @@ class SimpyEngine:
         now_ns = self.now_ns
         if self._phase == Phase.TRAINING:
             self._settle_training()
-        if self._whole_ns <= now_ns:
-            self._become_whole()
-        self._whole_ns = NEVER_NS
+        self._memory.interrupted(now_ns)
         self._enter(self._phase)
 
     def _enter(self, phase: Phase) -> None:
@@ -317,21 +287,24 @@ class SimpyEngine:
         self._choose()
         self._emit(Detected())
         self._emit(
-            Planned(iteration=self._restored, tier=str(TIERS[self._tier]), lost=len(self._lost))
+            Planned(
+                iteration=self._restored, tier=str(TIERS[self._tier]), lost=len(self._memory.lost)
+            )
         )
 
     def _choose(self) -> None:
         """Choose iteration and tier by the shared policy."""
+        memory = self._memory
         self._restored, self._tier, self._heaviest = choose(
-            self._memory_iteration,
-            self._all_memory,
+            memory.iteration,
+            memory.most_held,
             self._storage_iteration,
-            self._lost,
-            len(self._lost),
+            memory.lost,
+            len(memory.lost),
             self.replicas,
-            self._memory_state,
-            self._load,
-            [0] * len(self._lost),
+            memory.state,
+            memory.load,
+            [0] * len(memory.lost),
         )
 
     def _replacement(self) -> Process:
@@ -359,20 +332,7 @@ class SimpyEngine:
         self._emit(Retrieved(iteration=self._restored))
         if self.costs.memory_every == 0:
             return
-        self._memory_iteration = self._restored
-        if self._tier == SCRATCH:
-            # The state at the start is no checkpoint: it is made anew, not loaded.
-            self._become_whole()
-            self._all_memory = NOTHING
-        elif self._tier == STORAGE:
-            self._become_whole()
-            self._all_memory = OWN_ONLY
-        for position in self._lost:
-            self._memory_state[position] = OWN_ONLY
-        self._partial.extend(self._lost)
-        self._lost.clear()
-        if self._partial or self._all_memory == OWN_ONLY:
-            self._whole_ns = self.now_ns + self.costs.replicate_ns
+        self._memory.retrieved(self._restored, self._tier, self.now_ns + self.costs.replicate_ns)
 
     def _resume(self) -> None:
         kept_ns = self._restored * self.costs.iteration_ns

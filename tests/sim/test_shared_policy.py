@@ -11,7 +11,7 @@ import pytest
 
 import castor_sim
 from castor_policy import membership, period, recovery
-from castor_sim import jump_kernel, path, simpy_engine
+from castor_sim import jump_kernel, memory, path, simpy_engine
 
 DECISIONS = (
     recovery.choose,
@@ -35,8 +35,10 @@ def test_both_engines_call_the_very_objects_of_the_policy() -> None:
     for engine in (simpy_engine, jump_kernel):
         assert engine.choose is recovery.choose
         assert engine.known_ns is membership.known_ns
-        for state in ("WHOLE", "OWN_ONLY", "NOTHING", "NO_ITERATION"):
-            assert getattr(engine, state) is getattr(recovery, state)
+        assert engine.NO_ITERATION is recovery.NO_ITERATION
+    for holder in (memory, jump_kernel):
+        for state in ("WHOLE", "OWN_ONLY", "NOTHING"):
+            assert getattr(holder, state) is getattr(recovery, state)
 
 
 def test_the_kernel_compiles_those_objects_and_what_it_calls_by_these_names() -> None:
