@@ -1,8 +1,8 @@
 """The cluster under failures as simpy processes: training, detection, replacement, recovery.
 
-Ties at one instant are settled by one rule: whatever ends at time t (an iteration, a checkpoint,
-a repair, a recovery phase) has ended before a failure at t strikes, failures at t strike
-together, and the run ends after both. The engines of `castor_sim.jump_engine` and
+Ties at one instant are settled by one rule: an event that ends at time t (an iteration, a
+checkpoint, a repair, a recovery phase) counts as done if a failure happens at t; failures at t
+happen together, and the run ends after both. The engines of `castor_sim.jump_engine` and
 `castor_sim.exact_engine` hold to it too.
 
 Training between two failures is closed form (`castor_sim.path`), so cost follows failures.

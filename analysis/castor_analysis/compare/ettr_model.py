@@ -229,7 +229,7 @@ def ettr_points(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recovery:
-    """The recoveries of all kinds as the engines take them: what is not common is moved.
+    """Fits every kind's recovery into the engines' one warm-up.
 
     After retrieval the engines know one warm-up for all kinds. What a kind needs beyond the
     shortest is put before: a trainer's exit is known so much later, a machine comes so much later.
