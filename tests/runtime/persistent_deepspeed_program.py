@@ -30,11 +30,11 @@ import torch.distributed.fsdp
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from castor_runtime.arena import Arena, PartLayout, Replica, remove_dead
-from castor_runtime.persistent.deepspeed_format import load_rank
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.persist import PartOrder, PersistOrder, PersistResult, persist
 from castor_runtime.persistent.template import write_template
 from castor_runtime.state.meta import decode, encode
+from castor_runtime.state.protocol import PersistentPart
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.random_state import capture_random_state, restore_random_state
 
@@ -193,17 +193,8 @@ def castor(out: Path, dtype: str, rank: int) -> Any:
     """Resume as a trainer of Castor does that has lost its memory."""
     engine = make_engine(dtype)
     state = DeepSpeedState(engine)
-    loaded = load_rank(
-        engine,
-        out / "castor",
-        SAVED_AT,
-        rank,
-        job=JOB,
-        fingerprint=FINGERPRINT,
-        prepare=lambda meta: state.reshape(decode(meta)),
-    )
-    meta = decode(loaded.meta)
-    state.restore_small(meta, loaded.extra)
+    part = PersistentPart(out / "castor", SAVED_AT, rank, JOB, FINGERPRINT)
+    meta = state.restore_persistent(part)
     restore_random_state(meta["random"])
     after = whole_state(engine)
     losses = train(engine, SAVED_AT + 1, LAST)
