@@ -127,7 +127,7 @@ class Panel:
         axes.tick_params(axis="y", length=0, labelsize=7.0)
         axes.set_yticks(
             [0.5, *(lanes.top[m.machine] + _ROW * len(m.trainers) / 2 for m in lanes.machines)],
-            ["parts", *(_name(machine) for machine in lanes.machines)],
+            ["phases", *(_name(machine) for machine in lanes.machines)],
         )
         for span in self.timeline.spans:
             self._draw_phase(span)
