@@ -57,10 +57,11 @@ class AgentLife:
         """
         if isinstance(event, ReportChanged):
             return []
+        if not self._validates:
+            return self.worker.handle(event, now_s)
         before = self.worker.standing
         effects = self.worker.handle(event, now_s)
-        if self._validates:
-            check_worker(self.worker, before, event)
+        check_worker(self.worker, before, event)
         return effects
 
     def decide(
@@ -117,7 +118,8 @@ def check_worker(worker: Worker, before: Standing, event: AgentEvent) -> None:
     Raises:
         AssertionError: it may not.
     """
-    transitions.check(transitions.WORKER, before, event, worker.standing)
+    if worker.standing != before:
+        transitions.check(transitions.WORKER, before, event, worker.standing)
     worker.validate()
 
 

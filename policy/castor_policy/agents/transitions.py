@@ -77,7 +77,6 @@ _IN_PLACE = (Standing.GATHERING, Standing.GATHERED, Standing.LOADING, Standing.R
 
 WORKER: tuple[Way, ...] = (
     Way(Standing.IDLE, Standing.GATHERING, _PLAN, "the plan gives it a place"),
-    Way(Standing.IDLE, Standing.FAILED, _PLAN, "the plan loads before it has gathered"),
     Way(Standing.GATHERING, Standing.GATHERED, (Inspected,), "it knows what its memory holds"),
     Way(Standing.GATHERED, Standing.LOADING, _PLAN, "the plan says what is loaded from where"),
     Way(Standing.LOADING, Standing.RUNNING, (TrainerResumed,), "all its trainers have loaded"),
@@ -103,17 +102,11 @@ WORKER: tuple[Way, ...] = (
     ),
     *(
         Way(here, Standing.GATHERING, _PLAN, "a generation begins")
-        for here in (
-            Standing.GATHERED,
-            Standing.LOADING,
-            Standing.RUNNING,
-            Standing.FAILED,
-            Standing.FINISHED,
-        )
+        for here in (*_IN_PLACE[1:], Standing.FAILED, Standing.FINISHED)
     ),
     *(
         Way(here, Standing.FAILED, _PLAN, "the plan loads a generation that it did not gather in")
-        for here in (*_IN_PLACE, Standing.FINISHED)
+        for here in (Standing.IDLE, *_IN_PLACE, Standing.FINISHED)
     ),
 )
 """Where a worker may go. An event that is not named leaves it where it stands."""
@@ -143,8 +136,6 @@ def check(table: Table, before: str, event: AgentEvent, after: str) -> None:
     Raises:
         ForbiddenTransitionError: it may not.
     """
-    if before == after and (table is WORKER):
-        return
     for way in table:
         if (way.before, way.after) == (before, after) and isinstance(event, way.events):
             return
