@@ -6,15 +6,26 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
-from castor_policy.agents import lease_keeping, life, root, store_view, store_writes, worker
+from castor_policy.agents import (
+    effects,
+    lease_keeping,
+    life,
+    root,
+    store_view,
+    store_writes,
+    worker,
+)
 from castor_runtime.agent import driver
 from castor_runtime.agent import session as runtime_session
+from castor_runtime.agent.worker_effects import WorkerEffects
 from castor_runtime.launcher import job_view
 from castor_sim.explore import agent
 from castor_sim.explore import session as simulated_session
+from castor_sim.explore.machine import carry_out
 
 SESSIONS = (runtime_session, simulated_session)
 DRIVERS = (driver, agent)
@@ -49,6 +60,12 @@ def test_both_drivers_have_the_policys_worker_and_root(driven: ModuleType) -> No
     known = set(imported_from_policy(driven))
     assert not known & {"take_office", "ReportChanged", "RootChanged", "StoreLost"}
     assert not set(imported_from_policy(driven)) & {"Compare", "Put", "root_key", "plan_key"}
+
+
+def test_both_carry_every_effect_out() -> None:
+    table = vars(WorkerEffects)["carry_out"].dispatcher
+    assert set(table.registry) - {object} == set(get_args(effects.WorkerEffect))
+    assert set(carry_out.registry) - {object} == set(get_args(effects.WorkerEffect))
 
 
 def test_both_write_as_root_what_the_policy_says() -> None:

@@ -1,8 +1,8 @@
 """The agent's event loop: events into the shared state machines, their effects into the world.
 
-Events are taken one after the other. An effect that takes time is begun and answers with an event
-of its own, except `StopTrainers` and `Inspect`: what follows them must not begin before they are
-done. The root decides beside that, on the same events in the same order.
+Events are taken one after the other, and what the worker decides is carried out before the next
+(`castor_runtime.agent.worker_effects`). The root decides beside that, on the same events in the
+same order.
 """
 
 from __future__ import annotations
@@ -18,28 +18,8 @@ from typing import Any
 
 from castor_configs.atomic import write_text
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.effects import (
-    BEGIN_AGAIN,
-    Campaign,
-    DiscardOtherIterations,
-    Exit,
-    Fetch,
-    Finalise,
-    Forget,
-    Inspect,
-    Log,
-    Offer,
-    Persist,
-    PingPeers,
-    Redundant,
-    Report,
-    RootWrite,
-    StartTrainers,
-    StopTrainers,
-    Verify,
-    WorkerEffect,
-)
-from castor_policy.agents.events import TICK_S, PeersAnswered, StoreTrouble, Tick
+from castor_policy.agents.effects import BEGIN_AGAIN, Exit, Log, RootWrite
+from castor_policy.agents.events import TICK_S, StoreTrouble, Tick
 from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.own_report import Sign
@@ -53,17 +33,17 @@ from castor_runtime.agent.admission import Admitted
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.life import own_life, sign_of
 from castor_runtime.agent.machine import Machine
-from castor_runtime.agent.memory import NOTHING_LEFT, CheckpointMemory
+from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.session import StoreSeen, StoreSession
-from castor_runtime.agent.trainer_fork_link import TrainerForkLink
+from castor_runtime.agent.trainer_host import TrainerHost
+from castor_runtime.agent.worker_effects import PING_TIMEOUT_S, WorkerEffects
 from castor_runtime.arena.leftovers import NEXT_STEPS, describe_kept, kept_runs
+from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.transport import PeerClient, PeerError, PeerServer
 
 FORKS_LOST = BEGIN_AGAIN
 """Exit code of an agent whose fork server died: whoever supervises it starts it again."""
-
-_PING_TIMEOUT_S = 1.0
 
 
 def _say(text: str) -> None:
@@ -77,7 +57,7 @@ class Agent:
         options: how it was started.
         admitted: the job, and that this agent may take part in it.
         store: of the job.
-        forks: the link to the trainers' fork server, connected.
+        host: runs its trainers.
     """
 
     def __init__(
@@ -85,13 +65,13 @@ class Agent:
         options: AgentOptions,
         admitted: Admitted,
         store: Store,
-        forks: TrainerForkLink,
+        host: TrainerHost,
     ) -> None:
         spec, credentials = admitted.spec, admitted.credentials
         self._options = options
         self._spec = spec
         self._admitted = admitted
-        self._forks = forks
+        self._host = host
         self.incarnation = secrets.token_hex(4)
         self._events: asyncio.Queue[StoreSeen] = asyncio.Queue()
         self._to_decide: asyncio.Queue[StoreSeen] = asyncio.Queue()
@@ -118,13 +98,13 @@ class Agent:
             status=self._status,
         )
         self._machine: Machine
+        self._effects: WorkerEffects
         self._born = own_life()
         self._life: AgentLife | None = None
-        self._campaigning = False
         self._exit: Exit | None = None
         self._taking_since_s: float | None = None
         self._written: dict[str, Any] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._beside = BackgroundTasks(lambda why: self._see(StoreTrouble("task", why)))
 
     async def run(self) -> int:
         """Serve until the job ends; return the exit code.
@@ -163,14 +143,22 @@ class Agent:
         """Serve under a name that is this agent's alone: nothing here was anybody else's."""
         self._machine = Machine(
             self._spec,
-            self._options.name,
-            self._options.folder,
-            self._options.listen,
+            self._options,
             self._memory,
-            self._forks,
+            self._host,
             self._session,
             self._client,
             self._log,
+            self._see,
+        )
+        self._effects = WorkerEffects(
+            self._machine,
+            self._session,
+            self._client,
+            self._beside,
+            self._stamped,
+            self._tell,
+            self._end,
             self._see,
         )
         ticking = asyncio.create_task(self._tick())
@@ -178,7 +166,7 @@ class Agent:
         deciding.add_done_callback(lambda _: self._events.put_nowait(Tick()))
         try:
             await self._machine.link.open()
-            self._forks.preload(self._admitted.files)
+            self._host.preload(self._admitted.files)
             while self._exit is None:
                 await self._take(await self._events.get())
                 self._write_record()
@@ -217,10 +205,6 @@ class Agent:
             case _:
                 return False
 
-    @property
-    def _is_empty(self) -> bool:
-        return not self._left.layouts and not self._memory.segments()
-
     def _say_what_was_here(self) -> None:
         for name in self._memory.removed:
             _say(f"removed {name} from shared memory: no process of its run is alive")
@@ -246,15 +230,18 @@ class Agent:
         if sign is not Sign.UNKNOWN:
             return sign
         with contextlib.suppress(PeerError):
-            answer = await self._client.ping(holder.address, _PING_TIMEOUT_S)
+            answer = await self._client.ping(holder.address, PING_TIMEOUT_S)
             if answer.get("incarnation") == holder.incarnation:
                 return Sign.ALIVE
         return Sign.UNKNOWN
 
     def forks_lost(self) -> None:
         """End: the trainers died with their fork server, and only a new agent has a new one."""
-        self._exit = Exit(FORKS_LOST, "the process that trainers are forked from died")
+        self._end(Exit(FORKS_LOST, "the process that trainers are forked from died"))
         self._events.put_nowait(Tick())
+
+    def _end(self, how: Exit) -> None:
+        self._exit = how
 
     def _status(self) -> dict[str, Any]:
         """Return what a ping answers."""
@@ -277,7 +264,7 @@ class Agent:
         assert self._life is not None
         while True:
             for write in self._decide_on(await self._to_decide.get()):
-                self._spawn(self._write_as_root(write, self._life.root))
+                self._beside.spawn(self._write_as_root(write, self._life.root))
 
     def _decide_on(self, event: StoreSeen) -> list[RootWrite]:
         """Have the root take an event in, and tell what it tells; return what it writes."""
@@ -298,10 +285,11 @@ class Agent:
     async def _take(self, event: StoreSeen) -> None:
         assert self._life is not None
         self._taking_since_s = now_s = time.monotonic()
-        await self._carry_out(self._life.obey(event, now_s))
+        for effect in self._life.obey(event, now_s):
+            await self._effects.carry_out(effect)
         self._taking_since_s = None
         # What was left may yet be needed: nothing else is made in its place.
-        if isinstance(event, Tick) and self._life.worker.machine is None and self._is_empty:
+        if isinstance(event, Tick) and self._life.worker.machine is None and self._memory.is_empty:
             self._machine.holding.make_ready()
 
     def _serves(self) -> bool:
@@ -314,67 +302,7 @@ class Agent:
             await asyncio.sleep(TICK_S)
             self._see(Tick())
 
-    # ---- effects -------------------------------------------------------------------------------
-
-    async def _carry_out(self, effects: list[WorkerEffect]) -> None:
-        for effect in effects:
-            await self._do(effect)
-
-    async def _do(self, effect: WorkerEffect) -> None:  # noqa: C901, PLR0912 - one branch an effect
-        machine = self._machine
-        match effect:
-            case Report(report):
-                self._session.report(self._stamped(report))
-            case StopTrainers():
-                await machine.stop_trainers()
-            case Inspect():
-                await machine.inspect(effect)
-            case DiscardOtherIterations(iteration):
-                self._memory.keep_only(iteration)
-            case StartTrainers(plan, number):
-                machine.start_trainers(plan, number)
-            case Verify():
-                machine.holding.verify(effect)
-            case Fetch():
-                machine.holding.fetch(effect)
-            case Offer():
-                machine.offer(effect)
-            case Redundant(generation):
-                machine.redundant(generation)
-            case Finalise(generation):
-                machine.finalise(generation)
-            case Persist(generation, iteration):
-                machine.persist(generation, iteration)
-            case Forget():
-                machine.forget()
-                self._left = NOTHING_LEFT
-            case Log():
-                self._tell(effect)
-            case Exit():
-                self._exit = effect
-            case Campaign():
-                self._spawn(self._run_campaign())
-            case PingPeers(addresses):
-                self._spawn(self._ping(addresses))
-
-    async def _run_campaign(self) -> None:
-        if not self._campaigning:
-            self._campaigning = True
-            try:
-                await self._session.campaign()
-            finally:
-                self._campaigning = False
-
-    async def _ping(self, addresses: Any) -> None:
-        async def ask(machine: int, address: str) -> tuple[int, int] | None:
-            try:
-                answer = await self._client.ping(address, _PING_TIMEOUT_S)
-            except PeerError:
-                return None
-            return machine, int(answer["generation"])
-
-        answers = await asyncio.gather(*(ask(m, a) for m, a in addresses.items()))
-        self._see(PeersAnswered(dict(a for a in answers if a is not None)))
+    # ---- what the root writes --------------------------------------------------------------------
 
     async def _write_as_root(self, write: RootWrite, root: Root | None) -> None:
         assert self._life is not None
@@ -389,17 +317,6 @@ class Agent:
         finally:  # whatever came of it: the root must decide again
             for event in self._life.root_write_ended(write, root, done):
                 self._see(event)
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            reason = f"{type(error).__name__}: {error}"
-            self._see(StoreTrouble("task", reason))
 
     def _write_record(self) -> None:
         """Keep agent.json true: operators and the fault injector find processes by it."""

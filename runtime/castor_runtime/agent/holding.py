@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from castor_configs.errors import InputError
 from castor_policy.agents.effects import Fetch, Verify
@@ -26,6 +26,7 @@ from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.agent.storage_view import AT_ONCE_S, StorageView
 from castor_runtime.arena import ArenaError
+from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.transport import (
     PartMissingError,
     PeerClient,
@@ -33,8 +34,6 @@ from castor_runtime.transport import (
     PeerRefusedError,
     PeerUnreachableError,
 )
-
-ResultT = TypeVar("ResultT")
 
 OWNER_CHECK_S = 2.0
 """Loading waits so long for storage to say whose checkpoints it holds."""
@@ -62,7 +61,7 @@ class Holding:
         session: StoreSession,
         client: PeerClient,
         emit: Callable[[WorkerEvent], None],
-        begin: Callable[[Coroutine[Any, Any, None]], None],
+        begin: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self.fingerprint = ""
         self._spec = spec
@@ -73,7 +72,7 @@ class Holding:
         self._begin = begin
         self._ready = False
         self._storage = StorageView(spec)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._beside = BackgroundTasks(lambda why: sys.stderr.write(f"checkpoint memory: {why}\n"))
 
     async def prepare(self, generation: int, machine: int, message: Mapping[str, Any]) -> bool:
         """Have memory for what a trainer says it will checkpoint; False if that is refused."""
@@ -89,7 +88,7 @@ class Holding:
             return False
         if not await self._hold(generation, machine, wait=True):
             return False
-        checking = self._keep(self._check_storage(generation))
+        checking = self._beside.spawn(self._check_storage(generation))
         # A folder that answers is checked before anything is loaded; a hung one holds up nobody.
         await asyncio.wait([checking], timeout=OWNER_CHECK_S)
         return not (checking.done() and checking.result())
@@ -115,7 +114,7 @@ class Holding:
         if self._ready or len(self._session.layouts()) < ranks:
             return
         self._ready = True
-        self._keep(self._take_some())
+        self._beside.spawn(self._take_some())
 
     async def _take_some(self) -> None:
         layouts = self._layouts()
@@ -145,11 +144,11 @@ class Holding:
             for rank, iterations in self._memory.holdings().items():
                 for iteration in iterations:
                     await self._memory.verify(rank, iteration)
-        reading = self._keep(self._storage.complete(self.fingerprint))
+        reading = self._beside.spawn(self._storage.complete(self.fingerprint))
         await asyncio.wait([reading], timeout=AT_ONCE_S)
         if reading.done():
             return self._memory.holdings(), reading.result()
-        self._keep(self._tell_of_storage(generation, reading))
+        self._beside.spawn(self._tell_of_storage(generation, reading))
         return self._memory.holdings(), None
 
     async def _tell_of_storage(
@@ -233,19 +232,11 @@ class Holding:
             self._emit(MemoryRefused(generation, str(error)))
             return False
         if self._memory.segments() != before:
-            touching = self._keep(self._memory.touch())
+            touching = self._beside.spawn(self._memory.touch())
             if wait:  # else a fetch is under way at once, and touches as it goes
                 await touching
         return True
 
-    def _keep(self, work: Coroutine[Any, Any, ResultT]) -> asyncio.Task[ResultT]:
-        """Run something that goes on beside whoever began it."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     def close(self) -> None:
         """Leave behind what still waits for storage."""
-        for task in self._tasks:
-            task.cancel()
+        self._beside.cancel()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from castor_policy.agents.effects import Inspect, Offer
@@ -30,12 +29,14 @@ from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.holding import Holding
 from castor_runtime.agent.log_tail import last_line, log_end
 from castor_runtime.agent.memory import CheckpointMemory
+from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.persisting import Described, Persister
 from castor_runtime.agent.session import StoreSession
-from castor_runtime.agent.trainer_fork_link import TrainerForkLink
+from castor_runtime.agent.trainer_host import TrainerHost
 from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
+from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.transport import PeerClient
 
 
@@ -47,11 +48,10 @@ class Machine:
 
     Args:
         spec: the job.
-        agent: name of the agent.
-        folder: of the agent, for logs.
-        listen: address at which this machine's first trainer can be met.
+        options: of the agent: its name, its folder for logs, and the address at which this
+            machine's first trainer can be met.
         memory: its checkpoint memory.
-        forks: forks the trainers.
+        host: runs the trainers.
         session: the store, for the parts' layouts.
         client: fetches from peers.
         log: the event log.
@@ -61,11 +61,9 @@ class Machine:
     def __init__(
         self,
         spec: JobSpec,
-        agent: str,
-        folder: Path,
-        listen: str,
+        options: AgentOptions,
         memory: CheckpointMemory,
-        forks: TrainerForkLink,
+        host: TrainerHost,
         session: StoreSession,
         client: PeerClient,
         log: EventLog,
@@ -76,18 +74,17 @@ class Machine:
         self.generation = 0
         self.number: int | None = None
         self.trainers: dict[int, int] = {}
-        self._agent = agent
-        self._folder = folder
-        self._listen = listen
-        self._forks = forks
+        self._folder = options.folder
+        self._listen = options.listen
+        self._host = host
         self._log = log
         self._emit = emit
-        self.holding = Holding(spec, memory, session, client, emit, self._spawn)
-        self._persister = Persister(spec, folder, forks, log, emit)
+        self._beside = BackgroundTasks(self._failed)
+        self.holding = Holding(spec, memory, session, client, emit, self._beside.spawn)
+        self._persister = Persister(spec, options.folder, host, log, emit)
         self.link = TrainerLink(spec.job, self._on_message)
-        self.control = ControlBlock.create(spec.job, spec.run, agent, spec.ranks_per_machine)
+        self.control = ControlBlock.create(spec.job, spec.run, options.name, spec.ranks_per_machine)
         self._watchdog = Watchdog(spec, self.control, emit)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._offers: dict[int, Offer] = {}
         self._asked: set[int] = set()
         self._described: dict[int, Described] = {}
@@ -98,10 +95,9 @@ class Machine:
     async def stop_trainers(self) -> None:
         """Kill the trainers, and give up what was begun for them."""
         self._watchdog.stop()
-        for task in list(self._tasks):
-            task.cancel()
-        await self._forks.kill_all()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._beside.cancel()
+        await self._host.kill_all()
+        await self._beside.wait()
         self.trainers.clear()
         self._offers.clear()
         self._asked.clear()
@@ -111,15 +107,15 @@ class Machine:
         """Fork this machine's trainers of the plan's generation."""
         self.generation, self.number = plan.generation, machine
         (self._folder / "final.json").unlink(missing_ok=True)
-        self._spawn(self._run_trainers(plan, machine))
+        self._beside.spawn(self._run_trainers(plan, machine))
 
     async def _run_trainers(self, plan: Plan, machine: int) -> None:
-        await self._forks.wait_ready()
+        await self._host.wait_ready()
         for local, rank in enumerate(self.spec.ranks_of(machine)):
             self.control.rank(local).clear()
             log = self._folder / f"rank-{rank}.log"
             said_before = log.stat().st_size if log.exists() else 0
-            pid = await self._forks.start_trainer(
+            pid = await self._host.start_trainer(
                 rank,
                 self.spec.script,
                 self.spec.arguments,
@@ -127,7 +123,7 @@ class Machine:
                 log,
             )
             self.trainers[rank] = pid
-            self._spawn(self._wait_for_end(plan.generation, local, rank, said_before))
+            self._beside.spawn(self._wait_for_end(plan.generation, local, rank, said_before))
             self._log.write(TrainerStarted(generation=plan.generation, rank=rank, pid=pid))
         self._watchdog.watch(plan.generation, dict(self.trainers))
 
@@ -170,7 +166,7 @@ class Machine:
         }
 
     async def _wait_for_end(self, generation: int, local: int, rank: int, said_before: int) -> None:
-        code = await self._forks.wait_end(self.trainers[rank])
+        code = await self._host.wait_end(self.trainers[rank])
         said = log_end(self._folder / f"rank-{rank}.log", said_before) if code else ""
         self._emit(
             TrainerEnded(
@@ -189,7 +185,7 @@ class Machine:
         match message["op"]:
             case "layout":
                 self._described[rank] = Described(message["sections"], message["template"] or "")
-                self._spawn(self._prepare(generation, rank, message))
+                self._beside.spawn(self._prepare(generation, rank, message))
             case "resumed":
                 told = {"iteration": int(message["iteration"]), **(message.get("seconds") or {})}
                 own = {"generation": generation, "rank": rank}
@@ -289,11 +285,11 @@ class Machine:
             (self._folder / "final.json").write_text(json.dumps(final), encoding="utf-8")
             self._emit(Finalised(generation))
 
-        self._spawn(work())
+        self._beside.spawn(work())
 
     def persist(self, generation: int, iteration: int) -> None:
         """Have this machine's parts of `iteration` written to persistent storage."""
-        self._spawn(self._persist(generation, iteration))
+        self._beside.spawn(self._persist(generation, iteration))
 
     async def _persist(self, generation: int, iteration: int) -> None:
         while self.number is None or not self._described.keys() >= set(
@@ -327,21 +323,14 @@ class Machine:
         self.memory.close(unlink=ends_memory())
         self.control.close(unlink=unlink_control)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._emit(TrainerHung(self.generation, -1, f"agent: {type(error).__name__}: {error}"))
+    def _failed(self, reason: str) -> None:
+        self._emit(TrainerHung(self.generation, -1, f"agent: {reason}"))
 
     def pids(self) -> dict[str, Any]:
         """Return what `agent.json` says of this machine."""
         return {
             "pid": os.getpid(),
-            "host_pid": self._forks.pid,
+            "host_pid": self._host.pid,
             "trainers": {str(rank): pid for rank, pid in self.trainers.items()},
             "generation": self.generation,
             "machine": self.number,

@@ -86,9 +86,6 @@ class Left:
     generation: int = 0
 
 
-NOTHING_LEFT = Left({}, {})
-
-
 class CheckpointMemory:
     """The parts that one agent holds; the source from which its peers fetch.
 
@@ -109,6 +106,12 @@ class CheckpointMemory:
         self._agent = agent
         self._lock = JobLock(spec.job, spec.run, home=home, comes_again=comes_again)
         self._arena: Arena | None = None
+        self._left = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is held, and nothing that `left` has found waits to be."""
+        return not self._left and not self.segments()
 
     @property
     def removed(self) -> list[str]:
@@ -139,6 +142,7 @@ class CheckpointMemory:
                 )
                 held[part.rank] = tuple(sorted(iterations))
                 generation = max(generation, newest_generation(replica.headers()))
+        self._left = bool(layouts)
         return Left(layouts, held, generation)
 
     @property
@@ -259,6 +263,7 @@ class CheckpointMemory:
         if self._arena is not None:
             self._arena.close(unlink=True)
             self._arena = None
+        self._left = False
         any_rank = segment_name(self._spec.job, self._spec.run, self._agent, 0)[:-1] + "*"
         for path in SHARED_MEMORY.glob(any_rank):
             path.unlink(missing_ok=True)

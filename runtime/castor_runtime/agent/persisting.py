@@ -15,7 +15,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_records.events.storing import Persisted, PersistFailed
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.log_tail import last_words
-from castor_runtime.agent.trainer_fork_link import TrainerForkLink
+from castor_runtime.agent.trainer_host import TrainerHost
 
 _WAIT_S = 3600.0
 """An iteration that was announced and has not come by then never will."""
@@ -41,7 +41,7 @@ class Persister:
     Args:
         spec: the job.
         folder: of the agent, for the log.
-        forks: forks the processes.
+        host: runs the processes.
         log: the event log.
         emit: gets `PersistEnded`.
     """
@@ -50,13 +50,13 @@ class Persister:
         self,
         spec: JobSpec,
         folder: Path,
-        forks: TrainerForkLink,
+        host: TrainerHost,
         log: EventLog,
         emit: Callable[[WorkerEvent], None],
     ) -> None:
         self._spec = spec
         self._log_file = folder / "persist.log"
-        self._forks = forks
+        self._host = host
         self._log = log
         self._emit = emit
         self._begun: set[tuple[int, int]] = set()
@@ -120,13 +120,13 @@ class Persister:
         self, generation: int, iteration: int, machine: int, order: Mapping[str, Any]
     ) -> None:
         began_s = time.monotonic()
-        pid = await self._forks.start_call(
+        pid = await self._host.start_call(
             f"persist {generation} {iteration}",
             "castor_runtime.persistent.machine_share:write",
             {"order": json.dumps(order)},
             self._log_file,
         )
-        code = await self._forks.wait_end(pid)
+        code = await self._host.wait_end(pid)
         if code == 0:
             self._log.write(
                 Persisted(

@@ -41,7 +41,7 @@ class LiveRun:
     intrude: Callable[[AgentOptions, str], Awaitable[int]]
     report: Callable[[Event, int], None]
     say: Callable[[str], None]
-    spawn: Callable[[Coroutine[None, None, None]], None]
+    spawn: Callable[[Coroutine[None, None, None]], object]
 
 
 class Observer:

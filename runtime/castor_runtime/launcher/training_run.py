@@ -20,6 +20,7 @@ from castor_records.events.failures import RunStarted
 from castor_records.events.training import IterationEnded
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock
+from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.fork_server_link import ForkServerError
 from castor_runtime.launcher.agent_fork_link import (
     AgentExit,
@@ -27,7 +28,6 @@ from castor_runtime.launcher.agent_fork_link import (
     inherited_environment,
 )
 from castor_runtime.launcher.agent_fork_server import AGENT_MAIN, PRELOAD, REFUSED
-from castor_runtime.launcher.background_tasks import BackgroundTasks
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
@@ -212,7 +212,7 @@ class TrainingRun:
         control = ControlServer(self.folder.control_socket, self._observer.asked)
         await control.open()
         stack.push_async_callback(control.close)
-        stack.push_async_callback(self._tasks.cancel)
+        stack.push_async_callback(self._tasks.end)
         self._tasks.spawn(self._job.follow(self._serve_requests))
         if self.options.local_agents:
             await self._start_agents(names)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,29 +84,43 @@ class _Blobs:
         return place
 
 
-def _pack(value: Any, path: str, blobs: _Blobs) -> Any:  # noqa: PLR0911 - one return a type
-    if value is None or type(value) in (bool, int, float, str):
+def _pack(value: Any, path: str, blobs: _Blobs) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
         return value
-    if isinstance(value, Mapping):
-        return _pack_mapping(value, path, blobs)
-    if type(value) is list:
-        return [_pack(item, f"{path}[{i}]", blobs) for i, item in enumerate(value)]
-    if type(value) is tuple:
-        return {"$tuple": [_pack(item, f"{path}[{i}]", blobs) for i, item in enumerate(value)]}
-    if isinstance(value, bytes | bytearray):
-        return {"$bytes": blobs.add(bytes(value))}
-    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
-        return {"$scalar": [*blobs.add(value.tobytes()), value.dtype.str]}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return {"$array": [*blobs.add(value.tobytes()), value.dtype.str, list(value.shape)]}
-    packed = _pack_torch(value, blobs)
-    if packed is None:
-        raise MetaError(
-            f"state at {path or 'the root'} is a {type(value).__module__}."
-            f"{type(value).__qualname__}, which a checkpoint cannot hold: give numbers, strings, "
-            "bytes, lists, tuples, dicts, numpy arrays or torch tensors from its state_dict()"
-        )
-    return packed
+    pack = _EXACTLY.get(kind)
+    if pack is None:
+        pack = next((p for base, p in _DERIVED.items() if isinstance(value, base)), _pack_torch)
+    return pack(value, path, blobs)
+
+
+def _refused(value: Any, path: str) -> MetaError:
+    return MetaError(
+        f"state at {path or 'the root'} is a {type(value).__module__}."
+        f"{type(value).__qualname__}, which a checkpoint cannot hold: give numbers, strings, "
+        "bytes, lists, tuples, dicts, numpy arrays or torch tensors from its state_dict()"
+    )
+
+
+def _pack_list(value: list[Any], path: str, blobs: _Blobs) -> Any:
+    return [_pack(item, f"{path}[{i}]", blobs) for i, item in enumerate(value)]
+
+
+def _pack_tuple(value: tuple[Any, ...], path: str, blobs: _Blobs) -> Any:
+    return {"$tuple": [_pack(item, f"{path}[{i}]", blobs) for i, item in enumerate(value)]}
+
+
+def _pack_bytes(value: bytes | bytearray, _: str, blobs: _Blobs) -> Any:
+    return {"$bytes": blobs.add(bytes(value))}
+
+
+def _pack_numbers(value: np.generic | np.ndarray[Any, Any], path: str, blobs: _Blobs) -> Any:
+    if value.dtype.kind not in "biufc":
+        raise _refused(value, path)
+    place = [*blobs.add(value.tobytes()), value.dtype.str]
+    if isinstance(value, np.ndarray):
+        return {"$array": [*place, list(value.shape)]}
+    return {"$scalar": place}
 
 
 def _pack_mapping(value: Mapping[Any, Any], path: str, blobs: _Blobs) -> Any:
@@ -121,18 +135,37 @@ def _pack_mapping(value: Mapping[Any, Any], path: str, blobs: _Blobs) -> Any:
     return {tag: pairs}
 
 
-def _pack_torch(value: Any, blobs: _Blobs) -> Any:
+def _pack_torch(value: Any, path: str, blobs: _Blobs) -> Any:
     if not type(value).__module__.startswith("torch"):
-        return None
+        raise _refused(value, path)
     import torch  # noqa: PLC0415 - the agent decodes without it
 
     if isinstance(value, torch.dtype):
         return {"$dtype": str(value).removeprefix("torch.")}
     if not isinstance(value, torch.Tensor):
-        return None
+        raise _refused(value, path)
     tensor = value.detach().cpu().contiguous()
     raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
     return {"$tensor": [*blobs.add(raw), str(tensor.dtype)[6:], list(tensor.shape)]}
+
+
+_PLAIN = frozenset({type(None), bool, int, float, str})
+"""Types that JSON holds as they are."""
+
+_EXACTLY: Mapping[type, Callable[[Any, str, _Blobs], Any]] = {
+    list: _pack_list,
+    tuple: _pack_tuple,
+}
+"""By type: what is derived from these would come back as another type."""
+
+_DERIVED: Mapping[type, Callable[[Any, str, _Blobs], Any]] = {
+    Mapping: _pack_mapping,
+    bytes: _pack_bytes,
+    bytearray: _pack_bytes,
+    np.generic: _pack_numbers,
+    np.ndarray: _pack_numbers,
+}
+"""By type, or by what the type is derived from. All others are torch's, or refused."""
 
 
 def _unpack(value: Any, blobs: memoryview) -> Any:

@@ -236,7 +236,7 @@ class SimulatedAgent:
     def _carry_on(self) -> None:
         while self.alive and not self._held and (self._effects or self._events):
             if self._effects:
-                self._do(self._effects.popleft())
+                carry_out(self._effects.popleft(), self.world, self)
             else:
                 event = self._events.popleft()
                 self._effects.extend(self.life.obey(event, self.local_s()))
@@ -287,25 +287,14 @@ class SimulatedAgent:
 
     # ---- effects -------------------------------------------------------------------------------
 
-    def _do(self, effect: WorkerEffect) -> None:
-        match effect:
-            case Report(report):
-                self.session.report(report)
-            case Campaign():
-                self.session.campaign()
-            case StopTrainers():
-                # What was begun may answer until it is given up: before the trainers end, or after.
-                late = self.draw.random() < _GIVEN_UP_LATE
-                stuck_until_s = self.host.stop_stuck_until_s if self.trains() else 0.0
-                self.stop_trainers(give_up=not late)
-                then = self._give_up if late else _nothing
-                self.hold(self.draw.uniform(*_STOP_S), then, stuck_until_s)
-            case Exit(code, reason):
-                self.world.note(f"{self.incarnation} exits with {code} {reason}")
-                self.exited = code
-                self.end()
-            case _:
-                carry_out(self.world, self, effect)
+    def stop_as_told(self) -> None:
+        """Kill the trainers; what follows waits until they are gone."""
+        # What was begun may answer until it is given up: before the trainers end, or after.
+        late = self.draw.random() < _GIVEN_UP_LATE
+        stuck_until_s = self.host.stop_stuck_until_s if self.trains() else 0.0
+        self.stop_trainers(give_up=not late)
+        then = self._give_up if late else _nothing
+        self.hold(self.draw.uniform(*_STOP_S), then, stuck_until_s)
 
     def _give_up(self) -> None:
         self.work += 1
@@ -385,3 +374,25 @@ class SimulatedAgent:
 
 def _nothing() -> None:
     pass
+
+
+@carry_out.register(Report)
+def _(effect: Report, _: Surroundings, agent: SimulatedAgent) -> None:
+    agent.session.report(effect.report)
+
+
+@carry_out.register(Campaign)
+def _(_: Campaign, __: Surroundings, agent: SimulatedAgent) -> None:
+    agent.session.campaign()
+
+
+@carry_out.register(StopTrainers)
+def _(_: StopTrainers, __: Surroundings, agent: SimulatedAgent) -> None:
+    agent.stop_as_told()
+
+
+@carry_out.register(Exit)
+def _(effect: Exit, _: Surroundings, agent: SimulatedAgent) -> None:
+    agent.world.note(f"{agent.incarnation} exits with {effect.code} {effect.reason}")
+    agent.exited = effect.code
+    agent.end()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import singledispatch
+
 from castor_policy.agents.effects import (
     DiscardOtherIterations,
     Fetch,
     Finalise,
     Forget,
     Inspect,
+    Log,
     Offer,
     Persist,
     PingPeers,
@@ -40,51 +43,84 @@ _STORAGE_S = (0.1, 5.0)
 _PING_S = (0.01, 0.3)
 
 
-def carry_out(  # noqa: C901, PLR0912 - one branch an effect
-    world: Surroundings, agent: Agent, effect: WorkerEffect
-) -> None:
-    """Do what the worker wants done; answers go to `agent.see`."""
-    match effect:
-        case Inspect():
-            # What follows waits for the answer, as it does in the runtime's driver.
-            stuck_until_s = agent.host.memory_stuck_until_s
-            read_s = agent.draw.uniform(*_READ_S)
-            agent.hold(read_s, lambda: _inspect(world, agent, effect), stuck_until_s)
-        case DiscardOtherIterations(iteration):
-            _keep(agent, iteration)
-        case Forget():
-            world.monitor.forgets(agent)
-            agent.host.memory.clear()
-        case StartTrainers(plan, machine):
-            for rank in world.spec.ranks_held_by(machine):
-                agent.host.memory.setdefault(rank, Replica())
-            for rank in world.spec.ranks_of(machine):
-                group = world.group((plan.generation, plan.rendezvous))
-                agent.trainers[rank] = SimulatedTrainer(
-                    world, agent, group, rank, machine, plan.generation
-                )
-                agent.trainers[rank].begin()
-        case Verify():
-            _begin(agent, _READ_S, lambda: _verify(agent, effect))
-        case Fetch():
-            _begin(agent, _CONNECT_S, lambda: _fetch(world, agent, effect))
-        case Offer(_, rank, _, _):
-            agent.offers[rank] = effect
-            if rank in agent.trainers:
-                agent.trainers[rank].load()
-        case Redundant(generation):
-            agent.redundant_generation = generation
-            for group in {id(t.group): t.group for t in agent.trainers.values()}.values():
-                group.redundant(agent)
-        case Finalise(generation):
-            _begin(agent, _READ_S, lambda: agent.see(Finalised(generation)))
-        case Persist():
-            agent.persist = effect
-            agent.persist_parts(effect.generation)
-        case PingPeers():
-            _ping(world, agent, effect)
-        case _:
-            pass  # Log
+@singledispatch
+def carry_out(effect: WorkerEffect, _world: Surroundings, _agent: Agent) -> None:
+    """Do what the worker wants done; answers go to `agent.see`.
+
+    Raises:
+        TypeError: nothing is registered for an effect of this type.
+    """
+    raise TypeError(f"nothing carries out a {type(effect).__name__}")
+
+
+@carry_out.register(Inspect)
+def _(effect: Inspect, world: Surroundings, agent: Agent) -> None:
+    # What follows waits for the answer, as it does in the runtime's driver.
+    stuck_until_s = agent.host.memory_stuck_until_s
+    agent.hold(agent.draw.uniform(*_READ_S), lambda: _inspect(world, agent, effect), stuck_until_s)
+
+
+@carry_out.register(DiscardOtherIterations)
+def _(effect: DiscardOtherIterations, _: Surroundings, agent: Agent) -> None:
+    for replica in agent.host.memory.values():
+        replica.keep_only(effect.iteration)
+
+
+@carry_out.register(Forget)
+def _(_: Forget, world: Surroundings, agent: Agent) -> None:
+    world.monitor.forgets(agent)
+    agent.host.memory.clear()
+
+
+@carry_out.register(StartTrainers)
+def _(effect: StartTrainers, world: Surroundings, agent: Agent) -> None:
+    generation, machine = effect.plan.generation, effect.machine
+    for rank in world.spec.ranks_held_by(machine):
+        agent.host.memory.setdefault(rank, Replica())
+    for rank in world.spec.ranks_of(machine):
+        group = world.group((generation, effect.plan.rendezvous))
+        agent.trainers[rank] = SimulatedTrainer(world, agent, group, rank, machine, generation)
+        agent.trainers[rank].begin()
+
+
+@carry_out.register(Verify)
+def _(effect: Verify, _: Surroundings, agent: Agent) -> None:
+    _begin(agent, _READ_S, lambda: _verify(agent, effect))
+
+
+@carry_out.register(Fetch)
+def _(effect: Fetch, world: Surroundings, agent: Agent) -> None:
+    _begin(agent, _CONNECT_S, lambda: _fetch(world, agent, effect))
+
+
+@carry_out.register(Offer)
+def _(effect: Offer, _: Surroundings, agent: Agent) -> None:
+    agent.offers[effect.rank] = effect
+    if effect.rank in agent.trainers:
+        agent.trainers[effect.rank].load()
+
+
+@carry_out.register(Redundant)
+def _(effect: Redundant, _: Surroundings, agent: Agent) -> None:
+    agent.redundant_generation = effect.generation
+    for group in {id(t.group): t.group for t in agent.trainers.values()}.values():
+        group.redundant(agent)
+
+
+@carry_out.register(Finalise)
+def _(effect: Finalise, _: Surroundings, agent: Agent) -> None:
+    _begin(agent, _READ_S, lambda: agent.see(Finalised(effect.generation)))
+
+
+@carry_out.register(Persist)
+def _(effect: Persist, _: Surroundings, agent: Agent) -> None:
+    agent.persist = effect
+    agent.persist_parts(effect.generation)
+
+
+@carry_out.register(Log)
+def _(_: Log, __: Surroundings, ___: Agent) -> None:
+    """Nobody reads a simulated agent's log."""
 
 
 def _begin(agent: Agent, span_s: tuple[float, float], what: object) -> None:
@@ -135,11 +171,6 @@ def _read_storage(world: Surroundings, agent: Agent, effect: Inspect) -> None:
     persistent = world.storage.complete(agent.name)
     world.monitor.storage_read(agent, effect.generation, persistent)
     agent.see(StorageRead(effect.generation, persistent))
-
-
-def _keep(agent: Agent, iteration: int | None) -> None:
-    for replica in agent.host.memory.values():
-        replica.keep_only(iteration)
 
 
 def _verify(agent: Agent, effect: Verify) -> None:
@@ -211,7 +242,8 @@ def _fail(agent: Agent, effect: Fetch, reason: str, *, unreached: bool = False) 
     _begin(agent, _REFUSED_S, lambda: agent.see(said))
 
 
-def _ping(world: Surroundings, agent: Agent, effect: PingPeers) -> None:
+@carry_out.register(PingPeers)
+def _(effect: PingPeers, world: Surroundings, agent: Agent) -> None:
     def answered() -> None:
         known = {}
         for machine, address in sorted(effect.addresses.items()):
