@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from castor_configs.errors import InputError
+from castor_configs.plugins import Registry
 from castor_traces.picture_style import picture_paths
 from paper_figures import (
     fig07,
@@ -29,7 +29,7 @@ from paper_figures.figure_data import Effort, FigureData, read_csv, write_csv
 
 @dataclass(frozen=True, slots=True)
 class PaperFigure:
-    """One figure of the paper.
+    """One figure: of the paper, or from outside.
 
     Attributes:
         title: what it shows.
@@ -42,7 +42,8 @@ class PaperFigure:
     draw: Callable[[FigureData, str | Path], None]
 
 
-FIGURES: Final[Mapping[str, PaperFigure]] = MappingProxyType(
+FIGURES: Final[Registry[PaperFigure]] = Registry(
+    "figures",
     {
         "table1": PaperFigure("GPU and CPU memory of machines", table1.compute, table1.draw),
         "table2": PaperFigure("The models", table2.compute, table2.draw),
@@ -56,8 +57,11 @@ FIGURES: Final[Mapping[str, PaperFigure]] = MappingProxyType(
         "fig14": PaperFigure("Parts of a recovery", fig14.compute, fig14.draw),
         "fig15": PaperFigure("Effective training time ratio", fig15.compute, fig15.draw),
         "fig16": PaperFigure("Ways to interleave", fig16.compute, fig16.draw),
-    }
+    },
+    lambda found: isinstance(found, PaperFigure),
+    "paper_figures.catalog.PaperFigure",
 )
+"""The paper's in its order, then those from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +82,15 @@ class Drawn:
 
 
 def chosen_figures(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the figures to make, in the paper's order; all of them for no names.
+    """Return the figures to make, in the paper's order; all of the paper's for no names.
 
     Raises:
-        InputError: there is no figure of a name.
+        InputError: there is no figure of a name, or it is a plugin's that cannot be used.
     """
-    wanted = set(names)
-    for name in sorted(wanted - set(FIGURES)):
-        raise InputError(f'no figure "{name}"; there are {", ".join(FIGURES)}', key="--only")
-    return tuple(name for name in FIGURES if not wanted or name in wanted)
+    wanted = set(names) or set(FIGURES.built_in)
+    for name in sorted(wanted):
+        FIGURES.choose(name, "--only")
+    return tuple(name for name in FIGURES if name in wanted)
 
 
 def make_figure(name: str, folder: str | Path, effort: Effort) -> Drawn:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -49,3 +52,42 @@ def needs() -> Callable[..., None]:
             pytest.skip("needs root, as in a container: it mounts, or becomes another user")
 
     return check
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How CONTRIBUTING.md says that something is added, its file written.
+
+    Attributes:
+        plugins: what CASTOR_PLUGINS is set to, the file by its whole path.
+        entry_point: the same as a line of an entry point, and its group.
+        commands: the words of each command after it.
+    """
+
+    plugins: str
+    entry_point: tuple[str, str]
+    commands: list[list[str]]
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Callable[[str, Path], Recipe]:
+    """Write the file of one of CONTRIBUTING.md's recipes into a folder; return the rest of it."""
+    text = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    def written(title: str, folder: Path) -> Recipe:
+        section = text.partition(f"\n### {title}\n")[2].partition("\n### ")[0]
+        (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.M | re.S)
+        file = code.splitlines()[0].removeprefix("# ")
+        (folder / file).write_text(code, encoding="utf-8")
+        line, *commands = re.findall(r"^    (.*)$", section.rpartition("```")[2], re.M)
+        (plugins,) = re.findall(r'^export CASTOR_PLUGINS="(.*)"$', line)
+        declared, _, place = plugins.partition(" = ")
+        kind, _, name = declared.partition(".")
+        entry = f"{name} = {place.replace('.py:', ':')}"
+        return Recipe(
+            f"{declared} = {folder / place}",
+            (f"castor.{kind}", entry),
+            [shlex.split(command) for command in commands],
+        )
+
+    return written

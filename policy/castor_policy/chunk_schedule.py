@@ -128,6 +128,41 @@ def leave_short(spans_ns: Sequence[int], shortest_ns: int) -> tuple[int, ...]:
     return (*usable, *spans_ns[-1:])
 
 
+def check_complete(schedule: Schedule, spans: int, size_bytes: int, copies: int) -> None:
+    """Check that a schedule sends each replica once, whole and in the spans that there are.
+
+    Whatever scheme made it: what it leaves out would be missing after a failure.
+
+    Args:
+        schedule: as a scheme returned it.
+        spans: how many idle spans it was given; for none it has one all the same.
+        size_bytes: of one replica.
+        copies: how many replicas travel.
+
+    Raises:
+        ValueError: naming the scheme.
+    """
+    if len(schedule.spans) != max(1, spans):
+        raise ValueError(
+            f"scheme {schedule.scheme} returned {len(schedule.spans)} spans: expected "
+            f"{max(1, spans)}, one for each that it was given"
+        )
+    sent = [0] * copies
+    for chunk in schedule.chunks:
+        if not 0 <= chunk.replica < copies or chunk.size_bytes <= 0:
+            raise ValueError(
+                f"scheme {schedule.scheme} sends {chunk}: expected 1 byte or more of replica 0 to "
+                f"{copies - 1}"
+            )
+        sent[chunk.replica] += chunk.size_bytes
+    for replica, sent_bytes in enumerate(sent):
+        if sent_bytes != size_bytes:
+            raise ValueError(
+                f"scheme {schedule.scheme} sends {sent_bytes} bytes of replica {replica}, which "
+                f"has {size_bytes}: every byte travels once"
+            )
+
+
 def check_chunk_count(size_bytes: int, largest_bytes: int, copies: int = 1) -> None:
     """Check that `copies` of so many bytes go in at most `CHUNKS_MAX` chunks of `largest_bytes`.
 

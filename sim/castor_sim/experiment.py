@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -24,6 +21,7 @@ from pydantic import (
 )
 
 from castor_configs.errors import InputError
+from castor_configs.plugins import module_from, not_one_of
 from castor_configs.quantities import BitsPerSecond, Bytes, Fraction01, Nanoseconds
 from castor_configs.schema import ConfigModel, Count, CountOrZero, Name
 from castor_policy.defaults import NETWORK_EFFICIENCY
@@ -31,7 +29,7 @@ from castor_sim import strategies as built_in
 from castor_sim.detection import DetectionConfig
 from castor_sim.failure_config import FailuresConfig, ReplacementConfig
 from castor_sim.iteration_config import IterationConfig
-from castor_sim.strategies import BUILT_IN, PlacementName, Strategy
+from castor_sim.strategies import BUILT_IN, STRATEGIES, PlacementName, Strategy
 from castor_sim.strategy_costs import MAX_HORIZON_NS
 
 
@@ -58,18 +56,28 @@ class TrainingConfig(ConfigModel):
     """Jobs that share the persistent storage, this one included; each gets an equal part."""
 
 
+_PLACE = re.compile(r"[^:]+:[A-Za-z_]\w*")
+
+
+def _from_outside(kind: str) -> str:
+    if kind not in STRATEGIES and not _PLACE.fullmatch(kind):
+        raise ValueError(f"{not_one_of(kind, tuple(STRATEGIES))}; one in a file is file.py:Class")
+    return kind
+
+
 class OwnStrategy(ConfigModel):
-    """A strategy from a file or module of the user's, with options that only it knows."""
+    """A strategy of somebody's own, with options that only it knows."""
 
     model_config = ConfigDict(extra="allow")
 
-    kind: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
-    """file.py:Class, relative to the experiment's folder, or package.module:Class."""
+    kind: Annotated[str, AfterValidator(_from_outside)]
+    """file.py:Class, relative to the experiment's folder, package.module:Class, or the name of a
+    plugin's."""
 
 
 def _kind_of(value: object) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return "own" if isinstance(kind, str) and ":" in kind else str(kind)
+    return kind if isinstance(kind, str) and kind in BUILT_IN else "own"
 
 
 AnyStrategy = Annotated[
@@ -82,11 +90,7 @@ AnyStrategy = Annotated[
     | Annotated[built_in.Gemini, Tag("gemini")]
     | Annotated[built_in.JustInTime, Tag("jit")]
     | Annotated[OwnStrategy, Tag("own")],
-    Discriminator(
-        _kind_of,
-        custom_error_type="unknown_strategy",
-        custom_error_message=f"expected a `kind` out of {', '.join(BUILT_IN)}, or file.py:Class",
-    ),
+    Discriminator(_kind_of),
 ]
 
 
@@ -149,9 +153,20 @@ def load_strategy(own: OwnStrategy, folder: Path) -> Strategy:
     Raises:
         InputError: the file, module or class is not there, or an option is wrong.
     """
-    place, _, name = own.kind.rpartition(":")
+    found = _class_at(own.kind, folder) if ":" in own.kind else STRATEGIES[own.kind]
+    try:
+        return found.model_validate(own.model_dump())
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise InputError(f"options of {own.kind}: {faults}", key="strategies") from error
+
+
+def _class_at(kind: str, folder: Path) -> type[Strategy]:
+    place, _, name = kind.rpartition(":")
     if place.endswith(".py"):
-        module = _module_from(folder / place)
+        module = module_from(folder / place)
     else:
         try:
             module = importlib.import_module(place)
@@ -160,16 +175,10 @@ def load_strategy(own: OwnStrategy, folder: Path) -> Strategy:
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise InputError(
-            f"{own.kind} is no strategy; expected a subclass of castor_sim.strategies.Strategy",
+            f"{kind} is no strategy; expected a subclass of castor_sim.strategies.Strategy",
             key="kind",
         )
-    try:
-        return found.model_validate(own.model_dump())
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-        )
-        raise InputError(f"options of {own.kind}: {faults}", key="strategies") from error
+    return found
 
 
 @contextmanager
@@ -186,29 +195,3 @@ def of_strategy(table: Strategy | OwnStrategy) -> Iterator[None]:
             raise
         what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"costs() of {table.kind}: {what}") from error
-
-
-class _AsWritten(SourceFileLoader):
-    """Compiles what stands in the file, and leaves no `__pycache__` in the user's folder.
-
-    A change within the second that keeps the file's size would be missed by way of a cache.
-    """
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
-def _module_from(path: Path) -> Any:
-    name = re.sub(r"\W", "_", f"castor_own_{path.resolve()}")
-    loader = _AsWritten(name, str(path))
-    specification = importlib.util.spec_from_file_location(name, path, loader=loader)
-    if not path.is_file() or specification is None or specification.loader is None:
-        raise InputError(f"there is no file {path}", key="kind")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # pydantic looks a class's annotations up there
-    try:
-        specification.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"{type(error).__name__}: {error}", file=path) from error
-    return module

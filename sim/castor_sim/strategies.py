@@ -1,7 +1,8 @@
 """Checkpoint strategies: each turns a job into `StrategyCosts`, and that is all there is to one.
 
 A strategy of your own is a subclass of `Strategy` in a file of your own, named in the experiment
-as `kind = "my_file.py:MyStrategy"`; its fields are the keys of its table. examples/ has one.
+as `kind = "my_file.py:MyStrategy"`; its fields are the keys of its table. examples/ has one. A name
+of its own it has by one line more (CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from castor_configs.plugins import Registry
 from castor_configs.quantities import Nanoseconds
 from castor_configs.schema import ConfigModel, Count
 from castor_policy import frequency
@@ -249,4 +251,12 @@ BUILT_IN: dict[str, type[Strategy]] = {
     "gemini": Gemini,
     "jit": JustInTime,
 }
+"""Castor's own."""
+
+STRATEGIES: Registry[type[Strategy]] = Registry(
+    "strategies",
+    BUILT_IN,
+    lambda found: isinstance(found, type) and issubclass(found, Strategy),
+    "subclass of castor_sim.strategies.Strategy",
+)
 """The strategies that an experiment names by `kind`."""

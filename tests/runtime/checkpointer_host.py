@@ -206,6 +206,7 @@ def train_tensors(options: dict[str, Any]) -> dict[str, Any]:
 
 def train_outside_engine(options: dict[str, Any]) -> dict[str, Any]:
     """Train an engine whose adapter is none of Castor's."""
+    os.environ["CASTOR_PLUGINS"] = options["plugins"]
     dist.init_process_group("gloo")
     ledger = Ledger(2000)
     checkpointer = Checkpointer(ledger)

@@ -72,14 +72,17 @@ def test_deepspeed_resumes_bit_for_bit(make_cluster: MakeCluster, dtype: str) ->
     assert [r["losses"] for r in again] == [r["losses"][done:] for r in whole]
 
 
-def test_an_engine_from_outside_is_held_as_those_of_castor_are(make_cluster: MakeCluster) -> None:
-    whole = make_cluster(2, 2).run("outside", {"iterations": 12}).results()
+def test_an_engine_from_outside_is_held_as_those_of_castor_are(
+    make_cluster: MakeCluster, recipe: Callable[[str, Path], Any], tmp_path: Path
+) -> None:
+    options = {"iterations": 12, "plugins": recipe("An engine", tmp_path).plugins}
+    whole = make_cluster(2, 2).run("outside", options).results()
     cluster = make_cluster(2, 2)
-    first = cluster.run("outside", {"iterations": 12, "pause_s": 0.03})
+    first = cluster.run("outside", options | {"pause_s": 0.03})
     first.wait_completed(4)
     first.kill()
     cluster.lose_machine(1)
-    second = cluster.run("outside", {"iterations": 12})
+    second = cluster.run("outside", options)
     again = second.results()
     assert second.tiers[1] == "peer"
     assert all(4 <= r["start"] < 12 for r in again)

@@ -351,7 +351,7 @@ def test_profiled_spans_are_means_over_iterations() -> None:
 
 
 def test_the_schedules_are_the_policys_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_module.SCHEMES is interleaving.SCHEMES
+    assert run_module.SCHEMES.built_in is interleaving.SCHEMES
     assert SCHEMES["pipelined"] is interleaving.schedule_pipelined
     asked = []
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import castor_sim
-from castor_policy import membership, period, recovery
+from castor_configs import schemes
+from castor_policy import interleaving, membership, period, recovery
 from castor_sim import jump_kernel, memory, path, simpy_engine
 
 DECISIONS = (
@@ -49,6 +50,10 @@ def test_the_kernel_compiles_those_objects_and_what_it_calls_by_these_names() ->
         callers = [module for module in modules if hasattr(module, function.__name__)]
         assert callers
         assert all(getattr(module, function.__name__) is function for module in callers)
+
+
+def test_the_schemes_that_both_choose_from_are_the_policys() -> None:
+    assert schemes.SCHEMES.built_in is interleaving.SCHEMES
 
 
 def test_no_module_of_the_simulator_defines_a_decision_again() -> None:
@@ -242,7 +247,9 @@ def _imported(module: str, tree: ast.Module) -> dict[str, str]:
     """What each name of a module stands for, where it is of policy and nothing hides it."""
     names = {}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("castor_policy"):
+        if isinstance(node, ast.ImportFrom) and node.module == "castor_configs.schemes":
+            names["SCHEMES"] = "castor_policy.interleaving.SCHEMES"  # and those from outside
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("castor_policy"):
             names |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             names[node.name] = f"{module}.{node.name}"

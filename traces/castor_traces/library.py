@@ -67,11 +67,7 @@ def import_file(path: str | Path, form: str, *, skip_bad: bool = False, **option
         InputError: an unknown format, an option that the importer does not have, and all that
             the importer raises.
     """
-    if form not in FORMATS:
-        raise InputError(
-            f"expected one of {', '.join(sorted(FORMATS))}, not {form!r}", key="format"
-        )
-    importer = FORMATS[form]
+    importer = FORMATS.choose(form, "format")
     accepted = [p for p in inspect.signature(importer).parameters if p not in ("path", "skip_bad")]
     for option in sorted(options):
         if option not in accepted:

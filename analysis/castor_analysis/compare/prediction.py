@@ -13,7 +13,7 @@ from castor_analysis.compare.measured_run import COMPLETE, IDLE, ITERATION, NETW
 from castor_analysis.compare.settings import Setting
 from castor_sim.iteration.case import load_iteration, measured_case
 from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
-from castor_sim.iteration.run import NONE, SCHEME_NAMES, IterationCase, simulate_iteration
+from castor_sim.iteration.run import NONE, IterationCase, scheme_names, simulate_iteration
 from castor_sim.iteration.timeline import Interval
 from castor_sim.iteration_config import IterationConfig
 
@@ -123,7 +123,7 @@ class FromExperiment:
 
 def can_predict(scheme: str) -> bool:
     """Whether the simulator has a scheme; "eager" sends whenever it can, which no model is of."""
-    return scheme in SCHEME_NAMES
+    return scheme in scheme_names()
 
 
 def predict(predictor: Predictor, setting: Setting) -> Prediction:
@@ -134,7 +134,7 @@ def predict(predictor: Predictor, setting: Setting) -> Prediction:
     """
     if not can_predict(setting.scheme):
         raise ValueError(
-            f"the simulator has no scheme {setting.scheme}; it has {', '.join(SCHEME_NAMES)}"
+            f"the simulator has no scheme {setting.scheme}; it has {', '.join(scheme_names())}"
         )
     case = predictor.case(setting)
     report = simulate_iteration(case, [setting.scheme])

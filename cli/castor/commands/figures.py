@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from castor.commands.overwriting import Overwrite
+from castor_configs.plugins import and_plugins
 
 if TYPE_CHECKING:
     from paper_figures.catalog import Drawn
@@ -28,7 +29,11 @@ _SHOWN_WHOLE = 5
 def figures(
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="FIG", help="table1, fig09, ...; may be repeated."),
+        typer.Option(
+            "--only",
+            metavar="FIG",
+            help=f"table1, fig09, ...{and_plugins('figures')}; may be repeated.",
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where PDF, PNG and CSV go.")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from castor.commands.overwriting import Overwrite
+from castor_configs.plugins import and_plugins
 
 if TYPE_CHECKING:
     from castor_sim.iteration.case import IterationSetup
@@ -32,7 +33,8 @@ def iterate(
         typer.Option(
             "--scheme",
             metavar="NAME",
-            help="none, blocking, naive, unpipelined or pipelined; may be repeated. All.",
+            help="May be repeated; all by default: none, blocking, naive, unpipelined, pipelined"
+            f"{and_plugins('schemes')}.",
         ),
     ] = None,
     profile: Annotated[
@@ -69,15 +71,14 @@ def iterate(
     Example: castor iterate gpt2-40b-p3dn --timeline out/iteration.json
     """
     from castor_configs.errors import InputError
+    from castor_configs.schemes import SCHEMES
     from castor_sim.iteration.case import load_iteration
-    from castor_sim.iteration.run import SCHEME_NAMES, simulate_iteration
+    from castor_sim.iteration.run import NONE, scheme_names, simulate_iteration
 
-    wanted = scheme or list(SCHEME_NAMES)
+    wanted = scheme or list(scheme_names())
     for name in wanted:
-        if name not in SCHEME_NAMES:
-            raise InputError(
-                f'no scheme "{name}"; there are {", ".join(SCHEME_NAMES)}', key="--scheme"
-            )
+        if name != NONE:
+            SCHEMES.choose(name, "--scheme", (NONE,))
     if timeline is not None:
         _check_timeline(timeline, overwrite=overwrite)
     measured = _profile(profile, link)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal, InvalidOperation
-from enum import StrEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -14,9 +13,10 @@ from rich.table import Table
 
 from castor_configs import written_defaults
 from castor_configs.errors import InputError
+from castor_configs.plugins import and_plugins
+from castor_configs.schemes import SCHEMES
 from castor_policy import defaults
 from castor_policy.chunk_schedule import Link
-from castor_policy.interleaving import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
 
 NS_PER_S = 10**9
 Number = TypeVar("Number", int, float)
-
-
-class SchemeName(StrEnum):
-    """The schemes of castor_policy.interleaving.SCHEMES."""
-
-    BLOCKING = "blocking"
-    NAIVE = "naive"
-    UNPIPELINED = "unpipelined"
-    PIPELINED = "pipelined"
 
 
 def schedule(
@@ -66,7 +57,13 @@ def schedule(
             "--copy-bandwidth", metavar="RATE", help="GPU to CPU; by default that of the network."
         ),
     ] = None,
-    scheme: Annotated[SchemeName, typer.Option(help="How to send.")] = SchemeName.PIPELINED,
+    scheme: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"How to send: blocking, naive, unpipelined, pipelined{and_plugins('schemes')}.",
+        ),
+    ] = "pipelined",
     as_json: Annotated[bool, typer.Option("--json", help="Print the schedule as JSON.")] = False,
 ) -> None:
     """Fill idle timespans with a checkpoint's chunks (Algorithm 2, corrected).
@@ -87,8 +84,10 @@ def schedule(
     buffer_bytes = _quantity(buffer, "--buffer", parse_bytes)
     share = Fraction(repr(_quantity(mu, "--mu", parse_fraction)))
 
+    chosen = SCHEMES.choose(scheme, "--scheme")
+
     def filled(spans: list[int]) -> Schedule:
-        return SCHEMES[scheme.value](
+        return chosen(
             spans, size_bytes, replicas - 1, link, buffer_bytes, sub_buffers, share, copy_link
         )
 

@@ -13,6 +13,7 @@ from castor.commands.overwriting import Overwrite
 from castor.commands.trace_files import check_output, exact_seconds, naming, read_any, write
 from castor.commands.trace_generate import generate
 from castor_configs.errors import InputError
+from castor_configs.plugins import and_plugins
 
 trace_app = typer.Typer(
     help="Bring in, make, describe, draw and edit failure traces.",
@@ -39,7 +40,7 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         help="Format of a published file that goes by another name: lanl, titan, infinitehbd, "
-        "bamboo, bamboo-counts, philly, acme.",
+        f"bamboo, bamboo-counts, philly, acme{and_plugins('importers')}.",
         metavar="FORMAT",
     ),
 ]

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from castor_configs import written_defaults
 from castor_configs.errors import InputError
+from castor_configs.plugins import and_plugins
 from castor_policy import defaults
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def train(
     scheme: Annotated[
         str,
         typer.Option(
-            help="When checkpoint traffic is sent: eager, pipelined, unpipelined, naive, blocking; "
-            "none: take no checkpoints."
+            help="When checkpoint traffic is sent: eager, pipelined, unpipelined, naive, blocking"
+            f"{and_plugins('schemes')}; none: take no checkpoints."
         ),
     ] = "eager",
     mu: Annotated[

@@ -11,10 +11,11 @@ from typing import TypeVar
 from castor_configs import written_defaults
 from castor_configs.errors import InputError
 from castor_configs.nearest import nearest_name
+from castor_configs.plugins import not_one_of
 from castor_configs.quantities import parse_bps, parse_bytes, parse_seconds
+from castor_configs.schemes import SCHEMES
 from castor_policy import defaults
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.interleaving import SCHEMES
 from castor_policy.membership import check_lease
 from castor_policy.placement import Placement, place
 
@@ -113,8 +114,7 @@ def job_spec(
     ):
         if value < 1:
             raise InputError(f"must be 1 or more, not {value}", key=option)
-    _check_name(placement, PLACEMENTS, "--placement")
-    _check_name(scheme, (NONE, EAGER, *SCHEMES), "--scheme")
+    _check_names(placement, scheme)
     if scheme == NONE and persist:
         raise InputError(
             "scheme none takes no checkpoint that could be persisted: choose another scheme",
@@ -198,11 +198,11 @@ def _check_script(script: Path, castor_options: Sequence[str]) -> None:
         raise InputError(f"there is no such script{hint}", file=script)
 
 
-def _check_name(name: str, known: Sequence[str], option: str) -> None:
-    if name not in known:
-        near = nearest_name(name, known)
-        meant = f", did you mean {near}?" if near else ""
-        raise InputError(f"expected {', '.join(known)}, not {name!r}{meant}", key=option)
+def _check_names(placement: str, scheme: str) -> None:
+    if placement not in PLACEMENTS:
+        raise InputError(not_one_of(placement, PLACEMENTS), key="--placement")
+    if scheme not in (NONE, EAGER):
+        SCHEMES.choose(scheme, "--scheme", (NONE, EAGER))
 
 
 def check_job_name(job: str) -> None:

@@ -42,7 +42,7 @@ class Checkpointer:
 
     Args:
         engine: a DeepSpeed engine with ZeRO stage 3, a `TensorState`, or one that an adapter stands
-            for (`castor_runtime.trainer.engines.register`).
+            for (`castor_runtime.trainer.engines.ENGINES`).
         state: the user's own state by name, made whole again by `resume`.
         meta_bytes: a hint, room for the user's and the small states together at the start; None:
             twice what they take now and 64 KiB. Where they grow, room is made in time.

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from castor_policy.chunk_schedule import Chunk, Link, Schedule, leave_short
+from castor_configs.schemes import SCHEMES
+from castor_policy.chunk_schedule import Chunk, Link, Schedule, check_complete, leave_short
 from castor_policy.defaults import MU, SUB_BUFFERS
 from castor_policy.in_flight import chunks_in_flight
-from castor_policy.interleaving import SCHEMES
 
 NONE = "none"
 """No checkpoint is taken; what the schemes are compared with."""
@@ -96,7 +96,7 @@ class Traffic:
         """Return when the chunks of a part of that size travel; None for `EAGER`."""
         if self.link is None:
             return None
-        return SCHEMES[self.scheme](
+        schedule = SCHEMES[self.scheme](
             leave_short(self.spans_ns, self.shortest_span_ns),
             part_bytes,
             self.remote_copies,
@@ -106,6 +106,8 @@ class Traffic:
             self.mu,
             self.copy_link,
         )
+        check_complete(schedule, len(self.spans_ns), part_bytes, self.remote_copies)
+        return schedule
 
     def pieces(self, part_bytes: int) -> tuple[Piece, ...]:
         """Return the pieces of a part of that size, in the order of sending."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from castor_policy.chunk_schedule import Link, Schedule, check_chunk_count
+from castor_configs.schemes import SCHEMES
+from castor_policy.chunk_schedule import Link, Schedule, check_chunk_count, check_complete
 from castor_policy.defaults import GEMINI_PROFILED_ITERATIONS
 from castor_policy.in_flight import chunks_in_flight
-from castor_policy.interleaving import SCHEMES
 from castor_sim.iteration.engine import Sending, SimulatedIteration, run_iteration
 from castor_sim.iteration.tasks import Kind, Lane, Task, check_tasks
 from castor_sim.iteration.timeline import (
@@ -26,8 +26,14 @@ from castor_traces.random_draws import Draws
 NONE = "none"
 """The scheme that takes no checkpoint: the baseline of sec. 7.4."""
 
-SCHEME_NAMES = (NONE, *SCHEMES)
-"""In the order of Fig. 16; all but the first are `castor_policy.interleaving.SCHEMES`."""
+SCHEME_NAMES = (NONE, *SCHEMES.built_in)
+"""Castor's own in the order of Fig. 16; all but the first are of `castor_configs.schemes`."""
+
+
+def scheme_names() -> tuple[str, ...]:
+    """Return the names of all schemes, `NONE` first and those from outside last."""
+    return (NONE, *SCHEMES)
+
 
 _COMPUTES = frozenset({Kind.FORWARD, Kind.RECOMPUTE, Kind.BACKWARD, Kind.COMPUTE})
 
@@ -185,15 +191,14 @@ def simulate_iteration(
 
     Raises:
         ValueError: there is no such scheme, or the policy refuses the traffic's figures.
+        InputError: a scheme is a plugin's that cannot be used.
     """
-    wanted = set(schemes)
-    for name in sorted(wanted - set(SCHEME_NAMES)):
-        raise ValueError(f"no scheme {name!r}; there are {', '.join(SCHEME_NAMES)}")
+    wanted, known = set(schemes), scheme_names()
+    for name in sorted(wanted - set(known)):
+        raise ValueError(f"no scheme {name!r}; there are {', '.join(known)}")
     spans = profile_spans(case)
     results = {
-        name: _run_scheme(case, spans, name)
-        for name in SCHEME_NAMES
-        if name in wanted or name == NONE
+        name: _run_scheme(case, spans, name) for name in known if name in wanted or name == NONE
     }
     return IterationReport(case=case, spans=spans, results=results)
 
@@ -219,7 +224,7 @@ def schedule_of(case: IterationCase, spans: Sequence[IdleSpan], scheme: str) -> 
         ValueError: a figure of the traffic is out of its range.
     """
     traffic = case.traffic
-    return SCHEMES[scheme](
+    schedule = SCHEMES[scheme](
         [span.idle_ns for span in spans],
         traffic.shard_bytes,
         traffic.remote_copies,
@@ -229,6 +234,8 @@ def schedule_of(case: IterationCase, spans: Sequence[IdleSpan], scheme: str) -> 
         traffic.mu,
         traffic.copy_link,
     )
+    check_complete(schedule, len(spans), traffic.shard_bytes, traffic.remote_copies)
+    return schedule
 
 
 def _run_scheme(

@@ -6,10 +6,10 @@ A malformed row is an `InputError` with its line unless `skip_bad` is set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Final
 
+from castor_configs.plugins import Registry
 from castor_traces.importers.acme import import_acme
 from castor_traces.importers.bamboo import import_bamboo, import_bamboo_counts
 from castor_traces.importers.infinitehbd import import_infinitehbd
@@ -34,8 +34,8 @@ __all__ = [
 #: Raise it whenever an importer makes another trace of the same file: cached ones then lapse.
 IMPORTER_VERSION: Final = 1
 
-#: The published formats by name.
-FORMATS: Final[Mapping[str, Callable[..., Imported]]] = MappingProxyType(
+FORMATS: Final[Registry[Callable[..., Imported]]] = Registry(
+    "importers",
     {
         "acme": import_acme,
         "bamboo": import_bamboo,
@@ -44,5 +44,8 @@ FORMATS: Final[Mapping[str, Callable[..., Imported]]] = MappingProxyType(
         "lanl": import_lanl,
         "philly": import_philly,
         "titan": import_titan,
-    }
+    },
+    callable,
+    "function from a path to castor_traces.importers.Imported",
 )
+"""The formats by name: those that were published, and those from outside."""

@@ -1,0 +1,85 @@
+"""What strangers declare: found by name, refused where it is wrong, and named in errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from castor.app import app
+from castor_configs.errors import InputError
+from castor_configs.plugins import VARIABLE, Registry, and_plugins
+
+REGISTRY: Registry[object] = Registry(
+    "schemes", {"first": 1, "second": 2}, lambda found: isinstance(found, int), "number"
+)
+
+
+@pytest.fixture
+def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "own.py").write_text("THIRD = 3\nTEXT = 'x'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "schemes.third = own.py:THIRD; figures.other = own.py:TEXT\n")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("declare")
+def test_those_from_outside_come_last_and_are_counted() -> None:
+    assert dict(REGISTRY) == {"first": 1, "second": 2, "third": 3}
+    assert len(REGISTRY) == 3
+    assert REGISTRY.choose("third", "--scheme") == 3
+    assert and_plugins("schemes") == ", third"
+
+
+@pytest.mark.usefixtures("declare")
+def test_a_name_that_nobody_has_is_answered_with_all_that_there_are() -> None:
+    with pytest.raises(InputError) as caught:
+        REGISTRY.choose("thirt", "--scheme", ("none",))
+    said = "--scheme: expected one of none, first, second, third, not 'thirt'; did you mean third?"
+    assert str(caught.value) == said
+
+
+def test_a_name_is_known_before_its_module_is_imported(
+    declare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (declare / "own.py").write_text("1 / 0\n")
+    assert "third" in REGISTRY
+    with pytest.raises(InputError) as caught:
+        REGISTRY["third"]
+    assert "plugin third = own.py:THIRD (CASTOR_PLUGINS) cannot be imported" in str(caught.value)
+    assert "ZeroDivisionError: division by zero" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("schemes.first = own.py:THIRD", "two things have the name first: .* and Castor's own"),
+        (
+            "schemes.a = own.py:THIRD;schemes.a = other:A",
+            r"the name a: a = other:A .* and a = own.py:THIRD .*give one",
+        ),
+        ("schemes.a", "CASTOR_PLUGINS: expected KIND.NAME = MODULE:OBJECT"),
+        ("scheme.a = own.py:THIRD", "with a KIND out of strategies, schemes"),
+        ("schemes.a = own.py:FOURTH", "cannot be imported: AttributeError: .*FOURTH"),
+        ("schemes.a = missing.py:A", "there is no file missing.py"),
+        ("schemes.a = no_such_module:A", "ModuleNotFoundError: No module named"),
+        ("schemes.a = own.py:TEXT", r"castor.schemes: plugin a = own.py:TEXT .* is no number"),
+    ],
+)
+def test_what_is_wrong_is_said_by_name(
+    declare: Path, monkeypatch: pytest.MonkeyPatch, declared: str, said: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, declared)
+    with pytest.raises(InputError, match=said):
+        dict(REGISTRY)
+
+
+def test_a_command_that_meets_a_broken_plugin_says_which_and_shows_no_traceback(
+    declare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (declare / "own.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.setenv(VARIABLE, "strategies.mine = own.py:Mine")
+    words = ["simulate", "four-node", "--set", "strategies.mine={}"]
+    with pytest.raises(InputError, match=r"plugin mine = own.py:Mine .* cannot be imported"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
