@@ -73,7 +73,7 @@ def test_the_picture_is_written_as_png_and_pdf(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("four-node", "--scheme", "fast"), 'no scheme "fast"'),
+        (("four-node", "--scheme", "fast"), "expected one of none, blocking, .*not .fast"),
         (("four-node", "--timeline", "a.svg"), r"\.json, \.png or \.pdf"),
         (("four-node", "--set", "iteration.mu=2"), "iteration.mu"),
         (("nowhere",), "no experiment of this name"),

@@ -112,14 +112,18 @@ def test_a_package_is_found_by_its_entry_points(recipe: Recipes, tmp_path: Path)
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     code = """
 from castor_configs.plugins import KINDS, declared, load
-print([str(load(one)) for kind in KINDS for one in declared(kind).values()])
+found = {kind: declared(kind).values() for kind in KINDS}
+print([str(one) for ones in found.values() for one in ones])
+print([load(one) for kind in ("strategies", "schemes", "importers") for one in found[kind]])
 """
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    for name in ("Periodic", "second_half", "import_pager", "PaperFigure", "LedgerState"):
-        assert name in done.stdout
+    for lines in groups.values():
+        assert all(f"{line} (stranger)" in done.stdout for line in lines)
+    for name in ("Periodic", "second_half", "import_pager"):
+        assert name in done.stdout.splitlines()[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
