@@ -24,6 +24,7 @@ from castor.commands.iterate import iterate
 from castor.commands.kill import kill
 from castor.commands.placement import placement
 from castor.commands.recovery import recovery
+from castor.commands.replay import replay
 from castor.commands.resume import resume
 from castor.commands.schedule import schedule
 from castor.commands.simulate import simulate
@@ -80,6 +81,7 @@ app.command()(agent)
 app.command()(status)
 app.command()(kill)
 app.command()(recovery)
+app.command()(replay)
 app.command()(clean)
 
 app.add_typer(trace_app, name="trace")

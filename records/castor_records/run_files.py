@@ -130,3 +130,12 @@ class RunFiles:
         if not isinstance(document, dict):
             raise InputError("is damaged: expected a JSON object", file=file)
         return document
+
+
+def journals_in(agent: Path) -> list[Path]:
+    """Return the journals in an agent's folder, in the order in which they were last written to.
+
+    Of a life whose journal was put away once, the two files follow each other.
+    """
+    files = agent.glob("journal-*.jsonl")
+    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from castor_policy.agents.agent_report import AgentReport
@@ -24,6 +26,7 @@ from castor_policy.agents.lease_keeping import (
     RenewLease,
 )
 from castor_policy.agents.life import AgentLife
+from castor_policy.agents.office import Tenure
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import BEGIN_WITHOUT_S
 from castor_policy.agents.store_keys import plan_key, root_key
@@ -101,7 +104,7 @@ def a_life(*, elected: bool) -> AgentLife:
     view.read([], 1)
     if elected:
         view.change(StoreEvent(root_key(JOB), "a", 5, 5))
-    return AgentLife(Worker(SPEC, "a", "a1", "a1", False, 0.0), view)
+    return AgentLife(Worker(SPEC, "a", "a1", "a1", False, 0.0), partial(Tenure.seen_in, view))
 
 
 def test_an_agent_is_root_from_when_its_key_is_seen_until_it_is_gone() -> None:
@@ -119,7 +122,7 @@ def test_a_life_that_has_its_name_ends_the_term_that_an_earlier_one_has_left() -
     """Else the job is without a root until the dead life's lease has ended."""
     view = StoreView(JOB, "a")
     view.read([KeyValue(root_key(JOB), "a", 3, 3, None)], 4)
-    life = AgentLife(Worker(SPEC, "a", "a2", "a2", False, 0.0), view)
+    life = AgentLife(Worker(SPEC, "a", "a2", "a2", False, 0.0), partial(Tenure.seen_in, view))
     assert life.decide(RootChanged("a"), 0.0) == [Resign(3)]
     assert life.root is None
     view.change(StoreEvent(root_key(JOB), None, 0, 5))

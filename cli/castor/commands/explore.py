@@ -57,6 +57,10 @@ def explore(
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Say what was not reached; several times slower.")
     ] = False,
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write what every agent took in to DIR/seed-N."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: one per core.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False,
 ) -> None:
@@ -90,7 +94,7 @@ def explore(
         shape = Shape(**given) if given else None
     except ValueError as error:
         raise InputError(str(error)) from error
-    search = Search(shape, _kinds(faults), broken, coverage)
+    search = Search(shape, _kinds(faults), broken, coverage, _new(journal))
     if replay is not None:
         inline = replay.lstrip().startswith("[")
         text = replay if inline else Path(replay).read_text(encoding="utf-8")
@@ -103,6 +107,15 @@ def explore(
         _STDERR.print("interrupted", markup=False)
         raise typer.Exit(_INTERRUPTED) from None
     _report(search, explored, wanted, as_json=as_json)
+
+
+def _new(folder: Path | None) -> str:
+    """Return the name of a folder for journals, which must not hold any yet."""
+    if folder is None:
+        return ""
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+        raise InputError(f"{folder} is there already: name a new folder", key="--journal")
+    return str(folder)
 
 
 def _kinds(text: str) -> tuple[str, ...]:
@@ -200,11 +213,12 @@ def _ended(found: list[Found]) -> typer.Exit:
 
 
 def _replay(search: Search, seed: int, text: str, *, as_json: bool) -> None:
-    from castor_sim.explore.run import Found, notes_of, run_schedule
+    from castor_sim.explore.run import Found, notes_of, run_journaled, run_schedule
     from castor_sim.explore.schedule import faults_from_json
 
     faults = faults_from_json(text)
-    violation = run_schedule(search, seed, faults)
+    run = run_journaled if search.journal else run_schedule
+    violation = run(search, seed, faults)
     if as_json:
         shown = [] if violation is None else [_document(search, violation)]
         document = {"seeds": [seed, seed], "violations": len(shown), "shown": shown}

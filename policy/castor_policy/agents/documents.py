@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 
 class Document:
@@ -43,8 +44,8 @@ class Document:
             document = cls(**cls._restored(record))
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"an incomplete {cls.__name__} ({error!r}): {text[:200]}") from None
-        for name, hint in _hints(cls).items():
-            if name in known and not _fits(getattr(document, name), hint):
+        for name, hint in hints_of(cls).items():
+            if name in known and not fits(getattr(document, name), hint):
                 raise ValueError(f"{cls.__name__}.{name} must be {hint}: {text[:200]}")
         return document
 
@@ -62,30 +63,32 @@ def int_rows(rows: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-def _fits(value: object, hint: Any) -> bool:
+def fits(value: object, hint: Any) -> bool:
     """Whether a value is of a field's type; what is read from JSON may be of any."""
     kind, of = get_origin(hint), get_args(hint)
     if kind is tuple:
-        return isinstance(value, tuple) and all(_fits(item, of[0]) for item in value)
+        return isinstance(value, tuple) and all(fits(item, of[0]) for item in value)
     if kind is Mapping:
         return isinstance(value, Mapping) and all(
-            _fits(key, of[0]) and _fits(item, of[1]) for key, item in value.items()
+            fits(key, of[0]) and fits(item, of[1]) for key, item in value.items()
         )
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (Union, UnionType):
+        return any(fits(value, one) for one in of)
+    if hint in (float, int):
+        numbers = (int, float) if hint is float else int
+        return isinstance(value, numbers) and not isinstance(value, bool)
     if not isinstance(hint, type) or not isinstance(value, hint):
         return not isinstance(hint, type)
     return not is_dataclass(value) or all(
-        _fits(getattr(value, name), kind) for name, kind in _hints(hint).items()
+        fits(getattr(value, name), kind) for name, kind in hints_of(hint).items()
     )
 
 
 _HINTS: dict[type, dict[str, Any]] = {}  # they are read from source text, which takes long
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def hints_of(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, by name."""
     if kind not in _HINTS:
         _HINTS[kind] = get_type_hints(kind)
     return _HINTS[kind]

@@ -1,4 +1,4 @@
-"""What a root starts from: what its agent has seen of the store when it was elected."""
+"""Whether an agent is root, and what it starts from: as its view of the store has it."""
 
 from __future__ import annotations
 
@@ -48,3 +48,22 @@ class Office:
             epoch=view.epoch,
             backup_revision=view.backup_revision,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """Whether one life of an agent is the job's root.
+
+    Attributes:
+        earlier_term: the term that an earlier life of this agent has left; None if there is none.
+        office: what this life starts from, or holds already; None: it is not root.
+    """
+
+    earlier_term: int | None
+    office: Office | None
+
+    @classmethod
+    def seen_in(cls, view: StoreView) -> Tenure:
+        """Return it as a view of the store has it now."""
+        term = view.term()
+        return cls(view.earlier_term(), None if term is None else Office.seen_in(view, term))

@@ -14,6 +14,7 @@ import secrets
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from castor_configs.atomic import write_text
@@ -22,6 +23,7 @@ from castor_policy.agents.effects import BEGIN_AGAIN, Exit, Log, RootWrite
 from castor_policy.agents.events import TICK_S, StoreTrouble, Tick
 from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
+from castor_policy.agents.office import Tenure
 from castor_policy.agents.own_report import Sign
 from castor_policy.agents.patience import serves
 from castor_policy.agents.plan import Phase
@@ -31,6 +33,7 @@ from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.store import Store, StoreFullError, StoreUnavailableError
 from castor_runtime.agent.admission import Admitted
 from castor_runtime.agent.event_log import EventLog
+from castor_runtime.agent.journal_file import JournalFile
 from castor_runtime.agent.life import own_life, sign_of
 from castor_runtime.agent.machine import Machine
 from castor_runtime.agent.memory import CheckpointMemory
@@ -44,6 +47,11 @@ from castor_runtime.transport import PeerClient, PeerError, PeerServer
 
 FORKS_LOST = BEGIN_AGAIN
 """Exit code of an agent whose fork server died: whoever supervises it starts it again."""
+
+
+def _now_s() -> float:
+    """Return the steady clock, in whole microseconds: a journal has no need of more."""
+    return round(time.monotonic(), 6)
 
 
 def _say(text: str) -> None:
@@ -81,6 +89,7 @@ class Agent:
         )
         self._left = self._memory.left()
         self._log = EventLog(options.folder / "events.jsonl", spec.started_ns)
+        self._journal = JournalFile(options.folder, self.incarnation, _say)
         self._client = PeerClient(credentials, spec.run)
         self._session = StoreSession(
             store,
@@ -120,11 +129,12 @@ class Agent:
             self.incarnation,
             self._server.address,
             self._options.standby,
-            time.monotonic(),
+            _now_s(),
             left=self._left.holdings,
             left_generation=self._left.generation,
         )
-        self._life = AgentLife(worker, self._session.view)
+        tenure = partial(Tenure.seen_in, self._session.view)
+        self._life = AgentLife(worker, tenure, journal=self._journal)
         self._session.open()
         try:
             # In a store that knows nothing of the job yet; before anybody counts on this agent.
@@ -138,6 +148,7 @@ class Agent:
             await self._server.close()
             await self._session.close()
             self._log.close()
+            self._journal.close()
 
     async def _serve(self) -> int:
         """Serve under a name that is this agent's alone: nothing here was anybody else's."""
@@ -269,9 +280,9 @@ class Agent:
     def _decide_on(self, event: StoreSeen) -> list[RootWrite]:
         """Have the root take an event in, and tell what it tells; return what it writes."""
         assert self._life is not None
-        at_s = (time.time_ns() - self._spec.started_ns) / 1e9
+        at_s = round((time.time_ns() - self._spec.started_ns) / 1e9, 6)
         writes: list[RootWrite] = []
-        for effect in self._life.decide(event, time.monotonic(), at_s):
+        for effect in self._life.decide(event, _now_s(), at_s):
             if isinstance(effect, Log):
                 self._tell(effect)
             else:
@@ -284,7 +295,7 @@ class Agent:
 
     async def _take(self, event: StoreSeen) -> None:
         assert self._life is not None
-        self._taking_since_s = now_s = time.monotonic()
+        self._taking_since_s = now_s = _now_s()
         for effect in self._life.obey(event, now_s):
             await self._effects.carry_out(effect)
         self._taking_since_s = None

@@ -11,6 +11,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from castor_policy.agents import patience, store_writes
@@ -39,6 +40,7 @@ from castor_policy.agents.events import (
     WorkerEvent,
 )
 from castor_policy.agents.life import AgentLife
+from castor_policy.agents.office import Tenure
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import NAME_TAKEN, Worker
@@ -94,11 +96,9 @@ class SimulatedAgent:
         self._held = False
         self._has_begun = False
         self._held_since_s: float | None = None
-        self.is_stuck = False
-        """It carries out what never ends."""
+        self.is_stuck = False  # it carries out what never ends
         self._disturbances = 0
-        self.lease_counts_from_s = float("-inf")
-        """When the store last counted its lease anew, by this machine's clock."""
+        self.lease_counts_from_s = float("-inf")  # by this machine's clock, as the store counts
         self._clock = (world.now_s, world.now_s, 1.0)
         self._hangs_told: set[int] = set()
         self._standing_told = False
@@ -115,7 +115,9 @@ class SimulatedAgent:
             left_generation=newest_generation(host.memory),
         )
         self.session = Session(world, self)
-        self.life = AgentLife(self.worker, self.session.view, validates=True)
+        tenure = partial(Tenure.seen_in, self.session.view)
+        journal = world.journal(self.name, self.incarnation)
+        self.life = AgentLife(self.worker, tenure, validates=True, journal=journal)
 
     def start(self) -> None:
         """Come up; the first thing is the name, and nothing is decided before it is claimed."""

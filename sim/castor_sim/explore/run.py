@@ -12,6 +12,7 @@ import castor_policy
 from castor_sim.explore.broken import BROKEN
 from castor_sim.explore.draw import draw_faults
 from castor_sim.explore.invariants import INVARIANTS, Violation
+from castor_sim.explore.journals import Journals
 from castor_sim.explore.reached import Reached
 from castor_sim.explore.schedule import KINDS, Fault
 from castor_sim.explore.variant import RIGHT, Variant
@@ -47,12 +48,14 @@ class Search:
         kinds: of faults.
         broken: name in `broken.BROKEN`, "" for the right code.
         coverage: note which branches of the policy are reached.
+        journal: a folder that gets what every agent takes in, by seed; "": none does.
     """
 
     shape: Shape | None = None
     kinds: tuple[str, ...] = tuple(KINDS)
     broken: str = ""
     coverage: bool = False
+    journal: str = ""
 
     def faults(self, seed: int) -> tuple[Fault, ...]:
         """Return the seed's schedule."""
@@ -64,14 +67,28 @@ class Search:
         """Return the size of the seed's job."""
         return self.shape if self.shape is not None else drawn_shape(seed)
 
+    def journals_of(self, seed: int) -> Path:
+        """Return the folder for the journals of one seed's run."""
+        return Path(self.journal) / f"seed-{seed}"
+
     def variant(self) -> Variant:
         """Return the code that is explored."""
         return BROKEN[self.broken] if self.broken else RIGHT
 
 
-def run_schedule(search: Search, seed: int, faults: Sequence[Fault]) -> Found | None:
+def run_schedule(
+    search: Search, seed: int, faults: Sequence[Fault], journals: Journals | None = None
+) -> Found | None:
     """Run one schedule; return the violation that it leads to, None if there is none."""
-    return _run(search, World(search.shape_of(seed), seed, faults), faults)
+    return _run(search, World(search.shape_of(seed), seed, faults, journals=journals), faults)
+
+
+def run_journaled(search: Search, seed: int, faults: Sequence[Fault]) -> Found | None:
+    """Run one schedule as `run_schedule` does, and write all journals into the search's folder."""
+    journals = Journals()
+    found = run_schedule(search, seed, faults, journals)
+    journals.write(search.journals_of(seed))
+    return found
 
 
 def _run(search: Search, world: World, faults: Sequence[Fault]) -> Found | None:
@@ -187,8 +204,11 @@ def run_seeds(search: Search, seeds: Sequence[int]) -> Explored:
     with watching:
         for seed in seeds:
             faults = search.faults(seed)
-            world = World(search.shape_of(seed), seed, faults)
+            journals = Journals() if search.journal else None
+            world = World(search.shape_of(seed), seed, faults, journals=journals)
             violation = _run(search, world, faults)
+            if journals is not None:
+                journals.write(search.journals_of(seed))
             if violation is not None:
                 explored.found.append(violation)
             explored.reached.struck(world.struck())

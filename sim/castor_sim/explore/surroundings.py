@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from castor_policy.agents.life import Journal
 from castor_policy.agents.own_report import Sign
 from castor_sim.explore.monitor import Monitor
 from castor_sim.explore.network import Network
@@ -55,6 +56,9 @@ class Surroundings(Scene, Protocol):
 
     def note(self, text: str) -> None:
         """Write down what happened, if somebody wants to know."""
+
+    def journal(self, agent: str, incarnation: str) -> Journal | None:
+        """Return what gets all that one life of an agent takes in, if somebody wants it."""
 
     def start(self, host: Host) -> None:
         """Start an agent on a machine, for the first time or again."""

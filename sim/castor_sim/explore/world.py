@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.life import Journal
 from castor_policy.agents.own_report import Sign
 from castor_policy.agents.store_keys import (
     agents_prefix,
@@ -23,6 +24,7 @@ from castor_sim.explore.agent import SimulatedAgent
 from castor_sim.explore.clockwork import Clockwork
 from castor_sim.explore.group import SimulatedGroup
 from castor_sim.explore.inject import Injector
+from castor_sim.explore.journals import Journals
 from castor_sim.explore.monitor import Monitor
 from castor_sim.explore.network import Network
 from castor_sim.explore.roles import Agent, Group, Host
@@ -122,6 +124,7 @@ class World:
         seed: of every delay and chance; faults come apart.
         faults: what goes wrong.
         keep_notes: keep a log of what happened, for people.
+        journals: gets what every agent takes in; None: nobody wants to know.
     """
 
     def __init__(
@@ -131,12 +134,14 @@ class World:
         faults: Sequence[Fault],
         *,
         keep_notes: bool = False,
+        journals: Journals | None = None,
     ) -> None:
         self.seed = seed
         self.shape = shape
         self.spec = shape.spec()
         self.iterations = shape.iterations
         self.notes: list[str] | None = [] if keep_notes else None
+        self._journals = journals
         self.script_error: ScriptError | None = None
         self._clock = Clockwork()
         self._draw = random.Random(f"{seed} world")  # noqa: S311 - a simulation, no secret
@@ -209,6 +214,12 @@ class World:
         """Write down what happened, if somebody wants to know."""
         if self.notes is not None:
             self.notes.append(f"{self.now_s:8.3f}  {text}")
+
+    def journal(self, agent: str, incarnation: str) -> Journal | None:
+        """Return what gets all that one life of an agent takes in, if somebody wants it."""
+        if self._journals is None:
+            return None
+        return self._journals.of(agent, incarnation, lambda: round(self.now_s * 1e9))
 
     # ---- agents --------------------------------------------------------------------------------
 
