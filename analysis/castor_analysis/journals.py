@@ -98,30 +98,46 @@ def _range(what: str, numbers: Sequence[int]) -> str:
 def _parting(parting: Parting) -> list[str]:
     took = "learns that its write failed" if parting.event is None else _short(parting.event)
     then, now = _flat(parting.then), _flat(parting.now)
+    if sorted(then) == sorted(now):
+        difference = ["    the same effects, in another order"]
+    else:
+        difference = [
+            *(f"    then  {line}" for line in _without(then, now) or ["-"]),
+            *(f"    now   {line}" for line in _without(now, then) or ["-"]),
+        ]
     return [
         f"  parts at line {parting.line}: the {parting.by}, at {parting.now_s:.3f} s: {took}",
-        *(f"    then  {line}" for line in then if line not in now),
-        *(f"    now   {line}" for line in now if line not in then),
-        *(["    the same effects in another order"] if sorted(then) == sorted(now) else []),
+        *difference,
     ]
 
 
-def _flat(effects: Sequence[Json]) -> list[str]:
-    """Return effects a line a value, so that a difference is a few lines long."""
-    if not effects:
-        return ["nothing is done"]
+def _without(some: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what is not among the others; of what they do not have at all, what says something."""
+    named = {name for name, _ in others}
+    return [
+        _cut(f"{name} = {value}" if value else name)
+        for name, value in some
+        if (name, value) not in others and (name in named or value not in _SAYS_NOTHING)
+    ]
+
+
+_SAYS_NOTHING = ('""', "[]", "{}", "null", "false")
+
+
+def _flat(effects: Sequence[Json]) -> list[tuple[str, str]]:
+    """Return effects a name and a value at a time, so that a difference is a few lines long."""
     return [line for effect in effects for line in _lines(effect, "")]
 
 
-def _lines(tree: Json, name: str) -> Iterator[str]:
+def _lines(tree: Json, name: str) -> Iterator[tuple[str, str]]:
     if not isinstance(tree, dict):
-        yield _cut(f"{name} = {json.dumps(tree)}" if name else str(tree))
+        yield (name, json.dumps(tree)) if name else (str(tree), "")
         return
     tag = str(tree.get(TAG, "")).rpartition(".")[2]
     here = ".".join(part for part in (name, tag) if part)
     rest = {key: one for key, one in tree.items() if key != TAG}
     if not rest:
-        yield here
+        yield here, "" if tag else "{}"
     for key, one in rest.items():
         yield from _lines(one, f"{here}.{key}")
 

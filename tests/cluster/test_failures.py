@@ -7,10 +7,12 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from castor_analysis.journals import found, replayed
 from castor_lab.soak.trial import Trial
 from castor_records.events.event import Event, generation_of, of_kind
 from castor_records.events.failures import (
@@ -71,6 +73,19 @@ def check_redundancy(trial: Trial) -> None:
     assert all(again[generation] == set(range(machines)) for generation in trained)
 
 
+def check_journals(trial: Trial) -> None:
+    """What every life of every agent took in leads to what it did, also without the machine."""
+    lives = [told for file in found([trial.folder]) for told in replayed(file)]
+    assert [told.parting for told in lives] == [None] * len(lives)
+    assert {told.header.agent for told in lives} == {"spare-0", *(f"node-{n}" for n in range(4))}
+    events = sum((told.events for told in lives), Counter[str]())
+    assert events["worker"] > 100
+    assert events["root"] > 10
+    assert {one for told in lives for one in told.generations} == {1, 2, 3}
+    secret = (trial.folder / "secret").read_text(encoding="ascii").strip()
+    assert all(secret not in file.read_text() for file in found([trial.folder]))
+
+
 def own(ranks: int = 4, **peers: str) -> dict[int, str]:
     """Own memory for every rank but those named: rank_2="node-3"."""
     sources = dict.fromkeys(range(ranks), "own_memory")
@@ -92,6 +107,7 @@ def test_a_machine_and_then_a_trainer(castor_train: Any, baseline: Any) -> None:
     assert process["seconds"]["detection"] < 1.0
     assert process["seconds"]["total"] < machine["seconds"]["total"]
     check_redundancy(trial)
+    check_journals(trial)
 
 
 def test_the_roots_machine(castor_train: Any, baseline: Any) -> None:

@@ -32,7 +32,7 @@ def test_every_life_replays_to_its_end() -> None:
     assert len(lives) > 4 * len(SEEDS)
     # And there was something to replay: new roots, generations, second lives, standbys, old memory.
     assert sum(bool(told.terms) for told in lives) >= len(SEEDS)
-    assert any(len(told.generations) > 2 for told in lives)
+    assert any(len(told.generations) > 1 for told in lives)
     assert any(told.header.incarnation.endswith(".2") for told in lives)
     assert any(told.header.standby and told.generations for told in lives)
     assert any(told.header.left for told in lives)

@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache, singledispatch
+from functools import singledispatch
 from typing import Any, Final, TypeAlias, get_args
 
 from castor_policy.agents import events
@@ -72,9 +72,13 @@ _BY_TAG: Final = {tag_of(kind): kind for kind in (*VALUES, *MACHINES)}
 _TAGS: Final = {kind: tag for tag, kind in _BY_TAG.items()}
 
 
-@cache
 def _names(kind: type) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind) if one.init)
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(one.name for one in fields(kind) if one.init)
+    return _NAMES[kind]
+
+
+_NAMES: Final[dict[type, tuple[str, ...]]] = {}
 
 
 @singledispatch
