@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from castor_policy.interleaving import NONE
 from castor_sim.iteration.case import load_iteration
-from castor_sim.iteration.run import NONE, SCHEME_NAMES, IterationReport, simulate_iteration
+from castor_sim.iteration.run import SCHEME_NAMES, IterationReport, simulate_iteration
 from castor_traces.picture_style import BLACK, GREY, SKY_BLUE, VERMILION, picture
 from paper_figures.figure_data import Effort, FigureData, Row
 from paper_figures.published import published_values

@@ -30,7 +30,7 @@ def paced_device(
     settings: TrainerSettings, gate: Gate, group: dist.ProcessGroup, sub_buffer_bytes: int
 ) -> PacedDevice:
     """Return the device of a job that names this function (`castor_lab.pacing.PACED_DEVICE`)."""
-    return PacedDevice(group, gate, settings.paced_copy_bps, sub_buffer_bytes)
+    return PacedDevice(group, gate, settings.device.paced_copy_bps, sub_buffer_bytes)
 
 
 class PacedDevice(StagedDevice):

@@ -22,6 +22,6 @@ def labelled(options: TrainOptions) -> TrainOptions:
     spec, notes = options.spec, []
     if any(argument.partition("=")[0] == _PACED_LAYERS for argument in spec.arguments):
         notes.append("compute is paced: layers wait instead of computing")
-    if spec.paced_copy_bps:
+    if spec.device.paced_copy_bps:
         notes.append("copies to CPU memory are paced: a stand-in for a GPU's copy engine")
     return replace(options, compute="paced" if notes else "real", notes=tuple(notes))

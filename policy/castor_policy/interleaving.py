@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Protocol
+from typing import Final, Protocol
 
 from castor_policy.chunk_schedule import (
     Chunk,
@@ -35,6 +35,11 @@ from castor_policy.chunk_schedule import (
     SpanSchedule,
     check_chunk_count,
 )
+
+EAGER: Final = "eager"
+"""Not scheduled: sent as soon as there is something to send."""
+NONE: Final = "none"
+"""No checkpoint is taken; what the schemes are compared with."""
 
 
 class Scheme(Protocol):

@@ -17,6 +17,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from castor_policy.option import Options, Unit, option, options_of
+
 NS_PER_S = 1_000_000_000
 
 RENEWALS = 4
@@ -36,6 +38,9 @@ Measured on one machine: 32 ms in the median, 58 ms at most (docs/results/recove
 
 SHORTEST_LEASE_S = 1.0
 LONGEST_LEASE_S = 600.0
+
+SHORTEST_LIMIT_S = 0.5
+"""Trainers are watched no more closely than this."""
 
 
 class Heartbeats(NamedTuple):
@@ -107,15 +112,14 @@ class Lease:
 
 def check_lease(lease_s: float) -> None:
     """Raise ValueError for a lease that no store gives, or that nobody wants to wait for."""
-    if not SHORTEST_LEASE_S <= lease_s <= LONGEST_LEASE_S:
-        raise ValueError(
-            f"expected {SHORTEST_LEASE_S:g} s to {LONGEST_LEASE_S / 60:g} min: etcd's leases are "
-            "no shorter"
-        )
+    options_of(WatchLimits)["lease_s"].check(lease_s)
+
+
+_LOADED = "a loaded machine is silent for as long"
 
 
 @dataclass(frozen=True, slots=True)
-class WatchLimits:
+class WatchLimits(Options):
     """How long a job is silent before its agents hold something for failed; the defaults.
 
     Attributes:
@@ -126,11 +130,41 @@ class WatchLimits:
         startup_s: patience with the start of a generation, which imports, loads and compiles.
     """
 
-    lease_s: float = 5.0
-    hang_s: float = 0.8
-    stall_factor: float = 10.0
-    stall_s: float = 300.0
-    startup_s: float = 1800.0
+    lease_s: float = option(
+        5.0,
+        Unit.SECONDS,
+        "A machine silent for so long is lost.",
+        least=SHORTEST_LEASE_S,
+        most=LONGEST_LEASE_S,
+        why="etcd's leases are no shorter",
+    )
+    hang_s: float = option(
+        0.8,
+        Unit.SECONDS,
+        "A trainer whose process stands still so long is hung.",
+        least=SHORTEST_LIMIT_S,
+        why=_LOADED,
+    )
+    stall_factor: float = option(
+        10.0,
+        Unit.RATIO,
+        "No sign of life for so many median iterations, on any rank, is a stall.",
+        least=1,
+    )
+    stall_s: float = option(
+        300.0,
+        Unit.SECONDS,
+        "No sign of life for so long, on any rank, is a stall.",
+        least=SHORTEST_LIMIT_S,
+        why=_LOADED,
+    )
+    startup_s: float = option(
+        1800.0,
+        Unit.SECONDS,
+        "Trainers may import, load and compile for so long.",
+        least=SHORTEST_LIMIT_S,
+        why=_LOADED,
+    )
 
 
 LIMITS = WatchLimits()

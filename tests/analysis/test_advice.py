@@ -245,8 +245,8 @@ def test_what_is_recommended_is_something_that_castor_train_does(
     assert given["standby"] == advice.standbys
     assert spec.machines == advice.case.setup.job.machines
     assert spec.replicas == advice.candidate.placement.replicas
-    assert spec.checkpoint_every == advice.candidate.every
-    assert spec.persist_every_s == pytest.approx(advice.persist_every_s)
+    assert spec.traffic.checkpoint_every == advice.candidate.every
+    assert spec.persistence.every_s == pytest.approx(advice.persist_every_s)
 
 
 def test_there_is_no_command_where_memory_holds_no_replica() -> None:

@@ -22,6 +22,8 @@ from castor_analysis.calibration.fit import (
 )
 from castor_analysis.calibration.runs import Collective, Timeline, typical_timeline
 from castor_configs.errors import InputError
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import TrafficOptions
 from castor_records.events.event import Entry, Event
 from castor_records.events.training import (
     CheckpointCompleted,
@@ -162,15 +164,17 @@ def write_run(
 ) -> RunFolder:
     """Write the folder of a finished run."""
     folder.mkdir()
-    spec = {
-        "script": "gpt2_tiny.py",
-        "arguments": list(arguments),
-        "scheme": scheme,
-        "machines": RANKS,
-        "ranks_per_machine": 1,
-        "replicas": [[0, 1], [1, 0], [2, 3], [3, 2]],
-        "chunk_bytes": 1 << 20,
-    }
+    job = JobSpec(
+        job=folder.name,
+        machines=RANKS,
+        ranks_per_machine=1,
+        placement="group",
+        replicas=((0, 1), (1, 0), (2, 3), (3, 2)),
+        script="gpt2_tiny.py",
+        arguments=tuple(arguments),
+        traffic=TrafficOptions(scheme=scheme, chunk_bytes=1 << 20),
+    )
+    spec = json.loads(job.to_json())
     cluster = {"name": "cal", "bandwidth_bps": truth.link_bps, "storage_bandwidth_bps": 0}
     (folder / "run.json").write_text(json.dumps({"job": folder.name}), encoding="utf-8")
     result = {"outcome": "finished", "compute": "paced", "spec": spec, "cluster": cluster}

@@ -34,6 +34,7 @@ from castor_analysis.compare.settings import Setting, model_names, setting_of
 from castor_configs.errors import InputError
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.chunk_schedule import Link
+from castor_policy.job_options import DeviceOptions, TrafficOptions
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import RunStarted
 from castor_records.events.training import (
@@ -106,11 +107,8 @@ def write_run(
         replicas=((0, 1), (1, 0), (2, 3), (3, 2)),
         script="/somewhere/gpt2_tiny.py",
         arguments=("--hidden", str(hidden), "--layers", str(LAYERS), "--iterations", "12"),
-        scheme=scheme,
-        mu=0.9,
-        buffer_bytes=2_000_000,
-        sub_buffers=4,
-        paced_copy_bps=300_000_000,
+        traffic=TrafficOptions(scheme=scheme, mu=0.9, buffer_bytes=2_000_000, sub_buffers=4),
+        device=DeviceOptions(paced_copy_bps=300_000_000),
     )
     result = {
         "job": job,
@@ -382,7 +380,7 @@ def test_a_baseline_and_one_scheme_calibrate_at_the_lower_of_two_bandwidths(
     ("change", "message"),
     [
         ({"outcome": "failed", "reason": "no machine"}, "no finished run"),
-        ({"spec": None}, "earlier version"),
+        ({"spec": None}, "another version"),
         ({"cluster": "lab"}, "earlier version"),
     ],
 )
@@ -568,7 +566,7 @@ def test_a_run_that_checkpoints_one_iteration_in_n_is_refused(tmp_path: Path) ->
     folder = write_run(tmp_path, "pipelined")
     file = folder / "result.json"
     result = json.loads(file.read_text())
-    result["spec"]["checkpoint_every"] = 4
+    result["spec"]["traffic"]["checkpoint_every"] = 4
     file.write_text(json.dumps(result))
     with pytest.raises(InputError, match=r"every 4 iterations.*without --checkpoint-every"):
         setting_of(RunFolder(folder))

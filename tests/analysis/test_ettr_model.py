@@ -29,7 +29,9 @@ from castor_analysis.compare.recovery_model import (
     RecoveryModel,
 )
 from castor_analysis.compare.settings import Setting, model_names
-from castor_policy.membership import Lease
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import TrafficOptions
+from castor_policy.membership import Lease, WatchLimits
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
@@ -294,27 +296,24 @@ def test_failures_that_the_simulator_does_not_know_are_refused() -> None:
 def write_run(folder: Path, link_bps: int, command: list[str]) -> Path:
     """Write a run folder as `castor train` leaves it."""
     folder.mkdir()
-    spec = {
-        "script": "/x/train.py",
-        "arguments": ["--layers", "4", "--iterations", "20"],
-        "scheme": "pipelined",
-        "machines": 4,
-        "ranks_per_machine": 1,
-        "replicas": [list(row) for row in PAIRS],
-        "mu": 0.9,
-        "buffer_bytes": 0,
-        "sub_buffers": 4,
-        "chunk_bytes": 1 << 20,
-        "paced_copy_bps": 0,
-        "lease_s": 4.0,
-    }
+    spec = JobSpec(
+        job=folder.name,
+        machines=4,
+        ranks_per_machine=1,
+        placement="group",
+        replicas=PAIRS,
+        script="/x/train.py",
+        arguments=("--layers", "4", "--iterations", "20"),
+        traffic=TrafficOptions(scheme="pipelined", mu=0.9, chunk_bytes=1 << 20),
+        limits=WatchLimits(lease_s=4.0),
+    )
     cluster = {"name": "c", "bandwidth_bps": link_bps, "storage_bandwidth_bps": 10**7}
     result = {
         "job": folder.name,
         "outcome": "finished",
         "command": command,
         "cluster": cluster,
-        "spec": spec,
+        "spec": json.loads(spec.to_json()),
         "recoveries": [one.to_json() for one in recoveries(run_log())],
     }
     (folder / "run.json").write_text(json.dumps({"job": folder.name, "pid": 0}))

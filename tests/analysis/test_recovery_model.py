@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 from dataclasses import dataclass, replace
@@ -31,7 +32,8 @@ from castor_analysis.compare.recovery_points import (
     grouped_parts,
     recovery_points,
 )
-from castor_policy.membership import Lease
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.membership import Lease, WatchLimits
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
@@ -389,13 +391,17 @@ def test_a_kind_that_was_not_fitted_is_named_and_no_run_checks_itself() -> None:
 
 
 def test_a_setting_is_read_from_a_result() -> None:
-    spec = {
-        "replicas": [[0, 1], [1, 0]],
-        "machines": 2,
-        "ranks_per_machine": 3,
-        "arguments": ["--layers", "4"],
-        "lease_s": 2.0,
-    }
+    job = JobSpec(
+        job="j",
+        machines=2,
+        ranks_per_machine=3,
+        placement="group",
+        replicas=((0, 1), (1, 0)),
+        script="train.py",
+        arguments=("--layers", "4"),
+        limits=WatchLimits(lease_s=2.0),
+    )
+    spec = json.loads(job.to_json())
     cluster = {"name": "c", "bandwidth_bps": 10**8, "storage_bandwidth_bps": 10**7}
     result = Result(spec=spec, cluster=cluster)
     setting = OutageSetting.of_run(result, checkpoint_bytes=1200, iteration_s=0.5, serial_s=0.6)

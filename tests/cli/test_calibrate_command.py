@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import TrafficOptions
 from castor_records.events.event import Entry
 from castor_records.events.training import IterationEnded, LinkMeasured, Scheduled, SpansProfiled
 
@@ -30,15 +32,17 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "baseline"
     path.mkdir()
     (path / "run.json").write_text("{}", encoding="utf-8")
-    spec = {
-        "script": "train.py",
-        "arguments": ["--hidden", "64"],
-        "scheme": "none",
-        "machines": 2,
-        "ranks_per_machine": 1,
-        "replicas": [[0, 1], [1, 0]],
-        "chunk_bytes": 1 << 20,
-    }
+    job = JobSpec(
+        job="baseline",
+        machines=2,
+        ranks_per_machine=1,
+        placement="group",
+        replicas=((0, 1), (1, 0)),
+        script="train.py",
+        arguments=("--hidden", "64"),
+        traffic=TrafficOptions(scheme="none", chunk_bytes=1 << 20),
+    )
+    spec = json.loads(job.to_json())
     cluster = {"name": "cal", "bandwidth_bps": 400 * 10**6, "storage_bandwidth_bps": 0}
     result = {"outcome": "finished", "compute": "real", "spec": spec, "cluster": cluster}
     (path / "result.json").write_text(json.dumps(result), encoding="utf-8")

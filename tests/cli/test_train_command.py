@@ -20,6 +20,8 @@ from castor_configs.errors import InputError
 from castor_lab.faults.fault import AtTime, Fault
 from castor_lab.pacing import PACED_DEVICE
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import DeviceOptions, PersistenceOptions, TrafficOptions
+from castor_policy.membership import WatchLimits
 from castor_runtime.launcher.train_options import TrainOptions, job_name
 
 
@@ -82,7 +84,7 @@ def accepted(*arguments: str) -> None:
         (("--persist-every", "3m"), "--persist-every: expected a time"),
         (("--persist-every", "0"), "--persist-every: must be above 0"),
         (("--persist-keep", "0"), "--persist-keep"),
-        (("--lease", "10ms"), "--lease: expected 1 s to 10 min"),
+        (("--lease", "10ms"), "--lease: expected 1 to 600 s"),
         (("--hang", "100ms"), "--hang: expected 0.5 s or more"),
         (("--stall", "5"), "--stall"),
         (("--startup", "0s"), "--startup: expected 0.5 s or more"),
@@ -145,8 +147,9 @@ def test_units_and_faults_are_read(
     )
     (given,) = options
     spec = given.spec
-    assert (spec.persist_every_s, spec.chunk_bytes, spec.lease_s) == (5400.0, 1 << 20, 2.0)
-    assert (spec.memory_limit_bytes, spec.job, spec.persist) == (2 << 30, "mine", f"{tmp_path}/p")
+    assert spec.persistence == PersistenceOptions(path=f"{tmp_path}/p", every_s=5400.0)
+    assert (spec.traffic.chunk_bytes, spec.limits.lease_s) == (1 << 20, 2.0)
+    assert (spec.memory.limit_bytes, spec.job) == (2 << 30, "mine")
     assert [str(fault) for fault in faults] == ["rank:1@20", "root@5", "machine:1@10s"]
     assert faults[2].when == AtTime(10.0)
     assert type(spec).from_json(spec.to_json()) == spec
@@ -158,8 +161,8 @@ def test_how_long_a_job_may_stand_still_comes_from_the_options(
     accepted("train", script, "--hang", "2s", "--stall", "20min", "--startup", "1h")
     accepted("train", script)
     given, usual = options[0].spec, options[1].spec
-    assert (given.hang_s, given.stall_s, given.startup_s) == (2.0, 1200.0, 3600.0)
-    assert (usual.hang_s, usual.stall_s, usual.startup_s) == (0.8, 300.0, 1800.0)
+    assert given.limits == WatchLimits(hang_s=2.0, stall_s=1200.0, startup_s=3600.0)
+    assert usual.limits == WatchLimits()
 
 
 def test_a_job_is_named_after_its_script() -> None:
@@ -220,10 +223,11 @@ def test_how_traffic_is_scheduled_comes_from_the_options(
     arguments = ("--mu", "0.8", "--buffer", "4MB", "--sub-buffers", "8", "--paced-copy", "400mbit")
     accepted("train", script, "--scheme", "pipelined", *arguments)
     plain, chosen = (found.spec for found in options)
-    assert (plain.scheme, plain.mu, plain.buffer_bytes, plain.sub_buffers) == ("none", 0.9, 0, 4)
-    assert (plain.paced_copy_bps, plain.device) == (0, "")
-    assert (chosen.mu, chosen.buffer_bytes, chosen.sub_buffers) == (0.8, 4_000_000, 8)
-    assert (chosen.paced_copy_bps, chosen.device) == (400_000_000, PACED_DEVICE)
+    assert plain.traffic == TrafficOptions(scheme="none")
+    assert plain.device == DeviceOptions()
+    given = TrafficOptions(scheme="pipelined", mu=0.8, buffer_bytes=4_000_000, sub_buffers=8)
+    assert chosen.traffic == given
+    assert chosen.device == DeviceOptions(maker=PACED_DEVICE, paced_copy_bps=400_000_000)
     assert JobSpec.from_json(chosen.to_json()) == chosen
 
 

@@ -12,6 +12,7 @@ from castor_lab.pacing import labelled
 from castor_lab.programs import paced_layer
 from castor_lab.programs.language_model import build_language_model
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import DeviceOptions
 from castor_runtime.launcher.train_options import TrainOptions
 
 
@@ -90,5 +91,5 @@ def test_a_paced_run_is_known_by_its_arguments() -> None:
     assert label("--iterations", "3", "--paced-layer-ms", "5") == ("paced", 1)
     assert label("--paced-layer-ms=5") == ("paced", 1)
     assert label("--text", "paced-layer-ms") == ("real", 0)
-    assert label("--paced-layer-ms=5", paced_copy_bps=8) == ("paced", 2)
-    assert label(paced_copy_bps=8) == ("paced", 1)
+    assert label("--paced-layer-ms=5", device=DeviceOptions(paced_copy_bps=8)) == ("paced", 2)
+    assert label(device=DeviceOptions(paced_copy_bps=8)) == ("paced", 1)

@@ -24,12 +24,21 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
+from castor_policy.job_options import RecoveryOptions
 from castor_policy.placement import place
 from castor_records.events import failures
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
 LIVES = tuple(f"{name}.1" for name in NAMES)
-SPEC = JobSpec("j", 4, 1, "group", place("mixed", 4, 2).replicas, "t.py", max_attempts=2)
+SPEC = JobSpec(
+    "j",
+    4,
+    1,
+    "group",
+    place("mixed", 4, 2).replicas,
+    "t.py",
+    recovery=RecoveryOptions(max_attempts=2),
+)
 
 
 def report(name: str, generation: int = 1, **fields: object) -> AgentReport:
@@ -197,7 +206,7 @@ def test_a_bug_that_fails_on_every_rank_sets_no_machine_aside() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1e5)), max_size=200))
 def test_what_a_plan_remembers_is_bounded(failures: list[tuple[int, float]]) -> None:
     history: tuple[PastFailure, ...] = ()
-    spec = replace(SPEC, set_aside_within_s=1e9)
+    spec = replace(SPEC, recovery=RecoveryOptions(max_attempts=2, set_aside_within_s=1e9))
     for machine, at_s in failures:
         history = remembered(spec, history, [culprit(machine)], at_s)
     assert len(history) == min(len(failures), MOST_FAILURES)
@@ -290,7 +299,7 @@ def test_a_source_that_is_not_reached_may_be_dead_so_only_the_second_time_is_the
 
 def test_standbys_without_end_do_not_keep_a_hopeless_job_alive() -> None:
     plan, attempts = NEW, []
-    while plan.attempts <= SPEC.max_attempts and len(attempts) < 20:
+    while plan.attempts <= SPEC.recovery.max_attempts and len(attempts) < 20:
         told = saw(1, Sight(-1, "memory", "needs 9 GiB"), plan=plan)
         new = f"spare-{len(attempts) + 1}"
         old = [one.agent for one in plan.aside]

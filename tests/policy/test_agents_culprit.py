@@ -20,11 +20,14 @@ from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.standstill import standstill
+from castor_policy.membership import WatchLimits
 from castor_policy.placement import place
 from castor_records.events.failures import Detected
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
-SPEC = JobSpec("j", 4, 1, "group", place("mixed", 4, 2).replicas, "t.py", lease_s=4.0)
+SPEC = JobSpec(
+    "j", 4, 1, "group", place("mixed", 4, 2).replicas, "t.py", limits=WatchLimits(lease_s=4.0)
+)
 GLOO = (
     "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed "
     "by peer [127.0.0.1]:30215"
@@ -324,7 +327,7 @@ def test_after_the_window_it_goes_on_without_a_name() -> None:
 
 def test_the_window_is_short_beside_a_lease() -> None:
     assert window_s(SPEC) == 1.0
-    assert window_s(replace(SPEC, lease_s=1.0)) == 0.25
+    assert window_s(replace(SPEC, limits=WatchLimits(lease_s=1.0))) == 0.25
 
 
 def test_a_lease_that_expires_later_names_the_machine_after_all() -> None:

@@ -32,12 +32,12 @@ from castor_policy.agents.root import BEGIN_WITHOUT_S
 from castor_policy.agents.store_keys import plan_key, root_key
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker
-from castor_policy.membership import RENEWALS
+from castor_policy.membership import RENEWALS, WatchLimits
 from castor_policy.store import KeyValue, LeaseLostError, StoreEvent, StoreUnavailableError
 from castor_records.events.storing import RootElected
 
 JOB = "job"
-SPEC = JobSpec(JOB, 2, 1, "group", ((0, 1), (1, 0)), "train.py", lease_s=4.0)
+SPEC = JobSpec(JOB, 2, 1, "group", ((0, 1), (1, 0)), "train.py", limits=WatchLimits(lease_s=4.0))
 GONE = LeaseLostError("gone")
 SILENT = StoreUnavailableError("silent")
 
@@ -61,7 +61,7 @@ def opened(view: StoreView) -> LeaseKeeper:
 def test_a_lease_counts_from_its_sending_and_only_after_all_was_read() -> None:
     view = StoreView(JOB, "a")
     keeper = LeaseKeeper(SPEC, view)
-    assert keeper.step == GrantLease(0.0, SPEC.lease_s)
+    assert keeper.step == GrantLease(0.0, SPEC.limits.lease_s)
     keeper.sent(1.0)
     assert keeper.answered(7) == []
     assert keeper.lease is None
@@ -73,7 +73,7 @@ def test_a_lease_counts_from_its_sending_and_only_after_all_was_read() -> None:
     assert keeper.step == RenewLease(0.0, 7)
     keeper.sent(3.0)
     assert keeper.answered(4.0) == [SessionRenewed(3.0)]
-    assert keeper.step == RenewLease(SPEC.lease_s / RENEWALS, 7)
+    assert keeper.step == RenewLease(SPEC.limits.lease_s / RENEWALS, 7)
 
 
 def test_a_silent_store_ends_no_lease_and_a_lost_one_is_asked_for_again_at_once() -> None:
@@ -83,7 +83,7 @@ def test_a_silent_store_ends_no_lease_and_a_lost_one_is_asked_for_again_at_once(
     assert keeper.lease == 7
     assert keeper.answered(GONE) == [SessionLost()]
     assert keeper.lease is None
-    assert keeper.step == GrantLease(0.0, SPEC.lease_s)
+    assert keeper.step == GrantLease(0.0, SPEC.limits.lease_s)
 
 
 @pytest.mark.parametrize("granted", [False, True])
@@ -93,7 +93,7 @@ def test_a_lease_that_nothing_was_read_under_is_not_used(granted: bool) -> None:
         keeper.answered(7)
     assert keeper.answered(SILENT) == [StoreLost()]
     assert keeper.lease is None
-    assert keeper.step == GrantLease(RETRY_S, SPEC.lease_s)
+    assert keeper.step == GrantLease(RETRY_S, SPEC.limits.lease_s)
 
 
 # ---- events --------------------------------------------------------------------------------------

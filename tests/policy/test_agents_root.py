@@ -18,11 +18,20 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
+from castor_policy.job_options import PersistenceOptions, RecoveryOptions
 from castor_policy.placement import place
 from castor_records.events.failures import Detected
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
-SPEC = JobSpec("j", 4, 1, "group", place("mixed", 4, 2).replicas, "t.py", max_attempts=2)
+SPEC = JobSpec(
+    "j",
+    4,
+    1,
+    "group",
+    place("mixed", 4, 2).replicas,
+    "t.py",
+    recovery=RecoveryOptions(max_attempts=2),
+)
 TERM = 7
 
 
@@ -358,7 +367,7 @@ def test_an_error_at_the_start_that_comes_twice_in_the_same_words_ends_the_job()
 
 
 def test_the_iteration_to_persist_is_announced_ahead_of_every_machine() -> None:
-    spec = replace(SPEC, persist="storage", persist_every_s=10.0)
+    spec = replace(SPEC, persistence=PersistenceOptions(path="storage", every_s=10.0))
     made = root(loading(), running(iteration=50), spec)
     assert told(made, now_s=9.0) == []
     now_s, asked, iteration = 10.0, [], 50

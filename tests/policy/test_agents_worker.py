@@ -55,6 +55,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_contact import STANDBY_CAMPAIGN_S
 from castor_policy.agents.worker import REPORT_PROGRESS_S, Worker
+from castor_policy.membership import WatchLimits
 from castor_policy.placement import place
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
@@ -62,7 +63,9 @@ NAMES = ("node-0", "node-1", "node-2", "node-3")
 
 def job(ranks_per_machine: int = 1, replicas: int = 2) -> JobSpec:
     rows = place("mixed", 4, replicas).replicas
-    return JobSpec("j", 4, ranks_per_machine, "group", rows, "train.py", lease_s=4.0)
+    return JobSpec(
+        "j", 4, ranks_per_machine, "group", rows, "train.py", limits=WatchLimits(lease_s=4.0)
+    )
 
 
 def gather(generation: int = 1, agents: tuple[str, ...] = NAMES) -> Plan:

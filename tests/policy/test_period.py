@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.persist_rounds import PERSIST_AHEAD_S, PersistRounds
+from castor_policy.job_options import PersistenceOptions, TrafficOptions
 from castor_policy.period import is_due, last_due, next_due
 
 COMPILED = [numba.njit(function) for function in (is_due, last_due, next_due)]
@@ -32,7 +33,9 @@ def asked(every: int, iteration_s: float, until_s: float) -> tuple[int, int]:
     """Return which iteration is asked for, and the newest one at that time, in a steady pace."""
     spec = JobSpec(
         job="j", machines=1, ranks_per_machine=1, placement="mixed", replicas=((0,),),
-        script="train.py", persist="storage", persist_every_s=5.0, checkpoint_every=every,
+        script="train.py",
+        persistence=PersistenceOptions(path="storage", every_s=5.0),
+        traffic=TrafficOptions(checkpoint_every=every),
     )  # fmt: skip
     rounds = PersistRounds(spec, 0.0)
     for tick in range(round(until_s * 10)):

@@ -14,8 +14,9 @@ from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import LOST, is_awaited, later, repaired
 from castor_policy.agents.root import Root
+from castor_policy.membership import WatchLimits
 
-SPEC = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "s.py", lease_s=5.0)
+SPEC = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "s.py", limits=WatchLimits(lease_s=5.0))
 NAMES = ("node-0", "node-1")
 
 

@@ -16,9 +16,18 @@ from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
+from castor_policy.job_options import RecoveryOptions
 from castor_policy.placement import place
 
-SPEC = JobSpec("j", 4, 1, "ring", place("ring", 4, 2).replicas, "t.py", gather_s=120.0)
+SPEC = JobSpec(
+    "j",
+    4,
+    1,
+    "ring",
+    place("ring", 4, 2).replicas,
+    "t.py",
+    recovery=RecoveryOptions(gather_s=120.0),
+)
 NAMES = ("a-0", "a-1", "a-2", "a-3")
 
 
@@ -159,7 +168,7 @@ def test_a_job_that_goes_on_waits_for_what_it_goes_on_from_and_not_for_ever() ->
     spec = replace(SPEC, resumes=3)
     made = Root(spec, Office(7, None, 0, [idle(name) for name in NAMES]), 0.0)
     assert list(made.handle(Tick(), BEGIN_WITHOUT_S + 1)) == []
-    (write,) = made.handle(Tick(), spec.gather_s)
+    (write,) = made.handle(Tick(), spec.recovery.gather_s)
     assert isinstance(write, WritePlan)
     assert (write.plan.phase, write.plan.generation) == (Phase.FAILED, 4)
     assert "start those that hold it" in write.plan.reason

@@ -17,6 +17,8 @@ from castor_policy.agents.patience import Patience, serves
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.worker import Worker
+from castor_policy.job_options import PersistenceOptions, RecoveryOptions
+from castor_policy.membership import WatchLimits
 from castor_records.events.failures import Detected
 
 SPEC = JobSpec(
@@ -26,10 +28,9 @@ SPEC = JobSpec(
     "group",
     ((0, 1), (1, 0)),
     "train.py",
-    persist="/storage",
-    gather_s=10.0,
-    storage_s=20.0,
-    startup_s=30.0,
+    persistence=PersistenceOptions(path="/storage", storage_s=20.0),
+    recovery=RecoveryOptions(gather_s=10.0),
+    limits=WatchLimits(startup_s=30.0),
 )
 PLAN = Plan(2, 5, Phase.GATHER, ("node-0", "node-1"), ("i-node-0", "i-node-1"))
 HELD = {"0": (7,), "1": (7,)}

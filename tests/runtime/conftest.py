@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from castor_policy.job_options import DeviceOptions, JobOptions, TrafficOptions
 from castor_policy.placement import place
 from castor_runtime.arena import Arena, ControlBlock, JobLock, PartLayout
+from castor_runtime.trainer.agent_link import TrainerSettings
 
 HOST = Path(__file__).with_name("checkpointer_host.py")
 EXCHANGE = Path(__file__).with_name("exchange_program.py")
@@ -103,6 +105,7 @@ class Cluster:
         self._lock.close()
 
     def run(self, program: str, options: dict[str, Any], **settings: Any) -> Generation:
+        """Start all ranks; `settings`: options of traffic, and `device` and `redundant`."""
         self.generation += 1
         self._runs.append(Generation(self, self._host, self._folder, program, options, settings))
         return self._runs[-1]
@@ -196,7 +199,7 @@ class Generation:
     ) -> dict[str, Any]:
         cluster = self.cluster
         machine, local = divmod(rank, cluster.per_machine)
-        trainer = {
+        trainer: dict[str, Any] = {
             "job": cluster._job,
             "run": RUN,
             "rank": rank,
@@ -207,11 +210,12 @@ class Generation:
             "replicas": cluster.rows,
             "socket": str(self._folder / "link"),
             "control": cluster._controls[machine].name,
-            "scheme": "eager",
-            "chunk_bytes": 4096,
-            "profile_iterations": 2,
             "started_ns": time.time_ns(),
         }
+        device = settings.get("device", DeviceOptions())
+        given = {name: value for name, value in settings.items() if name != "device"}
+        traffic = TrafficOptions(**{"chunk_bytes": 4096, "profile_iterations": 2} | given)
+        trainer |= JobOptions(traffic=traffic, device=device).groups()
         environment = {
             "RANK": str(rank),
             "WORLD_SIZE": str(cluster.world),
@@ -219,7 +223,7 @@ class Generation:
             "LOCAL_WORLD_SIZE": str(cluster.per_machine),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "CASTOR_TRAINER": json.dumps(trainer | settings),
+            "CASTOR_TRAINER": TrainerSettings(**trainer).to_json(),
         }
         log = str(self._folder / f"rank-{rank}.log")
         return {"environment": environment, "program": program, "options": options, "log": log}

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from castor_lab.paced_device import PacedDevice
 from castor_policy.chunk_schedule import Link
+from castor_policy.job_options import TrafficOptions
 from castor_runtime.arena import PartLayout, Replica, SegmentOwner
 from castor_runtime.state.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
@@ -94,20 +95,18 @@ class Rank:
             for machine in range(world)
         )
         self.settings = TrainerSettings(
-            OWNER.job,
-            OWNER.run,
-            rank,
-            rank,
-            0,
-            1,
-            1,
-            rows,
-            "",
-            "",
-            case["scheme"],
-            case["chunk"],
-            1,
-            0,
+            job=OWNER.job,
+            run=OWNER.run,
+            rank=rank,
+            machine=rank,
+            local_rank=0,
+            generation=1,
+            ranks_per_machine=1,
+            replicas=rows,
+            socket="",
+            control="",
+            started_ns=0,
+            traffic=TrafficOptions(scheme=case["scheme"], chunk_bytes=case["chunk"]),
         )
         self.gate = Gate()
         if case["device"] == "paced":

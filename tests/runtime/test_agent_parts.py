@@ -20,6 +20,8 @@ import pytest
 from castor_configs.errors import InputError
 from castor_policy.agents.events import Progressed, TrainerHung, WorkerEvent
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import MemoryOptions, TrafficOptions
+from castor_policy.membership import WatchLimits
 from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
@@ -36,7 +38,16 @@ FINGERPRINT = "ab" * 16
 def spec(**changes: Any) -> JobSpec:
     job = f"t{secrets.token_hex(4)}"
     replicas = ((0, 1), (1, 0))
-    return JobSpec(job, 2, 1, "group", replicas, "train.py", chunk_bytes=CHUNK, **changes)
+    return JobSpec(
+        job,
+        2,
+        1,
+        "group",
+        replicas,
+        "train.py",
+        traffic=TrafficOptions(chunk_bytes=CHUNK),
+        **changes,
+    )
 
 
 # ---- the link to the trainers ------------------------------------------------------------------
@@ -162,7 +173,7 @@ async def watch(
     """Return what a watchdog says of the trainers; `beats`: their heartbeats count up."""
     seen: list[WorkerEvent] = []
     # Several times the interpreter's start, which is work and then stillness.
-    watchdog = Watchdog(spec(hang_s=0.5), control, seen.append)
+    watchdog = Watchdog(spec(limits=WatchLimits(hang_s=0.5)), control, seen.append)
     watchdog.watch(7, trainers)
     steps = round(seconds / 0.05)
     for _ in range(steps):
@@ -302,10 +313,10 @@ def test_the_final_state_is_the_newest_that_all_ranks_of_the_machine_have() -> N
 
 
 def test_a_budget_that_does_not_hold_it_is_refused_with_its_numbers() -> None:
-    with memory(spec(memory_limit_bytes=1 << 20)) as held:
+    with memory(spec(memory=MemoryOptions(limit_bytes=1 << 20))) as held:
         held.hold(0, layouts())
     with (
-        memory(spec(memory_limit_bytes=60000)) as held,
+        memory(spec(memory=MemoryOptions(limit_bytes=60000))) as held,
         pytest.raises(InputError, match=r"(?s)part of rank 0, 2 buffers.*58\.594 KiB"),
     ):
         held.hold(0, layouts())

@@ -22,6 +22,7 @@ from castor_policy.agents.events import (
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, layout_prefix, plan_key, spec_key
+from castor_policy.membership import WatchLimits
 from castor_policy.store import KeyValue, Put, Store, StoreFullError, StoreUnavailableError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.launcher.job_view import read_view
@@ -32,7 +33,7 @@ from castor_sim.store_model import ModelStore, StoreModel
 pytestmark = pytest.mark.long  # together, not one by one
 
 PATIENCE_S = 30.0
-SPEC = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "train.py", lease_s=2.0)
+SPEC = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "train.py", limits=WatchLimits(lease_s=2.0))
 PLAN = Plan(3, 1, "load", ("node-0", "node-1"), ("i1", "i1"))
 
 
@@ -174,7 +175,7 @@ def test_a_store_without_space_is_told_and_joined_again_once_there_is_some(
             one.session.report(newer)
             await one.until(lambda: one.troubles("space"), "that there is no space")
             # Leases live on: nobody is lost.
-            await asyncio.sleep(SPEC.lease_s * 1.5)
+            await asyncio.sleep(SPEC.limits.lease_s * 1.5)
             assert len(other.session.view.reports()) == 2
             assert not any(isinstance(e, StoreLost) for e in one.seen)
             etcd.stop()
@@ -311,7 +312,9 @@ def test_a_task_that_fails_is_told_and_begun_anew_and_ends_the_session_if_it_goe
         seen: list[StoreSeen] = []
         store = Failing(StoreModel(), lambda: 0.0)
         store.most = most
-        spec = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "train.py", lease_s=0.6)
+        spec = JobSpec(
+            "j", 2, 1, "group", ((0, 1), (1, 0)), "train.py", limits=WatchLimits(lease_s=1.0)
+        )
         session = StoreSession(store, spec, "node-0", seen.append)
         session.open()
         session.report(AgentReport("node-0", "i1", False, "h:1"))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from castor_policy.chunk_schedule import Link
-from castor_policy.interleaving import SCHEMES
-from castor_runtime.trainer.traffic import EAGER, Traffic
+from castor_policy.interleaving import EAGER, SCHEMES
+from castor_runtime.trainer.traffic import Traffic
 
 pytestmark = pytest.mark.long  # the ranks take seconds to start
 

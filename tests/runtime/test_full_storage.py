@@ -13,6 +13,7 @@ from castor_policy.agents.effects import Report
 from castor_policy.agents.events import PersistEnded
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.worker import Worker
+from castor_policy.job_options import PersistenceOptions
 from castor_records.events.event import Entry
 from castor_records.events.storing import Persisted, PersistFailed
 from castor_runtime.launcher.result_file import persistent
@@ -102,7 +103,9 @@ def test_attempts_that_a_failure_cut_off_are_removed_before_the_next_is_written(
 
 
 def test_a_failing_tier_is_in_the_agents_report_until_it_works_again() -> None:
-    spec = JobSpec("job", 1, 1, "group", ((0,),), "train.py", persist="/storage")
+    spec = JobSpec(
+        "job", 1, 1, "group", ((0,),), "train.py", persistence=PersistenceOptions(path="/storage")
+    )
     worker = Worker(spec, "node-0", "i0", "host:0", False, 0.0)
     [told] = worker.handle(PersistEnded(10, "OSError: No space left on device"), 1.0)
     assert isinstance(told, Report)

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from castor_policy.agents.events import TrainerHung, TrainersStanding, WorkerEvent
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.membership import WatchLimits
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.trainer.agent_link import Heartbeat
@@ -25,7 +26,15 @@ from castor_runtime.trainer.checkpointer import Checkpointer
 from castor_runtime.trainer.collective_count import CollectiveCount
 from castor_runtime.trainer.tensor_state import TensorState
 
-SPEC = JobSpec("job", 1, 1, "group", ((0,),), "train.py", hang_s=0.5, stall_s=0.5, startup_s=0.5)
+SPEC = JobSpec(
+    "job",
+    1,
+    1,
+    "group",
+    ((0,),),
+    "train.py",
+    limits=WatchLimits(hang_s=0.5, stall_s=0.5, startup_s=0.5),
+)
 
 
 @pytest.fixture

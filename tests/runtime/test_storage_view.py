@@ -18,6 +18,7 @@ import pytest
 
 from castor_policy.agents.events import StorageRead, WorkerEvent
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import PersistenceOptions
 from castor_runtime.agent.holding import Holding
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.storage_view import StorageView
@@ -48,7 +49,15 @@ def let_go(folder: Path) -> None:
 
 def spec_of(folder: Path) -> JobSpec:
     job = f"t{secrets.token_hex(4)}"
-    return JobSpec(job, 1, 1, "group", ((0,),), "train.py", persist=str(folder), storage_s=0.5)
+    return JobSpec(
+        job,
+        1,
+        1,
+        "group",
+        ((0,),),
+        "train.py",
+        persistence=PersistenceOptions(path=str(folder), storage_s=0.5),
+    )
 
 
 def holding_of(spec: JobSpec, emit: list[WorkerEvent]) -> tuple[Holding, CheckpointMemory]:

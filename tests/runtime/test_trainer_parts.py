@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import Counter
@@ -20,7 +19,8 @@ from castor_lab.programs.language_model import IGNORED, build_language_model
 from castor_lab.programs.text import MASK, TextSampler, masked_batch, read_text
 from castor_policy.chunk_schedule import Link
 from castor_policy.defaults import SUB_BUFFERS
-from castor_policy.interleaving import SCHEMES
+from castor_policy.interleaving import EAGER, SCHEMES
+from castor_policy.job_options import TrafficOptions
 from castor_runtime.state.meta import MetaError, decode, encode
 from castor_runtime.state.sections import (
     ALIGNMENT,
@@ -42,7 +42,7 @@ from castor_runtime.trainer.span_profile import (
     typical_iteration,
 )
 from castor_runtime.trainer.tensor_state import TensorState
-from castor_runtime.trainer.traffic import EAGER, Traffic
+from castor_runtime.trainer.traffic import Traffic
 
 pytestmark = pytest.mark.long  # together, not one by one
 
@@ -469,31 +469,31 @@ def test_a_profile_is_due_at_the_start_and_when_all_ranks_have_drifted() -> None
 
 
 def test_settings_say_who_sends_to_whom() -> None:
-    settings = {
-        "job": "j",
-        "run": "0123456789abcdef",
-        "rank": 3,
-        "machine": 1,
-        "local_rank": 1,
-        "generation": 1,
-        "ranks_per_machine": 2,
-        "replicas": [[0, 1, 2], [1, 2, 0], [2, 0, 1]],
-        "socket": "s",
-        "control": "c",
-        "scheme": "eager",
-        "chunk_bytes": 1,
-        "profile_iterations": 1,
-        "started_ns": 0,
-    }
-    found = TrainerSettings.from_environment({"CASTOR_TRAINER": json.dumps(settings)})
+    given = TrainerSettings(
+        job="j",
+        run="0123456789abcdef",
+        rank=3,
+        machine=1,
+        local_rank=1,
+        generation=1,
+        ranks_per_machine=2,
+        replicas=((0, 1, 2), (1, 2, 0), (2, 0, 1)),
+        socket="s",
+        control="c",
+        started_ns=0,
+        traffic=TrafficOptions(mu=0.7),
+    )
+    text = given.to_json()
+    found = TrainerSettings.from_environment({"CASTOR_TRAINER": text})
     assert found is not None
+    assert found == given
     assert found.holders() == [5, 1]
     assert found.sources() == [(1, 0), (5, 1)]
     assert TrainerSettings.from_environment({}) is None
-    del settings["socket"]
-    text = json.dumps(settings)
-    with pytest.raises(ValueError, match=r"misses \['socket'\]"):
-        TrainerSettings.from_environment({"CASTOR_TRAINER": text})
+    for lost in ("socket", "mu"):
+        wrong = text.replace(f'"{lost}"', '"other"')
+        with pytest.raises(ValueError, match="start trainers by `castor agent`"):
+            TrainerSettings.from_environment({"CASTOR_TRAINER": wrong})
 
 
 def shape(family: str, **sizes: int) -> Model:

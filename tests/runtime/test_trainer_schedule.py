@@ -14,6 +14,7 @@ import pytest
 from castor_lab.pacing import PACED_DEVICE
 from castor_policy.chunk_schedule import Link, leave_short
 from castor_policy.interleaving import SCHEMES
+from castor_policy.job_options import DeviceOptions
 
 pytestmark = pytest.mark.long  # all of it starts real processes
 
@@ -63,9 +64,10 @@ def rescheduled(run: Any, rank: int, world: int, event: dict[str, Any]) -> dict[
 def test_the_schedule_is_the_policys_on_the_recorded_numbers(
     make_cluster: MakeCluster, scheme: str
 ) -> None:
-    settings = {"scheme": scheme, "mu": 0.7, "buffer_bytes": 50_001, "sub_buffers": 3}
+    settings: dict[str, Any] = {"scheme": scheme, "mu": 0.7}
+    settings |= {"buffer_bytes": 50_001, "sub_buffers": 3}
     if scheme in ("pipelined", "unpipelined"):
-        settings |= {"device": PACED_DEVICE, "paced_copy_bps": 4 * 10**8}
+        settings["device"] = DeviceOptions(maker=PACED_DEVICE, paced_copy_bps=4 * 10**8)
     run = make_cluster(3, 3).run("collectives", OPTIONS | {"paced": True}, **settings)
     run.results()
     for rank in range(3):
@@ -77,7 +79,7 @@ def test_the_schedule_is_the_policys_on_the_recorded_numbers(
         assert (event["iteration"], event["reason"], event["mu"]) == (3, "start", 0.7)
         assert sum(event["chunk_bytes"]) == 2 * event["shard_bytes"] == 800_000
         assert len(event["spans_ns"]) == LAYERS + 1
-        assert bool(event["copy_bandwidth_bps"]) == ("paced_copy_bps" in settings)
+        assert bool(event["copy_bandwidth_bps"]) == ("device" in settings)
         completed = run.events(rank, "checkpoint_completed")
         assert [one["scheme"] for one in completed] == ["eager"] * 2 + [scheme] * 4
         assert all(one["captured_s"] > 0 and one["network_s"] > 0 for one in completed)

@@ -132,7 +132,7 @@ BOTH: dict[str, Decision] = {
     "when a process is known to have failed": Decision(
         (
             ("trainer_watch.TrainerWatch", "castor_runtime.agent.watchdog:Watchdog._look"),
-            ("membership.LIMITS", "castor_policy.agents.job_spec:JobSpec"),
+            ("membership.LIMITS", "castor_policy.job_options:JobOptions"),
         ),
         (
             ("membership.EXIT_S", "castor_sim.detection:DetectionConfig.watched"),

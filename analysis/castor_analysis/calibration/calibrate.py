@@ -20,10 +20,11 @@ from castor_analysis.calibration.runs import (
     read_calibration_run,
     typical_timeline,
 )
-from castor_analysis.compare.settings import NONE, model_names, refuse_twice
+from castor_analysis.compare.settings import model_names, refuse_twice
 from castor_configs.errors import InputError
 from castor_configs.readable import format_bps
 from castor_policy.chunk_schedule import Link
+from castor_policy.interleaving import NONE
 from castor_records.run_files import RunFiles
 from castor_sim.iteration.engine import run_iteration
 from castor_sim.iteration.measured import FORMAT, MeasuredProfile

@@ -18,8 +18,9 @@ from castor_analysis.compare.prediction import (
     predict,
 )
 from castor_analysis.compare.scheme_order import SchemeOrder, scheme_orders
-from castor_analysis.compare.settings import NONE, Setting, model_names
+from castor_analysis.compare.settings import Setting, model_names
 from castor_configs.errors import InputError
+from castor_policy.interleaving import NONE
 from castor_sim.iteration.measured import MeasuredProfile
 from castor_sim.iteration.measured_steps import Issue
 

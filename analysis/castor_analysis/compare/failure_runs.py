@@ -12,7 +12,7 @@ from castor_analysis.compare.points import Point, SettingValue
 from castor_analysis.compare.prediction import SERIAL
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel, calibrate
 from castor_analysis.compare.recovery_points import MeasuredOutages, recovery_points
-from castor_analysis.compare.settings import Setting
+from castor_analysis.compare.settings import Setting, job_spec_of
 
 Names = Mapping[tuple[str, tuple[tuple[str, str], ...]], str]
 """A short name for each `Setting.model`, as `settings.model_names` makes them."""
@@ -93,7 +93,7 @@ class FailureModel:
             replay,
             self.recovery,
             _setting(run, predicted),
-            replicas=(run.result.spec or {})["replicas"],
+            replicas=job_spec_of(run.result).replicas,
             checkpoint_s=predicted[COMPLETE],
             standbys=standbys_of(run.result.command),
         )

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from castor_analysis.compare.settings import NONE, Setting, setting_of
+from castor_analysis.compare.settings import Setting, setting_of
 from castor_configs.errors import InputError
+from castor_policy.interleaving import NONE
 from castor_records.event_log import events_of_run
 from castor_records.events.event import Entry, Event, generation_of, of_kind
 from castor_records.events.failures import Resumed

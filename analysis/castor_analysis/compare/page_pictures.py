@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from castor_analysis.compare.comparison import Case, Comparison
 from castor_analysis.compare.measured_run import IDLE, ITERATION
 from castor_analysis.compare.points import Point, S
-from castor_analysis.compare.settings import NONE
+from castor_policy.interleaving import NONE
 from castor_sim.iteration.tasks import Kind, Lane
 from castor_sim.iteration.timeline import COPY_LANE, Interval, Traffic
 from castor_traces import picture_style

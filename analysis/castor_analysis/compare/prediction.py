@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from castor_analysis.compare.measured_run import COMPLETE, IDLE, ITERATION, NETWORK
 from castor_analysis.compare.settings import Setting
+from castor_policy.interleaving import NONE
 from castor_sim.iteration.case import load_iteration, measured_case
 from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
-from castor_sim.iteration.run import NONE, IterationCase, scheme_names, simulate_iteration
+from castor_sim.iteration.run import IterationCase, scheme_names, simulate_iteration
 from castor_sim.iteration.timeline import Interval
 from castor_sim.iteration_config import IterationConfig
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from castor_analysis.compare.outages import OutageKind, OutageSample
+from castor_analysis.compare.settings import job_spec_of
 from castor_policy.membership import Lease
 from castor_records.result import Result
 
@@ -93,23 +94,23 @@ class OutageSetting:
             serial_s: one in which nothing overlaps.
 
         Raises:
-            ValueError: it was on no emulated cluster, or kept no replicas.
+            ValueError: it was on no emulated cluster, kept no replicas, or says no job.
         """
-        spec, cluster = result.spec or {}, result.cluster
-        copies = len(spec["replicas"][0]) - 1
+        spec, cluster = job_spec_of(result), result.cluster
+        copies = len(spec.replicas[0]) - 1
         if not cluster or not copies:
             raise ValueError(
                 "a recovery is predicted for a run on an emulated cluster with 2 replicas or more"
             )
-        ranks = spec["machines"] * spec["ranks_per_machine"]
+        ranks = spec.machines * spec.ranks_per_machine
         part_bytes = checkpoint_bytes // copies
         return cls(
             link_bps=cluster["bandwidth_bps"],
             storage_bps=cluster["storage_bandwidth_bps"] or 0.0,
             ranks=ranks,
             part_bytes=part_bytes,
-            parameter_bytes=part_bytes * ranks // _state_over_parameters(spec["arguments"]),
-            lease_s=spec["lease_s"],
+            parameter_bytes=part_bytes * ranks // _state_over_parameters(spec.arguments),
+            lease_s=spec.limits.lease_s,
             iteration_s=iteration_s,
             serial_s=serial_s,
         )

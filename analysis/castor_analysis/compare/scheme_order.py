@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from castor_analysis.compare.measured_run import ITERATION
 from castor_analysis.compare.points import Point, SettingValue
-from castor_analysis.compare.settings import NONE, TRAFFIC
+from castor_analysis.compare.settings import TRAFFIC
+from castor_policy.interleaving import NONE
 
 TIE: Final = 0.01
 """Two schemes are a tie where neither side has one take longer by more than this share."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import Any, Final
 from castor_analysis.compare.points import SettingValue
 from castor_configs.errors import InputError
 from castor_configs.readable import format_bps, format_bytes
-from castor_policy.defaults import MU, SUB_BUFFERS
+from castor_policy.agents.job_spec import PROTOCOL, JobSpec
+from castor_policy.interleaving import NONE
+from castor_records.result import Result
 from castor_records.run_files import RunFiles
-
-NONE: Final = "none"
-"""The scheme without checkpoints."""
 
 TRAFFIC: Final = ("replicas", "mu", "buffer", "sub_buffers", "copies")
 """Keys of a point's setting that only a scheme with checkpoints has."""
@@ -108,78 +108,68 @@ def setting_of(folder: RunFiles) -> Setting:
             a result without what is needed, or the result is damaged.
     """
     result = folder.result()
-    spec, cluster = result.spec, result.cluster
-    if spec is None:
+    if (result.spec or {}).get("protocol") != PROTOCOL:
         raise InputError(
-            "was written by an earlier version of Castor, which did not note the setting: run it "
+            "was written by another version of Castor, which notes the setting otherwise: run it "
             "again",
             file=folder.result_file,
         )
-    if spec.get("scheme") != NONE and spec.get("checkpoint_every", 1) != 1:
-        raise InputError(
-            f"took a checkpoint every {spec['checkpoint_every']} iterations, and what is predicted "
-            "is one of each: run it again without --checkpoint-every, or leave it out",
-            file=folder.result_file,
-        )
     try:
-        return _setting(spec, cluster or {})
+        spec = job_spec_of(result)
+        every = spec.traffic.checkpoint_every
+        if spec.traffic.scheme != NONE and every != 1:
+            raise InputError(
+                f"took a checkpoint every {every} iterations, and what is predicted is one of "
+                "each: run it again without --checkpoint-every, or leave it out",
+                file=folder.result_file,
+            )
+        return _setting(spec, result.cluster or {})
     except ValueError as error:
         raise InputError(
             f"is damaged: {error}; copy it again, or leave the run out", file=folder.result_file
         ) from None
 
 
-def _setting(spec: Mapping[str, Any], rates: Mapping[str, Any]) -> Setting:
-    """Return the setting that a job's document and its cluster's rates say.
+def job_spec_of(result: Result) -> JobSpec:
+    """Return the job that a result is of.
 
     Raises:
-        ValueError: naming the key whose value is missing or none of its kind.
+        ValueError: it says none that this version of Castor reads.
     """
-    arguments, placed = spec.get("arguments"), spec.get("replicas")
-    if not isinstance(arguments, list) or not all(isinstance(one, str) for one in arguments):
-        raise ValueError(f"spec.arguments: expected a list of texts, not {arguments!r}")
-    if not (isinstance(placed, list) and placed and isinstance(placed[0], list) and placed[0]):
-        raise ValueError(f"spec.replicas: expected a list of machines a shard, not {placed!r}")
-    sub_buffers = _whole(spec, "spec.sub_buffers", SUB_BUFFERS, least=1)
-    chunks_bytes = sub_buffers * _whole(spec, "spec.chunk_bytes", least=1)
+    return JobSpec.from_json(json.dumps(result.spec))
+
+
+def _setting(spec: JobSpec, rates: Mapping[str, Any]) -> Setting:
+    """Return the setting that a job and its cluster's rates say.
+
+    Raises:
+        ValueError: a rate is no whole number, or no shard is held by anyone.
+    """
+    if not all(spec.replicas) or not spec.replicas:
+        raise ValueError(f"replicas: expected the machines of each shard, not {spec.replicas}")
+    traffic = spec.traffic
     return Setting(
-        link_bps=_whole(rates, "cluster.bandwidth_bps", 0),
-        storage_bps=_whole(rates, "cluster.storage_bandwidth_bps", 0),
-        script=_text(spec, "spec.script").rpartition("/")[2],
-        arguments=_options(arguments),
-        scheme=_text(spec, "spec.scheme"),
-        nodes=_whole(spec, "spec.machines", least=1),
-        ranks_per_node=_whole(spec, "spec.ranks_per_machine", least=1),
-        replicas=len(placed[0]),
-        mu=_number(spec, "spec.mu", MU),
-        buffer_bytes=_whole(spec, "spec.buffer_bytes", 0) or chunks_bytes,
-        sub_buffers=sub_buffers,
-        shortest_span_s=_number(spec, "spec.shortest_span_s", 0.0),
-        paced_copy_bps=_whole(spec, "spec.paced_copy_bps", 0),
+        link_bps=_rate(rates, "bandwidth_bps"),
+        storage_bps=_rate(rates, "storage_bandwidth_bps"),
+        script=spec.script.rpartition("/")[2],
+        arguments=_options(spec.arguments),
+        scheme=traffic.scheme,
+        nodes=spec.machines,
+        ranks_per_node=spec.ranks_per_machine,
+        replicas=len(spec.replicas[0]),
+        mu=traffic.mu,
+        buffer_bytes=traffic.buffer_bytes or traffic.sub_buffers * traffic.chunk_bytes,
+        sub_buffers=traffic.sub_buffers,
+        shortest_span_s=traffic.shortest_span_s,
+        paced_copy_bps=spec.device.paced_copy_bps,
     )
 
 
-def _text(document: Mapping[str, Any], key: str) -> str:
-    value = document.get(key.rpartition(".")[2])
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{key}: expected a text, not {value!r}")
+def _rate(rates: Mapping[str, Any], key: str) -> int:
+    value = rates.get(key, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"cluster.{key}: expected a whole number of 0 or more, not {value!r}")
     return value
-
-
-def _whole(
-    document: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 0
-) -> int:
-    value = document.get(key.rpartition(".")[2], default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{key}: expected a whole number of {least} or more, not {value!r}")
-    return value
-
-
-def _number(document: Mapping[str, Any], key: str, default: float) -> float:
-    value = document.get(key.rpartition(".")[2], default)
-    if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{key}: expected a number of 0 or more, not {value!r}")
-    return float(value) or default
 
 
 def model_names(

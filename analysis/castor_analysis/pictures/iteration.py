@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from castor_sim.iteration.run import NONE, IterationReport, SchemeResult
+from castor_policy.interleaving import NONE
+from castor_sim.iteration.run import IterationReport, SchemeResult
 from castor_sim.iteration.tasks import Kind, Lane
 from castor_sim.iteration.timeline import COPY_LANE, Interval, Traffic
 from castor_traces import picture_style

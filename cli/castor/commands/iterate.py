@@ -72,8 +72,9 @@ def iterate(
     """
     from castor_configs.errors import InputError
     from castor_configs.schemes import SCHEMES
+    from castor_policy.interleaving import NONE
     from castor_sim.iteration.case import load_iteration
-    from castor_sim.iteration.run import NONE, scheme_names, simulate_iteration
+    from castor_sim.iteration.run import scheme_names, simulate_iteration
 
     wanted = scheme or list(scheme_names())
     for name in wanted:

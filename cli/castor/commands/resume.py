@@ -45,9 +45,11 @@ def resume(
         raise InputError("has finished: there is nothing to go on with", file=folder.path)
     spec = _spec(document, folder.path)
     if max_attempts is not None:
-        spec = replace(spec, max_attempts=max_attempts)
+        recovery = replace(spec.recovery, max_attempts=max_attempts)
+        spec = replace(spec, recovery=recovery)
     if memory_limit:
-        spec = replace(spec, memory_limit_bytes=memory_limit_bytes(memory_limit))
+        memory = replace(spec.memory, limit_bytes=memory_limit_bytes(memory_limit))
+        spec = replace(spec, memory=memory)
     cluster = (document.get("cluster") or {}).get("name")
     options = TrainOptions(
         spec=replace(spec, resumes=max(1, int(document.get("generation", 0)), spec.resumes)),

@@ -52,7 +52,7 @@ class Injector(Observer):
         self._run = run
         self._around = Surroundings(
             run.folder.strangers,
-            Path(run.spec.persist) if run.spec.persist else None,
+            Path(run.spec.persistence.path) if run.spec.persistence.path else None,
             run.etcd,
             run.options_for,
             run.intrude,

@@ -53,7 +53,7 @@ def counted(spec: JobSpec, plan: Plan, chosen: Plan) -> Plan:
     """
     if plan.generation > 1 and chosen.iteration > plan.reached:
         return replace(chosen, attempts=0, reached=chosen.iteration)
-    if plan.attempts <= spec.max_attempts:
+    if plan.attempts <= spec.recovery.max_attempts:
         return chosen
     recoveries = "recovery" if plan.attempts == 2 else "recoveries"
     in_vain = f"{plan.attempts - 1} {recoveries} in a row completed no iteration"

@@ -68,7 +68,7 @@ def window_s(spec: JobSpec) -> float:
 
     Only failures that nobody saw cost it: most are of a whole machine, and its lease takes longer.
     """
-    return min(_WINDOW_S, spec.lease_s / 4)
+    return min(_WINDOW_S, spec.limits.lease_s / 4)
 
 
 def judge(

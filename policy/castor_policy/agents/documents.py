@@ -12,6 +12,8 @@ from dataclasses import asdict, fields, is_dataclass
 from types import UnionType
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
+from castor_policy.option import Options, options_of
+
 
 class Document:
     """JSON both ways for a frozen dataclass."""
@@ -41,7 +43,7 @@ class Document:
         if unknown := sorted(set(record) - known):
             raise ValueError(f"expected a {cls.__name__} of this version, got one with {unknown}")
         try:
-            document = cls(**cls._restored(record))
+            document = cls(**cls._restored(_with_options(cls, record)))
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"an incomplete {cls.__name__} ({error!r}): {text[:200]}") from None
         for name, hint in hints_of(cls).items():
@@ -56,6 +58,21 @@ class Document:
     @classmethod
     def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
         return record
+
+
+def _with_options(cls: type[Document], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was read with its groups of options, each with all of its options and no more."""
+    found = dict(record)
+    for name, kind in _hints(cls).items():
+        if name in found and isinstance(kind, type) and issubclass(kind, Options):
+            group, known = found[name], options_of(kind).keys()
+            if not isinstance(group, dict) or group.keys() != known:
+                raise ValueError(f"expected {name} of this version, with {sorted(known)}")
+            try:
+                found[name] = kind(**group)
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from None
+    return found
 
 
 def int_rows(rows: Any) -> tuple[tuple[int, ...], ...]:

@@ -58,7 +58,7 @@ def remembered(
     }
     if common and (len(named) > 1 or any(one.kind == FailureKind.EXIT for one in culprits)):
         own = {}
-    recent = [one for one in history if at_s - one.at_s <= spec.set_aside_within_s]
+    recent = [one for one in history if at_s - one.at_s <= spec.recovery.set_aside_within_s]
     return (*recent, *own.values())[-MOST_FAILURES:]
 
 
@@ -94,7 +94,7 @@ def worn_out(
         reports: for each machine, all of them gathered.
         free: agents that fill no machine.
     """
-    after = spec.set_aside_after
+    after = spec.recovery.set_aside_after
     if all(often_failed(plan.failures, one.agent, after) for one in free):
         return {}
     for machine, name in enumerate(plan.agents):

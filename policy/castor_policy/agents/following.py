@@ -116,8 +116,8 @@ def _kept(spec: JobSpec, before: Plan, plan: Plan) -> list[Log]:
     """Return what is told of machines that fail too often, while nobody can take their place."""
     told = []
     for machine, name in enumerate(plan.agents):
-        reason = often_failed(plan.failures, name, spec.set_aside_after)
-        if reason and reason != often_failed(before.failures, name, spec.set_aside_after):
+        reason = often_failed(plan.failures, name, spec.recovery.set_aside_after)
+        if reason and reason != often_failed(before.failures, name, spec.recovery.set_aside_after):
             told.append(_set_aside(plan, machine, reason, stays=True))
     return told
 

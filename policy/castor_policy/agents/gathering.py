@@ -107,15 +107,15 @@ def awaited(
         step = ""
         if plan.phase == Phase.GATHER and not has_gathered(plan, report):
             failed = report.generation == plan.generation and report.state == State.FAILED
-            limit_s, step = 0.0 if failed else spec.gather_s, "gather"
+            limit_s, step = 0.0 if failed else spec.recovery.gather_s, "gather"
         elif plan.phase == Phase.GATHER and all_gathered and report.persistent is None:
-            limit_s, step = spec.storage_s, "storage"
+            limit_s, step = spec.persistence.storage_s, "storage"
         elif plan.phase == Phase.LOAD and (
             report.generation != plan.generation or report.state == State.GATHERED
         ):
-            limit_s, step = spec.gather_s, "plan"
+            limit_s, step = spec.recovery.gather_s, "plan"
         elif plan.phase == Phase.LOAD and report.state == State.LOADING and not report.standing:
-            limit_s, step = spec.startup_s + spec.gather_s, "start"
+            limit_s, step = spec.limits.startup_s + spec.recovery.gather_s, "start"
         if limit_s is not None:
             one = Awaited(machine, report.incarnation, plan.generation, step)
             limits_s[one] = limit_s
@@ -124,9 +124,10 @@ def awaited(
 
 def storage_silent(spec: JobSpec) -> str:
     """Return why a job ends whose memory and storage both cannot serve."""
+    told = spec.persistence
     return (
-        f"persistent storage {spec.persist} did not answer any machine for {spec.storage_s:g} s, "
-        "and memory does not hold every part: repair the storage and start the job again; nothing "
+        f"persistent storage {told.path} did not answer any machine for {told.storage_s:g} s, and "
+        "memory does not hold every part: repair the storage and start the job again; nothing "
         "was removed"
     )
 

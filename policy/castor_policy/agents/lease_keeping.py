@@ -83,7 +83,7 @@ class LeaseKeeper:
     def __init__(self, spec: JobSpec, view: StoreView) -> None:
         self.lease: int | None = None
         self.retired: int | None = None
-        self.step: LeaseStep = GrantLease(0.0, spec.lease_s)
+        self.step: LeaseStep = GrantLease(0.0, spec.limits.lease_s)
         self._spec = spec
         self._view = view
         self._granted = 0
@@ -108,13 +108,13 @@ class LeaseKeeper:
             self.step = (
                 RenewLease(RETRY_S, self.step.lease)
                 if isinstance(self.step, RenewLease)
-                else GrantLease(RETRY_S, self._spec.lease_s)
+                else GrantLease(RETRY_S, self._spec.limits.lease_s)
             )
             return unanswered(answer)
         match self.step, answer:
             case _, LeaseLostError():
                 self.lease = None
-                self.step = GrantLease(0.0, self._spec.lease_s)
+                self.step = GrantLease(0.0, self._spec.limits.lease_s)
                 return [SessionLost()]
             case GrantLease(), int(lease):
                 self._granted, self._granted_s = lease, self._sent_s
@@ -126,10 +126,12 @@ class LeaseKeeper:
                 self.step = RenewLease(0.0, self._granted)
                 return [SessionOpened(self._view.plan()[0], self._granted_s)]
             case _ if self._view.epoch != self._epoch:
-                self.step = GrantLease(0.0, self._spec.lease_s)
+                self.step = GrantLease(0.0, self._spec.limits.lease_s)
                 return [SessionRenewed(self._sent_s)]
             case _:
-                self.step = RenewLease(Lease(self._spec.lease_s).renewed_every_s, self._granted)
+                self.step = RenewLease(
+                    Lease(self._spec.limits.lease_s).renewed_every_s, self._granted
+                )
                 return [SessionRenewed(self._sent_s)]
 
 

@@ -24,7 +24,7 @@ def serves(spec: JobSpec, stuck_s: float) -> bool:
     What it waits for may never end; without its lease its place, and its office as root, go to
     others. No machine has longer to gather.
     """
-    return stuck_s < spec.gather_s
+    return stuck_s < spec.recovery.gather_s
 
 
 class Patience:

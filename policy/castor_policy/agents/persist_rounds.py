@@ -32,7 +32,7 @@ class PersistRounds:
 
     def __init__(self, spec: JobSpec, now_s: float) -> None:
         self._spec = spec
-        self._due_s = now_s + spec.persist_every_s
+        self._due_s = now_s + spec.persistence.every_s
         self._asked = 0
         self._pace_from: tuple[float, int] | None = None
 
@@ -50,7 +50,7 @@ class PersistRounds:
             now_s: the root's steady clock.
         """
         newest = max((report.iteration for report in current), default=0)
-        if not self._spec.persist or now_s < self._due_s or newest == 0:
+        if not self._spec.persistence.path or now_s < self._due_s or newest == 0:
             return None
         if self._pace_from is None:
             self._pace_from = (now_s, newest)
@@ -59,9 +59,9 @@ class PersistRounds:
             return None
         ahead = max(0, newest - since_iteration)
         self._pace_from = None
-        wanted = next_due(newest + 2 + ahead, self._spec.checkpoint_every)
+        wanted = next_due(newest + 2 + ahead, self._spec.traffic.checkpoint_every)
         if wanted - newest > 2 + _NEAR * (1 + ahead):
             return None
-        self._due_s = since_s + self._spec.persist_every_s
+        self._due_s = since_s + self._spec.persistence.every_s
         self._asked = wanted
         return wanted

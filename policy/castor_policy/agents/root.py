@@ -124,7 +124,7 @@ class Root:
     def _mend(self, now_s: float) -> list[RootEffect] | None:
         """Return what is to be done where the store has lost the plan (`plan_repair`); or None."""
         newest = later(self.plan, self._known)
-        back_by_s = self._since_s + self.spec.lease_s
+        back_by_s = self._since_s + self.spec.limits.lease_s
         if now_s < back_by_s and is_awaited(newest, self._awaited, self.reports):
             return []
         is_backups = 0 < self._revision <= self._backup_revision
@@ -206,13 +206,13 @@ class Root:
 
         To begin without them would be to give up what they hold.
         """
-        if now_s - self._since_s < self.spec.gather_s:
+        if now_s - self._since_s < self.spec.recovery.gather_s:
             return []
         nobody = ("",) * self.spec.machines
         reason = (
             f"no complete checkpoint is in the memory of the agents that came within "
-            f"{self.spec.gather_s:g} s: start those that hold it, on their machines and by their "
-            "names, and resume again; or start a new job"
+            f"{self.spec.recovery.gather_s:g} s: start those that hold it, on their machines and "
+            "by their names, and resume again; or start a new job"
         )
         return self._write(
             Plan(self._first_generation(), self.term, Phase.FAILED, nobody, nobody, reason=reason)

@@ -355,7 +355,7 @@ class Worker(WorkerState):
         ):
             effects += self._redundant()
         # Without checkpoints there is nothing to complete.
-        complete = event.iteration if self.spec.scheme == "none" else event.agreed
+        complete = event.iteration if self.spec.traffic.scheme == "none" else event.agreed
         self._progress = (event.iteration, complete)
         newer = self._progress > (self.report.iteration, self.report.complete)
         first = self.report.iteration == 0 or self.report.complete <= self.plan.iteration < complete

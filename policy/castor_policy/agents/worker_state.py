@@ -64,7 +64,7 @@ class WorkerState:
         self._ended: set[int] = set()
         self._progress = (0, 0)
         self._persist = 0
-        self._contact = StoreContact(agent, spec.lease_s, now_s)
+        self._contact = StoreContact(agent, spec.limits.lease_s, now_s)
         self._reported_s = now_s
 
     @property

@@ -37,6 +37,7 @@ from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.background_tasks import BackgroundTasks
+from castor_runtime.trainer.agent_link import ENVIRONMENT, TrainerSettings
 from castor_runtime.transport import PeerClient
 
 
@@ -129,31 +130,21 @@ class Machine:
 
     def _environment(self, plan: Plan, machine: int, local: int, rank: int) -> dict[str, str]:
         ranks = self.spec.ranks_per_machine
-        trainer = {
-            "job": self.spec.job,
-            "run": self.spec.run,
-            "rank": rank,
-            "machine": machine,
-            "local_rank": local,
-            "generation": plan.generation,
-            "ranks_per_machine": ranks,
-            "replicas": [list(row) for row in self.spec.replicas],
-            "socket": self.link.address,
-            "control": self.control.name,
-            "checkpoint_every": self.spec.checkpoint_every,
-            "scheme": self.spec.scheme,
-            "chunk_bytes": self.spec.chunk_bytes,
-            "profile_iterations": self.spec.profile_iterations,
-            "mu": self.spec.mu,
-            "buffer_bytes": self.spec.buffer_bytes,
-            "sub_buffers": self.spec.sub_buffers,
-            "shortest_span_s": self.spec.shortest_span_s,
-            "device": self.spec.device,
-            "paced_copy_bps": self.spec.paced_copy_bps,
-            "persists": bool(self.spec.persist),
-            "started_ns": self.spec.started_ns,
-            "folder": str(self._folder.resolve()),
-        }
+        settings = TrainerSettings(
+            job=self.spec.job,
+            run=self.spec.run,
+            rank=rank,
+            machine=machine,
+            local_rank=local,
+            generation=plan.generation,
+            ranks_per_machine=ranks,
+            replicas=self.spec.replicas,
+            socket=self.link.address,
+            control=self.control.name,
+            started_ns=self.spec.started_ns,
+            folder=str(self._folder.resolve()),
+            **self.spec.groups(),
+        )
         return {
             "RANK": str(rank),
             "WORLD_SIZE": str(self.spec.machines * ranks),
@@ -162,7 +153,7 @@ class Machine:
             "NODE_RANK": str(machine),
             **rendezvous.environment(plan.rendezvous),
             "PYTHONUNBUFFERED": "1",
-            "CASTOR_TRAINER": json.dumps(trainer),
+            ENVIRONMENT: settings.to_json(),
         }
 
     async def _wait_for_end(self, generation: int, local: int, rank: int, said_before: int) -> None:
@@ -262,7 +253,7 @@ class Machine:
             "generation": offer.generation,
             "iteration": offer.iteration,
             "tier": offer.tier,
-            "path": self.spec.persist if offer.tier == Tier.STORAGE else None,
+            "path": self.spec.persistence.path if offer.tier == Tier.STORAGE else None,
             "segments": {str(r): name for r, name in self.memory.segments().items()},
         }
         self.link.tell(offer.generation, rank, message)

@@ -175,7 +175,7 @@ class CheckpointMemory:
                 unwanted.remove(rank)
         self._arena.remove_parts(unwanted)
         self._arena.add_parts(
-            [layout.part for layout in wanted], limit_bytes=self._spec.memory_limit_bytes or None
+            [layout.part for layout in wanted], limit_bytes=self._spec.memory.limit_bytes or None
         )
 
     def _fits(self, rank: int, part: PartLayout) -> bool:

@@ -88,7 +88,7 @@ class Persister:
             if len(self._running) >= AT_ONCE:
                 return
         order = {
-            "folder": self._spec.persist,
+            "folder": self._spec.persistence.path,
             "attempt": {
                 "job": self._spec.job,
                 "fingerprint": fingerprint,
@@ -107,8 +107,8 @@ class Persister:
                 for rank in self._spec.ranks_of(machine)
             ],
             "wait_s": _WAIT_S,
-            "keep": self._spec.persist_keep,
-            "others_s": self._spec.storage_s,
+            "keep": self._spec.persistence.keep,
+            "others_s": self._spec.persistence.storage_s,
         }
         self._running[iteration] = began_s
         try:

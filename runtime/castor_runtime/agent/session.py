@@ -73,7 +73,7 @@ class StoreSession:
         self._emit = emit
         self._serves = serves
         self._keeper = LeaseKeeper(spec, self.view)
-        self._race = NameClaim(spec.lease_s)
+        self._race = NameClaim(spec.limits.lease_s)
         self._claimed = False
         self._to_write = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -101,7 +101,7 @@ class StoreSession:
                     failing_since_s = now_s
                 reason = f"{work.__name__.strip('_')}: {type(error).__name__}: {error}"
                 self._emit(StoreTrouble("task", reason))
-                if now_s - failing_since_s > self._spec.lease_s:
+                if now_s - failing_since_s > self._spec.limits.lease_s:
                     self._emit(SessionFailed(reason))
                     return
             await asyncio.sleep(RETRY_S)
@@ -167,8 +167,8 @@ class StoreSession:
                     case Verdict.WAIT if waits_for != holder.incarnation:
                         waits_for = holder.incarnation
                         say(
-                            f"waiting up to {self._spec.lease_s:g} s for the lease of an earlier "
-                            f"{self._agent} to end; it was {whereabouts(holder)}"
+                            f"waiting up to {self._spec.limits.lease_s:g} s for the lease of an "
+                            f"earlier {self._agent} to end; it was {whereabouts(holder)}"
                         )
             await asyncio.sleep(_POLL_S if holder is None else _LOOK_AGAIN_S)
         self._claimed = True

@@ -34,7 +34,7 @@ class StorageView:
     """
 
     def __init__(self, spec: JobSpec) -> None:
-        self._folder = Path(spec.persist)
+        self._folder = Path(spec.persistence.path)
         self._spec = spec
         self._listing: asyncio.Future[dict[int, str]] | None = None
         self._owned = False
@@ -47,7 +47,7 @@ class StorageView:
         Args:
             fingerprint: of the job's checkpoints; "" where it is not known yet.
         """
-        if not self._spec.persist:
+        if not self._spec.persistence.path:
             return ()
         while True:
             if self._listing is not None and not self._listing.done():
@@ -73,7 +73,7 @@ class StorageView:
 
     async def refusal(self, fingerprint: str) -> str:
         """Return why the folder cannot be this job's, once storage has answered; "" if it can."""
-        if not self._spec.persist or self._owned:
+        if not self._spec.persistence.path or self._owned:
             return ""
         folder, job = self._folder, self._spec.job
         try:
@@ -105,8 +105,9 @@ class StorageView:
             if damaged_files(folder, manifest, ranks):
                 set_aside_damaged(folder, manifest)
 
+        patience_s = self._spec.persistence.storage_s
         try:
-            await asyncio.wait_for(abandonable(look, "castor-storage-check"), self._spec.storage_s)
+            await asyncio.wait_for(abandonable(look, "castor-storage-check"), patience_s)
         except (TimeoutError, OSError) as error:
-            why = f"{error}" or f"does not answer for {self._spec.storage_s:g} s"
+            why = f"{error}" or f"does not answer for {patience_s:g} s"
             sys.stderr.write(f"persistent storage {folder}: {why}; it was not checked again\n")

@@ -100,7 +100,8 @@ def agents_to_resume(spec: JobSpec) -> tuple[int, list[str]]:
         storage = "; its persistent checkpoints remain: `castor train` goes on from them"
         raise InputError(
             f"no whole checkpoint of run {spec.run} of job {spec.job} is in this machine's memory: "
-            "it was freed, or the machine was restarted" + (storage if spec.persist else "")
+            "it was freed, or the machine was restarted"
+            + (storage if spec.persistence.path else "")
         )
     names = sorted(held)
     unused = (f"node-{n}" for n in range(2 * spec.machines) if f"node-{n}" not in held)

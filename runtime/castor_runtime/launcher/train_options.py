@@ -16,14 +16,19 @@ from castor_configs.quantities import parse_bps, parse_bytes, parse_seconds
 from castor_configs.schemes import SCHEMES
 from castor_policy import defaults
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.membership import check_lease
+from castor_policy.interleaving import EAGER, NONE
+from castor_policy.job_options import (
+    DeviceOptions,
+    MemoryOptions,
+    PersistenceOptions,
+    RecoveryOptions,
+    TrafficOptions,
+)
+from castor_policy.membership import WatchLimits, check_lease
 from castor_policy.placement import Placement, place
 
 EMBEDDED = "embedded"
 PLACEMENTS = ("mixed", "group", "ring", "domains")
-EAGER = "eager"
-NONE = "none"
-"""Trains without checkpoints: what the other schemes are compared with."""
 JOB_NAME_MAX = 32
 SHORTEST_LIMIT_S = 0.5
 
@@ -146,25 +151,32 @@ def job_spec(
         replicas=placed.replicas,
         script=str(script.resolve()),
         arguments=tuple(arguments),
-        lease_s=lease_s,
-        persist=str(Path(persist).resolve()) if persist else "",
-        persist_every_s=every_s,
-        persist_keep=persist_keep,
-        chunk_bytes=chunk_bytes,
-        checkpoint_every=checkpoint_every,
-        scheme=scheme,
-        memory_limit_bytes=memory_limit_bytes(memory_limit),
-        max_attempts=max_attempts,
-        set_aside_after=set_aside_after,
-        hang_s=_limit_s(hang, "--hang"),
-        stall_s=_limit_s(stall, "--stall"),
-        startup_s=_limit_s(startup, "--startup"),
-        mu=mu,
-        buffer_bytes=buffer_bytes,
-        sub_buffers=sub_buffers,
-        shortest_span_s=_parsed(parse_seconds, shortest_span, "--shortest-span"),
-        device=device,
-        paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,
+        limits=WatchLimits(
+            lease_s=lease_s,
+            hang_s=_limit_s(hang, "--hang"),
+            stall_s=_limit_s(stall, "--stall"),
+            startup_s=_limit_s(startup, "--startup"),
+        ),
+        persistence=PersistenceOptions(
+            path=str(Path(persist).resolve()) if persist else "",
+            every_s=every_s,
+            keep=persist_keep,
+        ),
+        traffic=TrafficOptions(
+            scheme=scheme,
+            checkpoint_every=checkpoint_every,
+            mu=mu,
+            chunk_bytes=chunk_bytes,
+            buffer_bytes=buffer_bytes,
+            sub_buffers=sub_buffers,
+            shortest_span_s=_parsed(parse_seconds, shortest_span, "--shortest-span"),
+        ),
+        memory=MemoryOptions(limit_bytes=memory_limit_bytes(memory_limit)),
+        recovery=RecoveryOptions(max_attempts=max_attempts, set_aside_after=set_aside_after),
+        device=DeviceOptions(
+            maker=device,
+            paced_copy_bps=_parsed(parse_bps, paced_copy, "--paced-copy") if paced_copy else 0,
+        ),
         allow_changed_script=allow_changed_script,
     )
 

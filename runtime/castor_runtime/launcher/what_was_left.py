@@ -32,13 +32,13 @@ async def what_was_left(spec: JobSpec, lock: JobLock) -> list[str]:
     lines += [
         describe_kept(kept) for kept in kept_runs() if kept.job == spec.job and kept.run != spec.run
     ]
-    if spec.persist and not spec.resumes:
+    if spec.persistence.path and not spec.resumes:
         lines += await _earlier_checkpoints(spec)
     return lines
 
 
 async def _earlier_checkpoints(spec: JobSpec) -> list[str]:
-    folder = Path(spec.persist)
+    folder = Path(spec.persistence.path)
     looking = abandonable(lambda: _lines(spec, folder), "castor-earlier")
     try:
         return await asyncio.wait_for(looking, _LOOK_S)

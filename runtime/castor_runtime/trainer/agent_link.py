@@ -10,10 +10,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from castor_policy import defaults
+from castor_policy.agents.documents import Document, int_rows
+from castor_policy.job_options import JobOptions
 from castor_records.events.event import Event
 from castor_runtime.arena import RankControl
 
@@ -33,8 +34,10 @@ class Who(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainerSettings:
+class TrainerSettings(JobOptions, Document):
     """What the agent tells a trainer when it starts it, in the environment.
+
+    The job's options are nested in it as in its `JobSpec`: `settings.traffic.mu`.
 
     Attributes:
         job: its name.
@@ -47,19 +50,8 @@ class TrainerSettings:
         replicas: the placement; row i: the machines that hold shard i, i first.
         socket: path of the agent's Unix socket.
         control: name of the control segment.
-        checkpoint_every: iterations from one checkpoint to the next.
-        scheme: "none", "eager", or a key of `castor_policy.interleaving.SCHEMES`.
-        chunk_bytes: size of a chunk.
-        profile_iterations: how many iterations' idle spans are averaged.
         started_ns: start of the run, CLOCK_REALTIME.
-        mu: share of an idle span that is used; the rest absorbs its variance.
-        buffer_bytes: R, memory for received chunks; 0: `sub_buffers` chunks.
-        sub_buffers: p, sub-buffers that R is divided in.
-        shortest_span_s: idle spans below it are left alone.
-        device: module:function that makes a stand-in for the device; "": there is none.
-        paced_copy_bps: rate of the stand-in for a GPU's copy engine; 0: there is none.
         folder: where files of this machine's trainers go; "" for beside the socket.
-        persists: whether the job has a persistent tier.
     """
 
     job: str
@@ -72,19 +64,8 @@ class TrainerSettings:
     replicas: tuple[tuple[int, ...], ...]
     socket: str
     control: str
-    scheme: str
-    chunk_bytes: int
-    profile_iterations: int
     started_ns: int
     folder: str = ""
-    checkpoint_every: int = defaults.CHECKPOINT_EVERY
-    mu: float = defaults.MU
-    buffer_bytes: int = 0
-    sub_buffers: int = defaults.SUB_BUFFERS
-    shortest_span_s: float = defaults.SHORTEST_SPAN_S
-    device: str = ""
-    paced_copy_bps: int = 0
-    persists: bool = False
 
     @classmethod
     def from_environment(
@@ -93,19 +74,19 @@ class TrainerSettings:
         """Return what CASTOR_TRAINER says; None outside Castor.
 
         Raises:
-            ValueError: it is set, but misses a setting.
+            ValueError: it is set, but misses a setting, or is another version's.
         """
         text = environment.get(ENVIRONMENT)
         if not text:
             return None
-        record = json.loads(text)
-        missing = [
-            item.name for item in fields(cls) if item.default is MISSING and item.name not in record
-        ]
-        if missing:
-            raise ValueError(f"{ENVIRONMENT} misses {missing}: start trainers by `castor agent`")
-        record["replicas"] = tuple(tuple(row) for row in record["replicas"])
-        return cls(**{item.name: record[item.name] for item in fields(cls) if item.name in record})
+        try:
+            return cls.from_json(text)
+        except ValueError as error:
+            raise ValueError(f"{ENVIRONMENT}: {error}; start trainers by `castor agent`") from error
+
+    @classmethod
+    def _restored(cls, record: dict[str, Any]) -> dict[str, Any]:
+        return record | {"replicas": int_rows(record["replicas"])}
 
     @property
     def who(self) -> Who:

@@ -50,10 +50,11 @@ def choose_device(
         gate: is open while checkpoint traffic may go on.
         group: of the exchange.
     """
-    sub_buffer_bytes = settings.buffer_bytes // settings.sub_buffers or settings.chunk_bytes
+    traffic = settings.traffic
+    sub_buffer_bytes = traffic.buffer_bytes // traffic.sub_buffers or traffic.chunk_bytes
     if device.type == "cuda":
         return CudaDevice(group, device, gate, sub_buffer_bytes)
-    if settings.device:
-        stand_in: Device = named(settings.device)(settings, gate, group, sub_buffer_bytes)
+    if settings.device.maker:
+        stand_in: Device = named(settings.device.maker)(settings, gate, group, sub_buffer_bytes)
         return stand_in
     return CpuDevice(group)

@@ -30,6 +30,7 @@ import torch.distributed as dist
 import xxhash
 
 from castor_policy.chunk_schedule import Link
+from castor_policy.interleaving import EAGER, NONE
 from castor_runtime.arena import Replica
 from castor_runtime.state.sections import Section, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
@@ -40,7 +41,7 @@ from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.span_profile import fold_spans
-from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
+from castor_runtime.trainer.traffic import Traffic
 
 _U64 = (1 << 64) - 1
 _RECORD_HEAD = 3
@@ -111,12 +112,12 @@ class Replicator:
         self._on_left_out = on_left_out
         self._traffic = Traffic(
             EAGER,
-            settings.chunk_bytes,
+            settings.traffic.chunk_bytes,
             len(settings.holders()),
-            buffer_bytes=settings.buffer_bytes,
-            sub_buffers=settings.sub_buffers,
-            mu=Fraction(repr(settings.mu)),
-            shortest_span_ns=round(settings.shortest_span_s * 1e9),
+            buffer_bytes=settings.traffic.buffer_bytes,
+            sub_buffers=settings.traffic.sub_buffers,
+            mu=Fraction(repr(settings.traffic.mu)),
+            shortest_span_ns=round(settings.traffic.shortest_span_s * 1e9),
         )
         self._drifted = False
         self._left_out: int | None = None
@@ -349,14 +350,14 @@ class Replicator:
 
     def _reschedule(self, capture: Capture, part_bytes: int) -> None:
         """Make one schedule for all ranks: their mean spans, if they measured a link."""
-        if capture.profile is None or self._settings.scheme in (NONE, EAGER):
+        if capture.profile is None or self._settings.traffic.scheme in (NONE, EAGER):
             return
         spans_ns = self._agree_on_spans(capture.profile.spans_ns)
         if self._link is None or not spans_ns:
             return  # nothing travels, or nothing was measured
         self._traffic = replace(
             self._traffic,
-            scheme=self._settings.scheme,
+            scheme=self._settings.traffic.scheme,
             spans_ns=spans_ns,
             link=self._link,
             copy_link=self._copy_link,

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from castor_policy.chunk_schedule import Link
+from castor_policy.interleaving import EAGER, NONE
 from castor_policy.period import is_due
 from castor_records.events.training import (
     Busy,
@@ -47,7 +48,7 @@ from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moments
 from castor_runtime.trainer.replication import Replicator
 from castor_runtime.trainer.span_profile import Profiler, SpanProfile
-from castor_runtime.trainer.traffic import EAGER, NONE, Traffic
+from castor_runtime.trainer.traffic import Traffic
 
 
 class TrainerSession:
@@ -76,8 +77,8 @@ class TrainerSession:
         timeout_s: float,
         update_after: str,
     ) -> None:
-        if settings.scheme != NONE:  # an unknown scheme is an error now
-            Traffic(settings.scheme, settings.chunk_bytes, 0)
+        if settings.traffic.scheme != NONE:  # an unknown scheme is an error now
+            Traffic(settings.traffic.scheme, settings.traffic.chunk_bytes, 0)
         self._settings = settings
         self._state = state
         self._meta_bytes = meta_bytes
@@ -98,8 +99,8 @@ class TrainerSession:
         self._collectives.leave_out(self._control, self._group)
         self._device = choose_device(settings, state.device(), self._gate, self._group)
         self._idle = IdleSpans(self._gate)
-        self._watches_spans = settings.scheme != EAGER
-        self._profiler = Profiler(max(1, settings.profile_iterations))
+        self._watches_spans = settings.traffic.scheme != EAGER
+        self._profiler = Profiler(max(1, settings.traffic.profile_iterations))
         self._moments = Moments(state.sections, state.clone_at_capture, state.trained)
         self._fingerprint = self._agree_on_fingerprint()
         self._send_layout()
@@ -138,7 +139,7 @@ class TrainerSession:
             "resumed", iteration=self._last, seconds={"wait": ordered - began, **seconds}
         )
         link = self._measure_link()
-        if self._settings.scheme != NONE:
+        if self._settings.traffic.scheme != NONE:
             self._replicator = self._make_replicator(order, self._own, link)
         self._resumed = True
         self._counters.iteration = self._last
@@ -180,7 +181,7 @@ class TrainerSession:
         self._profiler.add(timeline)
         if self._replicator is None:
             self._due_profile(drift=False)
-        elif is_due(iteration, self._settings.checkpoint_every):
+        elif is_due(iteration, self._settings.traffic.checkpoint_every):
             self._checkpoint(self._replicator, meta, began)
         return True
 
@@ -195,7 +196,7 @@ class TrainerSession:
         profile, reason = self._due_profile(drift=replicator.drifted)
         drifted = self._watches_spans and self._profiler.has_drifted()
         # What is measured before there is a schedule must not be disturbed (Gemini sec. 5.4).
-        blocks = self._settings.scheme == "blocking" or (
+        blocks = self._settings.traffic.scheme == "blocking" or (
             self._watches_spans and self._profiler.profile is None
         )
         self._gate.close()
@@ -236,7 +237,7 @@ class TrainerSession:
 
     def finish(self, meta: Callable[[], dict[str, Any]]) -> None:
         """See `Checkpointer.finish`; `meta` is called if the last iteration has no checkpoint."""
-        if self._settings.scheme == NONE:
+        if self._settings.traffic.scheme == NONE:
             self._keep_final_state(meta)
         if self._replicator is not None:
             self._gate.open()
@@ -284,14 +285,14 @@ class TrainerSession:
         settings = self._settings
         if not self._watches_spans or not settings.holders():
             return None
-        alone = settings.scheme in ("unpipelined", "naive")
+        alone = settings.traffic.scheme in ("unpipelined", "naive")
         measured = LinkProbe(
             group=self._group,
             control=self._control,
             device=self._state.device(),
             holders=settings.holders(),
             sources=[rank for rank, _ in settings.sources()],
-            in_flight=1 if alone else settings.sub_buffers,
+            in_flight=1 if alone else settings.traffic.sub_buffers,
         ).measure()
         self._link.event(measured.to_event(**self._settings.who))
         return measured.agreed
@@ -313,7 +314,7 @@ class TrainerSession:
     def _send_layout(self) -> None:
         folder = Path(self._settings.folder or Path(self._settings.socket).parent)
         template = folder / f"template-{self._settings.rank}"
-        persists = self._settings.persists
+        persists = bool(self._settings.persistence.path)
         if persists:
             self._state.write_template(template)
         sections = self._state.sections
@@ -322,7 +323,7 @@ class TrainerSession:
             rank=self._settings.rank,
             data_bytes=part_bytes(sections),
             meta_bytes=self._meta_bytes,
-            chunk_bytes=self._settings.chunk_bytes,
+            chunk_bytes=self._settings.traffic.chunk_bytes,
             sections=[
                 {"name": s.name, "offset": s.offset, "dtype": s.dtype, "shape": list(s.shape)}
                 for s in sections

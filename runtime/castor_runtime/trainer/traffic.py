@@ -15,10 +15,7 @@ from castor_configs.schemes import SCHEMES
 from castor_policy.chunk_schedule import Chunk, Link, Schedule, check_complete, leave_short
 from castor_policy.defaults import MU, SUB_BUFFERS
 from castor_policy.in_flight import chunks_in_flight
-
-NONE = "none"
-"""No checkpoint is taken; what the schemes are compared with."""
-EAGER = "eager"
+from castor_policy.interleaving import EAGER
 
 
 @dataclass(frozen=True, slots=True)

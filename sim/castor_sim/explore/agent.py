@@ -269,7 +269,7 @@ class SimulatedAgent:
             if not trainer.alive or rank in self._hangs_told:
                 continue
             hung_s = trainer.hung_since_s
-            if hung_s is not None and now_s - hung_s >= self.world.spec.hang_s:
+            if hung_s is not None and now_s - hung_s >= self.world.spec.limits.hang_s:
                 self._hangs_told.add(rank)
                 self.see(TrainerHung(trainer.generation, rank, "stands still"))
 

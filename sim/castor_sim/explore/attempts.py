@@ -67,7 +67,7 @@ class Attempts:
             return
         attempts = self._fruitless + 1
         hopeless = self._scene.script_error is not None and begun_in_vain
-        if attempts <= self._scene.spec.max_attempts and not hopeless:
+        if attempts <= self._scene.spec.recovery.max_attempts and not hopeless:
             what = f"after {attempts} generations without an iteration"
             raise Violation(11, f"the root gave the job up {what}: {plan.reason}")
 

@@ -123,7 +123,7 @@ class SimulatedGroup:
 
     def _is_taken(self, iteration: int) -> bool:
         """Whether a checkpoint is taken of it; of the last one, for it stands for the end."""
-        every = self._world.spec.checkpoint_every
+        every = self._world.spec.traffic.checkpoint_every
         return is_due(iteration, every) or iteration == self._world.iterations
 
     def _fail_by_the_script(self, *, after_the_update: bool) -> bool:

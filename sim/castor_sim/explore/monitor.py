@@ -212,7 +212,7 @@ class Monitor:
         """Check who makes progress, and to which state (invariants 3, 8 and 9)."""
         who = f"rank {trainer.rank} of generation {trainer.generation} on {trainer.agent.name}"
         ahead = trainer.iteration - trainer.kept
-        if ahead > self._scene.spec.checkpoint_every:
+        if ahead > self._scene.spec.traffic.checkpoint_every:
             raise Violation(4, f"{who} is {ahead} iterations past its last checkpoint")
         counts = self._scene.truth.trained(trainer.iteration, trainer.generation)
         right = self._scene.truth.state(trainer.rank, trainer.iteration)

@@ -57,7 +57,7 @@ class Session:
         self._writing = False
         self._claimed = False
         self._waiting = False
-        self._race = NameClaim(world.spec.lease_s)
+        self._race = NameClaim(world.spec.limits.lease_s)
 
     @property
     def lease(self) -> int | None:

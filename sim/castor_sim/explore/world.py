@@ -18,6 +18,8 @@ from castor_policy.agents.store_keys import (
 )
 from castor_policy.agents.store_view import read_plan, read_report
 from castor_policy.defaults import CHECKPOINT_EVERY
+from castor_policy.job_options import PersistenceOptions, RecoveryOptions, TrafficOptions
+from castor_policy.membership import WatchLimits
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn
 from castor_sim.explore.agent import SimulatedAgent
@@ -78,12 +80,10 @@ class Shape:
             replicas=placement.replicas,
             script="train.py",
             run=RUN,
-            checkpoint_every=self.checkpoint_every,
-            lease_s=3.0,
-            persist="storage",
-            persist_every_s=1.0,
-            gather_s=20.0,
-            storage_s=30.0,
+            traffic=TrafficOptions(checkpoint_every=self.checkpoint_every),
+            limits=WatchLimits(lease_s=3.0),
+            persistence=PersistenceOptions(path="storage", every_s=1.0, storage_s=30.0),
+            recovery=RecoveryOptions(gather_s=20.0),
         )
 
 
@@ -153,7 +153,7 @@ class World:
         ranks = shape.machines * shape.ranks_per_machine
         self.run_number = 1
         self.truth = Truth(self.run_number, ranks)
-        self.storage = Storage(ranks, self.spec.persist_keep)
+        self.storage = Storage(ranks, self.spec.persistence.keep)
         self.agents: dict[str, Agent] = {}
         self.hosts: list[Host] = []
         self._lives: dict[str, Agent] = {}

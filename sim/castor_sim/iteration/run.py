@@ -11,6 +11,7 @@ from castor_configs.schemes import SCHEMES
 from castor_policy.chunk_schedule import Link, Schedule, check_chunk_count, check_complete
 from castor_policy.defaults import GEMINI_PROFILED_ITERATIONS
 from castor_policy.in_flight import chunks_in_flight
+from castor_policy.interleaving import NONE
 from castor_sim.iteration.engine import Sending, SimulatedIteration, run_iteration
 from castor_sim.iteration.tasks import Kind, Lane, Task, check_tasks
 from castor_sim.iteration.timeline import (
@@ -22,9 +23,6 @@ from castor_sim.iteration.timeline import (
     idle_spans,
 )
 from castor_traces.random_draws import Draws
-
-NONE = "none"
-"""The scheme that takes no checkpoint: the baseline of sec. 7.4."""
 
 SCHEME_NAMES = (NONE, *SCHEMES.built_in)
 """Castor's own in the order of Fig. 16; all but the first are of `castor_configs.schemes`."""
