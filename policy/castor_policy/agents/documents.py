@@ -63,7 +63,7 @@ class Document:
 def _with_options(cls: type[Document], record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was read with its groups of options, each with all of its options and no more."""
     found = dict(record)
-    for name, kind in _hints(cls).items():
+    for name, kind in hints_of(cls).items():
         if name in found and isinstance(kind, type) and issubclass(kind, Options):
             group, known = found[name], options_of(kind).keys()
             if not isinstance(group, dict) or group.keys() != known:
