@@ -30,6 +30,7 @@ from castor_policy.journal.lines import ReportChanges, packed, unpacked
 from castor_policy.journal.recorder import TICKS_KEPT, Recorder
 from castor_policy.journal.replay import JournalError, Replayed, replay
 from castor_policy.journal.values import encode
+from castor_policy.membership import WatchLimits
 
 SPEC = JobSpec(
     "job",
@@ -39,7 +40,7 @@ SPEC = JobSpec(
     ((0, 1), (1, 0)),
     "train.py",
     arguments=("--token", "hush"),
-    lease_s=4.0,
+    limits=WatchLimits(lease_s=4.0),
     credentials="secret:0123",
 )
 
