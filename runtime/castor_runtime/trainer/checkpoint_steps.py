@@ -1,14 +1,74 @@
-"""What the steps of a checkpoint hand on: captured, scheduled, completed."""
+"""What the steps of a checkpoint are given and hand on: captured, scheduled, completed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from castor_policy.chunk_schedule import Schedule
+import torch.distributed as dist
+
+from castor_policy.chunk_schedule import Link, Schedule
 from castor_records.events import training
+from castor_runtime.arena import Replica
+from castor_runtime.trainer.device import Device
+from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.span_profile import SpanProfile
 from castor_runtime.trainer.traffic import Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """Where checkpoints lie on this machine.
+
+    Attributes:
+        own: the replica of this rank's part.
+        remote: those of the parts in `TrainerSettings.sources()`, by rank.
+        rooms: has room made for metadata in any of them.
+    """
+
+    own: Replica
+    remote: Mapping[int, Replica]
+    rooms: MetaRooms
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How checkpoints travel.
+
+    Attributes:
+        device: how to copy and exchange.
+        control: a gloo group of all ranks that nothing else uses.
+        gate: releases pieces.
+        link: measured, the same on all ranks; None if nothing travels, or by no schedule.
+        copy_link: from the buffer for received pieces to CPU memory, likewise; None: there is none.
+        transfers: called when pieces begin to be under way, and when they have arrived.
+    """
+
+    device: Device
+    control: dist.ProcessGroup
+    gate: Gate
+    link: Link | None
+    copy_link: Link | None
+    transfers: tuple[Callable[[], None], Callable[[], None]]
+
+
+class Listener(Protocol):
+    """Is told of checkpoints, in the thread that makes them."""
+
+    def scheduled(self, scheduled: Scheduled, /) -> None:
+        """Hear that a schedule was made."""
+        ...
+
+    def completed(self, completed: Completed, /) -> None:
+        """Hear that an iteration is complete on every rank."""
+        ...
+
+    def left_out(self, iteration: int, torn: tuple[str, ...], /) -> None:
+        """Hear of an iteration that was left out, and which sections of this rank had changed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

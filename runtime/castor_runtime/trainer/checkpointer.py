@@ -104,7 +104,7 @@ class Checkpointer:
             return self._state.iteration()
         done = self._session.resume(self._user)
         if self._session.from_start:
-            self._watch = self._state.watch_first_iterations(self._user, self._session.warn)
+            self._watch = self._state.watch_first_iterations(self._user, self._session.log.warn)
         return done
 
     def step(self, loss: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -30,6 +31,10 @@ def open_counters(settings: TrainerSettings) -> RankControl:
     counters = block.rank(settings.local_rank)
     counters.phase = TrainerPhase.STARTING
     return counters
+
+
+NewGroup = Callable[[str, timedelta], dist.ProcessGroup]
+"""Makes a group of all ranks, given a backend and how long its transfers may take."""
 
 
 def new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:

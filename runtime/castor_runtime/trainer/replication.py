@@ -29,16 +29,19 @@ import torch
 import torch.distributed as dist
 import xxhash
 
-from castor_policy.chunk_schedule import Link
 from castor_policy.interleaving import EAGER, NONE
 from castor_runtime.arena import Replica
 from castor_runtime.state.sections import Section, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Scheduled
-from castor_runtime.trainer.device import Device
+from castor_runtime.trainer.checkpoint_steps import (
+    Capture,
+    Completed,
+    Listener,
+    Replicas,
+    Route,
+    Scheduled,
+)
 from castor_runtime.trainer.exchange import Exchange, Part
-from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.span_profile import fold_spans
 from castor_runtime.trainer.traffic import Traffic
@@ -58,58 +61,36 @@ class Replicator:
     Args:
         settings: of the trainer.
         sections: of its part.
-        own: this machine's replica of it.
-        remote: replicas, on this machine, of the parts in `settings.sources()`, by rank.
-        rooms: has room made for metadata.
-        device: how to copy and exchange.
-        control: a gloo group of all ranks that nothing else uses.
-        gate: releases pieces.
-        link: measured, the same on all ranks; None if nothing travels, or by no schedule.
-        copy_link: from the buffer for received pieces to CPU memory, likewise; None: there is none.
-        transfers: called when pieces begin to be under way, and when they have arrived.
+        replicas: where they lie on this machine.
+        route: how they travel.
         agreed: the iteration that all ranks have loaded; None if they have loaded none from memory.
         before_first: blocks until buffers may be overwritten.
-        on_scheduled: called in the thread when a schedule was made.
-        on_completed: called in the thread after each agreement.
-        on_left_out: called in the thread with an iteration that was left out, and the names of
-            this rank's sections that had changed.
+        listener: told of each checkpoint.
     """
 
     def __init__(
         self,
-        *,
         settings: TrainerSettings,
         sections: Sequence[Section],
-        own: Replica,
-        remote: Mapping[int, Replica],
-        rooms: MetaRooms,
-        device: Device,
-        control: dist.ProcessGroup,
-        gate: Gate,
-        link: Link | None,
-        copy_link: Link | None,
-        transfers: tuple[Callable[[], None], Callable[[], None]],
+        replicas: Replicas,
+        route: Route,
+        *,
         agreed: int | None,
         before_first: Callable[[], None],
-        on_scheduled: Callable[[Scheduled], None],
-        on_completed: Callable[[Completed], None],
-        on_left_out: Callable[[int, tuple[str, ...]], None],
+        listener: Listener,
     ) -> None:
         self._settings = settings
         self._sections = sections
-        self._own = own
-        self._remote = dict(sorted(remote.items()))
-        self._rooms = rooms
-        self._device = device
-        self._control = control
-        self._exchange = Exchange(settings, device, gate, *transfers)
-        self._link = link
-        self._copy_link = copy_link
+        self._own = replicas.own
+        self._remote = dict(sorted(replicas.remote.items()))
+        self._rooms = replicas.rooms
+        self._route = route
+        self._device = route.device
+        self._control = route.control
+        self._exchange = Exchange(settings, route.device, route.gate, *route.transfers)
         self._agreed = agreed
         self._before_first: Callable[[], None] | None = before_first
-        self._on_scheduled = on_scheduled
-        self._on_completed = on_completed
-        self._on_left_out = on_left_out
+        self._listener = listener
         self._traffic = Traffic(
             EAGER,
             settings.traffic.chunk_bytes,
@@ -250,7 +231,7 @@ class Replicator:
             self._leave_out(capture.iteration, torn)
             return
         ended = time.monotonic()
-        self._on_completed(
+        self._listener.completed(
             Completed(
                 capture.iteration,
                 seconds=ended - began,
@@ -281,7 +262,7 @@ class Replicator:
         for replica in (self._own, *self._remote.values()):
             replica.keep_only(self._agreed)
         self._left_out = iteration
-        self._on_left_out(iteration, torn)
+        self._listener.left_out(iteration, torn)
 
     def _exchange_records(
         self, own: Part, meta: bytes, parts: Mapping[int, Part], *, torn: bool
@@ -353,18 +334,18 @@ class Replicator:
         if capture.profile is None or self._settings.traffic.scheme in (NONE, EAGER):
             return
         spans_ns = self._agree_on_spans(capture.profile.spans_ns)
-        if self._link is None or not spans_ns:
+        if self._route.link is None or not spans_ns:
             return  # nothing travels, or nothing was measured
         self._traffic = replace(
             self._traffic,
             scheme=self._settings.traffic.scheme,
             spans_ns=spans_ns,
-            link=self._link,
-            copy_link=self._copy_link,
+            link=self._route.link,
+            copy_link=self._route.copy_link,
         )
         schedule = self._traffic.schedule(part_bytes)
         assert schedule is not None, "it has a link"
-        self._on_scheduled(
+        self._listener.scheduled(
             Scheduled(capture.iteration, capture.reason, self._traffic, schedule, part_bytes)
         )
 

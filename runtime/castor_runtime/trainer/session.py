@@ -20,13 +20,6 @@ import torch.distributed as dist
 from castor_policy.chunk_schedule import Link
 from castor_policy.interleaving import EAGER, NONE
 from castor_policy.period import is_due
-from castor_records.events.training import (
-    Busy,
-    CheckpointCompleted,
-    CheckpointLeftOut,
-    IterationEnded,
-    Warned,
-)
 from castor_runtime.arena import Replica, TrainerPhase
 from castor_runtime.state.meta import encode
 from castor_runtime.state.protocol import DamagedError, State, Stateful
@@ -37,11 +30,11 @@ from castor_runtime.state.sections import (
 )
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
 from castor_runtime.trainer.busy import BusySections
-from castor_runtime.trainer.checkpoint_steps import Capture, Completed, Scheduled
+from castor_runtime.trainer.checkpoint_steps import Capture, Replicas, Route
 from castor_runtime.trainer.collective_count import CollectiveCount
 from castor_runtime.trainer.final_state import write_state
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
-from castor_runtime.trainer.joining import choose_device, new_group, open_counters
+from castor_runtime.trainer.joining import NewGroup, choose_device, new_group, open_counters
 from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
 from castor_runtime.trainer.loading import Loader
 from castor_runtime.trainer.meta_room import MetaRooms
@@ -49,6 +42,7 @@ from castor_runtime.trainer.moment import Moments
 from castor_runtime.trainer.replication import Replicator
 from castor_runtime.trainer.span_profile import Profiler, SpanProfile
 from castor_runtime.trainer.traffic import Traffic
+from castor_runtime.trainer.trainer_log import TrainerLog
 
 
 class TrainerSession:
@@ -60,8 +54,10 @@ class TrainerSession:
         meta_bytes: room for the meta of one checkpoint at the start.
         timeout_s: of transfers.
         update_after: "replication" or "capture"; see `Checkpointer`.
+        make_group: makes a process group of all ranks, who call it at the same points.
 
     Attributes:
+        log: what is told to the agent.
         from_start: whether this life began with nothing to load; known once `resume` has returned.
 
     Raises:
@@ -76,6 +72,7 @@ class TrainerSession:
         meta_bytes: int,
         timeout_s: float,
         update_after: str,
+        make_group: NewGroup = new_group,
     ) -> None:
         if settings.traffic.scheme != NONE:  # an unknown scheme is an error now
             Traffic(settings.traffic.scheme, settings.traffic.chunk_bytes, 0)
@@ -91,11 +88,12 @@ class TrainerSession:
         self._link.send(
             "hello", rank=settings.rank, generation=settings.generation, pid=os.getpid()
         )
+        self.log = TrainerLog(settings, self._link, self._counters)
         timeout = timedelta(seconds=timeout_s)
         # Every rank makes the groups in this order.
-        self._control = new_group("gloo", timeout)
+        self._control = make_group("gloo", timeout)
         self._gate = Gate()
-        self._group = new_group("nccl" if state.device().type == "cuda" else "gloo", timeout)
+        self._group = make_group("nccl" if state.device().type == "cuda" else "gloo", timeout)
         self._collectives.leave_out(self._control, self._group)
         self._device = choose_device(settings, state.device(), self._gate, self._group)
         self._idle = IdleSpans(self._gate)
@@ -114,8 +112,6 @@ class TrainerSession:
         self._taken = 0
         """The newest iteration that was loaded, or handed over to be checkpointed."""
         self._ended_at = time.monotonic()
-        self._blocked_s = 0.0
-        self._blocked_since: float | None = None
         self._busy = BusySections(self._counters)
 
     def resume(self, user: Mapping[str, Stateful]) -> int:
@@ -164,18 +160,9 @@ class TrainerSession:
             )
         began = time.monotonic()
         self._last = iteration
-        self._counters.iteration = iteration
         timeline, use = self._idle.end_iteration()
-        watched = self._watches_spans
-        self._link.event(
-            IterationEnded(
-                **self._settings.who,
-                iteration=iteration,
-                loss=_number(loss),
-                seconds=began - self._ended_at,
-                idle_s=use.idle_ns / 1e9 if watched else None,
-                train_busy_s=use.train_busy_ns / 1e9 if watched else None,
-            )
+        self.log.iteration_ended(
+            iteration, loss, began - self._ended_at, use if self._watches_spans else None
         )
         self._ended_at = began
         self._profiler.add(timeline)
@@ -200,12 +187,12 @@ class TrainerSession:
             self._watches_spans and self._profiler.profile is None
         )
         self._gate.close()
-        self._blocked_s = 0.0
+        self.log.handed_over()
         replicator.start(Capture(self._last, encoded, moment, profile, reason, drifted))
         if blocks or moment.settling:
             self._gate.open()
             self._waiting(replicator.wait_complete if blocks else replicator.wait_state_free)
-        self._blocked_s += time.monotonic() - began
+        self.log.add_blocked(time.monotonic() - began)
 
     @contextmanager
     def busy(self, what: str, limit_s: float) -> Iterator[None]:
@@ -213,14 +200,7 @@ class TrainerSession:
         began = time.monotonic()
         with self._busy(limit_s):
             yield
-        took_s = time.monotonic() - began
-        self._link.event(
-            Busy(**self._settings.who, iteration=self._last, what=what, seconds=took_s)
-        )
-
-    def warn(self, message: str) -> None:
-        """Have whoever started the job see it: on `castor train`'s screen and in result.json."""
-        self._link.event(Warned(**self._settings.who, message=message))
+        self.log.busy(self._last, what, time.monotonic() - began)
 
     def before_update(self) -> None:
         """See `Checkpointer.before_update`."""
@@ -228,12 +208,10 @@ class TrainerSession:
         replicator = self._replicator
         if replicator is None:
             return
-        self._blocked_since = began = time.monotonic()
-        self._gate.open()
-        only_captured = self._update_after == "capture"
-        self._waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)
-        self._blocked_since = None
-        self._blocked_s += time.monotonic() - began
+        with self.log.blocked():
+            self._gate.open()
+            only_captured = self._update_after == "capture"
+            self._waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)
 
     def finish(self, meta: Callable[[], dict[str, Any]]) -> None:
         """See `Checkpointer.finish`; `meta` is called if the last iteration has no checkpoint."""
@@ -259,7 +237,7 @@ class TrainerSession:
         """Without checkpoints too, agents tell what training came to by what lies in memory."""
         final = self._profiler.final()
         if final is not None:
-            self._link.event(final.to_event(**self._settings.who, iteration=self._last))
+            self.log.profiled(self._last, final)
         if self._own is None or self._last == 0:
             return
         MetaRooms([self._own], self._ask_for_room, self._timeout_s)
@@ -277,7 +255,7 @@ class TrainerSession:
         if due is None:
             return None, ""
         profile, _ = due
-        self._link.event(profile.to_event(**self._settings.who, iteration=self._last))
+        self.log.profiled(self._last, profile)
         return due
 
     def _measure_link(self) -> Link | None:
@@ -294,7 +272,7 @@ class TrainerSession:
             sources=[rank for rank, _ in settings.sources()],
             in_flight=1 if alone else settings.traffic.sub_buffers,
         ).measure()
-        self._link.event(measured.to_event(**self._settings.who))
+        self.log.measured(measured)
         return measured.agreed
 
     def _agree_on_fingerprint(self) -> str:
@@ -343,24 +321,23 @@ class TrainerSession:
     ) -> Replicator:
         segments = order["segments"]
         remote = {rank: self._open(segments[str(rank)]) for rank, _ in self._settings.sources()}
+        rooms = MetaRooms([own, *remote.values()], self._ask_for_room, self._timeout_s)
         in_memory = order["tier"] in ("own_memory", "peer")
         return Replicator(
-            settings=self._settings,
-            sections=self._state.sections,
-            own=own,
-            remote=remote,
-            rooms=MetaRooms([own, *remote.values()], self._ask_for_room, self._timeout_s),
-            device=self._device,
-            control=self._control,
-            gate=self._gate,
-            link=link,
-            copy_link=self._copy_link(link),
-            transfers=(self._idle.transfer_began, self._idle.transfer_ended),
+            self._settings,
+            self._state.sections,
+            Replicas(own, remote, rooms),
+            Route(
+                self._device,
+                self._control,
+                self._gate,
+                link,
+                self._copy_link(link),
+                (self._idle.transfer_began, self._idle.transfer_ended),
+            ),
             agreed=int(order["iteration"]) if in_memory else None,
             before_first=self._link.wait_redundant,
-            on_scheduled=self._scheduled,
-            on_completed=self._completed,
-            on_left_out=self._left_out,
+            listener=self.log,
         )
 
     def _copy_link(self, link: Link | None) -> Link | None:
@@ -369,48 +346,6 @@ class TrainerSession:
         if link is None or copy_link is None:
             return None
         return agree_on_link(copy_link, self._control)
-
-    def _scheduled(self, scheduled: Scheduled) -> None:
-        self._link.event(scheduled.to_event(**self._settings.who))
-
-    def _left_out(self, iteration: int, torn: tuple[str, ...]) -> None:
-        self._link.event(CheckpointLeftOut(**self._settings.who, iteration=iteration, changed=torn))
-        if torn:
-            shown = ", ".join(torn[:4]) + (f" and {len(torn) - 4} more" if len(torn) > 4 else "")
-            said = (
-                f"{shown} changed between Checkpointer.step() and the next update, while "
-                f"iteration {iteration} was copied. That checkpoint is left out; from now on they "
-                "are copied before step() returns."
-            )
-            self.warn(said)
-            sys.stderr.write(f"castor: rank {self._settings.rank}: {said}\n")
-
-    def _completed(self, completed: Completed) -> None:
-        self._counters.agreed = completed.iteration
-        since = self._blocked_since  # the update waits for this very moment, if it waits
-        waited_s = 0.0 if since is None else time.monotonic() - since
-        traffic = completed.traffic
-        self._link.event(
-            CheckpointCompleted(
-                **self._settings.who,
-                iteration=completed.iteration,
-                seconds=completed.seconds,
-                blocked_s=self._blocked_s + waited_s,
-                sent_bytes=completed.sent_bytes,
-                scheme=EAGER if traffic.link is None else traffic.scheme,
-                spans_ns=tuple(traffic.spans_ns),
-                captured_s=completed.captured_s,
-                network_s=completed.network_s,
-                sent_s=completed.sent_s,
-                commit_s=completed.commit_s,
-            )
-        )
-
-
-def _number(loss: Any) -> float | None:
-    if loss is None:
-        return None
-    return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
 
 
 def _watch(idle: IdleSpans) -> None:

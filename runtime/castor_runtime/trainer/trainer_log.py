@@ -1,0 +1,145 @@
+"""What a trainer tells its agent of training and checkpoints: events for the log, and counters."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from castor_policy.interleaving import EAGER
+from castor_records.events.training import (
+    Busy,
+    CheckpointCompleted,
+    CheckpointLeftOut,
+    IterationEnded,
+    Warned,
+)
+from castor_runtime.arena import RankControl
+from castor_runtime.trainer.agent_link import AgentLink, TrainerSettings
+from castor_runtime.trainer.checkpoint_steps import Completed, Scheduled
+from castor_runtime.trainer.idle_spans import NetworkUse
+from castor_runtime.trainer.link_probe import LinkMeasurement
+from castor_runtime.trainer.span_profile import SpanProfile
+
+_SHOWN = 4
+
+
+class TrainerLog:
+    """Tells of one trainer; the replicator's thread tells of checkpoints.
+
+    Args:
+        settings: of the trainer.
+        link: to its agent.
+        counters: of the trainer.
+    """
+
+    def __init__(self, settings: TrainerSettings, link: AgentLink, counters: RankControl) -> None:
+        self._settings = settings
+        self._who = settings.who
+        self._link = link
+        self._counters = counters
+        self._blocked_s = 0.0
+        self._blocked_since_s: float | None = None
+
+    # ---- training -------------------------------------------------------------------------------
+
+    def iteration_ended(
+        self, iteration: int, loss: Any, seconds: float, use: NetworkUse | None
+    ) -> None:
+        """Tell of an iteration; `use`: of its idle spans, where they are watched."""
+        self._counters.iteration = iteration
+        self._link.event(
+            IterationEnded(
+                **self._who,
+                iteration=iteration,
+                loss=_number(loss),
+                seconds=seconds,
+                idle_s=None if use is None else use.idle_ns / 1e9,
+                train_busy_s=None if use is None else use.train_busy_ns / 1e9,
+            )
+        )
+
+    def busy(self, iteration: int, what: str, seconds: float) -> None:
+        """Tell of a time in which the trainer had reason to be silent."""
+        self._link.event(Busy(**self._who, iteration=iteration, what=what, seconds=seconds))
+
+    def warn(self, message: str) -> None:
+        """Have whoever started the job see it: on `castor train`'s screen and in result.json."""
+        self._link.event(Warned(**self._who, message=message))
+
+    def profiled(self, iteration: int, profile: SpanProfile) -> None:
+        """Tell of the idle spans of the iterations up to this one."""
+        self._link.event(profile.to_event(**self._who, iteration=iteration))
+
+    def measured(self, measurement: LinkMeasurement) -> None:
+        """Tell of the hop that checkpoints take."""
+        self._link.event(measurement.to_event(**self._who))
+
+    # ---- how long training waits ----------------------------------------------------------------
+
+    @contextmanager
+    def blocked(self) -> Iterator[None]:
+        """Count the time within as one in which training waits for its checkpoint."""
+        self._blocked_since_s = began_s = time.monotonic()
+        yield
+        self._blocked_since_s = None
+        self._blocked_s += time.monotonic() - began_s
+
+    def handed_over(self) -> None:
+        """Count anew, for the next checkpoint."""
+        self._blocked_s = 0.0
+
+    def add_blocked(self, seconds: float) -> None:
+        """Count a time in which training waited."""
+        self._blocked_s += seconds
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    def scheduled(self, scheduled: Scheduled) -> None:
+        """Tell of a schedule that was made."""
+        self._link.event(scheduled.to_event(**self._who))
+
+    def completed(self, completed: Completed) -> None:
+        """Tell of an iteration that is complete on every rank."""
+        self._counters.agreed = completed.iteration
+        since_s = self._blocked_since_s  # the update waits for this very moment, if it waits
+        waited_s = 0.0 if since_s is None else time.monotonic() - since_s
+        traffic = completed.traffic
+        self._link.event(
+            CheckpointCompleted(
+                **self._who,
+                iteration=completed.iteration,
+                seconds=completed.seconds,
+                blocked_s=self._blocked_s + waited_s,
+                sent_bytes=completed.sent_bytes,
+                scheme=EAGER if traffic.link is None else traffic.scheme,
+                spans_ns=tuple(traffic.spans_ns),
+                captured_s=completed.captured_s,
+                network_s=completed.network_s,
+                sent_s=completed.sent_s,
+                commit_s=completed.commit_s,
+            )
+        )
+
+    def left_out(self, iteration: int, torn: tuple[str, ...]) -> None:
+        """Tell of an iteration that has no checkpoint, and of the sections that changed here."""
+        self._link.event(CheckpointLeftOut(**self._who, iteration=iteration, changed=torn))
+        if torn:
+            more = f" and {len(torn) - _SHOWN} more" if len(torn) > _SHOWN else ""
+            said = (
+                f"{', '.join(torn[:_SHOWN])}{more} changed between Checkpointer.step() and the "
+                f"next update, while iteration {iteration} was copied. That checkpoint is left "
+                "out; from now on they are copied before step() returns."
+            )
+            self.warn(said)
+            sys.stderr.write(f"castor: rank {self._settings.rank}: {said}\n")
+
+
+def _number(loss: Any) -> float | None:
+    if loss is None:
+        return None
+    return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
