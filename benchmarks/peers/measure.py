@@ -17,6 +17,7 @@ from typing import Any
 from memory import Sampler, tree
 from systems import BIN, FLOORS, HERE, System, environment
 
+from castor_records.run_files import RunFiles
 from castor_runtime.arena import remove_dead
 
 WARM_UP = 3
@@ -223,7 +224,7 @@ def _standby(run: Path) -> int | None:
 
 def _injected_ns(run: Path) -> list[int]:
     """Return when Castor's own injector killed something: its command takes a while to start."""
-    started_ns = json.loads((run / "run.json").read_text())["started_ns"]
+    started_ns = RunFiles(run).run().started_ns
     failures = [e for e in _events(run / "events.jsonl") if e["kind"] == "failure"]
     return [started_ns + event["time_ns"] for event in failures]
 

@@ -128,7 +128,7 @@ class CastorRun(SystemRun):
     @property
     def started_ns(self) -> int:
         """CLOCK_REALTIME of the events' zero."""
-        return int(self.folder.run()["started_ns"])
+        return self.folder.run().started_ns
 
     def kill_rank(self, rank: int) -> int:
         """Kill -9 a rank; return when."""

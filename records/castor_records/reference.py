@@ -46,8 +46,8 @@ def written_into(page: str) -> str:
     return before + reference() + after
 
 
-def meanings_of(kind: type[Event]) -> dict[str, str]:
-    """Return what the docstring of a kind says of each field."""
+def meanings_of(kind: type) -> dict[str, str]:
+    """Return what the docstring of a dataclass says of each field."""
     _, _, listed = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
     found: dict[str, str] = {}
     for name, words in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from castor_records.checked import checked
 from castor_records.recoveries import Recovery
 
 _NULLABLE: Final[Mapping[str, type]] = {
@@ -14,13 +15,6 @@ _NULLABLE: Final[Mapping[str, type]] = {
     "spec": dict,
     "final_state_sha256": str,
     "kept_memory": dict,
-}
-_WORDS: Final[Mapping[type, str]] = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
 }
 
 
@@ -90,26 +84,7 @@ class Result:
         Raises:
             ValueError: naming the key whose value is none of its kind.
         """
-        empty = cls()
-        found: dict[str, Any] = {}
-        for one in fields(cls):
-            if one.name not in document:
-                continue
-            value, default = document[one.name], getattr(empty, one.name)
-            _check(one.name, value, default)
-            found[one.name] = tuple(value) if isinstance(default, tuple) else value
+        found = checked(document, cls(), _NULLABLE)
         found["replicas"] = tuple(tuple(row) for row in found.get("replicas", ()))
         found["recoveries"] = tuple(map(Recovery.of_json, found.get("recoveries", ())))
         return cls(**found)
-
-
-def _check(name: str, value: object, default: object) -> None:
-    if default is None and value is None:
-        return
-    kind = _NULLABLE[name] if default is None else type(default)
-    kind = list if kind is tuple else kind
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or isinstance(value, bool):
-        raise ValueError(  # noqa: TRY004 - the fault is in the text, not in the program
-            f"{name}: expected {_WORDS[kind]}, not {value!r}"
-        )

@@ -21,6 +21,7 @@ from typing import Any
 
 from castor_configs.errors import InputError
 from castor_records.result import Result
+from castor_records.run_record import RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +95,17 @@ class RunFiles:
         """Return the agents that have a folder, sorted."""
         return sorted(path.name for path in self.path.glob("agents/*") if path.is_dir())
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunRecord:
         """Return run.json.
 
         Raises:
-            InputError: this is no run folder.
+            InputError: this is no run folder, or the file is damaged.
         """
-        return self._document(self.run_file, "is no run folder: it has no run.json")
+        document = self._document(self.run_file, "is no run folder: it has no run.json")
+        try:
+            return RunRecord.of_json(document)
+        except ValueError as error:
+            raise InputError(f"is damaged: {error}", file=self.run_file) from None
 
     def result(self) -> Result:
         """Return result.json.

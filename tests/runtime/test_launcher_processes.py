@@ -18,6 +18,7 @@ from castor_configs.errors import InputError
 from castor_records.event_log import EventTail, merge
 from castor_records.events.event import Entry
 from castor_records.events.failures import Detected, Planned, Replaced
+from castor_records.run_record import RunRecord
 from castor_runtime.launcher.run_folder import RunFolder, newest_run, trainer_of
 from castor_runtime.processes import (
     descendants,
@@ -102,10 +103,10 @@ def test_a_run_folder_is_prepared_once_and_foreign_files_stay(tmp_path: Path) ->
     assert stat.S_IMODE(folder.secret_file.stat().st_mode) == 0o600
     assert len(bytes.fromhex(folder.secret_file.read_text())) == 32
     (folder.path / "checkpoints").mkdir()
-    folder.write_run({"job": "j", "pid": os.getpid()})
+    folder.write_run(RunRecord(job="j", pid=os.getpid()))
     with pytest.raises(InputError, match="a run is going on there"):
         folder.prepare(overwrite=True)
-    folder.write_run({"job": "j", "pid": 2**22 - 1})
+    folder.write_run(RunRecord(job="j", pid=2**22 - 1))
     assert not folder.is_live()
     folder.result_file.write_text("{}")
     with pytest.raises(InputError, match="--overwrite"):
@@ -125,7 +126,7 @@ def test_the_newest_run_is_found_and_a_live_one_comes_first(tmp_path: Path) -> N
     for name, pid in (("b", os.getpid()), ("a", 2**22 - 1), ("c", 2**22 - 1)):
         folder = RunFolder(tmp_path / name)
         folder.prepare(overwrite=False)
-        folder.write_run({"job": name, "pid": pid})
+        folder.write_run(RunRecord(job=name, pid=pid))
         written_s += 1
         os.utime(folder.run_file, (written_s, written_s))
     assert newest_run(tmp_path).path.name == "b"

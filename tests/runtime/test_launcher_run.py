@@ -31,6 +31,7 @@ from castor_policy.agents.plan import Phase, Plan
 from castor_policy.store import Delete, Put, Txn
 from castor_records.events.failures import Failure
 from castor_records.events.line import parse_line
+from castor_records.run_record import RunRecord
 from castor_runtime.launcher.control import ask
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.result_file import Outcome, write_result
@@ -495,6 +496,6 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path, "3")
     folder = run.run.folder
     folder.prepare(overwrite=False)
-    folder.write_run({"pid": os.getpid()})
+    folder.write_run(RunRecord(pid=os.getpid()))
     with pytest.raises(InputError, match="a run is going on there"):
         asyncio.run(run.run.run())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
-from castor.commands.status import why
+from rich.console import Console
+
+from castor.commands.status import _shown, why
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.evidence import Culprit
 from castor_policy.agents.history import PastFailure, SetAside
@@ -44,6 +47,23 @@ def test_from_the_store_alone_it_is_known_what_is_complete_and_what_memory_is_ta
     assert [shard["holders"] for shard in document["shards"]] == [{"0": 9, "1": 8}] * 2
     assert [one["memory_bytes"] for one in document["machines"]] == [1000, 1000]
     assert document["degraded"] is False
+
+
+def table_of(told: JobView) -> str:
+    text = io.StringIO()
+    Console(file=text, width=120).print(_shown(status_document(told, None)))
+    return " ".join(text.getvalue().split())
+
+
+def test_the_failure_domain_of_a_machine_is_shown_where_agents_gave_one() -> None:
+    told = view()
+    assert "domain" not in table_of(told)
+    told.reports["spare-0"] = replace(told.reports["spare-0"], domain="rack-7")
+    machines = status_document(told, None)["machines"]
+    assert [one["domain"] for one in machines] == ["", "rack-7"]
+    assert "machine agent domain lease state" in table_of(told)
+    assert "1 spare-0 rack-7 held running" in table_of(told)
+    assert "0 node-0 - held running" in table_of(told)
 
 
 def test_a_machine_that_is_set_aside_is_listed_with_the_reason() -> None:

@@ -65,13 +65,11 @@ def kill(
     if signal_name != "KILL" and kind in ("store", "flip"):
         raise InputError(f"--{kind} can only be killed", key="--signal")
     folder = RunFolder(run) if run is not None else newest_run()
-    document = folder.run()
+    record = folder.run()
     when = "now" if at_iteration is None else str(at_iteration)
     spec = f"{kind}{f':{target}' if target != '' else ''}@{when}"
     sent = "" if signal_name == "KILL" else signal_name
-    fault = parse_fault(
-        spec, machines=document["nodes"], ranks_per_machine=document["ranks_per_node"]
-    )
+    fault = parse_fault(spec, machines=record.nodes, ranks_per_machine=record.ranks_per_node)
     answer = ask(folder.control_socket, {"op": "inject", "fault": spec, "signal": sent})
     if answer is None:
         if kind == "store" or at_iteration is not None:
@@ -81,7 +79,7 @@ def kill(
         struck = answer["struck"]
     else:
         raise InputError(answer["reason"], key=f"--{kind}")
-    typer.echo(f"{signal_name} sent to {', '.join(struck)} of job {document['job']}")
+    typer.echo(f"{signal_name} sent to {', '.join(struck)} of job {record.job}")
 
 
 def _strike_alone(folder: RunFolder, fault: Fault, sent: str) -> list[str]:
@@ -91,15 +89,15 @@ def _strike_alone(folder: RunFolder, fault: Fault, sent: str) -> list[str]:
     from castor_lab.faults.fault import FaultKind
     from castor_lab.faults.machines import TargetMissingError, strike
 
-    document = folder.run()
+    record = folder.run()
     root = ""
     if fault.kind == FaultKind.ROOT:
-        root = asyncio.run(_root_of(document["store"], document["job"]))
+        root = asyncio.run(_root_of(record.store, record.job))
     try:
         struck = strike(
             folder,
             replace(fault, signal=sent),
-            ranks_per_machine=document["ranks_per_node"],
+            ranks_per_machine=record.ranks_per_node,
             root=root,
             doomed=lambda _: None,
         )

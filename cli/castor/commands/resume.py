@@ -6,12 +6,15 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from castor.commands.train import run_to_end
 from castor_configs.errors import InputError
+
+if TYPE_CHECKING:
+    from castor_records.run_record import RunRecord
 
 
 def resume(
@@ -40,33 +43,33 @@ def resume(
     from castor_runtime.launcher.train_options import TrainOptions, memory_limit_bytes
 
     folder = RunFolder(run) if run is not None else newest_run()
-    document = folder.run()
+    record = folder.run()
     if folder.result_file.exists() and folder.result().outcome == "finished":
         raise InputError("has finished: there is nothing to go on with", file=folder.path)
-    spec = _spec(document, folder.path)
+    spec = _spec(record, folder.path)
     if max_attempts is not None:
         recovery = replace(spec.recovery, max_attempts=max_attempts)
         spec = replace(spec, recovery=recovery)
     if memory_limit:
         memory = replace(spec.memory, limit_bytes=memory_limit_bytes(memory_limit))
         spec = replace(spec, memory=memory)
-    cluster = (document.get("cluster") or {}).get("name")
+    cluster = (record.cluster or {}).get("name")
     options = TrainOptions(
-        spec=replace(spec, resumes=max(1, int(document.get("generation", 0)), spec.resumes)),
+        spec=replace(spec, resumes=max(1, record.generation, spec.resumes)),
         out=folder.path,
-        store=str(document.get("launched_store", "embedded")),
-        standby=int(document.get("standby", 0)),
-        local_agents=bool(document.get("local_agents", True)),
+        store=record.launched_store,
+        standby=record.standby,
+        local_agents=record.local_agents,
         command=("castor", *sys.argv[1:]),
         resume=True,
     )
     raise typer.Exit(run_to_end(options, (), cluster=cluster, quiet=quiet))
 
 
-def _spec(document: dict[str, Any], folder: Path) -> Any:
+def _spec(record: RunRecord, folder: Path) -> Any:
     from castor_policy.agents.job_spec import JobSpec
 
     try:
-        return JobSpec.from_json(json.dumps(document["spec"]))
-    except (KeyError, TypeError, ValueError) as error:
+        return JobSpec.from_json(json.dumps(record.spec))
+    except ValueError as error:
         raise InputError(f"cannot be gone on with: {error}", file=folder / "run.json") from error

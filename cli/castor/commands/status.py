@@ -46,11 +46,11 @@ def status(
         raise InputError("--store and --job go together", key="--job" if store else "--store")
     if store is None or job is None:
         folder = RunFolder(run) if run is not None else newest_run()
-        document = folder.run()
+        record = folder.run()
         if _has_ended(folder):
             _print_ended(folder, as_json)
             return
-        store, job = str(document["store"]), str(document["job"])
+        store, job = record.store, record.job
     check_store(store, embedded=False)
     if not watch:
         _print(_document(store, job, folder), as_json)
@@ -150,11 +150,14 @@ def _shown(document: dict[str, Any]) -> Group:
         reason = document["reason"]
         head.append(f"\ngave up: {reason}; memory is kept: {document['kept_memory']}", style="red")
     table = Table(show_edge=False, pad_edge=False)
-    for heading in ("machine", "agent", "lease", "state"):
+    shown = [*document["machines"], *document["standbys"]]
+    # Where no agent said what its machine fails with there is nothing to show.
+    domains = any(one["domain"] for one in shown)
+    for heading in ("machine", "agent", *(["domain"] if domains else []), "lease", "state"):
         table.add_column(heading)
     for heading in ("iteration", "memory", "holds shard: iteration"):
         table.add_column(heading, justify="right")
-    for one in [*document["machines"], *document["standbys"]]:
+    for one in shown:
         machine, memory = one["machine"], one["memory_bytes"]
         held = [
             f"{shard['shard']}: {shard['holders'][str(machine)]}"
@@ -164,6 +167,7 @@ def _shown(document: dict[str, Any]) -> Group:
         table.add_row(
             "-" if machine is None else str(machine),
             one["agent"] or "-",
+            *([one["domain"] or "-"] if domains else []),
             one["lease"],
             _state(one),
             str(one["iteration"]),

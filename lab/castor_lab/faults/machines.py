@@ -91,7 +91,7 @@ def strike(
     if fault.kind in (FaultKind.AGENT, FaultKind.AGENTSTOP, FaultKind.HOSTSTOP):
         return _strike_agents(fault, chosen)
     run = folder.run()
-    named = f"{run.get('job', '')}-{run.get('run', '')}"
+    named = f"{run.job}-{run.run}"
     struck = _strike_machines(fault, chosen, named, doomed)
     if network is not None and fault.takes_machine:
         for record in chosen:

@@ -182,7 +182,7 @@ def _came_late(trial: Trial, stranger: str) -> bool:
     ended = trial.of(IterationEnded)
     if not ended or not record.is_file():
         return False
-    let_in_ns = record.stat().st_mtime_ns - RunFolder(trial.folder).run()["started_ns"]
+    let_in_ns = record.stat().st_mtime_ns - RunFolder(trial.folder).run().started_ns
     machine = json.loads(record.read_text(encoding="utf-8"))["machine"]
     return machine is None and let_in_ns > max(entry.time_ns for entry in ended)
 

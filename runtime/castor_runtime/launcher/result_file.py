@@ -108,7 +108,7 @@ def write_result(
         machine=_machine(),
         compute=options.compute,
         # As the launcher found it when the run began, link by link.
-        cluster=folder.run().get("cluster"),
+        cluster=folder.run().cluster,
         nodes=spec.machines,
         ranks_per_node=spec.ranks_per_machine,
         replicas=tuple(tuple(row) for row in spec.replicas),

@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from castor_configs.atomic import output_folder, write_text
 from castor_configs.errors import InputError
 from castor_records.run_files import RunFiles
+from castor_records.run_record import RunRecord
 from castor_runtime.processes import is_alive, started_before
 
 _OURS = (
@@ -105,8 +105,7 @@ class RunFolder(RunFiles):
 
     def is_live(self) -> bool:
         """Say whether its launcher runs."""
-        run = self.run()
-        return started_before(int(run.get("pid") or 0), self.run_file.stat().st_mtime)
+        return started_before(self.run().pid, self.run_file.stat().st_mtime)
 
     def prepare(self, *, overwrite: bool) -> None:
         """Make the folder, or empty it of an earlier run; whatever else lies there is left alone.
@@ -119,7 +118,7 @@ class RunFolder(RunFiles):
         if self.run_file.exists():
             if self.is_live():
                 raise InputError(
-                    f"a run is going on there (process {self.run()['pid']})", file=self.path
+                    f"a run is going on there (process {self.run().pid})", file=self.path
                 )
             if self.result_file.exists() and not overwrite:
                 raise InputError(
@@ -138,7 +137,7 @@ class RunFolder(RunFiles):
         """
         if self.is_live():
             raise InputError(
-                f"the run goes on (process {self.run()['pid']}): there is nothing to resume",
+                f"the run goes on (process {self.run().pid}): there is nothing to resume",
                 file=self.path,
             )
         self._clear(("etcd", "control.sock", "result.json"))
@@ -153,9 +152,9 @@ class RunFolder(RunFiles):
             else:
                 target.unlink(missing_ok=True)
 
-    def write_run(self, document: dict[str, Any]) -> None:
+    def write_run(self, record: RunRecord) -> None:
         """Write run.json, whole or not at all."""
-        write_text(self.run_file, json.dumps(document, indent=2) + "\n")
+        write_text(self.run_file, json.dumps(record.to_json(), indent=2) + "\n")
 
     def write_secret(self) -> None:
         """Make the job's secret: 32 random bytes in hexadecimal, mode 0600 from the first byte."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from castor_policy.agents.job_spec import JobSpec
+from castor_records.run_record import RunRecord
 from castor_runtime.launcher.train_options import TrainOptions
 
 
@@ -20,8 +21,8 @@ def run_record(
     agents: Mapping[str, int],
     generation: int,
     cluster: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Return the document.
+) -> RunRecord:
+    """Return it.
 
     Args:
         spec: the job.
@@ -32,22 +33,22 @@ def run_record(
         generation: of the newest plan.
         cluster: what the site says of itself.
     """
-    return {
-        "job": spec.job,
-        "run": spec.run,
-        "store": store,
-        "store_version": store_version,
-        "nodes": spec.machines,
-        "ranks_per_node": spec.ranks_per_machine,
-        "replicas": [list(row) for row in spec.replicas],
-        "pid": os.getpid(),
-        "standby": options.standby,
-        "launched_store": options.store,
-        "local_agents": options.local_agents,
-        "agents": dict(sorted(agents.items())),
-        "generation": generation,
-        "started_ns": spec.started_ns,
-        "cluster": cluster,
-        "spec": json.loads(spec.to_json()),
-        "command": list(options.command),
-    }
+    return RunRecord(
+        job=spec.job,
+        run=spec.run,
+        store=store,
+        store_version=store_version,
+        nodes=spec.machines,
+        ranks_per_node=spec.ranks_per_machine,
+        replicas=spec.replicas,
+        pid=os.getpid(),
+        standby=options.standby,
+        launched_store=options.store,
+        local_agents=options.local_agents,
+        agents=dict(sorted(agents.items())),
+        generation=generation,
+        started_ns=spec.started_ns,
+        cluster=cluster,
+        spec=json.loads(spec.to_json()),
+        command=tuple(options.command),
+    )

@@ -130,6 +130,7 @@ def _machine(
         "iteration": report.iteration if report is not None else 0,
         "redundant": report is not None and report.redundant and state == State.RUNNING,
         "address": report.address if report is not None else "",
+        "domain": report.domain if report is not None else "",
         "memory_bytes": _memory_bytes(report, record),
     }
 
