@@ -52,7 +52,7 @@ def test_from_the_store_alone_it_is_known_what_is_complete_and_what_memory_is_ta
 def table_of(told: JobView) -> str:
     text = io.StringIO()
     Console(file=text, width=120).print(_shown(status_document(told, None)))
-    return " ".join(text.getvalue().split())
+    return " ".join(text.getvalue().replace("│", " ").split())
 
 
 def test_the_failure_domain_of_a_machine_is_shown_where_agents_gave_one() -> None:
