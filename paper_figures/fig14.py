@@ -8,7 +8,7 @@ from pathlib import Path
 
 from castor_analysis.summary import interval_of
 from castor_records.events.event import Entry, Event
-from castor_records.events.failures import Detected, Failure, Resumed, Retrieved
+from castor_records.events.failures import Detected, Failed, Resumed, Retrieved
 from castor_sim.setup import Setup
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.tally import Tally
@@ -112,10 +112,10 @@ def _one_failure(setup: Setup, seed: int, hardware: bool) -> Tally:
 def _check_against_log(tally: Tally, entries: list[Entry[Event]]) -> None:
     """Hold the tally's parts to the instants that the event log tells."""
     at_ns = {type(entry.event): entry.time_ns for entry in entries}
-    assert at_ns[Detected] - at_ns[Failure] == tally.detection_ns
+    assert at_ns[Detected] - at_ns[Failed] == tally.detection_ns
     assert at_ns[Resumed] - at_ns[Retrieved] == tally.warm_up_ns
     down_ns = sum(getattr(tally, f"{phase}_ns") for phase in PHASES)
-    assert at_ns[Resumed] - at_ns[Failure] == down_ns
+    assert at_ns[Resumed] - at_ns[Failed] == down_ns
 
 
 def _bar(name: str, tallies: list[Tally]) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, zip_longest
 
 from castor_records.events.event import Entry, Event
-from castor_records.events.failures import Failure
+from castor_records.events.failures import Failed
 from castor_records.outages import Course, Outage, course_of
 from castor_records.phases import Phase, Span
 
@@ -41,7 +41,7 @@ class Timeline:
 
     end_ns: int
     spans: tuple[Span, ...]
-    failures: tuple[Entry[Failure], ...]
+    failures: tuple[Entry[Failed], ...]
     outages: tuple[Outage, ...]
     iterations: tuple[tuple[int, float], ...]
     iteration_ns: float | None

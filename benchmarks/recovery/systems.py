@@ -19,7 +19,7 @@ from rank_log import Record, of_kind, read_logs
 from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event
 from castor_records.events.event import of_kind as entries_of
-from castor_records.events.failures import Failure
+from castor_records.events.failures import Failed
 from castor_runtime.launcher.control import ask
 from castor_runtime.launcher.run_folder import RunFolder
 
@@ -139,7 +139,7 @@ class CastorRun(SystemRun):
         answer = ask(self.folder.control_socket, {"op": "inject", "fault": f"{target}@now"})
         if not answer or not answer["ok"]:
             raise RunError(f"{target} could not be killed: {answer}")
-        failures = list(entries_of(self.entries(), Failure))
+        failures = list(entries_of(self.entries(), Failed))
         return self.started_ns + failures[-1].time_ns
 
 

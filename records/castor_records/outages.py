@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.failures import (
-    Failure,
+    Failed,
     Planned,
     Replaced,
     Resumed,
@@ -44,7 +44,7 @@ class Outage:
 
     start_ns: int
     end_ns: int
-    failures: tuple[Entry[Failure], ...]
+    failures: tuple[Entry[Failed], ...]
     spans: tuple[Span, ...]
     tier: str | None
     iteration: int | None
@@ -96,7 +96,7 @@ class _Open:
     start_ns: int
     phase: Phase
     since_ns: int
-    failures: list[Entry[Failure]] = field(default_factory=list)
+    failures: list[Entry[Failed]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
 
     def enter(self, phase: Phase, now_ns: int) -> None:
@@ -122,7 +122,7 @@ def _simulated(log: Sequence[Entry[Event]]) -> Course:
     now: _Open | None = None
     for entry in log:
         at_ns = entry.time_ns
-        if isinstance(entry.event, Failure):
+        if isinstance(entry.event, Failed):
             now = now or _Open(at_ns, Phase.DETECTION, at_ns)
             now.enter(Phase.DETECTION, at_ns)
             now.failures.append(Entry(at_ns, entry.event))

@@ -25,7 +25,7 @@ from typing import Any
 from castor_records.events.event import E, Entry, Event, generation_of, of_kind, rank_of
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Planned,
     Replaced,
     Resumed,
@@ -78,7 +78,7 @@ class Recovery:
     seen: tuple[str, ...] = ()
     since: str = "failure"
     start_ns: int = 0
-    failures: tuple[Entry[Failure], ...] = ()
+    failures: tuple[Entry[Failed], ...] = ()
 
     @property
     def tier(self) -> str:
@@ -209,7 +209,7 @@ def _culprits(detected: Iterable[Detected]) -> tuple[dict[str, Any], ...]:
     return tuple(one for index, one in enumerate(found) if one not in found[:index])
 
 
-def _start(log: _Log, generation: int, failures: Sequence[Entry[Failure]]) -> tuple[int, str]:
+def _start(log: _Log, generation: int, failures: Sequence[Entry[Failed]]) -> tuple[int, str]:
     """Return when the outage that led to `generation` began, and what tells it."""
     detected_ns = log.of(Detected, generation)[0].time_ns
 
@@ -252,7 +252,7 @@ def _reached(log: _Log, generation: int) -> int:
     return last_iteration(e for e in before if e.event.generation == newest)
 
 
-def _failures(log: _Log, tried: tuple[int, ...]) -> list[Entry[Failure]]:
+def _failures(log: _Log, tried: tuple[int, ...]) -> list[Entry[Failed]]:
     """Return the injected failures of this outage.
 
     All since the training before it, up to its last detection. A store that is away stops no
@@ -265,14 +265,14 @@ def _failures(log: _Log, tried: tuple[int, ...]) -> list[Entry[Failure]]:
     since_ns = max(trained, default=-1)
     return [
         entry
-        for entry in log.of(Failure)
+        for entry in log.of(Failed)
         if since_ns < entry.time_ns <= until_ns
         and entry.event.machine is not None
         and not _is_harmless(entry, first_ns)
     ]
 
 
-def _is_harmless(failure: Entry[Failure], detected_ns: int) -> bool:
+def _is_harmless(failure: Entry[Failed], detected_ns: int) -> bool:
     if (failure.event.target or "").startswith("slow:"):
         return True
     outage_s = failure.event.outage_s
@@ -335,5 +335,5 @@ def _first_by_rank(entries: Iterable[Entry[E]]) -> dict[int, Entry[E]]:
     return first
 
 
-def _machines(events: Iterable[Detected | Failure]) -> tuple[int, ...]:
+def _machines(events: Iterable[Detected | Failed]) -> tuple[int, ...]:
     return tuple(sorted({event.machine for event in events if event.machine is not None}))

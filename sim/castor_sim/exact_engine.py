@@ -69,7 +69,7 @@ class ExactEngine(SimpyEngine):
             self._storage_complete = iteration
 
     def _job_trains(self) -> bool:
-        return self._phase == 0
+        return self._activity == 0
 
     def trained(self, elapsed_ns: int) -> tuple[int, int, int, int]:
         """Return what was counted one by one; see `SimpyEngine.trained`."""

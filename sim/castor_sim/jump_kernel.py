@@ -61,8 +61,8 @@ end_of_iteration_ns = path.end_of_iteration_ns
 TRAINING, DETECTION, SERIALISATION, REPLACEMENT_WAIT, RETRIEVAL, WARM_UP = range(6)
 
 _FIELDS = [
-    # Progress and phase.
-    "phase", "phase_ns", "phase_end_ns", "start", "segment_ns", "progress_ns", "restored",
+    # Progress and activity.
+    "activity", "since_ns", "activity_end_ns", "start", "segment_ns", "progress_ns", "restored",
     "iterations", "finished", "now_ns", "struck_ns",
     # Checkpoints and memory.
     "memory_iteration", "storage_iteration", "all_memory", "lost", "partial", "whole_ns",
@@ -114,20 +114,20 @@ def _settle_training(s, a, p, now_ns):
 
 @compiled
 def _book(s, now_ns):
-    spent_ns = now_ns - s.phase_ns
-    if s.phase == TRAINING:
+    spent_ns = now_ns - s.since_ns
+    if s.activity == TRAINING:
         s.train_ns += spent_ns
-    elif s.phase == DETECTION:
+    elif s.activity == DETECTION:
         s.detection_ns += spent_ns
-    elif s.phase == SERIALISATION:
+    elif s.activity == SERIALISATION:
         s.serialisation_ns += spent_ns
-    elif s.phase == REPLACEMENT_WAIT:
+    elif s.activity == REPLACEMENT_WAIT:
         s.replacement_wait_ns += spent_ns
-    elif s.phase == RETRIEVAL:
+    elif s.activity == RETRIEVAL:
         s.retrieval_ns += spent_ns
     else:
         s.warm_up_ns += spent_ns
-    s.phase_ns = now_ns
+    s.since_ns = now_ns
 
 
 @compiled
@@ -194,34 +194,34 @@ def _attribute(s, a, p, tier):
 
 @compiled
 def _enter_training(s, p, now_ns, target):
-    s.phase = TRAINING
+    s.activity = TRAINING
     s.segment_ns = now_ns
-    s.phase_end_ns = NEVER_NS
+    s.activity_end_ns = NEVER_NS
     if target > 0:
-        s.phase_end_ns = now_ns + end_of_iteration_ns(p, s.start, target)
+        s.activity_end_ns = now_ns + end_of_iteration_ns(p, s.start, target)
 
 
 @compiled
-def _next_phase(s, a, p, replicas, target):
-    """Go from the phase that ends now to the next; a wait for machines has no end of its own."""
-    now_ns = s.phase_end_ns
+def _next_activity(s, a, p, replicas, target):
+    """Go from the activity that ends now to the next; a wait for machines has no end of its own."""
+    now_ns = s.activity_end_ns
     _book(s, now_ns)
-    if s.phase == TRAINING:
+    if s.activity == TRAINING:
         s.finished = 1
         s.now_ns = now_ns
-    elif s.phase == DETECTION:
+    elif s.activity == DETECTION:
         _plan(s, a, replicas)
-        s.phase = SERIALISATION
+        s.activity = SERIALISATION
         in_memory = s.tier in (OWN_MEMORY, PEER)
-        s.phase_end_ns = now_ns + (p.serialise_ns if in_memory else 0)
-    elif s.phase == SERIALISATION:
-        s.phase = REPLACEMENT_WAIT
-        s.phase_end_ns = NEVER_NS
-    elif s.phase == RETRIEVAL:
+        s.activity_end_ns = now_ns + (p.serialise_ns if in_memory else 0)
+    elif s.activity == SERIALISATION:
+        s.activity = REPLACEMENT_WAIT
+        s.activity_end_ns = NEVER_NS
+    elif s.activity == RETRIEVAL:
         _attribute(s, a, p, s.tier)
         _retrieved(s, a, p, now_ns)
-        s.phase = WARM_UP
-        s.phase_end_ns = now_ns + p.warm_up_ns
+        s.activity = WARM_UP
+        s.activity_end_ns = now_ns + p.warm_up_ns
     else:
         s.recoveries += 1
         s.progress_ns = s.restored * p.iteration_ns
@@ -232,36 +232,36 @@ def _next_phase(s, a, p, replicas, target):
 @compiled
 def _end_wait(s, p, now_ns):
     _book(s, now_ns)
-    s.phase = RETRIEVAL
+    s.activity = RETRIEVAL
     if s.tier == STORAGE:
-        s.phase_end_ns = now_ns + p.retrieve_storage_ns
+        s.activity_end_ns = now_ns + p.retrieve_storage_ns
     elif s.tier == SCRATCH:
-        s.phase_end_ns = now_ns
+        s.activity_end_ns = now_ns
     else:
-        s.phase_end_ns = now_ns + max(p.retrieve_own_ns, s.heaviest * p.retrieve_peer_ns)
+        s.activity_end_ns = now_ns + max(p.retrieve_own_ns, s.heaviest * p.retrieve_peer_ns)
 
 
 @compiled
 def _run_until(s, a, p, o, replicas, until_ns, target):
-    """Let everything end that ends by `until_ns`: machines arrive first, then phases end."""
+    """Let everything end that ends by `until_ns`: machines arrive first, then activities end."""
     while s.finished == 0:
-        phase_end_ns = s.phase_end_ns
-        if s.phase == REPLACEMENT_WAIT and not vacant(s, o):
-            phase_end_ns = max(s.ready_ns, s.phase_ns, s.now_ns)
+        activity_end_ns = s.activity_end_ns
+        if s.activity == REPLACEMENT_WAIT and not vacant(s, o):
+            activity_end_ns = max(s.ready_ns, s.since_ns, s.now_ns)
         arrival_ns = a.queue_ns[0] if s.queued > 0 else NEVER_NS
-        if arrival_ns <= phase_end_ns:
+        if arrival_ns <= activity_end_ns:
             if arrival_ns > until_ns:
                 return
             s.now_ns = arrival_ns
             arrive(s, a, o)
         else:
-            if phase_end_ns > until_ns:
+            if activity_end_ns > until_ns:
                 return
-            s.now_ns = phase_end_ns
-            if s.phase == REPLACEMENT_WAIT:
-                _end_wait(s, p, phase_end_ns)
+            s.now_ns = activity_end_ns
+            if s.activity == REPLACEMENT_WAIT:
+                _end_wait(s, p, activity_end_ns)
             else:
-                _next_phase(s, a, p, replicas, target)
+                _next_activity(s, a, p, replicas, target)
 
 
 @compiled
@@ -282,8 +282,8 @@ def _lose_memory(s, a, position):
 
 
 @compiled
-def _leave_phase(s, a, p, now_ns):
-    if s.phase == TRAINING:
+def _leave(s, a, p, now_ns):
+    if s.activity == TRAINING:
         _settle_training(s, a, p, now_ns)
     if s.whole_ns <= now_ns:
         _become_whole(s, a)
@@ -305,12 +305,12 @@ def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):
     if position < 0:
         s.spare_failures += 1
         return
-    if s.phase != DETECTION or s.phase_ns != now_ns:
-        _leave_phase(s, a, p, now_ns)
-        if s.phase != DETECTION:
-            s.phase = DETECTION
-            s.phase_end_ns = detected_ns
-    s.phase_end_ns = max(s.phase_end_ns, detected_ns)
+    if s.activity != DETECTION or s.since_ns != now_ns:
+        _leave(s, a, p, now_ns)
+        if s.activity != DETECTION:
+            s.activity = DETECTION
+            s.activity_end_ns = detected_ns
+    s.activity_end_ns = max(s.activity_end_ns, detected_ns)
     if hardware:
         s.hardware_failures += 1
         s.episode_hardware += 1
@@ -364,10 +364,10 @@ def finish(s_array, a, p, o, replicas, horizon_ns, target):
     end_ns = s.now_ns if s.finished else horizon_ns
     if s.finished == 0:
         _book(s, end_ns)
-    if s.phase == TRAINING:
+    if s.activity == TRAINING:
         _settle_training(s, a, p, end_ns)
         return end_ns, s.progress_ns
-    if s.phase == DETECTION:
+    if s.activity == DETECTION:
         _plan(s, a, replicas)
     s.iterations = s.restored
     _attribute(s, a, p, PENDING)

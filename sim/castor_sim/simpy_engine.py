@@ -30,7 +30,7 @@ from castor_policy.recovery import (
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Planned,
     Replaced,
     Resumed,
@@ -55,7 +55,7 @@ from castor_sim.tally import (
 )
 
 
-class Phase(IntEnum):
+class Activity(IntEnum):
     """What the job is doing; each has a bucket of its own."""
 
     TRAINING = 0
@@ -107,9 +107,9 @@ class SimpyEngine:
         # Progress. `start` is the iteration that this segment of training began from.
         self.start = 0
         self.segment_ns = 0
-        self._phase = Phase.TRAINING
-        self._phase_ns = 0
-        self._phase_total_ns = [0] * len(Phase)
+        self._activity = Activity.TRAINING
+        self._since_ns = 0
+        self._total_ns = [0] * len(Activity)
         self._progress_ns = 0
         self._restored = 0
         # Checkpoints: the newest complete one of each tier, and what is whole in memory.
@@ -224,7 +224,7 @@ class SimpyEngine:
                 self.tally.spare_failures += 1
                 continue
             if not struck:
-                self._leave_phase()
+                self._leave()
                 struck = True
             # What is known sooner of a later failure does not tell of an earlier one.
             self._detected_ns = max(self._detected_ns, detected_ns)
@@ -232,9 +232,9 @@ class SimpyEngine:
             if hardware or self.costs.memory_in_trainer:
                 self._memory.lose(position)
             kind = "hardware" if hardware else "software"
-            self._emit(Failure(machine=machine, position=position, failure=kind))
+            self._emit(Failed(machine=machine, position=position, failure=kind))
         if struck:
-            self._enter(Phase.DETECTION)
+            self._enter(Activity.DETECTION)
             self._job.interrupt()
 
     def _count(self, hardware: int) -> None:
@@ -244,21 +244,21 @@ class SimpyEngine:
             self.tally.software_failures += 1
         self._episode.append(HARDWARE if hardware else SOFTWARE)
 
-    # ------------------------------------------------------------------ phases
+    # ------------------------------------------------------------------ activities
 
-    def _leave_phase(self) -> None:
-        """Close the phase that runs now; replication in the background stops with it."""
+    def _leave(self) -> None:
+        """Close the activity that goes on now; replication in the background stops with it."""
         now_ns = self.now_ns
-        if self._phase == Phase.TRAINING:
+        if self._activity == Activity.TRAINING:
             self._settle_training()
         self._memory.interrupted(now_ns)
-        self._enter(self._phase)
+        self._enter(self._activity)
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, activity: Activity) -> None:
         now_ns = self.now_ns
-        self._phase_total_ns[self._phase] += now_ns - self._phase_ns
-        self._phase = phase
-        self._phase_ns = now_ns
+        self._total_ns[self._activity] += now_ns - self._since_ns
+        self._activity = activity
+        self._since_ns = now_ns
 
     def _machine_arrived(self) -> None:
         if self._arrival is not None:
@@ -269,17 +269,17 @@ class SimpyEngine:
         env, costs = self.env, self.costs
         yield env.timeout(self._detected_ns - env.now)
         self._plan()
-        self._enter(Phase.SERIALISATION)
+        self._enter(Activity.SERIALISATION)
         if self._tier in (OWN_MEMORY, PEER):
             yield env.timeout(costs.serialise_ns)
             self._emit(Serialised())
-        self._enter(Phase.REPLACEMENT_WAIT)
+        self._enter(Activity.REPLACEMENT_WAIT)
         yield from self._replacement()
         self._emit(Replaced())
-        self._enter(Phase.RETRIEVAL)
+        self._enter(Activity.RETRIEVAL)
         yield env.timeout(self._retrieval_ns())
         self._retrieved()
-        self._enter(Phase.WARM_UP)
+        self._enter(Activity.WARM_UP)
         yield env.timeout(costs.warm_up_ns)
         self._resume()
 
@@ -346,7 +346,7 @@ class SimpyEngine:
         self.tally.recoveries += 1
         self._progress_ns = kept_ns
         self.start = self._restored
-        self._enter(Phase.TRAINING)
+        self._enter(Activity.TRAINING)
         self.segment_ns = self.now_ns
 
     def _attribute(self, tier: int) -> None:
@@ -367,26 +367,26 @@ class SimpyEngine:
 
     def _finish(self) -> None:
         tally, now_ns = self.tally, self.now_ns
-        phase = self._phase
-        self._enter(phase)
-        if phase == Phase.TRAINING:
+        activity = self._activity
+        self._enter(activity)
+        if activity == Activity.TRAINING:
             self._settle_training()
             tally.useful_ns = self._progress_ns
         else:
-            if phase == Phase.DETECTION:
+            if activity == Activity.DETECTION:
                 self._choose()
             tally.useful_ns = self._restored * self.costs.iteration_ns
             tally.iterations = self._restored
             self._attribute(PENDING)
-        total = self._phase_total_ns
+        total = self._total_ns
         tally.wall_ns = now_ns
-        trained_ns = total[Phase.TRAINING] - tally.checkpoint_stall_ns
+        trained_ns = total[Activity.TRAINING] - tally.checkpoint_stall_ns
         tally.lost_progress_ns = trained_ns - tally.useful_ns
-        tally.detection_ns = total[Phase.DETECTION]
-        tally.serialisation_ns = total[Phase.SERIALISATION]
-        tally.replacement_wait_ns = total[Phase.REPLACEMENT_WAIT]
-        tally.retrieval_ns = total[Phase.RETRIEVAL]
-        tally.warm_up_ns = total[Phase.WARM_UP]
+        tally.detection_ns = total[Activity.DETECTION]
+        tally.serialisation_ns = total[Activity.SERIALISATION]
+        tally.replacement_wait_ns = total[Activity.REPLACEMENT_WAIT]
+        tally.retrieval_ns = total[Activity.RETRIEVAL]
+        tally.warm_up_ns = total[Activity.WARM_UP]
         tally.standby_empty = self._machines.standby_empty
         self._emit(RunEnded(iteration=tally.iterations))
         tally.check()

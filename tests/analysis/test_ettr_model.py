@@ -35,7 +35,7 @@ from castor_policy.membership import Lease, WatchLimits
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Planned,
     Resumed,
     Retrieved,
@@ -243,7 +243,7 @@ def run_log(target: str = "rank:1") -> list[Entry[Event]]:
         add(3, Resumed, generation=1, rank=rank, iteration=0)
     train(3, 1, 1, 7, 0.5)
     # Iteration 1 ended at 4.5, 7 at 10.5.
-    add(10.9, Failure, failure="software", target=target, machine=machine)
+    add(10.9, Failed, failure="software", target=target, machine=machine)
     add(
         11,
         Detected,

@@ -11,7 +11,7 @@ from castor_analysis.pictures.outcome import draw_comparison, draw_timeline
 from castor_analysis.summary import summarise
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
-    Failure,
+    Failed,
     Planned,
     Replaced,
     Resumed,
@@ -45,7 +45,7 @@ def tally(**wasted: int) -> Tally:
 
 
 def failure(time_ns: int, kind: str) -> Entry[Event]:
-    return Entry(time_ns, Failure(failure=kind, machine=1))
+    return Entry(time_ns, Failed(failure=kind, machine=1))
 
 
 def recovered(time_ns: int, iteration: int, lost_ns: int) -> list[Entry[Event]]:

@@ -37,7 +37,7 @@ from castor_policy.membership import Lease, WatchLimits
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Planned,
     Replaced,
     Resumed,
@@ -99,7 +99,7 @@ def made_up(blows: list[Blow], iterations: int = 3, step: int = 100) -> list[Ent
             attempts = 2 if blow.again else 1
             for attempt in range(attempts):
                 add(
-                    Failure, failure="hardware" if lost else "software",
+                    Failed, failure="hardware" if lost else "software",
                     target=f"{blow.kind.failure}:{victim}", machine=victim,
                 )  # fmt: skip
                 now += parts["detection"]
@@ -283,13 +283,13 @@ def test_what_is_of_no_one_kind_is_left_out_with_its_reason() -> None:
     assert (one.run, one.generation) == ("twice", 3)
     assert "another failure" in one.why
     log = made_up([Blow(RANK, parts)])
-    (one,) = outages([e for e in log if not isinstance(e.event, Failure)])[1]
+    (one,) = outages([e for e in log if not isinstance(e.event, Failed)])[1]
     assert "nothing was injected" in one.why
     after = next(e.time_ns for e in log if isinstance(e.event, Detected))
     (one,) = outages([e for e in log if e.time_ns <= after])[1]
     assert "did not go on" in one.why
-    (at,) = [i for i, e in enumerate(log) if isinstance(e.event, Failure)]
-    both = Entry(log[at].time_ns, Failure(failure="hardware", target="machine:0", machine=0))
+    (at,) = [i for i, e in enumerate(log) if isinstance(e.event, Failed)]
+    both = Entry(log[at].time_ns, Failed(failure="hardware", target="machine:0", machine=0))
     (one,) = outages([*log[:at], both, *log[at:]])[1]
     assert "several kinds" in one.why
 

@@ -29,7 +29,7 @@ from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Planned,
     Redundant,
     Replaced,
@@ -114,7 +114,7 @@ class Log:
     def lose(self, detection: int, replacement: int, planning: int, kept: int) -> None:
         self.now += 40
         self.add(
-            Failure, failure="hardware", target=f"machine:{self.victim}",
+            Failed, failure="hardware", target=f"machine:{self.victim}",
             agent=f"node-{self.victim}", machine=self.victim, rank=None,
         )  # fmt: skip
         self.now += detection
@@ -167,7 +167,7 @@ def test_parts_are_those_that_happened_and_leave_no_gap(run: tuple[Log, dict[str
     edges = [timeline.start_ns, *(p.end_ns for p in timeline.spans)]
     assert [p.start_ns for p in timeline.spans] == edges[:-1]
     assert timeline.end_ns == edges[-1]
-    failure = next(e for e in log.events if isinstance(e.event, Failure))
+    failure = next(e for e in log.events if isinstance(e.event, Failed))
     assert timeline.start_ns == failure.time_ns
 
 
@@ -249,7 +249,7 @@ def test_what_came_from_storage_is_redundant_with_the_first_checkpoint_of_every_
 def test_a_simulated_log_has_no_ranks_to_tell_of() -> None:
     events: list[Entry[Event]] = [
         Entry(0, RunStarted(positions=4)),
-        Entry(5, Failure(machine=1, failure="software")),
+        Entry(5, Failed(machine=1, failure="software")),
     ]
     with pytest.raises(ValueError, match="no log of a real run"):
         read_recoveries(events)
@@ -259,7 +259,7 @@ def test_an_attempt_that_failed_too_is_part_of_the_outage() -> None:
     log = Log(2, 1, victim=0, iterations=3)
     log.start()
     log.now += 40
-    log.add(Failure, failure="software", target="rank:0", agent="node-0", machine=0, rank=0)
+    log.add(Failed, failure="software", target="rank:0", agent="node-0", machine=0, rank=0)
     for generation, cause in ((2, "rank 0 was killed by signal 9"), (3, "rank 1 exited")):
         log.now += 50
         log.add(

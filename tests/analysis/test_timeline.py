@@ -18,7 +18,7 @@ from castor_policy.placement import place
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Planned,
     Replaced,
     Resumed,
@@ -127,11 +127,11 @@ def at(time_ns: int, kind: type[Event], **fields: Any) -> Entry[Event]:
 
 STORY = [
     at(0, RunStarted, positions=4),
-    at(250, Failure, machine=2, position=2, failure="hardware"),
+    at(250, Failed, machine=2, position=2, failure="hardware"),
     at(260, Detected),
     at(260, Planned, iteration=2, tier="peer", lost=1),
     at(270, Serialised),
-    at(275, Failure, machine=3, position=3, failure="software"),
+    at(275, Failed, machine=3, position=3, failure="software"),
     at(285, Detected),
     at(285, Planned, iteration=1, tier="storage", lost=2),
     at(300, Replaced),
@@ -169,9 +169,9 @@ def test_progress_lost_over_several_segments_is_taken_from_each() -> None:
     # Lost at 300: 250 of training, 100 of them since 200 and 150 before the first failure at 190.
     events = [
         at(0, RunStarted),
-        at(190, Failure, failure="software"),
+        at(190, Failed, failure="software"),
         at(200, Resumed, iteration=1, tier="own_memory", lost_progress_ns=0),
-        at(300, Failure, failure="hardware"),
+        at(300, Failed, failure="hardware"),
         at(310, Resumed, iteration=0, tier="storage", lost_progress_ns=250),
         at(400, RunEnded, iteration=1),
     ]

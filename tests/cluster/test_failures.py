@@ -18,7 +18,7 @@ from castor_records.events.event import Event, generation_of, of_kind
 from castor_records.events.failures import (
     Corrupt,
     Detected,
-    Failure,
+    Failed,
     Planned,
     Redundant,
     Replaced,
@@ -120,7 +120,7 @@ def test_the_roots_machine(castor_train: Any, baseline: Any) -> None:
     terms = [entry.event.term for entry in elected]
     assert len(elected) >= 2
     assert all(a < b for a, b in itertools.pairwise(terms))
-    (failure,) = trial.of(Failure)
+    (failure,) = trial.of(Failed)
     assert failure.event.agent == elected[0].event.agent
     assert failure.event.agent not in {entry.event.agent for entry in elected[1:]}
     check_redundancy(trial)
@@ -252,7 +252,7 @@ def test_a_store_that_is_away_stops_nobody(castor_train: Any, baseline: Any) -> 
     assert trial.recoveries == []
     assert trial.of(Detected) == []
     assert {e.event.generation for e in trial.of(TrainerStarted)} == {1}
-    (failure,) = trial.of(Failure)
+    (failure,) = trial.of(Failed)
     back_ns = min(event.time_ns for event in trial.of(StoreBack))
     ended = [e for e in trial.of(IterationEnded) if e.event.rank == 0]
     meanwhile = [e for e in ended if failure.time_ns < e.time_ns < back_ns]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_records.events.event import SCHEMA, Entry, Event
-from castor_records.events.failures import Detected, Failure, Planned, Resumed, Retrieved
+from castor_records.events.failures import Detected, Failed, Planned, Resumed, Retrieved
 from castor_records.events.fields import specs_of
 from castor_records.events.line import KINDS, parse_line
 from castor_records.events.training import IterationEnded, SpansProfiled, Warned
@@ -72,12 +72,12 @@ def test_what_is_not_known_is_left_out_unless_it_tells_something() -> None:
     nobody = Detected(generation=2, failure="software", how="unknown", agent="", cause="?", seen=())
     shown = ["generation", "failure", "how", "machine", "rank", "agent", "cause", "seen"]
     assert keys(nobody) == shown
-    assert keys(Failure(machine=1, position=1, failure="hardware")) == [
+    assert keys(Failed(machine=1, position=1, failure="hardware")) == [
         "machine",
         "position",
         "failure",
     ]
-    assert "rank" in keys(Failure(failure="software", target="store"))
+    assert "rank" in keys(Failed(failure="software", target="store"))
     assert "loss" in keys(IterationEnded(generation=1, rank=0, iteration=1))
 
 
@@ -85,7 +85,7 @@ def test_what_is_not_known_is_left_out_unless_it_tells_something() -> None:
     ("event", "fields"),
     [
         (
-            Failure(machine=2, position=1, failure="hardware"),
+            Failed(machine=2, position=1, failure="hardware"),
             '"failure","machine":2,"position":1,"failure":"hardware"',
         ),
         (Detected(), '"detected"'),

@@ -8,7 +8,7 @@ from castor_analysis.timeline import read_timeline
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Planned,
     Replaced,
     Resumed,
@@ -27,7 +27,7 @@ S = 10**9
 
 
 def test_a_simulated_outage_has_the_phases_that_its_events_open() -> None:
-    struck = Failure(machine=2, position=2, failure="hardware")
+    struck = Failed(machine=2, position=2, failure="hardware")
     log: list[Entry[Event]] = [
         Entry(0, RunStarted(positions=4)),
         Entry(250, struck),
@@ -70,7 +70,7 @@ def real_log() -> list[Entry[Event]]:
             for i in (1, 2, 3)
             for rank in (0, 1)
         ),
-        Entry(round(4.5 * S), Failure(machine=1, failure="software", target="rank:1", rank=1)),
+        Entry(round(4.5 * S), Failed(machine=1, failure="software", target="rank:1", rank=1)),
         Entry(5 * S, Detected(generation=2, failure="software", machine=1, cause="killed")),
         Entry(6 * S, Planned(generation=2, iteration=2, tier="storage")),
         Entry(7 * S, Retrieved(**own, rank=0, source="peer:node-1")),
@@ -112,7 +112,7 @@ def test_a_real_outage_that_does_not_end_lasts_to_the_end_of_the_log() -> None:
 def test_what_was_trained_before_an_earlier_outage_is_not_lost_twice() -> None:
     log = [
         *real_log(),
-        Entry(11 * S, Failure(machine=0, failure="software", target="rank:0", rank=0)),
+        Entry(11 * S, Failed(machine=0, failure="software", target="rank:0", rank=0)),
         Entry(12 * S, Detected(generation=3, failure="software", machine=0, cause="killed")),
         Entry(12 * S, Planned(generation=3, iteration=1, tier="storage")),
         *(Entry(13 * S, Resumed(generation=3, iteration=1, rank=rank)) for rank in (0, 1)),

@@ -9,7 +9,7 @@ import pytest
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Planned,
     Replaced,
     Resumed,
@@ -72,7 +72,7 @@ def check_sum(found: Recovery) -> None:
 def test_a_killed_trainer_is_restarted_from_own_memory() -> None:
     events = [
         *trained(1, 1, 1, 9),
-        at(9.5, Failure, failure="software", target="rank:1", machine=1, rank=1),
+        at(9.5, Failed, failure="software", target="rank:1", machine=1, rank=1),
         at(9.6, Detected, generation=2, failure="software", machine=1, cause="killed"),
         *recovered(9.7, 2, 8, "own_memory"),
         *trained(12.2, 2, 9, 12),
@@ -99,7 +99,7 @@ def test_a_killed_trainer_is_restarted_from_own_memory() -> None:
 def test_a_lost_machine_counts_from_its_lease_and_its_replacement_apart() -> None:
     events = [
         *trained(1, 1, 1, 9),
-        at(9.5, Failure, failure="hardware", target="machine:1", machine=1, rank=None),
+        at(9.5, Failed, failure="hardware", target="machine:1", machine=1, rank=None),
         at(9.6, Detected, generation=2, failure="software", machine=0, cause="peer gone"),
         at(14.5, Detected, generation=2, failure="hardware", machine=1, cause="lease expired"),
         at(15.5, Replaced, generation=2, machine=1, agent="spare-0"),
@@ -134,10 +134,10 @@ def test_the_last_plan_says_when_it_was_decided_what_to_load() -> None:
 def test_a_failure_during_a_recovery_makes_one_outage_of_both() -> None:
     events = [
         *trained(1, 1, 1, 9),
-        at(9.5, Failure, failure="software", target="rank:1", machine=1, rank=1),
+        at(9.5, Failed, failure="software", target="rank:1", machine=1, rank=1),
         at(9.6, Detected, generation=2, failure="software", machine=1, cause="killed"),
         *recovered(9.7, 2, 9, "own_memory"),
-        at(11.3, Failure, failure="hardware", target="machine:0", machine=0, rank=None),
+        at(11.3, Failed, failure="hardware", target="machine:0", machine=0, rank=None),
         at(11.6, Detected, generation=3, failure="hardware", machine=0, cause="lease expired"),
         at(11.8, Replaced, generation=3, machine=0, agent="spare-0"),
         *recovered(12.0, 3, 9, "peer:node-1"),
@@ -155,12 +155,12 @@ def test_a_failure_during_a_recovery_makes_one_outage_of_both() -> None:
 def test_each_outage_is_a_recovery_of_its_own() -> None:
     events = [
         *trained(1, 1, 1, 9),
-        at(9.0, Failure, failure="software", target="store", machine=None, rank=None),
-        at(9.1, Failure, failure="software", target="agent:spare-1", machine=None, rank=None),
+        at(9.0, Failed, failure="software", target="store", machine=None, rank=None),
+        at(9.1, Failed, failure="software", target="agent:spare-1", machine=None, rank=None),
         at(9.6, Detected, generation=2, failure="software", machine=1, cause="crash"),
         *recovered(9.7, 2, 9, "own_memory"),
         *trained(12.0, 2, 10, 20),
-        at(23.0, Failure, failure="software", target="rank:0", machine=0, rank=0),
+        at(23.0, Failed, failure="software", target="rank:0", machine=0, rank=0),
         at(23.5, Detected, generation=3, failure="software", machine=0, cause="killed"),
         at(23.6, Planned, generation=3, iteration=12, tier="storage"),
         at(25.0, Resumed, generation=3, rank=0, iteration=12),
@@ -228,7 +228,7 @@ def test_a_failure_that_strikes_a_job_that_stands_already_does_not_begin_the_out
         return only(
             [
                 *trained(1, 1, 1, 9),
-                at(at_s, Failure, failure="software", target="rank:1", machine=1, rank=1),
+                at(at_s, Failed, failure="software", target="rank:1", machine=1, rank=1),
                 at(at_s + 1, Detected, generation=2, failure="software", machine=1, cause="x"),
             ]
         )
@@ -252,14 +252,14 @@ def test_a_start_that_fails_counts_from_its_start() -> None:
 def test_what_befell_a_link_counts_only_where_it_stopped_training() -> None:
     def cut(time_s: float, outage_s: float | None) -> Entry[Event]:
         lasting: dict[str, float] = {} if outage_s is None else {"outage_s": outage_s}
-        return at(time_s, Failure, failure="software", target="link:1", machine=1, **lasting)
+        return at(time_s, Failed, failure="software", target="link:1", machine=1, **lasting)
 
     after = [
         at(9.5, Detected, generation=2, failure="hardware", machine=1, cause="lease"),
         *recovered(9.7, 2, 8, "peer:2"),
         *trained(12.2, 2, 9, 12),
     ]
-    slow = at(3.5, Failure, failure="software", target="slow:0", machine=0)
+    slow = at(3.5, Failed, failure="software", target="slow:0", machine=0)
     whole_again = only([*trained(1, 1, 1, 5), cut(2.5, 1.0), slow, cut(6.5, 5.0), *after])
     assert whole_again.machines == (1,)
     assert whole_again.seconds["detection"] == pytest.approx(3.0)

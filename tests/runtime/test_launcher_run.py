@@ -29,7 +29,7 @@ from castor_lab.faults.injector import Injector
 from castor_lab.faults.requested import requested_faults
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.store import Delete, Put, Txn
-from castor_records.events.failures import Failure
+from castor_records.events.failures import Failed
 from castor_records.events.line import parse_line
 from castor_records.run_record import RunRecord
 from castor_runtime.launcher.control import ask
@@ -269,7 +269,7 @@ class Run:
         lines = self.run.folder.events_file.read_text().splitlines()
         events = [event for line in lines if (event := parse_line(line)) is not None]
         assert events == sorted(events, key=lambda event: event.time_ns)
-        return [e.event.target for e in events if isinstance(e.event, Failure)]
+        return [e.event.target for e in events if isinstance(e.event, Failed)]
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, plan_key, root_key, spec_key
 from castor_policy.store import StoreEvent
 from castor_records.events.event import Entry, Event
-from castor_records.events.failures import Detected, Failure
+from castor_records.events.failures import Detected, Failed
 from castor_records.events.training import CheckpointCompleted, IterationEnded, Warned
 from castor_records.recoveries import Recovery
 from castor_records.result import Result
@@ -44,7 +44,7 @@ def test_iterations_are_shown_once_a_second_and_before_whatever_follows() -> Non
     ]
     events.insert(5, at(0.55, CheckpointCompleted, generation=1, rank=0, iteration=4))
     events.append(at(1.55, IterationEnded, generation=1, rank=1, iteration=15, loss=0.0))
-    events.append(at(1.6, Failure, target="rank:1", failure="software", iteration=15))
+    events.append(at(1.6, Failed, target="rank:1", failure="software", iteration=15))
     events.append(at(1.7, Detected, machine=0, agent="node-0", cause="x" * 500 + "\nmore"))
     lines = shown(events)
     assert lines[:4] == [

@@ -27,7 +27,7 @@ from castor_analysis.compare.points import ITERATIONS, SHARE, Point, SettingValu
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel
 from castor_policy.membership import Lease
 from castor_records.events.event import Entry, Event, of_kind
-from castor_records.events.failures import Failure
+from castor_records.events.failures import Failed
 from castor_records.events.training import IterationEnded
 from castor_records.outages import course_of
 from castor_sim.exact_engine import ExactEngine
@@ -115,7 +115,7 @@ def read_replay(entries: Iterable[Entry[Event]]) -> Replay:
     start_ns, end_ns = ended[0].time_ns, ended[-1].time_ns
     blows = tuple(
         _blow(entry, start_ns)
-        for entry in of_kind(log, Failure)
+        for entry in of_kind(log, Failed)
         if start_ns <= entry.time_ns < end_ns
     )
     first = ended[0].event.iteration
@@ -295,7 +295,7 @@ def _strikes(blows: Sequence[Blow], restore_ns: Sequence[int], ahead_ns: int) ->
     ]
 
 
-def _blow(entry: Entry[Failure], start_ns: int) -> Blow:
+def _blow(entry: Entry[Failed], start_ns: int) -> Blow:
     target = entry.event.target or ""
     kind = target.partition(":")[0]
     if kind not in ("rank", "machine"):

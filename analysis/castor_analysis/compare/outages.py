@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from castor_analysis.recovery.timeline import RecoveryTimeline, read_recoveries
 from castor_records.events.event import Entry, Event, of_kind
-from castor_records.events.failures import Detected, Failure, Replaced, Resumed
+from castor_records.events.failures import Detected, Failed, Replaced, Resumed
 from castor_records.phases import Phase
 
 STANDBY, REQUESTED, NOBODY = "standby", "requested", "none"
@@ -127,18 +127,18 @@ def _why_not(timeline: RecoveryTimeline) -> str:
     return ""
 
 
-def _failures(timeline: RecoveryTimeline) -> list[Failure]:
+def _failures(timeline: RecoveryTimeline) -> list[Failed]:
     """Return what was injected up to the detection."""
     recovery = timeline.recovery
     known_ns = timeline.start_ns + round((recovery.seconds[Phase.DETECTION] or 0.0) * 1e9)
     return [
         entry.event
-        for entry in of_kind(timeline.entries, Failure)
+        for entry in of_kind(timeline.entries, Failed)
         if entry.time_ns <= known_ns and entry.event.machine in recovery.machines
     ]
 
 
-def _failure(event: Failure) -> str:
+def _failure(event: Failed) -> str:
     return (event.target or "").partition(":")[0]
 
 

@@ -17,7 +17,7 @@ from castor_analysis.timeline import (
     read_timeline,
 )
 from castor_records.events.event import Entry, Event
-from castor_records.events.failures import Failure
+from castor_records.events.failures import Failed
 from castor_records.outages import Outage
 from castor_sim.tally import WASTE_KINDS
 from castor_traces import picture_style
@@ -201,8 +201,8 @@ def _draw_iterations(axes: Axes, timeline: Timeline, unit_s: float) -> None:
         )
 
 
-def _by_kind(failures: Sequence[Entry[Failure]]) -> dict[str, list[Entry[Failure]]]:
-    kinds: dict[str, list[Entry[Failure]]] = {}
+def _by_kind(failures: Sequence[Entry[Failed]]) -> dict[str, list[Entry[Failed]]]:
+    kinds: dict[str, list[Entry[Failed]]] = {}
     for failure in failures:
         kinds.setdefault(failure.event.failure, []).append(failure)
     return kinds

@@ -25,7 +25,7 @@ def _label(event: Event) -> str | None:  # noqa: ARG001 - those below say which 
 
 
 @_label.register
-def _(event: f.Failure) -> str:
+def _(event: f.Failed) -> str:
     return f"failure: {event.target}"
 
 
@@ -189,7 +189,7 @@ def _instants(entries: Sequence[Entry[Event]]) -> Iterator[dict[str, Any]]:
         machine = machine_of(entry.event)
         yield {
             "ph": "i",
-            "s": "g" if isinstance(entry.event, f.Failure) else "t",
+            "s": "g" if isinstance(entry.event, f.Failed) else "t",
             "name": label,
             "pid": _JOB if machine is None else _process(machine),
             "tid": _JOB if machine is None else _MEMORY,

@@ -47,7 +47,7 @@ def _words(event: Event) -> str | None:  # noqa: ARG001 - those below say which 
 
 
 @_words.register
-def _(event: f.Failure) -> str:
+def _(event: f.Failed) -> str:
     lost = event.failure == "hardware"
     of = "the machine and its memory are lost" if lost else "its process is killed or stopped"
     return f"FAILURE {event.target}: {of}"
@@ -101,7 +101,7 @@ def _who(event: Event) -> str:
     machine = machine_of(event)
     if machine is not None:
         return f"machine {machine}"
-    return "store" if isinstance(event, f.Failure) and event.target == "store" else "root"
+    return "store" if isinstance(event, f.Failed) and event.target == "store" else "root"
 
 
 def _parts_found(timeline: RecoveryTimeline) -> Iterator[Moment]:

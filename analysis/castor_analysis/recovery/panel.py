@@ -20,7 +20,7 @@ from castor_analysis.recovery.timeline import (
 )
 from castor_configs.readable import format_bytes, format_seconds
 from castor_records.events.event import of_kind
-from castor_records.events.failures import Failure
+from castor_records.events.failures import Failed
 from castor_records.phases import Span
 from castor_traces import picture_style as look
 
@@ -244,7 +244,7 @@ class Panel:
             )  # fmt: skip
 
     def _draw_failures(self) -> None:
-        for entry in of_kind(self.timeline.entries, Failure):
+        for entry in of_kind(self.timeline.entries, Failed):
             failure, at_s = entry.event, self._since(entry.time_ns)
             if failure.machine is None or failure.machine not in self.lanes.top:
                 continue

@@ -25,7 +25,7 @@ from castor_records.events.event import (
 )
 from castor_records.events.failures import (
     Detected,
-    Failure,
+    Failed,
     Redundant,
     Resumed,
     Retrieved,
@@ -334,7 +334,7 @@ def _stopped_ns(log: _Log, rank: int, generation: int, start_ns: int) -> int:
     """Return when a rank's training stopped: by its own failure, else once one was detected."""
     struck = [
         entry.time_ns
-        for entry in of_kind(log.entries, Failure)
+        for entry in of_kind(log.entries, Failed)
         if entry.time_ns >= start_ns
         and (
             entry.event.rank == rank

@@ -16,7 +16,7 @@ from castor_lab.faults.machines import SIGNALS, Struck, TargetMissingError, stri
 from castor_lab.faults.schedule import FaultSchedule
 from castor_lab.faults.surroundings import Surroundings
 from castor_records.events.event import Event
-from castor_records.events.failures import Failure
+from castor_records.events.failures import Failed
 from castor_records.events.training import IterationEnded
 from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.result_file import Outcome
@@ -103,7 +103,7 @@ class Injector(Observer):
             del self._under_way[id(fault)]
         for one in struck:
             self._run.report(
-                Failure(
+                Failed(
                     machine=one.machine,
                     failure=one.kind,
                     target=one.target,

@@ -42,7 +42,7 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure(Event):
+class Failed(Event):
     """Something was made to fail; by the launcher that injected it, or the simulator.
 
     Attributes:

@@ -9,7 +9,7 @@ from castor_records.events import failures as f
 from castor_records.events import storing as s
 from castor_records.events.event import Event
 
-ALWAYS: Final[tuple[type[Event], ...]] = (f.Failure, f.Detected, f.SetAside)
+ALWAYS: Final[tuple[type[Event], ...]] = (f.Failed, f.Detected, f.SetAside)
 """Said even where little is to be said."""
 
 _Line = tuple[str, str]
@@ -39,7 +39,7 @@ def _(event: f.RunStarted) -> _Line:
 
 
 @_line.register
-def _(event: f.Failure) -> _Line:
+def _(event: f.Failed) -> _Line:
     struck = f"{event.target} ({event.failure}), iteration {event.iteration}"
     return f"FAILURE injected: {struck}", "red"
 
