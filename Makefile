@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.castor-setup
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: setup demo test test-fast lint bench bench-peers compare compare-short soak figures clean
+.PHONY: setup demo test test-fast lint bench bench-peers mutants compare compare-short soak figures clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ test: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long" --hypothesis-profile=fast
+
+# Each fault is planted in a copy of the tree, and its test has to find it.
+mutants: setup
+	$(BIN)/python tests/mutants/run.py
 
 lint: setup
 	$(BIN)/ruff check .

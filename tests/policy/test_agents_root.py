@@ -260,6 +260,14 @@ def test_a_lost_machine_begins_a_generation_in_which_its_place_is_filled_already
     assert plan.reason == "machine 3: the lease of agent node-3 expired"
 
 
+def test_an_agent_that_came_back_while_its_machine_trained_is_a_failure() -> None:
+    reports = running()
+    reports[2] = replace(reports[2], incarnation="node-2.2")
+    plan = written(told(root(loading(), reports)))
+    assert (plan.generation, plan.phase) == (2, Phase.GATHER)
+    assert plan.incarnations == ("node-0.1", "node-1.1", "node-2.2", "node-3.1")
+
+
 def test_a_software_failure_keeps_every_machine_in_its_place() -> None:
     reports = running()
     reports[1] = saw(reports[1], sight_of_end(1, -9, ""))
