@@ -24,6 +24,7 @@ from castor_runtime.persistent.manifest import (
     Attempt,
     DamagedCheckpointError,
     ForeignStorageError,
+    Manifest,
     Receipt,
     read_receipt,
     receipt_name,
@@ -106,6 +107,17 @@ def test_attempts_of_two_generations_never_mix(tmp_path: Path) -> None:
     assert damaged_files(tmp_path, manifest) == []
     # The slow machine of the first generation comes late: what counts already stays.
     assert publish_if_complete(tmp_path, attempt_of(5, generation=1)) == manifest
+
+
+@pytest.mark.parametrize(
+    "other", [attempt_of(5, generation=2), attempt_of(6), attempt_of(5, job="another")]
+)
+def test_a_manifest_is_of_one_attempt(other: Attempt) -> None:
+    receipts = tuple(
+        Receipt(attempt, rank, ()) for rank, attempt in enumerate((attempt_of(5), other))
+    )
+    with pytest.raises(ValueError, match="rank 1 is of another attempt"):
+        Manifest(attempt_of(5), receipts)
 
 
 def test_machines_that_end_together_publish_once(tmp_path: Path) -> None:
