@@ -22,6 +22,7 @@ from castor.commands.figures import figures
 from castor.commands.interval import interval
 from castor.commands.iterate import iterate
 from castor.commands.kill import kill
+from castor.commands.operate import operate
 from castor.commands.placement import placement
 from castor.commands.recovery import recovery
 from castor.commands.replay import replay
@@ -78,6 +79,7 @@ app.command()(explore)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(resume)
 app.command()(agent)
+app.command()(operate)
 app.command()(status)
 app.command()(kill)
 app.command()(recovery)

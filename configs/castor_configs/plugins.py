@@ -34,7 +34,7 @@ from castor_configs.nearest import nearest_name
 
 T = TypeVar("T")
 
-KINDS: Final = ("strategies", "schemes", "importers", "figures", "engines")
+KINDS: Final = ("strategies", "schemes", "importers", "figures", "operators", "engines")
 """What can be added; each is the last part of its entry points' group."""
 
 VARIABLE: Final = "CASTOR_PLUGINS"

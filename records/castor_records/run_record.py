@@ -30,6 +30,7 @@ class RunRecord:
         standby: machines that wait to replace one.
         launched_store: the store as it was asked for: `embedded`, or an address.
         local_agents: the launcher started the agents; else somebody else does.
+        operator: URL of who brings machines that external agents ask for; "": nobody.
         agents: process of each agent that lives here, by its name.
         generation: of the newest plan.
         started_ns: CLOCK_REALTIME when the job was made, from which logs count.
@@ -49,6 +50,7 @@ class RunRecord:
     standby: int = 0
     launched_store: str = "embedded"
     local_agents: bool = True
+    operator: str = ""
     agents: Mapping[str, int] = field(default_factory=dict)
     generation: int = 0
     started_ns: int = 0

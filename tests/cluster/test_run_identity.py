@@ -157,12 +157,23 @@ class Agents:
         self._folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    def _store(self) -> str:
+        return str(json.loads((self._run.folder / "run.json").read_text())["store"])
+
     def start(self, name: str) -> None:
-        store = json.loads((self._run.folder / "run.json").read_text())["store"]
         with (self._folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [
-                    *(CASTOR, "agent", "--store", store, "--job", self._run.job, "--name", name),
+                    *(
+                        CASTOR,
+                        "agent",
+                        "--store",
+                        self._store(),
+                        "--job",
+                        self._run.job,
+                        "--name",
+                        name,
+                    ),
                     *("--secret", str(self._run.folder / "secret")),
                     *("--folder", str(self._folder / name)),
                 ],
@@ -183,6 +194,29 @@ class Agents:
             )
         return max(found)
 
+    def operate(self) -> Path:
+        """Start `castor operate` with a command that starts an agent; return what it says."""
+        provide, said = self._folder / "provide.sh", self._folder / "operator.log"
+        provide.write_text(
+            "#!/bin/sh\n"
+            f"{CASTOR} agent --standby --store $CASTOR_STORE --job $CASTOR_JOB --secret "
+            f"$CASTOR_SECRET --name $CASTOR_AGENT --folder {self._folder}/$CASTOR_AGENT &\n"
+            "echo $CASTOR_AGENT for $CASTOR_REQUEST\n"
+        )
+        provide.chmod(0o755)
+        with said.open("wb") as log:
+            self.processes["operator"] = subprocess.Popen(
+                [
+                    *(CASTOR, "operate", f"command:{provide}", "--store", self._store()),
+                    *("--job", self._run.job, "--secret", str(self._run.folder / "secret")),
+                    *("--folder", str(self._folder / "operator")),
+                ],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        return said
+
 
 @pytest.fixture
 def agents(start: Any, tmp_path: Path) -> Iterator[Agents]:
@@ -190,14 +224,19 @@ def agents(start: Any, tmp_path: Path) -> Iterator[Agents]:
     run.wait_until(lambda: "waiting for 2 agents" in plain(run.output()), "the store")
     made = Agents(run, tmp_path)
     with ExitStack() as stack:
+        stack.callback(lambda: [process.kill() for process in made.processes.values()])
         for name in ("a", "b"):
             made.start(name)
-            stack.callback(lambda name=name: made.processes[name].kill())
         made.run = run
         yield made
 
 
-def test_who_ends_an_agent_keeps_its_memory_and_who_ends_the_job_leaves_nothing(
+def standbys(run: Running) -> list[str]:
+    status = json.loads(castor("status", "--run", str(run.folder), "--json"))
+    return [one["agent"] for one in status["standbys"]]
+
+
+def test_who_ends_an_agent_keeps_its_memory_who_loses_one_gets_another_and_nothing_is_left(
     agents: Any,
 ) -> None:
     run = agents.run
@@ -217,9 +256,22 @@ def test_who_ends_an_agent_keeps_its_memory_and_who_ends_the_job_leaves_nothing(
     run.wait_until(lambda: agents.iteration() >= before + 3, "training again")
     assert memory("b") == held
     assert "from scratch" not in agents.said("b")
+    # It was back before anybody served the request, which is needed no more.
+    assert plain(run.output()).count("a machine is asked for and there is no operator") == 1
+    said = agents.operate()
+    run.wait_until(lambda: "serving the requests" in said.read_text(), "an operator")
+    agents.processes["b"].kill()
+    agents.processes["b"].wait(60)
+    run.wait_until(lambda: "a machine was asked for" in said.read_text(), "asked for")
+    ((spare, request),) = re.findall(r"asked for: (\S+) for (\d+-1)\n", said.read_text())
+    assert spare == f"spare-{request}-1"
+    before = agents.iteration()
+    run.wait_until(lambda: agents.iteration() >= before + 3, "training with the new machine")
+    agents.start("b")  # what it held lies there yet: as a spare it clears that away in the end
+    run.wait_until(lambda: "b" in standbys(run), "a spare")
     run.process.send_signal(signal.SIGTERM)
     trial = run.wait(60)
     assert trial.code == 128 + signal.SIGTERM
     for process in agents.processes.values():
-        process.wait(30)
+        process.wait(60)  # the operator waits a while for a job that is gone to come back
     assert run.memory() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -17,9 +18,16 @@ from castor.app import app
 from castor_configs.errors import InputError
 from castor_configs.plugins import KINDS, VARIABLE
 from castor_configs.schemes import SCHEMES
+from castor_policy.agents.store_keys import requests_prefix
 from castor_policy.chunk_schedule import Link
+from castor_policy.store import Put, Txn
+from castor_runtime.background_tasks import BackgroundTasks
+from castor_runtime.operators import OPERATORS, open_operator
+from castor_runtime.operators.protocol import JobToJoin
+from castor_runtime.operators.serving import RequestServer
 from castor_runtime.trainer.engines import ENGINES
 from castor_runtime.trainer.traffic import Traffic
+from castor_sim.store_model import ModelStore, StoreModel
 from castor_sim.strategies import STRATEGIES
 from castor_traces.importers import FORMATS
 from paper_figures.catalog import FIGURES
@@ -98,10 +106,35 @@ def test_a_figure_is_drawn_when_it_is_asked_for(added: Callable[[str], Any]) -> 
     assert Path(figure["pdf"]).stat().st_size > 1000
 
 
+def test_an_operator_serves_a_request_of_the_root(
+    added: Callable[[str], Any], tmp_path: Path
+) -> None:
+    (command,) = added("An operator")
+    url, key = command[2], requests_prefix("gpt2") + "3-1"
+    (tmp_path / "orders").mkdir()
+
+    async def serve() -> list[str]:
+        store = ModelStore(StoreModel(), lambda: 0.0)
+        await store.transact(Txn((), (Put(key, "node-0"),)))
+        job = JobToJoin("gpt2", "r", "etcd://there:2379", Path("secret"), tmp_path)
+        said: list[str] = []
+        tasks = BackgroundTasks()
+        operator = open_operator(url, job)
+        server = RequestServer(store, "gpt2", operator, spawn=tasks.spawn, say=said.append)
+        server.serve([key], None, ())
+        await tasks.wait()
+        assert (await store.get_prefix(key))[0] == []
+        return said
+
+    assert asyncio.run(serve()) == ["a machine was asked for: ordered spare-3-1-1"]
+    order = json.loads((tmp_path / "orders" / "spare-3-1-1.json").read_text())
+    assert order == {"job": "gpt2", "store": "etcd://there:2379", "agent": "spare-3-1-1"}
+
+
 def test_a_package_is_found_by_its_entry_points(recipe: Recipes, tmp_path: Path) -> None:
     """As installed: modules in a folder of the path, and beside them what says they are there."""
     groups: dict[str, list[str]] = {}
-    for title in ("A strategy", "A scheme", "An importer", "A figure", "An engine"):
+    for title in ("A strategy", "A scheme", "An importer", "A figure", "An operator", "An engine"):
         group, line = recipe(title, tmp_path).entry_point
         groups.setdefault(group, []).append(line)
     assert sorted(groups) == sorted(f"castor.{kind}" for kind in KINDS)
@@ -130,7 +163,7 @@ print([load(one) for kind in ("strategies", "schemes", "importers") for one in f
 def test_every_kind_has_a_registry_that_tells_its_names(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registries = (STRATEGIES, SCHEMES, FORMATS, FIGURES, ENGINES)
+    registries = (STRATEGIES, SCHEMES, FORMATS, FIGURES, OPERATORS, ENGINES)
     (registry,) = [one for one in registries if one.kind == kind]
     monkeypatch.setenv(VARIABLE, f"{kind}.of-a-stranger = nowhere:NOTHING")
     assert [*registry] == [*registry.built_in, "of-a-stranger"]

@@ -60,6 +60,7 @@ def resume(
         store=record.launched_store,
         standby=record.standby,
         local_agents=record.local_agents,
+        operator=record.operator,
         command=("castor", *sys.argv[1:]),
         resume=True,
     )

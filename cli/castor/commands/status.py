@@ -186,6 +186,10 @@ def _state(one: dict[str, Any]) -> str:
 def why(document: dict[str, Any]) -> list[str]:
     """Return what failed of late, and which machines are set aside for it."""
     lines = [f"waits: {document['waits_for']}"] if document["waits_for"] else []
+    lines += [
+        f"a machine is asked for ({one['request']}): {one['progress']}"
+        for one in document["machines_asked_for"]
+    ]
     lines += [f"refused: {one['agent']}: {one['reason']}" for one in document["refused"]]
     last = document["last_failure"]
     if last is not None:

@@ -158,6 +158,14 @@ def train(
     agents: Annotated[
         AgentsFrom, typer.Option(help="external: run castor agent on each machine yourself.")
     ] = AgentsFrom.LOCAL,
+    operator: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="With external agents: who brings machines that are asked for, such as "
+            f"command:./provide.sh; kinds: local, command{and_plugins('operators')}.",
+        ),
+    ] = "",
     cluster: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Run on an emulated cluster: castor cluster up."),
@@ -214,6 +222,8 @@ def train(
     local = agents == AgentsFrom.LOCAL
     if not local and standby:
         raise InputError("external agents are standbys by their own --standby", key="--standby")
+    if operator:
+        _check_operator(operator, local=local)
     if cluster is not None and not (local and store == checks.EMBEDDED):
         raise InputError("has its own agents and its own store", key="--cluster")
     trace = None
@@ -228,11 +238,22 @@ def train(
         standby=standby,
         domains=checks.domain_names(domains, nodes),
         local_agents=local,
+        operator=operator,
         overwrite=overwrite,
         command=("castor", *sys.argv[1:]),
     )
     faults = requested_faults(kill or (), trace, speedup, spec, store, cluster or "")
     raise typer.Exit(run_to_end(options, known, faults=faults, cluster=cluster, quiet=quiet))
+
+
+def _check_operator(url: str, *, local: bool) -> None:
+    from castor_runtime.operators import LOCAL, check_operator
+
+    check_operator(url)
+    if local != (url == LOCAL):
+        raise InputError(
+            "local: goes with --agents local, all others with external", key="--operator"
+        )
 
 
 def run_to_end(

@@ -8,6 +8,7 @@ from castor_policy.agents.admission import Refusal, refused_prefix
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import PlanChanged, ReportChanged, RootChanged
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.machine_request import Served, served_prefix
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, job_prefix, requests_prefix, spec_key
 from castor_policy.agents.store_view import meaning
@@ -26,7 +27,8 @@ class JobView:
         term: of that root.
         reports: live agents' reports, by name.
         refused: agents that may not take part, by name.
-        requests: keys of the requests for machines that nobody has served.
+        requests: keys of the requests for machines that stand: nobody has served them.
+        served: what was done about requests, by their names.
         set_aside: what is wrong with each key that holds no document of ours; it counts as none.
         revision: of the store, when this was read.
     """
@@ -39,6 +41,7 @@ class JobView:
     reports: dict[str, AgentReport] = field(default_factory=dict)
     refused: dict[str, Refusal] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    served: dict[str, Served] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
     revision: int = 0
 
@@ -65,6 +68,12 @@ class JobView:
                 self.reports[agent] = report
             case _ if key == spec_key(self.job):
                 self.spec = None if value is None else JobSpec.from_json(value)
+            case _:
+                self._apply_of_people(key, value)
+
+    def _apply_of_people(self, key: str, value: str | None) -> None:
+        """Take in what no agent acts on."""
+        match key:
             case _ if key.startswith(refused_prefix(self.job)):
                 agent = key.removeprefix(refused_prefix(self.job))
                 self.refused.pop(agent, None)
@@ -72,6 +81,11 @@ class JobView:
                     self.refused[agent] = Refusal.from_json(value)
             case _ if key.startswith(requests_prefix(self.job)):
                 self.requests = sorted({*self.requests, key} - ({key} if value is None else set()))
+            case _ if key.startswith(served_prefix(self.job)):
+                name = key.removeprefix(served_prefix(self.job))
+                self.served.pop(name, None)
+                if value is not None:
+                    self.served[name] = Served.from_json(value)
             case _:
                 pass
 

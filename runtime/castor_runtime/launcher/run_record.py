@@ -45,6 +45,7 @@ def run_record(
         standby=options.standby,
         launched_store=options.store,
         local_agents=options.local_agents,
+        operator=options.operator,
         agents=dict(sorted(agents.items())),
         generation=generation,
         started_ns=spec.started_ns,

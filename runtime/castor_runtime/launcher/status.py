@@ -17,6 +17,7 @@ from castor_runtime.arena.errors import ArenaError
 from castor_runtime.arena.leftovers import NEXT_STEPS
 from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.machine_requests import waiting
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder
 from castor_runtime.stores.versions import fault_of
 
@@ -77,6 +78,7 @@ def status_document(
             for n in standbys
         ],
         "waits_for": "" if plan is None else plan.waits_for,
+        "machines_asked_for": waiting(view),
         "refused": [
             {"agent": agent, "host": one.host, "reason": one.reason}
             for agent, one in sorted(view.refused.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import replace
 
 from castor_configs.errors import InputError
@@ -13,9 +12,8 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_keys import job_prefix, plan_key, spec_key
 from castor_policy.store import Compare, DeletePrefix, Put, Store, StoreUnavailableError, Txn
+from castor_runtime.launcher.following import AGAIN_S, follow
 from castor_runtime.launcher.job_view import JobView, read_view
-
-_AGAIN_S = 0.1
 
 
 class StoredJob:
@@ -83,7 +81,7 @@ class StoredJob:
                     put = Put(plan_key(self._spec.job), stopped.to_json())
                     await self._store.transact(Txn((), (put,)))
                 while view.reports:
-                    await asyncio.sleep(_AGAIN_S)
+                    await asyncio.sleep(AGAIN_S)
                     view = await read_view(self._store, self._spec.job)
 
     async def forget(self) -> None:
@@ -99,21 +97,12 @@ class StoredJob:
     async def follow(self, changed: Callable[[JobView], Awaitable[None]]) -> None:
         """Keep `view` up to date and call `changed` after each change, until cancelled.
 
-        If the store does not answer, in `changed` too, all is read again. A spec that is gone, or
-        that can't be read, is written again: the store has lost its data.
+        A spec that is gone, or that can't be read, is written again: the store has lost its data.
         """
-        while True:
-            try:
-                self.view = view = await read_view(self._store, self._spec.job)
-                if view.spec is None:
-                    await self._store.transact(Txn((), (self._put(),)))
-                    view.spec = self._spec
-                await changed(view)
-                changes = self._store.watch(job_prefix(self._spec.job), view.revision + 1)
-                async with aclosing(changes):
-                    async for events in changes:
-                        for event in events:
-                            view.apply(event)
-                        await changed(view)
-            except StoreUnavailableError:
-                await asyncio.sleep(_AGAIN_S)
+        await follow(self._store, self._spec.job, read=self._read, changed=changed)
+
+    async def _read(self, view: JobView) -> None:
+        self.view = view
+        if view.spec is None:
+            await self._store.transact(Txn((), (self._put(),)))
+            view.spec = self._spec

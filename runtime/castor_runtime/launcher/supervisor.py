@@ -106,7 +106,7 @@ class Supervisor:
     async def provide(self) -> str:
         """Start one more emulated machine as a standby, and return its agent's name.
 
-        The local `castor_runtime.operator.Operator`.
+        What the operator `local:` calls.
 
         Raises:
             ForkServerError: agents cannot be started any more.

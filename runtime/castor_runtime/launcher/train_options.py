@@ -50,6 +50,7 @@ class TrainOptions:
         standby: machines that wait from the start.
         domains: of each emulated machine the failure domain's name; none: they have none.
         local_agents: the launcher starts the agents; else they are started elsewhere.
+        operator: URL of who brings machines that external agents ask for; "": nobody.
         overwrite: an earlier run's result in `out` may go.
         command: as it was typed, for result.json.
         compute: "real", or "paced" where waits stand for work.
@@ -63,6 +64,7 @@ class TrainOptions:
     standby: int = 0
     domains: tuple[str, ...] = ()
     local_agents: bool = True
+    operator: str = ""
     overwrite: bool = False
     command: tuple[str, ...] = ()
     compute: str = "real"

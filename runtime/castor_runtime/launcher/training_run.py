@@ -32,6 +32,7 @@ from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
 from castor_runtime.launcher.live_log import LiveLog
+from castor_runtime.launcher.machine_requests import MachineRequests
 from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome, judge
@@ -43,7 +44,8 @@ from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.launcher.supervisor import FAILED, Supervisor
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.launcher.what_was_left import what_was_left
-from castor_runtime.operator import RequestServer
+from castor_runtime.operators import LOCAL
+from castor_runtime.operators.protocol import JobToJoin
 from castor_runtime.stores import EtcdStore, open_store
 from castor_runtime.stores.versions import fault_of
 from castor_runtime.transport import JobSecret
@@ -110,7 +112,7 @@ class TrainingRun:
         self._job: StoredJob
         self._forks: AgentForkLink
         self._supervisor: Supervisor
-        self._requests: RequestServer
+        self._requests: MachineRequests
 
     async def run(self) -> Outcome:
         """Run to the end; whatever comes, no process is left behind, and no memory but `kept`.
@@ -198,7 +200,17 @@ class TrainingRun:
             stack.push_async_callback(self._supervisor.close)
             await self._forks.open()
         await self._open_store(stack)
-        self._requests = RequestServer(self._store, self._supervisor, self._log.say)
+        self._requests = MachineRequests(
+            self._store,
+            self.options.operator or (LOCAL if self.options.local_agents else ""),
+            JobToJoin(
+                *(spec.job, spec.run, self._store_url, self.folder.secret_file),
+                folder=self.folder.path / "operator",
+                start_here=self._supervisor.provide if self.options.local_agents else None,
+            ),
+            spawn=self._tasks.spawn,
+            say=self._log.say,
+        )
         self._write_run()
         if self.options.resume:
             where = f"iteration {self._complete}" if self._complete else "what its agents hold"
@@ -358,10 +370,7 @@ class TrainingRun:
         if view.plan is not None and view.plan.generation != self._generation:
             self._generation = view.plan.generation
             self._write_run()
-        if not self.options.local_agents:
-            return
-        for key in await self._requests.serve(view.requests):
-            view.requests.remove(key)
+        self._requests.serve(view)
 
     # ---- small things ----------------------------------------------------------------------
 
