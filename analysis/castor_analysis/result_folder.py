@@ -46,7 +46,7 @@ def result_document(
             "model": setup.model.name,
             "cluster": setup.cluster.name,
             "replicas": job.replicas,
-            "placement": {name: place.strategy for name, place in setup.placements.items()},
+            "placement": {name: place.kind for name, place in setup.placements.items()},
             "iteration_s": job.iteration_ns / 1e9,
             "checkpoint_bytes": job.checkpoint_bytes,
             "interruptions_per_day": job.interruptions_per_s * 86_400,

@@ -185,14 +185,16 @@ def memory(out: Path, state_bytes: float, iterations: int) -> MemoryResult:
         records = run.folder.records
         checkpointed = _largest(_watch(run, _rank_pids(run), iterations))
         agents = _watch(run, lambda: [record.pid for record in records()], iterations + 1)
-        hosts = _watch(run, lambda: [record.host_pid for record in records()], iterations + 2)
+        forks = _watch(
+            run, lambda: [record.fork_server_pid for record in records()], iterations + 2
+        )
         segments_bytes = max(_agent_bytes(run))
     return MemoryResult(
         parameters(hidden, LAYERS) * BYTES_PER_PARAMETER / ranks,
         without,
         checkpointed,
         _largest(agents),
-        _largest(hosts),
+        _largest(forks),
         segments_bytes,
         replicas=2,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from castor_policy.domain_placement import spread_over_domains
 from castor_policy.host_sets import connected_groups, rotate_groups
 
-STRATEGIES = ("group", "mixed", "ring", "random", "domains")
+KINDS = ("group", "mixed", "ring", "random", "domains")
 """The names that `place` takes. "group" and "mixed" both ask for Algorithm 1."""
 
 
@@ -23,7 +23,7 @@ class Placement:
     """For every machine, the machines that hold a copy of its shard.
 
     Attributes:
-        strategy: which rule it came from, one of `STRATEGIES`.
+        kind: which rule it came from, one of `KINDS`.
         replicas: ``replicas[i]`` are the machines (0-based) that hold shard ``i``, ``i`` first.
         groups: sets of machines that hold copies of each other's shards, directly or through
             others; together they are all machines.
@@ -34,7 +34,7 @@ class Placement:
             contain every machine once.
     """
 
-    strategy: str
+    kind: str
     replicas: tuple[tuple[int, ...], ...]
     groups: tuple[tuple[int, ...], ...]
     _shards_on: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
@@ -112,45 +112,45 @@ class Placement:
 
 
 def place(
-    strategy: str,
+    kind: str,
     machines: int,
     replicas: int,
     *,
     domains: Sequence[int] | None = None,
     rng: random.Random | None = None,
 ) -> Placement:
-    """Place ``replicas`` copies of each of ``machines`` shards by the named strategy.
+    """Place ``replicas`` copies of each of ``machines`` shards by the named rule.
 
     Args:
-        strategy: one of `STRATEGIES`.
+        kind: one of `KINDS`.
         machines: N >= 1.
         replicas: m, copies of each shard, the machine's own included; 1 <= m <= N.
         domains: the failure domain of each machine; needed by "domains" only.
         rng: needed by "random" only.
 
     Raises:
-        ValueError: an unknown strategy, sizes out of range, or a missing ``domains`` or ``rng``.
+        ValueError: an unknown kind, sizes out of range, or a missing ``domains`` or ``rng``.
     """
-    if strategy in {"group", "mixed"}:
+    if kind in {"group", "mixed"}:
         return group_placement(machines, replicas)
-    if strategy == "ring":
+    if kind == "ring":
         return ring_placement(machines, replicas)
-    if strategy == "random":
+    if kind == "random":
         if rng is None:
             raise ValueError("the random placement needs rng=random.Random(seed)")
         return random_placement(machines, replicas, rng)
-    if strategy == "domains":
+    if kind == "domains":
         if domains is None:
             raise ValueError("the domains placement needs domains: one number for each machine")
         return domain_placement(machines, replicas, domains)
-    raise ValueError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
+    raise ValueError(f"unknown placement {kind!r}; use one of {', '.join(KINDS)}")
 
 
 def group_placement(machines: int, replicas: int) -> Placement:
     """Place by Algorithm 1: plain groups of m; if m does not divide N, the last one is a ring.
 
     In a group every machine holds the shards of all; in the ring, of m < r < 2m machines, each
-    sends to the next m - 1. The strategy of the result is "group" or "mixed" accordingly.
+    sends to the next m - 1. The kind of the result is "group" or "mixed" accordingly.
 
     Raises:
         ValueError: not 1 <= replicas <= machines.
@@ -160,8 +160,8 @@ def group_placement(machines: int, replicas: int) -> Placement:
     groups = tuple(
         tuple(range(start, end)) for start, end in zip(starts, [*starts[1:], machines], strict=True)
     )
-    strategy = "group" if machines % replicas == 0 else "mixed"
-    return Placement(strategy, rotate_groups(machines, replicas, groups), groups)
+    kind = "group" if machines % replicas == 0 else "mixed"
+    return Placement(kind, rotate_groups(machines, replicas, groups), groups)
 
 
 def ring_placement(machines: int, replicas: int) -> Placement:

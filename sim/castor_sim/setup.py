@@ -94,7 +94,7 @@ class Setup:
         One for all, unless failure domains are read off the trace: they lie elsewhere each time.
         """
         placed, trace = self.placements[strategy], None
-        if placed.strategy == "domains" and self.experiment.placement_domains is None:
+        if placed.kind == "domains" and self.experiment.placement_domains is None:
             trace = self.replayed(seed)
         if trace is None:
             return placed

@@ -30,7 +30,7 @@ def as_json(*options: str) -> dict[str, Any]:
 
 def test_group_of_sixteen() -> None:
     answer = as_json("--machines", "16", "--replicas", "2", "--failures", "2")
-    assert answer["strategy"] == "group"
+    assert answer["placement"] == "group"
     assert answer["groups"] == [[machine, machine + 1] for machine in range(0, 16, 2)]
     assert answer["replicas"][:2] == [[0, 1], [1, 0]]
     assert answer["failures"] == 2
@@ -43,7 +43,7 @@ def test_group_of_sixteen() -> None:
 
 
 def test_ring_has_the_exact_and_the_published_value() -> None:
-    answer = as_json("--machines", "16", "--replicas", "2", "--failures", "3", "--strategy", "ring")
+    answer = as_json("--machines", "16", "--replicas", "2", "-k", "3", "--placement", "ring")
     assert answer["recovery_probability"] == pytest.approx(22 / 35)
     assert answer["published_ring_formula"] == 0.6
     assert answer["recovery_probability_method"] == "exact"
@@ -51,7 +51,7 @@ def test_ring_has_the_exact_and_the_published_value() -> None:
 
 @pytest.mark.long
 def test_large_random_placement_comes_with_its_interval() -> None:
-    options = ("-n", "80", "-m", "4", "--strategy", "random", "-k", "16", "--samples", "300")
+    options = ("-n", "80", "-m", "4", "--placement", "random", "-k", "16", "--samples", "300")
     answer = as_json(*options, "--seed", "3")
     assert answer["recovery_probability_method"] == "monte-carlo"
     low, high = answer["recovery_probability_ci95"]
@@ -75,11 +75,11 @@ def test_domains_by_count_sizes_and_file(tmp_path: Path) -> None:
 def test_domains_that_fail_whole() -> None:
     options = ("-n", "8", "--domains", "2", "--domain-probability", "0.01")
     assert as_json(*options)["window_recovery_probability_exact"] == "9999/10000"
-    assert as_json(*options, "--strategy", "group")["window_recovery_probability"] == 0.9801
+    assert as_json(*options, "--placement", "group")["window_recovery_probability"] == 0.9801
 
 
 def test_tables_show_the_asked_failures_and_fit_eighty_columns() -> None:
-    text = run("-n", "16", "-m", "2", "-k", "9", "--strategy", "ring")
+    text = run("-n", "16", "-m", "2", "-k", "9", "--placement", "ring")
     assert "0.628571" in text
     assert "0.600000" in text
     assert any("9 " in line and "0.000000" in line for line in text.splitlines())
@@ -107,10 +107,10 @@ def test_drawings() -> None:
         (("-n", "3", "-m", "4"), "--replicas: .*1 to 3"),
         (("-n", "4", "-k", "5"), "--failures: .*0 to 4"),
         (
-            ("-n", "4", "--strategy", "star"),
-            "--strategy: unknown strategy 'star'; use one of group",
+            ("-n", "4", "--placement", "star"),
+            "--placement: unknown placement 'star'; use one of group",
         ),
-        (("-n", "4", "--strategy", "domains"), "needs --domains"),
+        (("-n", "4", "--placement", "domains"), "needs --domains"),
         (("-n", "4", "--domains", "9"), "--domains: .*1 to 4"),
         (("-n", "4", "--domains", "3,2"), "add up to 5 machines"),
         (("-n", "4", "--domains", "no-such-file"), "nor a readable file"),

@@ -147,9 +147,10 @@ def test_a_full_tier_is_told_of_and_works_again_and_a_stopped_host_is_replaced(
     filler.unlink()
     run.wait_until(lambda: seen(Persisted), "persisting again")
     before = agent(run, "node-1")
-    os.kill(before["host_pid"], signal.SIGSTOP)
+    os.kill(before["fork_server_pid"], signal.SIGSTOP)
     reached = run.iteration()
-    run.wait_until(lambda: agent(run, "node-1")["host_pid"] != before["host_pid"], "replaced")
+    before_pid = before["fork_server_pid"]
+    run.wait_until(lambda: agent(run, "node-1")["fork_server_pid"] != before_pid, "replaced")
     run.wait_until(lambda: run.iteration() > reached + 5, "training again")
     run.process.send_signal(signal.SIGTERM)
     trial = run.wait(60)

@@ -76,7 +76,7 @@ def test_the_documented_faults_are_read() -> None:
     assert parsed("twin:1@20").targets == (1,)
     around = ("store@1", "wipe@1", "storagehang@1", "storagefull@1", "twin:0@1", "stranger@1")
     assert all(parsed(text).is_around for text in around)
-    assert not any(parsed(text).is_around for text in ("hoststop:0@1", "rank:0@1", "link:0@1"))
+    assert not any(parsed(text).is_around for text in ("forkstop:0@1", "rank:0@1", "link:0@1"))
     assert [parsed(text).of_link for text in ("link:0@1", "slow:0@1/1mbit", "stop:0@1")] == [
         True,
         True,

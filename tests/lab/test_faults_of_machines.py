@@ -94,7 +94,7 @@ class Cluster:
         document = {
             "incarnation": "1",
             "pid": agent.pid,
-            "host_pid": host,
+            "fork_server_pid": host,
             "trainers": {str(2 * machine + local): trainers[local] for local in (0, 1)},
             "generation": 1,
             "machine": machine,

@@ -78,8 +78,8 @@ def test_seeds_draw_all_that_can_fail() -> None:
         (["root@10", "root@2s"], False),
         (["agentstop:0@2", "machine:1@20"], False),
         (["agentstop:0@2", "machine:2@20"], True),
-        (["hoststop:0@2", "machine:1@20"], False),
-        (["hoststop:0@10", "wipe@10", "storagehang@9", "storagefull@8", "twin:1@10"], True),
+        (["forkstop:0@2", "machine:1@20"], False),
+        (["forkstop:0@10", "wipe@10", "storagehang@9", "storagefull@8", "twin:1@10"], True),
         (["machine:0@10", "stranger@10", "wipe@11"], True),
     ],
 )
@@ -89,8 +89,8 @@ def test_what_memory_survives(texts: list[str], survives: bool) -> None:
 
 def test_a_seed_keeps_what_it_drew_before_later_kinds_were_known() -> None:
     before = "--kill rank:1@10 --kill rank:2@2 --kill flip:2@3 --kill stop:3@recovery"
-    assert str(draw(9008, PAIRS, 1, 24)) == f"{before} --kill hoststop:2@17"
-    later = {FaultKind.HOSTSTOP, FaultKind.WIPE, FaultKind.STORAGEHANG, FaultKind.STORAGEFULL}
+    assert str(draw(9008, PAIRS, 1, 24)) == f"{before} --kill forkstop:2@17"
+    later = {FaultKind.FORKSTOP, FaultKind.WIPE, FaultKind.STORAGEHANG, FaultKind.STORAGEFULL}
     later |= {FaultKind.TWIN, FaultKind.STRANGER}
     for seed in range(300):
         found = [fault.kind in later for fault in draw(seed, PAIRS, 1, 24).faults]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.placement import (
-    STRATEGIES,
+    KINDS,
     Placement,
     group_placement,
     place,
@@ -26,10 +26,10 @@ def received(placement: Placement) -> list[int]:
 
 def test_algorithm_1_as_the_paper_draws_it() -> None:
     four = group_placement(4, 2)
-    assert (four.strategy, four.groups) == ("group", ((0, 1), (2, 3)))
+    assert (four.kind, four.groups) == ("group", ((0, 1), (2, 3)))
     assert four.replicas == ((0, 1), (1, 0), (2, 3), (3, 2))
     five = group_placement(5, 2)  # Fig. 3
-    assert (five.strategy, five.groups) == ("mixed", ((0, 1), (2, 3, 4)))
+    assert (five.kind, five.groups) == ("mixed", ((0, 1), (2, 3, 4)))
     assert five.replicas == ((0, 1), (1, 0), (2, 3), (3, 4), (4, 2))
 
 
@@ -39,7 +39,7 @@ def test_ring_sends_to_the_next_machines() -> None:
     assert ring.replicas == ((0, 1, 2), (1, 2, 3), (2, 3, 0), (3, 0, 1))
 
 
-@given(SIZES, st.sampled_from(STRATEGIES), st.integers(0, 5))
+@given(SIZES, st.sampled_from(KINDS), st.integers(0, 5))
 def test_every_machine_sends_and_receives_as_many(
     size: tuple[int, int], strategy: str, seed: int
 ) -> None:
@@ -62,7 +62,7 @@ def test_group_and_mixed_have_as_few_host_sets_as_theorem_1_says(size: tuple[int
     quotient, rest = divmod(machines, replicas)
     expected = quotient if rest == 0 else quotient - 1 + replicas + rest
     assert len(placement.host_sets()) == expected
-    assert placement.strategy == ("group" if rest == 0 else "mixed")
+    assert placement.kind == ("group" if rest == 0 else "mixed")
 
 
 @given(SIZES, st.sampled_from(["group", "ring", "random"]), st.integers(0, 2**16))

@@ -194,7 +194,7 @@ def test_the_load_is_near_the_best_possible(placement: Placement, data) -> None:
     best = lightest(able)
     assert set(plan.peers) == dead
     assert best <= plan.heaviest_load
-    if placement.strategy == "group":
+    if placement.kind == "group":
         assert plan.heaviest_load == best
     # Greedy assignment of unit jobs to allowed machines: within 1 + ceil(log2(machines)) of the
     # best (Azar, Naor and Rom, "The competitiveness of on-line assignments", 1995).

@@ -85,7 +85,7 @@ def record(folder: RunFolder, name: str, **fields: object) -> None:
         "name": name,
         "incarnation": "1",
         "pid": os.getpid(),
-        "host_pid": None,
+        "fork_server_pid": None,
         "trainers": {"0": os.getpid()},
         "generation": 1,
         "machine": 0,

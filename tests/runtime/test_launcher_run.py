@@ -87,7 +87,7 @@ class Agent:
 
     def write_agent(self):
         write_text(self.options.folder / "agent.json", json.dumps({
-            "incarnation": str(os.getpid()), "pid": os.getpid(), "host_pid": 0,
+            "incarnation": str(os.getpid()), "pid": os.getpid(), "fork_server_pid": 0,
             "trainers": {} if self.machine is None else {str(self.machine): self.child},
             "generation": self.generation, "machine": self.machine,
             "segments": {}, "control": ""}))

@@ -61,7 +61,7 @@ def test_storage_is_needed_as_often_as_survival_says(
     strategy, machines, replicas, failures, batches, jump
 ) -> None:
     placement = place(strategy, machines, replicas)
-    assert placement.strategy == strategy
+    assert placement.kind == strategy
     tally = jump(
         PROFILE,
         Operations(machines),

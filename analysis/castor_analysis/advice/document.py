@@ -23,7 +23,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "recommendation": {
             "strategy": "castor" if chosen else STORAGE_ONLY,
             "replicas": chosen.replicas if chosen else 0,
-            "placement": chosen.placement.strategy if chosen else None,
+            "placement": chosen.placement.kind if chosen else None,
             "memory_every_iterations": chosen.every if chosen else None,
             "persist_every_s": advice.persist_every_s,
             "standbys": advice.standbys,
@@ -75,7 +75,7 @@ def _alternative_json(one: Alternative) -> dict[str, Any]:
         "name": one.name,
         "chosen": one.chosen,
         "replicas": candidate.replicas if candidate else 0,
-        "placement": candidate.placement.strategy if candidate else None,
+        "placement": candidate.placement.kind if candidate else None,
         "persist_every_s": one.persist_every_s,
         "standbys": one.standbys,
         "memory_bytes": candidate.memory_bytes if candidate else 0,

@@ -54,8 +54,8 @@ def train_command(advice: Advice) -> list[str] | None:
         return None
     words = ["castor", "train", "SCRIPT", "--nodes", str(job.machines)]
     words += ["--ranks-per-node", str(job.gpus_per_machine), "--standby", str(advice.standbys)]
-    words += ["--replicas", str(chosen.replicas), "--placement", chosen.placement.strategy]
-    if chosen.placement.strategy == "domains" and advice.case.domains is not None:
+    words += ["--replicas", str(chosen.replicas), "--placement", chosen.placement.kind]
+    if chosen.placement.kind == "domains" and advice.case.domains is not None:
         words += ["--domains", _domain_sizes(advice.case.domains, job.machines)]
     words += ["--checkpoint-every", str(chosen.every)]
     every = exact_seconds(round(advice.persist_every_s * NS_PER_S))
@@ -245,7 +245,7 @@ def _survival_reasons(advice: Advice, chosen: Candidate) -> list[str]:
         for count, found in survival(chosen)
     ]
     text = (
-        f"Placement {chosen.placement.strategy}: memory keeps every shard with a chance of "
+        f"Placement {chosen.placement.kind}: memory keeps every shard with a chance of "
         f"{', '.join(parts)} machines lost at once. All copies of one are expected to be lost "
         f"{_how_often(chosen.losses_per_year)}; redundancy is back "
         f"{format_seconds(chosen.window_s)} after a loss."

@@ -160,7 +160,7 @@ def _print(advice: Advice) -> None:
     facts.add_column()
     facts.add_column(style="bold")
     if chosen is not None:
-        facts.add_row("Replicas", f"{chosen.replicas}, {chosen.placement.strategy} placement")
+        facts.add_row("Replicas", f"{chosen.replicas}, {chosen.placement.kind} placement")
         every = "every iteration" if chosen.every == 1 else f"every {chosen.every} iterations"
         facts.add_row("To memory", every)
     else:

@@ -33,10 +33,10 @@ def placement(
         int,
         typer.Option("--replicas", "-m", help="Copies of each shard, m, a machine's own included."),
     ] = 2,
-    strategy: Annotated[
+    kind: Annotated[
         str,
         typer.Option(
-            "--strategy",
+            "--placement",
             help="group or mixed (Algorithm 1), ring, random, or domains. "
             "Default: domains if --domains is given, else group.",
             show_default=False,
@@ -93,7 +93,7 @@ def placement(
         machines=machines,
         replicas=replicas,
         failures=min(replicas, machines) if failures is None else failures,
-        strategy=strategy or ("domains" if labels else "group"),
+        kind=kind or ("domains" if labels else "group"),
         domains=labels,
         domain_probability=domain_probability,
         machine_probability=machine_probability,
@@ -159,7 +159,7 @@ class _Report:
     machines: int
     replicas: int
     failures: int
-    strategy: str
+    kind: str
     domains: list[int] | None
     domain_probability: float | None
     machine_probability: float | None
@@ -168,12 +168,12 @@ class _Report:
 
     def check(self) -> None:
         """Refuse what no placement can be made of, naming the option."""
-        from castor_policy.placement import STRATEGIES
+        from castor_policy.placement import KINDS
 
-        if self.strategy not in STRATEGIES:
+        if self.kind not in KINDS:
             raise InputError(
-                f"unknown strategy {self.strategy!r}; use one of {', '.join(STRATEGIES)}",
-                key="--strategy",
+                f"unknown placement {self.kind!r}; use one of {', '.join(KINDS)}",
+                key="--placement",
             )
         if not 1 <= self.machines <= _MACHINES_MOST:
             raise InputError(
@@ -194,8 +194,8 @@ class _Report:
             )
         if self.samples < 1:
             raise InputError(f"{self.samples} samples; use at least 1", key="--samples")
-        if self.strategy == "domains" and self.domains is None:
-            raise InputError("the domains placement needs --domains", key="--strategy")
+        if self.kind == "domains" and self.domains is None:
+            raise InputError("the domains placement needs --domains", key="--placement")
         for key, value in (
             ("--domain-probability", self.domain_probability),
             ("--machine-probability", self.machine_probability),
@@ -212,7 +212,7 @@ class _Report:
         from castor_policy.placement import place
 
         return place(
-            self.strategy,
+            self.kind,
             self.machines,
             self.replicas,
             domains=self.domains,
@@ -252,7 +252,7 @@ class _Report:
 
         made = self.place()
         answer: dict[str, object] = {
-            "strategy": made.strategy,
+            "placement": made.kind,
             "machines": made.machines,
             "replica_count": made.replica_count,
             "groups": made.groups,
@@ -264,9 +264,9 @@ class _Report:
                 corollary1_bound(self.machines, self.replicas, self.failures)
             ),
         }
-        if made.strategy not in ("group", "mixed"):
+        if made.kind not in ("group", "mixed"):
             answer["corollary1_bound_of"] = "group"  # it bounds Algorithm 1, not this placement
-        if made.strategy == "ring":
+        if made.kind == "ring":
             published = published_ring_formula(self.machines, self.replicas, self.failures)
             answer["published_ring_formula"] = float(published)
         if self.domains is not None:
@@ -288,7 +288,7 @@ class _Report:
         made = self.place()
         host_sets = len(made.host_sets())
         title = Text.assemble(
-            (made.strategy, "bold"),
+            (made.kind, "bold"),
             f" placement of {made.replica_count} "
             f"{'copy' if made.replica_count == 1 else 'copies'} on {made.machines} "
             f"{'machine' if made.machines == 1 else 'machines'}: "
@@ -322,12 +322,12 @@ class _Report:
 
         table = Table(title="Probability of recovery from memory", title_justify="left")
         table.add_column("machines failed\nat once", justify="right")
-        table.add_column(f"{made.strategy}", justify="right")
+        table.add_column(f"{made.kind}", justify="right")
         # Corollary 1 speaks of Algorithm 1's placement, so beside others it is a comparison.
-        algorithm1 = made.strategy in {"group", "mixed"}
+        algorithm1 = made.kind in {"group", "mixed"}
         bound_title = "Corollary 1\n(lower bound)" if algorithm1 else "Corollary 1\n(of group)"
         table.add_column(bound_title, justify="right")
-        if made.strategy == "ring":
+        if made.kind == "ring":
             table.add_column("ring as the\npaper plots it", justify="right")
         first = max(0, min(self.replicas - 1, self.failures))
         last = min(self.machines, self.replicas + 4)
@@ -337,7 +337,7 @@ class _Report:
                 _shown(self.probability(made, failures)),
                 f"{float(corollary1_bound(self.machines, self.replicas, failures)):.6f}",
             ]
-            if made.strategy == "ring":
+            if made.kind == "ring":
                 published = published_ring_formula(self.machines, self.replicas, failures)
                 cells.append(f"{float(published):.6f}")
             table.add_row(*cells, style="bold" if failures == self.failures else None)

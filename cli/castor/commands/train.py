@@ -144,7 +144,7 @@ def train(
         typer.Option(
             metavar="KIND:TARGET@WHEN",
             help="Inject a failure: machine:2@10, rank:1@20, agent:0@5, root@7, store@9/10s, "
-            "flip:0@8, stop:3@12, agentstop:1@6, hoststop:1@6, wipe@9/1s, storagehang@8/5s, "
+            "flip:0@8, stop:3@12, agentstop:1@6, forkstop:1@6, wipe@9/1s, storagehang@8/5s, "
             "storagefull@8/5s, twin:1@9, stranger@9; with --cluster also link:2@10/5s (cut), "
             "slow:1@10/10mbit; WHEN: iteration, 40s, recovery+0.5s.",
         ),

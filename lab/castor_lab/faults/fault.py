@@ -10,7 +10,7 @@ store@12/10s            kill -9 of the embedded etcd, restarted after 10 s
 flip:0@8                a flipped bit in machine 0's own part, then kill -9 of its trainer
 stop:3@20               SIGSTOP of a trainer (a rank)
 agentstop:1@20          SIGSTOP of an agent
-hoststop:1@20           SIGSTOP of the process that forks a machine's trainers
+forkstop:1@20           SIGSTOP of the process that forks a machine's trainers
 wipe@12/1s              the embedded etcd is killed, and comes back after 1 s without its data
 storagehang@8/5s        who reads the persistent storage waits, for 5 s
 storagefull@8/5s        the persistent storage has no room for 5 s (a small file system of its own)
@@ -63,7 +63,7 @@ class FaultKind(StrEnum):
     AGENTSTOP = "agentstop"
     LINK = "link"
     SLOW = "slow"
-    HOSTSTOP = "hoststop"
+    FORKSTOP = "forkstop"
     WIPE = "wipe"
     STORAGEHANG = "storagehang"
     STORAGEFULL = "storagefull"

@@ -88,7 +88,7 @@ def strike(
         return _strike_links(fault, chosen, network)
     if fault.kind == FaultKind.FLIP:
         return [_flip(fault, record, ranks_per_machine) for record in chosen]
-    if fault.kind in (FaultKind.AGENT, FaultKind.AGENTSTOP, FaultKind.HOSTSTOP):
+    if fault.kind in (FaultKind.AGENT, FaultKind.AGENTSTOP, FaultKind.FORKSTOP):
         return _strike_agents(fault, chosen)
     run = folder.run()
     named = f"{run.job}-{run.run}"
@@ -115,8 +115,8 @@ def _strike_links(fault: Fault, chosen: list[AgentRecord], network: Network | No
 def _strike_agents(fault: Fault, chosen: list[AgentRecord]) -> list[Struck]:
     now_ns = time.time_ns()
     number = _signal(fault, stop=fault.kind != FaultKind.AGENT)
-    of_host = fault.kind == FaultKind.HOSTSTOP
-    send([record.host_pid if of_host else record.pid for record in chosen], number)
+    of_forks = fault.kind == FaultKind.FORKSTOP
+    send([record.fork_server_pid if of_forks else record.pid for record in chosen], number)
     return [_struck(fault, record, "software", now_ns) for record in chosen]
 
 
@@ -155,7 +155,7 @@ def forget_memory(named: str, record: AgentRecord) -> None:
     `named` are job and run, as its segments' names have them.
     """
     deadline_s = time.monotonic() + _DEATH_S
-    pids = (record.pid, record.host_pid, *record.trainers.values())
+    pids = (record.pid, record.fork_server_pid, *record.trainers.values())
     while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline_s:
         time.sleep(0.001)
     # Also what the agent made after it last wrote of itself.

@@ -30,7 +30,7 @@ _WEIGHTS: Final = {
     FaultKind.AGENTSTOP: 1,
 }
 _LATER_WEIGHTS: Final = {
-    FaultKind.HOSTSTOP: 3,
+    FaultKind.FORKSTOP: 3,
     FaultKind.WIPE: 3,
     FaultKind.STORAGEHANG: 2,
     FaultKind.STORAGEFULL: 2,
@@ -103,7 +103,7 @@ def _later(
     outage_s = rng.choice(_OUTAGES_S)
     machine = rng.randrange(machines)
     if kind == FaultKind.WIPE and not _has_no_store(faults):
-        kind = FaultKind.HOSTSTOP
+        kind = FaultKind.FORKSTOP
     if kind == FaultKind.TWIN:
         # Of an agent that dies meanwhile the name is free, and a second one may well have it.
         spared = set(range(machines)) - _machines_of(faults, ranks_per_machine)
@@ -111,7 +111,7 @@ def _later(
             kind = FaultKind.STRANGER
         else:
             machine = rng.choice(sorted(spared))
-    targets = (machine,) if kind in (FaultKind.HOSTSTOP, FaultKind.TWIN) else ()
+    targets = (machine,) if kind in (FaultKind.FORKSTOP, FaultKind.TWIN) else ()
     return [Fault(kind=kind, targets=targets, when=when, outage_s=outage_s)]
 
 
@@ -172,13 +172,13 @@ _SPOILS = (
     FaultKind.ROOT,
     FaultKind.FLIP,
     FaultKind.AGENTSTOP,
-    FaultKind.HOSTSTOP,
+    FaultKind.FORKSTOP,
 )
 
 
 def _close(one: Fault, other: Fault) -> bool:
     if isinstance(one.when, AtIteration) and isinstance(other.when, AtIteration):
         # A stopped agent is found only by its lease, and many iterations may end meanwhile.
-        slow = not {FaultKind.AGENTSTOP, FaultKind.HOSTSTOP}.isdisjoint((one.kind, other.kind))
+        slow = not {FaultKind.AGENTSTOP, FaultKind.FORKSTOP}.isdisjoint((one.kind, other.kind))
         return slow or abs(one.when.iteration - other.when.iteration) < APART
     return True

@@ -23,7 +23,7 @@ class RunStarted(Event):
         machines: real: how many machines train.
         ranks: real: trainers on all machines.
         replicas: real: copies of each shard in memory, the own one among them.
-        placement: real: the strategy that says which machines hold them.
+        placement: real: the rule that says which machines hold them.
         compute: real: "paced" if waits stand for a GPU's work, else "real".
     """
 

@@ -321,7 +321,7 @@ class Machine:
         """Return what `agent.json` says of this machine."""
         return {
             "pid": os.getpid(),
-            "host_pid": self._host.pid,
+            "fork_server_pid": self._host.pid,
             "trainers": {str(rank): pid for rank, pid in self.trainers.items()},
             "generation": self.generation,
             "machine": self.number,

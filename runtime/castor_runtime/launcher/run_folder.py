@@ -38,7 +38,7 @@ class AgentRecord:
         name: of the agent.
         incarnation: which life of it.
         pid: its process.
-        host_pid: the process that its trainers are forked from.
+        fork_server_pid: the process that its trainers are forked from.
         trainers: rank -> process.
         generation: of these trainers.
         machine: which one it fills; None for a standby.
@@ -50,7 +50,7 @@ class AgentRecord:
     name: str
     incarnation: str
     pid: int
-    host_pid: int
+    fork_server_pid: int
     trainers: dict[int, int]
     generation: int
     machine: int | None
@@ -87,7 +87,7 @@ class RunFolder(RunFiles):
                 name=name,
                 incarnation=str(document["incarnation"]),
                 pid=int(document["pid"]),
-                host_pid=int(document.get("host_pid") or 0),
+                fork_server_pid=int(document.get("fork_server_pid") or 0),
                 trainers={int(k): int(v) for k, v in document["trainers"].items()},
                 generation=int(document["generation"]),
                 machine=document["machine"],

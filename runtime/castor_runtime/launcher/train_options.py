@@ -149,7 +149,7 @@ def job_spec(
         job=job,
         machines=nodes,
         ranks_per_machine=ranks_per_node,
-        placement=placed.strategy,
+        placement=placed.kind,
         replicas=placed.replicas,
         script=str(script.resolve()),
         arguments=tuple(arguments),

@@ -76,7 +76,7 @@ class Shape:
             job=JOB,
             machines=self.machines,
             ranks_per_machine=self.ranks_per_machine,
-            placement=placement.strategy,
+            placement=placement.kind,
             replicas=placement.replicas,
             script="train.py",
             run=RUN,
