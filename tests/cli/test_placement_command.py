@@ -65,7 +65,7 @@ def test_domains_by_count_sizes_and_file(tmp_path: Path) -> None:
     named = tmp_path / "racks.txt"
     named.write_text("\n".join(["left"] * 4 + ["right"] * 4) + "\n", encoding="utf-8")
     by_file = as_json("-n", "8", "--domains", str(named))
-    assert by_file["strategy"] == "domains"
+    assert by_file["placement"] == "domains"
     assert by_file["domains"] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert by_file["domains_of_a_shard"] == {"2": 8}
     assert by_file == as_json("-n", "8", "--domains", "2")

@@ -16,6 +16,7 @@ import pytest
 
 from castor_lab.faults.fault import Fault, FaultKind
 from castor_lab.faults.machines import Struck, TargetMissingError, strike
+from castor_records.run_record import RunRecord
 from castor_runtime.arena import remove_dead
 from castor_runtime.arena.arena import Arena
 from castor_runtime.arena.layout import PartLayout
@@ -70,7 +71,7 @@ class Cluster:
         self.job = f"t{secrets.token_hex(4)}"
         self.folder = RunFolder(path)
         self.folder.prepare(overwrite=False)
-        self.folder.write_run({"job": self.job, "run": RUN, "pid": os.getpid()})
+        self.folder.write_run(RunRecord(job=self.job, run=RUN, pid=os.getpid()))
         self.doomed: list[str] = []
         self.agents: list[subprocess.Popen[bytes]] = []
         self.hosts: list[int] = []
