@@ -43,6 +43,13 @@ class StoreFullError(StoreUnavailableError):
     """
 
 
+class StoreRefusedError(StoreUnavailableError):
+    """The store lets us not in as we came: who starts something says so and ends.
+
+    What runs already goes on trying: a password may be set right again.
+    """
+
+
 class HistoryLostError(StoreUnavailableError):
     """A watch can't go on: its changes were compacted away, or the store has gone back."""
 

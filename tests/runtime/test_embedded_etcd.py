@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from castor_policy.store import LeaseLostError, Put, StoreUnavailableError, Txn
+from castor_runtime.store_address import StoreAddress
 from castor_runtime.stores import EmbeddedEtcd, EtcdStartError, EtcdStore, open_store
 
 pytestmark = pytest.mark.long  # all of it starts real processes, many times
@@ -152,14 +153,14 @@ def test_the_next_member_is_asked_when_one_is_away(etcd: EmbeddedEtcd) -> None:
     async def story() -> None:
         host, port = etcd.endpoint
         away = (host, unused_port())
-        store = EtcdStore([away, (host, port)])
+        store = EtcdStore(StoreAddress((away, (host, port))))
         # What may be repeated is; a transaction may not, but the one after it goes elsewhere.
         lease = await store.grant(10)
         assert await store.keep_alive(lease) == 10
         made = await store.transact(put("job/a", "1"))
         await store.close()
 
-        store = EtcdStore([away, away, (host, port)])
+        store = EtcdStore(StoreAddress((away, away, (host, port))))
         with pytest.raises(StoreUnavailableError):
             await store.transact(put("job/a", "2"))
         with pytest.raises(StoreUnavailableError):
@@ -177,7 +178,7 @@ def test_the_next_member_is_asked_when_one_is_away(etcd: EmbeddedEtcd) -> None:
 def test_failures_that_come_together_count_as_one(etcd: EmbeddedEtcd) -> None:
     async def story() -> None:
         host, port = etcd.endpoint
-        store = EtcdStore([(host, unused_port()), (host, port)])
+        store = EtcdStore(StoreAddress(((host, unused_port()), (host, port))))
         calls = [store.transact(put("job/a", str(i))) for i in range(4)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(answer, StoreUnavailableError) for answer in answers)
@@ -304,6 +305,6 @@ def test_what_is_no_store_is_refused_with_the_form_to_write(url: str) -> None:
 
 def test_a_store_needs_members_and_time() -> None:
     with pytest.raises(ValueError, match="endpoint"):
-        EtcdStore([])
+        EtcdStore(StoreAddress(()))
     with pytest.raises(ValueError, match="timeout_s"):
-        EtcdStore([("a", 1)], timeout_s=0.0)
+        EtcdStore(StoreAddress((("a", 1),)), timeout_s=0.0)

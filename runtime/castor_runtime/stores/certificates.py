@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from castor_runtime.stores.versions import EtcdStartError
-
-_DAYS = "3650"
+from castor_runtime.authority import Authority
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +35,18 @@ class Certificates:
         return self.folder / "server.pem", self.folder / "server.key"
 
     def make(self, address: str) -> None:
-        """Make them for a server at an IP address, unless they are there.
-
-        Raises:
-            EtcdStartError: the openssl program is missing or failed.
-        """
+        """Make them for a server at an IP address, unless they are there."""
         if self.server[0].exists():
             return
-        if shutil.which("openssl") is None:
-            raise EtcdStartError(
-                "an emulated cluster's store needs certificates, and there is no openssl program "
-                "to make them: install openssl"
-            )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", _DAYS]
-        authority = ["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=castor store"]
-        self._openssl("req", "-x509", *key, *authority)
-        for name, use in (("client", "clientAuth"), ("server", "serverAuth,clientAuth")):
-            (self.folder / f"{name}.ext").write_text(
-                f"subjectAltName=IP:{address}\nextendedKeyUsage={use}\n", encoding="utf-8"
-            )
-            named = ["-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"]
-            self._openssl("req", *key[:-2], *named)
-            signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", _DAYS]
-            files = ["-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext"]
-            self._openssl("x509", "-req", *signed, *files)
-        (self.folder / "ca.key").unlink()  # nobody else is ever let in
+        for unfinished in (*self.client, *self.server):
+            unfinished.unlink(missing_ok=True)
+        # Its key is never written: nobody else is ever let in.
+        authority = Authority.new("castor store")
+        self.ca.write_bytes(authority.own().certificate)
+        authority.issue(address).write(*self.client)
+        authority.issue(address).write(*self.server)
 
     def client_context(self) -> ssl.SSLContext:
         """Return what a client speaks TLS with."""
@@ -85,15 +66,3 @@ class Certificates:
                 f"{prefix}key-file": key,
             }
         return options
-
-    def _openssl(self, *arguments: str) -> None:
-        done = subprocess.run(  # noqa: S603 - no shell, and our own arguments
-            ["openssl", *arguments],  # noqa: S607 - wherever it is installed
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        if done.returncode:
-            raise EtcdStartError(f"openssl {arguments[0]} failed: {done.stderr[-500:]}")

@@ -20,14 +20,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from castor_runtime.store_address import UNIX
 from castor_runtime.stores.certificates import Certificates
 from castor_runtime.stores.versions import EtcdStartError, etcd_program
 
 HOST = "127.0.0.1"
 """Where agents of one machine listen."""
-
-UNIX = "unix"
-"""In place of a host: the rest of the address is a socket's path."""
 
 _MAX_PATH = 100
 """A socket's path may have 107 bytes."""

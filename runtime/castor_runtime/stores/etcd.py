@@ -11,41 +11,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from castor_policy.store import (
     Compare,
     Delete,
     DeletePrefix,
-    HistoryLostError,
     KeyValue,
     LeaseLostError,
     Put,
     StoreEvent,
     StoreFullError,
+    StoreRefusedError,
     StoreUnavailableError,
     Txn,
     TxnResult,
     require_prefix,
     require_watch,
 )
-from castor_runtime.stores.certificates import Certificates
-from castor_runtime.stores.etcd_client import (
-    EtcdEndpoint,
-    RpcError,
-    StatusCode,
-    etcdrpc,
-    prefix_range,
-)
+from castor_runtime.store_address import UNIX, StoreAddress
+from castor_runtime.stores.etcd_client import EtcdEndpoint, StatusCode, etcdrpc, prefix_range
+from castor_runtime.stores.refusal import is_of_token, refusal, refusal_of_login, refusal_of_user
+from castor_runtime.stores.watch import WatchStream
 
 CALL_TIMEOUT_S = 2.0
 """A call that took so long raises; well under the lease's time, so that another can be tried."""
 
-MAX_UNREAD_BATCHES = 10_000
-"""A watch whose reader is so far behind ends; reading the prefix again is cheaper by then."""
+
+_SAID_BY_ALL = frozenset(
+    (
+        *(StatusCode.OK, StatusCode.NOT_FOUND, StatusCode.INVALID_ARGUMENT),
+        *(StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED, StatusCode.FAILED_PRECONDITION),
+    )
+)
+"""What every member would answer alike: there is no better one to turn to."""
 
 
 class EtcdStore:
@@ -56,31 +57,27 @@ class EtcdStore:
     first from somebody else's.
 
     Args:
-        endpoints: host and client port of members, the first preferred; or "unix" and a path.
+        address: of its members, and how it is entered.
         timeout_s: the longest that a call takes.
-        certificates: to speak TLS with; None: none.
 
     Raises:
         ValueError: no endpoint, or no time.
     """
 
-    def __init__(
-        self,
-        endpoints: Sequence[tuple[str, int | str]],
-        *,
-        timeout_s: float = CALL_TIMEOUT_S,
-        certificates: Certificates | None = None,
-    ) -> None:
-        if not endpoints:
+    def __init__(self, address: StoreAddress, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        if not address.endpoints:
             raise ValueError("name at least one etcd endpoint as host:port")
         if not timeout_s > 0:
             raise ValueError(f"a call needs a positive time: timeout_s = {timeout_s}")
-        self._endpoints = [EtcdEndpoint(host, port, certificates) for host, port in endpoints]
+        self._endpoints = [EtcdEndpoint(*where, address.tls) for where in address.endpoints]
+        self._address = address
+        self._token = ""
+        self._logging_in = asyncio.Lock()
         self._timeout_s = timeout_s
         # Goes up with each failure of the member that is current; the calls and watches that were
         # begun in one turn and fail together then count as one failure.
         self._turn = 0
-        self._streams: list[_WatchStream] = []
+        self._streams: list[WatchStream] = []
         self._cluster = 0
         self._closed = False
 
@@ -134,12 +131,19 @@ class EtcdStore:
         """See `Store.watch`."""
         require_watch(prefix, from_revision)
         self._require_open()
-        turn, stream = self._turn, _WatchStream(self._current(), prefix, from_revision)
-        self._streams.append(stream)
+        token, turn = await self._logged_in(), self._turn
+        stream = self._begin_watch(prefix, from_revision, token)
         try:
             # A connection that hangs would else keep us waiting for the events of a watch that
             # was never made.
             await stream.created(self._timeout_s)
+            if stream.denied and token:
+                # etcd says so of a token that has ended, too: a fresh one settles it.
+                self._end_watch(stream)
+                self._token = "" if token == self._token else self._token
+                token = await self._logged_in()
+                stream = self._begin_watch(prefix, from_revision, token)
+                await stream.created(self._timeout_s)
             while True:
                 yield await stream.next()
         except StoreUnavailableError:
@@ -147,7 +151,16 @@ class EtcdStore:
                 self._avoid(turn)
             raise
         finally:
-            stream.cancel()
+            self._end_watch(stream)
+
+    def _begin_watch(self, prefix: str, from_revision: int, token: str) -> WatchStream:
+        stream = WatchStream(self._current(), prefix, from_revision, token)
+        self._streams.append(stream)
+        return stream
+
+    def _end_watch(self, stream: WatchStream) -> None:
+        stream.cancel()
+        if stream in self._streams:
             self._streams.remove(stream)
 
     def cluster(self) -> int:
@@ -213,25 +226,73 @@ class EtcdStore:
             LeaseLostError: the request names a lease that has ended.
             ValueError: etcd can't take such a request, ever.
         """
-        self._require_open()
-        turn, endpoint = self._turn, self._current()
-        call = endpoint.begin(request, timeout_s)
-        await _done(call)
+        deadline_s = time.monotonic() + timeout_s
+        token = await self._logged_in(timeout_s)
+        call, member = await self._ask(request, timeout_s, token)
+        if token and is_of_token(call.code(), call.details()):
+            # Refused before it was carried out: also a transaction may be sent again.
+            self._token = "" if token == self._token else self._token
+            token = await self._logged_in(deadline_s - time.monotonic())
+            call, member = await self._ask(request, deadline_s - time.monotonic(), token)
         code = call.code()
         if code is StatusCode.OK:
             answer = call.result()
             self._cluster = int(answer.header.cluster_id)
             return answer
-        message = f"etcd at {endpoint.name}: {code.name}: {call.details()}"
+        message = f"etcd at {member.name}: {code.name}: {call.details()}"
         if code is StatusCode.NOT_FOUND:
             raise LeaseLostError(message)
+        if _is_full(call):
+            raise StoreFullError(message)
+        if why := refusal_of_user(code, call.details(), self._address.user):
+            raise StoreRefusedError(f"etcd at {member.name} {why}")
         if code is StatusCode.INVALID_ARGUMENT:
             raise ValueError(message)
-        if code is StatusCode.RESOURCE_EXHAUSTED and "space" in (call.details() or ""):
-            # Every member has that alarm: there is no better one to turn to.
-            raise StoreFullError(message)
-        self._avoid(turn)
+        if not self._cluster and (why := await self._why(member)):
+            raise StoreRefusedError(f"etcd at {member.name} {why}")
         raise StoreUnavailableError(message)
+
+    async def _ask(self, request: Any, timeout_s: float, token: str) -> tuple[Any, EtcdEndpoint]:
+        """Return the call once it has ended, and which member it went to."""
+        self._require_open()
+        turn, member = self._turn, self._current()
+        call = member.begin(request, timeout_s, token)
+        await _done(call)
+        if call.code() not in _SAID_BY_ALL and not _is_full(call):
+            self._avoid(turn)
+        return call, member
+
+    async def _logged_in(self, timeout_s: float | None = None) -> str:
+        """Return the token that the user's password is exchanged for; "" without a user.
+
+        Raises:
+            StoreUnavailableError: no member answered; refused, if it did not take the password.
+        """
+        address = self._address
+        if not address.user:
+            return ""
+        async with self._logging_in:
+            if not self._token:
+                request = etcdrpc.AuthenticateRequest(name=address.user, password=address.password)
+                call, member = await self._ask(request, timeout_s or self._timeout_s, "")
+                if call.code() is not StatusCode.OK:
+                    why = refusal_of_login(call.details(), address.user)
+                    if not why and not self._cluster:
+                        why = await self._why(member)
+                    if why:
+                        raise StoreRefusedError(f"etcd at {member.name} {why}")
+                    raise StoreUnavailableError(
+                        f"etcd at {member.name}: {call.code().name}: {call.details()}"
+                    )
+                self._token = call.result().token
+            return self._token
+
+    async def _why(self, member: EtcdEndpoint) -> str:
+        """Return why a member that never answered lets us not in, where that can be found out."""
+        host, port = member.address
+        if host == UNIX:
+            return ""
+        return await asyncio.to_thread(refusal, host, int(port), self._address.tls)
 
     def _current(self) -> EtcdEndpoint:
         return self._endpoints[self._turn % len(self._endpoints)]
@@ -266,106 +327,9 @@ async def _done(call: Any) -> None:
         raise
 
 
-class _WatchStream:
-    """One watch on one member: a thread reads the stream and hands batches to the event loop."""
-
-    def __init__(self, endpoint: EtcdEndpoint, prefix: str, from_revision: int) -> None:
-        self.lost = False
-        """Whether the member failed it, rather than we."""
-        self._name = endpoint.name
-        self._from_revision = from_revision
-        self._loop = asyncio.get_running_loop()
-        self._batches: asyncio.Queue[list[StoreEvent] | StoreUnavailableError] = asyncio.Queue()
-        self._is_created = asyncio.Event()
-        self._ended = threading.Event()
-        first, end = prefix_range(prefix)
-        create = etcdrpc.WatchCreateRequest(key=first, range_end=end, start_revision=from_revision)
-        self._call = endpoint.begin_watch(self._requests(create))
-        threading.Thread(target=self._read, name=f"etcd-watch {prefix}", daemon=True).start()
-
-    async def created(self, timeout_s: float) -> None:
-        """Wait until etcd has made the watch, or it has failed (`next` then says how)."""
-        try:
-            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together
-            # with what it waits for, and who cancelled this watch would wait for its end for ever.
-            async with asyncio.timeout(timeout_s):
-                await self._is_created.wait()
-        except TimeoutError:
-            self.lost = True
-            raise StoreUnavailableError(f"etcd at {self._name} made no watch in time") from None
-
-    async def next(self) -> list[StoreEvent]:
-        """Wait for the next batch; raise StoreUnavailableError once the stream has failed."""
-        batch = await self._batches.get()
-        if isinstance(batch, StoreUnavailableError):
-            raise batch
-        return batch
-
-    def cancel(self) -> None:
-        """End the stream and its threads."""
-        self._ended.set()
-        self._call.cancel()
-
-    def fail(self, reason: str) -> None:
-        """Let `next` raise StoreUnavailableError, after the batches that came before."""
-        self._fail(StoreUnavailableError(reason))
-
-    def _fail(self, error: StoreUnavailableError) -> None:
-        self._put(error)
-        self.cancel()
-
-    def _requests(self, create: Any) -> Iterator[Any]:
-        yield etcdrpc.WatchRequest(create_request=create)
-        self._ended.wait()  # the request stream's end may end the watch
-
-    def _read(self) -> None:
-        try:
-            for response in self._call:
-                self._hand_over(response)
-            reason = "ended the watch"
-        except RpcError as error:
-            reason = f"{error.code().name}: {error.details()}"
-        if not self._ended.is_set():
-            self.lost = True
-            self._ended.set()
-            self._call_loop(self._put, StoreUnavailableError(f"etcd at {self._name}: {reason}"))
-
-    def _hand_over(self, response: Any) -> None:
-        if response.canceled:
-            compacted = int(response.compact_revision)
-            why = f"compacted up to revision {compacted}" if compacted else response.cancel_reason
-            kind = HistoryLostError if compacted else StoreUnavailableError
-            error = kind(f"etcd at {self._name} cancelled the watch: {why}")
-            self._call_loop(self._fail, error)
-        elif response.events:
-            self._call_loop(self._put, [_store_event(event) for event in response.events])
-        elif response.created and response.header.revision < self._from_revision - 1:
-            # It would show nothing until it has come so far again.
-            why = f"is at revision {response.header.revision}, before {self._from_revision - 1}"
-            self._call_loop(self._fail, HistoryLostError(f"etcd at {self._name} {why}"))
-        elif response.created:
-            self._call_loop(self._is_created.set)
-
-    def _put(self, batch: list[StoreEvent] | StoreUnavailableError) -> None:
-        self._is_created.set()
-        if self._batches.qsize() < MAX_UNREAD_BATCHES:
-            self._batches.put_nowait(batch)
-        elif not self._ended.is_set():
-            while not self._batches.empty():
-                self._batches.get_nowait()
-            self.fail(f"{MAX_UNREAD_BATCHES} batches of events were left unread")
-
-    def _call_loop(self, function: Any, *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile; nobody reads
-            self._loop.call_soon_threadsafe(function, *arguments)
-
-
-def _store_event(event: Any) -> StoreEvent:
-    pair = event.kv
-    if event.type == event.DELETE:
-        return StoreEvent(pair.key.decode(), None, 0, int(pair.mod_revision))
-    created, modified = int(pair.create_revision), int(pair.mod_revision)
-    return StoreEvent(pair.key.decode(), pair.value.decode(), created, modified)
+def _is_full(call: Any) -> bool:
+    """Whether etcd has no space left: an alarm that every member has."""
+    return call.code() is StatusCode.RESOURCE_EXHAUSTED and "space" in (call.details() or "")
 
 
 def _compares(compare: Compare) -> Iterator[Any]:

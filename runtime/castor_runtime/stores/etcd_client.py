@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from castor_runtime.stores.certificates import Certificates
+from castor_runtime.store_address import UNIX, Tls
 
 _CHOICE = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 
@@ -81,26 +81,23 @@ class EtcdEndpoint:
     Args:
         host: name or address; "unix": `port` is the path of a socket.
         port: its client port.
-        certificates: to speak TLS with; None: none.
+        tls: to encrypt with; None: nothing is.
     """
 
-    def __init__(
-        self, host: str, port: int | str, certificates: Certificates | None = None
-    ) -> None:
+    def __init__(self, host: str, port: int | str, tls: Tls | None = None) -> None:
         self.name = f"{host}:{port}"
+        self.address = (host, port)
         # etcd refuses what gRPC makes of a path for a name.
-        named = (("grpc.default_authority", "localhost"),) if host == "unix" else ()
-        tls = {}
-        if certificates is not None:
-            certificate, key = map(str, certificates.client)
-            tls = {"ca_cert": str(certificates.ca), "cert_cert": certificate, "cert_key": key}
-        self._client = Etcd3Client(host=host, port=port, grpc_options=_OPTIONS + named, **tls)
+        named = (("grpc.default_authority", "localhost"),) if host == UNIX else ()
+        options = _OPTIONS + named
+        self._client = Etcd3Client(host=host, port=port, grpc_options=options, **_files(tls))
         self._watch = etcdrpc.WatchStub(self._client.channel).Watch
         self._methods = {
             etcdrpc.TxnRequest: self._client.kvstub.Txn,
             etcdrpc.RangeRequest: self._client.kvstub.Range,
             etcdrpc.AlarmRequest: self._client.maintenancestub.Alarm,
             etcdrpc.StatusRequest: self._client.maintenancestub.Status,
+            etcdrpc.AuthenticateRequest: etcdrpc.AuthStub(self._client.channel).Authenticate,
             etcdrpc.LeaseGrantRequest: self._client.leasestub.LeaseGrant,
             etcdrpc.LeaseRevokeRequest: self._client.leasestub.LeaseRevoke,
             # The service streams renewals both ways. A stream of one message each is, on the
@@ -112,17 +109,36 @@ class EtcdEndpoint:
             ),
         }
 
-    def begin(self, request: Any, timeout_s: float) -> Any:
-        """Start the call that takes such a request; return grpc's future of the response."""
-        return self._methods[type(request)].future(request, timeout=timeout_s, metadata=_METADATA)
+    def begin(self, request: Any, timeout_s: float, token: str = "") -> Any:
+        """Start the call that takes such a request; return grpc's future of the response.
 
-    def begin_watch(self, requests: Iterator[Any]) -> Any:
+        Args:
+            request: of etcd's.
+            timeout_s: its deadline.
+            token: that a password was exchanged for; "": none.
+        """
+        method = self._methods[type(request)]
+        return method.future(request, timeout=timeout_s, metadata=_metadata(token))
+
+    def begin_watch(self, requests: Iterator[Any], token: str = "") -> Any:
         """Start a stream of watch requests; return grpc's iterator of responses."""
-        return self._watch(requests, metadata=_METADATA)
+        return self._watch(requests, metadata=_metadata(token))
 
     def close(self) -> None:
         """End the connection and all its calls."""
         self._client.close()
+
+
+def _metadata(token: str) -> tuple[tuple[str, str], ...]:
+    return (*_METADATA, ("token", token)) if token else _METADATA
+
+
+def _files(tls: Tls | None) -> dict[str, str]:
+    """Return how the client is told of certificates."""
+    if tls is None:
+        return {}
+    own = {"cert_cert": str(tls.certificate), "cert_key": str(tls.key)} if tls.certificate else {}
+    return {"ca_cert": str(tls.ca), **own}
 
 
 def prefix_range(prefix: str) -> tuple[bytes, bytes]:
