@@ -13,6 +13,7 @@ from rich.console import Console
 from castor.commands.advise import advise
 from castor.commands.agent import agent
 from castor.commands.calibrate import calibrate
+from castor.commands.certs import certs_app
 from castor.commands.clean import clean
 from castor.commands.cluster import cluster_app
 from castor.commands.compare import compare
@@ -88,6 +89,7 @@ app.command()(clean)
 
 app.add_typer(trace_app, name="trace")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(certs_app, name="certs")
 
 
 def main() -> None:

@@ -19,22 +19,25 @@ from typing import Any
 from castor_runtime.store_address import UNIX, Tls
 
 _CHOICE = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
+_WHILE_LOADING = {_CHOICE: "python", "GRPC_VERBOSITY": os.environ.get("GRPC_VERBOSITY", "NONE")}
+"""Our errors tell what gRPC would write to the screen beside them."""
 
 
 @contextmanager
 def _python_protobuf() -> Iterator[None]:
-    before = os.environ.get(_CHOICE)
-    os.environ[_CHOICE] = "python"
+    before = {name: os.environ.get(name) for name in _WHILE_LOADING}
+    os.environ.update(_WHILE_LOADING)
     try:
         with warnings.catch_warnings():
             # Each generated descriptor says that it is deprecated; nobody can regenerate them.
             warnings.simplefilter("ignore")
             yield
     finally:
-        if before is None:
-            del os.environ[_CHOICE]
-        else:
-            os.environ[_CHOICE] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 with _python_protobuf():

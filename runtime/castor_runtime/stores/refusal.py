@@ -63,9 +63,8 @@ def refusal(host: str, port: int, tls: Tls | None) -> str:
         with socket.create_connection((host, port), _PATIENCE_S) as connection:
             connection.settimeout(_PATIENCE_S)
             why = _of_tls(connection, host, tls) if tls is not None else _of_plain(connection)
-        if not why and tls is not None and _speaks_http(host, port):
-            return "speaks no TLS: write etcd://"
-        return why
+        hung_up = not why and tls is not None
+        return "speaks no TLS: write etcd://" if hung_up and _speaks_http(host, port) else why
     except socket.gaierror as error:
         return f"cannot be found: {error.strerror}"
     except OSError:
