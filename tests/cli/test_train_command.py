@@ -92,8 +92,8 @@ def accepted(*arguments: str) -> None:
         (("--chunk", "100"), "--chunk: expected a multiple of 4 KiB"),
         (("--memory-limit", "lots"), "--memory-limit: expected a size"),
         (("--max-attempts", "0"), "--max-attempts"),
-        (("--store", "redis://h:1"), "--store: expected embedded or etcd://"),
-        (("--store", "etcd://host"), "--store: expected embedded or etcd://"),
+        (("--store", "redis://h:1"), "--store: write a store as etcd://"),
+        (("--store", "etcd://host"), "--store: write a store as etcd://"),
         (("--store", "etcd://h:1", "--kill", "store@3"), "only --store embedded"),
         (("--kill", "machine:4@10"), "use 0..3"),
         (("--kill", "machine:2"), "say when"),
@@ -176,7 +176,7 @@ def test_an_agent_never_talks_in_the_open(tmp_path: Path) -> None:
     assert "agents need credentials" in refused(*common)
     assert "no file" in refused(*common, "--secret", str(tmp_path / "none"))
     assert "needs --tls-certificate and --tls-key" in refused(*common, "--tls-ca", "ca.pem")
-    assert "expected etcd://" in refused("agent", "--store", "embedded", "--job", "j")
+    assert "write a store as etcd://" in refused("agent", "--store", "embedded", "--job", "j")
     assert "--wait" in refused(*common, "--secret", __file__, "--wait", "soon")
 
 
@@ -197,7 +197,7 @@ def test_kill_and_status_name_what_is_missing(
     assert "use 0..1" in refused("kill", "--machine", "2", *here)
     assert "no live process for machine 1" in refused("kill", "--machine", "1", *here)
     assert "its launcher does not run" in refused("kill", "--store", *here)
-    assert "does not answer" in refused("status", *here)
+    assert "cannot be asked" in refused("status", *here)
     result = {"job": "j", "outcome": "finished", "iterations": 9, "wall_s": 3.0}
     result |= {"recoveries": [], "final_state_sha256": "ab" * 32}
     (tmp_path / "result.json").write_text(json.dumps(result))

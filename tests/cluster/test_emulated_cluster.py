@@ -42,7 +42,7 @@ STORAGE_BPS = 16_000_000
 
 @pytest.fixture(autouse=True)
 def clusters_can_be_emulated(needs: Callable[..., None]) -> None:
-    needs("ip", "tc", "openssl", "setpriv", root=True)
+    needs("ip", "tc", "setpriv", root=True)
 
 
 SINK = """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from castor_policy.store import KeyValue, Put, Store, Txn
 from castor_runtime.agent import admission
 from castor_runtime.agent.admission import Admitted, admit, read_credentials
 from castor_runtime.agent.options import AgentOptions
+from castor_runtime.authority import Authority
 from castor_runtime.stores import EmbeddedEtcd, open_store
 from castor_runtime.transport import JobSecret, MutualTls
 
@@ -214,21 +214,14 @@ def test_a_secret_that_is_none_is_a_sentence(job: Job, content: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory, needs: Callable[..., None]) -> Path:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two authorities, `ours` and `theirs`, and an agent's certificate of each."""
-    needs("openssl")
     folder = tmp_path_factory.mktemp("certificates")
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for ca in ("ours", "theirs"):
-        for command in (
-            f"req -x509 {' '.join(new_key)} -subj /CN={ca} -days 2 -keyout {ca}.key -out {ca}.pem",
-            f"req {' '.join(new_key)} -subj /CN=agent -keyout agent-{ca}.key -out agent-{ca}.csr",
-            f"x509 -req -in agent-{ca}.csr -CA {ca}.pem -CAkey {ca}.key -CAcreateserial -days 2 "
-            f"-out agent-{ca}.pem",
-        ):
-            subprocess.run(
-                ["openssl", *command.split()], cwd=folder, check=True, capture_output=True
-            )
+        authority = Authority.new(ca, days=2)
+        authority.own().write(folder / f"{ca}.pem", folder / f"{ca}.key")
+        agent = authority.issue(f"agent-{ca}", days=2)
+        agent.write(folder / f"agent-{ca}.pem", folder / f"agent-{ca}.key")
     return folder
 
 

@@ -116,9 +116,8 @@ def test_a_folder_with_a_long_name_has_its_socket_elsewhere_and_takes_it_along(
 
 
 def test_an_etcd_at_an_address_serves_only_who_has_the_runs_certificate(
-    open_folder: Path, needs: Callable[..., None]
+    open_folder: Path,
 ) -> None:
-    needs("openssl")
     etcd = EmbeddedEtcd(open_folder / "etcd", host="127.0.0.1")
     etcd.start()
     try:
@@ -155,10 +154,7 @@ def test_an_etcd_at_an_address_serves_only_who_has_the_runs_certificate(
         etcd.close()
 
 
-def test_status_asks_a_store_that_wants_a_certificate(
-    tmp_path: Path, needs: Callable[..., None]
-) -> None:
-    needs("openssl")
+def test_status_asks_a_store_that_wants_a_certificate(tmp_path: Path) -> None:
     etcd = EmbeddedEtcd(tmp_path / "etcd", host="127.0.0.1")
     etcd.start()
     castor = str(Path(sys.executable).with_name("castor"))
@@ -182,7 +178,8 @@ def test_status_asks_a_store_that_wants_a_certificate(
         assert json.loads(said)["phase"] == "starting"
         key = tmp_path / "etcd" / "certificates" / "client.key"
         key.unlink()
-        assert status() == (2, "", f"castor: {key}: No such file or directory\n")
+        unreadable = f"castor: --store: cannot read {key}, which the store's address names\n"
+        assert status() == (2, "", unreadable)
     finally:
         etcd.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "install-programs.sh"
-PROGRAMS = {"openssl": "openssl", "mount": "mount", "setpriv": "util-linux", "c++": "g++"}
+PROGRAMS = {"mount": "mount", "setpriv": "util-linux", "c++": "g++"}
 
 
 @pytest.fixture

@@ -473,7 +473,7 @@ def test_a_job_that_the_store_has_already_is_refused(tmp_path: Path, store: str)
 
 def test_a_store_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path, "3", store="etcd://127.0.0.1:1")
-    with pytest.raises(InputError, match="does not answer"):
+    with pytest.raises(InputError, match="cannot be asked"):
         asyncio.run(run.run.run())
     run.left_nothing()
 

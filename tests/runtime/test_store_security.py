@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -291,3 +292,35 @@ def test_a_password_is_never_shown() -> None:
     assert address.password == PASSWORD
     assert address.endpoints == (("a", 1), ("b", 2))
     assert PASSWORD not in repr(address)
+
+
+# ---- who starts something ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["status", "agent"])
+def test_a_command_ends_at_once_with_one_sentence(
+    asks_passwords: Guarded, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "secret").write_bytes(b"sixteen bytes or more")
+    url = asks_passwords.url("castor", ca=asks_passwords.certificates / "ca.pem")
+    own = ["--secret", "secret"] if command == "agent" else []
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("castor")),
+            command,
+            "--store",
+            url,
+            "--job",
+            "j",
+            *own,
+        ],
+        cwd=tmp_path,
+        env=os.environ | {PASSWORD_VARIABLE: "a guess"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "does not take the password of 'castor'" in done.stderr

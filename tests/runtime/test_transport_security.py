@@ -7,7 +7,6 @@ import contextlib
 import select
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import tracemalloc
@@ -22,6 +21,7 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from castor_runtime.authority import Authority
 from castor_runtime.transport import (
     JobSecret,
     MutualTls,
@@ -482,29 +482,14 @@ def test_a_secret_is_long_and_is_not_shown(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory, needs: Callable[..., None]) -> Path:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two authorities, `ours` and `theirs`, and an agent's certificate of each."""
-    needs("openssl")
     folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for ca in ("ours", "theirs"):
-        openssl(
-            *["req", "-x509", *new_key, "-subj", f"/CN={ca}", "-days", "2"],
-            *["-keyout", f"{ca}.key", "-out", f"{ca}.pem"],
-        )
-        agent = f"agent-{ca}"
-        openssl(
-            *["req", *new_key, "-subj", f"/CN={agent}"],
-            *["-keyout", f"{agent}.key", "-out", f"{agent}.csr"],
-        )
-        openssl(
-            *["x509", "-req", "-in", f"{agent}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key"],
-            *["-CAcreateserial", "-days", "2", "-out", f"{agent}.pem"],
-        )
+        authority = Authority.new(ca, days=2)
+        authority.own().write(folder / f"{ca}.pem", folder / f"{ca}.key")
+        agent = authority.issue(f"agent-{ca}", days=2)
+        agent.write(folder / f"agent-{ca}.pem", folder / f"agent-{ca}.key")
     return folder
 
 

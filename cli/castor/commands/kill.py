@@ -115,6 +115,6 @@ async def _root_of(url: str, job: str) -> str:
     try:
         return (await read_view(store, job)).root
     except StoreUnavailableError as error:
-        raise InputError(f"the store does not answer: {error}", key="--root") from error
+        raise InputError(f"the store cannot be asked: {error}", key="--root") from error
     finally:
         await store.close()

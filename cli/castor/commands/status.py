@@ -108,7 +108,7 @@ def _document(url: str, job: str, folder: Any) -> dict[str, Any]:
         view, state = asyncio.run(read())
         return status_document(view, folder, state)
     except StoreUnavailableError as error:
-        raise InputError(f"the store at {url} does not answer: {error}", key="--store") from error
+        raise InputError(f"the store cannot be asked: {error}", key="--store") from error
     except ValueError as error:
         raise InputError(str(error), key="--job") from error
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from castor_configs.errors import InputError
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_keys import spec_key
-from castor_policy.store import Store, StoreUnavailableError
+from castor_policy.store import Store, StoreRefusedError, StoreUnavailableError
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.trainer_fork_server import fork_trainer_server
 
@@ -71,6 +71,8 @@ async def _read_spec(store: Store, options: AgentOptions) -> JobSpec:
             for item in found:
                 if item.key == key:
                     return JobSpec.from_json(item.value)
+        except StoreRefusedError as error:
+            raise InputError(str(error), key="--store") from error
         except StoreUnavailableError as error:
             failure = f"does not answer: {error}"
         except ValueError as error:
@@ -89,6 +91,8 @@ async def _admitted(
     while True:
         try:
             return await admit(store, spec, options, credentials)
+        except StoreRefusedError as error:
+            raise InputError(str(error), key="--store") from error
         except StoreUnavailableError as error:
             if time.monotonic() > give_up_s:
                 raise InputError(f"{options.store} does not answer: {error}") from error

@@ -45,7 +45,7 @@ class StoredJob:
                 await self._clear_own_past()
             made = await self._store.transact(Txn((Compare(key, 0),), (self._put(),)))
         except StoreUnavailableError as error:
-            raise InputError(f"the store does not answer: {error}", key="--store") from error
+            raise InputError(f"the store cannot be asked: {error}", key="--store") from error
         if not made.succeeded:
             raise InputError(
                 f"the store has a job {self._spec.job!r} already: choose another name", key="--job"

@@ -26,6 +26,7 @@ from castor_policy.job_options import (
 )
 from castor_policy.membership import WatchLimits, check_lease
 from castor_policy.placement import Placement, place
+from castor_runtime.store_address import parse_store
 
 EMBEDDED = "embedded"
 PLACEMENTS = ("mixed", "group", "ring", "domains")
@@ -35,8 +36,6 @@ SHORTEST_LIMIT_S = 0.5
 ValueT = TypeVar("ValueT")
 
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_MEMBERS = r"[^/\s,?]+:\d+(,[^/\s,?]+:\d+)*"
-_STORE = re.compile(rf"etcd://{_MEMBERS}/?|etcds://{_MEMBERS}\?certificates=.+|etcd\+unix:///.+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,16 +242,17 @@ def check_store(url: str, *, embedded: bool = True) -> str:
     """Return the store's address, checked in form.
 
     Raises:
-        InputError: neither "embedded" (where that may be) nor a store's URL.
+        InputError: neither "embedded" (where that may be) nor a store's URL; or a file or the
+            password that the store asks for is missing.
     """
-    if (embedded and url == EMBEDDED) or _STORE.fullmatch(url):
+    if embedded and url == EMBEDDED:
         return url
-    also = "embedded or " if embedded else ""
-    raise InputError(
-        f"expected {also}etcd://HOST:PORT[,HOST:PORT], or etcds://HOST:PORT?certificates=FOLDER "
-        f"for TLS, not {url!r}",
-        key="--store",
-    )
+    try:
+        parse_store(url)
+    except ValueError as error:
+        also = "; or embedded" if embedded else ""
+        raise InputError(f"{error}{also}", key="--store") from error
+    return url
 
 
 def _placed(placement: str, domains: str, nodes: int, replicas: int) -> Placement:
