@@ -29,7 +29,7 @@ from castor_analysis.compare.recovery_model import (
 from castor_analysis.compare.recovery_points import (
     SHORT_S,
     MeasuredOutages,
-    grouped_parts,
+    grouped_phases,
     recovery_points,
 )
 from castor_policy.agents.job_spec import JobSpec
@@ -329,7 +329,7 @@ def test_every_part_is_in_one_point_and_the_total_holds_them_all(
 ) -> None:
     model = model_of({kind: truth}, SMALL)
     there = replace(SMALL, link_bps=4e8)
-    everywhere, here = grouped_parts(model, kind, there)
+    everywhere, here = grouped_phases(model, kind, there)
     parts = [part for group in (*everywhere.values(), *here.values()) for part in group]
     assert sorted(parts) == sorted(MEASURED)
     predicted = model.predict(kind, there)
@@ -364,10 +364,10 @@ def test_what_follows_from_neither_link_nor_model_is_pooled_over_settings() -> N
     assert (lease.samples, lease.simulated) == (2, 4.625)
     assert lease.setting["lease"] == "5 s"
     (planning,) = [p for p in points if p.quantity == "recovery_planning_etc_s"]
-    assert planning.setting["parts"] == "detection+interrupted+replacement+planning+retrieval"
+    assert planning.setting["phases"] == "detection+interrupted+replacement+planning+retrieval"
     # Planning alone is 9 ms for a machine: it counts with what is shortest there.
     retrievals = [p for p in points if p.quantity == "recovery_retrieval_s"]
-    assert [p.setting["parts"] for p in retrievals] == [
+    assert [p.setting["phases"] for p in retrievals] == [
         "retrieval+interrupted+replacement+planning"
     ] * 2
     totals = [p for p in points if p.quantity == "recovery_total_s"]

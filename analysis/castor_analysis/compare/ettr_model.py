@@ -1,7 +1,7 @@
 """A real run's own failures, replayed in the cluster simulator: time ratio and iterations lost.
 
 Taken from the run: when what failed, and when it began and ended. All else is predicted: the
-iteration, the checkpoint, and the parts of a recovery by its kind. Both sides count alike, from the
+iteration, the checkpoint, the phases of a recovery by its kind. Both sides count alike, from the
 end of the first iteration, which is a replayed trace's time 0, to the end of the last:
 
     effective training time ratio = iterations finished x time of one without failures / wall time
@@ -257,17 +257,17 @@ class _Recovery:
             kinds.append(
                 (MACHINE if used <= standbys else MACHINE_ASKED) if blow.hardware else RANK
             )
-        parts = {kind: model.predict(kind, setting) for kind in dict.fromkeys(kinds)}
-        after = {kind: _after_retrieval_s(one, setting) for kind, one in parts.items()}
+        phases = {kind: model.predict(kind, setting) for kind in dict.fromkeys(kinds)}
+        after = {kind: _after_retrieval_s(one, setting) for kind, one in phases.items()}
         warm_up_s = min(after.values(), default=0.0)
 
         def before_s(kind: OutageKind) -> float:
-            one = parts[kind]
+            one = phases[kind]
             return one["replacement"] + one["planning"] + after[kind] - warm_up_s
 
-        own_s = parts[RANK]["retrieval"] if RANK in parts else 0.0
-        from_peer = [one["retrieval"] for kind, one in parts.items() if kind != RANK]
-        exit_s = parts[RANK]["detection"] + before_s(RANK) if RANK in parts else 0.0
+        own_s = phases[RANK]["retrieval"] if RANK in phases else 0.0
+        from_peer = [one["retrieval"] for kind, one in phases.items() if kind != RANK]
+        exit_s = phases[RANK]["detection"] + before_s(RANK) if RANK in phases else 0.0
         return cls(
             exit_ns=_ns(exit_s),
             restore_ns=tuple(_ns(before_s(k)) if k.replacement != NOBODY else 0 for k in kinds),
@@ -277,9 +277,9 @@ class _Recovery:
         )
 
 
-def _after_retrieval_s(parts: Mapping[str, float], setting: OutageSetting) -> float:
+def _after_retrieval_s(phases: Mapping[str, float], setting: OutageSetting) -> float:
     """Return the restart, and what the first iteration takes beyond an ordinary one."""
-    return parts["restart"] + max(0.0, parts["first_iteration"] - setting.iteration_s)
+    return phases["restart"] + max(0.0, phases["first_iteration"] - setting.iteration_s)
 
 
 def _strikes(blows: Sequence[Blow], restore_ns: Sequence[int], ahead_ns: int) -> list[Strikes]:

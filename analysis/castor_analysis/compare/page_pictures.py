@@ -25,7 +25,7 @@ NS_PER_MS: Final = 1e6
 MEDIAN_GOAL: Final = 0.05
 WORST_GOAL: Final = 0.15
 
-#: Family of quantities: label, colour, marker. A recovery's parts are one family.
+#: Family of quantities: label, colour, marker. A recovery's phases are one family.
 _FAMILIES: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
     {
         ITERATION: ("iteration", picture_style.BLUE, "o"),
@@ -37,7 +37,7 @@ _FAMILIES: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
     }
 )
 
-_PARTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+_PHASES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "detection": (picture_style.YELLOW, ""),
         "interrupted": (picture_style.GREY, ""),
@@ -245,7 +245,7 @@ def _lane(axes: Axes, intervals: Sequence[Interval], row: int) -> None:
 
 
 def recovery_bars(points: Sequence[Point]) -> str:
-    """Draw each recovery's parts, measured above simulated; "" where there is none."""
+    """Draw each recovery's phases, measured above simulated; "" where there is none."""
     groups = recovery_groups(points)
     if not groups:
         return ""
@@ -253,7 +253,7 @@ def recovery_bars(points: Sequence[Point]) -> str:
         axes = figure.subplots()
         seen: set[str] = set()
         for row, own in enumerate(groups.values()):
-            ordered = sorted(own, key=_part_order)
+            ordered = sorted(own, key=_phase_order)
             _stacked(axes, row - 0.19, ordered, [point.measured for point in ordered], seen)
             _stacked(axes, row + 0.19, ordered, [point.simulated for point in ordered], seen)
         axes.set_yticks(
@@ -269,9 +269,9 @@ def recovery_bars(points: Sequence[Point]) -> str:
 def recovery_groups(
     points: Sequence[Point],
 ) -> dict[tuple[tuple[str, ...], tuple[str, ...]], list[Point]]:
-    """Return the parts of each kind of recovery in each setting.
+    """Return the phases of each kind of recovery in each setting.
 
-    A part whose point is of all settings of a kind belongs to each of them.
+    A phase whose point is of all settings of a kind belongs to each of them.
     """
     of_kind: dict[tuple[str, ...], list[Point]] = {}
     groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Point]] = {}
@@ -293,8 +293,8 @@ def _stacked(
 ) -> None:
     left = 0.0
     for point, value in zip(points, values, strict=True):
-        part = _part(point)
-        colour, hatch = _PARTS.get(part, _REST)
+        phase = _phase(point)
+        colour, hatch = _PHASES.get(phase, _REST)
         axes.barh(
             place,
             value,
@@ -304,21 +304,21 @@ def _stacked(
             hatch=hatch,
             edgecolor="white",
             linewidth=0.0,
-            label="" if part in seen else part.replace("_", " "),
+            label="" if phase in seen else phase.replace("_", " "),
         )
-        seen.add(part)
+        seen.add(phase)
         left += value
 
 
-def _part(point: Point) -> str:
-    """Return what a part is called; several that share a point, by the longest of them."""
+def _phase(point: Point) -> str:
+    """Return what a phase is called; several that share a point, by the longest of them."""
     return point.quantity.removeprefix("recovery_").removesuffix("_s").removesuffix("_etc")
 
 
-def _part_order(point: Point) -> tuple[int, str]:
-    part = _part(point)
-    known = list(_PARTS)
-    return (known.index(part) if part in known else len(known), part)
+def _phase_order(point: Point) -> tuple[int, str]:
+    phase = _phase(point)
+    known = list(_PHASES)
+    return (known.index(phase) if phase in known else len(known), phase)
 
 
 def pictured_cases(comparison: Comparison) -> list[Case]:

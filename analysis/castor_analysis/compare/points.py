@@ -19,7 +19,7 @@ class Point:
     """A check of the simulator, or, of a run that it was fitted on, a residual.
 
     Attributes:
-        quantity: such as "iteration_s"; of a recovery "recovery_total_s" and its parts.
+        quantity: such as "iteration_s"; of a recovery "recovery_total_s" and its phases.
         setting: what tells this point from others of the quantity: "link", "model", "scheme", of a
             recovery "failure", and so on. Values are short enough for a table.
         unit: S, SHARE or ITERATIONS.

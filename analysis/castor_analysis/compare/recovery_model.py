@@ -1,6 +1,6 @@
-"""How long an outage takes, part by part: fitted in one setting, predicted in others.
+"""How long an outage takes, phase by phase: fitted in one setting, predicted in others.
 
-The parts are the phases of `castor_records.recoveries`. What each follows from:
+The phases are those of `castor_records.recoveries`. What each follows from:
 
     detection        a lost machine: its lease (`Lease`), nothing fitted;
                      else a constant: an agent sees its trainer exit
@@ -43,7 +43,7 @@ gloo, not to a run: one setting cannot tell it from the constant of the restart.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutageSetting:
-    """What the parts of an outage follow from; none of it needs the outage itself.
+    """What the phases of an outage follow from; none of it needs the outage itself.
 
     Attributes:
         link_bps: of each machine.
@@ -162,7 +162,7 @@ class RecoveryModel:
     runs: tuple[str, ...]
 
     def predict(self, kind: OutageKind, setting: OutageSetting) -> dict[str, float]:
-        """Return the parts of an outage of `kind` in `setting` and their "total", in seconds.
+        """Return the phases of an outage of `kind` in `setting` and their "total", in seconds.
 
         Raises:
             ValueError: no calibrating run had an outage of this kind.
@@ -176,7 +176,7 @@ class RecoveryModel:
             )
         lease = Lease(setting.lease_s)
         loading_s = figures.load_s_per_unit * setting.load_unit(kind.source)
-        parts = {
+        phases = {
             "detection": lease.mean_s if figures.by_lease else figures.detection_s,
             "interrupted": 0.0,
             "replacement": figures.replacement_s,
@@ -185,7 +185,7 @@ class RecoveryModel:
             "restart": figures.restart_s + setting.build_s() + loading_s,
             "first_iteration": figures.first_iteration_s + setting.serial_s,
         }
-        return {**parts, "total": sum(parts.values())}
+        return {**phases, "total": sum(phases.values())}
 
 
 def calibrate(measured: Sequence[OutageSample], setting: OutageSetting) -> RecoveryModel:
@@ -204,9 +204,9 @@ def calibrate(measured: Sequence[OutageSample], setting: OutageSetting) -> Recov
 
 
 def _fitted(kind: OutageKind, alike: Sequence[OutageSample], setting: OutageSetting) -> KindFigures:
-    def median(part: str, less_s: float = 0.0) -> float:
-        # A part that is shorter than what travels in it leaves nothing for the constant.
-        return max(0.0, statistics.median(one.seconds[part] for one in alike) - less_s)
+    def median(phase: str, less_s: float = 0.0) -> float:
+        # A phase that is shorter than what travels in it leaves nothing for the constant.
+        return max(0.0, statistics.median(one.seconds[phase] for one in alike) - less_s)
 
     load_s = statistics.median(one.load_s for one in alike)
     return KindFigures(

@@ -1,17 +1,17 @@
 """Measured recoveries beside predicted ones, as points.
 
-Which parts share a point is decided by what is predicted alone, and every part is in exactly one:
+Which phases share a point is decided by what is predicted alone, and every phase is in exactly one:
 
 - What follows from neither link nor model is pooled over all settings with outages of that kind:
   a detection by lease, which each failure draws anew, as `recovery_detection_s`; what is left
   (replacement, planning, the detection of a process, reading one's own memory) as
   `recovery_planning_etc_s`: these are processes that notice and talk, and a relative error of
   one of 20 ms would say nothing.
-- Where even that sum is predicted to be shorter than `SHORT_S`, its parts count in the point of the
-  shortest other part of each setting.
-- Every other part has a point for each setting, and so has the whole, `recovery_total_s`.
+- Where even that sum is predicted to be shorter than `SHORT_S`, its phases count in the point of
+  the shortest other phase of each setting.
+- Every other phase has a point for each setting, and so has the whole, `recovery_total_s`.
 
-A point of several parts names them in its setting, as "parts".
+A point of several phases names them in its setting, as "phases".
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def recovery_points(
     return points, left_out
 
 
-def grouped_parts(
+def grouped_phases(
     model: RecoveryModel, kind: OutageKind, setting: OutageSetting
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-    """Return the parts of each point by its name: those of all settings, and those of each one.
+    """Return the phases of each point by its name: those of all settings, and those of each one.
 
     Args:
         model: knows the kind.
@@ -97,54 +97,54 @@ def grouped_parts(
         constant.append("detection")
     if kind.source == "own_memory":
         constant.append("retrieval")
-    constant = [part for part in MEASURED if part in constant]
-    rest = [part for part in MEASURED if part not in (*constant, *everywhere)]
-    here: dict[str, tuple[str, ...]] = {part: (part,) for part in rest}
-    if sum(predicted[part] for part in constant) >= SHORT_S:
+    constant = [phase for phase in MEASURED if phase in constant]
+    rest = [phase for phase in MEASURED if phase not in (*constant, *everywhere)]
+    here: dict[str, tuple[str, ...]] = {phase: (phase,) for phase in rest}
+    if sum(predicted[phase] for phase in constant) >= SHORT_S:
         everywhere[_PLANNING] = tuple(constant)
     else:
-        host = min(rest, key=lambda part: predicted[part])
-        here[host] = (host, *constant)
+        shortest = min(rest, key=lambda phase: predicted[phase])
+        here[shortest] = (shortest, *constant)
     return everywhere, here
 
 
 def _of_all_settings(
     model: RecoveryModel, setting: OutageSetting, kind: OutageKind, alike: Sequence[OutageSample]
 ) -> list[Point]:
-    everywhere, _ = grouped_parts(model, kind, setting)
+    everywhere, _ = grouped_phases(model, kind, setting)
     predicted = model.predict(kind, setting)
     shown = {**_kind_shown(kind), "lease": format_seconds(setting.lease_s)}
     return [
-        _point(f"recovery_{name}_s", shown, parts, alike, predicted)
-        for name, parts in everywhere.items()
+        _point(f"recovery_{name}_s", shown, phases, alike, predicted)
+        for name, phases in everywhere.items()
     ]
 
 
 def _of_setting(
     model: RecoveryModel, one: MeasuredOutages, kind: OutageKind, alike: Sequence[OutageSample]
 ) -> list[Point]:
-    _, here = grouped_parts(model, kind, one.setting)
+    _, here = grouped_phases(model, kind, one.setting)
     predicted = model.predict(kind, one.setting)
     shown = {**one.shown, **_kind_shown(kind)}
     groups = {**here, "total": ("total",)}
     return [
-        _point(f"recovery_{name}_s", shown, parts, alike, predicted)
-        for name, parts in groups.items()
+        _point(f"recovery_{name}_s", shown, phases, alike, predicted)
+        for name, phases in groups.items()
     ]
 
 
 def _point(
     quantity: str,
     shown: Mapping[str, SettingValue],
-    parts: Sequence[str],
+    phases: Sequence[str],
     alike: Sequence[OutageSample],
     predicted: Mapping[str, float],
 ) -> Point:
-    samples = [sum(outage.seconds[part] for part in parts) for outage in alike]
+    samples = [sum(outage.seconds[phase] for phase in phases) for outage in alike]
     runs = sorted({outage.run for outage in alike})
-    if len(parts) > 1:
-        shown = {**shown, "parts": "+".join(parts)}
-    simulated_s = sum(predicted[part] for part in parts)
+    if len(phases) > 1:
+        shown = {**shown, "phases": "+".join(phases)}
+    simulated_s = sum(predicted[phase] for phase in phases)
     return point_of_samples(quantity, shown, S, samples, simulated_s, runs)
 
 

@@ -181,8 +181,8 @@ def _points(comparison: Comparison) -> Table:
         points = sorted(points, key=lambda p: -abs(p.error) if p.error is not None else -1e9)
         points = points[:_SHOWN]
         title = f"The {_SHOWN} held-out points of {len(comparison.held_out)} that are off most"
-    # What a part of a recovery consists of takes more room than it is worth here.
-    keys = [key for key in telling_keys(points) if key != "parts"]
+    # Which phases share a point takes more room than it is worth here.
+    keys = [key for key in telling_keys(points) if key != "phases"]
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     # In one column: beside each other they leave a setting five characters of 80 columns.
     table.add_column("quantity and setting")
