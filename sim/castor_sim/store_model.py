@@ -331,17 +331,21 @@ class StoreModel:
 class ModelStore:
     """A `castor_policy.store.Store` over a `StoreModel`; several may share one model.
 
-    A watch looks at the model whenever the event loop comes round, so it keeps that loop busy: for
-    tests and demonstrations. A simulation drives the model itself.
+    For tests, and for jobs in one process. A simulation drives the model itself.
 
     Args:
         model: the store's state.
         clock: returns the time in seconds.
+        poll_s: a watch looks at the model so often; 0: whenever the event loop comes round, which
+            keeps that loop busy, and is right where the clock is moved by hand.
     """
 
-    def __init__(self, model: StoreModel, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, model: StoreModel, clock: Callable[[], float], *, poll_s: float = 0.0
+    ) -> None:
         self._model = model
         self._clock = clock
+        self._poll_s = poll_s
         self._closed = False
 
     async def grant(self, ttl_s: float) -> int:
@@ -375,7 +379,7 @@ class ModelStore:
                 from_revision = events[-1].mod_revision + 1
                 yield events
             else:
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._poll_s)
 
     def cluster(self) -> int:
         """See `Store.cluster`."""

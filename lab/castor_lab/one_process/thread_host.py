@@ -1,0 +1,113 @@
+"""Runs an agent's trainers as threads: the `TrainerHost` of a job in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from castor_lab.one_process.memory_group import Meeting
+from castor_lab.one_process.thread_trainer import TrainerThread
+from castor_runtime.agent.rendezvous import VARIABLE
+from castor_runtime.agent.script_files import ScriptFiles
+from castor_runtime.named import named
+from castor_runtime.trainer.agent_link import TrainerSettings
+
+_calls = itertools.count(1 << 30)
+"""Numbers of calls, above those of the kernel's."""
+
+
+class ThreadHost:
+    """See `castor_runtime.agent.trainer_host.TrainerHost`.
+
+    Args:
+        meet: returns the meeting of whoever is given this place.
+        train: what every trainer does.
+    """
+
+    def __init__(
+        self, meet: Callable[[str], Meeting], train: Callable[[TrainerThread], None]
+    ) -> None:
+        self.pid = os.getpid()
+        self._meet = meet
+        self._train = train
+        self._running: dict[int, TrainerThread] = {}
+        self._ends: dict[int, asyncio.Future[int]] = {}
+
+    def preload(self, files: ScriptFiles) -> None:
+        """Nothing to do."""
+
+    async def wait_ready(self) -> None:
+        """Nothing to wait for."""
+
+    async def start_trainer(
+        self,
+        rank: int,
+        script: str,
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str],
+        log: Path,
+    ) -> int:
+        """Start a thread."""
+        del rank, script, arguments
+        settings = TrainerSettings.from_environment(environment)
+        assert settings is not None, "the agent has set it"
+        trainer = TrainerThread(settings, self._meet(environment[VARIABLE]), self._train, log)
+        loop = asyncio.get_running_loop()
+        end: asyncio.Future[int] = loop.create_future()
+
+        def ended(code: int) -> None:
+            loop.call_soon_threadsafe(_set, end, code)
+
+        pid = trainer.start(ended)
+        self._running[pid], self._ends[pid] = trainer, end
+        return pid
+
+    async def start_call(
+        self, name: str, function: str, arguments: Mapping[str, Any], log: Path
+    ) -> int:
+        """Call the function in a thread."""
+        del name
+        pid = next(_calls)
+        self._ends[pid] = asyncio.ensure_future(
+            asyncio.to_thread(_call, function, dict(arguments), log)
+        )
+        return pid
+
+    async def wait_end(self, pid: int) -> int:
+        """Wait for the end of what was started."""
+        return await asyncio.shield(self._ends[pid])
+
+    async def kill_all(self) -> None:
+        """Kill all trainers; wait until no thread of theirs is left that writes.
+
+        A call that is under way goes on: a thread cannot be killed, and it writes no memory.
+        """
+        for trainer in self._running.values():
+            trainer.kill()
+        ends = [self._ends[pid] for pid in self._running]
+        await asyncio.gather(*ends)
+        self._running.clear()
+        self._ends = {pid: end for pid, end in self._ends.items() if not end.done()}
+
+
+def _set(end: asyncio.Future[int], code: int) -> None:
+    if not end.done():
+        end.set_result(code)
+
+
+def _call(function: str, arguments: dict[str, Any], log: Path) -> int:
+    try:
+        named(function)(**arguments)
+    except SystemExit as end:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{end.code}\n")
+        return 1
+    except BaseException as error:  # noqa: BLE001 - as a process of its own would end
+        sys.stderr.write(f"{function}: {error}\n")
+        return 1
+    return 0

@@ -1,0 +1,354 @@
+"""The agents' and trainers' heart in one process: every failure ends in the very same bits.
+
+Real agents, sessions, replicators, shared memory and checkpoint servers; the store and the process
+groups are in memory (`castor_lab.one_process`). Each run takes a second.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from castor_lab.one_process import Cluster, Outcome, TrainerThread
+from castor_lab.one_process.failures import (
+    damage,
+    die,
+    die_settled,
+    flip,
+    lose,
+    raise_error,
+    settled,
+    wait_until_offered,
+)
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import RecoveryOptions, TrafficOptions
+from castor_policy.membership import WatchLimits
+from castor_records.events.event import of_kind
+from castor_records.events.failures import Detected, Planned, Retrieved
+from castor_runtime.arena import SHARED_MEMORY
+
+ITERATIONS = 8
+PAIRS = ((0, 1), (1, 0), (2, 3), (3, 2))
+RING_OF_THREE = ((0, 1, 2), (1, 2, 3), (2, 3, 0), (3, 0, 1))
+
+Make = Callable[..., Cluster]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    jobs: list[str] = []
+
+    def made(ranks: int = 1, standby: int = 0, traffic: Any = None, **changes: Any) -> Cluster:
+        jobs.append(f"h{secrets.token_hex(4)}")
+        spec = JobSpec(
+            job=jobs[-1],
+            machines=4,
+            ranks_per_machine=ranks,
+            placement="group",
+            script="train.py",
+            started_ns=time.time_ns(),
+            traffic=TrafficOptions(chunk_bytes=4096, **(traffic or {})),
+            limits=WatchLimits(lease_s=1.0),
+            **({"replicas": PAIRS} | changes),
+        )
+        folder = tmp_path_factory.mktemp(spec.job)
+        return Cluster(spec, folder, iterations=ITERATIONS, standby=standby)
+
+    yield made
+    for job in jobs:
+        for path in SHARED_MEMORY.glob(f"castor-{job}-*"):
+            path.unlink()
+
+
+@pytest.fixture(scope="module")
+def whole(make: Make) -> dict[int, str]:
+    """The final state of a run without any failure, by ranks a machine."""
+    states = {}
+    for ranks in (1, 2):
+        outcome = make(ranks).run()
+        assert outcome.redone == 0
+        ends(outcome, outcome.state)
+        assert outcome.state is not None
+        states[ranks] = outcome.state
+    assert len(set(states.values())) == 2
+    return states
+
+
+def ends(outcome: Outcome, state: str | None) -> None:
+    """Hold a run to its right end: state, exit codes, and nothing left."""
+    assert (outcome.iteration, outcome.state) == (ITERATIONS, state)
+    assert set(outcome.codes.values()) - {None} == {0}
+    assert outcome.left == ()
+    alive = [one.name for one in threading.enumerate() if one.name.startswith("castor-t")]
+    assert alive == []
+
+
+def plans(outcome: Outcome) -> list[tuple[str, int]]:
+    return [(p.event.tier, p.event.iteration) for p in of_kind(outcome.events, Planned)]
+
+
+def sources(outcome: Outcome, rank: int) -> list[str]:
+    """Where a rank's own part came from, generation after generation."""
+    found = of_kind(outcome.events, Retrieved)
+    return [one.event.source for one in found if one.event.rank == rank and one.event.own]
+
+
+START = ("scratch", 0)
+
+
+@pytest.mark.parametrize(("ranks", "rank", "step"), [(1, 0, 1), (1, 3, 5), (2, 5, 4), (2, 0, 8)])
+def test_a_trainer_that_dies_costs_nothing_that_was_complete(
+    make: Make, whole: dict[int, str], ranks: int, rank: int, step: int
+) -> None:
+    cluster = make(ranks)
+    cluster.at(rank, min(step, ITERATIONS - 1), die_settled)
+    outcome = cluster.run()
+    ends(outcome, whole[ranks])
+    assert plans(outcome) == [START, ("own_memory", min(step, ITERATIONS - 1))]
+    assert outcome.redone == 0
+    (detected,) = of_kind(outcome.events, Detected)
+    assert (detected.event.how, detected.event.rank) == ("signal", rank)
+
+
+def test_a_trainer_that_dies_in_the_middle_of_a_checkpoint_costs_that_one(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make()
+    cluster.at(2, 5, die)
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert outcome.redone <= 1
+    assert plans(outcome)[1] in [("own_memory", 4), ("own_memory", 5)]
+
+
+# ---- agents ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("silently", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_agent_that_comes_back_finds_its_memory_again(
+    make: Make, whole: dict[int, str], ranks: int, silently: bool
+) -> None:
+    cluster = make(ranks)
+    cluster.at(2 * ranks, 4, lose(cluster, "node-2", silently=silently))
+    outcome = cluster.run()
+    ends(outcome, whole[ranks])
+    assert plans(outcome) == [START, ("own_memory", 4)]
+    assert outcome.redone == 0
+
+
+def test_an_agent_that_lost_its_memory_fetches_from_the_peer_that_holds_it(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make(2)
+    cluster.at(1, 3, lose(cluster, "node-0", memory=True))
+    outcome = cluster.run()
+    ends(outcome, whole[2])
+    assert plans(outcome) == [START, ("peer", 3)]
+    assert [sources(outcome, rank)[-1] for rank in (0, 1, 2, 7)] == [
+        "peer:node-1",
+        "peer:node-1",
+        "own_memory",
+        "own_memory",
+    ]
+    assert outcome.redone == 0
+
+
+def test_a_standby_takes_a_lost_machines_place_and_fetches_its_parts(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make(2, standby=1)
+    cluster.at(6, 5, lose(cluster, "node-3", memory=True, comes_back=False, silently=True))
+    outcome = cluster.run()
+    ends(outcome, whole[2])
+    assert outcome.codes["node-3"] is None
+    assert plans(outcome) == [START, ("peer", 5)]
+    assert sources(outcome, 6)[-1] == "peer:node-2"
+
+
+def test_the_roots_own_agent_may_be_lost(make: Make, whole: dict[int, str]) -> None:
+    cluster = make()
+
+    def lose_root(trainer: TrainerThread) -> None:
+        lose(cluster, cluster.root(), silently=True)(trainer)
+
+    cluster.at(1, 4, lose_root)
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("own_memory", 4)]
+
+
+def test_one_of_each_group_may_lose_its_memory_at_once(make: Make, whole: dict[int, str]) -> None:
+    cluster = make()
+    cluster.at(0, 6, lose(cluster, "node-1", "node-2", memory=True))
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("peer", 6)]
+    assert outcome.redone == 0
+
+
+def test_a_group_that_loses_all_its_memory_begins_anew(make: Make, whole: dict[int, str]) -> None:
+    cluster = make()
+    cluster.at(0, 4, lose(cluster, "node-2", "node-3", memory=True))
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, START]
+    assert outcome.redone == 4
+
+
+def test_with_three_copies_two_neighbours_may_be_lost(make: Make, whole: dict[int, str]) -> None:
+    cluster = make(replicas=RING_OF_THREE)
+    cluster.at(3, 4, lose(cluster, "node-0", "node-1", memory=True))
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("peer", 4)]
+    assert {sources(outcome, rank)[-1] for rank in (0, 1)} <= {"peer:node-2", "peer:node-3"}
+
+
+def test_a_second_failure_while_the_first_is_recovered_from(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make()
+    cluster.at(0, 4, die_settled)
+    cluster.at_load(3, 2, lambda trainer: trainer.die())
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("own_memory", 4), ("own_memory", 4)]
+
+
+# ---- damage ------------------------------------------------------------------------------------
+
+
+def test_a_damaged_own_part_is_found_by_its_agent_and_fetched(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make()
+    cluster.at(2, 5, damage(cluster, machine=1, rank=1))
+    cluster.at(2, 5, die)
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("own_memory", 5)]
+    assert sources(outcome, 1)[-1] == "peer:node-0"
+    assert outcome.redone == 0
+
+
+def test_a_part_damaged_after_its_agent_has_looked_is_found_by_the_trainer(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make()
+    cluster.at(1, 5, die_settled)
+
+    def damage_at_load(trainer: TrainerThread) -> None:
+        wait_until_offered(cluster, trainer)
+        flip(cluster.agent_of(1)._memory.segments()[1], 5)
+
+    cluster.at_load(1, 2, damage_at_load)
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("own_memory", 5)]
+    assert sources(outcome, 1)[-2:] == ["own_memory", "peer:node-0"]
+
+
+def test_where_the_only_copy_left_is_damaged_training_begins_anew(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make()
+    cluster.at(0, 5, damage(cluster, machine=1, rank=0))
+    cluster.at(0, 5, lose(cluster, "node-0", memory=True))
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    # Who was to load iteration 5 has given up what it had of another one.
+    assert plans(outcome) == [START, ("peer", 5), START]
+    assert outcome.redone == 5
+
+
+def test_a_holder_that_is_lost_while_it_is_fetched_from_is_asked_again(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make()
+
+    def watch(trainer: TrainerThread) -> None:
+        settled(trainer)
+        memory = cluster.agent_of(1)._memory
+        serve, asked = memory.open, []
+
+        def refuse_once(rank: int, iteration: int) -> Any:
+            if not asked:
+                asked.append(rank)
+                cluster._loop.call_soon_threadsafe(lambda: cluster.lose("node-1"))
+                raise ConnectionResetError
+            return serve(rank, iteration)
+
+        memory.open = refuse_once  # type: ignore[method-assign]
+
+    cluster.at(0, 5, watch)
+    cluster.at(0, 5, lose(cluster, "node-0", memory=True))
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome)[-1] == ("peer", 5)
+    assert len(plans(outcome)) >= 3
+    assert outcome.redone == 0
+
+
+# ---- the store ---------------------------------------------------------------------------------
+
+
+def test_training_goes_on_while_the_store_is_away(make: Make, whole: dict[int, str]) -> None:
+    cluster = make()
+    cluster.at(0, 3, lambda _: cluster.in_loop(lambda: cluster.stop_store(0.6)))
+    cluster.at(2, 6, lambda _: time.sleep(0.7))
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START]
+
+
+def test_a_failure_while_the_store_is_away_waits_for_it(make: Make, whole: dict[int, str]) -> None:
+    cluster = make()
+    cluster.at(0, 3, lambda _: cluster.in_loop(lambda: cluster.stop_store(0.6)))
+    cluster.at(3, 4, die_settled)
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("own_memory", 4)]
+
+
+# ---- checkpoints -------------------------------------------------------------------------------
+
+
+def test_with_a_checkpoint_of_three_the_newest_of_them_is_loaded(
+    make: Make, whole: dict[int, str]
+) -> None:
+    cluster = make(traffic={"checkpoint_every": 3})
+    cluster.at(1, 5, lose(cluster, "node-1", memory=True))
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("peer", 3)]
+    assert outcome.redone == 2
+
+
+def test_a_schedule_of_idle_spans_ends_in_the_same_bits(make: Make, whole: dict[int, str]) -> None:
+    cluster = make(2, traffic={"scheme": "pipelined"})
+    cluster.at(4, 5, die_settled)
+    outcome = cluster.run()
+    ends(outcome, whole[2])
+    assert plans(outcome) == [START, ("own_memory", 5)]
+
+
+def test_an_error_that_comes_again_and_again_ends_the_job_and_its_memory_is_kept(
+    make: Make,
+) -> None:
+    cluster = make(recovery=RecoveryOptions(max_attempts=2))
+
+    def fail_always(trainer: TrainerThread) -> None:
+        cluster.at(2, 4, fail_always)
+        raise_error(trainer)
+
+    cluster.at(2, 4, fail_always)
+    outcome = cluster.run()
+    assert set(outcome.codes.values()) == {1}
+    assert plans(outcome) == [START, *[("own_memory", 4)] * 3]
+    assert len([name for name in outcome.left if "-r" in name]) == 8  # both copies of each rank
