@@ -194,7 +194,8 @@ class Agent:
                 self.since = time.monotonic()
             elif time.monotonic() - self.since > 0.4:
                 (self.run_dir / "agents" / "wanted").write_text(str(machine))
-                if await self.put(Put(requests_prefix(self.job) + f"2-{machine}", "")):
+                wanted = f"{self.generation + 1}-{machine}"
+                if await self.put(Put(requests_prefix(self.job) + wanted, "")):
                     lost.touch()
 """
 
