@@ -58,8 +58,10 @@ class Document:
                 parts.append(str(step))
         return ".".join(parts)
 
-    def set(self, names: Sequence[str], value: object) -> None:
+    def set(self, names: Sequence[str], value: object, *, file: str = OVERRIDE_FILE) -> None:
         """Put `value` at the dotted key `names`, making the tables on the way.
+
+        `file` is what stands where a file would in the errors about it.
 
         In a list of tables a step is an index, or the `name` of an entry.
 
@@ -88,7 +90,7 @@ class Document:
             else:
                 target = target[step]  # type: ignore[index]  # as above
         self._forget(path)
-        self.places[path] = Place(OVERRIDE_FILE)
+        self.places[path] = Place(file)
 
     def _merge(
         self,

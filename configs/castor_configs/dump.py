@@ -22,13 +22,22 @@ def dump_toml(model: BaseModel) -> str:
         ValueError: the model has something that TOML cannot hold, so it would not load as equal.
     """
     data = model.model_dump(mode="json", exclude_none=True, by_alias=True)
-    text = "\n".join(_table_lines(data, ())).strip("\n") + "\n"
+    text = table_toml(data)
     again = type(model).model_validate(tomllib.loads(text))
     if again != model:
         raise ValueError(
             f"this {type(model).__name__} cannot be written as TOML: it would load as another value"
         )
     return text
+
+
+def table_toml(table: Mapping[str, object]) -> str:
+    """Return nested tables as TOML.
+
+    Raises:
+        ValueError: they have something that TOML cannot hold.
+    """
+    return "\n".join(_table_lines(table, ())).strip("\n") + "\n"
 
 
 def _table_lines(table: Mapping[str, object], path: tuple[str, ...]) -> Iterator[str]:

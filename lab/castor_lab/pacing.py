@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.launcher.train_options import TrainOptions
 
 PACED_DEVICE: Final = "castor_lab.paced_device:paced_device"
@@ -15,6 +16,13 @@ PACED_DEVICE: Final = "castor_lab.paced_device:paced_device"
 
 _PACED_LAYERS: Final = "--paced-layer-ms"
 """The option of Castor's programs that replaces arithmetic by waits."""
+
+
+def with_paced_device(spec: JobSpec) -> JobSpec:
+    """Return the job with the device that paces copies, if it asks for them and names no other."""
+    if not spec.device.paced_copy_bps or spec.device.maker:
+        return spec
+    return replace(spec, device=replace(spec.device, maker=PACED_DEVICE))
 
 
 def labelled(options: TrainOptions) -> TrainOptions:

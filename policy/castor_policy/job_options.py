@@ -93,7 +93,7 @@ class PersistenceOptions(Options):
 
     path: str = option(
         "",
-        Unit.TEXT,
+        Unit.PATH,
         "Folder for persistent checkpoints; default: there are none.",
         flag="persist",
         metavar="PATH",
@@ -112,6 +112,7 @@ class PersistenceOptions(Options):
         600.0,
         Unit.SECONDS,
         "Persistent storage may take so long to be read, where memory cannot serve.",
+        flag="storage-patience",
         above=0,
     )
 
@@ -142,6 +143,7 @@ class RecoveryOptions(Options):
         Unit.SECONDS,
         "A machine that does not stop its trainers and say what it holds, or does not take up a "
         "plan, for so long is lost.",
+        flag="gather-patience",
         above=0,
     )
 
@@ -154,7 +156,7 @@ class DeviceOptions(Options):
         "",
         Unit.TEXT,
         "What makes a stand-in for the device; default: the trainers' own.",
-        flag="device",
+        flag="device-maker",
         metavar="MODULE:FUNCTION",
     )
     paced_copy_bps: int = option(

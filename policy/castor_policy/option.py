@@ -31,6 +31,7 @@ class Unit(Enum):
     COUNT = "count"
     RATIO = "ratio"
     TEXT = "text"
+    PATH = "path"
     FLAG = "flag"
 
     @property
@@ -43,7 +44,7 @@ class Unit(Enum):
         """The types of its values."""
         if self in (Unit.BYTES, Unit.BITS_PER_SECOND, Unit.COUNT):
             return (int,)
-        return {Unit.TEXT: (str,), Unit.FLAG: (bool,)}.get(self, (int, float))
+        return {Unit.TEXT: (str,), Unit.PATH: (str,), Unit.FLAG: (bool,)}.get(self, (int, float))
 
     @property
     def written(self) -> str:
@@ -123,17 +124,19 @@ class Option:
         )
         if not fits:
             why = f": {self.why}" if self.why else ""
-            raise ValueError(f"expected {self._range()}, not {value:g}{self.unit.written}{why}")
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            raise ValueError(f"expected {self._range()}, not {shown}{self.unit.written}{why}")
 
     def _range(self) -> str:
         if self.multiple_of > 1:
             return f"a multiple of {self.multiple_of}{self.unit.written}"
         unit = self.unit.written
-        low = f"above {self.above:g}" if self.above is not None else f"{self.least:g}"
         what = "a share " if self.unit == Unit.SHARE else ""
-        if self.most is None:
-            return f"{what}{low}{unit}" + (" or more" if self.above is None else "")
-        return f"{what}{low} to {self.most:g}{unit}"
+        if self.above is not None:
+            most = "" if self.most is None else f" and up to {self.most:g}{unit}"
+            return f"{what}above {self.above:g}{unit}{most}"
+        most = " or more" if self.most is None else f" to {self.most:g}{unit}"
+        return f"{what}{self.least:g}{unit if self.most is None else ''}{most}"
 
 
 def option(default: ValueT, unit: Unit, text: str, **rest: Any) -> ValueT:
@@ -168,6 +171,12 @@ def options_of(group: type[Options]) -> Mapping[str, Option]:
         found: tuple[Field[Any], ...] = fields(group)  # type: ignore[arg-type]  # each is one
         _OF[group] = {item.name: item.metadata[_OPTION] for item in found}
     return _OF[group]
+
+
+def default_of(group: type[Options], name: str) -> Any:
+    """Return what an option is where nobody sets it."""
+    found: tuple[Field[Any], ...] = fields(group)  # type: ignore[arg-type]  # as above
+    return next(item.default for item in found if item.name == name)
 
 
 def key_of(name: str, one: Option) -> str:

@@ -1,6 +1,7 @@
 """The folder of one run: what lies where, and the small documents in it.
 
 run.json            this run: job, store, nodes, pids (written by the launcher)
+job.toml            the job as it was given, all options in it: `castor train` takes it again
 result.json         its outcome, once it has ended
 events.jsonl        what happened, of all agents and the launcher, on one clock
 launcher.jsonl      the launcher's own events
@@ -34,6 +35,11 @@ class RunFiles:
     def run_file(self) -> Path:
         """What run this is."""
         return self.path / "run.json"
+
+    @property
+    def job_file(self) -> Path:
+        """The job, as `castor train` takes it."""
+        return self.path / "job.toml"
 
     @property
     def result_file(self) -> Path:

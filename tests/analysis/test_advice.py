@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from castor.app import app
+from castor.commands.job_flags import given_flags
 from castor_analysis.advice.advise import advise, choose
 from castor_analysis.advice.case import Request
 from castor_analysis.advice.document import advice_json
@@ -20,6 +20,7 @@ from castor_analysis.advice.text import assumptions, portable, reasons, train_co
 from castor_analysis.summary import effective_ratio
 from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError
+from castor_configs.job import GivenJob
 from castor_policy.placement import group_placement
 from castor_runtime.launcher.train_options import job_spec
 from castor_sim.run import run_once, seeds_of
@@ -238,11 +239,10 @@ def test_what_is_recommended_is_something_that_castor_train_does(
     assert isinstance(command, TyperGroup)
     train = command.commands["train"]
     with train.make_context("train", [str(script), *words[3:]]) as context:
-        given = context.params
         assert context.args == [], "every word is an option of castor train"
-    taken = set(inspect.signature(job_spec).parameters) & set(given)
-    spec = job_spec(**{name: given[name] for name in taken} | {"job": "advised", "arguments": ()})
-    assert given["standby"] == advice.standbys
+        job = GivenJob(script, flags=given_flags(context)).checked()
+    spec = job_spec(job)
+    assert job.launch.standby == advice.standbys
     assert spec.machines == advice.case.setup.job.machines
     assert spec.replicas == advice.candidate.placement.replicas
     assert spec.traffic.checkpoint_every == advice.candidate.every

@@ -25,9 +25,11 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
+from castor_configs.job import Job, LaunchOptions
 from castor_lab.faults.injector import Injector
 from castor_lab.faults.requested import requested_faults
 from castor_policy.agents.plan import Phase, Plan
+from castor_policy.job_options import TrafficOptions
 from castor_policy.store import Delete, Put, Txn
 from castor_records.events.failures import Failed
 from castor_records.events.line import parse_line
@@ -217,21 +219,12 @@ class Run:
         script.write_text("")
         self.job = f"t{secrets.token_hex(4)}"
         spec = job_spec(
-            job=self.job,
-            script=script,
-            arguments=arguments,
-            nodes=nodes,
-            ranks_per_node=1,
-            replicas=min(2, nodes),
-            placement="mixed",
-            persist="",
-            persist_every="3h",
-            persist_keep=2,
-            lease="5s",
-            scheme="eager",
-            chunk="1MiB",
-            memory_limit="",
-            max_attempts=5,
+            Job(
+                script=str(script),
+                arguments=arguments,
+                launch=LaunchOptions(job=self.job, nodes=nodes, replicas=min(2, nodes)),
+                traffic=TrafficOptions(chunk_bytes=1 << 20),
+            )
         )
         self.options = TrainOptions(
             spec=spec,

@@ -118,7 +118,7 @@ BOTH: dict[str, Decision] = {
                 "castor_runtime.agent.session:StoreSession.__init__",
             ),
             ("membership.Lease", "castor_policy.agents.lease_keeping:LeaseKeeper.answered"),
-            ("membership.check_lease", "castor_runtime.launcher.train_options:job_spec"),
+            ("membership.WatchLimits", "castor_policy.job_options:JobOptions"),
         ),
         (
             ("membership.Lease", "castor_sim.detection:DetectionConfig.heartbeats"),

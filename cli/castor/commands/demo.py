@@ -23,7 +23,8 @@ def demo(
     out as Gemini's artifact does it; under "castor" as this runtime does, by leases.
     """
     from castor_configs.errors import InputError
-    from castor_configs.written_defaults import LEASE
+    from castor_configs.written_quantities import written_seconds
+    from castor_policy.membership import LIMITS
     from castor_traces.fetch import locate
 
     stderr = Console(stderr=True, highlight=False)
@@ -41,7 +42,8 @@ def demo(
             "no failure trace on this computer (castor trace fetch infinitehbd gets one): "
             "using generated failures at OPT-175B's published rate"
         )
-    own = f'strategies.castor.detection={{lease="{LEASE}"}}'
+    lease = written_seconds(LIMITS.lease_s)
+    own = f'strategies.castor.detection={{lease="{lease}"}}'
     simulate_command.simulate(experiment, out=out, plot=True, overrides=[own])
     stderr.print(f"pictures: {out}/comparison.png, {out}/timeline-gemini.png")
     stderr.print(f"for ui.perfetto.dev: {out}/timeline.perfetto.json")

@@ -39,8 +39,10 @@ def resume(
 
     Example: castor resume out/train-gpt2
     """
+    from castor_configs.option_tables import read_value
+    from castor_policy.option import options_of
     from castor_runtime.launcher.run_folder import RunFolder, newest_run
-    from castor_runtime.launcher.train_options import TrainOptions, memory_limit_bytes
+    from castor_runtime.launcher.train_options import TrainOptions
 
     folder = RunFolder(run) if run is not None else newest_run()
     record = folder.run()
@@ -51,8 +53,12 @@ def resume(
         recovery = replace(spec.recovery, max_attempts=max_attempts)
         spec = replace(spec, recovery=recovery)
     if memory_limit:
-        memory = replace(spec.memory, limit_bytes=memory_limit_bytes(memory_limit))
-        spec = replace(spec, memory=memory)
+        limit = options_of(type(spec.memory))["limit_bytes"]
+        try:
+            limit_bytes = read_value(limit, memory_limit)
+        except ValueError as error:
+            raise InputError(str(error), key="--memory-limit") from error
+        spec = replace(spec, memory=replace(spec.memory, limit_bytes=limit_bytes))
     cluster = (record.cluster or {}).get("name")
     options = TrainOptions(
         spec=replace(spec, resumes=max(1, record.generation, spec.resumes)),

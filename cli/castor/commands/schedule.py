@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from castor_configs import written_defaults
 from castor_configs.errors import InputError
 from castor_configs.plugins import and_plugins
 from castor_configs.schemes import SCHEMES
+from castor_configs.written_quantities import written_bytes
 from castor_policy import defaults
 from castor_policy.chunk_schedule import Link
 
@@ -44,7 +44,7 @@ def schedule(
     ] = "100",
     buffer: Annotated[
         str, typer.Option(metavar="SIZE", help="R, GPU memory for received chunks.")
-    ] = written_defaults.GEMINI_BUFFER,
+    ] = written_bytes(defaults.GEMINI_BUFFER_BYTES),
     sub_buffers: Annotated[
         int, typer.Option(min=1, help="p, sub-buffers of R/p.")
     ] = defaults.SUB_BUFFERS,

@@ -17,6 +17,7 @@ from castor_records.run_record import RunRecord
 from castor_runtime.processes import is_alive, started_before
 
 _OURS = (
+    "job.toml",
     "events.jsonl",
     "launcher.jsonl",
     "secret",

@@ -14,6 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
+from castor_configs.atomic import write_text
 from castor_policy.agents.admission import Refusal
 from castor_policy.store import StoreUnavailableError
 from castor_records.events.failures import RunStarted
@@ -151,6 +152,8 @@ class TrainingRun:
         """Have the run folder ready; return the names of the agents to start."""
         if not self.options.resume:
             self.folder.prepare(overwrite=self.options.overwrite)
+            if self.options.job_file:
+                write_text(self.folder.job_file, self.options.job_file)
             return [f"node-{machine}" for machine in range(self.spec.machines)]
         names: list[str] = []
         if self.options.local_agents:

@@ -1,0 +1,97 @@
+"""Options of a job as people write them: read from a table of TOML, and written as one.
+
+The options themselves, with defaults, units, ranges and help, are `castor_policy.job_options`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, create_model
+
+from castor_configs.plugins import not_one_of
+from castor_configs.quantities import parse_bps, parse_bytes, parse_fraction, parse_seconds
+from castor_configs.schema import ConfigModel
+from castor_configs.schemes import SCHEMES
+from castor_configs.written_quantities import written_bps, written_bytes, written_seconds
+from castor_policy.option import Option, Options, Unit, default_of, key_of, options_of
+
+_PLUGINS: Final[Mapping[str, Mapping[str, object]]] = {"schemes": SCHEMES}
+
+_READERS: Final[Mapping[Unit, Callable[[object], object]]] = {
+    Unit.SECONDS: parse_seconds,
+    Unit.BYTES: parse_bytes,
+    Unit.BITS_PER_SECOND: parse_bps,
+    Unit.SHARE: parse_fraction,
+}
+_WRITERS: Final[Mapping[Unit, Callable[[Any], object]]] = {
+    Unit.SECONDS: written_seconds,
+    Unit.BYTES: written_bytes,
+    Unit.BITS_PER_SECOND: written_bps,
+}
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def names_of(one: Option) -> tuple[str, ...]:
+    """Return the names that an option chooses among, those from outside too; () for any value."""
+    outside = _PLUGINS.get(one.plugins, {})
+    return tuple(dict.fromkeys((*one.names, *outside)))
+
+
+def read_value(one: Option, written: object) -> Any:
+    """Return an option's value, from what TOML or a command line has for it.
+
+    Raises:
+        ValueError: it is none; says what was expected.
+    """
+    if one.empty and written == "":
+        written = "" if one.unit in (Unit.TEXT, Unit.PATH) else 0
+    value = _READERS.get(one.unit, _same)(written)
+    names = names_of(one)
+    if names and value not in names:
+        raise ValueError(not_one_of(str(value), names))
+    one.check(value)
+    return value
+
+
+def written_value(one: Option, value: Any) -> Any:
+    """Return what TOML has for a value, with its unit; `read_value` reads it as equal."""
+    return value if not value else _WRITERS.get(one.unit, _same)(value)
+
+
+def keys_of(group: type[Options]) -> dict[str, tuple[str, Option]]:
+    """Return a group's options by their keys: field name and option."""
+    return {key_of(name, one): (name, one) for name, one in options_of(group).items()}
+
+
+def fields_of(group: type[Options]) -> dict[str, Any]:
+    """Return a group's options as fields of a pydantic model, by their keys."""
+    return {
+        key: (Annotated[Any, BeforeValidator(partial(read_value, one))], default_of(group, name))
+        for key, (name, one) in keys_of(group).items()
+    }
+
+
+def table_of(group: type[Options]) -> type[ConfigModel]:
+    """Return the model of a group's table."""
+    return create_model(group.__name__, __base__=ConfigModel, **fields_of(group))
+
+
+def options_from(group: type[Options], table: object) -> Any:
+    """Make a group of what a model has read for it.
+
+    Raises:
+        OptionError: options of it do not go together.
+    """
+    return group(**{name: getattr(table, key) for key, (name, _) in keys_of(group).items()})
+
+
+def written_table(group: Options) -> dict[str, Any]:
+    """Return a group as a table of TOML, by its keys."""
+    found = keys_of(type(group)).items()
+    return {key: written_value(one, getattr(group, name)) for key, (name, one) in found}
