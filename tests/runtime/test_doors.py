@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from castor_policy.agents.job_spec import JobSpec
@@ -220,7 +221,7 @@ def meet(*places: str) -> list[list[dict[str, Any]]]:
     ranks = []
     for rank in range(2):
         environment = dict(os.environ) | {"RANK": str(rank), "WORLD_SIZE": "2"}
-        environment |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        environment |= rendezvous.interfaces("127.0.0.1") | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", RANK, *places]
         ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     try:
@@ -256,6 +257,29 @@ def test_trainers_of_one_machine_meet_in_a_file_and_others_at_the_address_given_
     # What an earlier generation left is gone before the next one meets.
     again = Path(rendezvous.choose("127.0.0.1", open_folder, 4).partition("?file=")[2])
     assert list(again.parent.iterdir()) == []
+
+
+def test_gloo_and_nccl_are_told_the_interface_of_the_agents_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in rendezvous.INTERFACE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    by_address = {}
+    for interface, ones in psutil.net_if_addrs().items():
+        for one in ones:
+            if one.family == socket.AF_INET:
+                by_address[one.address] = interface
+    assert "127.0.0.1" in by_address
+    for address, interface in by_address.items():
+        told = rendezvous.interfaces(address)
+        assert told == dict.fromkeys(rendezvous.INTERFACE_VARIABLES, interface)
+        assert by_address[rendezvous.address_of(interface)] == interface
+    assert rendezvous.interfaces("127.0.0.2") == rendezvous.interfaces("127.0.0.1")
+    assert rendezvous.interfaces("no-such-host.invalid") == {}
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    assert "NCCL_SOCKET_IFNAME" not in rendezvous.interfaces("127.0.0.1")
+    with pytest.raises(ValueError, match=r"there is no interface 'eth99': use .*lo"):
+        rendezvous.address_of("eth99")
 
 
 def test_the_peers_server_refuses_another_user(tmp_path: Path, needs: Callable[..., None]) -> None:

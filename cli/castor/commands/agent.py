@@ -34,6 +34,10 @@ def agent(
     listen: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Other agents must reach this address.")
     ] = "127.0.0.1",
+    interface: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="In its place: that of this network interface (eth0)."),
+    ] = "",
     secret: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The job's secret, the same everywhere.")
     ] = None,
@@ -69,6 +73,8 @@ def agent(
         wait_s = parse_seconds(wait)
     except ValueError as error:
         raise InputError(str(error), key="--wait") from error
+    if interface:
+        listen = _address_of(interface)
     _check_credentials(secret, tls_ca, tls_certificate, tls_key)
     options = AgentOptions(
         name=own_name,
@@ -88,6 +94,15 @@ def agent(
     from castor_runtime.agent.main import run_agent
 
     raise typer.Exit(run_agent(options))
+
+
+def _address_of(interface: str) -> str:
+    from castor_runtime.agent.rendezvous import address_of
+
+    try:
+        return address_of(interface)
+    except ValueError as error:
+        raise InputError(str(error), key="--interface") from error
 
 
 def _check_credentials(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from castor_configs.errors import InputError
 from castor_lab.emulated_cluster import namespaces
 from castor_lab.emulated_cluster.iproute import KernelRefusedError
-from castor_lab.emulated_cluster.layout import INTERFACE, Cluster, Host
+from castor_lab.emulated_cluster.layout import Cluster, Host
 from castor_lab.emulated_cluster.lifecycle import find
 from castor_lab.emulated_cluster.links import (
     cut,
@@ -22,9 +22,6 @@ from castor_lab.emulated_cluster.namespaces import kill_all_in, processes_in
 from castor_lab.emulated_cluster.storage_host import StorageHost
 from castor_lab.emulated_cluster.storage_traffic import storage_environment
 from castor_runtime.launcher.site import Place
-
-_INTERFACES: Final = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
-"""What torch's backends are told of the network by; they would look for a host name otherwise."""
 
 
 class Hosts:
@@ -87,7 +84,7 @@ class Hosts:
 
 def place_on(host: Host, storage: str) -> Place:
     """Return the place of an agent on a host; `storage` is the storage host's HOST:PORT."""
-    environment = dict.fromkeys(_INTERFACES, INTERFACE) | dict(storage_environment(storage))
+    environment = dict(storage_environment(storage))
     enter = f"{namespaces.__name__}:{namespaces.enter.__name__}"
     return Place(environment, enter, host.namespace)
 

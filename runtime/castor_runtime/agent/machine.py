@@ -152,6 +152,7 @@ class Machine:
             "LOCAL_WORLD_SIZE": str(ranks),
             "NODE_RANK": str(machine),
             **rendezvous.environment(plan.rendezvous),
+            **rendezvous.interfaces(self._listen),
             "PYTHONUNBUFFERED": "1",
             ENVIRONMENT: settings.to_json(),
         }

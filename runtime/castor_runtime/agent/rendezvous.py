@@ -6,13 +6,14 @@ listens at every address of the machine. So:
 1. Trainers that are all on one machine (their agents listen at a loopback address) meet in a file,
    in a folder that only its owner may enter.
 2. Others meet at the address that the first machine's agent listens at, and at no other one: keep
-   that on a private network.
+   that on a private network. gloo and NCCL are told its interface.
 
 `init_process_group` asks the handler of `env://` for a store, whoever calls it: ours, here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import ipaddress
 import os
@@ -23,8 +24,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 VARIABLE = "CASTOR_RENDEZVOUS"
 """Set in a trainer's environment: what `choose` returned."""
+
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
+"""By which gloo, NCCL and torch's RPC are told a network interface."""
 
 _FILE = "?file="
 _BACKLOG = 2048
@@ -56,6 +62,47 @@ def environment(place: str) -> dict[str, str]:
     """Return what a trainer finds set; scripts may look at torch's own two variables."""
     address, _, port = place.partition(_FILE)[0].rpartition(":")
     return {"MASTER_ADDR": address, "MASTER_PORT": port, VARIABLE: place}
+
+
+def interfaces(listen: str) -> dict[str, str]:
+    """Return what has gloo and NCCL talk where this machine's agent does.
+
+    By themselves they look up the machine's name, which may lead anywhere, or nowhere. What the
+    user has set stands.
+
+    Args:
+        listen: the address, or a name of it, that the agent listens at.
+    """
+    with contextlib.suppress(OSError):
+        if name := interface_of(socket.gethostbyname(listen)):
+            return {one: name for one in INTERFACE_VARIABLES if one not in os.environ}
+    return {}
+
+
+def interface_of(address: str) -> str:
+    """Return the network interface that has an IPv4 address; "" if none has."""
+    wanted = ipaddress.ip_address(address)
+    for name, ones in psutil.net_if_addrs().items():
+        has = [ipaddress.ip_address(one.address) for one in ones if one.family == socket.AF_INET]
+        # All of 127.0.0.0/8 is this machine's, and one address of it stands for them.
+        if wanted in has or (wanted.is_loopback and any(one.is_loopback for one in has)):
+            return str(name)
+    return ""
+
+
+def address_of(interface: str) -> str:
+    """Return the IPv4 address of a network interface.
+
+    Raises:
+        ValueError: there is no such interface, or it has none.
+    """
+    found = psutil.net_if_addrs()
+    if interface not in found:
+        raise ValueError(f"there is no interface {interface!r}: use {', '.join(sorted(found))}")
+    for one in found[interface]:
+        if one.family == socket.AF_INET:
+            return str(one.address)
+    raise ValueError(f"interface {interface} has no IPv4 address")
 
 
 def install() -> None:
