@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from castor_configs.errors import InputError
@@ -76,6 +77,29 @@ def account(told: Replayed) -> list[str]:
     if told.parting is None:
         return [*lines, f"  the same up to line {told.last_line}"]
     return [*lines, *_parting(told.parting)]
+
+
+def document(file: Path, told: Replayed) -> dict[str, Json]:
+    """Return what the replay of a life came to, as a JSON document."""
+    header, parting = told.header, told.parting
+    machines = {
+        by: {"events": told.events[by], "ticks": told.ticks[by], "effects": told.effects[by]}
+        for by in (WORKER, ROOT)
+    }
+    return {
+        "file": str(file),
+        "job": header.spec.job,
+        "agent": header.agent,
+        "incarnation": header.incarnation,
+        "castor": header.castor,
+        "begins": header.worker is None,
+        "lines": [told.first_line, told.last_line],
+        "torn": told.is_torn,
+        **machines,
+        "generations": told.generations,
+        "terms": told.terms,
+        "parting": None if parting is None else asdict(parting),
+    }
 
 
 def state(told: Replayed) -> Json:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,34 @@ def test_a_state_is_shown_as_json(explored: Path) -> None:
     assert shown["worker"]["report"]["agent"] == "node-0"
     assert set(shown) == {"worker", "root"}
     assert "  the same up to line 20" in result.stderr
+
+
+def test_json_has_an_object_for_each_life(explored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = explored / "agents" / "node-0"
+    (whole,) = map(json.loads, run(app, ["replay", str(folder), "--json"]).stdout.splitlines())
+    assert (whole["agent"], whole["parting"], whole["torn"]) == ("node-0", None, False)
+    assert whole["worker"]["events"] > 20
+    assert (whole["generations"], len(whole["terms"])) == ([1, 2], 1)
+    monkeypatch.setattr(Worker, "_settled", lambda _: [])
+    (parted,) = map(json.loads, run(app, ["replay", str(folder), "--json"]).stdout.splitlines())
+    assert parted["parting"]["by"] == "worker"
+    assert parted["parting"]["line"] == parted["lines"][1] < whole["lines"][1]
+
+
+def test_it_needs_no_torch_and_no_runtime(explored: Path) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(('torch', 'deepspeed', 'etcd3'))\n"
+        "sys.modules |= dict.fromkeys(('castor_runtime', 'castor_sim', 'castor_lab'))\n"
+        "sys.argv = ['castor', 'replay', *sys.argv[1:]]\n"
+        "from castor.app import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(explored)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0 part" in done.stdout
 
 
 def test_a_torn_line_is_said_and_a_damaged_one_is_refused(explored: Path, tmp_path: Path) -> None:

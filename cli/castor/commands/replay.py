@@ -32,6 +32,9 @@ def replay(
     show: Annotated[
         bool, typer.Option("--show", help="Print the machines' state then, as JSON.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a life, a line each.")
+    ] = False,
 ) -> None:
     """Say whether agents would do again what they did.
 
@@ -42,22 +45,27 @@ def replay(
 
     Example: castor replay out/train-gpt2
     """
-    from castor_analysis.journals import account, found, replayed
+    from castor_analysis.journals import account, document, found, replayed
 
     files = found(logs)
+    if show and as_json:
+        raise InputError("give --show or --json: both print JSON")
     if len(files) > 1 and (until is not None or show):
         raise InputError(f"--until and --show take one journal; there are {len(files)} here")
+    talks = show or as_json
     lives = parted = 0
     for file in files:
-        typer.echo(f"{file}", err=show)
+        typer.echo(f"{file}", err=talks)
         for told in replayed(file, until):
             lives += 1
             parted += told.parting is not None
-            typer.echo("\n".join(account(told)), err=show)
+            typer.echo("\n".join(account(told)), err=talks)
+            if as_json:
+                typer.echo(json.dumps(document(file, told)))
             if show:
                 _show(told)
     if lives > 1:
-        typer.echo(f"{lives} lives: {lives - parted} the same, {parted} part", err=show)
+        typer.echo(f"{lives} lives: {lives - parted} the same, {parted} part", err=talks)
     if parted:
         raise typer.Exit(_PARTED)
 
