@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_it_takes_two_files_and_no_more(tmp_path: Path) -> None:
     files = [tmp_path / "journal-abc.1.jsonl", tmp_path / "journal-abc.jsonl"]
     assert sorted(tmp_path.iterdir()) == files
     assert all(file.stat().st_size < 10_000 for file in files)
+    assert files[0].stat().st_size > 5000  # and no shorter than it has to be
     for file in files:
         (told,) = replay(file.read_text().splitlines())
         assert told.parting is None
@@ -76,19 +78,29 @@ def test_a_disk_that_takes_nothing_ends_it_and_nothing_else(
 
 
 def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, write = os.pipe()
+    hangs_now, comes_back = threading.Event(), threading.Event()
+
+    def hangs(*_: object) -> int:
+        hangs_now.set()
+        comes_back.wait()
+        raise OSError(5, "Input/output error")
+
     monkeypatch.setattr(journal_file, "WAITING_LINES", 5)
-    monkeypatch.setattr(os, "write", lambda *_: os.read(read, 1))
     monkeypatch.setattr(journal_file, "_CLOSE_S", 0.01)
+    monkeypatch.setattr(os, "write", hangs)
     said: list[str] = []
     journal = JournalFile(tmp_path, "abc", said.append)
     life = life_with(journal)
-    for number in range(20):
+    trouble(life, 0)
+    hangs_now.wait()
+    for number in range(1, 20):
         trouble(life, number)
+    journal.close()
+    comes_back.set()
+    assert journal._writer is not None
+    journal._writer.join()
     assert len(said) == 1
     assert "the disk does not keep up" in said[0]
-    journal.close()
-    os.close(write)
 
 
 def test_what_no_journal_knows_ends_it_and_nothing_else(tmp_path: Path) -> None:
