@@ -325,15 +325,14 @@ def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):
 
 
 @compiled
-def advance(
-    s_array, a, p, o, replicas, times, machines, hardware, restore, first, horizon_ns, target
-):
+def advance(s_array, a, p, o, replicas, strikes, first, horizon_ns, target):
     """Run through the failures from row `first`; return the row to go on from, or FULL rows.
 
-    Returns len(times) when the block is used up or the run has ended. Returns `FULL - row` when
-    the queue has no room for the failures of `row`: call again with larger arrays from `row`.
+    Returns the number of rows when the block is used up or the run has ended. Returns `FULL - row`
+    when the queue has no room for the failures of `row`: call again with larger arrays from `row`.
     """
     s = s_array[0]
+    times, machines, hardware, restore = strikes
     row = first
     count = len(times)
     while row < count:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class Strikes:
+class Strikes(NamedTuple):
     """A block of failures in order of time, one row a failure.
 
     Attributes:

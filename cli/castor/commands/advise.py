@@ -17,7 +17,6 @@ from castor.commands.overwriting import Overwrite
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
-    from castor_analysis.advice.case import Request
     from castor_analysis.advice.found import Advice
 
 ValueT = TypeVar("ValueT")
@@ -73,24 +72,30 @@ def advise(
     Example: castor advise p4d gpt2-100b --rate 1.5%/day --out mine.toml
     """
     from castor_analysis.advice.advise import advise as advise_on
+    from castor_analysis.advice.case import Request
     from castor_analysis.advice.document import advice_json
     from castor_analysis.advice.text import portable
     from castor_configs.atomic import output_file, write_text
     from castor_configs.dump import dump_toml
+    from castor_configs.quantities import parse_bytes, parse_fraction, parse_ns, parse_rate_per_s
 
     if out is not None:
         output_file(out, key="--out", overwrite=overwrite, reads=_files(cluster, model, trace))
-    request = _request(
-        cluster,
-        model,
-        trace,
-        rate,
-        hardware_share,
-        rack_rate,
-        budget_memory,
-        within,
-        seeds,
-        settings,
+    share_given = budget_memory.strip().endswith("%")
+    share = _parsed(parse_fraction, budget_memory if share_given else None, "--budget-memory")
+    size = _parsed(parse_bytes, None if share_given else budget_memory, "--budget-memory")
+    request = Request(
+        cluster=cluster,
+        model=model,
+        trace=trace,
+        rate_per_s=_parsed(parse_rate_per_s, rate, "--rate"),
+        hardware_share=_parsed(parse_fraction, hardware_share, "--hardware-share"),
+        domain_rate_per_s=_parsed(parse_rate_per_s, rack_rate, "--rack-rate"),
+        memory_share=1.0 if share is None else share,
+        memory_bytes=size,
+        settings=tuple(settings or ()),
+        seeds=seeds,
+        within_ns=_parsed(parse_ns, within, "--within") or 0,
     )
     advice = advise_on(request, jobs=os.cpu_count() or 1)
     if out is not None:
@@ -105,43 +110,11 @@ def advise(
         _print(advice)
 
 
-def _request(
-    cluster: str,
-    model: str,
-    trace: str | None,
-    rate: str | None,
-    hardware_share: str | None,
-    rack_rate: str | None,
-    budget_memory: str,
-    within: str,
-    seeds: int,
-    settings: list[str] | None,
-) -> Request:
-    from castor_analysis.advice.case import Request
-    from castor_configs.quantities import parse_bytes, parse_fraction, parse_ns, parse_rate_per_s
-
-    def parsed(parser: Callable[[object], ValueT], text: str | None, option: str) -> ValueT | None:
-        try:
-            return None if text is None else parser(text)
-        except ValueError as error:
-            raise InputError(str(error), key=option) from error
-
-    share_given = budget_memory.strip().endswith("%")
-    share = parsed(parse_fraction, budget_memory if share_given else None, "--budget-memory")
-    size = parsed(parse_bytes, None if share_given else budget_memory, "--budget-memory")
-    return Request(
-        cluster=cluster,
-        model=model,
-        trace=trace,
-        rate_per_s=parsed(parse_rate_per_s, rate, "--rate"),
-        hardware_share=parsed(parse_fraction, hardware_share, "--hardware-share"),
-        domain_rate_per_s=parsed(parse_rate_per_s, rack_rate, "--rack-rate"),
-        memory_share=1.0 if share is None else share,
-        memory_bytes=size,
-        settings=tuple(settings or ()),
-        seeds=seeds,
-        within_ns=parsed(parse_ns, within, "--within") or 0,
-    )
+def _parsed(parser: Callable[[object], ValueT], text: str | None, option: str) -> ValueT | None:
+    try:
+        return None if text is None else parser(text)
+    except ValueError as error:
+        raise InputError(str(error), key=option) from error
 
 
 def _print(advice: Advice) -> None:
