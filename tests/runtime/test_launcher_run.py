@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
-from castor_configs.job import Job, LaunchOptions
+from castor_configs.job import GivenJob, Job, LaunchOptions, job_toml
 from castor_lab.faults.injector import Injector
 from castor_lab.faults.requested import requested_faults
 from castor_policy.agents.plan import Phase, Plan
@@ -218,19 +218,19 @@ class Run:
         script = path / "train.py"
         script.write_text("")
         self.job = f"t{secrets.token_hex(4)}"
-        spec = job_spec(
-            Job(
-                script=str(script),
-                arguments=arguments,
-                launch=LaunchOptions(job=self.job, nodes=nodes, replicas=min(2, nodes)),
-                traffic=TrafficOptions(chunk_bytes=1 << 20),
-            )
+        self.given = Job(
+            script=str(script.resolve()),
+            arguments=arguments,
+            launch=LaunchOptions(job=self.job, nodes=nodes, replicas=min(2, nodes)),
+            traffic=TrafficOptions(chunk_bytes=1 << 20),
         )
+        spec = job_spec(self.given)
         self.options = TrainOptions(
             spec=spec,
             out=path / "run",
             store=store,
             local_agents=local,
+            job_file=job_toml(self.given),
         )
         self.shown = io.StringIO()
         self.others = descendants(os.getpid())
@@ -252,6 +252,7 @@ class Run:
         outcome = asyncio.run(both())
         self.result = write_result(self.run.folder, self.options, self.run.spec, outcome)
         self.left_nothing()
+        assert GivenJob(self.run.folder.job_file).checked() == self.given
         return outcome
 
     def left_nothing(self) -> None:

@@ -108,8 +108,10 @@ class RunFolder(RunFiles):
         """Say whether its launcher runs."""
         return started_before(self.run().pid, self.run_file.stat().st_mtime)
 
-    def prepare(self, *, overwrite: bool) -> None:
+    def prepare(self, job_file: str = "", *, overwrite: bool) -> None:
         """Make the folder, or empty it of an earlier run; whatever else lies there is left alone.
+
+        `job_file` is what job.toml shall hold; "": there is to be none.
 
         Raises:
             InputError: a run is going on there, or has ended there and `overwrite` is not given,
@@ -129,6 +131,8 @@ class RunFolder(RunFiles):
             raise InputError("holds files that are not a run's; give another --out", file=self.path)
         self._clear((*_OURS, "run.json", "result.json"))
         self.agent("").mkdir(parents=True)
+        if job_file:
+            write_text(self.job_file, job_file)
 
     def prepare_to_resume(self) -> None:
         """Clear away what the next part of the same run makes anew; logs and the secret stay.

@@ -14,10 +14,8 @@ from typing import Final
 
 from rich.console import Console
 
-from castor_configs.atomic import write_text
 from castor_policy.agents.admission import Refusal
 from castor_policy.store import StoreUnavailableError
-from castor_records.events.failures import RunStarted
 from castor_records.events.training import IterationEnded
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock
@@ -38,7 +36,7 @@ from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome, judge
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.launcher.run_record import run_record
+from castor_runtime.launcher.run_record import run_record, run_started
 from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.site import Site, ThisMachine
 from castor_runtime.launcher.stored_job import StoredJob
@@ -151,9 +149,7 @@ class TrainingRun:
     def _prepare(self) -> list[str]:
         """Have the run folder ready; return the names of the agents to start."""
         if not self.options.resume:
-            self.folder.prepare(overwrite=self.options.overwrite)
-            if self.options.job_file:
-                write_text(self.folder.job_file, self.options.job_file)
+            self.folder.prepare(self.options.job_file, overwrite=self.options.overwrite)
             return [f"node-{machine}" for machine in range(self.spec.machines)]
         names: list[str] = []
         if self.options.local_agents:
@@ -219,7 +215,7 @@ class TrainingRun:
             where = f"iteration {self._complete}" if self._complete else "what its agents hold"
             self._log.say(f"run {spec.run} goes on from {where} in memory")
         else:
-            self._started_event()
+            self._log.report(run_started(spec, self.options), spec.started_ns)
         if (cluster := self._site.to_json()) is not None:
             self._log.say(f"on the emulated cluster {cluster['name']}")
         for note in self.options.notes:
@@ -236,19 +232,6 @@ class TrainingRun:
                 f"waiting for {spec.machines} agents: castor agent --store {self._store_url} "
                 f"--job {spec.job} --secret {self.folder.secret_file}"
             )
-
-    def _started_event(self) -> None:
-        spec = self.spec
-        self._log.report(
-            RunStarted(
-                machines=spec.machines,
-                ranks=spec.machines * spec.ranks_per_machine,
-                replicas=len(spec.replicas[0]),
-                placement=spec.placement,
-                compute=self.options.compute,
-            ),
-            spec.started_ns,
-        )
 
     async def _start_agents(self, names: list[str]) -> None:
         ready = asyncio.ensure_future(self._forks.wait_ready())
