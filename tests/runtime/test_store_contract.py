@@ -1,9 +1,10 @@
-"""What `castor_policy.store` promises, held against etcd and against the simulator's model."""
+"""What `castor_policy.store` promises, held against etcd and the simulator's model."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -82,6 +83,26 @@ class ModelWorld:
         self._model.compact(revision)
 
 
+class RunningModelWorld(ModelWorld):
+    """The simulator's store on the wall's clock: what a job in one process has."""
+
+    def open(self) -> Store:
+        return ModelStore(self._model, self._now, poll_s=0.002)
+
+    async def elapse(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def stop(self) -> None:
+        self._model.stop(self._now())
+
+    def start(self) -> None:
+        self._model.start(self._now())
+
+    @staticmethod
+    def _now() -> float:
+        return time.monotonic()
+
+
 World = EtcdWorld | ModelWorld
 
 
@@ -93,10 +114,12 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedEtcd]:
     server.stop()
 
 
-@pytest.fixture(params=["etcd", "model"])
+@pytest.fixture(params=["etcd", "model", "running model"])
 def world(request: pytest.FixtureRequest) -> World:
     if request.param == "model":
         return ModelWorld()
+    if request.param == "running model":
+        return RunningModelWorld()
     return EtcdWorld(request.getfixturevalue("etcd"))
 
 

@@ -27,9 +27,10 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, plan_key, root_key
 from castor_records.event_log import merge
-from castor_records.events.event import Entry, Event
+from castor_records.events.event import Entry, Event, generation_of
 from castor_runtime.agent.admission import Admitted
 from castor_runtime.agent.driver import Agent
+from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.script_files import ScriptFiles
 from castor_runtime.arena import SHARED_MEMORY
@@ -122,6 +123,7 @@ class Cluster:
         self._meetings: dict[str, Meeting] = {}
         self._failures: dict[tuple[int, int], list[Failure]] = {}
         self._loading: dict[tuple[int, int], list[Failure]] = {}
+        self._moments: dict[tuple[type[Event], int], Callable[[], object]] = {}
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop
         self.machines = [
@@ -138,6 +140,10 @@ class Cluster:
     def at_load(self, rank: int, generation: int, failure: Failure) -> None:
         """Have something fail before the trainer of a rank loads in that generation."""
         self._loading.setdefault((rank, generation), []).append(failure)
+
+    def when(self, moment: type[Event], generation: int, what: Callable[[], object]) -> None:
+        """Have something done once, in the event loop, when an agent logs such an event."""
+        self._moments[moment, generation] = what
 
     def lose(
         self,
@@ -246,7 +252,19 @@ class Cluster:
         )
         admitted = Admitted(self.spec, machine.name, self._secret, files, Software(machine.name))
         agent = Agent(options, admitted, store, ThreadHost(self._meeting, self._train))
+        self._watch(agent._log)
         return _Life(agent, store, asyncio.create_task(agent.run()))
+
+    def _watch(self, log: EventLog) -> None:
+        write = log.write
+
+        def written(event: Event, realtime_ns: int | None = None) -> None:
+            write(event, realtime_ns)
+            what = self._moments.pop((type(event), generation_of(event) or 0), None)
+            if what is not None:
+                self._loop.call_soon(what)
+
+        log.write = written  # type: ignore[method-assign]  # nobody else need know of it
 
     def _meeting(self, place: str) -> Meeting:
         return self._meetings.setdefault(place, Meeting(len(self.trained)))

@@ -6,6 +6,7 @@ groups are in memory (`castor_lab.one_process`). Each run takes a second.
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 import time
@@ -28,8 +29,8 @@ from castor_lab.one_process.failures import (
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.job_options import RecoveryOptions, TrafficOptions
 from castor_policy.membership import WatchLimits
-from castor_records.events.event import of_kind
-from castor_records.events.failures import Detected, Planned, Retrieved
+from castor_records.events.event import Event, of_kind
+from castor_records.events.failures import Detected, Planned, Redundant, Replaced, Retrieved
 from castor_runtime.arena import SHARED_MEMORY
 
 ITERATIONS = 8
@@ -65,18 +66,24 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
             path.unlink()
 
 
-@pytest.fixture(scope="module")
-def whole(make: Make) -> dict[int, str]:
-    """The final state of a run without any failure, by ranks a machine."""
-    states = {}
-    for ranks in (1, 2):
-        outcome = make(ranks).run()
+class Whole(dict[int, str]):
+    """The final state of a run without any failure, by ranks a machine; made when it is asked."""
+
+    def __init__(self, make: Make) -> None:
+        self._make = make
+
+    def __missing__(self, ranks: int) -> str:
+        outcome = self._make(ranks).run()
+        assert outcome.state is not None
         assert outcome.redone == 0
         ends(outcome, outcome.state)
-        assert outcome.state is not None
-        states[ranks] = outcome.state
-    assert len(set(states.values())) == 2
-    return states
+        self[ranks] = outcome.state
+        return outcome.state
+
+
+@pytest.fixture(scope="module")
+def whole(make: Make) -> Whole:
+    return Whole(make)
 
 
 def ends(outcome: Outcome, state: str | None) -> None:
@@ -103,7 +110,7 @@ START = ("scratch", 0)
 
 @pytest.mark.parametrize(("ranks", "rank", "step"), [(1, 0, 1), (1, 3, 5), (2, 5, 4), (2, 0, 8)])
 def test_a_trainer_that_dies_costs_nothing_that_was_complete(
-    make: Make, whole: dict[int, str], ranks: int, rank: int, step: int
+    make: Make, whole: Whole, ranks: int, rank: int, step: int
 ) -> None:
     cluster = make(ranks)
     cluster.at(rank, min(step, ITERATIONS - 1), die_settled)
@@ -116,7 +123,7 @@ def test_a_trainer_that_dies_costs_nothing_that_was_complete(
 
 
 def test_a_trainer_that_dies_in_the_middle_of_a_checkpoint_costs_that_one(
-    make: Make, whole: dict[int, str]
+    make: Make, whole: Whole
 ) -> None:
     cluster = make()
     cluster.at(2, 5, die)
@@ -132,7 +139,7 @@ def test_a_trainer_that_dies_in_the_middle_of_a_checkpoint_costs_that_one(
 @pytest.mark.parametrize("silently", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_an_agent_that_comes_back_finds_its_memory_again(
-    make: Make, whole: dict[int, str], ranks: int, silently: bool
+    make: Make, whole: Whole, ranks: int, silently: bool
 ) -> None:
     cluster = make(ranks)
     cluster.at(2 * ranks, 4, lose(cluster, "node-2", silently=silently))
@@ -143,7 +150,7 @@ def test_an_agent_that_comes_back_finds_its_memory_again(
 
 
 def test_an_agent_that_lost_its_memory_fetches_from_the_peer_that_holds_it(
-    make: Make, whole: dict[int, str]
+    make: Make, whole: Whole
 ) -> None:
     cluster = make(2)
     cluster.at(1, 3, lose(cluster, "node-0", memory=True))
@@ -160,7 +167,7 @@ def test_an_agent_that_lost_its_memory_fetches_from_the_peer_that_holds_it(
 
 
 def test_a_standby_takes_a_lost_machines_place_and_fetches_its_parts(
-    make: Make, whole: dict[int, str]
+    make: Make, whole: Whole
 ) -> None:
     cluster = make(2, standby=1)
     cluster.at(6, 5, lose(cluster, "node-3", memory=True, comes_back=False, silently=True))
@@ -171,7 +178,7 @@ def test_a_standby_takes_a_lost_machines_place_and_fetches_its_parts(
     assert sources(outcome, 6)[-1] == "peer:node-2"
 
 
-def test_the_roots_own_agent_may_be_lost(make: Make, whole: dict[int, str]) -> None:
+def test_the_roots_own_agent_may_be_lost(make: Make, whole: Whole) -> None:
     cluster = make()
 
     def lose_root(trainer: TrainerThread) -> None:
@@ -183,7 +190,7 @@ def test_the_roots_own_agent_may_be_lost(make: Make, whole: dict[int, str]) -> N
     assert plans(outcome) == [START, ("own_memory", 4)]
 
 
-def test_one_of_each_group_may_lose_its_memory_at_once(make: Make, whole: dict[int, str]) -> None:
+def test_one_of_each_group_may_lose_its_memory_at_once(make: Make, whole: Whole) -> None:
     cluster = make()
     cluster.at(0, 6, lose(cluster, "node-1", "node-2", memory=True))
     outcome = cluster.run()
@@ -192,7 +199,7 @@ def test_one_of_each_group_may_lose_its_memory_at_once(make: Make, whole: dict[i
     assert outcome.redone == 0
 
 
-def test_a_group_that_loses_all_its_memory_begins_anew(make: Make, whole: dict[int, str]) -> None:
+def test_a_group_that_loses_all_its_memory_begins_anew(make: Make, whole: Whole) -> None:
     cluster = make()
     cluster.at(0, 4, lose(cluster, "node-2", "node-3", memory=True))
     outcome = cluster.run()
@@ -201,7 +208,7 @@ def test_a_group_that_loses_all_its_memory_begins_anew(make: Make, whole: dict[i
     assert outcome.redone == 4
 
 
-def test_with_three_copies_two_neighbours_may_be_lost(make: Make, whole: dict[int, str]) -> None:
+def test_with_three_copies_two_neighbours_may_be_lost(make: Make, whole: Whole) -> None:
     cluster = make(replicas=RING_OF_THREE)
     cluster.at(3, 4, lose(cluster, "node-0", "node-1", memory=True))
     outcome = cluster.run()
@@ -210,9 +217,7 @@ def test_with_three_copies_two_neighbours_may_be_lost(make: Make, whole: dict[in
     assert {sources(outcome, rank)[-1] for rank in (0, 1)} <= {"peer:node-2", "peer:node-3"}
 
 
-def test_a_second_failure_while_the_first_is_recovered_from(
-    make: Make, whole: dict[int, str]
-) -> None:
+def test_a_second_failure_while_the_first_is_recovered_from(make: Make, whole: Whole) -> None:
     cluster = make()
     cluster.at(0, 4, die_settled)
     cluster.at_load(3, 2, lambda trainer: trainer.die())
@@ -221,12 +226,58 @@ def test_a_second_failure_while_the_first_is_recovered_from(
     assert plans(outcome) == [START, ("own_memory", 4), ("own_memory", 4)]
 
 
+@pytest.mark.parametrize("moment", [Detected, Replaced, Planned, Redundant])
+def test_a_machine_may_be_lost_at_any_moment_of_a_recovery(
+    make: Make, whole: Whole, moment: type[Event]
+) -> None:
+    cluster = make(standby=2)
+    cluster.at(1, 5, lose(cluster, "node-1", memory=True, comes_back=False))
+    cluster.when(
+        moment, 2, lambda: cluster.lose("node-2", memory=True, comes_back=False, silently=True)
+    )
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert {one for one, _ in plans(outcome)[1:]} == {"peer"}
+    assert {iteration for _, iteration in plans(outcome)[1:]} <= {5, 6, 7}
+    assert len({one.event.machine for one in of_kind(outcome.events, Replaced)}) == 2
+    assert outcome.redone <= 1
+
+
+def test_one_machine_after_the_other_of_a_group_may_lose_its_memory(
+    make: Make, whole: Whole
+) -> None:
+    cluster = make(standby=2)
+    cluster.at(2, 3, lose(cluster, "node-2", memory=True, comes_back=False))
+    cluster.at(3, 6, lose(cluster, "node-3", memory=True, comes_back=False))
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("peer", 3), ("peer", 6)]
+    assert outcome.redone == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_failures_end_in_the_same_bits(make: Make, whole: Whole, seed: int) -> None:
+    draw = random.Random(f"heart {seed}")
+    ranks = draw.choice((1, 2))
+    cluster = make(ranks)
+    told = []
+    for step in sorted(draw.sample(range(1, ITERATIONS), 3)):
+        rank, machine = draw.randrange(4 * ranks), draw.randrange(4)
+        memory, silently = draw.random() < 0.5, draw.random() < 0.3
+        losing = lose(cluster, f"node-{machine}", memory=memory, silently=silently)
+        failure = draw.choice((die, die_settled, losing, losing))
+        cluster.at(rank, step, failure)
+        told.append(f"{step}: {failure} of rank {rank} or node-{machine}, {memory}, {silently}")
+    outcome = cluster.run()
+    assert outcome.state == whole[ranks], told
+    ends(outcome, whole[ranks])
+    assert len(plans(outcome)) >= 3, told
+
+
 # ---- damage ------------------------------------------------------------------------------------
 
 
-def test_a_damaged_own_part_is_found_by_its_agent_and_fetched(
-    make: Make, whole: dict[int, str]
-) -> None:
+def test_a_damaged_own_part_is_found_by_its_agent_and_fetched(make: Make, whole: Whole) -> None:
     cluster = make()
     cluster.at(2, 5, damage(cluster, machine=1, rank=1))
     cluster.at(2, 5, die)
@@ -238,7 +289,7 @@ def test_a_damaged_own_part_is_found_by_its_agent_and_fetched(
 
 
 def test_a_part_damaged_after_its_agent_has_looked_is_found_by_the_trainer(
-    make: Make, whole: dict[int, str]
+    make: Make, whole: Whole
 ) -> None:
     cluster = make()
     cluster.at(1, 5, die_settled)
@@ -254,9 +305,7 @@ def test_a_part_damaged_after_its_agent_has_looked_is_found_by_the_trainer(
     assert sources(outcome, 1)[-2:] == ["own_memory", "peer:node-0"]
 
 
-def test_where_the_only_copy_left_is_damaged_training_begins_anew(
-    make: Make, whole: dict[int, str]
-) -> None:
+def test_where_the_only_copy_left_is_damaged_training_begins_anew(make: Make, whole: Whole) -> None:
     cluster = make()
     cluster.at(0, 5, damage(cluster, machine=1, rank=0))
     cluster.at(0, 5, lose(cluster, "node-0", memory=True))
@@ -268,7 +317,7 @@ def test_where_the_only_copy_left_is_damaged_training_begins_anew(
 
 
 def test_a_holder_that_is_lost_while_it_is_fetched_from_is_asked_again(
-    make: Make, whole: dict[int, str]
+    make: Make, whole: Whole
 ) -> None:
     cluster = make()
 
@@ -298,7 +347,7 @@ def test_a_holder_that_is_lost_while_it_is_fetched_from_is_asked_again(
 # ---- the store ---------------------------------------------------------------------------------
 
 
-def test_training_goes_on_while_the_store_is_away(make: Make, whole: dict[int, str]) -> None:
+def test_training_goes_on_while_the_store_is_away(make: Make, whole: Whole) -> None:
     cluster = make()
     cluster.at(0, 3, lambda _: cluster.in_loop(lambda: cluster.stop_store(0.6)))
     cluster.at(2, 6, lambda _: time.sleep(0.7))
@@ -307,7 +356,7 @@ def test_training_goes_on_while_the_store_is_away(make: Make, whole: dict[int, s
     assert plans(outcome) == [START]
 
 
-def test_a_failure_while_the_store_is_away_waits_for_it(make: Make, whole: dict[int, str]) -> None:
+def test_a_failure_while_the_store_is_away_waits_for_it(make: Make, whole: Whole) -> None:
     cluster = make()
     cluster.at(0, 3, lambda _: cluster.in_loop(lambda: cluster.stop_store(0.6)))
     cluster.at(3, 4, die_settled)
@@ -319,9 +368,7 @@ def test_a_failure_while_the_store_is_away_waits_for_it(make: Make, whole: dict[
 # ---- checkpoints -------------------------------------------------------------------------------
 
 
-def test_with_a_checkpoint_of_three_the_newest_of_them_is_loaded(
-    make: Make, whole: dict[int, str]
-) -> None:
+def test_with_a_checkpoint_of_three_the_newest_of_them_is_loaded(make: Make, whole: Whole) -> None:
     cluster = make(traffic={"checkpoint_every": 3})
     cluster.at(1, 5, lose(cluster, "node-1", memory=True))
     outcome = cluster.run()
@@ -330,7 +377,7 @@ def test_with_a_checkpoint_of_three_the_newest_of_them_is_loaded(
     assert outcome.redone == 2
 
 
-def test_a_schedule_of_idle_spans_ends_in_the_same_bits(make: Make, whole: dict[int, str]) -> None:
+def test_a_schedule_of_idle_spans_ends_in_the_same_bits(make: Make, whole: Whole) -> None:
     cluster = make(2, traffic={"scheme": "pipelined"})
     cluster.at(4, 5, die_settled)
     outcome = cluster.run()
