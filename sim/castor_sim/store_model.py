@@ -93,6 +93,11 @@ class StoreModel:
         return self._cluster
 
     @property
+    def now_s(self) -> float:
+        """The time of the last call."""
+        return self._now_s
+
+    @property
     def revision(self) -> int:
         """The revision of the last change; 1 in a new store."""
         return self._revision

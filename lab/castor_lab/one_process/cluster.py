@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from castor_lab.one_process.memory_group import Meeting
@@ -57,7 +57,7 @@ class Outcome:
         state: SHA-256 of the final state; None if there is none.
         trained: for each rank, how often it ended which iteration.
         events: of all agents and trainers, by time.
-        left: names of shared memory that the job left.
+        left: names of shared memory that the job left, and keys of its agents in the store.
     """
 
     codes: dict[str, int | None]
@@ -89,7 +89,6 @@ class _Machine:
     folder: Path
     life: _Life | None = None
     code: int | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Cluster:
@@ -219,8 +218,11 @@ class Cluster:
         iteration, state = final_state(finals, len(self.trained))
         logs = [machine.folder / "events.jsonl" for machine in self.machines]
         events = merge(log for log in logs if log.exists())
+        # As it stands: nobody is to wait for the lease of an agent that has ended by itself.
+        keys, _ = self.model.get_prefix(agents_prefix(self.spec.job), self.model.now_s)
+        left = (*self._memory_left(), *(found.key for found in keys))
         codes = {machine.name: machine.code for machine in self.machines}
-        return Outcome(codes, iteration, state, self.trained, events, tuple(self._memory_left()))
+        return Outcome(codes, iteration, state, self.trained, events, left)
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from castor_lab.one_process.cluster import PATIENCE_S, Cluster, Failure
+from castor_lab.one_process.memory_group import MemoryGroup
 from castor_lab.one_process.thread_trainer import TrainerThread
 from castor_runtime.arena import Replica
 
@@ -32,6 +33,15 @@ def die_settled(trainer: TrainerThread) -> None:
     """Have the trainer killed once its checkpoint is complete: nothing is lost."""
     settled(trainer)
     trainer.die()
+
+
+def garble(trainer: TrainerThread) -> None:
+    """Have a piece of the next checkpoint arrive damaged."""
+    settled(trainer)
+    assert trainer.session is not None, "it trains"
+    group = trainer.session._group
+    assert isinstance(group, MemoryGroup), "it was made by the trainer"
+    trainer.meeting.garble(group.group)
 
 
 def raise_error(trainer: TrainerThread) -> None:

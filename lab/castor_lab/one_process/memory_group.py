@@ -27,6 +27,7 @@ class Meeting:
         self.world = world
         self._changed = threading.Condition()
         self._gone: set[int] = set()
+        self._garbled: str | None = None
         self._sent: dict[tuple[object, ...], deque[torch.Tensor]] = defaultdict(deque)
         self._given: dict[tuple[object, ...], dict[int, torch.Tensor]] = defaultdict(dict)
 
@@ -36,11 +37,20 @@ class Meeting:
             self._gone.add(rank)
             self._changed.notify_all()
 
+    def garble(self, group: str) -> None:
+        """Flip a bit of what is sent next in a group."""
+        with self._changed:
+            self._garbled = group
+
     def send(self, rank: int, key: tuple[object, ...], what: torch.Tensor) -> None:
         """Leave a tensor for whoever receives under this key."""
         with self._changed:
             self._require(rank)
-            self._sent[key].append(what.clone())
+            sent = what.clone()
+            if self._garbled == key[0]:
+                sent.view(torch.uint8)[0] ^= 1
+                self._garbled = None
+            self._sent[key].append(sent)
             self._changed.notify_all()
 
     def receive(self, rank: int, source: int, key: tuple[object, ...], into: torch.Tensor) -> None:
@@ -100,14 +110,14 @@ class MemoryGroup(dist.ProcessGroup):
     Args:
         meeting: of its generation.
         rank: of this end.
-        name: of the group; all ranks make their groups in the same order.
+        group: its name; all ranks make their groups in the same order.
     """
 
-    def __init__(self, meeting: Meeting, rank: int, name: str) -> None:
+    def __init__(self, meeting: Meeting, rank: int, group: str) -> None:
         super().__init__(rank, meeting.world)  # type: ignore[call-arg]  # without a store
         self._meeting = meeting
         self._own = rank
-        self._name = name
+        self.group = group
         self._collectives = 0
         # torch's own functions translate ranks by this table before they call a group.
         distributed_c10d._world.pg_group_ranks[self] = {one: one for one in range(meeting.world)}
@@ -122,12 +132,12 @@ class MemoryGroup(dist.ProcessGroup):
 
     def send(self, tensors: list[torch.Tensor], to: int, tag: int) -> dist.Work:
         """Send to a rank; done at once."""
-        self._meeting.send(self._own, (self._name, self._own, to, tag), tensors[0])
+        self._meeting.send(self._own, (self.group, self._own, to, tag), tensors[0])
         return _Work(lambda: None)
 
     def recv(self, tensors: list[torch.Tensor], source: int, tag: int) -> dist.Work:
         """Receive from a rank."""
-        key = (self._name, source, self._own, tag)
+        key = (self.group, source, self._own, tag)
         return _Work(lambda: self._meeting.receive(self._own, source, key, tensors[0]))
 
     def allreduce(  # type: ignore[override]  # the one of its forms that torch calls
@@ -158,7 +168,7 @@ class MemoryGroup(dist.ProcessGroup):
         self, share: torch.Tensor, take: Callable[[Sequence[torch.Tensor]], object]
     ) -> dist.Work:
         self._collectives += 1
-        key = (self._name, self._collectives)
+        key = (self.group, self._collectives)
         self._meeting.give(self._own, key, share)
 
         def finish() -> None:

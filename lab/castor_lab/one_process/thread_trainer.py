@@ -39,6 +39,7 @@ class TrainerThread:
 
     Attributes:
         settings: as the agent gave them.
+        meeting: of its generation.
         killed: it is to do nothing any more.
         session: its place with its agent, once `join` has made it.
     """
@@ -53,7 +54,7 @@ class TrainerThread:
         self.settings = settings
         self.killed = threading.Event()
         self.session: TrainerSession | None = None
-        self._meeting = meeting
+        self.meeting = meeting
         self._train = train
         self._log = log
         self._groups: list[MemoryGroup] = []
@@ -76,7 +77,7 @@ class TrainerThread:
     def kill(self) -> None:
         """Have it end, wherever it is, as its process would."""
         self.killed.set()
-        self._meeting.leave(self.settings.rank)
+        self.meeting.leave(self.settings.rank)
         self._let_go()
 
     # ---- what the training program calls --------------------------------------------------------
@@ -99,7 +100,7 @@ class TrainerThread:
 
     def make_group(self, _: str, __: timedelta = timedelta()) -> dist.ProcessGroup:
         """Return a group of all ranks, who call this at the same points."""
-        group = MemoryGroup(self._meeting, self.settings.rank, f"group {len(self._groups)}")
+        group = MemoryGroup(self.meeting, self.settings.rank, f"group {len(self._groups)}")
         self._groups.append(group)
         return group
 
@@ -134,7 +135,7 @@ class TrainerThread:
             with self._log.open("a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)
         finally:
-            self._meeting.leave(self.settings.rank)
+            self.meeting.leave(self.settings.rank)
             self._let_go()
             self._end_threads()
             for group in self._groups:

@@ -21,6 +21,7 @@ from castor_lab.one_process.failures import (
     die,
     die_settled,
     flip,
+    garble,
     lose,
     raise_error,
     settled,
@@ -284,7 +285,7 @@ def test_a_damaged_own_part_is_found_by_its_agent_and_fetched(make: Make, whole:
     outcome = cluster.run()
     ends(outcome, whole[1])
     assert plans(outcome) == [START, ("own_memory", 5)]
-    assert sources(outcome, 1)[-1] == "peer:node-0"
+    assert sources(outcome, 1) == ["scratch", "peer:node-0"]
     assert outcome.redone == 0
 
 
@@ -302,7 +303,17 @@ def test_a_part_damaged_after_its_agent_has_looked_is_found_by_the_trainer(
     outcome = cluster.run()
     ends(outcome, whole[1])
     assert plans(outcome) == [START, ("own_memory", 5)]
-    assert sources(outcome, 1)[-2:] == ["own_memory", "peer:node-0"]
+    assert sources(outcome, 1) == ["scratch", "own_memory", "peer:node-0"]
+
+
+def test_a_piece_that_arrives_damaged_is_no_part_of_a_checkpoint(make: Make, whole: Whole) -> None:
+    cluster = make()
+    cluster.at(3, 4, garble)
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert plans(outcome) == [START, ("own_memory", 4)]
+    (detected,) = of_kind(outcome.events, Detected)
+    assert "arrived damaged" in " ".join((detected.event.cause, *detected.event.seen))
 
 
 def test_where_the_only_copy_left_is_damaged_training_begins_anew(make: Make, whole: Whole) -> None:
@@ -339,7 +350,8 @@ def test_a_holder_that_is_lost_while_it_is_fetched_from_is_asked_again(
     cluster.at(0, 5, lose(cluster, "node-0", memory=True))
     outcome = cluster.run()
     ends(outcome, whole[1])
-    assert plans(outcome)[-1] == ("peer", 5)
+    assert plans(outcome)[1] == ("peer", 5)
+    assert {iteration for _, iteration in plans(outcome)[1:]} == {5}
     assert len(plans(outcome)) >= 3
     assert outcome.redone == 0
 
