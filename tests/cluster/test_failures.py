@@ -1,4 +1,7 @@
-"""Every failure that the runtime promises to survive, on real processes, with the right end."""
+"""Every kind of failure that the runtime promises to survive, on real processes.
+
+What needs no process to be seen is tried in one process: runtime/heart.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,11 @@ import pytest
 
 from castor_analysis.journals import found, replayed
 from castor_lab.soak.trial import Trial
-from castor_records.events.event import Event, generation_of, of_kind
+from castor_records.events.event import of_kind
 from castor_records.events.failures import (
     Corrupt,
     Detected,
     Failed,
-    Planned,
     Redundant,
     Replaced,
     Resumed,
@@ -126,15 +128,6 @@ def test_the_roots_machine(castor_train: Any, baseline: Any) -> None:
     check_redundancy(trial)
 
 
-def test_two_machines_of_different_groups_at_once(castor_train: Any, baseline: Any) -> None:
-    trial = castor_train("--kill", "machine:0,2@10")
-    check_end(trial, baseline(4, 30))
-    (recovery,) = trial.recoveries
-    check_recovery(recovery, "hardware", own(rank_0="node-1", rank_2="node-3"))
-    assert recovery["machines"] == [0, 2]
-    check_redundancy(trial)
-
-
 def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, tmp_path: Any) -> None:
     run = start("--persist", str(tmp_path / "kept"), "--persist-every", "2s", iterations=100)
 
@@ -159,26 +152,6 @@ def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, tmp_path: 
     assert trial.processes_left == trial.memory_left == ()
 
 
-@pytest.mark.parametrize("moment", [Detected, Replaced, Planned, Redundant])
-def test_a_machine_during_a_recovery(start: Any, baseline: Any, moment: type[Event]) -> None:
-    run = start("--kill", "machine:1@10")
-
-    def is_that_far() -> bool:
-        of_it = of_kind(run.events(), moment)
-        return any(generation_of(entry.event) == 2 for entry in of_it)
-
-    run.wait_until(is_that_far, f"at {moment.kind} of the recovery")
-    run.inject("machine:2@now")
-    trial = run.wait()
-    sys.stdout.write(trial.output)
-    check_end(trial, baseline(4, 30))
-    assert sum(recovery["iterations_lost"] for recovery in trial.recoveries) <= 1
-    assert all(recovery["iteration"] >= 9 for recovery in trial.recoveries)
-    assert len(trial.of(Replaced)) >= 2
-    check_redundancy(trial)
-    assert trial.processes_left == trial.memory_left == ()
-
-
 def test_a_standby_takes_over(castor_train: Any, baseline: Any) -> None:
     trial = castor_train("--standby", "1", "--kill", "machine:2@10")
     check_end(trial, baseline(4, 30))
@@ -195,17 +168,6 @@ def test_a_standby_dies_when_it_is_needed(castor_train: Any, baseline: Any) -> N
     check_end(trial, baseline(4, 30))
     assert all(recovery["iterations_lost"] <= 1 for recovery in trial.recoveries)
     assert trial.of(Replaced)[-1].event.agent == "spare-1"
-
-
-def test_a_second_machine_right_after_the_first(castor_train: Any, baseline: Any) -> None:
-    # Machine 3 holds the only other replica of shard 2: without redundancy all would be lost.
-    trial = castor_train("--kill", "machine:2@10", "--kill", "machine:3@12")
-    check_end(trial, baseline(4, 30))
-    first, second = trial.recoveries
-    check_recovery(first, "hardware", own(rank_2="node-3"))
-    check_recovery(second, "hardware", own(rank_3="spare-0"))
-    assert second["iteration"] >= 11
-    check_redundancy(trial)
 
 
 def test_an_agent_alone(castor_train: Any, baseline: Any) -> None:
@@ -282,19 +244,14 @@ def test_a_flipped_bit(castor_train: Any, baseline: Any) -> None:
     assert [(entry.event.machine, entry.event.rank) for entry in corrupt] == [(0, 0)]
 
 
-@pytest.mark.parametrize(
-    ("machines", "lost", "kept"), [(4, "01", "23"), (5, "34", "012")], ids=["four", "five"]
-)
-def test_two_machines_lost_with_three_replicas(
-    castor_train: Any, baseline: Any, machines: int, lost: str, kept: str
-) -> None:
-    kill = f"machine:{','.join(lost)}@10"
-    trial = castor_train("--nodes", str(machines), "--replicas", "3", "--kill", kill)
-    check_end(trial, baseline(machines, 30))
+def test_two_machines_lost_with_three_replicas(castor_train: Any, baseline: Any) -> None:
+    shape = ("--nodes", "5", "--replicas", "3")
+    trial = castor_train(*shape, "--kill", "machine:3,4@10")
+    check_end(trial, baseline(5, 30))
     (recovery,) = trial.recoveries
     assert recovery["iterations_lost"] <= 1
-    assert all(recovery["sources"][rank].startswith("peer:") for rank in lost)
-    assert all(recovery["sources"][rank] == "own_memory" for rank in kept)
+    assert all(recovery["sources"][rank].startswith("peer:") for rank in "34")
+    assert all(recovery["sources"][rank] == "own_memory" for rank in "012")
     check_redundancy(trial)
 
 

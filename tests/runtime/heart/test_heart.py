@@ -92,6 +92,12 @@ def ends(outcome: Outcome, state: str | None) -> None:
     assert (outcome.iteration, outcome.state) == (ITERATIONS, state)
     assert set(outcome.codes.values()) - {None} == {0}
     assert outcome.left == ()
+    # Nothing is overwritten before every replica is there again: so it was, in the end.
+    again = [
+        (one.event.generation, one.event.machine) for one in of_kind(outcome.events, Redundant)
+    ]
+    newest, _ = max(again)
+    assert {machine for generation, machine in again if generation == newest} == {0, 1, 2, 3}
     alive = [one.name for one in threading.enumerate() if one.name.startswith("castor-t")]
     assert alive == []
 
