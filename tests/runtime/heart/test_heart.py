@@ -11,10 +11,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from castor_analysis.journals import replayed
 from castor_lab.one_process import Cluster, Outcome, TrainerThread
 from castor_lab.one_process.failures import (
     damage,
@@ -44,6 +46,7 @@ Make = Callable[..., Cluster]
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     jobs: list[str] = []
+    folders: list[Path] = []
 
     def made(ranks: int = 1, standby: int = 0, traffic: Any = None, **changes: Any) -> Cluster:
         jobs.append(f"h{secrets.token_hex(4)}")
@@ -58,13 +61,18 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
             limits=WatchLimits(lease_s=1.0),
             **({"replicas": PAIRS} | changes),
         )
-        folder = tmp_path_factory.mktemp(spec.job)
-        return Cluster(spec, folder, iterations=ITERATIONS, standby=standby)
+        folders.append(tmp_path_factory.mktemp(spec.job))
+        return Cluster(spec, folders[-1], iterations=ITERATIONS, standby=standby)
 
     yield made
     for job in jobs:
         for path in SHARED_MEMORY.glob(f"castor-{job}-*"):
             path.unlink()
+    # Whatever happened to them, what the agents took in leads to what they did.
+    journals = [file for folder in folders for file in sorted(folder.rglob("journal-*.jsonl"))]
+    lives = [told for file in journals for told in replayed(file)]
+    assert len(lives) >= 4 * len(jobs)
+    assert [told.parting for told in lives if told.parting is not None] == []
 
 
 class Whole(dict[int, str]):
