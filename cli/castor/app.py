@@ -28,6 +28,8 @@ from castor.commands.placement import placement
 from castor.commands.recovery import recovery
 from castor.commands.replay import replay
 from castor.commands.resume import resume
+from castor.commands.rm import rm
+from castor.commands.run import run
 from castor.commands.schedule import schedule
 from castor.commands.simulate import simulate
 from castor.commands.status import status
@@ -78,6 +80,7 @@ app.command()(figures)
 app.command()(explore)
 # What is not Castor's own goes to the training program.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run)
 app.command()(resume)
 app.command()(agent)
 app.command()(operate)
@@ -85,6 +88,7 @@ app.command()(status)
 app.command()(kill)
 app.command()(recovery)
 app.command()(replay)
+app.command()(rm)
 app.command()(clean)
 
 app.add_typer(trace_app, name="trace")

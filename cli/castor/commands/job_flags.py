@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -30,13 +30,22 @@ _READ_AS_TOML = (Unit.COUNT, Unit.RATIO)
 """Of the others, the text itself is what a file would have."""
 
 
-def takes_job_flags(command: CommandT) -> CommandT:
-    """Give a command an option for each option of a job, in place of its `**flags`."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
-    made = signature.replace(parameters=[*own, *_parameters()])
-    command.__signature__ = made  # type: ignore[attr-defined]  # what typer reads of a function
-    return command
+def takes_job_flags(*, without: Collection[str] = ()) -> Callable[[CommandT], CommandT]:
+    """Give a command an option for each option of a job, in place of its `**flags`.
+
+    Args:
+        without: parameters of options that it has no use for.
+    """
+
+    def give(command: CommandT) -> CommandT:
+        signature = inspect.signature(command, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
+        flags = [one for one in _parameters() if one.name not in without]
+        made = signature.replace(parameters=[*own, *flags])
+        command.__signature__ = made  # type: ignore[attr-defined]  # what typer reads of it
+        return command
+
+    return give
 
 
 def given_flags(context: typer.Context) -> list[Flag]:

@@ -25,7 +25,7 @@ _LATE_SHOWN = 5
 """A replayed trace of a year has hundreds of faults that a run of minutes never meets."""
 
 
-@takes_job_flags
+@takes_job_flags()
 def train(
     context: typer.Context,
     script: Annotated[

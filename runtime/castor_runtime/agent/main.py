@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from castor_runtime.transport import Credentials
 
 
-def run_agent(options: AgentOptions) -> int:
+def run_agent(options: AgentOptions, given: JobSpec | None = None) -> int:
     """Run an agent until its job ends.
+
+    Args:
+        options: how it is started.
+        given: the job, which is made if the store has none of its name; None: it must be there.
 
     Returns:
         0 if the job finished, 1 if it was given up, 3 if the fork server died.
@@ -31,10 +36,12 @@ def run_agent(options: AgentOptions) -> int:
     """
     # Before the first thread, of which the store's client has several.
     pid, link = fork_trainer_server()
-    return asyncio.run(_serve(options, pid, link))
+    return asyncio.run(_serve(options, given, pid, link))
 
 
-async def _serve(options: AgentOptions, server_pid: int, link: socket.socket) -> int:
+async def _serve(
+    options: AgentOptions, given: JobSpec | None, server_pid: int, link: socket.socket
+) -> int:
     # Imported here: the store's client starts threads when it is imported or connects.
     from castor_runtime.agent.admission import read_credentials  # noqa: PLC0415
     from castor_runtime.agent.driver import Agent  # noqa: PLC0415
@@ -46,7 +53,9 @@ async def _serve(options: AgentOptions, server_pid: int, link: socket.socket) ->
     await forks.open()
     store = open_store(options.store)
     try:
-        spec = await _read_spec(store, options)
+        spec = await _job(store, options, given, credentials)
+        if spec is None:
+            return 0
         admitted = await _admitted(store, spec, options, credentials)
         agent = Agent(options, admitted, store, forks)
         forks.on_lost(agent.forks_lost)
@@ -59,6 +68,20 @@ async def _serve(options: AgentOptions, server_pid: int, link: socket.socket) ->
         return 128 + signal.SIGTERM
     finally:
         forks.close()
+
+
+async def _job(
+    store: Store, options: AgentOptions, given: JobSpec | None, credentials: Credentials
+) -> JobSpec | None:
+    from castor_runtime.agent.job_making import make_or_join  # noqa: PLC0415
+
+    if given is None:
+        return await _read_spec(store, options)
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"castor: {text}\n")
+
+    return await make_or_join(store, given, credentials, wait_s=options.wait_s, say=say)
 
 
 async def _read_spec(store: Store, options: AgentOptions) -> JobSpec:

@@ -1,0 +1,120 @@
+"""The options of one machine's agent, for each command that runs one."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from castor_configs.errors import InputError
+
+if TYPE_CHECKING:
+    from castor_runtime.agent.options import AgentOptions
+
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
+
+
+def _flags(
+    *,
+    name: Annotated[
+        str, typer.Option(help="Unique in the job; default: this machine's name.")
+    ] = "",
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Logs; default out/agent-JOB-NAME.")
+    ] = None,
+    domain: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What this machine fails with, such as its rack: copies are kept in others.",
+        ),
+    ] = "",
+    listen: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Other agents must reach this address.")
+    ] = "127.0.0.1",
+    interface: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="In its place: that of this network interface (eth0)."),
+    ] = "",
+    secret: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The job's secret, the same everywhere.")
+    ] = None,
+    tls_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="All agents' CA.")] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="This agent's certificate.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="And its key.")] = None,
+) -> None:
+    """Stand for the options; only its parameters are looked at."""
+
+
+def takes_agent_flags(command: CommandT) -> CommandT:
+    """Give a command the options of an agent, in place of its `**flags`."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
+    flags = inspect.signature(_flags, eval_str=True).parameters.values()
+    made = signature.replace(parameters=[*own, *flags])
+    command.__signature__ = made  # type: ignore[attr-defined]  # what typer reads of a function
+    return command
+
+
+def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -> AgentOptions:
+    """Return how an agent is started.
+
+    Args:
+        job: its name.
+        store: its store's URL.
+        given: values by the parameters' names, others among them.
+        also: further fields of `AgentOptions`.
+
+    Raises:
+        InputError: an option is wrong, or credentials are missing.
+    """
+    from castor_runtime.agent.options import AgentOptions
+
+    name = given["name"] or socket.gethostname().partition(".")[0]
+    listen = _address_of(given["interface"]) if given["interface"] else given["listen"]
+    _check_credentials(given)
+    return AgentOptions(
+        name=name,
+        job=job,
+        store=store,
+        folder=given["folder"] or Path("out") / f"agent-{job}-{name}",
+        domain=given["domain"],
+        listen=listen,
+        secret=given["secret"],
+        tls_ca=given["tls_ca"],
+        tls_certificate=given["tls_certificate"],
+        tls_key=given["tls_key"],
+        **also,
+    )
+
+
+def _address_of(interface: str) -> str:
+    from castor_runtime.agent.rendezvous import address_of
+
+    try:
+        return address_of(interface)
+    except ValueError as error:
+        raise InputError(str(error), key="--interface") from error
+
+
+def _check_credentials(given: Mapping[str, Any]) -> None:
+    secret = given["secret"]
+    tls = {f"--{name.replace('_', '-')}": given[name] for name in _TLS}
+    named = [option for option, file in tls.items() if file is not None]
+    if named and len(named) < len(tls):
+        missing = [option for option in tls if option not in named]
+        raise InputError(f"needs {' and '.join(missing)} too", key=named[0])
+    if not named and secret is None:
+        raise InputError("agents need credentials: give it, or the --tls files", key="--secret")
+    for option, file in {**tls, "--secret": secret}.items():
+        if file is not None and not file.is_file():
+            raise InputError(f"there is no file {file}", key=option)
+
+
+_TLS = ("tls_ca", "tls_certificate", "tls_key")

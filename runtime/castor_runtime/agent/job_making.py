@@ -1,0 +1,93 @@
+"""The first agent that comes makes the job; the others, and its own next lives, join it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from castor_configs.errors import InputError
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
+from castor_policy.agents.same_job import differences
+from castor_policy.agents.store_keys import job_prefix, plan_key, spec_key
+from castor_policy.store import Compare, Put, Store, StoreRefusedError, StoreUnavailableError, Txn
+from castor_runtime.transport import Credentials, JobSecret
+
+_AGAIN_S: Final = 0.2
+
+
+async def make_or_join(
+    store: Store,
+    given: JobSpec,
+    credentials: Credentials,
+    *,
+    wait_s: float,
+    say: Callable[[str], None],
+) -> JobSpec | None:
+    """Return the job as it stands in the store, made by this host if it was not there.
+
+    Args:
+        store: where it is.
+        given: as it was given on this host.
+        credentials: of its agents.
+        wait_s: the store may be away for so long.
+        say: told in a line which it was.
+
+    Returns:
+        The job; None if it has finished already.
+
+    Raises:
+        InputError: the store cannot be asked, or has another job of that name.
+    """
+    mark = credentials.mark() if isinstance(credentials, JobSecret) else ""
+    own = replace(given, run=secrets.token_hex(8), started_ns=time.time_ns(), credentials=mark)
+    give_up_s = time.monotonic() + wait_s
+    while True:
+        try:
+            return await _made_or_joined(store, own, say)
+        except StoreRefusedError as error:
+            raise InputError(str(error), key="--store") from error
+        except StoreUnavailableError as error:
+            if time.monotonic() > give_up_s:
+                raise InputError(f"the store cannot be asked: {error}", key="--store") from error
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def _made_or_joined(store: Store, own: JobSpec, say: Callable[[str], None]) -> JobSpec | None:
+    key = spec_key(own.job)
+    await store.transact(Txn((Compare(key, 0),), (Put(key, own.to_json()),)))
+    keys, _ = await store.get_prefix(job_prefix(own.job))
+    found = {item.key: item.value for item in keys}
+    if key not in found:
+        raise StoreUnavailableError(f"job {own.job!r} was removed as it was joined")
+    try:
+        made = JobSpec.from_json(found[key])
+    except ValueError as error:
+        raise InputError(f"the store's job {own.job!r}: {error}", key="--job") from error
+    if made.run == own.run:
+        say(f"made job {own.job}: {own.machines} machines begin it, more are spares")
+        return made
+    if apart := differences(own, made):
+        raise InputError(
+            f"the store has another job {own.job!r}: {'; '.join(apart)}. Start every host by the "
+            f"same line, choose another name, or remove that job: castor rm {own.job}",
+            key="--job",
+        )
+    plan = _plan(found.get(plan_key(own.job)))
+    if plan is not None and plan.phase == Phase.FINISHED:
+        say(f"job {own.job} has finished; to train anew, remove it first: castor rm {own.job}")
+        return None
+    say(f"joins job {own.job}, run {made.run}")
+    return made
+
+
+def _plan(text: str | None) -> Plan | None:
+    """Return the plan; one that cannot be read is for the root to mend."""
+    with contextlib.suppress(ValueError):
+        return None if text is None else Plan.from_json(text)
+    return None
