@@ -32,6 +32,7 @@ from castor_policy.option import (
     OptionError,
     Options,
     Unit,
+    flag_of,
     key_of,
     option,
     options_of,
@@ -51,16 +52,16 @@ class LaunchOptions(Options):
     nodes: int = option(
         4, Unit.COUNT, "Machines that train; here each is emulated.", metavar="N", least=1
     )
-    ranks_per_node: int = option(1, Unit.COUNT, "Trainers on each.", metavar="N", least=1)
+    ranks_per_node: int = option(1, Unit.COUNT, "Trainers on each machine.", metavar="N", least=1)
     standby: int = option(0, Unit.COUNT, "Machines that wait to replace one.", metavar="N", least=0)
     replicas: int = option(
         2, Unit.COUNT, "Copies of each shard in memory, its own included.", metavar="N", least=1
     )
-    placement: str = option("mixed", Unit.TEXT, "Where they lie.", names=PLACEMENTS)
+    placement: str = option("mixed", Unit.TEXT, "Where copies lie.", names=PLACEMENTS)
     domains: str = option(
         "",
         Unit.TEXT,
-        "For --placement domains, consecutive machines of a rack: 4 of each, or 4,4,3 in turn.",
+        "For placement domains, consecutive machines of a rack: 4 of each, or 4,4,3 in turn.",
         metavar="SIZES",
     )
     store: str = option(
@@ -133,6 +134,9 @@ def options_by_key() -> Iterator[tuple[tuple[str, ...], type[Options], str, Opti
             yield (table, key) if table else (key,), group, name, one
 
 
+_FLAGS = {key: flag_of(name, one) for key, _, name, one in options_by_key()}
+
+
 @dataclass(frozen=True, slots=True)
 class Flag:
     """An option that was given on the command line.
@@ -195,7 +199,10 @@ class GivenJob:
 
     def fault(self, error: OptionError) -> InputError:
         """Return the error of a dotted key as a person meets it: with the place of its value."""
-        place = self._document.place_of(tuple(error.option.split(".")))
+        key = tuple(error.option.split("."))
+        place = self._document.place_of(key)
+        if place is None and self._origin.suffix != JOB_FILE:
+            return InputError(error.message, key=_FLAGS.get(key, error.option))
         return self._told(
             InputError(
                 error.message,

@@ -52,7 +52,7 @@ class TrafficOptions(Options):
         empty=True,
     )
     sub_buffers: int = option(
-        defaults.SUB_BUFFERS, Unit.COUNT, "Sub-buffers that it is divided in.", least=1
+        defaults.SUB_BUFFERS, Unit.COUNT, "Sub-buffers that the buffer is divided in.", least=1
     )
     shortest_span_s: float = option(
         defaults.SHORTEST_SPAN_S, Unit.SECONDS, "Idle spans below it are left alone.", least=0
@@ -136,7 +136,7 @@ class RecoveryOptions(Options):
         least=0,
     )
     set_aside_within_s: float = option(
-        3600.0, Unit.SECONDS, "How long a failure counts for that.", above=0
+        3600.0, Unit.SECONDS, "How long a failure counts for setting its machine aside.", above=0
     )
     gather_s: float = option(
         300.0,

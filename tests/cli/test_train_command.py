@@ -71,6 +71,8 @@ def accepted(*arguments: str) -> None:
         (("--nodes", "0"), "--nodes: expected 1 or more, not 0"),
         (("--ranks-per-node", "0"), "--ranks-per-node: expected 1 or more"),
         (("--replicas", "5"), "--replicas: expected 1 to 4"),
+        (("--nodes", "1"), "--replicas: expected 1 to 1 (the nodes)"),
+        (("--placement", "domains"), "--domains: `--placement domains` and"),
         (("--placement", "rings"), "did you mean ring?"),
         (("--scheme", "pipeline"), "did you mean pipelined?"),
         (("--scheme", "none", "--persist", "store"), "--persist: scheme none takes no checkpoint"),
