@@ -58,7 +58,7 @@ _WORDS: Mapping[tuple[type, ...], str] = {
     (str,): "a text",
     (bool,): "true or false",
 }
-_WRITTEN = {Unit.SECONDS: " s", Unit.BYTES: " bytes", Unit.BITS_PER_SECOND: " bit/s"}
+_WRITTEN = {Unit.SECONDS: " s", Unit.BYTES: " B", Unit.BITS_PER_SECOND: " bit/s"}
 
 
 class OptionError(ValueError):

@@ -91,7 +91,7 @@ def accepted(*arguments: str) -> None:
         (("--stall", "5"), "--stall"),
         (("--startup", "0s"), "--startup: expected 0.5 s or more"),
         (("--chunk", "16Mb"), "--chunk: expected a size"),
-        (("--chunk", "100"), "--chunk: expected a multiple of 4096 bytes, not 100 bytes"),
+        (("--chunk", "100"), "--chunk: expected a multiple of 4096 B, not 100 B"),
         (("--memory-limit", "lots"), "--memory-limit: expected a size"),
         (("--max-attempts", "0"), "--max-attempts"),
         (("--store", "redis://h:1"), "--store: write a store as etcd://"),
