@@ -14,7 +14,7 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.culprit import Verdict, judge, window_s
 from castor_policy.agents.effects import Log, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged, Tick
-from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end, tells_of_lost_peer
+from castor_policy.agents.evidence import Sight, SightKind, sight_of_end, tells_of_lost_peer
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
@@ -107,7 +107,7 @@ def test_an_error_of_its_own_comes_before_a_lost_connection_but_waits_for_a_sign
 
 def test_a_lost_lease_comes_first_and_beside_it_only_what_was_killed_from_outside() -> None:
     told = [member(0, sight_of_end(0, 1, "odd")), member(2, lost_peer(2)), member(3, killed(3))]
-    found = verdict(told, {1: FailureKind.LEASE})
+    found = verdict(told, {1: SightKind.LEASE})
     assert named(found) == [(1, -1, "lease"), (3, 3, "signal")]
     assert found.certain
     assert found.culprits[0].cause == "the lease of agent node-1 expired"
@@ -115,7 +115,7 @@ def test_a_lost_lease_comes_first_and_beside_it_only_what_was_killed_from_outsid
 
 def test_an_agent_that_was_restarted_took_its_trainers_with_it() -> None:
     told = [member(machine, lost_peer(machine)) for machine in (0, 2, 3)]
-    assert named(verdict(told, {1: FailureKind.AGENT})) == [(1, -1, "agent")]
+    assert named(verdict(told, {1: SightKind.AGENT})) == [(1, -1, "agent")]
 
 
 def test_an_error_on_every_rank_names_all_of_them() -> None:
@@ -213,7 +213,7 @@ def _shown(machine: int, kind: str) -> AgentReport:
 @given(st.lists(SIGHTS, min_size=4, max_size=4))
 def test_a_symptom_never_names_its_own_rank(kinds: list[str]) -> None:
     told = [_shown(machine, kind) for machine, kind in enumerate(kinds) if kind != "gone"]
-    lost = {m: FailureKind.LEASE for m, kind in enumerate(kinds) if kind == "gone"}
+    lost = {m: SightKind.LEASE for m, kind in enumerate(kinds) if kind == "gone"}
     found = verdict(told, lost)
     for machine, _, _ in named(found):
         assert kinds[machine] in ("killed", "own", "still", "gone", "done")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import RootEffect, WorkerEffect
 from castor_policy.agents.events import AgentEvent, PlanChanged, RootEvent, TrainerEnded
-from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.journal.values import MACHINES, VALUES, decode, encode, tag_of
 from castor_policy.placement import Placement, place
@@ -49,7 +49,7 @@ PLAIN = {
     bool: st.booleans(),
     int: st.integers(),
     float: st.floats(allow_nan=False),
-    str: st.text(max_size=5) | st.sampled_from(FailureKind),
+    str: st.text(max_size=5) | st.sampled_from(SightKind),
     Event: st.deferred(lambda: st.one_of(*map(made, Event.kinds.values()))),
     Placement: st.just(place("mixed", 5, 2)),
 }

@@ -65,7 +65,7 @@ class AgentReport(Document):
             answered, which is not "none".
         rendezvous: host:port that its first trainer would use (GATHERED).
         reason: what failed (FAILED): of what was seen, what says most.
-        kind: of that, a `FailureKind`.
+        kind: of that, a `SightKind`.
         seen: all that it saw fail in this generation, in order; more may come after `FAILED`.
         ended: ranks whose trainers said that they had finished, and ended with code 0.
         iteration: the newest iteration that its trainers finished in this generation.

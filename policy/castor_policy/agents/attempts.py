@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.evidence import Culprit, FailureKind
+from castor_policy.agents.evidence import Culprit, SightKind
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 
@@ -71,7 +71,7 @@ def recurring_words(culprits: Sequence[Culprit]) -> str:
 
     Only trainers' own errors have words. Addresses, ranks, ports and times are left out.
     """
-    own = [one for one in culprits if one.kind == FailureKind.EXIT]
+    own = [one for one in culprits if one.kind == SightKind.EXIT]
     said = sorted({_VARYING.sub("#", one.words or _without_rank(one)) for one in own})
     return "; ".join(said)[:_WORDS_LENGTH]
 

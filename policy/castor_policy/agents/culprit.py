@@ -23,8 +23,8 @@ from castor_policy.agents.evidence import (
     AT_ONCE,
     OWN,
     Culprit,
-    FailureKind,
     Sight,
+    SightKind,
     sight_of_end,
     strength,
 )
@@ -83,7 +83,7 @@ def judge(
     Args:
         spec: the job.
         plan: of the generation that failed; reports of others say nothing of it.
-        lost: machines without their agent, with `FailureKind.LEASE`, `SILENT` or `AGENT`.
+        lost: machines without their agent, with `SightKind.LEASE`, `SILENT` or `AGENT`.
         members: the other machines' reports.
         still: no trainer of the job goes on; its ranks are those that did not come.
     """
@@ -102,7 +102,7 @@ def judge(
     if still is not None:
         said = f"did not come ({still.reason})"
         seen += [
-            (r // spec.ranks_per_machine, Sight(r, FailureKind.STALL, said)) for r in still.ranks
+            (r // spec.ranks_per_machine, Sight(r, SightKind.STALL, said)) for r in still.ranks
         ]
     named = _named(seen, silent=silent)
     culprits = tuple(
@@ -128,8 +128,8 @@ def detected(generation: int, culprit: Culprit | None, others: Sequence[str]) ->
         culprit: who is held responsible; None: nobody saw.
         others: what else was seen.
     """
-    named = culprit or Culprit(-1, -1, "", FailureKind.UNKNOWN, "what failed is not known")
-    gone = named.kind in (FailureKind.LEASE, FailureKind.SILENT)
+    named = culprit or Culprit(-1, -1, "", SightKind.UNKNOWN, "what failed is not known")
+    gone = named.kind in (SightKind.LEASE, SightKind.SILENT)
     return Log(
         Detected(
             generation=generation,
@@ -161,8 +161,8 @@ def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int
         # A machine that is gone and a process that was killed do not make each other happen.
         least = AT_ONCE if best <= AT_ONCE else best
         return [pair for pair in seen if strength(pair[1].kind) <= least]
-    left = [pair for pair in seen if pair[1].kind == FailureKind.LEFT]
-    cut_off = [pair for pair in seen if pair[1].kind == FailureKind.CONNECTION]
+    left = [pair for pair in seen if pair[1].kind == SightKind.LEFT]
+    cut_off = [pair for pair in seen if pair[1].kind == SightKind.CONNECTION]
     # Where a machine is silent it may be the one that broke the connections; and where most have
     # left, training was over for them, and whoever failed then failed alone.
     if left and not silent and len(left) <= len(cut_off) == len(seen) - len(left):
@@ -171,7 +171,7 @@ def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int
 
 
 def _cause(sight: Sight) -> str:
-    left = sight.kind == FailureKind.LEFT
+    left = sight.kind == SightKind.LEFT
     return f"{sight.text()} while others still trained" if left else sight.text()
 
 
@@ -187,8 +187,8 @@ def _seen_by(report: AgentReport) -> Sequence[Sight]:
 
 
 def _sight_of_loss(agent: str, how: str) -> Sight:
-    if how == FailureKind.LEASE:
-        return Sight(-1, FailureKind.LEASE, lease_expired(agent))
-    if how == FailureKind.SILENT:
-        return Sight(-1, FailureKind.SILENT, never_answered(agent))
-    return Sight(-1, FailureKind.AGENT, f"agent {agent} was restarted")
+    if how == SightKind.LEASE:
+        return Sight(-1, SightKind.LEASE, lease_expired(agent))
+    if how == SightKind.SILENT:
+        return Sight(-1, SightKind.SILENT, never_answered(agent))
+    return Sight(-1, SightKind.AGENT, f"agent {agent} was restarted")

@@ -16,7 +16,7 @@ WORDS_LENGTH = 300
 """A sight is quoted in the plan and in events: longer words are cut."""
 
 
-class FailureKind(StrEnum):
+class SightKind(StrEnum):
     """What was seen, or what the root concluded."""
 
     LEASE = "lease"
@@ -52,21 +52,21 @@ class FailureKind(StrEnum):
 
 
 _STRENGTH: dict[str, int] = {
-    FailureKind.LEASE: 0,
-    FailureKind.SILENT: 0,
-    FailureKind.AGENT: 0,
-    FailureKind.ISOLATED: 0,
-    FailureKind.SIGNAL: 1,
-    FailureKind.EXIT: 2,
-    FailureKind.HANG: 2,
-    FailureKind.MEMORY: 2,
-    FailureKind.CORRUPT: 2,
-    FailureKind.START: 2,
-    FailureKind.STALL: 2,
-    FailureKind.LEFT: 3,
-    FailureKind.FETCH: 4,
-    FailureKind.CONNECTION: 4,
-    FailureKind.UNKNOWN: 5,
+    SightKind.LEASE: 0,
+    SightKind.SILENT: 0,
+    SightKind.AGENT: 0,
+    SightKind.ISOLATED: 0,
+    SightKind.SIGNAL: 1,
+    SightKind.EXIT: 2,
+    SightKind.HANG: 2,
+    SightKind.MEMORY: 2,
+    SightKind.CORRUPT: 2,
+    SightKind.START: 2,
+    SightKind.STALL: 2,
+    SightKind.LEFT: 3,
+    SightKind.FETCH: 4,
+    SightKind.CONNECTION: 4,
+    SightKind.UNKNOWN: 5,
 }
 
 AT_ONCE = 1
@@ -95,7 +95,7 @@ class Sight:
 
     Attributes:
         rank: of which rank; -1 for its machine.
-        kind: see `FailureKind`.
+        kind: see `SightKind`.
         said: in words, after "rank N" or "machine N".
         words: what the process said last: the exception, or argparse's complaint; "" if nothing.
     """
@@ -118,7 +118,7 @@ class Culprit:
         machine: its place.
         rank: of the trainer at fault; -1 for the machine or its agent as a whole.
         agent: that filled the place.
-        kind: see `FailureKind`.
+        kind: see `SightKind`.
         cause: in words: "rank 1 was killed by signal 9".
         words: the process's own last ones; "" if it had none.
     """
@@ -169,13 +169,13 @@ def sight_of_end(
     quoted = f": {words[:WORDS_LENGTH]}" if words else ""
     if code < 0:
         crashed = -code in _CRASHES
-        kind = FailureKind.EXIT if crashed else FailureKind.SIGNAL
+        kind = SightKind.EXIT if crashed else SightKind.SIGNAL
         if crashed and lost_peer:
-            kind = FailureKind.CONNECTION  # a watchdog aborts a process whose peer has gone
+            kind = SightKind.CONNECTION  # a watchdog aborts a process whose peer has gone
         return Sight(rank, kind, f"was killed by signal {-code}{quoted}", words[:WORDS_LENGTH])
     if code == 0:
         early = " before it had finished training" if left_early else ""
-        kind = FailureKind.EXIT if left_early else FailureKind.LEFT
+        kind = SightKind.EXIT if left_early else SightKind.LEFT
         return Sight(rank, kind, f"exited with code 0{early}")
-    kind = FailureKind.CONNECTION if lost_peer else FailureKind.EXIT
+    kind = SightKind.CONNECTION if lost_peer else SightKind.EXIT
     return Sight(rank, kind, f"exited with code {code}{quoted}", words[:WORDS_LENGTH])

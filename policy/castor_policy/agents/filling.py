@@ -16,7 +16,7 @@ from dataclasses import replace
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.culprit import detected, lease_expired, never_answered
 from castor_policy.agents.effects import Log, RequestMachine, RootEffect
-from castor_policy.agents.evidence import Culprit, FailureKind
+from castor_policy.agents.evidence import Culprit, SightKind
 from castor_policy.agents.fitness import remembered
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
@@ -109,7 +109,7 @@ class Filling:
 
 
 def _lost(machine: int, agent: str, *, is_silent: bool) -> Culprit:
-    kind = FailureKind.SILENT if is_silent else FailureKind.LEASE
+    kind = SightKind.SILENT if is_silent else SightKind.LEASE
     cause = never_answered(agent) if is_silent else lease_expired(agent)
     return Culprit(machine, -1, agent, kind, cause)
 

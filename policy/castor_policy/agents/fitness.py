@@ -12,7 +12,7 @@ from dataclasses import replace
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.attempts import recurs_at_start
 from castor_policy.agents.culprit import Verdict
-from castor_policy.agents.evidence import Culprit, FailureKind
+from castor_policy.agents.evidence import Culprit, SightKind
 from castor_policy.agents.gathering import decided
 from castor_policy.agents.history import MOST_FAILURES, PastFailure, often_failed
 from castor_policy.agents.job_spec import JobSpec
@@ -23,14 +23,14 @@ _CAUSE_LENGTH = 160
 
 _OF_THE_MACHINE = frozenset(
     {
-        FailureKind.LEASE,
-        FailureKind.SILENT,
-        FailureKind.AGENT,
-        FailureKind.SIGNAL,
-        FailureKind.EXIT,
-        FailureKind.HANG,
-        FailureKind.STALL,
-        FailureKind.LEFT,
+        SightKind.LEASE,
+        SightKind.SILENT,
+        SightKind.AGENT,
+        SightKind.SIGNAL,
+        SightKind.EXIT,
+        SightKind.HANG,
+        SightKind.STALL,
+        SightKind.LEFT,
     }
 )
 """What is a failure of the machine on which it happened."""
@@ -56,7 +56,7 @@ def remembered(
         for one in culprits
         if one.kind in _OF_THE_MACHINE and one.agent
     }
-    if common and (len(named) > 1 or any(one.kind == FailureKind.EXIT for one in culprits)):
+    if common and (len(named) > 1 or any(one.kind == SightKind.EXIT for one in culprits)):
         own = {}
     recent = [one for one in history if at_s - one.at_s <= spec.recovery.set_aside_within_s]
     return (*recent, *own.values())[-MOST_FAILURES:]
@@ -69,7 +69,7 @@ def refused(plan: Plan, members: Sequence[AgentReport | None]) -> dict[int, str]
         for machine, report in enumerate(members)
         if report is not None
         and report.generation == plan.generation
-        and report.kind == FailureKind.MEMORY
+        and report.kind == SightKind.MEMORY
     }
 
 
@@ -113,7 +113,7 @@ def unserved(plan: Plan, reports: Sequence[AgentReport]) -> tuple[int, ...]:
     return tuple(
         plan.agents.index(report.agent)
         for report in reports
-        if any(sight.kind == FailureKind.FETCH for sight in report.seen)
+        if any(sight.kind == SightKind.FETCH for sight in report.seen)
     )
 
 
@@ -144,7 +144,7 @@ def unfit(
         is_replaceable: another agent is free.
     """
     found: dict[int, str] = {}
-    full = {one.machine: one.cause for one in verdict.culprits if one.kind == FailureKind.MEMORY}
+    full = {one.machine: one.cause for one in verdict.culprits if one.kind == SightKind.MEMORY}
     if len(full) < spec.machines:
         found |= {m: cause for m, cause in full.items() if m in plan.fresh or is_replaceable}
     for machine in unserved(plan, reports):
@@ -152,7 +152,7 @@ def unfit(
             report = next(one for one in reports if one.agent == plan.agents[machine])
             found[machine] = report.reason
     machines = {one.machine for one in verdict.culprits}
-    exits = [one for one in verdict.culprits if one.kind == FailureKind.EXIT]
+    exits = [one for one in verdict.culprits if one.kind == SightKind.EXIT]
     if is_replaceable and exits and len(machines) == 1 < spec.machines:
         one = exits[0]
         is_fresh = one.machine in plan.fresh

@@ -15,7 +15,7 @@ from castor_policy.agents.attempts import (
 )
 from castor_policy.agents.culprit import MOST_NAMED, Verdict, detected
 from castor_policy.agents.effects import Log
-from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.fitness import remembered, unfit, unserved
 from castor_policy.agents.history import (
     ASIDE_FREE_OF_CHARGE,
@@ -69,7 +69,7 @@ def following(
         reason=verdict.reason,
         attempts=0 if progress else plan.attempts + (0 if spared else 1),
         script=plan.script,
-        thorough=any(one.kind == FailureKind.CORRUPT for one in verdict.culprits),
+        thorough=any(one.kind == SightKind.CORRUPT for one in verdict.culprits),
         culprits=verdict.culprits[:MOST_NAMED],
         seen=verdict.others[:MOST_NAMED],
         words=words,
@@ -85,7 +85,7 @@ def following(
     told = [
         detected(following.generation, one, following.seen)
         for one in following.culprits or (None,)
-        if one is None or one.kind not in (FailureKind.LEASE, FailureKind.SILENT)
+        if one is None or one.kind not in (SightKind.LEASE, SightKind.SILENT)
     ]
     for machine, reason in sorted(poor.items()):
         following, log = put_aside(following, machine, reason)
@@ -139,7 +139,7 @@ def _end(plan: Plan, following: Plan, verdict: Verdict, current: Sequence[AgentR
 
     Whether it has had its attempts is known only once all have said what they hold (`counted`).
     """
-    if any(one.kind == FailureKind.MEMORY for one in verdict.culprits):
+    if any(one.kind == SightKind.MEMORY for one in verdict.culprits):
         return verdict.reason
     if recurs_at_start(plan, current, following.words):
         return f"the same error twice before the first iteration: {verdict.reason}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from castor_policy.agents.effects import Fetch, Log, Offer, Verify, WorkerEffect
 from castor_policy.agents.events import Fetched, FetchFailed, TrainerRefused, Verified
-from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.recovery import Tier
@@ -59,10 +59,10 @@ class PartLoading:
         return not self._open and not self.failed
 
     @property
-    def kind(self) -> FailureKind:
+    def kind(self) -> SightKind:
         """What `failed` is: no source was reached, or none had the part intact."""
         alone = self._unreached and not self._damaged
-        return FailureKind.FETCH if alone else FailureKind.CORRUPT
+        return SightKind.FETCH if alone else SightKind.CORRUPT
 
     def begin(self) -> list[WorkerEffect]:
         """Return the first steps; own parts before the replicas of others."""

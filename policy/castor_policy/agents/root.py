@@ -20,7 +20,7 @@ from castor_policy.agents.attempts import counted
 from castor_policy.agents.culprit import Verdict, judge, window_s
 from castor_policy.agents.effects import AskPersist, Log, Resign, RootEffect, WritePlan
 from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, RootEvent
-from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.fitness import refused, worn_out
 from castor_policy.agents.following import following, put_aside
@@ -372,10 +372,10 @@ class Root:
             return None
         return report
 
-    def _how_lost(self, agent: str) -> FailureKind:
+    def _how_lost(self, agent: str) -> SightKind:
         if agent not in self.reports:
-            return FailureKind.LEASE
-        return FailureKind.SILENT if self._live(agent) is None else FailureKind.AGENT
+            return SightKind.LEASE
+        return SightKind.SILENT if self._live(agent) is None else SightKind.AGENT
 
     def _live(self, agent: str) -> AgentReport | None:
         """Return an agent's report, unless it has been silent for too long."""

@@ -59,7 +59,7 @@ from castor_policy.agents.events import (
     Verified,
     WorkerEvent,
 )
-from castor_policy.agents.evidence import FailureKind, Sight, sight_of_end
+from castor_policy.agents.evidence import Sight, SightKind, sight_of_end
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.worker_state import WorkerState
@@ -158,7 +158,7 @@ class Worker(WorkerState):
             return []
         if self._contact.is_cut_off(now_s):
             cut_off = "cut off from the store and from every peer; the lease must have expired"
-            return [*self._fail(FailureKind.ISOLATED, cut_off), StopTrainers()]
+            return [*self._fail(SightKind.ISOLATED, cut_off), StopTrainers()]
         if not self._contact.is_ping_due(now_s):
             return []
         peers = {m: a for m, a in enumerate(plan.addresses) if m != self.machine}
@@ -173,7 +173,7 @@ class Worker(WorkerState):
         if newest_generation <= self.generation or self._is_over():
             return []
         behind = f"a peer knows generation {newest_generation}; this machine was left behind"
-        return [*self._fail(FailureKind.ISOLATED, behind), StopTrainers()]
+        return [*self._fail(SightKind.ISOLATED, behind), StopTrainers()]
 
     # ---- the plan ----------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Worker(WorkerState):
         known = self._inspected
         if known is None or known.generation != plan.generation or machine != self.machine:
             self.generation, self.machine = plan.generation, machine
-            return [StopTrainers(), *self._fail(FailureKind.START, _UNGATHERED)]
+            return [StopTrainers(), *self._fail(SightKind.START, _UNGATHERED)]
         in_memory = plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
         self._parts = PartLoading(self.spec, plan, machine, known.holdings)
         self._contact.ask_anew()
@@ -308,7 +308,7 @@ class Worker(WorkerState):
 
     @_takes.on(TrainerHung, answer=True)
     def _trainer_hung(self, event: TrainerHung, _: float) -> list[WorkerEffect]:
-        return self._saw(Sight(event.rank, FailureKind.HANG, event.reason))
+        return self._saw(Sight(event.rank, SightKind.HANG, event.reason))
 
     @_takes.on(TrainersStanding, answer=True)
     def _trainers_standing(self, event: TrainersStanding, _: float) -> list[WorkerEffect]:
@@ -319,7 +319,7 @@ class Worker(WorkerState):
 
     @_takes.on(MemoryRefused, answer=True)
     def _memory_refused(self, event: MemoryRefused, _: float) -> list[WorkerEffect]:
-        return self._fail(FailureKind.MEMORY, event.reason)
+        return self._fail(SightKind.MEMORY, event.reason)
 
     @_takes.on(Finalised, answer=True)
     def _finalised(self, _: Finalised, __: float) -> list[WorkerEffect]:

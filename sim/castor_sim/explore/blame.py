@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from castor_policy.agents.evidence import FailureKind
+from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.plan import Plan
 from castor_sim.explore.invariants import Violation
 
@@ -37,6 +37,6 @@ class Blame:
         for one in plan.culprits:
             known = (before, one.rank) in self._struck
             # A rank that all others wait for may be slow, or cut off, and is named for that.
-            if one.rank >= 0 and one.kind != FailureKind.STALL and not known:
+            if one.rank >= 0 and one.kind != SightKind.STALL and not known:
                 what = f"machine {one.machine}: {one.cause}, in generation {before}"
                 raise Violation(18, f"{what}, in which nothing happened to this rank")
