@@ -61,7 +61,8 @@ class LaunchOptions(Options):
     domains: str = option(
         "",
         Unit.TEXT,
-        "For placement domains, consecutive machines of a rack: 4 of each, or 4,4,3 in turn.",
+        "For placement domains, consecutive machines of a rack: 4 of each, or 4,4,3 in turn; not "
+        "needed with external agents, which say theirs.",
         metavar="SIZES",
     )
     store: str = option(

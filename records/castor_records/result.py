@@ -42,7 +42,7 @@ class Result:
         final_state_sha256: over all ranks; None: not every rank came to its end.
         recoveries: in order.
         persistent: "newest" iteration in persistent storage, and the shares that "failures" names.
-        warnings: of trainers, each once: "time_s", "ranks" and "message".
+        warnings: each once: "time_s", "message", and the "ranks" of the trainers that gave it.
         faults_not_injected: as they were asked for.
         kept_memory: checkpoint memory that is kept of a run that can go on.
         strangers: exit codes of agents that faults have started beside the run's own.

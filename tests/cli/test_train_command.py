@@ -103,6 +103,9 @@ def accepted(*arguments: str) -> None:
         (("--job", "a" * 33), "--job: expected at most"),
         (("--replay", "no-such-trace"), "no-such-trace"),
         (("--agents", "external", "--standby", "1"), "--standby"),
+        (("--placement", "domains"), "external agents, which say theirs"),
+        (("--operator", "command:true"), "local: goes with --agents local"),
+        (("--agents", "external", "--operator", "comand:x"), "did you mean command?"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_starts(

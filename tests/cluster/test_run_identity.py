@@ -154,28 +154,20 @@ class Agents:
 
     def __init__(self, run: Running, folder: Path) -> None:
         self._run = run
-        self._folder = folder
+        self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def _store(self) -> str:
         return str(json.loads((self._run.folder / "run.json").read_text())["store"])
 
     def start(self, name: str) -> None:
-        with (self._folder / f"{name}.log").open("ab") as log:
+        with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [
-                    *(
-                        CASTOR,
-                        "agent",
-                        "--store",
-                        self._store(),
-                        "--job",
-                        self._run.job,
-                        "--name",
-                        name,
-                    ),
+                    *(CASTOR, "agent", "--store", self._store(), "--job", self._run.job),
+                    *("--name", name, "--domain", f"rack-{name}"),
                     *("--secret", str(self._run.folder / "secret")),
-                    *("--folder", str(self._folder / name)),
+                    *("--folder", str(self.folder / name)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -184,11 +176,11 @@ class Agents:
             )
 
     def said(self, name: str) -> str:
-        return (self._folder / f"{name}.log").read_text()
+        return (self.folder / f"{name}.log").read_text()
 
     def iteration(self) -> int:
         found = [0]
-        for log in self._folder.glob("*/events.jsonl"):
+        for log in self.folder.glob("*/events.jsonl"):
             found += map(
                 int, re.findall(r'"iteration_ended".*?"iteration": ?(\d+)', log.read_text())
             )
@@ -196,11 +188,12 @@ class Agents:
 
     def operate(self) -> Path:
         """Start `castor operate` with a command that starts an agent; return what it says."""
-        provide, said = self._folder / "provide.sh", self._folder / "operator.log"
+        provide, said = self.folder / "provide.sh", self.folder / "operator.log"
         provide.write_text(
             "#!/bin/sh\n"
             f"{CASTOR} agent --standby --store $CASTOR_STORE --job $CASTOR_JOB --secret "
-            f"$CASTOR_SECRET --name $CASTOR_AGENT --folder {self._folder}/$CASTOR_AGENT &\n"
+            f"$CASTOR_SECRET --name $CASTOR_AGENT --folder {self.folder}/$CASTOR_AGENT "
+            "--domain rack-a &\n"
             "echo $CASTOR_AGENT for $CASTOR_REQUEST\n"
         )
         provide.chmod(0o755)
@@ -209,7 +202,7 @@ class Agents:
                 [
                     *(CASTOR, "operate", f"command:{provide}", "--store", self._store()),
                     *("--job", self._run.job, "--secret", str(self._run.folder / "secret")),
-                    *("--folder", str(self._folder / "operator")),
+                    *("--folder", str(self.folder / "operator")),
                 ],
                 stdout=log,
                 stderr=log,
@@ -220,7 +213,8 @@ class Agents:
 
 @pytest.fixture
 def agents(start: Any, tmp_path: Path) -> Iterator[Agents]:
-    run = start("--nodes", "2", "--agents", "external", iterations=100_000)
+    external = ("--agents", "external", "--placement", "domains")
+    run = start("--nodes", "2", *external, iterations=100_000)
     run.wait_until(lambda: "waiting for 2 agents" in plain(run.output()), "the store")
     made = Agents(run, tmp_path)
     with ExitStack() as stack:
@@ -267,11 +261,14 @@ def test_who_ends_an_agent_keeps_its_memory_who_loses_one_gets_another_and_nothi
     assert spare == f"spare-{request}-1"
     before = agents.iteration()
     run.wait_until(lambda: agents.iteration() >= before + 3, "training with the new machine")
+    assert "placed over 2 failure domains" in plain(run.output())
     agents.start("b")  # what it held lies there yet: as a spare it clears that away in the end
     run.wait_until(lambda: "b" in standbys(run), "a spare")
     run.process.send_signal(signal.SIGTERM)
     trial = run.wait(60)
     assert trial.code == 128 + signal.SIGTERM
+    told = (agents.folder / "a" / "events.jsonl").read_text()
+    assert '"kind": "copies_together"' in told.replace('":"', '": "')
     for process in agents.processes.values():
         process.wait(60)  # the operator waits a while for a job that is gone to come back
     assert run.memory() == []

@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.agents.agent_report import AgentReport, State
-from castor_policy.agents.effects import WritePlan
-from castor_policy.agents.events import ReportChanged, Tick
+from castor_policy.agents.effects import Log, WritePlan
+from castor_policy.agents.events import PlanChanged, ReportChanged, Tick
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.office import Office
-from castor_policy.agents.plan import Phase
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
-from castor_policy.agents.seating import holds_parts, kept_iteration, seats
+from castor_policy.agents.seating import copies_together, holds_parts, kept_iteration, seats
 from castor_policy.job_options import RecoveryOptions
 from castor_policy.placement import place
+from castor_records.events.failures import CopiesTogether
 
 SPEC = JobSpec(
     "j",
@@ -184,3 +185,56 @@ def test_a_new_job_begins_as_before() -> None:
     (write,) = began(SPEC, [idle(name) for name in NAMES])
     assert isinstance(write, WritePlan)
     assert (write.plan.generation, write.plan.agents, write.plan.reason) == (1, NAMES, "start")
+
+
+@given(
+    st.integers(2, 3),
+    st.lists(st.sampled_from("abcd"), min_size=3, max_size=10),
+)
+def test_what_a_placement_was_made_for_is_seated_no_worse_than_it_was_meant(
+    replicas: int, racks: list[str]
+) -> None:
+    rows = place("domains", len(racks), replicas, domains=list(map(ord, racks))).replicas
+    spec = replace(SPEC, machines=len(racks), replicas=rows)
+    free = [replace(idle(f"a-{n:02}"), domain=rack) for n, rack in enumerate(racks)]
+    found = seats(spec, free, range(len(racks)))
+    meant = copies_together(spec, dict(enumerate(racks)))
+    seated = {machine: report.domain for machine, report in found.items()}
+    assert len(copies_together(spec, seated)) <= len(meant)
+
+
+def test_a_plan_that_has_to_seat_copies_together_says_which_and_where() -> None:
+    spec = replace(SPEC, replicas=place("group", 4, 2).replicas)
+    reports = [replace(idle(name), domain=rack) for name, rack in zip(NAMES, "aaab", strict=True)]
+    root = Root(spec, Office(7, None, 0, reports), 0.0)
+    (write,) = root.handle(Tick(), 0.0)
+    assert isinstance(write, WritePlan)
+    (told, *_) = root.handle(PlanChanged(write.plan, 1), 0.0)
+    assert isinstance(told, Log)
+    event = told.event
+    assert isinstance(event, CopiesTogether)
+    assert (len(event.shards), event.domains) == (2, ("a",))
+    assert "are in one failure domain (a)" in event.message
+    rack_of = {report.agent: report.domain for report in reports}
+    for shard in event.shards:
+        assert {rack_of[write.plan.agents[m]] for m in spec.replicas[shard]} == {"a"}
+
+
+def test_a_standby_whose_arrival_brings_copies_together_is_told_of_once() -> None:
+    def told_of(standby: str) -> list[CopiesTogether]:
+        agents = ("gone", "a-1", *(f"a-{n}" for n in range(2, 8)))
+        plan = Plan(3, 7, Phase.GATHER, agents, tuple(f"{one}.1" for one in agents))
+        known = {
+            one: replace(idle(one), domain="b" if one == "a-1" else f"own-{one}")
+            for one in agents[1:]
+        }
+        free = [replace(idle("s-0"), domain=standby)]
+        filled, effects = Filling(GROUPS, 7).fill(plan, known, free, 0.0, 0.0)
+        again = Filling(GROUPS, 7).fill(filled, known | {"s-0": free[0]}, [], 0.0, 0.0)[1]
+        events = [one.event for one in (*effects, *again) if isinstance(one, Log)]
+        return [event for event in events if isinstance(event, CopiesTogether)]
+
+    (event,) = told_of("b")
+    assert (event.shards, event.domains) == ((0, 1), ("b",))
+    assert told_of("c") == []
+    assert told_of("") == []

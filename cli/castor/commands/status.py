@@ -190,6 +190,10 @@ def why(document: dict[str, Any]) -> list[str]:
         f"a machine is asked for ({one['request']}): {one['progress']}"
         for one in document["machines_asked_for"]
     ]
+    lines += [
+        f"two copies of shard {shard} are in one failure domain, {domain}"
+        for shard, domain in document["copies_together"].items()
+    ]
     lines += [f"refused: {one['agent']}: {one['reason']}" for one in document["refused"]]
     last = document["last_failure"]
     if last is not None:

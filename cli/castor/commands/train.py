@@ -108,6 +108,7 @@ def train(
         standby=job.launch.standby,
         domains=checks.domain_names(job.launch),
         local_agents=job.launch.agents == "local",
+        placed_by_agents=checks.is_placed_by_agents(job.launch),
         operator=job.launch.operator,
         overwrite=overwrite,
         command=("castor", *sys.argv[1:]),

@@ -20,7 +20,7 @@ from castor_policy.agents.evidence import Culprit, SightKind
 from castor_policy.agents.fitness import remembered
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
-from castor_policy.agents.seating import seats
+from castor_policy.agents.seating import newly_together, seats
 from castor_records.events.failures import Replaced
 
 REQUEST_AGAIN_S = 60.0
@@ -74,11 +74,13 @@ class Filling:
         empty = [machine for machine, name in enumerate(agents) if not name]
         filled_by = {m: known[name] for m, name in enumerate(agents) if name in known}
         domains = {m: report.domain for m, report in filled_by.items() if report is not None}
+        before = dict(domains)
         seated = seats(self._spec, free, empty, domains)
         left = [machine for machine in empty if machine not in seated]
         domains |= {machine: report.domain for machine, report in seated.items()}
         unsure = seats(self._spec, doubted, left, domains)
         seated |= unsure
+        domains |= {machine: report.domain for machine, report in seated.items()}
         for machine in empty:
             if (report := seated.get(machine)) is not None:
                 agents[machine], incarnations[machine] = report.agent, report.incarnation
@@ -87,6 +89,7 @@ class Filling:
                 self._requested_s.pop(machine, None)
             else:
                 effects += self.request([(machine, f"{plan.generation}-{machine}")], now_s)
+        effects += newly_together(self._spec, plan.generation, before, domains)
         new = [gone for gone in lost if gone not in plan.culprits]
         filled = replace(
             plan,

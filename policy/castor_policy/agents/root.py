@@ -38,7 +38,7 @@ from castor_policy.agents.patience import Patience
 from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
-from castor_policy.agents.seating import holds_parts, kept_iteration, seats
+from castor_policy.agents.seating import holds_parts, kept_iteration, newly_together, seats
 from castor_policy.agents.standstill import Standstill, standstill
 from castor_policy.placement import Placement
 from castor_records.events.failures import Planned
@@ -181,15 +181,18 @@ class Root:
             missing = range(len(ready), self.spec.machines) if waited else range(0)
             return self._filling.request([(machine, f"0-{machine}") for machine in missing], now_s)
         seated = seats(self.spec, ready, range(self.spec.machines))
+        generation = self._first_generation()
+        domains = {machine: report.domain for machine, report in seated.items()}
         return self._write(
             Plan(
-                generation=self._first_generation(),
+                generation=generation,
                 term=self.term,
                 phase=Phase.GATHER,
                 agents=tuple(report.agent for report in seated.values()),
                 incarnations=tuple(report.incarnation for report in seated.values()),
                 reason="resumed" if self.spec.resumes else "start",
-            )
+            ),
+            newly_together(self.spec, generation, {}, domains),
         )
 
     def _first_generation(self) -> int:

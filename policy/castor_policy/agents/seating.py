@@ -11,10 +11,12 @@ as can be are in one failure domain.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from castor_policy.agents.agent_report import AgentReport, State
+from castor_policy.agents.effects import Log
 from castor_policy.agents.job_spec import JobSpec
+from castor_records.events.failures import CopiesTogether
 
 
 def seats(
@@ -56,36 +58,72 @@ def _apart(
     spec: JobSpec,
     free: Sequence[AgentReport],
     wanted: Sequence[int],
-    domains: dict[int, str],
+    domains: Mapping[int, str],
 ) -> dict[int, AgentReport]:
     """Seat agents so that machines that share a shard are in different domains, as far as it goes.
 
     One after the other, each beside as few as can be, and those who end up beside one of their own
-    domain change places with whoever makes that better. No agent of another script than the
+    domain change places with whoever makes that better. Where the order in which they came does
+    better, as where the placement was made for it, it stands. No agent of another script than the
     preferred one's is taken for it: training waits until all machines have the same.
     """
-    left, found = list(free), dict[int, AgentReport]()
     beside = _sharing(spec)
+    found = _swapped(wanted, _one_by_one(free, wanted, domains, beside), domains, beside)
+    in_order = dict(zip(wanted, free, strict=False))
+    if len({report.script for report in in_order.values()}) > 1:
+        return found
+    return min(found, _swapped(wanted, in_order, domains, beside), key=_together(spec, domains))
 
-    def near(machine: int, domain: str) -> int:
-        return sum(domains.get(other) == domain != "" for other in beside[machine])
 
-    def seat(machine: int, report: AgentReport) -> None:
-        found[machine] = report
-        domains[machine] = report.domain
+def _together(
+    spec: JobSpec, domains: Mapping[int, str]
+) -> Callable[[Mapping[int, AgentReport]], int]:
+    def count(found: Mapping[int, AgentReport]) -> int:
+        of_found = {machine: report.domain for machine, report in found.items()}
+        return len(copies_together(spec, {**domains, **of_found}))
 
+    return count
+
+
+def _one_by_one(
+    free: Sequence[AgentReport],
+    wanted: Sequence[int],
+    domains: Mapping[int, str],
+    beside: Sequence[set[int]],
+) -> dict[int, AgentReport]:
+    """Seat agents one after the other, each beside as few of its own domain as can be."""
+    left, found, filled = list(free), dict[int, AgentReport](), dict(domains)
     for machine in wanted[: len(left)]:
         script = left[0].script
-        best = min(left, key=lambda one: (one.script != script, near(machine, one.domain)))
+        near = {one.domain: _near(machine, one.domain, filled, beside) for one in left}
+        best = min(left, key=lambda one: (one.script != script, near[one.domain]))
         left.remove(best)
-        seat(machine, best)
+        found[machine], filled[machine] = best, best.domain
+    return found
+
+
+def _swapped(
+    wanted: Sequence[int],
+    seated: Mapping[int, AgentReport],
+    domains: Mapping[int, str],
+    beside: Sequence[set[int]],
+) -> dict[int, AgentReport]:
+    """Have agents change places for as long as that leaves fewer beside their own domain."""
+    found, filled = dict(seated), dict(domains)
+    filled |= {machine: report.domain for machine, report in seated.items()}
+
+    def seat(machine: int, report: AgentReport) -> None:
+        found[machine], filled[machine] = report, report.domain
+
+    def near(machine: int) -> int:
+        return _near(machine, filled[machine], filled, beside)
 
     def is_better_swapped(machine: int, other: int) -> bool:
         mine, its = found[machine], found[other]
-        before = near(machine, mine.domain) + near(other, its.domain)
+        before = near(machine) + near(other)
         seat(machine, its)
         seat(other, mine)
-        if near(machine, its.domain) + near(other, mine.domain) < before:
+        if near(machine) + near(other) < before:
             return True
         seat(machine, mine)
         seat(other, its)
@@ -95,12 +133,53 @@ def _apart(
     while any(
         is_better_swapped(machine, other)
         for machine in wanted
-        if machine in found and near(machine, found[machine].domain)
+        if machine in found and near(machine)
         for other in wanted
         if other in found and other != machine
     ):
         pass
     return found
+
+
+def _near(machine: int, domain: str, filled: Mapping[int, str], beside: Sequence[set[int]]) -> int:
+    """Return how many that share a shard with a machine are in a domain."""
+    return sum(filled.get(other) == domain != "" for other in beside[machine])
+
+
+def copies_together(spec: JobSpec, domains: Mapping[int, str]) -> dict[int, str]:
+    """Return the shards of which two copies are in one failure domain, and which one that is.
+
+    Args:
+        spec: the job.
+        domains: of each machine that is filled, its agent's; "": it says none, and counts as its
+            own.
+    """
+    found: dict[int, str] = {}
+    for shard, row in enumerate(spec.replicas):
+        named = [domains[machine] for machine in row if domains.get(machine)]
+        twice = sorted(domain for domain in set(named) if named.count(domain) > 1)
+        if twice:
+            found[shard] = twice[0]
+    return found
+
+
+def newly_together(
+    spec: JobSpec, generation: int, before: Mapping[int, str], after: Mapping[int, str]
+) -> list[Log]:
+    """Return what is to be told of a plan that seats copies together that were not before.
+
+    Args:
+        spec: the job.
+        generation: of the plan.
+        before: the failure domain of each machine that was filled.
+        after: of each that the plan fills.
+    """
+    were, found = copies_together(spec, before), copies_together(spec, after)
+    new = [shard for shard in found if shard not in were]
+    if not new:
+        return []
+    domains = tuple(sorted({found[shard] for shard in new}))
+    return [Log(CopiesTogether(generation=generation, shards=tuple(new), domains=domains))]
 
 
 def _sharing(spec: JobSpec) -> list[set[int]]:

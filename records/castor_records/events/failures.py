@@ -148,6 +148,35 @@ class Replaced(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CopiesTogether(Event):
+    """Two copies of a shard are in one failure domain, since a plan seats them so; by the root.
+
+    The racks as they are force it: seats are given so that as few copies as can be are together.
+
+    Attributes:
+        generation: of the plan.
+        shards: those that were not so before.
+        domains: where, each once.
+    """
+
+    kind: ClassVar[str] = "copies_together"
+    generation: Count
+    shards: tuple[Count, ...]
+    domains: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """What it means and what helps, for people."""
+        shards, domains = ", ".join(map(str, self.shards)), ", ".join(self.domains)
+        one = len(self.shards) == 1
+        return (
+            f"two copies of shard{'' if one else 's'} {shards} are in one failure domain "
+            f"({domains}): if it fails as a whole, {'it is' if one else 'they are'} lost from "
+            "memory; machines or standbys in other domains would keep the copies apart"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside(Event):
     """A machine that lives is held to be unfit; by the root.
 

@@ -10,9 +10,10 @@ import time
 from typing import TYPE_CHECKING
 
 from castor_configs.errors import InputError
+from castor_policy.agents.domain_call import Answer, answers_prefix, call_key
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_keys import spec_key
-from castor_policy.store import Store, StoreRefusedError, StoreUnavailableError
+from castor_policy.store import Put, Store, StoreRefusedError, StoreUnavailableError, Txn
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.trainer_fork_server import fork_trainer_server
 
@@ -76,7 +77,7 @@ async def _job(
     from castor_runtime.agent.job_making import make_or_join  # noqa: PLC0415
 
     if given is None:
-        return await _read_spec(store, options)
+        return await read_spec(store, options)
 
     def say(text: str) -> None:
         sys.stderr.write(f"castor: {text}\n")
@@ -84,9 +85,14 @@ async def _job(
     return await make_or_join(store, given, credentials, wait_s=options.wait_s, say=say)
 
 
-async def _read_spec(store: Store, options: AgentOptions) -> JobSpec:
+async def read_spec(store: Store, options: AgentOptions) -> JobSpec:
+    """Return the job once it is in the store; say the failure domain to who asks before.
+
+    Raises:
+        InputError: it does not come, or the store cannot be reached or refuses.
+    """
     give_up_s = time.monotonic() + options.wait_s
-    key = spec_key(options.job)
+    key, call = spec_key(options.job), call_key(options.job)
     failure = f"has no job {options.job!r}; start it with `castor train --job {options.job}`"
     while True:
         try:
@@ -94,6 +100,11 @@ async def _read_spec(store: Store, options: AgentOptions) -> JobSpec:
             for item in found:
                 if item.key == key:
                     return JobSpec.from_json(item.value)
+            called, _ = await store.get_prefix(call)
+            if any(item.key == call for item in called):
+                # The job is to come, and is placed by what its agents say now.
+                await store.transact(Txn((), (_answer(options),)))
+                give_up_s = time.monotonic() + options.wait_s
         except StoreRefusedError as error:
             raise InputError(str(error), key="--store") from error
         except StoreUnavailableError as error:
@@ -103,6 +114,11 @@ async def _read_spec(store: Store, options: AgentOptions) -> JobSpec:
         if time.monotonic() > give_up_s:
             raise InputError(f"{options.store} {failure}")
         await asyncio.sleep(0.2)
+
+
+def _answer(options: AgentOptions) -> Put:
+    answer = Answer(options.name, options.standby, options.domain)
+    return Put(answers_prefix(options.job) + options.name, answer.to_json())
 
 
 async def _admitted(

@@ -18,6 +18,7 @@ from castor_policy.agents.plan import Phase, Plan
 from castor_policy.version import __version__
 from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event, of_kind
+from castor_records.events.failures import CopiesTogether
 from castor_records.events.storing import Persisted, PersistFailed
 from castor_records.events.training import Warned
 from castor_records.recoveries import Recovery, last_iteration, recoveries
@@ -145,11 +146,13 @@ def persistent(entries: Sequence[Entry[Event]]) -> dict[str, Any]:
 
 
 def warned(entries: Sequence[Entry[Event]]) -> list[dict[str, Any]]:
-    """Return each warning of the trainers once: when it came first, of which ranks, its words."""
+    """Return each warning once: when it came first, of which ranks (the root's: none), words."""
     found: dict[str, tuple[int, set[int]]] = {}
-    for entry in of_kind(entries, Warned):
-        _, ranks = found.setdefault(entry.event.message, (entry.time_ns, set()))
-        ranks.add(entry.event.rank)
+    for entry in entries:
+        event = entry.event
+        if isinstance(event, (Warned, CopiesTogether)):
+            _, ranks = found.setdefault(event.message, (entry.time_ns, set()))
+            ranks |= {event.rank} if isinstance(event, Warned) else set()
     return [
         {"time_s": first_ns / 1e9, "ranks": sorted(ranks), "message": message}
         for message, (first_ns, ranks) in found.items()

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from castor_configs.readable import format_bytes, format_seconds
 from castor_records.events.event import Entry, Event
+from castor_records.events.failures import CopiesTogether
 from castor_records.events.training import CheckpointCompleted, IterationEnded, Warned
 from castor_records.phases import MEASURED
 from castor_records.recoveries import Recovery
@@ -78,8 +79,8 @@ class Screen:
                 self._iteration(entry.time_ns, entry.event)
             case CheckpointCompleted():
                 self._completed(entry.event)
-            case Warned():
-                self._warning(entry.time_ns, entry.event)
+            case Warned() | CopiesTogether():
+                self._warning(entry.time_ns, entry.event.message)
             case event if not self._quiet or isinstance(event, ALWAYS):
                 if (line := line_of(event)) is not None:
                     self.say(entry.time_ns, *line)
@@ -108,11 +109,11 @@ class Screen:
         progress = self._machines.setdefault(event.rank // self._ranks, _Progress())
         progress.checkpoint = self._checkpoint = event.iteration
 
-    def _warning(self, time_ns: int, event: Warned) -> None:
+    def _warning(self, time_ns: int, message: str) -> None:
         """Show it whole, and once: most come from all ranks in the same words."""
-        if event.message not in self._warned:
-            self._warned.add(event.message)
-            self.say(time_ns, f"WARNING: {event.message}", "yellow")
+        if message not in self._warned:
+            self._warned.add(message)
+            self.say(time_ns, f"WARNING: {message}", "yellow")
 
     def _flush(self) -> None:
         """Print the last iteration that was held back: what follows happened after it."""

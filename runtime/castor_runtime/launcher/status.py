@@ -9,6 +9,7 @@ from typing import Any
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
+from castor_policy.agents.seating import copies_together
 from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.storing import StoreTrouble
@@ -79,6 +80,7 @@ def status_document(
         ],
         "waits_for": "" if plan is None else plan.waits_for,
         "machines_asked_for": waiting(view),
+        "copies_together": _copies_together(spec, machines),
         "refused": [
             {"agent": agent, "host": one.host, "reason": one.reason}
             for agent, one in sorted(view.refused.items())
@@ -95,6 +97,12 @@ def status_document(
         ),
         "recoveries": _recoveries(view, entries),
     }
+
+
+def _copies_together(spec: JobSpec, machines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the shards with two copies in one failure domain, and which one."""
+    domains = {machine["machine"]: machine["domain"] for machine in machines}
+    return {str(shard): domain for shard, domain in copies_together(spec, domains).items()}
 
 
 def _store(

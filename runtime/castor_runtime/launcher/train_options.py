@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from castor_configs.errors import InputError
@@ -34,6 +34,7 @@ class TrainOptions:
         standby: machines that wait from the start.
         domains: of each emulated machine the failure domain's name; none: they have none.
         local_agents: the launcher starts the agents; else they are started elsewhere.
+        placed_by_agents: the job's placement is made from the failure domains of its agents.
         operator: URL of who brings machines that external agents ask for; "": nobody.
         overwrite: an earlier run's result in `out` may go.
         command: as it was typed, for result.json.
@@ -49,6 +50,7 @@ class TrainOptions:
     standby: int = 0
     domains: tuple[str, ...] = ()
     local_agents: bool = True
+    placed_by_agents: bool = False
     operator: str = ""
     overwrite: bool = False
     command: tuple[str, ...] = ()
@@ -170,13 +172,22 @@ def _placed(launch: LaunchOptions) -> Placement:
             f"expected 1 to {nodes} (the nodes), not {replicas}: each copy of a shard is on "
             "another machine",
         )
+    if is_placed_by_agents(launch):
+        # Not settled: it is made from what the agents say.
+        return replace(place("mixed", nodes, replicas), kind="domains")
     if (launch.placement == "domains") != bool(domains):
         raise OptionError(
             "domains",
-            "`--placement domains` and `--domains` (machines of a failure domain) go together",
+            "`--placement domains` and `--domains` (machines of a failure domain) go together, but "
+            "with external agents, which say theirs (castor agent --domain)",
         )
     of_machines = _domains(domains, nodes) if domains else None
     return place(launch.placement, nodes, replicas, domains=of_machines)
+
+
+def is_placed_by_agents(launch: LaunchOptions) -> bool:
+    """Whether a job's placement waits for its agents to say what they fail with."""
+    return launch.placement == "domains" and not launch.domains and launch.agents == "external"
 
 
 def domain_names(launch: LaunchOptions) -> tuple[str, ...]:

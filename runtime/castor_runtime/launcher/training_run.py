@@ -28,6 +28,7 @@ from castor_runtime.launcher.agent_fork_link import (
 )
 from castor_runtime.launcher.agent_fork_server import AGENT_MAIN, PRELOAD, REFUSED
 from castor_runtime.launcher.control import ControlServer
+from castor_runtime.launcher.domain_call import agents_wanted, placed_by_agents
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.kept_memory import KeptMemory, agents_to_resume, settle
 from castor_runtime.launcher.live_log import LiveLog
@@ -228,10 +229,8 @@ class TrainingRun:
         if self.options.local_agents:
             await self._start_agents(names)
         else:
-            self._log.say(
-                f"waiting for {spec.machines} agents: castor agent --store {self._store_url} "
-                f"--job {spec.job} --secret {self.folder.secret_file}"
-            )
+            wanted = agents_wanted(spec, self._store_url, self.folder.secret_file)
+            self._log.say(f"waiting for {wanted}")
 
     async def _start_agents(self, names: list[str]) -> None:
         ready = asyncio.ensure_future(self._forks.wait_ready())
@@ -271,6 +270,13 @@ class TrainingRun:
         stack.callback(self._observer.close)
         self._store = open_store(self._store_url)
         stack.push_async_callback(self._store.close)
+        if self.options.placed_by_agents:
+            wanted = agents_wanted(self.spec, self._store_url, self.folder.secret_file)
+            self._write_run()  # whoever starts them finds the store's address there
+            self._log.say(f"waiting for {wanted} --domain NAME")
+            self.spec = await placed_by_agents(
+                self._store, self.spec, lambda: bool(self._interrupted), self._log.say
+            )
         self._job = StoredJob(self._store, self.spec)
         await self._job.write()
         with contextlib.suppress(StoreUnavailableError):  # it has just taken the job
