@@ -77,6 +77,12 @@ def test_a_scheme_is_simulated_scheduled_and_trained_with(
     assert first["bytes"] == second["bytes"] == 0
     traffic = Traffic("second-half", 4096, 1, (5_000_000,) * 4, Link(0, 10**9), buffer_bytes=8192)
     assert {piece.span for piece in traffic.pieces(100_000)} == {2}
+    (tmp_path / "train.py").touch()
+    train = ["castor", "train", "train.py", "--scheme", "second-half", "--print-job"]
+    assert 'scheme = "second-half"' in run(train)
+    (tmp_path / "second_half.py").write_text("1 / 0\n")
+    with pytest.raises(InputError, match=r"plugin second-half = .* cannot be imported"):
+        run(train)
 
 
 def test_a_scheme_that_leaves_bytes_out_is_refused_by_name(

@@ -11,6 +11,7 @@ from pathlib import Path
 from castor_configs.errors import InputError
 from castor_configs.job import Job, LaunchOptions
 from castor_configs.nearest import nearest_name
+from castor_configs.schemes import SCHEMES
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.option import OptionError
 from castor_policy.placement import Placement, place
@@ -65,6 +66,7 @@ def job_spec(job: Job) -> JobSpec:
 
     Raises:
         OptionError: options do not go together, or the script is not there; by its dotted key.
+        InputError: the scheme is a plugin's that cannot be used.
     """
     launch = job.launch
     if not Path(job.script).is_file():
@@ -75,6 +77,8 @@ def job_spec(job: Job) -> JobSpec:
     except InputError as error:
         raise OptionError("job", error.message) from error
     placed = _placed(launch)
+    if job.traffic.scheme in SCHEMES:
+        SCHEMES[job.traffic.scheme]  # a plugin's: here is where it is told that it is broken
     return JobSpec(
         job=name,
         machines=launch.nodes,
