@@ -1,4 +1,4 @@
-"""Options of a job as people write them: read from a table of TOML, and written as one.
+"""Options of a job as people write them, read from a table of TOML; `written_options` writes one.
 
 The options themselves, with defaults, units, ranges and help, are `castor_policy.job_options`'.
 """
@@ -14,11 +14,8 @@ from pydantic import BeforeValidator, create_model
 from castor_configs.plugins import not_one_of
 from castor_configs.quantities import parse_bps, parse_bytes, parse_fraction, parse_seconds
 from castor_configs.schema import ConfigModel
-from castor_configs.schemes import SCHEMES
-from castor_configs.written_quantities import written_bps, written_bytes, written_seconds
-from castor_policy.option import Option, Options, Unit, default_of, key_of, options_of
-
-_PLUGINS: Final[Mapping[str, Mapping[str, object]]] = {"schemes": SCHEMES}
+from castor_configs.written_options import keys_of, names_of
+from castor_policy.option import Option, Options, Unit, default_of
 
 _READERS: Final[Mapping[Unit, Callable[[object], object]]] = {
     Unit.SECONDS: parse_seconds,
@@ -26,21 +23,10 @@ _READERS: Final[Mapping[Unit, Callable[[object], object]]] = {
     Unit.BITS_PER_SECOND: parse_bps,
     Unit.SHARE: parse_fraction,
 }
-_WRITERS: Final[Mapping[Unit, Callable[[Any], object]]] = {
-    Unit.SECONDS: written_seconds,
-    Unit.BYTES: written_bytes,
-    Unit.BITS_PER_SECOND: written_bps,
-}
 
 
 def _same(value: object) -> object:
     return value
-
-
-def names_of(one: Option) -> tuple[str, ...]:
-    """Return the names that an option chooses among, those from outside too; () for any value."""
-    outside = _PLUGINS.get(one.plugins, {})
-    return tuple(dict.fromkeys((*one.names, *outside)))
 
 
 def read_value(one: Option, written: object) -> Any:
@@ -57,16 +43,6 @@ def read_value(one: Option, written: object) -> Any:
         raise ValueError(not_one_of(str(value), names))
     one.check(value)
     return value
-
-
-def written_value(one: Option, value: Any) -> Any:
-    """Return what TOML has for a value, with its unit; `read_value` reads it as equal."""
-    return value if not value else _WRITERS.get(one.unit, _same)(value)
-
-
-def keys_of(group: type[Options]) -> dict[str, tuple[str, Option]]:
-    """Return a group's options by their keys: field name and option."""
-    return {key_of(name, one): (name, one) for name, one in options_of(group).items()}
 
 
 def fields_of(group: type[Options]) -> dict[str, Any]:
@@ -89,9 +65,3 @@ def options_from(group: type[Options], table: object) -> Any:
         OptionError: options of it do not go together.
     """
     return group(**{name: getattr(table, key) for key, (name, _) in keys_of(group).items()})
-
-
-def written_table(group: Options) -> dict[str, Any]:
-    """Return a group as a table of TOML, by its keys."""
-    found = keys_of(type(group)).items()
-    return {key: written_value(one, getattr(group, name)) for key, (name, one) in found}

@@ -20,7 +20,7 @@ from castor_analysis.advice.text import assumptions, portable, reasons, train_co
 from castor_analysis.summary import effective_ratio
 from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError
-from castor_configs.job import GivenJob
+from castor_configs.job_file import GivenJob
 from castor_policy.placement import group_placement
 from castor_runtime.launcher.train_options import job_spec
 from castor_sim.run import run_once, seeds_of

@@ -15,8 +15,9 @@ from castor.app import app
 from castor.commands.job_flags import given_flags
 from castor_configs.dump import table_toml
 from castor_configs.errors import InputError
-from castor_configs.job import Flag, GivenJob, Job, LaunchOptions, job_toml, options_by_key
-from castor_configs.option_tables import names_of, written_value
+from castor_configs.job import Flag, Job, LaunchOptions, options_by_key
+from castor_configs.job_file import GivenJob, job_toml
+from castor_configs.written_options import names_of, written_value
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.option import Option, Unit, default_of, flag_of
 from castor_runtime.launcher.train_options import job_spec

@@ -25,7 +25,8 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
-from castor_configs.job import GivenJob, Job, LaunchOptions, job_toml
+from castor_configs.job import Job, LaunchOptions
+from castor_configs.job_file import GivenJob, job_toml
 from castor_lab.faults.injector import Injector
 from castor_lab.faults.requested import requested_faults
 from castor_policy.agents.plan import Phase, Plan

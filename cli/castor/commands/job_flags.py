@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from castor_configs.job import Flag, LaunchOptions, options_by_key
-from castor_configs.option_tables import names_of, written_value
 from castor_configs.plugins import and_plugins
+from castor_configs.written_options import names_of, written_value
 from castor_policy.option import Option, Unit, default_of, flag_of
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])

@@ -11,7 +11,7 @@ import typer
 from castor.commands.agent_flags import agent_options, takes_agent_flags
 from castor.commands.job_flags import given_flags, takes_job_flags
 from castor_configs.errors import InputError
-from castor_configs.job import JOB_FILE, Flag, GivenJob
+from castor_configs.job import JOB_FILE, Flag
 
 _NNODES = re.compile(r"([1-9]\d*)(?::([1-9]\d*))?")
 _NOT_HERE = ("nodes", "ranks_per_node", "standby", "agents", "domains")
@@ -53,6 +53,7 @@ def run(
     Example: castor run --nnodes 4:5 --nproc-per-node 8 --job gpt2 --interface eth0
     --store etcd://10.0.0.1:2379 --secret FILE train.py --lr 3e-4
     """
+    from castor_configs.job_file import GivenJob
     from castor_policy.option import OptionError
     from castor_runtime.launcher import train_options as checks
 

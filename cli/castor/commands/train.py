@@ -14,7 +14,7 @@ from rich.console import Console
 
 from castor.commands.job_flags import given_flags, takes_job_flags
 from castor_configs.errors import InputError
-from castor_configs.job import JOB_FILE, GivenJob, job_toml
+from castor_configs.job import JOB_FILE
 
 if TYPE_CHECKING:
     from castor_lab.faults.fault import Fault
@@ -76,6 +76,7 @@ def train(
 
     Example: castor train examples/gpt2_tiny.py --iterations 30 --kill machine:2@10
     """
+    from castor_configs.job_file import GivenJob, job_toml
     from castor_lab.faults.requested import requested_faults
     from castor_lab.pacing import with_paced_device
     from castor_policy.option import OptionError
