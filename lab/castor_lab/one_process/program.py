@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from castor_lab.one_process.persistent_state import PersistentTensorState
 from castor_lab.one_process.thread_trainer import TrainerThread
 from castor_runtime.trainer.tensor_state import TensorState
 
@@ -62,7 +63,11 @@ def program(
         rank = trainer.settings.rank
         weight = torch.linspace(rank, rank + 1, elements, requires_grad=True)
         optimizer = torch.optim.SGD([weight], lr=0.01, momentum=0.9)
-        state = TensorState({"weight": weight}, optimizer)
+        state: TensorState
+        if trainer.settings.persistence.path:
+            state = PersistentTensorState(weight, optimizer, trainer.settings)
+        else:
+            state = TensorState({"weight": weight}, optimizer)
         sampler = Sampler(rank + 1)
         everybody = trainer.make_group("gloo")
         session = trainer.join(state, {"sampler": sampler})

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import ctypes
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from castor_lab.one_process.memory_group import Meeting
-from castor_lab.one_process.thread_trainer import TrainerThread
+from castor_lab.one_process.thread_trainer import KilledError, TrainerThread
 from castor_runtime.agent.rendezvous import VARIABLE
 from castor_runtime.agent.script_files import ScriptFiles
 from castor_runtime.named import named
 from castor_runtime.trainer.agent_link import TrainerSettings
-
-_calls = itertools.count(1 << 30)
-"""Numbers of calls, above those of the kernel's."""
 
 
 class ThreadHost:
@@ -36,6 +35,7 @@ class ThreadHost:
         self._meet = meet
         self._train = train
         self._running: dict[int, TrainerThread] = {}
+        self._calls: dict[int, threading.Thread] = {}
         self._ends: dict[int, asyncio.Future[int]] = {}
 
     def preload(self, files: ScriptFiles) -> None:
@@ -72,10 +72,18 @@ class ThreadHost:
     ) -> int:
         """Call the function in a thread."""
         del name
-        pid = next(_calls)
-        self._ends[pid] = asyncio.ensure_future(
-            asyncio.to_thread(_call, function, dict(arguments), log)
-        )
+        loop = asyncio.get_running_loop()
+        end: asyncio.Future[int] = loop.create_future()
+
+        def call() -> None:
+            code = _call(function, dict(arguments), log)
+            loop.call_soon_threadsafe(_set, end, code)
+
+        thread = threading.Thread(target=call, name="castor-call", daemon=True)
+        thread.start()
+        pid = thread.native_id
+        assert pid is not None, "it runs"
+        self._calls[pid], self._ends[pid] = thread, end
         return pid
 
     async def wait_end(self, pid: int) -> int:
@@ -83,16 +91,16 @@ class ThreadHost:
         return await asyncio.shield(self._ends[pid])
 
     async def kill_all(self) -> None:
-        """Kill all trainers; wait until no thread of theirs is left that writes.
-
-        A call that is under way goes on: a thread cannot be killed, and it writes no memory.
-        """
+        """Kill all that was started; wait until no thread of it is left."""
         for trainer in self._running.values():
             trainer.kill()
-        ends = [self._ends[pid] for pid in self._running]
-        await asyncio.gather(*ends)
+        for pid, call in self._calls.items():
+            if not self._ends[pid].done():
+                _interrupt(call)
+        await asyncio.gather(*self._ends.values())
         self._running.clear()
-        self._ends = {pid: end for pid, end in self._ends.items() if not end.done()}
+        self._calls.clear()
+        self._ends.clear()
 
 
 def _set(end: asyncio.Future[int], code: int) -> None:
@@ -103,6 +111,8 @@ def _set(end: asyncio.Future[int], code: int) -> None:
 def _call(function: str, arguments: dict[str, Any], log: Path) -> int:
     try:
         named(function)(**arguments)
+    except KilledError:
+        return -signal.SIGKILL
     except SystemExit as end:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{end.code}\n")
@@ -111,3 +121,11 @@ def _call(function: str, arguments: dict[str, Any], log: Path) -> int:
         sys.stderr.write(f"{function}: {error}\n")
         return 1
     return 0
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """Raise `KilledError` in a thread, once it is back from whatever it waits for."""
+    assert thread.ident is not None, "it runs"
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident), ctypes.py_object(KilledError)
+    )

@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from castor_lab.one_process.failures import (
     wait_until_offered,
 )
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.job_options import RecoveryOptions, TrafficOptions
+from castor_policy.job_options import PersistenceOptions, RecoveryOptions, TrafficOptions
 from castor_policy.membership import WatchLimits
 from castor_records.events.event import Event, of_kind
 from castor_records.events.failures import Detected, Planned, Redundant, Replaced, Retrieved
+from castor_records.events.storing import Persisted
 from castor_runtime.arena import SHARED_MEMORY
 
 ITERATIONS = 8
@@ -48,7 +50,13 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     jobs: list[str] = []
     folders: list[Path] = []
 
-    def made(ranks: int = 1, standby: int = 0, traffic: Any = None, **changes: Any) -> Cluster:
+    def made(
+        ranks: int = 1,
+        standby: int = 0,
+        traffic: Any = None,
+        iterations: int = ITERATIONS,
+        **changes: Any,
+    ) -> Cluster:
         jobs.append(f"h{secrets.token_hex(4)}")
         spec = JobSpec(
             job=jobs[-1],
@@ -62,7 +70,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
             **({"replicas": PAIRS} | changes),
         )
         folders.append(tmp_path_factory.mktemp(spec.job))
-        return Cluster(spec, folders[-1], iterations=ITERATIONS, standby=standby)
+        return Cluster(spec, folders[-1], iterations=iterations, standby=standby)
 
     yield made
     for job in jobs:
@@ -95,9 +103,9 @@ def whole(make: Make) -> Whole:
     return Whole(make)
 
 
-def ends(outcome: Outcome, state: str | None) -> None:
+def ends(outcome: Outcome, state: str | None, iterations: int = ITERATIONS) -> None:
     """Hold a run to its right end: state, exit codes, and nothing left."""
-    assert (outcome.iteration, outcome.state) == (ITERATIONS, state)
+    assert (outcome.iteration, outcome.state) == (iterations, state)
     assert set(outcome.codes.values()) - {None} == {0}
     assert outcome.left == ()
     # Nothing is overwritten before every replica is there again: so it was, in the end.
@@ -221,6 +229,30 @@ def test_a_group_that_loses_all_its_memory_begins_anew(make: Make, whole: Whole)
     ends(outcome, whole[1])
     assert plans(outcome) == [START, START]
     assert outcome.redone == 4
+
+
+def test_a_group_that_loses_all_its_memory_is_loaded_from_storage(
+    make: Make, tmp_path: Path
+) -> None:
+    import_module("castor_runtime.persistent.deepspeed_format")  # seconds; not while it trains
+    whole = make(iterations=60).run()
+    persistence = PersistenceOptions(path=str(tmp_path / "kept"), every_s=0.3)
+    cluster = make(iterations=60, persistence=persistence)
+    persisted = threading.Event()
+    for step in range(1, 60):
+        cluster.at(0, step, lambda _: persisted.wait(0.06))
+
+    def lose_both() -> None:
+        persisted.set()
+        for name in ("node-2", "node-3"):
+            cluster.lose(name, memory=True)
+
+    cluster.when(Persisted, 1, lose_both)
+    outcome = cluster.run()
+    ends(outcome, whole.state, 60)
+    assert plans(outcome)[1][0] == "storage"
+    assert plans(outcome)[1][1] >= 10
+    assert sources(outcome, 0)[-1] == "storage"
 
 
 def test_with_three_copies_two_neighbours_may_be_lost(make: Make, whole: Whole) -> None:
