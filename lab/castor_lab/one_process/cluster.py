@@ -193,7 +193,11 @@ class Cluster:
         """Return the agent that fills a place by the newest plan."""
         key = plan_key(self.spec.job)
         (found,), _ = self.model.get_prefix(key, time.monotonic())
-        life = self._named(Plan.from_json(found.value).agents[machine]).life
+        return self.agent(Plan.from_json(found.value).agents[machine])
+
+    def agent(self, name: str) -> Agent:
+        """Return the newest life of an agent."""
+        life = self._named(name).life
         assert life is not None, "it was started"
         return life.agent
 

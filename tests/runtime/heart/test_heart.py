@@ -201,6 +201,23 @@ def test_a_standby_takes_a_lost_machines_place_and_fetches_its_parts(
     assert sources(outcome, 6)[-1] == "peer:node-2"
 
 
+def test_a_standby_has_its_memory_at_hand_before_it_is_needed(make: Make, whole: Whole) -> None:
+    cluster = make(standby=1)
+    held: list[dict[int, str]] = []
+
+    def look(trainer: TrainerThread) -> None:
+        agent = cluster.agent("node-4")
+        give_up_s = time.monotonic() + 10.0
+        while not agent._memory.segments() and time.monotonic() < give_up_s:
+            trainer.killed.wait(0.01)
+        held.append(agent._memory.segments())
+
+    cluster.at(0, 2, look)
+    outcome = cluster.run()
+    ends(outcome, whole[1])
+    assert [len(segments) for segments in held] == [2]
+
+
 def test_the_roots_own_agent_may_be_lost(make: Make, whole: Whole) -> None:
     cluster = make()
 
