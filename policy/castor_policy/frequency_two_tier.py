@@ -61,8 +61,7 @@ class TwoTier:
     """A training job with checkpoints in memory and in storage.
 
     Attributes:
-        iteration_s: iteration time, > 0. Memory checkpoints are taken every iteration, or as often
-            as Eq. 2 allows where one takes longer than an iteration.
+        iteration_s: iteration time, > 0.
         failure_rate_per_s: failures of the whole job a second, >= 0.
         memory_survival_probability: that after a failure every shard has a complete replica in
             the memory of a live machine, 0 to 1 (see `survival`; 1 for software failures).
@@ -74,6 +73,8 @@ class TwoTier:
         storage_checkpoint_s: from the end of that stall until the checkpoint is complete in
             storage, >= 0. Two transfers never overlap (Eq. 2).
         storage_retrieval_s: to fetch from storage, >= 0.
+        memory_every: memory checkpoints are taken every so many iterations, or as often as Eq. 2
+            allows where one takes longer than that.
 
     Raises:
         ValueError: a value is out of its range.
@@ -88,6 +89,7 @@ class TwoTier:
     storage_stall_s: float
     storage_checkpoint_s: float
     storage_retrieval_s: float
+    memory_every: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -106,7 +108,7 @@ class TwoTier:
     def memory_interval_s(self) -> float:
         """Time between memory checkpoints: the whole iterations that Eq. 2 asks for."""
         iterations = highfreq_interval_iterations(self.memory_checkpoint_s, self.iteration_s)
-        return iterations * self.iteration_s
+        return max(iterations, self.memory_every) * self.iteration_s
 
     @property
     def memory_rollback_s(self) -> float:

@@ -181,9 +181,11 @@ class Gemini(Strategy):
 
     kind: Literal["gemini"] = "gemini"
     every: Count = 1
-    """Period of memory checkpoints in iterations. The traffic of each may take all of them, as in
-    the runtime with `Checkpointer(update_after="capture")`; by default it ends before the next
-    update there."""
+    """Period of memory checkpoints in iterations."""
+    update_after: Literal["capture", "replication"] = "capture"
+    """How long the traffic of a checkpoint may take without training waiting for it: the whole
+    period ("capture"), or until the next update ("replication", the default of the runtime's
+    `Checkpointer`). Where every iteration is checkpointed, there is no difference."""
     persist_every: Nanoseconds = _PERSIST_EVERY_NS
     """Period of persistent checkpoints; 0: none."""
     serialise: Nanoseconds | None = None
@@ -197,7 +199,8 @@ class Gemini(Strategy):
         """
         remote = job.replicas - 1
         traffic_ns = job.network_ns(remote)
-        stall_ns = frequency.memory_stall(traffic_ns, job.network_idle_ns, self.every)
+        within = self.every if self.update_after == "capture" else 1
+        stall_ns = frequency.memory_stall(traffic_ns, job.network_idle_ns, within)
         needed = -(-(traffic_ns - stall_ns) // job.network_idle_ns) if traffic_ns else 1
         serialise_ns = job.serialisation_ns(job.replicas)
         every = frequency.nearest_period(self.persist_every, job.storage_ns(), job.iteration_ns)
@@ -206,7 +209,7 @@ class Gemini(Strategy):
             iteration_ns=job.iteration_ns,
             memory_every=self.every,
             memory_stall_ns=stall_ns,
-            memory_transfer_ns=job.iteration_ns * max(1, min(needed, self.every)),
+            memory_transfer_ns=job.iteration_ns * max(1, min(needed, within)),
             storage_every=every if persist else 0,
             storage_transfer_ns=job.storage_ns() if persist else 0,
             serialise_ns=serialise_ns if self.serialise is None else self.serialise,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from castor_configs.job_file import GivenJob
 from castor_policy.placement import group_placement
 from castor_runtime.launcher.train_options import job_spec
 from castor_sim.run import run_once, seeds_of
-from castor_sim.setup import load_setup
+from castor_sim.setup import load_setup, resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = Request(cluster="p4d", model="gpt2-100b", seeds=4)
@@ -142,13 +143,39 @@ def test_what_does_not_fit_is_said_with_what_does() -> None:
     assert wider.candidate is not None
 
 
-def test_traffic_that_does_not_fit_stalls_as_castor_train_does() -> None:
+def test_of_traffic_that_does_not_fit_there_is_less_as_castor_train_does_it() -> None:
     slow = replace(PAPER, settings=('training.network_idle="2.4s"',))
     advice = advise(slow)
     assert advice.candidate is not None
-    assert advice.candidate.every == 1, "castor train checkpoints every iteration"
-    # 2.507 s of traffic, 2.4 s idle in an iteration.
-    assert any("every iteration stalls training 107 ms" in reason for reason in reasons(advice))
+    every = advice.candidate.every
+    # 2.507 s of traffic, 2.4 s idle in an iteration: sqrt(2 * 0.107 s / failure rate) apart.
+    apart_s = math.sqrt(2 * 0.1067 / advice.case.failing.per_s)
+    iteration_s = advice.case.setup.job.iteration_ns / 1e9
+    assert every > 1
+    assert abs(every - apart_s / iteration_s) <= 1
+    text = " ".join(reasons(advice))
+    assert "a checkpoint stalls training 107 ms each time" in text
+    assert f"One of {every} iterations wastes the least" in text
+    # The traffic ends before the next update, whatever the period: the runtime's own default.
+    costs = resolve(advice.experiment, Path("castor-advise.toml")).costs["castor"]
+    assert costs.memory_stall_ns == pytest.approx(0.1067e9, rel=0.01)
+    assert costs.memory_every == every
+    # And it is better than every iteration, against the same failures.
+    every_one = advice.experiment.strategies["castor"].model_copy(update={"every": 1})
+    strategies = {"castor": every_one}
+    other = resolve(advice.experiment.model_copy(update={"strategies": strategies}), Path("x.toml"))
+    ratios = [effective_ratio(run_once(other, "castor", seed)) for seed in seeds_of(other)]
+    assert sum(ratios) / len(ratios) < advice.ratio.mean
+
+
+def test_every_iteration_is_taken_where_failures_cost_more_than_the_stalls() -> None:
+    often = replace(
+        PAPER, rate_per_s=1 / 86_400, seeds=2, settings=('training.network_idle="2.5s"',)
+    )
+    advice = advise(often)
+    assert advice.candidate is not None
+    assert advice.candidate.every == 1
+    assert any("would lose more at failures" in reason for reason in reasons(advice))
 
 
 def write_trace(file: Path, rows: list[str], machines: int = 16, days: int = 100) -> str:
@@ -222,6 +249,8 @@ def test_racks_that_a_trace_names_lie_apart(tmp_path: Path, apart_s: float) -> N
         {"cluster": "four-node", "model": "gpt2-tiny", "settings": ('training.iteration="1s"',)},
         {"domain_rate_per_s": 1e-6},
         {"domain_rate_per_s": 1e-6, "settings": ("machines=13",)},
+        {"settings": ('training.network_idle="2.2s"',)},
+        {"cluster": "p3dn", "model": "gpt2-40b", "settings": ('training.network_idle="4s"',)},
     ],
 )
 def test_what_is_recommended_is_something_that_castor_train_does(
@@ -231,6 +260,8 @@ def test_what_is_recommended_is_something_that_castor_train_does(
     words = train_command(advice)
     assert words is not None
     assert advice.candidate is not None
+    if any("network_idle" in setting for setting in advice.case.request.settings):
+        assert advice.candidate.every > 1
     assert words[:3] == ["castor", "train", "SCRIPT"]
     script = tmp_path / "train.py"
     script.write_text("")

@@ -26,6 +26,7 @@ from castor_analysis.advice.model import (
 from castor_analysis.summary import Summary, summarise_runs
 from castor_configs.cluster import load_cluster
 from castor_configs.model import load_model
+from castor_policy.frequency_fit import least_wasteful_frequency
 from castor_policy.frequency_two_tier import TwoTier
 from castor_policy.placement import place
 from castor_sim.experiment import Experiment
@@ -234,7 +235,8 @@ def _candidate(case: Case, replicas: int, kind: str, spare: int) -> Candidate:
     domains = case.domains.of_machines(job.machines) if case.domains else None
     placement = place(kind, job.machines, replicas, domains=domains)
     traffic_ns = job.network_ns(replicas - 1)
-    strategy = Gemini(replicas=replicas, serialise=0)
+    every = _memory_every(case, traffic_ns)
+    strategy = Gemini(replicas=replicas, serialise=0, every=every, update_after="replication")
     profile = strategy.costs(replace(job, replicas=replicas))
     wait_s = _wait_s(case, spare)
     copied_s = (profile.retrieve_peer_ns + profile.replicate_ns) / NS_PER_S
@@ -256,7 +258,7 @@ def _candidate(case: Case, replicas: int, kind: str, spare: int) -> Candidate:
         replicas=replicas,
         kind=kind,
         placement=placement,
-        every=strategy.every,
+        every=every,
         traffic_s=traffic_ns / NS_PER_S,
         memory_bytes=memory,
         fits=memory <= case.budget_bytes,
@@ -265,6 +267,17 @@ def _candidate(case: Case, replicas: int, kind: str, spare: int) -> Candidate:
         racks_survived=racks_survived(placement, domains) if domains else None,
         storage=storage_interval(_two_tier(case, profile, losses, wait_s)),
     )
+
+
+def _memory_every(case: Case, traffic_ns: int) -> int:
+    """Return the period of memory checkpoints, in iterations, that wastes the least time."""
+    job = case.setup.job
+    return least_wasteful_frequency(
+        iteration_s=job.iteration_ns / NS_PER_S,
+        traffic_s=traffic_ns / NS_PER_S,
+        idle_s=job.network_idle_ns / NS_PER_S,
+        failure_rate_per_s=case.failing.per_s,
+    ).every
 
 
 def _wait_s(case: Case, spare: int) -> float:
@@ -291,6 +304,7 @@ def _two_tier(case: Case, profile: StrategyCosts, losses_per_s: float, wait_s: f
         storage_stall_s=profile.storage_stall_ns / NS_PER_S,
         storage_checkpoint_s=profile.storage_transfer_ns / NS_PER_S,
         storage_retrieval_s=profile.retrieve_storage_ns / NS_PER_S,
+        memory_every=profile.memory_every,
     )
 
 

@@ -55,6 +55,7 @@ class Candidate:
         return {
             "kind": "gemini",
             "every": self.every,
+            "update_after": "replication",
             "persist_every": exact_seconds(round(self.storage.chosen_s * NS_PER_S)),
             "serialise": "0s",
             "replicas": self.replicas,

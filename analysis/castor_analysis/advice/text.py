@@ -230,13 +230,17 @@ def _traffic_reason(advice: Advice, chosen: Candidate) -> str:
         f"{format_seconds(chosen.traffic_s)} at {format_bps(job.network_bps)}; the network is idle "
         f"{format_seconds(idle_s)} of each {format_seconds(job.iteration_ns / 1e9)}"
     )
-    stall_s = memory_stall(chosen.traffic_s, idle_s, chosen.every)
-    if stall_s > 0:
-        return text + (
-            f", so a checkpoint of every iteration stalls training {format_seconds(stall_s)} each "
-            "time; --checkpoint-every N takes fewer, and a failure then costs up to N iterations."
-        )
-    return text + ", so it fits and stalls nothing, every iteration."
+    stall_s = memory_stall(chosen.traffic_s, idle_s, 1)
+    if stall_s <= 0:
+        return text + ", so it fits and stalls nothing, every iteration."
+    text += f", so a checkpoint stalls training {format_seconds(stall_s)} each time"
+    if chosen.every == 1:
+        return text + "; fewer than one of every iteration would lose more at failures than that."
+    share = stall_s / (chosen.every * job.iteration_ns / 1e9)
+    return text + (
+        f". One of {chosen.every} iterations wastes the least: it costs {share:.2%} of the time, "
+        f"and a failure up to {chosen.every} iterations."
+    )
 
 
 def _survival_reasons(advice: Advice, chosen: Candidate) -> list[str]:
