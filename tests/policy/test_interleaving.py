@@ -10,7 +10,14 @@ import pytest
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
-from castor_policy.chunk_schedule import CHUNKS_MAX, Chunk, Link, Schedule, leave_short
+from castor_policy.chunk_schedule import (
+    CHUNKS_MAX,
+    Chunk,
+    Link,
+    Schedule,
+    check_complete,
+    leave_short,
+)
 from castor_policy.interleaving import SCHEMES, schedule_pipelined
 
 deterministic = settings(
@@ -422,3 +429,28 @@ def test_a_schedule_beyond_all_memory_is_refused_at_once(
 def test_naive_sends_one_chunk_a_copy_whatever_the_buffer() -> None:
     schedule = SCHEMES["naive"]((1000,), 10**15, 2, Link(0, 10**9), 4, 4, Fraction(1))
     assert [chunk.size_bytes for chunk in schedule.chunks] == [10**15, 10**15]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "spans", "said"),
+    [
+        ((Chunk(6, 0), Chunk(4, 0), Chunk(10, 1)), 2, ""),
+        ((Chunk(6, 0), Chunk(3, 0), Chunk(10, 1)), 2, "sends 9 bytes of replica 0, which has 10"),
+        ((Chunk(10, 0), Chunk(11, 1)), 2, "sends 11 bytes of replica 1, which has 10"),
+        ((Chunk(10, 0),), 2, "sends 0 bytes of replica 1"),
+        ((Chunk(10, 0), Chunk(10, 2)), 2, "expected 1 byte or more of replica 0 to 1"),
+        ((Chunk(10, 0), Chunk(0, 1), Chunk(10, 1)), 2, "expected 1 byte or more"),
+        ((Chunk(10, 0), Chunk(10, 1)), 3, "returned 2 spans: expected 3"),
+    ],
+)
+def test_a_schedule_that_leaves_bytes_out_or_sends_them_twice_is_refused(
+    chunks: tuple[Chunk, ...], spans: int, said: str
+) -> None:
+    plain = schedule_pipelined((0, 0), 0, 0, Link(0, 10**9), 4, 1, Fraction(1))
+    empty, last = plain.spans
+    own = replace(plain, scheme="own", spans=(empty, replace(last, chunks=chunks)))
+    if not said:
+        check_complete(own, spans, 10, 2)
+        return
+    with pytest.raises(ValueError, match=f"scheme own .*{said}"):
+        check_complete(own, spans, 10, 2)

@@ -16,7 +16,7 @@ from castor_policy.agents.machine_request import Progress, Served, served_prefix
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_keys import plan_key, requests_prefix, spec_key
 from castor_policy.placement import place
-from castor_policy.store import Put, Txn
+from castor_policy.store import KeyValue, Put, Txn
 from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.launcher.job_view import read_view
 from castor_runtime.launcher.machine_requests import MachineRequests, waiting
@@ -44,6 +44,15 @@ class Recording:
     async def provide(self, request: Request) -> str:
         self.asked.append(request.agent)
         return request.agent if self._answer is None else await self._answer(request)
+
+
+class Slow(ModelStore):
+    """Answers a read when others have read the same."""
+
+    async def get_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
+        found = await super().get_prefix(prefix)
+        await asyncio.sleep(0.01)
+        return found
 
 
 class Serving:
@@ -195,6 +204,7 @@ def test_of_two_servers_at_a_time_one_asks() -> None:
             await asyncio.sleep(0.1)
             return "i-17"
 
+        serving.store = Slow(serving.model, lambda: 0.0)
         operators = [Recording(slowly), Recording(slowly)]
         await serving.ask()
         for operator in operators:

@@ -204,7 +204,10 @@ class TrainingRun:
             self._store,
             self.options.operator or (LOCAL if self.options.local_agents else ""),
             JobToJoin(
-                *(spec.job, spec.run, self._store_url, self.folder.secret_file),
+                job=spec.job,
+                run=spec.run,
+                store=self._store_url,
+                secret=self.folder.secret_file,
                 folder=self.folder.path / "operator",
                 start_here=self._supervisor.provide if self.options.local_agents else None,
             ),
