@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,21 @@ def test_a_command_that_meets_a_broken_plugin_says_which_and_shows_no_traceback(
     words = ["simulate", "four-node", "--set", "strategies.mine={}"]
     with pytest.raises(InputError, match=r"plugin mine = own.py:Mine .* cannot be imported"):
         CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_a_variable_that_says_nothing_ends_no_command_that_needs_no_plugin() -> None:
+    """Help is made when the command's modules are imported, before anything is asked."""
+
+    def castor(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("castor")), *words],
+            env={**os.environ, VARIABLE: "schemes"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert castor("train", "--help").returncode == 0
+    used = castor("iterate", "four-node", "--scheme", "naive")
+    assert (used.returncode, used.stdout) == (2, "")
+    assert used.stderr.startswith("castor: CASTOR_PLUGINS: expected KIND.NAME = MODULE:OBJECT")

@@ -126,8 +126,8 @@ def test_an_unknown_figure_is_told_with_the_names(
     assert stopped.value.code == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert 'castor: --only: no figure "fig19"' in said.err
-    assert "table1, table2, fig07, fig08, fig09, fig10" in said.err
+    assert "castor: --only: expected one of table1, table2, fig07, fig08, fig09, fig10" in said.err
+    assert "not 'fig19'" in said.err
     assert not out.exists()
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from castor_configs.errors import InputError
 from castor_configs.job import Flag, LaunchOptions, options_by_key
 from castor_configs.plugins import and_plugins
 from castor_configs.written_options import names_of, written_value
@@ -79,7 +80,11 @@ def _parameters() -> Iterator[inspect.Parameter]:
 
 
 def _help(one: Option) -> str:
-    if names := names_of(one):
+    try:
+        names = names_of(one)
+    except InputError:  # of plugins: whoever uses one is told
+        names = one.names
+    if names:
         return f"{one.help} One of {', '.join(names)}."
     outside = and_plugins(one.plugins).removeprefix(", ") if one.plugins else ""
     return f"{one.help} From outside: {outside}." if outside else one.help
