@@ -84,7 +84,7 @@ def test_the_jump_engine_says_that_it_shows_no_events(tmp_path: Path) -> None:
         (
             "[failures]",
             "[detection]\nlease = '100ms'\n[failures]",
-            "`lease`: expected 1 s to 10 min",
+            "`lease`: expected 1 to 600 s, not 0.1 s",
         ),
         ("[strategies.daly]", "[strategies.daly]\ndetection = {lease='5s', poll='1s'}", "poll out"),
         ("[failures]", "[replacement]\nprovision = ['7min', '4min']\n[failures]", "shorter"),
