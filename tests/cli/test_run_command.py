@@ -30,6 +30,7 @@ def refused(*options: str) -> str:
         (("--nnodes", "2", *LINE[:4]), "--secret: agents need credentials"),
         (("--nnodes", "2", *LINE, "--interface", "eth99"), "there is no interface 'eth99'"),
         (("--nnodes", "2", *LINE, "--mu", "2"), "--mu: expected"),
+        (("--nnodes", "2", *LINE, "--placement", "domains"), "--placement: goes with castor train"),
         (("--nnodes", "2", *LINE, "--set", "traffic.nu=1"), "traffic.nu"),
     ],
 )

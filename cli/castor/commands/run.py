@@ -71,6 +71,12 @@ def run(
         raise InputError("name the job, by the same name on every host", key="--job")
     if job.launch.store == checks.EMBEDDED:
         raise InputError("hosts meet in a store: name it as etcd://HOST:PORT", key="--store")
+    if job.launch.placement == "domains":
+        raise InputError(
+            "goes with castor train --agents external, which asks the agents for theirs first; "
+            "here hosts that say their --domain are seated so that copies are apart",
+            key="--placement",
+        )
     try:
         spec = checks.job_spec(job)
         checks.check_launch(job.launch)
