@@ -38,7 +38,7 @@ from castor_runtime.launcher.final_state import final_state
 from castor_runtime.transport import JobSecret
 from castor_sim.store_model import ModelStore, StoreModel
 
-PATIENCE_S = 25.0
+PATIENCE_S = 45.0
 """A run that takes longer hangs."""
 
 _LOOK_S = 0.005

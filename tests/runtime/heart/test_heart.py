@@ -55,6 +55,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
         standby: int = 0,
         traffic: Any = None,
         iterations: int = ITERATIONS,
+        lease_s: float = 4.0,
         **changes: Any,
     ) -> Cluster:
         jobs.append(f"h{secrets.token_hex(4)}")
@@ -66,7 +67,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
             script="train.py",
             started_ns=time.time_ns(),
             traffic=TrafficOptions(chunk_bytes=4096, **(traffic or {})),
-            limits=WatchLimits(lease_s=1.0),
+            limits=WatchLimits(lease_s=lease_s),
             **({"replicas": PAIRS} | changes),
         )
         folders.append(tmp_path_factory.mktemp(spec.job))
@@ -164,7 +165,7 @@ def test_a_trainer_that_dies_in_the_middle_of_a_checkpoint_costs_that_one(
 def test_an_agent_that_comes_back_finds_its_memory_again(
     make: Make, whole: Whole, ranks: int, silently: bool
 ) -> None:
-    cluster = make(ranks)
+    cluster = make(ranks, lease_s=1.0)
     cluster.at(2 * ranks, 4, lose(cluster, "node-2", silently=silently))
     outcome = cluster.run()
     ends(outcome, whole[ranks])
@@ -192,7 +193,7 @@ def test_an_agent_that_lost_its_memory_fetches_from_the_peer_that_holds_it(
 def test_a_standby_takes_a_lost_machines_place_and_fetches_its_parts(
     make: Make, whole: Whole
 ) -> None:
-    cluster = make(2, standby=1)
+    cluster = make(2, standby=1, lease_s=1.0)
     cluster.at(6, 5, lose(cluster, "node-3", memory=True, comes_back=False, silently=True))
     outcome = cluster.run()
     ends(outcome, whole[2])
@@ -219,7 +220,7 @@ def test_a_standby_has_its_memory_at_hand_before_it_is_needed(make: Make, whole:
 
 
 def test_the_roots_own_agent_may_be_lost(make: Make, whole: Whole) -> None:
-    cluster = make()
+    cluster = make(lease_s=1.0)
 
     def lose_root(trainer: TrainerThread) -> None:
         lose(cluster, cluster.root(), silently=True)(trainer)
@@ -294,7 +295,7 @@ def test_a_second_failure_while_the_first_is_recovered_from(make: Make, whole: W
 def test_a_machine_may_be_lost_at_any_moment_of_a_recovery(
     make: Make, whole: Whole, moment: type[Event]
 ) -> None:
-    cluster = make(standby=2)
+    cluster = make(standby=2, lease_s=1.0)
     cluster.at(1, 5, lose(cluster, "node-1", memory=True, comes_back=False))
     cluster.when(
         moment, 2, lambda: cluster.lose("node-2", memory=True, comes_back=False, silently=True)
@@ -323,7 +324,7 @@ def test_one_machine_after_the_other_of_a_group_may_lose_its_memory(
 def test_random_failures_end_in_the_same_bits(make: Make, whole: Whole, seed: int) -> None:
     draw = random.Random(f"heart {seed}")
     ranks = draw.choice((1, 2))
-    cluster = make(ranks)
+    cluster = make(ranks, lease_s=1.0)
     told = []
     for step in sorted(draw.sample(range(1, ITERATIONS), 3)):
         rank, machine = draw.randrange(4 * ranks), draw.randrange(4)
