@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
+from functools import partial
 
 import simpy
 from simpy.events import Event as SimpyEvent
@@ -122,7 +123,7 @@ class SimpyEngine:
 
     def run(self) -> Tally:
         """Run to the horizon or the target; return what it came to."""
-        self._emit(RunStarted(positions=self.operations.positions))
+        self._emit(lambda: RunStarted(positions=self.operations.positions))
         finished = self.env.event()
         self._job = self.env.process(self._train_and_recover(finished))
         self.env.process(self._strike_all())
@@ -232,7 +233,7 @@ class SimpyEngine:
             if hardware or self.costs.memory_in_trainer:
                 self._memory.lose(position)
             kind = "hardware" if hardware else "software"
-            self._emit(Failed(machine=machine, position=position, failure=kind))
+            self._emit(partial(Failed, machine=machine, position=position, failure=kind))
         if struck:
             self._enter(Activity.DETECTION)
             self._job.interrupt()
@@ -272,10 +273,10 @@ class SimpyEngine:
         self._enter(Activity.SERIALISATION)
         if self._tier in (OWN_MEMORY, PEER):
             yield env.timeout(costs.serialise_ns)
-            self._emit(Serialised())
+            self._emit(Serialised)
         self._enter(Activity.REPLACEMENT_WAIT)
         yield from self._replacement()
-        self._emit(Replaced())
+        self._emit(Replaced)
         self._enter(Activity.RETRIEVAL)
         yield env.timeout(self._retrieval_ns())
         self._retrieved()
@@ -285,9 +286,9 @@ class SimpyEngine:
 
     def _plan(self) -> None:
         self._choose()
-        self._emit(Detected())
+        self._emit(Detected)
         self._emit(
-            Planned(
+            lambda: Planned(
                 iteration=self._restored, tier=str(TIERS[self._tier]), lost=len(self._memory.lost)
             )
         )
@@ -329,7 +330,7 @@ class SimpyEngine:
     def _retrieved(self) -> None:
         """Every rank has its shard; replicas of others follow in the background."""
         self._attribute(self._tier)
-        self._emit(Retrieved(iteration=self._restored))
+        self._emit(lambda: Retrieved(iteration=self._restored))
         if self.costs.memory_every == 0:
             return
         self._memory.retrieved(self._restored, self._tier, self.now_ns + self.costs.replicate_ns)
@@ -337,7 +338,7 @@ class SimpyEngine:
     def _resume(self) -> None:
         kept_ns = self._restored * self.costs.iteration_ns
         self._emit(
-            Resumed(
+            lambda: Resumed(
                 iteration=self._restored,
                 tier=str(TIERS[self._tier]),
                 lost_progress_ns=self._progress_ns - kept_ns,
@@ -388,9 +389,10 @@ class SimpyEngine:
         tally.retrieval_ns = total[Activity.RETRIEVAL]
         tally.warm_up_ns = total[Activity.WARM_UP]
         tally.standby_empty = self._machines.standby_empty
-        self._emit(RunEnded(iteration=tally.iterations))
+        self._emit(lambda: RunEnded(iteration=tally.iterations))
         tally.check()
 
-    def _emit(self, event: Event) -> None:
+    def _emit(self, make: Callable[[], Event]) -> None:
+        """Tell who observes the run of an event; for nobody it is not even made."""
         if self._observe:
-            self._observe(Entry(self.now_ns, event))
+            self._observe(Entry(self.now_ns, make()))
