@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from castor_lab.soak.trial import Running, plain
+from castor_records.event_log import merge
+from castor_records.recoveries import last_iteration
 from castor_runtime.launcher.control import ask
 
 pytestmark = pytest.mark.long
@@ -179,12 +181,7 @@ class Agents:
         return (self.folder / f"{name}.log").read_text()
 
     def iteration(self) -> int:
-        found = [0]
-        for log in self.folder.glob("*/events.jsonl"):
-            found += map(
-                int, re.findall(r'"iteration_ended".*?"iteration": ?(\d+)', log.read_text())
-            )
-        return max(found)
+        return last_iteration(merge(self.folder.glob("*/events.jsonl")))
 
     def operate(self) -> Path:
         """Start `castor operate` with a command that starts an agent; return what it says."""

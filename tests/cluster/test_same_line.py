@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from castor_records.event_log import merge
+from castor_records.recoveries import last_iteration
 from castor_runtime.launcher.final_state import final_state
 from castor_runtime.stores import EmbeddedEtcd
 
@@ -65,11 +66,7 @@ class Hosts:
             self.processes[name].wait(DEADLINE_S)
 
     def iteration(self) -> int:
-        found = [0]
-        for log in self.folder.glob("*/events.jsonl"):
-            ended = r'"iteration_ended".*?"iteration": ?(\d+)'
-            found += map(int, re.findall(ended, log.read_text()))
-        return max(found)
+        return last_iteration(merge(self.folder.glob("*/events.jsonl")))
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         give_up_s = time.monotonic() + DEADLINE_S

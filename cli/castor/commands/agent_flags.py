@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from castor.commands.job_flags import with_flags
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,12 +55,7 @@ def _flags(
 
 def takes_agent_flags(command: CommandT) -> CommandT:
     """Give a command the options of an agent, in place of its `**flags`."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
-    flags = inspect.signature(_flags, eval_str=True).parameters.values()
-    made = signature.replace(parameters=[*own, *flags])
-    command.__signature__ = made  # type: ignore[attr-defined]  # what typer reads of a function
-    return command
+    return with_flags(command, inspect.signature(_flags, eval_str=True).parameters.values())
 
 
 def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -> AgentOptions:

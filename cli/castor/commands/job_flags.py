@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -39,14 +39,18 @@ def takes_job_flags(*, without: Collection[str] = ()) -> Callable[[CommandT], Co
     """
 
     def give(command: CommandT) -> CommandT:
-        signature = inspect.signature(command, eval_str=True)
-        own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
-        flags = [one for one in _parameters() if one.name not in without]
-        made = signature.replace(parameters=[*own, *flags])
-        command.__signature__ = made  # type: ignore[attr-defined]  # what typer reads of it
-        return command
+        return with_flags(command, [one for one in _parameters() if one.name not in without])
 
     return give
+
+
+def with_flags(command: CommandT, flags: Iterable[inspect.Parameter]) -> CommandT:
+    """Give a command these options, in place of its `**flags`."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
+    made = signature.replace(parameters=[*own, *flags])
+    command.__signature__ = made  # type: ignore[attr-defined]  # what typer reads of a function
+    return command
 
 
 def given_flags(context: typer.Context) -> list[Flag]:

@@ -110,6 +110,11 @@ class Plan(Document):
             "unserved": tuple(record.get("unserved", ())),
         }
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the job has ended, one way or another."""
+        return self.phase in (Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
+
     def is_before(self, other: Plan) -> bool:
         """Whether this plan comes before `other`: late messages must not turn a machine back."""
         if self.generation != other.generation:

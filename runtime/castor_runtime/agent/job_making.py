@@ -2,63 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 from castor_configs.errors import InputError
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.same_job import differences
 from castor_policy.agents.store_keys import job_prefix, plan_key, spec_key
-from castor_policy.store import Compare, Put, Store, StoreRefusedError, StoreUnavailableError, Txn
+from castor_policy.store import Compare, Put, Store, StoreUnavailableError, Txn
 from castor_runtime.transport import Credentials, JobSecret
 
-_AGAIN_S: Final = 0.2
+
+def new_job(given: JobSpec, credentials: Credentials) -> JobSpec:
+    """Return a job as this host would make it, with a run of its own.
+
+    Args:
+        given: as it was given on this host.
+        credentials: of its agents.
+    """
+    mark = credentials.mark() if isinstance(credentials, JobSecret) else ""
+    return replace(given, run=secrets.token_hex(8), started_ns=time.time_ns(), credentials=mark)
 
 
-async def make_or_join(
-    store: Store,
-    given: JobSpec,
-    credentials: Credentials,
-    *,
-    wait_s: float,
-    say: Callable[[str], None],
-) -> JobSpec | None:
+async def make_or_join(store: Store, own: JobSpec, say: Callable[[str], None]) -> JobSpec | None:
     """Return the job as it stands in the store, made by this host if it was not there.
+
+    May be repeated where the store did not answer, with the same `own`.
 
     Args:
         store: where it is.
-        given: as it was given on this host.
-        credentials: of its agents.
-        wait_s: the store may be away for so long.
+        own: from `new_job`.
         say: told in a line which it was.
 
     Returns:
         The job; None if it has finished already.
 
     Raises:
-        InputError: the store cannot be asked, or has another job of that name.
+        InputError: the store has another job of that name.
+        StoreUnavailableError: the store does not answer.
     """
-    mark = credentials.mark() if isinstance(credentials, JobSecret) else ""
-    own = replace(given, run=secrets.token_hex(8), started_ns=time.time_ns(), credentials=mark)
-    give_up_s = time.monotonic() + wait_s
-    while True:
-        try:
-            return await _made_or_joined(store, own, say)
-        except StoreRefusedError as error:
-            raise InputError(str(error), key="--store") from error
-        except StoreUnavailableError as error:
-            if time.monotonic() > give_up_s:
-                raise InputError(f"the store cannot be asked: {error}", key="--store") from error
-        await asyncio.sleep(_AGAIN_S)
-
-
-async def _made_or_joined(store: Store, own: JobSpec, say: Callable[[str], None]) -> JobSpec | None:
     key = spec_key(own.job)
     await store.transact(Txn((Compare(key, 0),), (Put(key, own.to_json()),)))
     keys, _ = await store.get_prefix(job_prefix(own.job))

@@ -134,9 +134,10 @@ class JournalFile:
             while (taken := self._waiting.get()) is not None and not self._has_ended:
                 line, anew = taken
                 if anew:
-                    os.close(file)
+                    # The file that is open goes along: whatever fails here, it is closed once.
                     self.path.replace(self.path.with_suffix(".1.jsonl"))
-                    file = self._opened()
+                    before, file = file, self._opened()
+                    os.close(before)
                 data = f"{line}\n".encode()
                 while data:
                     data = data[os.write(file, data) :]

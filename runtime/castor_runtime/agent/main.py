@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from castor_configs.errors import InputError
 from castor_policy.agents.domain_call import Answer, answers_prefix, call_key
@@ -20,6 +21,8 @@ from castor_runtime.agent.trainer_fork_server import fork_trainer_server
 if TYPE_CHECKING:
     from castor_runtime.agent.admission import Admitted
     from castor_runtime.transport import Credentials
+
+AnswerT = TypeVar("AnswerT")
 
 
 def run_agent(options: AgentOptions, given: JobSpec | None = None) -> int:
@@ -74,7 +77,7 @@ async def _serve(
 async def _job(
     store: Store, options: AgentOptions, given: JobSpec | None, credentials: Credentials
 ) -> JobSpec | None:
-    from castor_runtime.agent.job_making import make_or_join  # noqa: PLC0415
+    from castor_runtime.agent.job_making import make_or_join, new_job  # noqa: PLC0415
 
     if given is None:
         return await read_spec(store, options)
@@ -82,7 +85,8 @@ async def _job(
     def say(text: str) -> None:
         sys.stderr.write(f"castor: {text}\n")
 
-    return await make_or_join(store, given, credentials, wait_s=options.wait_s, say=say)
+    own = new_job(given, credentials)
+    return await _answered(options, lambda: make_or_join(store, own, say))
 
 
 async def read_spec(store: Store, options: AgentOptions) -> JobSpec:
@@ -126,10 +130,19 @@ async def _admitted(
 ) -> Admitted:
     from castor_runtime.agent.admission import admit  # noqa: PLC0415
 
+    return await _answered(options, lambda: admit(store, spec, options, credentials))
+
+
+async def _answered(options: AgentOptions, ask: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
+    """Ask the store again for as long as it may be away.
+
+    Raises:
+        InputError: it stayed away, or refuses; or `ask` says so, or finds what it cannot read.
+    """
     give_up_s = time.monotonic() + options.wait_s
     while True:
         try:
-            return await admit(store, spec, options, credentials)
+            return await ask()
         except StoreRefusedError as error:
             raise InputError(str(error), key="--store") from error
         except StoreUnavailableError as error:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Final
 
 from castor_configs.errors import InputError
-from castor_policy.agents.plan import Phase
 from castor_policy.store import Store
 from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.launcher.following import follow
@@ -21,7 +20,6 @@ WAIT_S: Final = 30.0
 """For a job to appear in the store, also again: after a loss of data its agents write it anew."""
 
 _LOOK_S: Final = 0.2
-_OVER: Final = (Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
 
 
 class Operating:
@@ -66,7 +64,7 @@ class Operating:
             if self._view is not None and self._view.spec is not None:
                 seen_s = time.monotonic()
                 plan = self._view.plan
-                if plan is not None and plan.phase in _OVER:
+                if plan is not None and plan.is_over:
                     self._say(f"job {self._job.job} is over: {plan.phase}")
                     return
             elif time.monotonic() - seen_s > WAIT_S:

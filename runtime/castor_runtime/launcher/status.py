@@ -51,7 +51,7 @@ def status_document(
         # Reports are written about once a second; the memory is of this moment.
         machine["iteration"] = max(machine["iteration"], shard["complete"])
     standbys = sorted(set(view.reports) - set(agents))
-    over = plan is not None and plan.phase in (Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
+    over = plan is not None and plan.is_over
     entries = None if folder is None else merge(folder.event_logs())
     iteration = max((machine["iteration"] for machine in machines), default=0)
     if over:
