@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from castor.commands.agent_flags import agent_options, takes_agent_flags
-from castor.commands.job_flags import given_flags, takes_job_flags
+from castor.commands.given_job import read_job, spec_of
+from castor.commands.job_flags import takes_job_flags
 from castor_configs.errors import InputError
-from castor_configs.job import JOB_FILE, Flag
+from castor_configs.job import Flag
 
 _NNODES = re.compile(r"([1-9]\d*)(?::([1-9]\d*))?")
 _NOT_HERE = ("nodes", "ranks_per_node", "standby", "agents", "domains")
@@ -53,23 +54,17 @@ def run(
     Example: castor run --nnodes 4:5 --nproc-per-node 8 --job gpt2 --interface eth0
     --store etcd://10.0.0.1:2379 --secret FILE train.py --lr 3e-4
     """
-    from castor_configs.job_file import GivenJob
-    from castor_policy.option import OptionError
-    from castor_runtime.launcher import train_options as checks
+    from castor_runtime.launcher.train_options import EMBEDDED
 
-    known = [name for parameter in context.command.params for name in parameter.opts]
-    if script.suffix != JOB_FILE:
-        checks.check_script(script, known)
-    flags = [*given_flags(context), Flag(("agents",), "castor run", "external")]
+    flags = [Flag(("agents",), "castor run", "external")]
     if nnodes:
         flags.append(Flag(("nodes",), "--nnodes", _least(nnodes)))
     if nproc_per_node is not None:
         flags.append(Flag(("ranks_per_node",), "--nproc-per-node", nproc_per_node))
-    given = GivenJob(script, changes or (), flags, context.args)
-    job = given.checked()
+    given, job = read_job(context, script, changes, flags)
     if not job.launch.job:
         raise InputError("name the job, by the same name on every host", key="--job")
-    if job.launch.store == checks.EMBEDDED:
+    if job.launch.store == EMBEDDED:
         raise InputError("hosts meet in a store: name it as etcd://HOST:PORT", key="--store")
     if job.launch.placement == "domains":
         raise InputError(
@@ -77,11 +72,7 @@ def run(
             "here hosts that say their --domain are seated so that copies are apart",
             key="--placement",
         )
-    try:
-        spec = checks.job_spec(job)
-        checks.check_launch(job.launch)
-    except OptionError as error:
-        raise given.fault(error) from error
+    spec = spec_of(given, job)
     options = agent_options(spec.job, job.launch.store, context.params)
     from castor_runtime.agent.main import run_agent
 

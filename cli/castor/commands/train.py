@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from castor.commands.job_flags import given_flags, takes_job_flags
+from castor.commands.given_job import known_options, read_job, spec_of
+from castor.commands.job_flags import takes_job_flags
 from castor_configs.errors import InputError
-from castor_configs.job import JOB_FILE
 
 if TYPE_CHECKING:
     from castor_lab.faults.fault import Fault
@@ -76,22 +76,13 @@ def train(
 
     Example: castor train examples/gpt2_tiny.py --iterations 30 --kill machine:2@10
     """
-    from castor_configs.job_file import GivenJob, job_toml
+    from castor_configs.job_file import job_toml
     from castor_lab.faults.requested import requested_faults
     from castor_lab.pacing import with_paced_device
-    from castor_policy.option import OptionError
     from castor_runtime.launcher import train_options as checks
 
-    known = [name for parameter in context.command.params for name in parameter.opts]
-    if script.suffix != JOB_FILE:
-        checks.check_script(script, known)
-    given = GivenJob(script, changes or (), given_flags(context), context.args)
-    job = given.checked()
-    try:
-        spec = with_paced_device(checks.job_spec(job))
-        checks.check_launch(job.launch)
-    except OptionError as error:
-        raise given.fault(error) from error
+    given, job = read_job(context, script, changes)
+    spec = with_paced_device(spec_of(given, job))
     if cluster is not None and (job.launch.agents, job.launch.store) != ("local", checks.EMBEDDED):
         raise InputError("has its own agents and its own store", key="--cluster")
     if print_job:
@@ -116,7 +107,9 @@ def train(
         job_file=job_toml(job),
     )
     faults = requested_faults(kill or (), trace, speedup, spec, options.store, cluster or "")
-    raise typer.Exit(run_to_end(options, known, faults=faults, cluster=cluster, quiet=quiet))
+    raise typer.Exit(
+        run_to_end(options, known_options(context), faults=faults, cluster=cluster, quiet=quiet)
+    )
 
 
 def run_to_end(

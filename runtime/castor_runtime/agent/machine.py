@@ -77,6 +77,8 @@ class Machine:
         self.trainers: dict[int, int] = {}
         self._folder = options.folder
         self._listen = options.listen
+        # Once: it may ask a name server, and a recovery must not wait for that.
+        self._interfaces = rendezvous.interfaces(options.listen)
         self._host = host
         self._log = log
         self._emit = emit
@@ -152,7 +154,7 @@ class Machine:
             "LOCAL_WORLD_SIZE": str(ranks),
             "NODE_RANK": str(machine),
             **rendezvous.environment(plan.rendezvous),
-            **rendezvous.interfaces(self._listen),
+            **self._interfaces,
             "PYTHONUNBUFFERED": "1",
             ENVIRONMENT: settings.to_json(),
         }

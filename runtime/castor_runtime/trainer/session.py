@@ -98,7 +98,7 @@ class TrainerSession:
         self._device = choose_device(settings, state.device(), self._gate, self._group)
         self._idle = IdleSpans(self._gate)
         self._watches_spans = settings.traffic.scheme != EAGER
-        self._profiler = Profiler(max(1, settings.traffic.profile_iterations))
+        self._profiler = Profiler(settings.traffic.profile_iterations)
         self._moments = Moments(state.sections, state.clone_at_capture, state.trained)
         self._fingerprint = self._agree_on_fingerprint()
         self._send_layout()
