@@ -307,7 +307,7 @@ class Cluster:
     # ---- memory ---------------------------------------------------------------------------------
 
     def _memory_left(self) -> Iterator[str]:
-        return (path.name for path in SHARED_MEMORY.glob(f"castor-{self.spec.job}-*"))
+        return (path.name for path in SHARED_MEMORY.glob(f"castor-{self.spec.job}[.-]*"))
 
     def _remove_memory(self, name: str) -> None:
         for path in SHARED_MEMORY.glob(f"castor-{self.spec.job}-*{name}-r*"):

@@ -314,8 +314,9 @@ class Machine:
         await self.stop_trainers()
         self.holding.close()
         await self.link.close()
-        self.memory.close(unlink=ends_memory())
         self.control.close(unlink=unlink_control)
+        # Last: whoever gives the job's lock up removes its file, if nothing else of it is here.
+        self.memory.close(unlink=ends_memory())
 
     def _failed(self, reason: str) -> None:
         self._emit(TrainerHung(self.generation, -1, f"agent: {reason}"))

@@ -75,7 +75,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
 
     yield made
     for job in jobs:
-        for path in SHARED_MEMORY.glob(f"castor-{job}-*"):
+        for path in SHARED_MEMORY.glob(f"castor-{job}[.-]*"):
             path.unlink()
     # Whatever happened to them, what the agents took in leads to what they did.
     journals = [file for folder in folders for file in sorted(folder.rglob("journal-*.jsonl"))]
