@@ -289,9 +289,10 @@ def test_a_report_of_an_earlier_generation_is_no_failure_of_this_one() -> None:
 
 
 def test_the_job_is_finished_when_every_machine_says_so() -> None:
-    done = [replace(one, state=State.FINISHED) for one in running()]
+    done = [replace(one, state=State.FINISHED, iteration=30) for one in running()]
     assert told(root(loading(), [*done[:3], running()[3]])) == []
-    assert written(told(root(loading(), done))).phase == Phase.FINISHED
+    plan = written(told(root(loading(), done)))
+    assert (plan.phase, plan.reached) == (Phase.FINISHED, 30)
     assert told(root(replace(loading(), phase=Phase.FINISHED), done)) == []
 
 

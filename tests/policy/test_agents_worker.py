@@ -348,8 +348,9 @@ def test_the_end_of_every_rank_is_finalised_then_finished() -> None:
     assert isinstance(first, Report)
     assert first.report.ended == (0,)
     assert told(made, TrainerEnded(1, 1, 0))[-1] == Finalise(1)
-    told(made, Finalised(1))
-    assert made.report.state == State.FINISHED
+    told(made, Finalised(1, 9))
+    said = made.report
+    assert (said.state, said.iteration, said.complete) == (State.FINISHED, 9, 9)
 
 
 @given(st.integers(-1, 3))
@@ -362,7 +363,7 @@ def test_answers_to_another_generation_are_not_heard(generation: int) -> None:
         TrainerHung(generation, 0, "old"),
         Verified(generation, 0, intact=False),
         Inspected(generation, {}, (), ""),
-        Finalised(generation),
+        Finalised(generation, 12),
     ):
         assert told(made, event) == []
     assert made.report == before

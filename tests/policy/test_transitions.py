@@ -31,11 +31,11 @@ def test_the_page_draws_the_table(table: Table) -> None:
 
 
 def test_a_way_that_no_table_has_is_refused() -> None:
-    check(WORKER, Standing.RUNNING, Finalised(1), Standing.FINISHED)
+    check(WORKER, Standing.RUNNING, Finalised(1, 9), Standing.FINISHED)
     with pytest.raises(ForbiddenTransitionError, match="from running to finished by Tick"):
         check(WORKER, Standing.RUNNING, Tick(), Standing.FINISHED)
     with pytest.raises(ForbiddenTransitionError, match="from idle to running"):
-        check(WORKER, Standing.IDLE, Finalised(1), Standing.RUNNING)
+        check(WORKER, Standing.IDLE, Finalised(1, 9), Standing.RUNNING)
 
 
 def test_a_root_may_not_take_back_an_end() -> None:

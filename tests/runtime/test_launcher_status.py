@@ -49,6 +49,14 @@ def test_from_the_store_alone_it_is_known_what_is_complete_and_what_memory_is_ta
     assert document["degraded"] is False
 
 
+def test_after_the_end_the_store_alone_knows_how_far_the_job_came() -> None:
+    told = view(reached=883)
+    told.reports.clear()
+    assert told.plan is not None
+    told.plan = replace(told.plan, phase=Phase.FINISHED)
+    assert status_document(told, None)["iteration"] == 883
+
+
 def table_of(told: JobView) -> str:
     text = io.StringIO()
     Console(file=text, width=120).print(_shown(status_document(told, None)))

@@ -254,9 +254,10 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Finalised:
-    """The final digests of this machine's parts are written."""
+    """The final digests of this machine's parts, at the end of `iteration`, are written."""
 
     generation: int
+    iteration: int
 
 
 @dataclass(frozen=True, slots=True)

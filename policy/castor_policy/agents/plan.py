@@ -52,7 +52,8 @@ class Plan(Document):
         culprits: who is held responsible for the failure before; empty if nobody saw.
         seen: what else was seen of it, a sentence each.
         words: what that failure said, if it was a trainer's own error; see `recurring_words`.
-        reached: the newest iteration that was complete, or loaded, in any generation before.
+        reached: the newest iteration that was complete, or loaded, in any generation before; once
+            the job has finished, the one that all ranks ended at.
         trained: an iteration has ended in some generation before.
         failures: which machines failed of late, oldest first; see `history`.
         aside: agents that fill no place until they are started again.

@@ -323,7 +323,9 @@ class Root:
         if len(current) == self.spec.machines and all(
             report.state == State.FINISHED for report in current
         ):
-            return self._write(replace(plan, phase=Phase.FINISHED, reason="finished"))
+            reached = min(report.iteration for report in current)
+            finished = replace(plan, phase=Phase.FINISHED, reason="finished", reached=reached)
+            return self._write(finished)
         iteration = self._persist_rounds.due(current, now_s)
         return [] if iteration is None else [AskPersist(self.term, iteration)]
 

@@ -322,8 +322,9 @@ class Worker(WorkerState):
         return self._fail(SightKind.MEMORY, event.reason)
 
     @_takes.on(Finalised, answer=True)
-    def _finalised(self, _: Finalised, __: float) -> list[WorkerEffect]:
-        return self._change(state=State.FINISHED)
+    def _finalised(self, event: Finalised, _: float) -> list[WorkerEffect]:
+        reached = event.iteration
+        return self._change(state=State.FINISHED, iteration=reached, complete=reached)
 
     @_takes.on(TrainerEnded, answer=True)
     def _trainer_ended(self, event: TrainerEnded, _: float) -> list[WorkerEffect]:

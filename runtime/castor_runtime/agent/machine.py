@@ -277,7 +277,7 @@ class Machine:
             iteration, digests = await self.memory.final_digests(self.number)
             final = {"iteration": iteration, "ranks": {str(r): d for r, d in digests.items()}}
             (self._folder / "final.json").write_text(json.dumps(final), encoding="utf-8")
-            self._emit(Finalised(generation))
+            self._emit(Finalised(generation, iteration))
 
         self._beside.spawn(work())
 

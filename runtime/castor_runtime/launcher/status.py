@@ -54,9 +54,9 @@ def status_document(
     over = plan is not None and plan.is_over
     entries = None if folder is None else merge(folder.event_logs())
     iteration = max((machine["iteration"] for machine in machines), default=0)
-    if over:
+    if plan is not None and plan.is_over:
         # The agents have gone, and their reports and memory with them.
-        iteration = max(iteration, last_iteration(entries or ()))
+        iteration = max(iteration, plan.reached, last_iteration(entries or ()))
     return {
         "job": spec.job,
         "run": spec.run,

@@ -108,8 +108,9 @@ def _(effect: Redundant, _: Surroundings, agent: Agent) -> None:
 
 
 @carry_out.register(Finalise)
-def _(effect: Finalise, _: Surroundings, agent: Agent) -> None:
-    _begin(agent, _READ_S, lambda: agent.see(Finalised(effect.generation)))
+def _(effect: Finalise, world: Surroundings, agent: Agent) -> None:
+    reached = world.iterations
+    _begin(agent, _READ_S, lambda: agent.see(Finalised(effect.generation, reached)))
 
 
 @carry_out.register(Persist)
