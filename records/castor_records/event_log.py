@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from castor_configs.errors import InputError
+from castor_records.clocks import Log, in_order
 from castor_records.events.event import Entry, Event
 from castor_records.events.line import parse_line
 from castor_records.run_files import RunFiles
@@ -57,9 +58,14 @@ class EventTail:
 
 
 def merge(logs: Iterable[Path]) -> list[Entry[Event]]:
-    """Return the events of all logs by time; at one instant, in the order of `logs`."""
-    entries = [entry for log in logs for entry in EventTail(log).read()]
-    return sorted(entries, key=lambda entry: entry.time_ns)
+    """Return the events of all logs by time; at one instant, in the order of `logs`.
+
+    Where agents have measured that their clocks differ, times are corrected (`clocks`).
+    """
+    read = [EventTail(log).read() for log in logs]
+    if len(read) == 1:
+        return sorted(read[0], key=lambda entry: entry.time_ns)
+    return in_order([Log.of_agent(entries) for entries in read])
 
 
 def events_of_run(folder: RunFiles) -> list[Entry[Event]]:

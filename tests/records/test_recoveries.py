@@ -17,13 +17,13 @@ from castor_records.events.failures import (
     TrainerStarted,
 )
 from castor_records.events.training import IterationEnded
+from castor_records.history import History
 from castor_records.phases import MEASURED
 from castor_records.recoveries import (
     Recovery,
     last_iteration,
     recoveries,
 )
-from castor_runtime.launcher.history import History
 
 
 def at(time_s: float, kind: type[Event], **fields: Any) -> Entry[Event]:

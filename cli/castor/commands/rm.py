@@ -30,7 +30,7 @@ def rm(
 
 
 async def _remove(url: str, job: str) -> None:
-    from castor_policy.agents.store_keys import job_prefix
+    from castor_policy.agents.store_keys import accounts_prefix, job_prefix
     from castor_policy.store import DeletePrefix, StoreUnavailableError, Txn
     from castor_runtime.launcher.job_view import read_view
     from castor_runtime.stores import open_store
@@ -43,7 +43,8 @@ async def _remove(url: str, job: str) -> None:
         if view.reports:
             alive = ", ".join(sorted(view.reports))
             raise InputError(f"agents of job {job} are alive: {alive}; end them first", key="JOB")
-        await store.transact(Txn((), (DeletePrefix(job_prefix(job)),)))
+        told = DeletePrefix(accounts_prefix(job))
+        await store.transact(Txn((), (DeletePrefix(job_prefix(job)), told)))
     except StoreUnavailableError as error:
         raise InputError(f"the store cannot be asked: {error}", key="--store") from error
     finally:

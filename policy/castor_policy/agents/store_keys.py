@@ -38,6 +38,14 @@ def agents_prefix(job: str) -> str:
     return f"/castor/{job}/agents/"
 
 
+def accounts_prefix(job: str) -> str:
+    """Prefix of what the job's agents tell of it, one key an agent, for people and after its end.
+
+    Not under `job_prefix`: agents watch that, and this is not for them.
+    """
+    return f"/castor/.accounts/{job}/"
+
+
 def requests_prefix(job: str) -> str:
     """Prefix of requests for machines: one key each, deleted by the operator that serves it."""
     return f"/castor/{job}/requests/"

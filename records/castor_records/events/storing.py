@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from castor_records.events.event import Event
-from castor_records.events.fields import Count, Seconds
+from castor_records.events.fields import Count, Nanoseconds, Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,3 +97,21 @@ class PersistFailed(Event):
     iteration: Count
     generation: Count | None = None
     cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockMeasured(Event):
+    """An agent has compared its host's clock with that of another agent's host; by the former.
+
+    Attributes:
+        agent: whose log this is.
+        reference: the agent that it asked: machine 0's.
+        offset_ns: to be added to the times of `agent` to have those of `reference`.
+        uncertainty_ns: half of what the fastest answer took; the true offset is no further away.
+    """
+
+    kind: ClassVar[str] = "clock_measured"
+    agent: str
+    reference: str
+    offset_ns: Nanoseconds
+    uncertainty_ns: Nanoseconds

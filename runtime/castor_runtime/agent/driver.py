@@ -26,18 +26,20 @@ from castor_policy.agents.life import AgentLife
 from castor_policy.agents.office import Tenure
 from castor_policy.agents.own_report import Sign
 from castor_policy.agents.patience import serves
-from castor_policy.agents.plan import Phase
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_keys import layout_prefix
 from castor_policy.agents.worker import NAME_TAKEN, Worker
 from castor_policy.store import Store, StoreFullError, StoreUnavailableError
 from castor_runtime.agent.admission import Admitted
-from castor_runtime.agent.event_log import EventLog
+from castor_runtime.agent.clock_watch import watch_clock
+from castor_runtime.agent.event_log import EventLog, put_other_run_away
 from castor_runtime.agent.journal_file import JournalFile
 from castor_runtime.agent.life import own_life, sign_of
 from castor_runtime.agent.machine import Machine
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.options import AgentOptions
+from castor_runtime.agent.own_account import OwnAccount
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.agent.trainer_host import TrainerHost
 from castor_runtime.agent.worker_effects import PING_TIMEOUT_S, WorkerEffects
@@ -88,7 +90,9 @@ class Agent:
             spec, options.name, home=options.folder, comes_again=not options.under_launcher
         )
         self._left = self._memory.left()
+        put_other_run_away(options.folder, spec.run)
         self._log = EventLog(options.folder / "events.jsonl", spec.started_ns)
+        self._account = OwnAccount(options, spec, self._log, store, _say)
         self._journal = JournalFile(options.folder, self.incarnation, _say)
         self._client = PeerClient(credentials, spec.run)
         self._session = StoreSession(
@@ -105,6 +109,7 @@ class Agent:
             run=spec.run,
             source=self._memory,
             status=self._status,
+            told=self._account.told,
         )
         self._machine: Machine
         self._effects: WorkerEffects
@@ -173,6 +178,10 @@ class Agent:
             self._see,
         )
         ticking = asyncio.create_task(self._tick())
+        watching = asyncio.create_task(
+            watch_clock(self._options.name, self._plan, self._client, self._log)
+        )
+        telling = asyncio.create_task(self._account.keep_left())
         deciding = asyncio.create_task(self._decide())
         deciding.add_done_callback(lambda _: self._events.put_nowait(Tick()))
         try:
@@ -187,7 +196,8 @@ class Agent:
                 sys.stderr.write(f"castor: {self._exit.reason}\n")
             return self._exit.code
         finally:
-            ticking.cancel()
+            for task in (ticking, watching, telling):
+                task.cancel()
             # Of the job's end the root may have yet to tell.
             while not (deciding.done() or self._to_decide.empty()):
                 self._decide_on(self._to_decide.get_nowait())
@@ -195,6 +205,8 @@ class Agent:
             # Whoever has taken the name has the control block too.
             taken = self._exit is not None and self._exit.code == NAME_TAKEN
             await self._machine.close(self._settled_memory, unlink_control=not taken)
+            if not taken:
+                await self._account.leave()
 
     def _settled_memory(self) -> bool:
         """Whether nobody needs the memory any more; what a job that gave up leaves is marked.
@@ -203,7 +215,7 @@ class Agent:
         """
         if self._exit is not None and self._exit.code in (FORKS_LOST, NAME_TAKEN):
             return False
-        plan = self._life.worker.plan if self._life is not None else None
+        plan = self._plan()
         match None if plan is None else plan.phase:
             case Phase.FINISHED | Phase.STOPPED:
                 return True
@@ -254,9 +266,12 @@ class Agent:
     def _end(self, how: Exit) -> None:
         self._exit = how
 
+    def _plan(self) -> Plan | None:
+        return self._life.worker.plan if self._life is not None else None
+
     def _status(self) -> dict[str, Any]:
         """Return what a ping answers."""
-        plan = self._life.worker.plan if self._life is not None else None
+        plan = self._plan()
         generation = plan.generation if plan is not None else 0
         return {
             "agent": self._options.name,
@@ -285,6 +300,7 @@ class Agent:
         for effect in self._life.decide(event, _now_s(), at_s):
             if isinstance(effect, Log):
                 self._tell(effect)
+                self._account.root_told()
             else:
                 writes.append(effect)
         return writes
@@ -334,6 +350,7 @@ class Agent:
         record = {
             "name": self._options.name,
             "incarnation": self.incarnation,
+            "run": self._spec.run,
             **self._machine.pids(),
         }
         if record != self._written:

@@ -16,6 +16,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_keys import spec_key
 from castor_policy.store import Put, Store, StoreRefusedError, StoreUnavailableError, Txn
 from castor_runtime.agent.options import AgentOptions
+from castor_runtime.agent.own_log import keep_stderr
 from castor_runtime.agent.trainer_fork_server import fork_trainer_server
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def run_agent(options: AgentOptions, given: JobSpec | None = None) -> int:
     """
     # Before the first thread, of which the store's client has several.
     pid, link = fork_trainer_server()
+    keep_stderr(options.folder)
     return asyncio.run(_serve(options, given, pid, link))
 
 

@@ -6,10 +6,10 @@ import time
 
 from castor_records.event_log import EventTail
 from castor_records.events.event import Entry, Event, generation_of
+from castor_records.history import History
 from castor_records.recoveries import recoveries
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.launcher.agent_logs import AgentLogs
-from castor_runtime.launcher.history import History
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.screen import Screen
 

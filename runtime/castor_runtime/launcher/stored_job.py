@@ -10,7 +10,7 @@ from dataclasses import replace
 from castor_configs.errors import InputError
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.store_keys import job_prefix, plan_key, spec_key
+from castor_policy.agents.store_keys import accounts_prefix, job_prefix, plan_key, spec_key
 from castor_policy.store import Compare, DeletePrefix, Put, Store, StoreUnavailableError, Txn
 from castor_runtime.launcher.following import AGAIN_S, follow
 from castor_runtime.launcher.job_view import JobView, read_view
@@ -87,8 +87,9 @@ class StoredJob:
     async def forget(self) -> None:
         """Take the job out of a store that outlives it, so that its name can be used again."""
         with contextlib.suppress(StoreUnavailableError):
-            # One operation, however many machines the job has had.
-            await self._store.transact(Txn((), (DeletePrefix(job_prefix(self._spec.job)),)))
+            # Two operations, however many machines the job has had.
+            prefixes = job_prefix(self._spec.job), accounts_prefix(self._spec.job)
+            await self._store.transact(Txn((), tuple(map(DeletePrefix, prefixes))))
 
     async def close(self) -> None:
         """Let go of the store."""

@@ -6,6 +6,8 @@ checkpoint memory that it shall live in. Every connection is authenticated both 
 
 From here outwards: `wire` (frames and their seals), `channel` (one authenticated connection),
 `fetching` (what several streams of one fetch share), `client`, `turns` (who may send), `server`.
+Beside parts an agent tells its peers how it is, what has happened and what its logs say: `telling`
+is the server's side of that, `reading` the other.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from castor_runtime.transport.errors import (
     PeerUnreachableError,
 )
 from castor_runtime.transport.parts import PartSource, ReadablePart, WritablePart
+from castor_runtime.transport.reading import Listing, PeerClock, PeerReader
 from castor_runtime.transport.server import PeerServer, ServerLimits
+from castor_runtime.transport.telling import Told
 from castor_runtime.transport.timeouts import Timeouts
 
 __all__ = [
@@ -28,16 +32,20 @@ __all__ = [
     "Credentials",
     "FetchStats",
     "JobSecret",
+    "Listing",
     "MutualTls",
     "PartMissingError",
     "PartSource",
     "PeerClient",
+    "PeerClock",
     "PeerError",
+    "PeerReader",
     "PeerRefusedError",
     "PeerServer",
     "PeerUnreachableError",
     "ReadablePart",
     "ServerLimits",
     "Timeouts",
+    "Told",
     "WritablePart",
 ]

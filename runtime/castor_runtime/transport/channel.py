@@ -58,11 +58,19 @@ class Channel:
         self._outgoing = outgoing
         self._incoming = incoming
 
-    def send(self, kind: Kind, body: bytes = b"", *, index: int = 0, timeout_s: float) -> None:
-        """Send a frame with a sealed body; any kind but CHUNK."""
+    def send(
+        self,
+        kind: Kind,
+        body: bytes = b"",
+        *,
+        index: int = 0,
+        timeout_s: float,
+        on_stall: Callable[[], None] | None = None,
+    ) -> None:
+        """Send a frame with a sealed body; any kind but CHUNK. For `on_stall` see `send_chunk`."""
         frame = Frame(kind, index, len(body))
         message = self._outgoing.pack(frame) + body + self._outgoing.of_body(body)
-        send_all(self._connection, memoryview(message), _deadline(timeout_s))
+        send_all(self._connection, memoryview(message), _deadline(timeout_s), on_stall)
 
     def send_json(self, kind: Kind, document: dict[str, Any], *, timeout_s: float) -> None:
         """Send a frame whose body is a JSON object.

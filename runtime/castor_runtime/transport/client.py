@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from castor_policy.agents.job_spec import check_run
+from castor_runtime.transport.channel import Channel
 from castor_runtime.transport.credentials import Credentials
 from castor_runtime.transport.errors import PeerRefusedError, PeerUnreachableError
 from castor_runtime.transport.fetching import Fetching, PartRequest
 from castor_runtime.transport.parts import WritablePart, chunk_count
-from castor_runtime.transport.stream import Dialler, Stream, ask_status
+from castor_runtime.transport.reading import CLOCK, PeerClock, ask_clock, ping
+from castor_runtime.transport.stream import Dialler, Stream, parse_address
 from castor_runtime.transport.timeouts import Timeouts
+
+_T = TypeVar("_T")
 
 # Measured over loopback on two cores: 1 GiB in 0.32 s with one stream, 0.24 s with two, and no
 # less with four.
@@ -146,6 +152,24 @@ class PeerClient:
             PeerRefusedError: one side refuses the other.
             ValueError: the address is none, or the timeout is not above 0.
         """
+        status = await self._asked(address, timeout_s, ping)
+        return {name: said for name, said in status.items() if name not in CLOCK}
+
+    async def clock(
+        self, address: str, timeout_s: float, clock_ns: Callable[[], int] = time.time_ns
+    ) -> PeerClock:
+        """Return how far the clock of the peer's host is from `clock_ns`.
+
+        Raises:
+            PeerUnreachableError: no answer in that time.
+            PeerRefusedError: one side refuses the other.
+            ValueError: the address is none, or the timeout is not above 0.
+        """
+        return await self._asked(address, timeout_s, partial(ask_clock, clock_ns=clock_ns))
+
+    async def _asked(
+        self, address: str, timeout_s: float, ask: Callable[[Channel, Timeouts], _T]
+    ) -> _T:
         host, port = parse_address(address)
         timeouts = replace(
             self._timeouts, connect_s=timeout_s, handshake_s=timeout_s, silence_s=timeout_s
@@ -153,9 +177,13 @@ class PeerClient:
         dialler = self._dialler(host, port, timeouts)
         loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(1, "castor-ping")
+
+        def asked_once() -> _T:
+            with contextlib.closing(dialler):
+                return ask(dialler.open(), timeouts)
+
         try:
-            asked = loop.run_in_executor(pool, ask_status, dialler, timeouts)
-            return await asyncio.wait_for(asked, timeout_s)
+            return await asyncio.wait_for(loop.run_in_executor(pool, asked_once), timeout_s)
         except PeerRefusedError as error:
             raise PeerRefusedError(f"{address}: {error}") from error
         except OSError as error:
@@ -169,18 +197,6 @@ class PeerClient:
         return Dialler(
             host, port, self._credentials, self._run, self._context, timeouts or self._timeouts
         )
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Return host and port of `host:port` or `[host]:port`.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
-        raise ValueError(f"the address of a peer is host:port, not {address!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _commit(fetching: Fetching, writing: WritablePart) -> None:

@@ -24,8 +24,9 @@ from castor_runtime.transport.errors import (
     PeerRefusedError,
 )
 from castor_runtime.transport.parts import PartSource, ReadablePart, chunk_count, chunk_size
+from castor_runtime.transport.telling import Telling, Told
 from castor_runtime.transport.timeouts import Timeouts
-from castor_runtime.transport.turns import SendTurns
+from castor_runtime.transport.turns import SendTurns, Turn
 from castor_runtime.transport.wire import Frame, Kind, identity, unpack_count
 
 _log = logging.getLogger(__name__)
@@ -71,8 +72,10 @@ class PeerServer:
         run: which run of the job they must be of; see `JobSpec.run`.
         source: where parts are found; asked in the event loop's thread.
         status: what answers a ping, a JSON object; called in the event loop's thread.
+        told: what peers may read of the agent: its logs, its account.
         timeouts: bounds on waiting for a peer.
         limits: bounds on what peers cost.
+        clock_ns: the clock of this host, which a ping asks.
 
     Raises:
         ValueError: the host is empty, which would bind every address, or the run is none.
@@ -87,8 +90,10 @@ class PeerServer:
         run: str,
         source: PartSource,
         status: Callable[[], dict[str, Any]],
+        told: Told | None = None,
         timeouts: Timeouts | None = None,
         limits: ServerLimits | None = None,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         if not host:
             raise ValueError("name the address to bind; an empty host would bind every one")
@@ -103,6 +108,8 @@ class PeerServer:
         self._timeouts = timeouts or Timeouts()
         self._limits = limits or ServerLimits()
         self._turns = SendTurns(self._limits.sends)
+        self.telling = Telling(told or Told(), self._turns, self._timeouts)
+        self.clock_ns = clock_ns
         self._admission = Admission(self._limits.connections, self._limits.strangers)
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -282,12 +289,19 @@ class _Session:
         Raises:
             OSError: the connection ended, in order or not.
         """
+        try:
+            self._serve()
+        finally:
+            self._server.telling.leave(self._channel)
+
+    def _serve(self) -> None:
         while True:
             frame = self._channel.receive(timeout_s=self._timeouts.idle_s)
             match frame.kind:
                 case Kind.PING:
-                    self._request(frame)
-                    self._answer(Kind.STATUS, self._server.status())
+                    self._ping(frame)
+                case Kind.LIST | Kind.READ | Kind.TELL:
+                    self._tell(frame)
                 case Kind.OPEN:
                     self._open(frame)
                 case Kind.GET:
@@ -300,6 +314,21 @@ class _Session:
                     )
                 case _:
                     raise BrokenFrameError(f"a client does not send {frame.kind.name}")
+
+    def _ping(self, frame: Frame) -> None:
+        received_ns = self._server.clock_ns()
+        self._request(frame)
+        clock = {"received_ns": received_ns}
+        status = self._server.status()
+        self._answer(Kind.STATUS, status | clock | {"sent_ns": self._server.clock_ns()})
+
+    def _tell(self, frame: Frame) -> None:
+        try:
+            self._server.telling.answer(self._channel, frame)
+        except PartMissingError as error:
+            self._answer(Kind.FAILURE, {"code": "missing", "message": str(error)})
+        except PeerRefusedError as error:
+            self._answer(Kind.FAILURE, {"code": "refused", "message": str(error)})
 
     def _request(self, frame: Frame) -> bytes:
         return self._channel.receive_body(frame, timeout_s=self._timeouts.silence_s)
@@ -354,7 +383,7 @@ class _Session:
     def _send_chunk(self, part: ReadablePart, index: int) -> None:
         start = index * part.chunk_bytes
         size_bytes = chunk_size(index, part.data.nbytes, part.chunk_bytes)
-        turn = _Turn(self._server.turns, self._fetch, self._timeouts.silence_s)
+        turn = Turn(self._server.turns, self._fetch, self._timeouts.silence_s)
         try:
             with part.data[start : start + size_bytes] as data:
                 self._channel.send_chunk(
@@ -367,23 +396,3 @@ class _Session:
                 )
         finally:
             turn.give_back()
-
-
-class _Turn:
-    """A turn that is given back once, be it early.
-
-    Raises:
-        TimeoutError: none came in time.
-    """
-
-    def __init__(self, turns: SendTurns, fetch: str, timeout_s: float) -> None:
-        self._turns: SendTurns | None = turns
-        self._fetch = fetch
-        if not turns.take(fetch, timeout_s):
-            raise TimeoutError("the server was busy sending to others for too long")
-
-    def give_back(self) -> None:
-        """End the turn, if it has not ended."""
-        if self._turns is not None:
-            self._turns.give_back(self._fetch)
-            self._turns = None

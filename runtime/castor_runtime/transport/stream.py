@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import threading
@@ -29,6 +28,18 @@ _RANGES_UNDER_WAY = 2
 _ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port` or `[host]:port`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"the address of a peer is host:port, not {address!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 class Dialler:
@@ -186,7 +197,7 @@ class Stream:
             )
 
     def _receive_meta(self, channel: Channel) -> None:
-        frame = _expect(channel, Kind.META, self._timeouts.silence_s)
+        frame = expect(channel, Kind.META, self._timeouts.silence_s)
         meta = channel.receive_body(
             frame,
             limit_bytes=self._fetching.meta_bytes,
@@ -201,7 +212,7 @@ class Stream:
             size_bytes = chunk_size(
                 wanted.first, self._request.data_bytes, self._request.chunk_bytes
             )
-            frame = _expect(channel, Kind.CHUNK, self._timeouts.silence_s)
+            frame = expect(channel, Kind.CHUNK, self._timeouts.silence_s)
             if frame.index != wanted.first or frame.length_bytes != size_bytes:
                 raise BrokenFrameError(
                     f"chunk {frame.index} of {frame.length_bytes} bytes came, "
@@ -243,7 +254,7 @@ def open_part(dialler: Dialler, fetching: Fetching, timeouts: Timeouts) -> Chann
         },
         timeout_s=timeouts.silence_s,
     )
-    frame = _expect(channel, Kind.PART, timeouts.silence_s)
+    frame = expect(channel, Kind.PART, timeouts.silence_s)
     found = channel.receive_json(frame, timeout_s=timeouts.silence_s)
     meta_bytes = _compare(request, found)
     if not fetching.is_of(str(found.get("identity"))):
@@ -273,7 +284,15 @@ def _compare(request: PartRequest, found: dict[str, object]) -> int:
     return meta_bytes
 
 
-def _expect(channel: Channel, kind: Kind, timeout_s: float) -> Frame:
+def expect(channel: Channel, kind: Kind, timeout_s: float) -> Frame:
+    """Return the header of the frame that is due.
+
+    Raises:
+        PartMissingError: the peer has not got what was asked for.
+        PeerRefusedError: it refuses.
+        BrokenFrameError: another frame came.
+        OSError: the connection is lost.
+    """
     frame = channel.receive(timeout_s=timeout_s)
     if frame.kind is Kind.FAILURE:
         failure = channel.receive_json(frame, timeout_s=timeout_s)
@@ -284,17 +303,3 @@ def _expect(channel: Channel, kind: Kind, timeout_s: float) -> Frame:
     if frame.kind is not kind:
         raise BrokenFrameError(f"{frame.kind.name} came where {kind.name} was due")
     return frame
-
-
-def ask_status(dialler: Dialler, timeouts: Timeouts) -> dict[str, object]:
-    """Return what the peer answers to a ping.
-
-    Raises:
-        PeerRefusedError: one side refuses the other.
-        OSError: it does not answer.
-    """
-    with contextlib.closing(dialler):
-        channel = dialler.open()
-        channel.send(Kind.PING, timeout_s=timeouts.silence_s)
-        frame = _expect(channel, Kind.STATUS, timeouts.silence_s)
-        return channel.receive_json(frame, timeout_s=timeouts.silence_s)

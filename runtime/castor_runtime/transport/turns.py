@@ -58,6 +58,13 @@ class SendTurns:
                 self._last_turn.clear()
             self._changed.notify_all()
 
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until nobody sends and nobody waits to; False if that did not come in that time."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._sending and not self._waiting, timeout_s
+            )
+
     def _next(self) -> int | None:
         if self._sending.total() >= self._limit or not self._waiting:
             return None
@@ -66,3 +73,28 @@ class SendTurns:
     def _rank(self, ticket: int) -> tuple[int, int, int]:
         fetch = self._waiting[ticket]
         return self._sending[fetch], self._last_turn.get(fetch, 0), ticket
+
+
+class Turn:
+    """A turn that is given back once, be it early.
+
+    Raises:
+        TimeoutError: none came in time.
+    """
+
+    def __init__(self, turns: SendTurns, fetch: str, timeout_s: float) -> None:
+        self._turns: SendTurns | None = turns
+        self._fetch = fetch
+        if not turns.take(fetch, timeout_s):
+            raise TimeoutError("the server was busy sending to others for too long")
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it has not ended."""
+        return self._turns is not None
+
+    def give_back(self) -> None:
+        """End the turn, if it has not ended."""
+        if self._turns is not None:
+            self._turns.give_back(self._fetch)
+            self._turns = None

@@ -28,6 +28,14 @@ sealed header vouches for by `digest`, its xxh3_64.
     GET_META client                 empty
     META     server                 the metadata
     FAILURE  server                 JSON: code, message
+    LIST     client                 empty
+    FILES    server                 JSON: host, folder, files: {name: size in bytes}
+    READ     client                 JSON: file, offset
+    BYTES    server                 u64: size of the file; then its bytes from offset on
+    TELL     client                 empty
+    ACCOUNT  server                 what the agent tells of the job (`castor_records.account`)
+
+A STATUS says when the PING came and when it is sent, by the clock of the server's host.
 """
 
 from __future__ import annotations
@@ -40,7 +48,7 @@ from enum import IntEnum
 
 from castor_runtime.transport.errors import BrokenFrameError
 
-MAGIC = b"castor-peer/2\r\n\0"
+MAGIC = b"castor-peer/3\r\n\0"
 NONCE_BYTES = 32
 RUN_BYTES = 8
 PROOF_BYTES = 32
@@ -51,6 +59,7 @@ CONTROL_BYTES = 1 << 20
 _HEADER = struct.Struct(">B3xIQQ")
 _COUNTER = struct.Struct(">Q")
 _COUNT = struct.Struct(">I")
+_SIZE = struct.Struct(">Q")
 HEADER_BYTES = _HEADER.size + SEAL_BYTES
 
 
@@ -66,6 +75,12 @@ class Kind(IntEnum):
     GET_META = 7
     META = 8
     FAILURE = 9
+    LIST = 10
+    FILES = 11
+    READ = 12
+    BYTES = 13
+    TELL = 14
+    ACCOUNT = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +211,19 @@ def unpack_count(body: bytes) -> int:
     if len(body) != _COUNT.size:
         raise BrokenFrameError(f"a GET with a body of {len(body)} bytes, not {_COUNT.size}")
     return int(_COUNT.unpack(body)[0])
+
+
+def pack_piece(size_bytes: int, data: bytes) -> bytes:
+    """Return the body of a BYTES: how long the file is, and a piece of it."""
+    return _SIZE.pack(size_bytes) + data
+
+
+def unpack_piece(body: bytes) -> tuple[int, bytes]:
+    """Return the size of a file, and the piece of it that a BYTES brings.
+
+    Raises:
+        BrokenFrameError: the body is too short.
+    """
+    if len(body) < _SIZE.size:
+        raise BrokenFrameError(f"a BYTES with a body of {len(body)} bytes")
+    return int(_SIZE.unpack(body[: _SIZE.size])[0]), body[_SIZE.size :]
