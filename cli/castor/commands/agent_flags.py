@@ -41,6 +41,13 @@ def _flags(
         str,
         typer.Option(metavar="NAME", help="In its place: that of this network interface (eth0)."),
     ] = "",
+    ports: Annotated[
+        str,
+        typer.Option(
+            metavar="FIRST-LAST",
+            help="To listen at, such as 7000-7019; gloo's and NCCL's are the kernel's to choose.",
+        ),
+    ] = "",
     secret: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The job's secret, the same everywhere.")
     ] = None,
@@ -82,6 +89,7 @@ def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -
         folder=given["folder"] or Path("out") / f"agent-{job}-{name}",
         domain=given["domain"],
         listen=listen,
+        ports=_checked_ports(given["ports"]),
         secret=given["secret"],
         tls_ca=given["tls_ca"],
         tls_certificate=given["tls_certificate"],
@@ -97,6 +105,16 @@ def _address_of(interface: str) -> str:
         return address_of(interface)
     except ValueError as error:
         raise InputError(str(error), key="--interface") from error
+
+
+def _checked_ports(ports: str) -> str:
+    from castor_runtime.ports import Ports
+
+    try:
+        Ports.parse(ports)
+    except ValueError as error:
+        raise InputError(str(error), key="--ports") from error
+    return ports
 
 
 def _check_credentials(given: Mapping[str, Any]) -> None:

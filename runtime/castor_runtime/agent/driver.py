@@ -45,6 +45,7 @@ from castor_runtime.agent.trainer_host import TrainerHost
 from castor_runtime.agent.worker_effects import PING_TIMEOUT_S, WorkerEffects
 from castor_runtime.arena.leftovers import NEXT_STEPS, describe_kept, kept_runs
 from castor_runtime.background_tasks import BackgroundTasks
+from castor_runtime.ports import Ports, kernel_range
 from castor_runtime.transport import PeerClient, PeerError, PeerServer
 
 FORKS_LOST = BEGIN_AGAIN
@@ -105,6 +106,7 @@ class Agent:
         )
         self._server = PeerServer(
             options.listen,
+            Ports.parse(options.ports),
             credentials=credentials,
             run=spec.run,
             source=self._memory,
@@ -124,15 +126,20 @@ class Agent:
         """Serve until the job ends; return the exit code.
 
         Raises:
-            InputError: another agent of this name is alive.
+            InputError: another agent of this name is alive, or no port is free.
         """
         self._say_what_was_here()
-        await self._server.start()
+        address = await self._server.start()
+        if self._options.ports:
+            _say(
+                f"listens at {address}; gloo and NCCL will at ports of {kernel_range()} "
+                "(net.ipv4.ip_local_port_range)"
+            )
         worker = Worker(
             self._spec,
             self._options.name,
             self.incarnation,
-            self._server.address,
+            address,
             self._options.standby,
             _now_s(),
             left=self._left.holdings,

@@ -37,6 +37,7 @@ from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.background_tasks import BackgroundTasks
+from castor_runtime.ports import Ports
 from castor_runtime.trainer.agent_link import ENVIRONMENT, TrainerSettings
 from castor_runtime.transport import PeerClient
 
@@ -77,6 +78,7 @@ class Machine:
         self.trainers: dict[int, int] = {}
         self._folder = options.folder
         self._listen = options.listen
+        self._ports = Ports.parse(options.ports).of_rendezvous
         # Once: it may ask a name server, and a recovery must not wait for that.
         self._interfaces = rendezvous.interfaces(options.listen)
         self._host = host
@@ -224,7 +226,7 @@ class Machine:
         held, persistent = await self.holding.inspect(
             effect.generation, effect.machine, thorough=effect.thorough
         )
-        where = rendezvous.choose(self._listen, self._folder, effect.generation)
+        where = rendezvous.choose(self._listen, self._folder, effect.generation, self._ports)
         self._emit(Inspected(effect.generation, held, persistent, where, effect.asked))
 
     def offer(self, effect: Offer) -> None:

@@ -18,6 +18,7 @@ class AgentOptions:
         standby: fill a machine only when one is lost.
         domain: what its machine fails with, by name: a rack, a switch; "": unknown.
         listen: address to bind the checkpoint server to; peers must reach it.
+        ports: FIRST-LAST: those that it, and its trainers' rendezvous, may listen at; "": any.
         secret: file with the job's secret, unless TLS files are given.
         tls_ca: certificate authority of all agents.
         tls_certificate: of this agent.
@@ -35,6 +36,7 @@ class AgentOptions:
     standby: bool = False
     domain: str = ""
     listen: str = "127.0.0.1"
+    ports: str = ""
     secret: Path | None = None
     tls_ca: Path | None = None
     tls_certificate: Path | None = None

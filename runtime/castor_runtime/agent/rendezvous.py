@@ -26,6 +26,8 @@ from typing import Any
 
 import psutil
 
+from castor_runtime.ports import ANY_PORT, Ports
+
 VARIABLE = "CASTOR_RENDEZVOUS"
 """Set in a trainer's environment: what `choose` returned."""
 
@@ -36,16 +38,19 @@ _FILE = "?file="
 _BACKLOG = 2048
 
 
-def choose(listen: str, folder: Path, generation: int) -> str:
+def choose(listen: str, folder: Path, generation: int, ports: Ports = ANY_PORT) -> str:
     """Return a place for the trainers' rendezvous, new for each generation.
 
     Args:
         listen: the address that this machine's agent listens at.
         folder: of the agent.
         generation: of the trainers.
+        ports: of which it is one; each generation begins with another one.
+
+    Raises:
+        InputError: none of them is free.
     """
-    with socket.socket() as probe:
-        probe.bind((listen, 0))
+    with ports.bind(listen, generation) as probe:
         host, port = probe.getsockname()
     address = f"{host}:{port}"
     if not ipaddress.ip_address(host).is_loopback:

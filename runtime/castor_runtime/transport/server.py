@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from castor_policy.agents.job_spec import check_run
+from castor_runtime.ports import ANY_PORT, Ports
 from castor_runtime.transport import channel as channels
 from castor_runtime.transport.admission import Admission
 from castor_runtime.transport.channel import Channel
@@ -67,7 +68,7 @@ class PeerServer:
 
     Args:
         host: the address to bind, never empty.
-        port: 0 takes a free one.
+        ports: of which it takes the first free one.
         credentials: what peers must prove.
         run: which run of the job they must be of; see `JobSpec.run`.
         source: where parts are found; asked in the event loop's thread.
@@ -84,7 +85,7 @@ class PeerServer:
     def __init__(
         self,
         host: str,
-        port: int = 0,
+        ports: Ports = ANY_PORT,
         *,
         credentials: Credentials,
         run: str,
@@ -99,7 +100,7 @@ class PeerServer:
             raise ValueError("name the address to bind; an empty host would bind every one")
         check_run(run)
         self._host = host
-        self._port = port
+        self._ports = ports
         self._credentials = credentials
         self._run = run
         self._context = credentials.server_context()
@@ -135,12 +136,9 @@ class PeerServer:
             OSError: the address cannot be bound.
         """
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        family, _, _, _, where = found[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # In a thread: a name server may have to be asked for the host.
+        listener = await loop.run_in_executor(None, self._ports.bind, self._host)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(where)
             listener.listen(_BACKLOG)
             listener.setblocking(False)
         except OSError:
