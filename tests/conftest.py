@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import re
@@ -91,3 +92,44 @@ def recipe() -> Callable[[str, Path], Recipe]:
         )
 
     return written
+
+
+@pytest.fixture(scope="session")
+def program() -> tuple[str, ...]:
+    """The training program of all tests that start real trainers, but for its --iterations.
+
+    Its iterations take long enough to be hit, and not longer.
+    """
+    example = Path(__file__).resolve().parents[1] / "examples" / "gpt2_tiny.py"
+    return (str(example), "--layers=1", "--hidden=32", "--sequence=32", "--batch=2")
+
+
+@pytest.fixture(scope="session")
+def baseline(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, program: tuple[str, ...]
+) -> Callable[[int, int], str]:
+    """SHA-256 of the final state without failures, by ranks and iterations; one run each.
+
+    Which machines the ranks are on, and how many replicas there are, must change nothing.
+    """
+    from castor_lab.soak.trial import train  # noqa: PLC0415 - few tests train
+
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent  # that of all workers of pytest-xdist
+
+    def sha256(ranks: int, iterations: int) -> str:
+        known = shared / f"baseline-{ranks}-{iterations}.txt"
+        with known.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not known.exists():
+                folder = shared / f"baseline-{ranks}-{iterations}"
+                line = ["--nodes", str(ranks), *program, "--iterations", str(iterations)]
+                trial = train(folder, line)
+                assert trial.code == 0, trial.output
+                assert trial.recoveries == []
+                assert trial.sha256 is not None
+                known.write_text(trial.sha256)
+            return known.read_text()
+
+    return sha256

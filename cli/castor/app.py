@@ -23,6 +23,7 @@ from castor.commands.figures import figures
 from castor.commands.interval import interval
 from castor.commands.iterate import iterate
 from castor.commands.kill import kill
+from castor.commands.launch import launch
 from castor.commands.operate import operate
 from castor.commands.placement import placement
 from castor.commands.recovery import recovery
@@ -81,6 +82,10 @@ app.command()(explore)
 # What is not Castor's own goes to the training program.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run)
+# The line of castor run, from its first word that is no option of castor launch on.
+app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
+    launch
+)
 app.command()(resume)
 app.command()(agent)
 app.command()(operate)

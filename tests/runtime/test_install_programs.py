@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "install-programs.sh"
-PROGRAMS = {"mount": "mount", "setpriv": "util-linux", "c++": "g++"}
+PROGRAMS = {
+    "mount": "mount",
+    "setpriv": "util-linux",
+    "pkill": "procps",
+    "c++": "g++",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+}
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def test_elsewhere_than_on_debian_the_programs_are_named(path: Path) -> None:
 
 
 def test_where_all_is_there_nothing_is_done(path: Path, tmp_path: Path) -> None:
-    for program in ("ip", "tc", *PROGRAMS):
+    for program in ("ip", "tc", "ss", *PROGRAMS):
         say(path, program, "exit 1")
     (tmp_path / "Python.h").touch()
     say(path, "python3", f"echo {tmp_path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,8 @@ def _flags(
         str, typer.Option(help="Unique in the job; default: this machine's name.")
     ] = "",
     folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Logs; default out/agent-JOB-NAME.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Logs; default ~/.local/state/castor/JOB/NAME."),
     ] = None,
     domain: Annotated[
         str,
@@ -86,7 +88,7 @@ def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -
         name=name,
         job=job,
         store=store,
-        folder=given["folder"] or Path("out") / f"agent-{job}-{name}",
+        folder=given["folder"] or _logs() / job / name,
         domain=given["domain"],
         listen=listen,
         ports=_checked_ports(given["ports"]),
@@ -96,6 +98,20 @@ def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -
         tls_key=given["tls_key"],
         **also,
     )
+
+
+def _logs() -> Path:
+    """Return where agents log: never the working folder, which several hosts may share.
+
+    systemd says where by LogsDirectory=, others by the XDG base directories.
+    """
+    if given := os.environ.get("LOGS_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:  # this user has no home
+        raise InputError("say where logs go", key="--folder") from error
+    return Path(state) / "castor"
 
 
 def _address_of(interface: str) -> str:

@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, Self
 
@@ -25,7 +26,7 @@ NETWORK: Final = "10.77.0"
 _SWITCH: Final = "switch"
 _PROGRAMS: Final = ("unshare", "nsenter", "mount", "hostname", "ss")
 _UP_S: Final = 10.0
-_KILL_CHILD_S: Final = 5.0
+_END_S: Final = 5.0
 
 
 class SeparateHost:
@@ -47,6 +48,7 @@ class SeparateHost:
         self.namespace = f"{cluster}-{name}"
         self._switch = f"{cluster}-{_SWITCH}"
         self._first: subprocess.Popen[bytes] | None = None
+        self._begun: list[subprocess.Popen[bytes]] = []
 
     def lay_link(self) -> None:
         """Make its network: a cable from `INTERFACE` to the switch's port of its name."""
@@ -64,25 +66,26 @@ class SeparateHost:
         Raises:
             KernelRefusedError: its first process could not make its mounts.
         """
-        kept = installed()
         namespaces = ("--mount", "--pid", "--ipc", "--uts", "--fork", "--mount-proc")
-        self._first = subprocess.Popen(  # noqa: S603 - a script of ours
-            [
-                *("ip", "netns", "exec", self.namespace, "unshare", *namespaces, "--kill-child"),
-                *("bash", "-c", first_process(self.name, kept)),
-            ],
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        give_up_s = time.monotonic() + _UP_S
-        while not (self._pid() and self.path("/run/up").exists()):
-            if self._first.poll() is not None or time.monotonic() > give_up_s:
-                self._first.kill()
-                _, said = self._first.communicate()
-                raise KernelRefusedError(f"host {self.name} did not start: {said.decode().strip()}")
-            time.sleep(0.005)
+        with tempfile.TemporaryFile() as said:
+            self._first = subprocess.Popen(  # noqa: S603 - a script of ours
+                [
+                    *("ip", "netns", "exec", self.namespace, "unshare", *namespaces),
+                    *("--kill-child", "bash", "-c", first_process(self.name, installed())),
+                ],
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
+            give_up_s = time.monotonic() + _UP_S
+            while not (self._pid() and self.path("/run/up").exists()):
+                if self._first.poll() is not None or time.monotonic() > give_up_s:
+                    self._first.kill()
+                    said.seek(0)
+                    why = said.read().decode(errors="replace").strip()
+                    raise KernelRefusedError(f"host {self.name} did not start: {why}")
+                time.sleep(0.005)
 
     def _pid(self) -> int:
         """Return its first process as this computer numbers it; 0 if there is none."""
@@ -99,8 +102,9 @@ class SeparateHost:
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command that runs one on this host, in its home."""
-        inside = ("--mount", "--uts", "--ipc", "--net", "--pid", "--wd=/root")
-        return ["nsenter", "--target", str(self._pid()), *inside, "--", *arguments]
+        inside = ("--mount", "--uts", "--ipc", "--net", "--pid")
+        in_home = ("sh", "-c", 'cd && exec "$@"', "sh")
+        return ["nsenter", "--target", str(self._pid()), *inside, "--", *in_home, *arguments]
 
     def run(
         self, *arguments: str, given: str = "", timeout_s: float = 60.0, check: bool = True
@@ -120,23 +124,25 @@ class SeparateHost:
             check=check,
         )
 
-    def begin(
-        self,
-        *arguments: str,
-        log: Path | None = None,
-        also: Mapping[str, str] | None = None,
-        stdin: int | None = subprocess.DEVNULL,
-    ) -> subprocess.Popen[bytes]:
+    def begin(self, *arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
         """Start a command there; what it says is appended to `log`, a file of this computer."""
         with _appending(log) as out:
-            return subprocess.Popen(  # noqa: S603 - the caller's own words
+            process = subprocess.Popen(  # noqa: S603 - the caller's own words
                 self.command(*arguments),
-                env=environment() | dict(also or {}),
-                stdin=stdin,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
             )
+        self._begun.append(process)
+        return process
+
+    def take_in(self) -> None:
+        """Wait for what was begun here, all of which has ended or been killed."""
+        for process in (*self._begun, *([self._first] if self._first else [])):
+            process.wait(_END_S)
+        self._begun.clear()
 
     def processes(self) -> dict[int, str]:
         """Return what runs there but for its first process: number here -> command line."""
@@ -168,7 +174,7 @@ class SeparateHost:
         """Kill -9 its first process, and with it everything there; its cable stays plugged."""
         assert self._first is not None, f"host {self.name} is down"
         os.kill(self._pid() or self._first.pid, signal.SIGKILL)
-        self._first.wait(_KILL_CHILD_S)
+        self._first.wait(_END_S)
 
     def unplug(self) -> None:
         """Pull its cable at the switch: what is on its way is lost, and nobody is told."""
@@ -231,6 +237,8 @@ class SeparateHosts:
         """Take all away, with whatever runs on them; also what a crash left of them."""
         everything = [host.namespace for host in self] + [self._switch]
         kill_all_in(*everything)
+        for host in self:
+            host.take_in()
         for namespace in everything:
             with contextlib.suppress(KernelRefusedError):  # it was never made
                 ip("netns", "delete", namespace)

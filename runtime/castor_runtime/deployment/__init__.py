@@ -1,0 +1,1 @@
+"""Starting the one line of `castor run` on many hosts, by what is there: OpenSSH, Slurm."""
