@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import time
@@ -15,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from castor.commands.reach import NOBODY, Reach, given_options, reaches_a_job
 from castor_configs.errors import InputError
 
 WATCH_EVERY_S = 1.0
@@ -23,43 +23,52 @@ SILENT_READS = 5
 """So often in a row a run's store may not answer: its own one goes before its result comes."""
 
 
+@reaches_a_job
 def status(
+    context: typer.Context,
     run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder; default: newest under out/.")
     ] = None,
-    store: Annotated[
-        str | None, typer.Option(metavar="URL", help="Or the job's etcd://HOST:PORT, with --job.")
+    *,
+    job: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Or any job, by its name and --store; with --secret or "
+            "certificates its agents are asked, too.",
+        ),
     ] = None,
-    job: Annotated[str | None, typer.Option(metavar="NAME", help="The job's name.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep up to date until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    **_flags: Any,
 ) -> None:
     """Show a job's machines, leases, root, checkpoints by shard and holder, and recoveries.
 
     Example: castor status --watch
     """
     from castor_runtime.launcher.run_folder import RunFolder, newest_run
-    from castor_runtime.launcher.train_options import check_store
 
+    given = context.params
+    if job is None and "store" in given_options(context):
+        raise InputError("--store and --job go together", key="--job")
     folder: RunFolder | None = None
-    if (store is None) != (job is None):
-        raise InputError("--store and --job go together", key="--job" if store else "--store")
-    if store is None or job is None:
+    if job is not None:
+        reach = Reach.of(job, given, asks=False)
+    else:
         folder = RunFolder(run) if run is not None else newest_run()
         record = folder.run()
         if _has_ended(folder):
             _print_ended(folder, as_json)
             return
-        store, job = record.store, record.job
-    check_store(store, embedded=False)
+        reach = Reach.of(record.job, {**given, **NOBODY, "store": record.store}, asks=False)
     if not watch:
-        _print(_document(store, job, folder), as_json)
+        _print(_document(reach, folder), as_json)
         return
     with contextlib.suppress(KeyboardInterrupt):
-        _watch(store, job, folder, as_json)
+        _watch(reach, folder, as_json)
 
 
-def _watch(store: str, job: str, folder: Any, as_json: bool) -> None:
+def _watch(reach: Reach, folder: Any, as_json: bool) -> None:
     console = Console(highlight=False, markup=False)
     with contextlib.ExitStack() as stack:
         live = None
@@ -68,7 +77,7 @@ def _watch(store: str, job: str, folder: Any, as_json: bool) -> None:
         silent = 0
         while folder is None or not _has_ended(folder):
             try:
-                document = _document(store, job, folder)
+                document = _document(reach, folder)
             except InputError:
                 silent += 1
                 if folder is None or silent > SILENT_READS:
@@ -91,26 +100,16 @@ def _has_ended(folder: Any) -> bool:
     return bool(folder.result_file.exists() and not folder.is_live())
 
 
-def _document(url: str, job: str, folder: Any) -> dict[str, Any]:
-    from castor_policy.store import StoreUnavailableError
-    from castor_runtime.launcher.job_view import JobView, read_view
+def _document(reach: Reach, folder: Any) -> dict[str, Any]:
+    from castor_runtime.launcher.accounts import read_accounts
     from castor_runtime.launcher.status import status_document
-    from castor_runtime.stores import open_store
 
-    async def read() -> tuple[JobView, dict[str, Any]]:
-        store = open_store(url)
-        try:
-            return await read_view(store, job), await store.state()
-        finally:
-            await store.close()
+    async def read(store: Any, view: Any) -> dict[str, Any]:
+        # A run's folder tells all that its agents would.
+        told = None if folder else await read_accounts(store, view, reach.credentials)
+        return status_document(view, folder, await store.state(), told)
 
-    try:
-        view, state = asyncio.run(read())
-        return status_document(view, folder, state)
-    except StoreUnavailableError as error:
-        raise InputError(f"the store cannot be asked: {error}", key="--store") from error
-    except ValueError as error:
-        raise InputError(str(error), key="--job") from error
+    return reach.run(read)
 
 
 def _print(document: dict[str, Any], as_json: bool) -> None:
@@ -144,6 +143,8 @@ def _shown(document: dict[str, Any]) -> Group:
         + "".join(f"\n{trouble}" for trouble in document["store"]["troubles"]),
         style="yellow" if document["degraded"] else "",
     )
+    for agent, reason in document["unreached"].items():
+        head.append(f"\n{agent} cannot be asked: {reason}", style="yellow")
     for agent, cause in document["persist_failures"].items():
         head.append(f"\nNOT PERSISTED by {agent}: {cause}", style="yellow")
     if document["kept_memory"]:

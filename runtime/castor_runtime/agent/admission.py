@@ -74,26 +74,37 @@ def read_credentials(options: AgentOptions) -> Credentials:
     Raises:
         InputError: nothing, or what cannot be one.
     """
-    if options.tls_ca and options.tls_certificate and options.tls_key:
-        tls = MutualTls(options.tls_ca, options.tls_certificate, options.tls_key)
+    return credentials_of(options.secret, options.tls_ca, options.tls_certificate, options.tls_key)
+
+
+def credentials_of(
+    secret: Path | None, tls_ca: Path | None, tls_certificate: Path | None, tls_key: Path | None
+) -> Credentials:
+    """Return what these files prove: certificates if there are any, else the secret.
+
+    Raises:
+        InputError: there are none, or they cannot be used.
+    """
+    if tls_ca and tls_certificate and tls_key:
+        tls = MutualTls(tls_ca, tls_certificate, tls_key)
         try:
             tls.check()
         except ssl.SSLError as error:
             raise InputError(
                 f"is not accepted by the authority of --tls-ca ({error.reason or error}): "
                 "give this agent's certificate and key, signed by the job's authority",
-                file=options.tls_certificate,
+                file=tls_certificate,
             ) from error
         except OSError as error:
             raise InputError(f"cannot be read: {error}", key="--tls-ca") from error
         return tls
-    if options.secret is not None:
+    if secret is not None:
         try:
-            return JobSecret(options.secret.read_bytes().strip())
+            return JobSecret(secret.read_bytes().strip())
         except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=options.secret) from error
+            raise InputError(f"cannot be read: {error.strerror}", file=secret) from error
         except ValueError as error:
-            raise InputError(str(error), file=options.secret) from error
+            raise InputError(str(error), file=secret) from error
     raise InputError(
         "agents need credentials: give --secret FILE, the same on every machine, or "
         "--tls-ca, --tls-certificate and --tls-key"

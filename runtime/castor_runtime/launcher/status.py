@@ -17,6 +17,7 @@ from castor_records.recoveries import last_iteration, recoveries
 from castor_runtime.arena.errors import ArenaError
 from castor_runtime.arena.leftovers import NEXT_STEPS
 from castor_runtime.arena.replica import Replica
+from castor_runtime.launcher.accounts import Accounts
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.machine_requests import waiting
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder
@@ -24,7 +25,10 @@ from castor_runtime.stores.versions import fault_of
 
 
 def status_document(
-    view: JobView, folder: RunFolder | None, store: Mapping[str, Any] | None = None
+    view: JobView,
+    folder: RunFolder | None,
+    store: Mapping[str, Any] | None = None,
+    accounts: Accounts | None = None,
 ) -> dict[str, Any]:
     """Return what `castor status --json` prints.
 
@@ -33,6 +37,8 @@ def status_document(
         store: `EtcdStore.state` of that store; None: not known.
         folder: its run folder, if it runs on this machine: then memory and the newest complete
             iterations are read from the checkpoint memory itself, and recoveries have their phases.
+        accounts: what its agents tell, if there is no folder: recoveries have their phases then,
+            and clocks are known. None: only what the store says is known.
 
     Raises:
         ValueError: the store has no such job.
@@ -52,7 +58,7 @@ def status_document(
         machine["iteration"] = max(machine["iteration"], shard["complete"])
     standbys = sorted(set(view.reports) - set(agents))
     over = plan is not None and plan.is_over
-    entries = None if folder is None else merge(folder.event_logs())
+    entries = _entries(folder, accounts)
     iteration = max((machine["iteration"] for machine in machines), default=0)
     if plan is not None and plan.is_over:
         # The agents have gone, and their reports and memory with them.
@@ -96,7 +102,22 @@ def status_document(
             {i for report in view.reports.values() for i in report.persistent or ()}
         ),
         "recoveries": _recoveries(view, entries),
+        "unreached": {} if accounts is None else dict(accounts.unreached),
+        "clocks": _clocks(accounts),
     }
+
+
+def _entries(folder: RunFolder | None, accounts: Accounts | None) -> list[Entry[Event]] | None:
+    """Return what happened, by whoever is at hand to tell; None: nobody."""
+    if folder is not None:
+        return merge(folder.event_logs())
+    return None if accounts is None or not accounts.by_agent else accounts.entries()
+
+
+def _clocks(accounts: Accounts | None) -> dict[str, dict[str, Any]]:
+    """Return how far each agent's clock is from the others', and how sure that is."""
+    found = {} if accounts is None else accounts.clocks()
+    return {name: offset.to_json() for name, offset in sorted(found.items())}
 
 
 def _copies_together(spec: JobSpec, machines: Sequence[Mapping[str, Any]]) -> dict[str, str]:

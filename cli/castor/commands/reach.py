@@ -1,0 +1,137 @@
+"""How commands reach a job from anywhere: its store, and what its agents want proved."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from castor.commands.job_flags import with_flags
+from castor_configs.errors import InputError
+
+if TYPE_CHECKING:
+    from castor_policy.store import Store
+    from castor_runtime.launcher.job_view import JobView
+    from castor_runtime.transport import Credentials
+
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
+_T = TypeVar("_T")
+
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name.", show_default=False)]
+
+
+def _flags(
+    *,
+    store: Annotated[
+        str,
+        typer.Option(metavar="URL", envvar="CASTOR_STORE", help="etcd://HOST:PORT[,HOST:PORT]"),
+    ] = "",
+    secret: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar="CASTOR_SECRET", help="The job's secret, which agents ask for."
+        ),
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Or, if agents have certificates, their CA.")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="This host's certificate.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="And its key.")] = None,
+) -> None:
+    """Stand for the options; only its parameters are looked at."""
+
+
+NOBODY: Mapping[str, None] = dict.fromkeys(("secret", "tls_ca", "tls_certificate", "tls_key"))
+"""Where nobody has to be asked: what proves something to agents, left out."""
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """Return the parameters that the command line itself has; the environment's are not."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def reaches_a_job(command: CommandT) -> CommandT:
+    """Give a command the options by which a job is reached, in place of its `**flags`."""
+    return with_flags(command, inspect.signature(_flags, eval_str=True).parameters.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A job that is to be reached.
+
+    Attributes:
+        store: URL of its store.
+        job: its name.
+        credentials: for its agents; None: they are not to be asked.
+    """
+
+    store: str
+    job: str
+    credentials: Credentials | None
+
+    @classmethod
+    def of(cls, job: str, given: Mapping[str, Any], *, asks: bool = True) -> Reach:
+        """Return it as it was given on the command line.
+
+        Args:
+            job: its name.
+            given: values by the parameters' names, others among them.
+            asks: agents that live have to be asked: credentials must be there.
+
+        Raises:
+            InputError: an option is wrong, or missing.
+        """
+        from castor_runtime.agent.admission import credentials_of
+        from castor_runtime.launcher.train_options import check_job_name, check_store
+
+        if not given["store"]:
+            raise InputError("name the job's store, etcd://HOST:PORT", key="--store")
+        check_store(given["store"], embedded=False)
+        check_job_name(job)
+        files = (given["secret"], given["tls_ca"], given["tls_certificate"], given["tls_key"])
+        if not any(files):
+            if asks:
+                raise InputError(
+                    "give the job's secret, or certificates (--tls-ca, --tls-certificate, "
+                    "--tls-key): its agents answer nobody else",
+                    key="--secret",
+                )
+            return cls(given["store"], job, None)
+        return cls(given["store"], job, credentials_of(*files))
+
+    def run(self, ask: Callable[[Store, JobView], Awaitable[_T]]) -> _T:
+        """Return what `ask` returns of the job as it stands.
+
+        Raises:
+            InputError: the store has no such job, does not answer, or a file cannot be used.
+        """
+        from castor_policy.store import StoreUnavailableError
+        from castor_runtime.launcher.job_view import read_view
+        from castor_runtime.stores import open_store
+
+        async def asked() -> _T:
+            store = open_store(self.store)
+            try:
+                view = await read_view(store, self.job)
+                if view.spec is None:
+                    why = next(iter(view.set_aside.values()), "")
+                    said = f"the store's job {self.job!r}: {why}"
+                    raise InputError(
+                        said if why else f"the store has no job {self.job!r}", key="JOB"
+                    )
+                return await ask(store, view)
+            finally:
+                await store.close()
+
+        try:
+            return asyncio.run(asked())
+        except StoreUnavailableError as error:
+            raise InputError(f"the store cannot be asked: {error}", key="--store") from error
