@@ -7,7 +7,7 @@ PATH=$PATH:/usr/sbin:/sbin  # a user's PATH often lacks the administrator's prog
 # program:package, and python headers, without which DeepSpeed compiles nothing
 needed=(
   ip:iproute2 tc:iproute2 ss:iproute2 mount:mount setpriv:util-linux pkill:procps c++:g++
-  ssh:openssh-client sshd:openssh-server
+  promtool:prometheus ssh:openssh-client sshd:openssh-server
 )
 programs=() packages=()
 miss() {

@@ -74,7 +74,7 @@ def test_elsewhere_than_on_debian_the_programs_are_named(path: Path) -> None:
 
 
 def test_where_all_is_there_nothing_is_done(path: Path, tmp_path: Path) -> None:
-    for program in ("ip", "tc", "ss", *PROGRAMS):
+    for program in ("ip", "tc", "ss", "promtool", *PROGRAMS):
         say(path, program, "exit 1")
     (tmp_path / "Python.h").touch()
     say(path, "python3", f"echo {tmp_path}")

@@ -58,6 +58,16 @@ def _flags(
         Path | None, typer.Option(metavar="FILE", help="This agent's certificate.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="And its key.")] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Prometheus metrics, /healthz and /readyz at this port of the address; 0: any.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Stand for the options; only its parameters are looked at."""
 
@@ -96,6 +106,7 @@ def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -
         tls_ca=given["tls_ca"],
         tls_certificate=given["tls_certificate"],
         tls_key=given["tls_key"],
+        metrics_port=given["metrics_port"],
         **also,
     )
 

@@ -100,6 +100,7 @@ class Cluster:
         iterations: how many it trains.
         elements: size of each rank's state, in float32 numbers; it has a momentum beside.
         standby: machines that fill in.
+        metrics: each agent serves its metrics, at a port of its own.
     """
 
     def __init__(
@@ -110,8 +111,10 @@ class Cluster:
         iterations: int,
         elements: int = 3000,
         standby: int = 0,
+        metrics: bool = False,
     ) -> None:
         self.spec = spec
+        self._metrics_port = 0 if metrics else None
         self.model = StoreModel()
         self.trained: dict[int, Counter[int]] = {
             rank: Counter() for rank in range(spec.machines * spec.ranks_per_machine)
@@ -254,7 +257,12 @@ class Cluster:
         store = ModelStore(self.model, time.monotonic, poll_s=_STORE_POLL_S)
         files = ScriptFiles(self.spec.script, {self.spec.script: b""})
         options = AgentOptions(
-            machine.name, self.spec.job, "", machine.folder, standby=machine.standby
+            machine.name,
+            self.spec.job,
+            "",
+            machine.folder,
+            standby=machine.standby,
+            metrics_port=self._metrics_port,
         )
         admitted = Admitted(self.spec, machine.name, self._secret, files, Software(machine.name))
         agent = Agent(options, admitted, store, ThreadHost(self._meeting, self._train))

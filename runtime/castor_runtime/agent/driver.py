@@ -40,11 +40,13 @@ from castor_runtime.agent.machine import Machine
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.own_account import OwnAccount
+from castor_runtime.agent.reading import read_agent
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.agent.trainer_host import TrainerHost
 from castor_runtime.agent.worker_effects import PING_TIMEOUT_S, WorkerEffects
 from castor_runtime.arena.leftovers import NEXT_STEPS, describe_kept, kept_runs
 from castor_runtime.background_tasks import BackgroundTasks
+from castor_runtime.metrics import AgentMetrics, Readings
 from castor_runtime.ports import Ports, kernel_range
 from castor_runtime.transport import PeerClient, PeerError, PeerServer
 
@@ -92,7 +94,12 @@ class Agent:
         )
         self._left = self._memory.left()
         put_other_run_away(options.folder, spec.run)
-        self._log = EventLog(options.folder / "events.jsonl", spec.started_ns)
+        self._metrics = AgentMetrics(
+            spec, options.name, options.listen, options.metrics_port, self._readings, _say
+        )
+        self._log = EventLog(
+            options.folder / "events.jsonl", spec.started_ns, also_tell=self._metrics.tell
+        )
         self._account = OwnAccount(options, spec, self._log, store, _say)
         self._journal = JournalFile(options.folder, self.incarnation, _say)
         self._client = PeerClient(credentials, spec.run)
@@ -117,6 +124,7 @@ class Agent:
         self._effects: WorkerEffects
         self._born = own_life()
         self._life: AgentLife | None = None
+        self._claimed = False
         self._exit: Exit | None = None
         self._taking_since_s: float | None = None
         self._written: dict[str, Any] = {}
@@ -147,6 +155,7 @@ class Agent:
         )
         tenure = partial(Tenure.seen_in, self._session.view)
         self._life = AgentLife(worker, tenure, journal=self._journal)
+        self._metrics.start()
         self._session.open()
         try:
             # In a store that knows nothing of the job yet; before anybody counts on this agent.
@@ -154,8 +163,10 @@ class Agent:
                 key = layout_prefix(self._spec.job) + str(rank)
                 await self._session.write_once(key, layout.to_json())
             await self._session.claim(self._stamped(worker.report), self._sign_of, _say)
+            self._claimed = True
             return await self._serve()
         finally:
+            await self._metrics.close()
             self._memory.close(unlink=False)  # for who was refused; else it is closed already
             await self._server.close()
             await self._session.close()
@@ -270,6 +281,10 @@ class Agent:
         self._end(Exit(FORKS_LOST, "the process that trainers are forked from died"))
         self._events.put_nowait(Tick())
 
+    def _readings(self) -> Readings:
+        life, claimed = self._life, self._claimed
+        return read_agent(self._options, self._spec, self._memory, life, claimed=claimed)
+
     def _end(self, how: Exit) -> None:
         self._exit = how
 
@@ -290,6 +305,7 @@ class Agent:
 
     def _see(self, event: StoreSeen) -> None:
         """Have both take an event in: what holds the worker up does not keep the root waiting."""
+        self._metrics.see(event)
         self._to_decide.put_nowait(event)
         self._events.put_nowait(event)
 
@@ -359,6 +375,7 @@ class Agent:
             "incarnation": self.incarnation,
             "run": self._spec.run,
             **self._machine.pids(),
+            "metrics": self._metrics.address,
         }
         if record != self._written:
             self._written = record

@@ -37,6 +37,7 @@ class EventLog:
         path: the file; an earlier life's events stay.
         started_ns: CLOCK_REALTIME when the job was made, from which all logs of it count.
         clock_ns: this host's CLOCK_REALTIME.
+        also_tell: gets each event beside the file.
 
     Attributes:
         path: the file.
@@ -45,7 +46,11 @@ class EventLog:
     """
 
     def __init__(
-        self, path: Path, started_ns: int, clock_ns: Callable[[], int] = time.time_ns
+        self,
+        path: Path,
+        started_ns: int,
+        clock_ns: Callable[[], int] = time.time_ns,
+        also_tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -54,6 +59,7 @@ class EventLog:
         self.history = History()
         self._started_ns = started_ns
         self._clock_ns = clock_ns
+        self._also_tell = also_tell
 
     def write(self, event: Event, realtime_ns: int | None = None) -> None:
         """Write an event that happened at `realtime_ns`, or now."""
@@ -61,6 +67,7 @@ class EventLog:
         entry = Entry(at_ns, event)
         self._file.write(entry.to_line().encode() + b"\n")
         self.history.add(entry)
+        self._also_tell(event)
 
     def close(self) -> None:
         """Close the file."""

@@ -25,6 +25,7 @@ class AgentOptions:
         tls_key: of this agent.
         allow_changed_script: its script may differ from the job's; see `agent.admission`.
         wait_s: how long to wait for the job to appear in the store.
+        metrics_port: where Prometheus asks, at `listen`; 0: any free one, None: nowhere.
         under_launcher: a launcher on this machine has started it, and it ends with that; else
             somebody may start it again after its death, and its memory waits for that.
     """
@@ -43,4 +44,5 @@ class AgentOptions:
     tls_key: Path | None = None
     allow_changed_script: bool = False
     wait_s: float = 60.0
+    metrics_port: int | None = None
     under_launcher: bool = False
