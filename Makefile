@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 	@# setuptools warns of folders named like packages; mypy and the tests hold the imports right.
 	@# torch alone and first: named together with what needs it, pip may take a build with CUDA.
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[runtime]' --group lint --group test
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[runtime,s3]' --group lint --group test
 	@touch $@
 
 demo: setup

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,9 @@ class GivenJob:
         for path, _, name, one in options_by_key():
             holder = path[0] if len(path) > 1 else ""
             if one.unit == Unit.PATH and (written := getattr(groups[holder], name)):
-                groups[holder] = replace(groups[holder], **{name: self._path(path, written)})
+                at = partial(self._path, path)
+                placed = tuple(map(at, written)) if one.several else at(written)
+                groups[holder] = replace(groups[holder], **{name: placed})
         try:
             return Job(
                 script=self._path(("script",), model.script),
@@ -129,6 +132,8 @@ class GivenJob:
             raise self.fault(error) from None
 
     def _path(self, key: KeyPath, written: str) -> str:
+        if "://" in written:
+            return written
         place = self._document.place_of(key)
         in_file = place is not None and place.line is not None
         return str((Path(place.file if in_file and place else ".").parent / written).resolve())

@@ -35,13 +35,23 @@ def read_value(one: Option, written: object) -> Any:
     Raises:
         ValueError: it is none; says what was expected.
     """
+    if one.several:
+        listed = written if isinstance(written, list) else [written] if written else []
+        values = tuple(_read_one(one, each) for each in listed)
+        one.check(values)
+        return values
+    value = _read_one(one, written)
+    one.check(value)
+    return value
+
+
+def _read_one(one: Option, written: object) -> Any:
     if one.empty and written == "":
         written = "" if one.unit in (Unit.TEXT, Unit.PATH) else 0
     value = _READERS.get(one.unit, _same)(written)
     names = names_of(one)
     if names and value not in names:
         raise ValueError(not_one_of(str(value), names))
-    one.check(value)
     return value
 
 

@@ -29,6 +29,8 @@ def names_of(one: Option) -> tuple[str, ...]:
 
 def written_value(one: Option, value: Any) -> Any:
     """Return what TOML has for a value, with its unit; `read_value` reads it as equal."""
+    if one.several:
+        return list(value)
     written = _WRITERS.get(one.unit)
     return value if not value or written is None else written(value)
 

@@ -91,12 +91,14 @@ class MemoryOptions(Options):
 class PersistenceOptions(Options):
     """The persistent tier."""
 
-    path: str = option(
-        "",
+    tiers: tuple[str, ...] = option(
+        (),
         Unit.PATH,
-        "Folder for persistent checkpoints; default: there are none.",
+        "Folder or URL (s3://BUCKET/PREFIX) for persistent checkpoints; default: there are none. "
+        "Give it again for another one: each is written, the first that can be read is read.",
         flag="persist",
-        metavar="PATH",
+        metavar="URL",
+        several=True,
     )
     every_s: float = option(
         defaults.PERSIST_EVERY_S,
@@ -184,9 +186,9 @@ class JobOptions:
     device: DeviceOptions = DeviceOptions()
 
     def __post_init__(self) -> None:
-        if self.traffic.scheme == NONE and self.persistence.path:
+        if self.traffic.scheme == NONE and self.persistence.tiers:
             raise OptionError(
-                "persistence.path",
+                "persistence.tiers",
                 "scheme none takes no checkpoint that could be persisted: choose another scheme",
             )
 

@@ -88,6 +88,8 @@ class Option:
         names: what it may be, where it is one of several names.
         plugins: the kind of plugins whose names it may be, too; whoever knows them checks it.
         empty: 0, or no text, is in its range whatever that is, and says that there is none.
+        several: it is a tuple of such values, none of them twice; on the command line it is given
+            once for each, in a file a list, or the one.
         why: the reason of its range.
     """
 
@@ -102,10 +104,22 @@ class Option:
     names: tuple[str, ...] = ()
     plugins: str = ""
     empty: bool = False
+    several: bool = False
     why: str = ""
 
     def check(self, value: Any) -> None:
         """Raise ValueError, which says what was expected, for a value out of the range."""
+        if self.several:
+            if not isinstance(value, tuple):
+                raise ValueError(f"expected {_WORDS[self.unit.held_as]} or a list, not {value!r}")
+            for one in value:
+                self._check_one(one)
+            if len(set(value)) < len(value):
+                raise ValueError(f"expected each once, not {', '.join(map(str, value))}")
+            return
+        self._check_one(value)
+
+    def _check_one(self, value: Any) -> None:
         is_one: bool = isinstance(value, self.unit.held_as)
         if not is_one or (type(value) is bool and self.unit != Unit.FLAG):
             raise ValueError(f"expected {_WORDS[self.unit.held_as]}, not {value!r}")

@@ -32,6 +32,8 @@ def another(one: Option, default: Any) -> Any:
     """Return a value of an option that is not its default."""
     if names := names_of(one):
         return names[-1]
+    if one.several:
+        return ("other", "another", "s3://bucket/prefix")
     changed = {
         Unit.SHARE: lambda: default / 2,
         Unit.COUNT: lambda: default + 1,
@@ -72,11 +74,17 @@ def test_an_option_arrives_from_everywhere(
     plain = GivenJob(job_file).checked()
     by_set = GivenJob(job_file, [f"{'.'.join(key)}={toml_value(written)}"]).checked()
     flag = flag_of(name, one)
-    words = [flag] if one.unit == Unit.FLAG else [f"{flag}={written}"]
+    values = written if one.several else [written]
+    words = [flag] if one.unit == Unit.FLAG else [f"{flag}={each}" for each in values]
     by_flag = on_command_line(str(job_file), *words)
     job_file.write_text(table_toml({"script": "train.py", **tables(key, written)}))
     by_file = GivenJob(job_file).checked()
-    if one.unit == Unit.PATH:
+    if one.several:
+        below = tuple(each if ":" in each else str(job_file.parent / each) for each in value)
+        assert option_of(by_file, key, name) == below, "beside the file"
+        below = tuple(each if ":" in each else str(Path(each).resolve()) for each in value)
+        assert option_of(by_flag, key, name) == below
+    elif one.unit == Unit.PATH:
         assert option_of(by_file, key, name) == str(job_file.parent / value), "beside the file"
         assert option_of(by_flag, key, name) == str(Path(value).resolve())
     else:
@@ -153,8 +161,8 @@ def test_all_faults_are_told_at_once(job_file: Path) -> None:
         ('script = "train.py"\njob = "a/b"\n', "job.toml:2: job: expected at most"),
         ('script = "train.py"\n[traffic]\nbuffer = "3B"\n', "job.toml:3: traffic.buffer: each of"),
         (
-            'script = "train.py"\n[traffic]\nscheme = "none"\n[persistence]\npath = "p"\n',
-            "job.toml:5: persistence.path: scheme none takes no checkpoint",
+            'script = "train.py"\n[traffic]\nscheme = "none"\n[persistence]\ntiers = "p"\n',
+            "job.toml:5: persistence.tiers: scheme none takes no checkpoint",
         ),
         ('script = "train.py"\nnodes = \n', "job.toml:2: not valid TOML"),
     ],

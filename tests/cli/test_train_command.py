@@ -152,7 +152,7 @@ def test_units_and_faults_are_read(
     )
     (given,) = options
     spec = given.spec
-    assert spec.persistence == PersistenceOptions(path=f"{tmp_path}/p", every_s=5400.0)
+    assert spec.persistence == PersistenceOptions(tiers=(f"{tmp_path}/p",), every_s=5400.0)
     assert (spec.traffic.chunk_bytes, spec.limits.lease_s) == (1 << 20, 2.0)
     assert (spec.memory.limit_bytes, spec.job) == (2 << 30, "mine")
     assert [str(fault) for fault in faults] == ["rank:1@20", "root@5", "machine:1@10s"]

@@ -376,7 +376,7 @@ def test_an_error_at_the_start_that_comes_twice_in_the_same_words_ends_the_job()
 
 
 def test_the_iteration_to_persist_is_announced_ahead_of_every_machine() -> None:
-    spec = replace(SPEC, persistence=PersistenceOptions(path="storage", every_s=10.0))
+    spec = replace(SPEC, persistence=PersistenceOptions(tiers=("storage",), every_s=10.0))
     made = root(loading(), running(iteration=50), spec)
     assert told(made, now_s=9.0) == []
     now_s, asked, iteration = 10.0, [], 50

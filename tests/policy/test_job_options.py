@@ -42,7 +42,7 @@ def changed(group: str, **changes: object) -> str:
         ("traffic", {"mu": 2}, "traffic.mu: expected a share above 0 and up to 1, not 2"),
         ("traffic", {"sub_buffers": True}, "traffic.sub_buffers: expected a whole number"),
         ("limits", {"hang_s": 0.1}, "limits.hang_s: expected 0.5 s or more, not 0.1 s: a loaded"),
-        ("persistence", {"path": 3}, "persistence.path: expected a text"),
+        ("persistence", {"tiers": 3}, "persistence.tiers: expected a text or a list"),
     ],
 )
 def test_a_document_has_all_options_of_a_group_in_their_ranges(
@@ -79,9 +79,9 @@ def test_the_defaults_are_in_range_and_named_after_their_units(group: Any) -> No
         (lambda: DeviceOptions(paced_copy_bps=-8), "paced_copy_bps: expected 1 bit/s or more"),
         (
             lambda: JobOptions(
-                traffic=TrafficOptions(scheme="none"), persistence=PersistenceOptions(path="p")
+                traffic=TrafficOptions(scheme="none"), persistence=PersistenceOptions(tiers=("p",))
             ),
-            "persistence.path: scheme none takes no checkpoint",
+            "persistence.tiers: scheme none takes no checkpoint",
         ),
     ],
 )

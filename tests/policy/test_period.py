@@ -34,7 +34,7 @@ def asked(every: int, iteration_s: float, until_s: float) -> tuple[int, int]:
     spec = JobSpec(
         job="j", machines=1, ranks_per_machine=1, placement="mixed", replicas=((0,),),
         script="train.py",
-        persistence=PersistenceOptions(path="storage", every_s=5.0),
+        persistence=PersistenceOptions(tiers=("storage",), every_s=5.0),
         traffic=TrafficOptions(checkpoint_every=every),
     )  # fmt: skip
     rounds = PersistRounds(spec, 0.0)

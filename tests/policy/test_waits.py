@@ -28,7 +28,7 @@ SPEC = JobSpec(
     "group",
     ((0, 1), (1, 0)),
     "train.py",
-    persistence=PersistenceOptions(path="/storage", storage_s=20.0),
+    persistence=PersistenceOptions(tiers=("/storage",), storage_s=20.0),
     recovery=RecoveryOptions(gather_s=10.0),
     limits=WatchLimits(startup_s=30.0),
 )

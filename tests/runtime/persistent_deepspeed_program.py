@@ -193,7 +193,7 @@ def castor(out: Path, dtype: str, rank: int) -> Any:
     """Resume as a trainer of Castor does that has lost its memory."""
     engine = make_engine(dtype)
     state = DeepSpeedState(engine)
-    part = PersistentPart(out / "castor", SAVED_AT, rank, JOB, FINGERPRINT)
+    part = PersistentPart((str(out / "castor"),), SAVED_AT, rank, JOB, FINGERPRINT)
     meta = state.restore_persistent(part)
     restore_random_state(meta["random"])
     after = whole_state(engine)
@@ -272,7 +272,7 @@ def orders(out: Path, sections: list[Any], folder: str, iteration: int) -> list[
     segments = (out / "segments").read_text().split()
     return [
         PersistOrder(
-            folder=str(out / folder),
+            tier=str(out / folder),
             attempt=attempt,
             parts=(PartOrder(rank, segments[rank], str(out / f"template-{rank}"), sections[rank]),),
             wait_s=5.0,

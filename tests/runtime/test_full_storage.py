@@ -18,6 +18,7 @@ from castor_records.events.event import Entry
 from castor_records.events.storing import Persisted, PersistFailed
 from castor_runtime.launcher.result_file import persistent
 from castor_runtime.persistent.durable_files import write_durably
+from castor_runtime.persistent.local_tier import LocalTier
 from castor_runtime.persistent.manifest import Attempt, Receipt, write_receipt
 from castor_runtime.persistent.retention import (
     abandon,
@@ -27,9 +28,9 @@ from castor_runtime.persistent.retention import (
 )
 from castor_runtime.persistent.storage import (
     attempt_folder,
+    attempts_folder,
     complete_iterations,
     start_attempt,
-    writing_folder,
 )
 
 ROOM_BYTES = 1 << 20
@@ -51,10 +52,10 @@ def attempt_of(iteration: int, generation: int = 1) -> Attempt:
 
 def share(folder: Path, attempt: Attempt, size_bytes: int) -> None:
     """Write a machine's share: one file, and its receipt."""
-    staging = start_attempt(folder, attempt)
+    staging = start_attempt(LocalTier(folder), attempt)
     assert staging is not None
-    write_durably(staging / "part", bytes(size_bytes))
-    write_receipt(staging, Receipt(attempt, 0, ()))
+    write_durably(folder / staging / "part", bytes(size_bytes))
+    write_receipt(LocalTier(folder), staging, Receipt(attempt, 0, ()))
 
 
 def make_folders(folder: Path, count: int) -> None:
@@ -64,21 +65,21 @@ def make_folders(folder: Path, count: int) -> None:
 
 def test_what_an_attempt_took_is_free_again_once_it_is_given_up(small: Path) -> None:
     share(small, attempt_of(10), ROOM_BYTES // 2)
-    assert publish_and_prune(small, attempt_of(10), keep=1)
-    staging = start_attempt(small, attempt_of(20))
+    assert publish_and_prune(LocalTier(small), attempt_of(10), keep=1)
+    staging = start_attempt(LocalTier(small), attempt_of(20))
     assert staging is not None
-    write_durably(staging / "another-machines", bytes(ROOM_BYTES // 4))
+    write_durably(small / staging / "another-machines", bytes(ROOM_BYTES // 4))
     with pytest.raises(OSError, match=r"(?i)no space") as full:
         share(small, attempt_of(20), ROOM_BYTES // 2)
     assert full.value.errno == errno.ENOSPC
-    assert not is_abandoned(small, attempt_of(20))
-    abandon(small, attempt_of(20))
-    assert is_abandoned(small, attempt_of(20))
-    assert not list(writing_folder(small, "job").iterdir())
+    assert not is_abandoned(LocalTier(small), attempt_of(20))
+    abandon(LocalTier(small), attempt_of(20))
+    assert is_abandoned(LocalTier(small), attempt_of(20))
+    assert not list((small / attempts_folder(LocalTier(small), "job")).iterdir())
     share(small, attempt_of(30), ROOM_BYTES // 3)  # there is room for a smaller one
-    assert publish_and_prune(small, attempt_of(30), keep=1)
-    assert complete_iterations(small) == (30,)
-    assert not is_abandoned(small, attempt_of(30))
+    assert publish_and_prune(LocalTier(small), attempt_of(30), keep=1)
+    assert complete_iterations(LocalTier(small)) == (30,)
+    assert not is_abandoned(LocalTier(small), attempt_of(30))
 
 
 def test_room_is_made_where_there_is_not_even_room_for_a_folder(small: Path) -> None:
@@ -87,8 +88,8 @@ def test_room_is_made_where_there_is_not_even_room_for_a_folder(small: Path) -> 
     subprocess.run(inodes, check=True, timeout=30)
     with pytest.raises(OSError, match=r"(?i)no space"):
         make_folders(small, 20)
-    abandon(small, attempt_of(10))
-    assert is_abandoned(small, attempt_of(10))
+    abandon(LocalTier(small), attempt_of(10))
+    assert is_abandoned(LocalTier(small), attempt_of(10))
 
 
 def test_attempts_that_a_failure_cut_off_are_removed_before_the_next_is_written(
@@ -96,15 +97,21 @@ def test_attempts_that_a_failure_cut_off_are_removed_before_the_next_is_written(
 ) -> None:
     for generation in (1, 2, 3):
         share(tmp_path, attempt_of(10 + generation, generation), 10)
-    drop_cut_off(tmp_path, "job", 3)
-    assert [path.name for path in writing_folder(tmp_path, "job").iterdir()] == [
-        attempt_folder(tmp_path, attempt_of(13, 3)).name
-    ]
+    drop_cut_off(LocalTier(tmp_path), "job", 3)
+    assert [
+        path.name for path in (tmp_path / attempts_folder(LocalTier(tmp_path), "job")).iterdir()
+    ] == [Path(attempt_folder(LocalTier(tmp_path), attempt_of(13, 3))).name]
 
 
 def test_a_failing_tier_is_in_the_agents_report_until_it_works_again() -> None:
     spec = JobSpec(
-        "job", 1, 1, "group", ((0,),), "train.py", persistence=PersistenceOptions(path="/storage")
+        "job",
+        1,
+        1,
+        "group",
+        ((0,),),
+        "train.py",
+        persistence=PersistenceOptions(tiers=("/storage",)),
     )
     worker = Worker(spec, "node-0", "i0", "host:0", False, 0.0)
     [told] = worker.handle(PersistEnded(10, "OSError: No space left on device"), 1.0)

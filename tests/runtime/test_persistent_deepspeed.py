@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from castor_runtime.persistent.manifest import Attempt, DamagedCheckpointError, ForeignStorageError
+from castor_runtime.persistent.local_tier import LocalTier
+from castor_runtime.persistent.manifest import Attempt
+from castor_runtime.persistent.reading import whole_part
 from castor_runtime.persistent.storage import checkpoint_manifest, complete_iterations
+from castor_runtime.state.protocol import DamagedError, PersistentPart
 
 pytestmark = pytest.mark.long  # each starts real DeepSpeed, which imports for seconds
 
@@ -151,30 +154,33 @@ def test_zero_to_fp32_gives_the_gathered_parameters(run: Path) -> None:
             assert torch.equal(tensor, ours[name].to(tensor.dtype))
 
 
-def test_load_rank_refuses_before_it_touches_the_engine(run: Path, tmp_path: Path) -> None:
-    from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415 - as above
+def read_whole(folder: Path, iteration: int, rank: int, job: str, fingerprint: str) -> None:
+    with whole_part(PersistentPart((str(folder),), iteration, rank, job, fingerprint)):
+        pass
 
+
+def test_what_is_not_whole_is_refused_before_an_engine_loads(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(run / "castor", folder)
     key = {"job": "persistent-test", "fingerprint": "5c" * 16}
-    manifest = checkpoint_manifest(folder, 3, **key)
+    manifest = checkpoint_manifest(LocalTier(folder), 3, **key)
     for rank in range(2):
         for record in manifest.files([rank]):
             path = folder / "global_step3" / record.name
             content = bytearray(path.read_bytes())
             content[len(content) // 2] ^= 4
             path.write_bytes(content)
-            with pytest.raises(DamagedCheckpointError, match=record.name):
-                load_rank(None, folder, 3, rank, **key)
+            with pytest.raises(DamagedError, match=record.name):
+                read_whole(folder, 3, rank, **key)
             content[len(content) // 2] ^= 4
             path.write_bytes(content)
-    with pytest.raises(ForeignStorageError, match="job 'persistent-test', this is job 'mine'"):
-        load_rank(None, folder, 3, 0, job="mine", fingerprint="5c" * 16)
-    with pytest.raises(ForeignStorageError, match="its machines, ranks, model or layout"):
-        load_rank(None, folder, 3, 0, job="persistent-test", fingerprint="5d" * 16)
-    with pytest.raises(DamagedCheckpointError, match="global_step4 has no castor-manifest"):
-        load_rank(None, folder, 4, 0, **key)
-    assert complete_iterations(folder) == (3,)
+    with pytest.raises(DamagedError, match="job 'persistent-test', this is job 'mine'"):
+        read_whole(folder, 3, 0, "mine", "5c" * 16)
+    with pytest.raises(DamagedError, match="its machines, ranks, model or layout"):
+        read_whole(folder, 3, 0, "persistent-test", "5d" * 16)
+    with pytest.raises(DamagedError, match="global_step4 has no castor-manifest"):
+        read_whole(folder, 4, 0, **key)
+    assert complete_iterations(LocalTier(folder)) == (3,)
 
 
 def test_a_dynamic_loss_scale_is_written_as_deepspeed_keeps_it(runs: Path, tmp_path: Path) -> None:
@@ -195,10 +201,12 @@ def test_a_dynamic_loss_scale_is_written_as_deepspeed_keeps_it(runs: Path, tmp_p
     folder = runs / "fp32" / "castor"
     meta = decode((folder / "global_step3" / "castor_rank_0_meta.bin").read_bytes())
     meta["loss_scaler"] = {key: value for key, value in vars(scaler).items() if key != "dtype"}
-    attempt = checkpoint_manifest(folder, 3, job="persistent-test", fingerprint="5c" * 16).attempt
+    tier = LocalTier(folder)
+    attempt = checkpoint_manifest(tier, 3, job="persistent-test", fingerprint="5c" * 16).attempt
     sections = load(runs / "fp32" / "uninterrupted-0.pt")["sections"]
     data = memoryview(bytearray(1 << 20))
-    arguments = (tmp_path / "template", data, sections, meta, encode(meta), tmp_path, attempt)
+    into = (LocalTier(tmp_path), ".")
+    arguments = (tmp_path / "template", data, sections, meta, encode(meta), *into, attempt)
     receipt = write_rank_files(*arguments, 0)
     found = load(tmp_path / receipt.files[1].name)["optimizer_state_dict"]["loss_scaler"]
     assert type(found) is DynamicLossScaler

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from castor_runtime.pacing import VARIABLE, Pacer, storage_pacer
 from castor_runtime.persistent.durable_files import file_digest, writing
+from castor_runtime.persistent.local_tier import LocalTier
 from castor_runtime.persistent.manifest import (
     MANIFEST_NAME,
     Attempt,
@@ -53,43 +54,44 @@ def attempt_of(iteration: int, generation: int = 1, ranks: int = 2, job: str = "
 
 
 def write_rank(folder: Path, attempt: Attempt, rank: int, pacer: Pacer | None = None) -> None:
-    staging = start_attempt(folder, attempt)
+    tier = LocalTier(folder)
+    staging = start_attempt(tier, attempt)
     assert staging is not None
     files = []
     for kind in ("model", "optim"):
         name = f"rank_{rank}_{kind}.pt"
-        with writing(staging / name, pacer) as file:
+        with tier.writing(f"{staging}/{name}", pacer) as file:
             for part in range(8):
                 file.write(f"{attempt} {rank} {kind} {part} ".encode() * 40)
         files.append(file.record(name))
-    write_receipt(staging, Receipt(attempt, rank, tuple(files)))
+    write_receipt(tier, staging, Receipt(attempt, rank, tuple(files)))
 
 
 def complete(folder: Path, attempt: Attempt) -> None:
     for rank in range(attempt.world_size):
         write_rank(folder, attempt, rank)
-    assert publish_if_complete(folder, attempt) is not None
+    assert publish_if_complete(LocalTier(folder), attempt) is not None
 
 
 def test_counts_only_once_all_ranks_have_written(tmp_path: Path) -> None:
     attempt = attempt_of(300, ranks=3)
     for rank in (2, 0):
         write_rank(tmp_path, attempt, rank)
-        assert publish_if_complete(tmp_path, attempt) is None
-        assert complete_iterations(tmp_path) == ()
+        assert publish_if_complete(LocalTier(tmp_path), attempt) is None
+        assert complete_iterations(LocalTier(tmp_path)) == ()
         assert not (tmp_path / "latest").exists()
         assert not (tmp_path / tag(300)).exists()
     write_rank(tmp_path, attempt, 1)
-    assert complete_iterations(tmp_path) == ()
-    manifest = publish_if_complete(tmp_path, attempt)
+    assert complete_iterations(LocalTier(tmp_path)) == ()
+    manifest = publish_if_complete(LocalTier(tmp_path), attempt)
     assert manifest is not None
-    assert complete_iterations(tmp_path) == (300,)
-    assert complete_iterations(tmp_path, FINGERPRINT) == (300,)
-    assert complete_iterations(tmp_path, "ab" * 16) == ()
+    assert complete_iterations(LocalTier(tmp_path)) == (300,)
+    assert complete_iterations(LocalTier(tmp_path), FINGERPRINT) == (300,)
+    assert complete_iterations(LocalTier(tmp_path), "ab" * 16) == ()
     assert (tmp_path / "latest").read_text() == "global_step300"
-    assert damaged_files(tmp_path, manifest) == []
-    assert publish_if_complete(tmp_path, attempt) == manifest
-    assert start_attempt(tmp_path, attempt) is None
+    assert damaged_files(LocalTier(tmp_path), manifest) == []
+    assert publish_if_complete(LocalTier(tmp_path), attempt) == manifest
+    assert start_attempt(LocalTier(tmp_path), attempt) is None
     assert manifest.total_bytes == sum(
         (tmp_path / tag(300) / record.name).stat().st_size for record in manifest.files()
     )
@@ -99,14 +101,14 @@ def test_attempts_of_two_generations_never_mix(tmp_path: Path) -> None:
     write_rank(tmp_path, attempt_of(5, generation=1), 0)
     write_rank(tmp_path, attempt_of(5, generation=2), 1)
     for generation in (1, 2):
-        assert publish_if_complete(tmp_path, attempt_of(5, generation)) is None
+        assert publish_if_complete(LocalTier(tmp_path), attempt_of(5, generation)) is None
     write_rank(tmp_path, attempt_of(5, generation=2), 0)
-    manifest = publish_if_complete(tmp_path, attempt_of(5, generation=2))
+    manifest = publish_if_complete(LocalTier(tmp_path), attempt_of(5, generation=2))
     assert manifest is not None
     assert manifest.attempt.generation == 2
-    assert damaged_files(tmp_path, manifest) == []
+    assert damaged_files(LocalTier(tmp_path), manifest) == []
     # The slow machine of the first generation comes late: what counts already stays.
-    assert publish_if_complete(tmp_path, attempt_of(5, generation=1)) == manifest
+    assert publish_if_complete(LocalTier(tmp_path), attempt_of(5, generation=1)) == manifest
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_machines_that_end_together_publish_once(tmp_path: Path) -> None:
         ) -> None:
             write_rank(tmp_path, attempt, rank)
             barrier.wait()
-            results.append(publish_if_complete(tmp_path, attempt))
+            results.append(publish_if_complete(LocalTier(tmp_path), attempt))
 
         threads = [threading.Thread(target=machine, args=(rank,)) for rank in range(4)]
         for thread in threads:
@@ -143,8 +145,8 @@ def test_machines_that_end_together_publish_once(tmp_path: Path) -> None:
             thread.join()
         assert len(results) == 4
         assert None not in results
-        manifest = checkpoint_manifest(tmp_path, iteration, "job", FINGERPRINT)
-        assert damaged_files(tmp_path, manifest) == []
+        manifest = checkpoint_manifest(LocalTier(tmp_path), iteration, "job", FINGERPRINT)
+        assert damaged_files(LocalTier(tmp_path), manifest) == []
         assert (tmp_path / "latest").read_text() == tag(iteration)
 
 
@@ -154,6 +156,7 @@ from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_persistent_storage import attempt_of, write_rank
 from castor_runtime.pacing import Pacer
+from castor_runtime.persistent.local_tier import LocalTier
 from castor_runtime.persistent.retention import publish_and_prune
 folder = Path(sys.argv[1])
 print("ready", flush=True)
@@ -161,7 +164,7 @@ for iteration in range(1, 1000):
     attempt = attempt_of(iteration)
     for rank in range(2):
         write_rank(folder, attempt, rank, Pacer(4e6))
-    publish_and_prune(folder, attempt, keep=2)
+    publish_and_prune(LocalTier(folder), attempt, keep=2)
     print(iteration, flush=True)
 """
 
@@ -181,19 +184,19 @@ def test_kill_9_at_any_moment_leaves_no_half_checkpoint(tmp_path: Path) -> None:
             time.sleep(moments.uniform(0.0, 0.06))
             os.kill(writer.pid, signal.SIGKILL)
             said = [int(line) for line in writer.stdout.read().split()]
-        found = complete_iterations(folder, FINGERPRINT)
+        found = complete_iterations(LocalTier(folder), FINGERPRINT)
         assert found
         assert len(found) <= 3  # two kept, and one published but not yet pruned
         if said:
             assert found[-1] >= said[-1]
         for iteration in found:
-            manifest = checkpoint_manifest(folder, iteration, "job", FINGERPRINT)
-            assert damaged_files(folder, manifest) == []
+            manifest = checkpoint_manifest(LocalTier(folder), iteration, "job", FINGERPRINT)
+            assert damaged_files(LocalTier(folder), manifest) == []
         assert (folder / "latest").read_text() in {tag(iteration) for iteration in found}
         # The next generation goes on, and clears away what was left.
         complete(folder, attempt_of(2000, generation=2))
-        assert publish_and_prune(folder, attempt_of(2000, generation=2), keep=1)
-        assert complete_iterations(folder) == (2000,)
+        assert publish_and_prune(LocalTier(folder), attempt_of(2000, generation=2), keep=1)
+        assert complete_iterations(LocalTier(folder)) == (2000,)
         left = [path for path in folder.rglob("*") if path.is_file()]
         assert {path.parent for path in left} == {folder, folder / tag(2000)}
         assert not [path for path in left if path.name.endswith(".unfinished")]
@@ -202,20 +205,20 @@ def test_kill_9_at_any_moment_leaves_no_half_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
 def test_a_flipped_byte_is_found_by_name(tmp_path: Path, where: str) -> None:
     complete(tmp_path, attempt_of(7))
-    manifest = checkpoint_manifest(tmp_path, 7, "job", FINGERPRINT)
+    manifest = checkpoint_manifest(LocalTier(tmp_path), 7, "job", FINGERPRINT)
     for record in manifest.files():
         path = tmp_path / tag(7) / record.name
         place = {"first": 0, "middle": record.size_bytes // 2, "last": record.size_bytes - 1}[where]
         content = bytearray(path.read_bytes())
         content[place] ^= 1
         path.write_bytes(content)
-        assert damaged_files(tmp_path, manifest) == [record.name]
+        assert damaged_files(LocalTier(tmp_path), manifest) == [record.name]
         rank = int(record.name.split("_")[1])
-        assert damaged_files(tmp_path, manifest, [rank]) == [record.name]
-        assert damaged_files(tmp_path, manifest, [1 - rank]) == []
+        assert damaged_files(LocalTier(tmp_path), manifest, [rank]) == [record.name]
+        assert damaged_files(LocalTier(tmp_path), manifest, [1 - rank]) == []
         content[place] ^= 1
         path.write_bytes(content)
-    assert damaged_files(tmp_path, manifest) == []
+    assert damaged_files(LocalTier(tmp_path), manifest) == []
 
 
 def test_every_flipped_byte_of_the_manifest_is_found(tmp_path: Path) -> None:
@@ -227,8 +230,8 @@ def test_every_flipped_byte_of_the_manifest_is_found(tmp_path: Path) -> None:
         if content[place] in b" \n" and json.loads(content) == _parsed(path):
             continue  # white space became other white space
         with pytest.raises((DamagedCheckpointError, ForeignStorageError), match=str(path)):
-            checkpoint_manifest(tmp_path, 7, "job", FINGERPRINT)
-        assert complete_iterations(tmp_path) == ()
+            checkpoint_manifest(LocalTier(tmp_path), 7, "job", FINGERPRINT)
+        assert complete_iterations(LocalTier(tmp_path)) == ()
 
 
 def _parsed(path: Path) -> object:
@@ -244,38 +247,40 @@ def test_a_missing_or_short_file_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / tag(8) / "rank_1_optim.pt"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    assert complete_iterations(tmp_path) == (7,)
+    assert complete_iterations(LocalTier(tmp_path)) == (7,)
     path.unlink()
-    assert complete_iterations(tmp_path) == (7,)
-    assert damaged_files(tmp_path, checkpoint_manifest(tmp_path, 8, "job", FINGERPRINT)) == [
-        "rank_1_optim.pt"
-    ]
+    assert complete_iterations(LocalTier(tmp_path)) == (7,)
+    assert damaged_files(
+        LocalTier(tmp_path), checkpoint_manifest(LocalTier(tmp_path), 8, "job", FINGERPRINT)
+    ) == ["rank_1_optim.pt"]
 
 
 def test_a_receipt_without_its_file_is_not_published(tmp_path: Path) -> None:
     attempt = attempt_of(7)
     for rank in range(2):
         write_rank(tmp_path, attempt, rank)
-    (attempt_folder(tmp_path, attempt) / "rank_0_model.pt").unlink()
+    ((tmp_path / attempt_folder(LocalTier(tmp_path), attempt)) / "rank_0_model.pt").unlink()
     with pytest.raises(DamagedCheckpointError, match=r"rank_0_model\.pt"):
-        publish_if_complete(tmp_path, attempt)
-    assert complete_iterations(tmp_path) == ()
+        publish_if_complete(LocalTier(tmp_path), attempt)
+    assert complete_iterations(LocalTier(tmp_path)) == ()
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_can_be_written_anew(tmp_path: Path) -> None:
     complete(tmp_path, attempt_of(6))
     complete(tmp_path, attempt_of(7))
-    manifest = checkpoint_manifest(tmp_path, 7, "job", FINGERPRINT)
-    aside = set_aside_damaged(tmp_path, manifest)
+    manifest = checkpoint_manifest(LocalTier(tmp_path), 7, "job", FINGERPRINT)
+    aside = set_aside_damaged(LocalTier(tmp_path), manifest)
     assert aside is not None
-    assert aside.is_dir()
-    assert set_aside_damaged(tmp_path, manifest) is None
-    assert complete_iterations(tmp_path) == (6,)
+    assert (tmp_path / aside).is_dir()
+    assert set_aside_damaged(LocalTier(tmp_path), manifest) is None
+    assert complete_iterations(LocalTier(tmp_path)) == (6,)
     assert (tmp_path / "latest").read_text() == tag(6)
     complete(tmp_path, attempt_of(7, generation=2))
-    assert complete_iterations(tmp_path) == (6, 7)
-    assert set_aside_damaged(tmp_path, manifest) is None  # the new one is not the damaged one
-    assert complete_iterations(tmp_path) == (6, 7)
+    assert complete_iterations(LocalTier(tmp_path)) == (6, 7)
+    assert (
+        set_aside_damaged(LocalTier(tmp_path), manifest) is None
+    )  # the new one is not the damaged one
+    assert complete_iterations(LocalTier(tmp_path)) == (6, 7)
 
 
 def test_foreign_checkpoints_are_refused_by_name_and_left_alone(tmp_path: Path) -> None:
@@ -283,23 +288,23 @@ def test_foreign_checkpoints_are_refused_by_name_and_left_alone(tmp_path: Path) 
     (tmp_path / tag(9)).mkdir()
     (tmp_path / tag(9) / "user.pt").write_bytes(b"saved by plain DeepSpeed")
     with pytest.raises(ForeignStorageError, match=r"global_step7 is .* job 'other'.*'job'"):
-        require_own_folder(tmp_path, "job", FINGERPRINT)
+        require_own_folder(LocalTier(tmp_path), "job", FINGERPRINT)
     with pytest.raises(ForeignStorageError, match=f"{FINGERPRINT}, this job has {'ab' * 16}"):
-        require_own_folder(tmp_path, "other", "ab" * 16)
-    require_own_folder(tmp_path, "other", FINGERPRINT)
+        require_own_folder(LocalTier(tmp_path), "other", "ab" * 16)
+    require_own_folder(LocalTier(tmp_path), "other", FINGERPRINT)
     with pytest.raises(ForeignStorageError, match=r"global_step7"):
-        checkpoint_manifest(tmp_path, 7, "job", FINGERPRINT)
+        checkpoint_manifest(LocalTier(tmp_path), 7, "job", FINGERPRINT)
     with pytest.raises(ForeignStorageError, match=r"global_step7"):
-        start_attempt(tmp_path, attempt_of(7))
+        start_attempt(LocalTier(tmp_path), attempt_of(7))
     with pytest.raises(ForeignStorageError, match=r"global_step9 exists and Castor did not"):
-        start_attempt(tmp_path, attempt_of(9))
-    assert prune(tmp_path, job="job", keep=1, generation=9) == []
-    assert complete_iterations(tmp_path) == (7,)
+        start_attempt(LocalTier(tmp_path), attempt_of(9))
+    assert prune(LocalTier(tmp_path), job="job", keep=1, generation=9) == []
+    assert complete_iterations(LocalTier(tmp_path)) == (7,)
 
 
 def test_a_job_name_stays_in_its_folder(tmp_path: Path) -> None:
     for job in ("..", ".", "a/b", "../../x"):
-        staging = attempt_folder(tmp_path, attempt_of(1, job=job)).resolve()
+        staging = (tmp_path / attempt_folder(LocalTier(tmp_path), attempt_of(1, job=job))).resolve()
         assert staging.is_relative_to(tmp_path / ".castor" / "writing")
         assert staging.parent.parent == tmp_path / ".castor" / "writing"
 
@@ -328,30 +333,36 @@ def test_retention_keeps_the_newest_and_drops_what_nobody_finishes(
     unfinished = [pair for pair in partial if pair[0] not in iterations]
     for iteration, made_in in unfinished:
         write_rank(folder, attempt_of(iteration, generation=made_in), 0)
-    prune(folder, job="job", keep=keep, generation=generation, protect=protect)
+    prune(LocalTier(folder), job="job", keep=keep, generation=generation, protect=protect)
     expected = set(sorted(iterations)[-keep:]) | (protect & set(iterations))
-    assert set(complete_iterations(folder)) == expected
+    assert set(complete_iterations(LocalTier(folder))) == expected
     assert max(iterations) in expected
     newest = max(iterations)
     for iteration, made_in in unfinished:
         alive = made_in >= generation and not (made_in == 2 and iteration <= newest)
         attempt = attempt_of(iteration, generation=made_in)
-        assert (read_receipt(attempt_folder(folder, attempt), 0) is not None) == alive
+        assert (
+            read_receipt(LocalTier(folder), attempt_folder(LocalTier(folder), attempt), 0)
+            is not None
+        ) == alive
     assert not list((folder / ".castor" / "removing").glob("*"))
 
 
 def test_what_a_dead_writer_left_is_not_published(tmp_path: Path) -> None:
     attempt = attempt_of(3)
     write_rank(tmp_path, attempt, 0)
-    (attempt_folder(tmp_path, attempt) / ".rank_1_model.pt.0123.unfinished").write_bytes(b"half")
+    (
+        (tmp_path / attempt_folder(LocalTier(tmp_path), attempt))
+        / ".rank_1_model.pt.0123.unfinished"
+    ).write_bytes(b"half")
     write_rank(tmp_path, attempt, 1)
-    assert publish_if_complete(tmp_path, attempt) is not None
+    assert publish_if_complete(LocalTier(tmp_path), attempt) is not None
     assert not list((tmp_path / tag(3)).glob(".*"))
 
 
 def test_keep_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep >= 1, got 0"):
-        prune(tmp_path, job="job", keep=0, generation=1)
+        prune(LocalTier(tmp_path), job="job", keep=0, generation=1)
 
 
 def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
@@ -421,8 +432,9 @@ def test_a_host_names_what_paces_its_storage(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_damaged_receipt_is_named(tmp_path: Path) -> None:
     attempt = attempt_of(1)
-    write_rank(tmp_path, attempt, 0)
-    path = attempt_folder(tmp_path, attempt) / receipt_name(0)
+    for rank in range(attempt.world_size):
+        write_rank(tmp_path, attempt, rank)
+    path = tmp_path / attempt_folder(LocalTier(tmp_path), attempt) / receipt_name(0)
     path.write_text(path.read_text().replace('"rank": 0', '"rank": 1'))
     with pytest.raises(DamagedCheckpointError, match=r"castor_rank_0_receipt\.json is damaged"):
-        publish_if_complete(tmp_path, attempt)
+        publish_if_complete(LocalTier(tmp_path), attempt)

@@ -56,7 +56,7 @@ def spec_of(folder: Path) -> JobSpec:
         "group",
         ((0,),),
         "train.py",
-        persistence=PersistenceOptions(path=str(folder), storage_s=0.5),
+        persistence=PersistenceOptions(tiers=(str(folder),), storage_s=0.5),
     )
 
 

@@ -69,6 +69,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
         default = default_of(group, name)
         shown = written_value(one, default)
         is_flag = one.unit == Unit.FLAG
+        value = list[str] if one.several else str
         option = typer.Option(
             flag_of(name, one),
             help=_help(one),
@@ -78,8 +79,8 @@ def _parameters() -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(
             _parameter_name(key),
             inspect.Parameter.KEYWORD_ONLY,
-            default=default if is_flag else None if one.empty or shown == "" else str(shown),
-            annotation=Annotated[bool if is_flag else str | None, option],
+            default=default if is_flag else None if one.empty or shown in ("", []) else str(shown),
+            annotation=Annotated[bool if is_flag else value | None, option],
         )
 
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.errors import InputError
@@ -20,6 +19,8 @@ from castor_records.events.failures import Failed
 from castor_records.events.training import IterationEnded
 from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.result_file import Outcome
+from castor_runtime.persistent.address import tier_at
+from castor_runtime.persistent.local_tier import LocalTier
 
 TARGET_WAIT_S: Final = 60.0
 """For a fault whose target is not there, such as a trainer that is being restarted."""
@@ -50,9 +51,10 @@ class Injector(Observer):
     def begin(self, run: LiveRun) -> None:
         """Take the run whose faults they are."""
         self._run = run
+        tiers = map(tier_at, run.spec.persistence.tiers)
         self._around = Surroundings(
             run.folder.strangers,
-            Path(run.spec.persistence.path) if run.spec.persistence.path else None,
+            next((tier.folder for tier in tiers if isinstance(tier, LocalTier)), None),
             run.etcd,
             run.options_for,
             run.intrude,

@@ -34,8 +34,8 @@ def requested_faults(
     ]
     if store != EMBEDDED and any(fault.needs_own_store for fault in found):
         raise InputError("only --store embedded can be killed from here", key="--kill")
-    if not spec.persistence.path and any(fault.needs_storage for fault in found):
-        raise InputError("there is no persistent storage: give --persist PATH", key="--kill")
+    if not spec.persistence.tiers and any(fault.needs_storage for fault in found):
+        raise InputError("there is no persistent storage: give --persist FOLDER", key="--kill")
     if cluster and any(fault.kind in (FaultKind.TWIN, FaultKind.STRANGER) for fault in found):
         raise InputError("twin and stranger work without an emulated cluster only", key="--kill")
     if not cluster and any(fault.of_link for fault in found):

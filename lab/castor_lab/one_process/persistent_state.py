@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from castor_runtime.persistent.manifest import DamagedCheckpointError, ForeignStorageError
-from castor_runtime.persistent.storage import checkpoint_manifest, damaged_files, tag
+from castor_runtime.persistent.reading import whole_part
 from castor_runtime.state.meta import decode
-from castor_runtime.state.protocol import DamagedError, PersistentPart
+from castor_runtime.state.protocol import PersistentPart
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.tensor_state import TensorState
 
@@ -82,19 +81,12 @@ class PersistentTensorState(TensorState):
         """
         from deepspeed.runtime.fp16.loss_scaler import LossScaler  # noqa: PLC0415 - costs seconds
 
-        from castor_runtime.persistent.deepspeed_format import read_meta  # noqa: PLC0415 - likewise
+        from castor_runtime.persistent.deepspeed_format import meta_name  # noqa: PLC0415 - likewise
 
-        try:
-            manifest = checkpoint_manifest(part.folder, part.iteration, part.job, part.fingerprint)
-        except (DamagedCheckpointError, ForeignStorageError) as error:
-            raise DamagedError(str(error)) from error
-        if bad := damaged_files(part.folder, manifest, [part.rank], part.pacer):
-            raise DamagedError(f"not as they were written: {bad}")
-        meta = decode(read_meta(part.folder, part.iteration, part.rank))
-        with torch.serialization.safe_globals([LossScaler]):
-            saved = torch.load(
-                part.folder / tag(part.iteration) / _optimizer_file(part.rank), weights_only=True
-            )["optimizer_state_dict"]
+        with whole_part(part) as folder, torch.serialization.safe_globals([LossScaler]):
+            meta = decode((folder / meta_name(part.rank)).read_bytes())
+            file = folder / _optimizer_file(part.rank)
+            saved = torch.load(file, weights_only=True)["optimizer_state_dict"]
         (state,) = saved["optimizer_state_dict"]["state"].values()
         self._weight.detach().copy_(saved["fp32_flat_groups"][0])
         assert self._optimizer_state is not None, "it was given one"

@@ -64,7 +64,7 @@ def program(
         weight = torch.linspace(rank, rank + 1, elements, requires_grad=True)
         optimizer = torch.optim.SGD([weight], lr=0.01, momentum=0.9)
         state: TensorState
-        if trainer.settings.persistence.path:
+        if trainer.settings.persistence.tiers:
             state = PersistentTensorState(weight, optimizer, trainer.settings)
         else:
             state = TensorState({"weight": weight}, optimizer)

@@ -69,10 +69,19 @@ def _with_options(cls: type[Document], record: Mapping[str, Any]) -> dict[str, A
             if not isinstance(group, dict) or group.keys() != known:
                 raise ValueError(f"expected {name} of this version, with {sorted(known)}")
             try:
-                found[name] = kind(**group)
+                found[name] = kind(**_with_tuples(kind, group))
             except ValueError as error:
                 raise ValueError(f"{name}.{error}") from None
     return found
+
+
+def _with_tuples(kind: type[Options], group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group's values with a tuple where JSON has a list."""
+    several = {name for name, one in options_of(kind).items() if one.several}
+    return {
+        name: tuple(value) if name in several and isinstance(value, list) else value
+        for name, value in group.items()
+    }
 
 
 def int_rows(rows: Any) -> tuple[tuple[int, ...], ...]:

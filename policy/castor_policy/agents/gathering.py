@@ -126,9 +126,9 @@ def storage_silent(spec: JobSpec) -> str:
     """Return why a job ends whose memory and storage both cannot serve."""
     told = spec.persistence
     return (
-        f"persistent storage {told.path} did not answer any machine for {told.storage_s:g} s, and "
-        "memory does not hold every part: repair the storage and start the job again; nothing "
-        "was removed"
+        f"persistent storage {', '.join(told.tiers)} did not answer any machine for "
+        f"{told.storage_s:g} s, and memory does not hold every part: repair the storage and start "
+        "the job again; nothing was removed"
     )
 
 

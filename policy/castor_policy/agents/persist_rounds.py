@@ -50,7 +50,7 @@ class PersistRounds:
             now_s: the root's steady clock.
         """
         newest = max((report.iteration for report in current), default=0)
-        if not self._spec.persistence.path or now_s < self._due_s or newest == 0:
+        if not self._spec.persistence.tiers or now_s < self._due_s or newest == 0:
             return None
         if self._pace_from is None:
             self._pace_from = (now_s, newest)

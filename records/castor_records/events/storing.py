@@ -72,6 +72,7 @@ class Persisted(Event):
         iteration: of the checkpoint.
         generation: that trained it.
         seconds: how long it took to write.
+        where: the folder or URL.
     """
 
     kind: ClassVar[str] = "persisted"
@@ -79,6 +80,7 @@ class Persisted(Event):
     iteration: Count
     generation: Count | None = None
     seconds: Seconds | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class PersistFailed(Event):
         iteration: of the checkpoint.
         generation: that trained it.
         cause: why not.
+        where: the folder or URL.
     """
 
     kind: ClassVar[str] = "persist_failed"
@@ -97,6 +100,7 @@ class PersistFailed(Event):
     iteration: Count
     generation: Count | None = None
     cause: str
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -258,7 +258,7 @@ class Machine:
             "generation": offer.generation,
             "iteration": offer.iteration,
             "tier": offer.tier,
-            "path": self.spec.persistence.path if offer.tier == Tier.STORAGE else None,
+            "tiers": list(self.spec.persistence.tiers) if offer.tier == Tier.STORAGE else None,
             "segments": {str(r): name for r, name in self.memory.segments().items()},
         }
         self.link.tell(offer.generation, rank, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -16,12 +17,14 @@ from castor_records.events.storing import Persisted, PersistFailed
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.log_tail import last_words
 from castor_runtime.agent.trainer_host import TrainerHost
+from castor_runtime.persistent.address import tier_at
 
 _WAIT_S = 3600.0
 """An iteration that was announced and has not come by then never will."""
 
 AT_ONCE = 3
-"""Shares that may be under way at once; each keeps a copy of its parts in memory."""
+"""Shares that may be under way at once, of all tiers together, though of each at least one; each
+keeps a copy of its parts in memory."""
 
 LATE_S = 30.0
 """A share that is under way for so long when the next one is due is told of."""
@@ -55,12 +58,13 @@ class Persister:
         emit: Callable[[WorkerEvent], None],
     ) -> None:
         self._spec = spec
-        self._log_file = folder / "persist.log"
+        self._folder = folder
         self._host = host
         self._log = log
         self._emit = emit
         self._begun: set[tuple[int, int]] = set()
-        self._running: dict[int, float] = {}
+        self._tiers = [_Tier(url) for url in spec.persistence.tiers]
+        self._at_once = max(1, AT_ONCE // max(1, len(self._tiers)))
 
     async def write(
         self,
@@ -73,22 +77,13 @@ class Persister:
     ) -> None:
         """Write the machine's parts of `iteration` once it is complete; a second call does nothing.
 
-        A checkpoint that fails costs nothing but itself: training does not wait for it.
+        To every tier, each on its own. A checkpoint that fails costs nothing but itself: training
+        does not wait for it.
         """
         if (generation, iteration) in self._begun:
             return
         self._begun.add((generation, iteration))
-        began_s = time.monotonic()
-        if self._running:
-            oldest = min(self._running, key=lambda one: self._running[one])
-            late_s = began_s - self._running[oldest]
-            if late_s > LATE_S:
-                late = f"iteration {oldest} has been under way for {late_s:.0f} s"
-                self._emit(PersistEnded(iteration, late))
-            if len(self._running) >= AT_ONCE:
-                return
         order = {
-            "folder": self._spec.persistence.path,
             "attempt": {
                 "job": self._spec.job,
                 "fingerprint": fingerprint,
@@ -110,23 +105,43 @@ class Persister:
             "keep": self._spec.persistence.keep,
             "others_s": self._spec.persistence.storage_s,
         }
-        self._running[iteration] = began_s
-        try:
-            await self._carry_out(generation, iteration, machine, order)
-        finally:
-            self._running.pop(iteration, None)
+        await asyncio.gather(
+            *(self._write_to(tier, generation, iteration, machine, order) for tier in self._tiers)
+        )
 
-    async def _carry_out(
-        self, generation: int, iteration: int, machine: int, order: Mapping[str, Any]
+    async def _write_to(
+        self, tier: _Tier, generation: int, iteration: int, machine: int, order: Mapping[str, Any]
     ) -> None:
         began_s = time.monotonic()
+        if tier.running:
+            oldest = min(tier.running, key=lambda one: tier.running[one])
+            late_s = began_s - tier.running[oldest]
+            if late_s > LATE_S:
+                self._ended(
+                    tier, iteration, f"iteration {oldest} has been under way {late_s:.0f} s"
+                )
+            if len(tier.running) >= self._at_once:
+                return
+        tier.running[iteration] = began_s
+        try:
+            await self._carry_out(tier, generation, iteration, machine, order)
+        finally:
+            tier.running.pop(iteration, None)
+
+    async def _carry_out(
+        self, tier: _Tier, generation: int, iteration: int, machine: int, order: Mapping[str, Any]
+    ) -> None:
+        began_s = time.monotonic()
+        number = self._tiers.index(tier)
+        log_file = self._folder / (f"persist-{number}.log" if number else "persist.log")
         pid = await self._host.start_call(
-            f"persist {generation} {iteration}",
+            f"persist {generation} {iteration} {number}",
             "castor_runtime.persistent.machine_share:write",
-            {"order": json.dumps(order)},
-            self._log_file,
+            {"order": json.dumps({"tier": tier.url, **order})},
+            log_file,
         )
         code = await self._host.wait_end(pid)
+        said = ""
         if code == 0:
             self._log.write(
                 Persisted(
@@ -134,14 +149,39 @@ class Persister:
                     iteration=iteration,
                     generation=generation,
                     seconds=time.monotonic() - began_s,
+                    where=tier.where,
                 )
             )
         else:
-            said = last_words(self._log_file) or f"the process that writes it ended with {code}"
+            said = last_words(log_file) or f"the process that writes it ended with {code}"
             self._log.write(
                 PersistFailed(
-                    machine=machine, iteration=iteration, generation=generation, cause=said
+                    machine=machine,
+                    iteration=iteration,
+                    generation=generation,
+                    cause=said,
+                    where=tier.where,
                 )
             )
-            sys.stderr.write(f"iteration {iteration} was not persisted: {said}\n")
-        self._emit(PersistEnded(iteration, "" if code == 0 else said))
+            sys.stderr.write(f"iteration {iteration} was not persisted to {tier.where}: {said}\n")
+        self._ended(tier, iteration, said)
+
+    def _ended(self, tier: _Tier, iteration: int, reason: str) -> None:
+        """Tell of the tiers that fail at present: another's success does not mend them."""
+        tier.failure = reason
+        failing = [one for one in self._tiers if one.failure]
+        told = [one.failure if len(self._tiers) == 1 else one.told() for one in failing]
+        self._emit(PersistEnded(iteration, "; ".join(told)))
+
+
+class _Tier:
+    """A tier, and what is under way there: since when, by iteration."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.where = tier_at(url).url
+        self.running: dict[int, float] = {}
+        self.failure = ""
+
+    def told(self) -> str:
+        return self.failure if self.where in self.failure else f"{self.where}: {self.failure}"

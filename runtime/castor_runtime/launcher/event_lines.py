@@ -101,7 +101,8 @@ def _(event: s.StoreTrouble) -> _Line:
 
 @_line.register
 def _(event: s.Persisted) -> _Line:
-    return f"iteration {event.iteration} is in persistent storage", ""
+    where = f": {event.where}" if event.where else ""
+    return f"iteration {event.iteration} is in persistent storage{where}", ""
 
 
 @_line.register

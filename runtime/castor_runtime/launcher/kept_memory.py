@@ -101,7 +101,7 @@ def agents_to_resume(spec: JobSpec) -> tuple[int, list[str]]:
         raise InputError(
             f"no whole checkpoint of run {spec.run} of job {spec.job} is in this machine's memory: "
             "it was freed, or the machine was restarted"
-            + (storage if spec.persistence.path else "")
+            + (storage if spec.persistence.tiers else "")
         )
     names = sorted(held)
     unused = (f"node-{n}" for n in range(2 * spec.machines) if f"node-{n}" not in held)

@@ -11,7 +11,6 @@ refuses (DeepSpeed#8500). The loss scaler has to stay the object that DeepSpeed 
 from __future__ import annotations
 
 import math
-import shutil
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -24,17 +23,17 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 
 from castor_runtime.pacing import Pacer
-from castor_runtime.persistent.durable_files import FileRecord, writing
+from castor_runtime.persistent.durable_files import FileRecord
 from castor_runtime.persistent.manifest import (
     Attempt,
-    DamagedCheckpointError,
     Receipt,
     read_receipt,
     write_receipt,
 )
-from castor_runtime.persistent.storage import checkpoint_manifest, damaged_files, tag
 from castor_runtime.persistent.template import read_template
+from castor_runtime.persistent.tier import Tier
 from castor_runtime.state.module_buffers import departed_names, held_names
+from castor_runtime.state.protocol import DamagedError
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -108,7 +107,8 @@ def write_rank_files(
     sections: Sequence[Mapping[str, Any]],
     meta: Mapping[str, Any],
     meta_bytes: bytes,
-    staging: Path,
+    tier: Tier,
+    staging: str,
     attempt: Attempt,
     rank: int,
     *,
@@ -127,6 +127,7 @@ def write_rank_files(
             "dynamic_loss_scale", "overflow" and "optimizer" are read; they are as
             `DeepSpeedState.meta` returns them.
         meta_bytes: kept as they are for the trainer that resumes.
+        tier: where they are written.
         staging: from `storage.start_attempt`.
         attempt: what is written.
         rank: whose files.
@@ -136,7 +137,7 @@ def write_rank_files(
         ValueError: template, sections and meta do not belong together.
         OSError: the storage refuses.
     """
-    existing = read_receipt(staging, rank)
+    existing = read_receipt(tier, staging, rank)
     if existing is not None and existing.attempt == attempt:
         return existing
     template = read_template(template_path)
@@ -154,54 +155,43 @@ def write_rank_files(
     model_states = _model_states(template, tensors, meta)
     optimizer_states = _optimizer_states(template, tensors, meta)
     files = [
-        _save(staging / template["model_file"], model_states, pacer),
-        _save(staging / template["optimizer_file"], optimizer_states, pacer),
+        _save(tier, staging, template["model_file"], model_states, pacer),
+        _save(tier, staging, template["optimizer_file"], optimizer_states, pacer),
     ]
     if tensors:  # those that found no place above
-        files.append(_save(staging / extra_name(rank), tensors, pacer))
-    with writing(staging / meta_name(rank), pacer) as file:
+        files.append(_save(tier, staging, extra_name(rank), tensors, pacer))
+    with tier.writing(f"{staging}/{meta_name(rank)}", pacer) as file:
         file.write(meta_bytes)
     files.append(file.record(meta_name(rank)))
     receipt = Receipt(attempt, rank, tuple(files))
-    write_receipt(staging, receipt)
+    write_receipt(tier, staging, receipt)
     return receipt
 
 
-def write_converters(folder: Path) -> None:
+def write_converters(tier: Tier) -> None:
     """Put DeepSpeed's own conversion scripts into the folder, as `save_checkpoint` does."""
     scripts = Path(deepspeed.__file__).parent / "utils"
+    there = tier.files("")
     for name in _CONVERTERS:
-        if not (folder / name).exists():
-            with writing(folder / name) as file:
-                file.write((scripts / name).read_bytes())
-            shutil.copymode(scripts / name, folder / name)
-            (folder / name).chmod((folder / name).stat().st_mode | 0o111)
+        if name not in there:
+            tier.write(name, (scripts / name).read_bytes(), executable=True)
 
 
 def load_rank(
     engine: Any,
     folder: Path,
-    iteration: int,
     rank: int,
     *,
-    job: str,
-    fingerprint: str,
-    pacer: Pacer | None = None,
     prepare: Callable[[bytes], None] = lambda _: None,
 ) -> LoadedRank:
     """Load this rank's state from a persistent checkpoint through `engine.load_checkpoint`.
 
-    Collective: every rank of the engine calls it. The rank's own files are read and compared with
-    the manifest first, so that nothing is loaded that was not written.
+    Collective: every rank of the engine calls it.
 
     Args:
         engine: fresh from `deepspeed.initialize`.
-        folder: the persistent folder (not that of one checkpoint).
-        iteration: which checkpoint.
+        folder: of the checkpoint, with this rank's files, known to be whole (`reading`).
         rank: of this process.
-        job: name of this job.
-        fingerprint: of this job.
-        pacer: holds the first reading to a bandwidth.
         prepare: called with the snapshot's meta once the files are known to be whole, before
             DeepSpeed loads them: buffers that training has made or changed must be there.
 
@@ -209,30 +199,19 @@ def load_rank(
         What DeepSpeed does not restore.
 
     Raises:
-        DamagedCheckpointError: there is no such checkpoint, or files differ; names them.
-        ForeignStorageError: it is not of this job.
+        DamagedError: DeepSpeed finds none there.
     """
-    manifest = checkpoint_manifest(folder, iteration, job, fingerprint)
-    bad = damaged_files(folder, manifest, [rank], pacer)
-    if bad:
-        raise DamagedCheckpointError(
-            f"{folder / tag(iteration)}: not as they were written: {', '.join(bad)}"
-        )
-    prepare(read_meta(folder, iteration, rank))
+    meta = (folder / meta_name(rank)).read_bytes()
+    prepare(meta)
     with torch.serialization.safe_globals([LossScaler, DynamicLossScaler]):
-        loaded, _ = engine.load_checkpoint(str(folder), tag=tag(iteration))
+        loaded, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     if loaded is None:
-        raise DamagedCheckpointError(f"DeepSpeed found no checkpoint in {folder / tag(iteration)}")
-    extra = folder / tag(iteration) / extra_name(rank)
+        raise DamagedError(f"DeepSpeed found no checkpoint in {folder}")
+    extra = folder / extra_name(rank)
     tensors: dict[str, torch.Tensor] = {}
     if extra.exists():
         tensors = torch.load(extra, map_location="cpu", weights_only=True)
-    return LoadedRank(read_meta(folder, iteration, rank), tensors)
-
-
-def read_meta(folder: Path, iteration: int, rank: int) -> bytes:
-    """Return a rank's meta, as the trainer encoded it."""
-    return (folder / tag(iteration) / meta_name(rank)).read_bytes()
+    return LoadedRank(meta, tensors)
 
 
 def _model_states(
@@ -342,7 +321,7 @@ def _taken(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
         ) from None
 
 
-def _save(path: Path, content: Any, pacer: Pacer | None) -> FileRecord:
-    with writing(path, pacer) as file:
+def _save(tier: Tier, folder: str, name: str, content: Any, pacer: Pacer | None) -> FileRecord:
+    with tier.writing(f"{folder}/{name}", pacer) as file:
         torch.save(content, file)  # type: ignore[arg-type]  # it only calls write and flush
-    return file.record(path.name)
+    return file.record(name)

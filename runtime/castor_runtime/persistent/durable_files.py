@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -39,12 +40,22 @@ class FileRecord:
         if not self.name or "/" in self.name or self.name in {".", ".."}:
             raise ValueError(f"a file's name must be a plain name, got {self.name!r}")
 
+    @property
+    def content(self) -> tuple[int, str]:
+        """Size in bytes and digest, as `file_digest` returns them."""
+        return self.size_bytes, self.xxh3_128
+
 
 class DigestedFile:
-    """What `torch.save` writes to: passes data on in paced pieces and digests it on its way."""
+    """What `torch.save` writes to: passes data on in paced pieces and digests it on its way.
 
-    def __init__(self, handle: int, pacer: Pacer) -> None:
-        self._handle = handle
+    Args:
+        write_all: takes a piece, the whole of it.
+        pacer: holds the pieces to a bandwidth.
+    """
+
+    def __init__(self, write_all: Callable[[memoryview], object], pacer: Pacer) -> None:
+        self._write_all = write_all
         self._pacer = pacer
         self._digest = xxh3_128()
         self.size_bytes = 0
@@ -56,13 +67,12 @@ class DigestedFile:
             piece = view[start : start + WRITE_BYTES]
             self._digest.update(piece)
             self._pacer.pace(len(piece))
-            while piece:
-                piece = piece[os.write(self._handle, piece) :]
+            self._write_all(piece)
         self.size_bytes += len(view)
         return len(view)
 
     def flush(self) -> None:
-        """Do nothing: `write` hands everything to the kernel. `torch.save` asks for it."""
+        """Do nothing: `write` hands everything on. `torch.save` asks for it."""
 
     def record(self, name: str) -> FileRecord:
         """Return what has been written so far as a file of this name."""
@@ -80,13 +90,18 @@ def writing(path: Path, pacer: Pacer | None = None) -> Iterator[DigestedFile]:
     beside = path.with_name(f".{path.name}.{uuid4().hex}{UNFINISHED_SUFFIX}")
     try:
         with beside.open("wb", buffering=0) as raw:
-            file = DigestedFile(raw.fileno(), pacer or Pacer())
+            file = DigestedFile(partial(_write_all, raw.fileno()), pacer or Pacer())
             yield file
             os.fsync(raw.fileno())
         beside.replace(path)
         sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _write_all(handle: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(handle, piece) :]
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from pathlib import Path
 
+from castor_runtime.persistent.address import tier_at
 from castor_runtime.persistent.persist import PersistOrder, persist
 from castor_runtime.persistent.retention import abandon, is_abandoned, publish_and_prune
 from castor_runtime.persistent.storage import complete_iterations
+from castor_runtime.persistent.tier import TierError
 
-_LOOK_EVERY_S = 0.5
+_LOOK_AGAIN_S = 0.5
+_LOOK_AT_MOST_S = 5.0
 
 
 def write(order: str) -> None:
@@ -27,27 +29,31 @@ def write(order: str) -> None:
         reason = "" if persist(wanted).published else _wait_for_the_others(wanted)
     except Exception as error:
         _give_up(wanted)
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+        told = f"{error}; the next one is tried as ever" if isinstance(error, TierError) else ""
+        raise SystemExit(told or f"{type(error).__name__}: {error}") from error
     if reason:
         raise SystemExit(reason)
 
 
 def _wait_for_the_others(wanted: PersistOrder) -> str:
     """Return "" once the checkpoint counts, or why it never will."""
-    folder = Path(wanted.folder)
+    tier = tier_at(wanted.tier)
+    look_again_s = _LOOK_AGAIN_S
     give_up_s = time.monotonic() + wanted.others_s
-    while not publish_and_prune(folder, wanted.attempt, keep=wanted.keep):
-        if max(complete_iterations(folder), default=-1) > wanted.attempt.iteration:
+    while not publish_and_prune(tier, wanted.attempt, keep=wanted.keep):
+        if max(complete_iterations(tier), default=-1) > wanted.attempt.iteration:
             return "a newer checkpoint was persisted before all machines wrote this one"
-        if is_abandoned(folder, wanted.attempt):
+        if is_abandoned(tier, wanted.attempt):
+            _give_up(wanted)  # what was written here since
             return "another machine could not write its share"
         if time.monotonic() > give_up_s:
             _give_up(wanted)
             return f"not all machines wrote their shares within {wanted.others_s:g} s"
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(look_again_s)
+        look_again_s = min(1.5 * look_again_s, _LOOK_AT_MOST_S)
     return ""
 
 
 def _give_up(wanted: PersistOrder) -> None:
     with contextlib.suppress(OSError):  # the storage that failed may refuse this, too
-        abandon(Path(wanted.folder), wanted.attempt)
+        abandon(tier_at(wanted.tier), wanted.attempt)

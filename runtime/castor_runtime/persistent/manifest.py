@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
-from castor_runtime.persistent.durable_files import FileRecord, write_durably
+from castor_runtime.persistent.durable_files import FileRecord
+from castor_runtime.persistent.tier import Tier
 
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "castor-manifest.json"
@@ -109,50 +109,50 @@ def receipt_name(rank: int) -> str:
     return f"castor_rank_{rank}_receipt.json"
 
 
-def write_receipt(folder: Path, receipt: Receipt) -> None:
-    """Write a rank's receipt, whole or not at all; its files must lie there, synced."""
+def write_receipt(tier: Tier, folder: str, receipt: Receipt) -> None:
+    """Write a rank's receipt, whole or not at all; its files must lie in the folder already."""
     record = {
         "attempt": asdict(receipt.attempt),
         "rank": receipt.rank,
         "files": _files_record(receipt.files),
     }
-    write_durably(folder / receipt_name(receipt.rank), _sealed(record))
+    tier.write(f"{folder}/{receipt_name(receipt.rank)}", _sealed(record))
 
 
-def read_receipt(folder: Path, rank: int) -> Receipt | None:
+def read_receipt(tier: Tier, folder: str, rank: int) -> Receipt | None:
     """Return a rank's receipt, or None if it has not written its files yet.
 
     Raises:
         DamagedCheckpointError: there is one, but not as it was written.
     """
-    path = folder / receipt_name(rank)
-    record = _opened(path)
+    name = f"{folder}/{receipt_name(rank)}"
+    record = _opened(tier, name)
     if record is None:
         return None
     try:
         return _receipt(Attempt(**record["attempt"]), record["rank"], record["files"])
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpointError(f"{path} is no receipt: {error}") from error
+        raise DamagedCheckpointError(f"{tier.at(name)} is no receipt: {error}") from error
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, whole or not at all."""
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the content of a manifest's file."""
     record = {
         "attempt": asdict(manifest.attempt),
         "ranks": [_files_record(receipt.files) for receipt in manifest.receipts],
     }
-    write_durably(folder / MANIFEST_NAME, _sealed(record))
+    return _sealed(record)
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(tier: Tier, folder: str) -> Manifest | None:
     """Return the manifest of a checkpoint's folder, or None if there is none.
 
     Raises:
         DamagedCheckpointError: there is one, but not as it was written.
         ForeignStorageError: it is of another version of the format.
     """
-    path = folder / MANIFEST_NAME
-    record = _opened(path)
+    name = f"{folder}/{MANIFEST_NAME}"
+    record = _opened(tier, name)
     if record is None:
         return None
     try:
@@ -160,7 +160,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         receipts = (_receipt(attempt, rank, files) for rank, files in enumerate(record["ranks"]))
         return Manifest(attempt, tuple(receipts))
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpointError(f"{path} is no manifest: {error}") from error
+        raise DamagedCheckpointError(f"{tier.at(name)} is no manifest: {error}") from error
 
 
 def _files_record(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
@@ -182,11 +182,12 @@ def _sealed(record: dict[str, Any]) -> bytes:
     return (text + "\n").encode()
 
 
-def _opened(path: Path) -> dict[str, Any] | None:
+def _opened(tier: Tier, name: str) -> dict[str, Any] | None:
     try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        text = tier.read(name)
+    except FileNotFoundError:
         return None
+    path = tier.at(name)
     try:
         record: dict[str, Any] = json.loads(text)
         digest = record.pop("xxh3_128")

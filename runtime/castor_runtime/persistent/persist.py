@@ -7,6 +7,7 @@ for it nor dies with it.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,12 +17,16 @@ from typing import Any, Self
 
 from castor_runtime.arena import Replica
 from castor_runtime.pacing import storage_pacer
+from castor_runtime.persistent.address import tier_at
 from castor_runtime.persistent.deepspeed_format import write_converters, write_rank_files
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.memory_copy import await_iteration, copy_part, reserve
 from castor_runtime.persistent.retention import drop_cut_off, publish_and_prune
 from castor_runtime.persistent.storage import start_attempt
 from castor_runtime.state.meta import decode
+
+NICENESS = 5
+"""Of what writes: where processors are short, training goes first, and writing still goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class PersistOrder:
     """What a machine is to write; the same on all machines but for the parts.
 
     Attributes:
-        folder: the persistent folder.
+        tier: where it is written, as people write it (`address`).
         attempt: the iteration, and in which generation it is written. Name an iteration that is
             still to come: memory keeps each one for two iterations only.
         parts: of the machine's own ranks.
@@ -56,7 +61,7 @@ class PersistOrder:
         others_s: how long to wait for the other machines' shares once the own one is written.
     """
 
-    folder: str
+    tier: str
     attempt: Attempt
     parts: tuple[PartOrder, ...]
     wait_s: float
@@ -113,9 +118,9 @@ def persist(order: PersistOrder) -> PersistResult:
         OSError: the storage refuses, or the memory for the copy is not there.
         ValueError: template, sections and memory do not belong together.
     """
-    folder, attempt = Path(order.folder), order.attempt
-    drop_cut_off(folder, attempt.job, attempt.generation)
-    staging = start_attempt(folder, attempt)
+    tier, attempt = tier_at(order.tier), order.attempt
+    drop_cut_off(tier, attempt.job, attempt.generation)
+    staging = start_attempt(tier, attempt)
     if staging is None:
         return PersistResult(True, 0, 0.0, 0.0, 0.0)
     written_bytes = 0
@@ -135,6 +140,8 @@ def persist(order: PersistOrder) -> PersistResult:
             for replica, into in zip(replicas, memory, strict=True)
         ]
         copied_s = time.monotonic()
+    # Only now: memory keeps the iteration no longer than two of them take.
+    os.nice(NICENESS)
     pacer = storage_pacer(bytes_per_s=order.bytes_per_s)
     for part, copy in zip(order.parts, copies, strict=True):
         receipt = write_rank_files(
@@ -143,6 +150,7 @@ def persist(order: PersistOrder) -> PersistResult:
             part.sections,
             decode(copy.meta),
             copy.meta,
+            tier,
             staging,
             attempt,
             part.rank,
@@ -150,8 +158,8 @@ def persist(order: PersistOrder) -> PersistResult:
         )
         written_bytes += sum(record.size_bytes for record in receipt.files)
     if any(part.rank == 0 for part in order.parts):
-        write_converters(folder)
-    published = publish_and_prune(folder, attempt, keep=order.keep)
+        write_converters(tier)
+    published = publish_and_prune(tier, attempt, keep=order.keep)
     return PersistResult(
         published=published,
         written_bytes=written_bytes,

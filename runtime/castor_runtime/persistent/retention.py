@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Collection
-from pathlib import Path
 
-from castor_runtime.persistent.durable_files import sync_folder
-from castor_runtime.persistent.manifest import Attempt
+from castor_runtime.persistent.manifest import (
+    Attempt,
+    DamagedCheckpointError,
+    ForeignStorageError,
+    read_manifest,
+)
 from castor_runtime.persistent.storage import (
-    OWN_FOLDER,
+    DAMAGED_SUFFIX,
     attempt_folder,
+    attempts_folder,
     complete_manifests,
+    files_folder,
     publish_if_complete,
     published,
     tag,
-    writing_folder,
+    tagged,
 )
+from castor_runtime.persistent.tier import Tier
 
 _ATTEMPT = re.compile(r"global_step(\d+)-g(\d+)(?:-[0-9a-f]{16})?")
 
 
 def prune(
-    folder: Path,
+    tier: Tier,
     *,
     job: str,
     keep: int,
@@ -39,7 +44,7 @@ def prune(
     touched. Every machine may call it at any time; a crash within it is made good by the next call.
 
     Args:
-        folder: the persistent folder.
+        tier: where they lie.
         job: whose checkpoints.
         keep: how many checkpoints stay, at least 1.
         generation: the job's current generation.
@@ -53,28 +58,28 @@ def prune(
         raise ValueError(f"at least one persistent checkpoint must stay: keep >= 1, got {keep}")
     own = {
         iteration: manifest
-        for iteration, manifest in complete_manifests(folder).items()
+        for iteration, manifest in complete_manifests(tier).items()
         if manifest.attempt.job == job
     }
     stay = set(sorted(own)[-keep:]) | set(protect)
-    unneeded = [folder / tag(iteration) for iteration in sorted(set(own) - stay)]
+    unneeded: list[str] = []
+    for iteration in sorted(set(own) - stay):
+        folders = (tag(iteration), files_folder(tier, own[iteration].attempt))
+        unneeded += dict.fromkeys(folders)  # first what makes it count
     newest = {
         manifest.attempt.generation: iteration
         for iteration, manifest in sorted(own.items())  # the last of a generation wins
     }
-    for path in sorted(writing_folder(folder, job).glob("global_step*-g*")):
-        match = _ATTEMPT.fullmatch(path.name)
-        if match is None:
-            continue
-        iteration, made_in = int(match[1]), int(match[2])
-        if made_in < generation or iteration <= newest.get(made_in, -1):
-            unneeded.append(path)
-    removed = [path.name for path in unneeded if _remove(folder, path)]
-    _empty(_removal_folder(folder))
-    return removed
+    outdated = [
+        path
+        for path, iteration, made_in in _attempts(tier, job)
+        if made_in < generation or iteration <= newest.get(made_in, -1)
+    ]
+    unneeded += _without_manifest(tier, [path for path in outdated if path not in unneeded])
+    return [path.rpartition("/")[2] for path in unneeded if tier.remove(path)]
 
 
-def abandon(folder: Path, attempt: Attempt) -> None:
+def abandon(tier: Tier, attempt: Attempt) -> None:
     """Remove an attempt that this machine cannot bring to its end, what others wrote of it, too.
 
     Nobody can complete it any more, and what it takes is room that the next one needs. The others
@@ -83,30 +88,28 @@ def abandon(folder: Path, attempt: Attempt) -> None:
     Raises:
         OSError: the storage refuses.
     """
-    _remove(folder, attempt_folder(folder, attempt))
-    _empty(_removal_folder(folder))
+    tier.remove(attempt_folder(tier, attempt))
 
 
-def is_abandoned(folder: Path, attempt: Attempt) -> bool:
+def is_abandoned(tier: Tier, attempt: Attempt) -> bool:
     """Whether a machine has given up an attempt that this machine has begun."""
-    return not attempt_folder(folder, attempt).exists() and published(folder, attempt) is None
+    begun = tier.is_there(attempt_folder(tier, attempt))
+    return not begun and published(tier, attempt) is None
 
 
-def drop_cut_off(folder: Path, job: str, generation: int) -> None:
+def drop_cut_off(tier: Tier, job: str, generation: int) -> None:
     """Remove attempts of earlier generations: they were cut off, and take room.
 
     Raises:
         OSError: the storage refuses.
     """
-    for path in sorted(writing_folder(folder, job).glob("global_step*-g*")):
-        match = _ATTEMPT.fullmatch(path.name)
-        if match is not None and int(match[2]) < generation:
-            _remove(folder, path)
-    _empty(_removal_folder(folder))
+    cut_off = [path for path, _, made_in in _attempts(tier, job) if made_in < generation]
+    for path in _without_manifest(tier, cut_off):
+        tier.remove(path)
 
 
 def publish_and_prune(
-    folder: Path, attempt: Attempt, *, keep: int, protect: Collection[int] = ()
+    tier: Tier, attempt: Attempt, *, keep: int, protect: Collection[int] = ()
 ) -> bool:
     """Publish the attempt if all its ranks' receipts are there, and then prune; say whether it was.
 
@@ -119,42 +122,30 @@ def publish_and_prune(
         OSError: the storage refuses.
         ValueError: `keep` is less than 1.
     """
-    if publish_if_complete(folder, attempt) is None:
+    if publish_if_complete(tier, attempt) is None:
         return False
-    prune(folder, job=attempt.job, keep=keep, generation=attempt.generation, protect=protect)
+    prune(tier, job=attempt.job, keep=keep, generation=attempt.generation, protect=protect)
     return True
 
 
-def _removal_folder(folder: Path) -> Path:
-    return folder / OWN_FOLDER / "removing"
+def _attempts(tier: Tier, job: str) -> list[tuple[str, int, int]]:
+    """Return the folders of a job's attempts, with iteration and generation."""
+    above = attempts_folder(tier, job)
+    matches = ((name, _ATTEMPT.fullmatch(name)) for name in tier.folders(above))
+    return [(f"{above}/{name}", int(match[1]), int(match[2])) for name, match in matches if match]
 
 
-def _remove(folder: Path, path: Path) -> bool:
-    """Take a folder out of sight in one step, so that a crash leaves no half of it in place."""
-    removal = _removal_folder(folder)
-    try:
-        removal.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        if not path.exists():
-            return False
-        _clear(path)  # no room even for a folder: what frees room must not need any
-        return True
-    grave = removal / path.name
-    _clear(grave)
-    try:
-        path.rename(grave)
-    except FileNotFoundError:
-        return False  # another machine was faster
-    sync_folder(path.parent)
-    return True
-
-
-def _empty(removal: Path) -> None:
-    if removal.is_dir():
-        for path in sorted(removal.iterdir()):
-            _clear(path)
-
-
-def _clear(path: Path) -> None:
-    # Several machines may clear at once; what one of them misses the next call finds.
-    shutil.rmtree(path, ignore_errors=True)
+def _without_manifest(tier: Tier, attempts: Collection[str]) -> list[str]:
+    """Return those that did not become a checkpoint, be it whole or damaged by now."""
+    if not attempts:
+        return []
+    aside = [name for name in tier.folders("") if name.endswith(DAMAGED_SUFFIX)]
+    found = set()
+    for name in [*(name for _, name in tagged(tier)), *aside]:
+        try:
+            manifest = read_manifest(tier, name)
+        except (DamagedCheckpointError, ForeignStorageError):
+            continue
+        if manifest is not None:
+            found.add(files_folder(tier, manifest.attempt))
+    return [path for path in attempts if path not in found]

@@ -6,7 +6,7 @@ engine is said in `castor_runtime.trainer.engines`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -42,20 +42,24 @@ class PersistentPart:
     """One rank's part of a checkpoint in persistent storage.
 
     Attributes:
-        folder: of the job's persistent checkpoints.
+        tiers: where the job's persistent checkpoints lie, the nearest first.
         iteration: which one.
         rank: whose part.
         job: its name; a checkpoint of another one is refused.
         fingerprint: of the job's checkpoints.
         pacer: waits for the bytes that were read; None: there is no limit.
+        agree: asked where there are several tiers, which may hold two writings of one iteration:
+            takes the names of those that this rank can read, 16 bytes each, and returns the one
+            that all ranks can, the same for all; None: there is none. Collective.
     """
 
-    folder: Path
+    tiers: tuple[str, ...]
     iteration: int
     rank: int
     job: str
     fingerprint: str
     pacer: Pacer | None = None
+    agree: Callable[[Sequence[bytes]], bytes | None] = lambda names: next(iter(names), None)
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ import torch
 from castor_runtime.state.extra_state import extra_state_modules
 from castor_runtime.state.meta import decode
 from castor_runtime.state.module_buffers import ModuleBuffers
-from castor_runtime.state.protocol import DamagedError, PersistentPart, Stateful
+from castor_runtime.state.protocol import PersistentPart, Stateful
 from castor_runtime.state.sections import Section, lay_out, views
 from castor_runtime.trainer.exact_configurations import refuse_inexact, refuse_inexact_engine
 from castor_runtime.trainer.optimizer_state import OptimizerState
@@ -153,25 +153,16 @@ class DeepSpeedState:
             DamagedError: the checkpoint is not whole; nothing was changed.
         """
         from castor_runtime.persistent.deepspeed_format import load_rank  # noqa: PLC0415
-        from castor_runtime.persistent.manifest import (  # noqa: PLC0415 - costs time, seldom used
-            DamagedCheckpointError,
-            ForeignStorageError,
-        )
+        from castor_runtime.persistent.reading import whole_part  # noqa: PLC0415 - costs time
 
-        try:
+        with whole_part(part) as folder:
             loaded = load_rank(
                 self._engine,
-                part.folder,
-                part.iteration,
+                folder,
                 part.rank,
-                job=part.job,
-                fingerprint=part.fingerprint,
-                pacer=part.pacer,
                 # So that `engine.load_checkpoint` finds the buffers of the checkpoint.
                 prepare=lambda meta: self._buffers.reshape(decode(meta)["buffers"]),
             )
-        except (DamagedCheckpointError, ForeignStorageError) as error:
-            raise DamagedError(str(error)) from error
         meta = decode(loaded.meta)
         self._optimizer_state.restore_attributes(meta["optimizer"])
         self._restore_outside(meta)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ class Loader:
         state: what is set.
         fingerprint: of the job's checkpoints.
         open_replica: opens a replica by its segment's name.
+        agree: on what is read from persistent storage, see `PersistentPart`.
     """
 
     def __init__(
@@ -33,11 +33,13 @@ class Loader:
         state: State,
         fingerprint: str,
         open_replica: Callable[[str], Replica],
+        agree: Callable[[Sequence[bytes]], bytes | None],
     ) -> None:
         self._settings = settings
         self._state = state
         self._fingerprint = fingerprint
         self._open_replica = open_replica
+        self._agree = agree
 
     def load(self, order: Mapping[str, Any], user: Mapping[str, Stateful]) -> dict[str, float]:
         """Load as ordered; return the seconds by part.
@@ -50,7 +52,7 @@ class Loader:
             return {}
         began = time.monotonic()
         if tier == "storage":
-            meta = self._load_from_storage(Path(order["path"]), int(order["iteration"]))
+            meta = self._load_from_storage(tuple(order["tiers"]), int(order["iteration"]))
             seconds = {"storage": time.monotonic() - began}
         else:
             meta, seconds = self._load_from_memory(order)
@@ -81,14 +83,15 @@ class Loader:
         seconds = {"verify": verified - began, "restore": time.monotonic() - verified}
         return meta, seconds
 
-    def _load_from_storage(self, folder: Path, iteration: int) -> dict[str, Any]:
+    def _load_from_storage(self, tiers: tuple[str, ...], iteration: int) -> dict[str, Any]:
         return self._state.restore_persistent(
             PersistentPart(
-                folder,
+                tiers,
                 iteration,
                 self._settings.rank,
                 self._settings.job,
                 self._fingerprint,
                 storage_pacer(reading=True),
+                self._agree,
             )
         )

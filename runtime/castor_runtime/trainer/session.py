@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -102,7 +102,9 @@ class TrainerSession:
         self._moments = Moments(state.sections, state.clone_at_capture, state.trained)
         self._fingerprint = self._agree_on_fingerprint()
         self._send_layout()
-        self._loader = Loader(settings, state, self._fingerprint, self._open)
+        self._loader = Loader(
+            settings, state, self._fingerprint, self._open, self._agree_on_attempt
+        )
         self._resumed = False
         self.from_start = False
         self._replicator: Replicator | None = None
@@ -289,10 +291,21 @@ class TrainerSession:
             self._settings.replicas,
         )
 
+    def _agree_on_attempt(self, names: Sequence[bytes]) -> bytes | None:
+        """Return the first of rank 0's names, 16 bytes each, that every rank has."""
+        most = len(self._settings.persistence.tiers)
+        listed = b"".join(names).ljust(16 * most, b"\0")
+        mine = torch.frombuffer(bytearray(listed), dtype=torch.uint8)
+        every = [torch.empty_like(mine) for _ in range(dist.get_world_size(self._control))]
+        dist.all_gather(every, mine, self._control)
+        held = [[one.numpy()[16 * i : 16 * i + 16].tobytes() for i in range(most)] for one in every]
+        common = (name for name in held[0] if any(name) and all(name in one for one in held))
+        return next(common, None)
+
     def _send_layout(self) -> None:
         folder = Path(self._settings.folder or Path(self._settings.socket).parent)
         template = folder / f"template-{self._settings.rank}"
-        persists = bool(self._settings.persistence.path)
+        persists = bool(self._settings.persistence.tiers)
         if persists:
             self._state.write_template(template)
         sections = self._state.sections

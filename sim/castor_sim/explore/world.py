@@ -82,7 +82,7 @@ class Shape:
             run=RUN,
             traffic=TrafficOptions(checkpoint_every=self.checkpoint_every),
             limits=WatchLimits(lease_s=3.0),
-            persistence=PersistenceOptions(path="storage", every_s=1.0, storage_s=30.0),
+            persistence=PersistenceOptions(tiers=("storage",), every_s=1.0, storage_s=30.0),
             recovery=RecoveryOptions(gather_s=20.0),
         )
 

@@ -254,7 +254,7 @@ def test_a_group_that_loses_all_its_memory_is_loaded_from_storage(
 ) -> None:
     import_module("castor_runtime.persistent.deepspeed_format")  # seconds; not while it trains
     whole = make(iterations=60).run()
-    persistence = PersistenceOptions(path=str(tmp_path / "kept"), every_s=0.3)
+    persistence = PersistenceOptions(tiers=(str(tmp_path / "kept"),), every_s=0.3)
     cluster = make(iterations=60, persistence=persistence)
     persisted = threading.Event()
     for step in range(1, 60):
