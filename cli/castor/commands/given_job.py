@@ -49,11 +49,13 @@ def spec_of(given: GivenJob, job: Job) -> JobSpec:
         InputError: it cannot be; it names the place of what is at fault.
     """
     from castor_policy.option import OptionError
+    from castor_runtime.launcher.storage_check import check_tiers
     from castor_runtime.launcher.train_options import check_launch, job_spec
 
     try:
         spec = job_spec(job)
         check_launch(job.launch)
+        check_tiers(spec.persistence.tiers)
     except OptionError as error:
         raise given.fault(error) from error
     return spec
