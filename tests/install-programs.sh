@@ -7,7 +7,9 @@ PATH=$PATH:/usr/sbin:/sbin  # a user's PATH often lacks the administrator's prog
 # program:package, and python headers, without which DeepSpeed compiles nothing
 needed=(
   ip:iproute2 tc:iproute2 ss:iproute2 mount:mount setpriv:util-linux pkill:procps c++:g++
-  promtool:prometheus ssh:openssh-client sshd:openssh-server
+  promtool:prometheus
+  ssh:openssh-client sshd:openssh-server logrotate:logrotate systemd-analyze:systemd
+  slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge
 )
 programs=() packages=()
 miss() {

@@ -23,6 +23,7 @@ from castor.commands.figures import figures
 from castor.commands.interval import interval
 from castor.commands.iterate import iterate
 from castor.commands.kill import kill
+from castor.commands.kubernetes import kubernetes
 from castor.commands.launch import launch
 from castor.commands.operate import operate
 from castor.commands.placement import placement
@@ -33,6 +34,7 @@ from castor.commands.rm import rm
 from castor.commands.run import run
 from castor.commands.schedule import schedule
 from castor.commands.simulate import simulate
+from castor.commands.slurm import slurm
 from castor.commands.status import status
 from castor.commands.sweep import sweep
 from castor.commands.trace import trace_app
@@ -82,10 +84,11 @@ app.command()(explore)
 # What is not Castor's own goes to the training program.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run)
-# The line of castor run, from its first word that is no option of castor launch on.
-app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
-    launch
-)
+# The line of castor run begins with the first word that is not such a command's own.
+_LINE = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+app.command(context_settings=_LINE)(launch)
+app.command(context_settings=_LINE)(slurm)
+app.command(context_settings=_LINE)(kubernetes)
 app.command()(resume)
 app.command()(agent)
 app.command()(operate)

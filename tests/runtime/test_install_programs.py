@@ -16,6 +16,12 @@ PROGRAMS = {
     "c++": "g++",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "logrotate": "logrotate",
+    "systemd-analyze": "systemd",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "sbatch": "slurm-client",
+    "munged": "munge",
 }
 
 

@@ -58,7 +58,7 @@ def run(
 
     flags = [Flag(("agents",), "castor run", "external")]
     if nnodes:
-        flags.append(Flag(("nodes",), "--nnodes", _least(nnodes)))
+        flags.append(Flag(("nodes",), "--nnodes", host_counts(nnodes)[0]))
     if nproc_per_node is not None:
         flags.append(Flag(("ranks_per_node",), "--nproc-per-node", nproc_per_node))
     given, job = read_job(context, script, changes, flags)
@@ -79,9 +79,13 @@ def run(
     raise typer.Exit(run_agent(options, spec))
 
 
-def _least(nnodes: str) -> int:
-    """Return MIN of MIN:MAX."""
+def host_counts(nnodes: str) -> tuple[int, int]:
+    """Return MIN and MAX of MIN:MAX.
+
+    Raises:
+        InputError: it says something else.
+    """
     match = _NNODES.fullmatch(nnodes)
     if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
         raise InputError(f"expected MIN or MIN:MAX, such as 4:5, not {nnodes!r}", key="--nnodes")
-    return int(match[1])
+    return int(match[1]), int(match[2] or match[1])

@@ -1,1 +1,1 @@
-"""Starting the one line of `castor run` on many hosts, by what is there: OpenSSH, Slurm."""
+"""Starting the one line of `castor run` on many hosts, by what is there: ssh, Slurm, Kubernetes."""

@@ -60,3 +60,23 @@ def completed(words: Sequence[str], hosts: int, slots: int | None) -> list[str]:
     if slots is not None and not value_of(words, "--nproc-per-node"):
         first += ["--nproc-per-node", str(slots)]
     return [*first, *words]
+
+
+def without(words: Sequence[str], option: str) -> list[str]:
+    """Return the line without an option of Castor's own and its value.
+
+    Args:
+        words: of the line, after `castor run`.
+        option: such as --secret.
+    """
+    kept: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            kept.append(word)
+            break
+        if word == option:
+            next(left, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return [*kept, *left]

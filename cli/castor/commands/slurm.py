@@ -1,0 +1,67 @@
+"""castor slurm: the one line of `castor run`, as an array of single-node tasks of Slurm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from castor_configs.errors import InputError
+
+
+def slurm(
+    *,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Hand it to sbatch in place of printing it.")
+    ] = False,
+    before: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="Before a task's time is over its agent is told so."),
+    ] = "2min",
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="Of sbatch besides: --sbatch=--gres=gpu:8."),
+    ] = None,
+    castor: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Castor's program on the nodes; default: as here."),
+    ] = None,
+    line: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OPTIONS... SCRIPT", help="What `castor run` is given; see its --help."
+        ),
+    ],
+) -> None:
+    """Print, or submit, an array of tasks with an agent each: --nnodes says how many.
+
+    Options of this command come first. A task whose node fails, whose time is over or whose agent
+    dies goes back into the queue, and joins again as a spare; one that ends with 0, 1, 2 or 93
+    does not. scancel frees the nodes' memory, too.
+
+    Example: castor slurm --sbatch=--gres=gpu:8 --sbatch=--time=1-0 --submit --nnodes 4:5
+    --nproc-per-node 8 --job gpt2 --interface eth0 --store etcd://10.0.0.1:2379 --secret FILE
+    train.py --lr 3e-4
+    """
+    from castor.commands.run import host_counts
+    from castor_configs.quantities import parse_seconds
+    from castor_runtime.deployment.run_line import job_of, value_of
+    from castor_runtime.deployment.slurm import Wanted, batch_script
+    from castor_runtime.deployment.slurm import submit as hand_over
+
+    try:
+        before_s = parse_seconds(before)
+    except ValueError as error:
+        raise InputError(str(error), key="--before") from error
+    if not 0 < before_s <= 65535:
+        raise InputError("Slurm takes from 1 s to 65535 s", key="--before")
+    nnodes = value_of(line, "--nnodes")
+    if not nnodes:
+        raise InputError("say how many tasks: MIN, or MIN:MAX with spares", key="--nnodes")
+    _, most = host_counts(nnodes)
+    program = castor or Path(sys.executable).with_name("castor")
+    wanted = Wanted(job_of(line), most, program, line, round(before_s), tuple(sbatch or ()))
+    script = batch_script(wanted)
+    typer.echo(hand_over(script) if submit else script, nl=submit)

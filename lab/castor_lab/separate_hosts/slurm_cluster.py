@@ -1,0 +1,106 @@
+"""Slurm on separate hosts: Debian's slurmctld on one, slurmd on the others, munged on all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from castor_lab.emulated_cluster.iproute import KernelRefusedError
+from castor_lab.separate_hosts.hosts import SeparateHost
+
+PROGRAMS: Final = ("slurmctld", "slurmd", "munged", "sbatch")
+
+_FOLDER: Final = "/mnt/slurm"
+_CONFIGURATION: Final = """\
+ClusterName=lab
+SlurmctldHost={controller}({address})
+AuthType=auth/munge
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdTimeout=10
+ReturnToService=2
+KillWait=10
+MailProg=/bin/true
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+_UP_S: Final = 30.0
+
+
+class SlurmCluster:
+    """A Slurm whose nodes are separate hosts; what is typed is typed at the controller.
+
+    Args:
+        controller: its host.
+        nodes: theirs.
+
+    Raises:
+        KernelRefusedError: the nodes do not become idle.
+    """
+
+    def __init__(self, controller: SeparateHost, nodes: Sequence[SeparateHost]) -> None:
+        self._controller = controller
+        self._nodes = nodes
+        lines = (
+            f"NodeName={node.name} NodeAddr={node.address} CPUs=2 RealMemory=1000" for node in nodes
+        )
+        self._configuration = _CONFIGURATION.format(
+            controller=controller.name,
+            address=controller.address,
+            folder=_FOLDER,
+            nodes="\n".join(lines),
+        )
+        self._key = os.urandom(1024)
+        for host in (controller, *nodes):
+            self._furnish(host)
+        self._begin(controller, "slurmctld", "-D", "-c")
+        for node in nodes:
+            self._begin(node, "slurmd", "-D", "-N", node.name)
+        give_up_s = time.monotonic() + _UP_S
+        while set(self.type("sinfo", "-h", "-N", "-o", "%T").split()) != {"idle"}:
+            if time.monotonic() > give_up_s:
+                raise KernelRefusedError(f"Slurm did not start: {self.type('sinfo')}")
+            time.sleep(0.2)
+
+    def _furnish(self, host: SeparateHost) -> None:
+        folders = (f"{_FOLDER}/state", f"{_FOLDER}/spool", "/run/munge", "/var/log/munge")
+        host.run("mkdir", "-p", "-m", "755", *folders)
+        host.path(f"{_FOLDER}/slurm.conf").write_text(self._configuration)
+        host.path(f"{_FOLDER}/cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        key = host.path(f"{_FOLDER}/munge.key")
+        key.write_bytes(self._key)
+        key.chmod(0o600)
+        host.begin(
+            *("munged", "--foreground", "--force", f"--key-file={_FOLDER}/munge.key"),
+            *("--socket=/run/munge/munge.socket.2", "--pid-file=/run/munge/munged.pid"),
+            *("--log-file=/var/log/munge/munged.log", f"--seed-file={_FOLDER}/munge.seed"),
+        )
+        give_up_s = time.monotonic() + _UP_S
+        while not host.path("/run/munge/munge.socket.2").exists() and time.monotonic() < give_up_s:
+            time.sleep(0.02)
+
+    @staticmethod
+    def _begin(host: SeparateHost, *arguments: str) -> None:
+        host.begin("env", f"SLURM_CONF={_FOLDER}/slurm.conf", *arguments)
+
+    def type(self, *arguments: str) -> str:
+        """Run one of Slurm's commands at the controller; return what it says."""
+        with_settings = ("env", f"SLURM_CONF={_FOLDER}/slurm.conf", *arguments)
+        return self._controller.run(*with_settings, check=False).stdout
+
+    def tasks(self) -> dict[str, tuple[str, str]]:
+        """Return what is in the queue: task -> (state, node)."""
+        lines = self.type("squeue", "-h", "-r", "-o", "%i %T %N").splitlines()
+        words = (line.split() for line in lines)
+        return {one[0]: (one[1], one[2] if len(one) > 2 else "") for one in words}
