@@ -41,8 +41,8 @@ def kubernetes(
     Options of this command come first. The file of --secret is read here and goes into a Secret;
     name and address are the pod's own. A pod that is lost comes back as a spare.
 
-    Example: castor kubernetes --image registry.lab/train:7 --shared-memory 60GiB --gpus 8 --nnodes 4:5
-    --nproc-per-node 8 --job gpt2 --store etcd://etcd:2379 --secret FILE train.py --lr 3e-4
+    Example: castor kubernetes --image registry.lab/train:7 --shared-memory 60GiB --gpus 8
+    --nnodes 4:5 --nproc-per-node 8 --job gpt2 --store etcd://etcd:2379 --secret FILE train.py --lr 3e-4
     """
     from castor.commands.run import host_counts
     from castor_configs.quantities import parse_bytes
