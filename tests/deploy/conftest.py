@@ -65,6 +65,14 @@ class Deployment:
     def logs(self, name: str) -> Path:
         return self.hosts[name].path("/root/.local/state/castor")
 
+    def is_spare(self, name: str) -> bool:
+        """Whether a node's agent is alive without a place among those that train."""
+        for file in self.logs(name).glob("*/*/agent.json"):
+            record = json.loads(file.read_text())
+            alive = any("castor run" in one for one in self.hosts[name].processes().values())
+            return alive and record["machine"] is None
+        return False
+
     def iteration(self) -> int:
         return last_iteration(
             merge(file for name in self.nodes for file in self.logs(name).glob("*/*/events.jsonl"))

@@ -42,7 +42,8 @@ def kubernetes(
     name and address are the pod's own. A pod that is lost comes back as a spare.
 
     Example: castor kubernetes --image registry.lab/train:7 --shared-memory 60GiB --gpus 8
-    --nnodes 4:5 --nproc-per-node 8 --job gpt2 --store etcd://etcd:2379 --secret FILE train.py --lr 3e-4
+    --nnodes 4:5 --nproc-per-node 8 --job gpt2 --store etcd://etcd:2379 --secret FILE
+    train.py --lr 3e-4
     """
     from castor.commands.run import host_counts
     from castor_configs.quantities import parse_bytes
