@@ -25,6 +25,7 @@ from castor.commands.iterate import iterate
 from castor.commands.kill import kill
 from castor.commands.kubernetes import kubernetes
 from castor.commands.launch import launch
+from castor.commands.metrics import metrics_app
 from castor.commands.operate import operate
 from castor.commands.placement import placement
 from castor.commands.recovery import recovery
@@ -102,6 +103,7 @@ app.command()(clean)
 app.add_typer(trace_app, name="trace")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(certs_app, name="certs")
+app.add_typer(metrics_app, name="metrics")
 
 
 def main() -> None:
