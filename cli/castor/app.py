@@ -18,18 +18,22 @@ from castor.commands.clean import clean
 from castor.commands.cluster import cluster_app
 from castor.commands.compare import compare
 from castor.commands.demo import demo
+from castor.commands.events import events
 from castor.commands.explore import explore
 from castor.commands.figures import figures
 from castor.commands.interval import interval
 from castor.commands.iterate import iterate
+from castor.commands.jobs import jobs
 from castor.commands.kill import kill
 from castor.commands.kubernetes import kubernetes
 from castor.commands.launch import launch
+from castor.commands.logs import logs
 from castor.commands.metrics import metrics_app
 from castor.commands.operate import operate
 from castor.commands.placement import placement
 from castor.commands.recovery import recovery
 from castor.commands.replay import replay
+from castor.commands.result import result
 from castor.commands.resume import resume
 from castor.commands.rm import rm
 from castor.commands.run import run
@@ -93,7 +97,11 @@ app.command(context_settings=_LINE)(kubernetes)
 app.command()(resume)
 app.command()(agent)
 app.command()(operate)
+app.command()(jobs)
 app.command()(status)
+app.command()(logs)
+app.command()(events)
+app.command()(result)
 app.command()(kill)
 app.command()(recovery)
 app.command()(replay)

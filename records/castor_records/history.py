@@ -46,7 +46,9 @@ class History:
                 if first:
                     self._ranks.add((generation, rank))
                     self._kept.append(entry)
-                self._newest[generation] = entry
+                    self._newest.pop(generation, None)
+                else:
+                    self._newest[generation] = entry
                 return first and rank == 0
             case _:
                 self._kept.append(entry)
@@ -77,10 +79,11 @@ class History:
                 generation, rank = _GENERATION.search(line), _RANK.search(line)
                 if generation is None or rank is None:
                     continue
-                newest[generation[1]] = line
                 if (generation[1], rank[1]) in seen:
+                    newest[generation[1]] = line
                     continue
                 seen.add((generation[1], rank[1]))
+                newest.pop(generation[1], None)
             history._add_line(line)
         for line in newest.values():
             history._add_line(line)

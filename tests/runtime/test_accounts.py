@@ -226,7 +226,7 @@ def test_an_agent_that_cannot_be_reached_is_named_and_the_rest_is_told(tmp_path:
         await job.report("b", "127.0.0.1:1")
         await job.report("c", "nowhere")
         view, accounts = await job.told()
-        assert [e.event for e in accounts.entries()] == [RootElected(agent="a", term=1)]
+        assert [e.event for _, e in accounts.told()] == [RootElected(agent="a", term=1)]
         assert list(accounts.unreached) == ["b", "c"]
         assert accounts.unreached["b"].startswith("127.0.0.1:1: ")
         document = status_document(view, None, None, accounts)

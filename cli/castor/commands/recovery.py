@@ -11,18 +11,23 @@ import typer
 from rich.console import Console
 
 from castor.commands.overwriting import Overwrite
+from castor.commands.reach import Reach, given_options, reaches_a_job
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from castor_analysis.recovery.timeline import RecoveryTimeline
+    from castor_policy.store import Store
     from castor_records.events.event import Entry, Event
+    from castor_runtime.launcher.job_view import JobView
 
 _SUFFIXES = (".png", ".pdf", ".svg", ".html", ".json")
 
 
+@reaches_a_job
 def recovery(
+    context: typer.Context,
     run: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -43,6 +48,12 @@ def recovery(
     ] = None,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    job: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of any job, by its name, --store and --secret."),
+    ] = None,
+    **_flags: Any,
 ) -> None:
     """Show a real recovery second by second, as a table and as a picture.
 
@@ -56,14 +67,18 @@ def recovery(
 
     if out is not None and out.suffix not in _SUFFIXES:
         raise InputError(f"expected {', '.join(_SUFFIXES)}, not {out.suffix or out}", key="--out")
-    logs = _logs(run or [_newest()])
+    if job is None and "store" in given_options(context):
+        raise InputError("--store and --job go together", key="--job")
+    logs = [] if job is not None else _logs(run or [_newest()])
     if out is not None:
         output_file(out, key="--out", overwrite=overwrite, reads=logs)
-    entries = _entries(logs)
+    entries = _entries(logs) if job is None else _told(Reach.of(job, context.params, asks=False))
     try:
         found = read_recoveries(entries)
         chosen = choose(found, generation)
     except ValueError as error:
+        if job is not None:
+            raise InputError(f"job {job}: {error}", key="--job") from error
         raise InputError(str(error), file=logs[0].parent if len(logs) > 1 else logs[0]) from error
     if out is not None:
         _write(entries, chosen, out)
@@ -77,6 +92,19 @@ def recovery(
     _print(console, chosen)
     if out is not None:
         typer.echo(f"wrote {out}", err=True)
+
+
+def _told(reach: Reach) -> list[Entry[Event]]:
+    """Return what a job's agents tell; who cannot be asked is named."""
+    from castor.commands.logs import name_untold
+    from castor_runtime.launcher.accounts import read_accounts
+
+    async def ask(store: Store, view: JobView) -> list[Entry[Event]]:
+        accounts = await read_accounts(store, view, reach.credentials)
+        name_untold(reach, view, accounts)
+        return accounts.entries()
+
+    return reach.run(ask)
 
 
 def _newest() -> Path:

@@ -13,7 +13,9 @@ from castor_configs.errors import InputError
 def rm(
     job: Annotated[str, typer.Argument(metavar="JOB", help="Its name.")],
     *,
-    store: Annotated[str, typer.Option(metavar="URL", help="etcd://HOST:PORT[,HOST:PORT]")],
+    store: Annotated[
+        str, typer.Option(metavar="URL", envvar="CASTOR_STORE", help="etcd://HOST:PORT[,HOST:PORT]")
+    ],
 ) -> None:
     """Take a job that no agent lives of any more out of its store.
 

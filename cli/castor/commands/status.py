@@ -103,11 +103,15 @@ def _has_ended(folder: Any) -> bool:
 def _document(reach: Reach, folder: Any) -> dict[str, Any]:
     from castor_runtime.launcher.accounts import read_accounts
     from castor_runtime.launcher.status import status_document
+    from castor_runtime.launcher.told_result import told_result
 
     async def read(store: Any, view: Any) -> dict[str, Any]:
-        # A run's folder tells all that its agents would.
-        told = None if folder else await read_accounts(store, view, reach.credentials)
-        return status_document(view, folder, await store.state(), told)
+        if folder is not None:  # it tells all that the agents would
+            return status_document(view, folder, await store.state())
+        told = await read_accounts(store, view, reach.credentials)
+        document = status_document(view, None, await store.state(), told)
+        over = view.plan is not None and view.plan.is_over
+        return document | {"result": told_result(view, told).to_json() if over else None}
 
     return reach.run(read)
 
@@ -115,8 +119,14 @@ def _document(reach: Reach, folder: Any) -> dict[str, Any]:
 def _print(document: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(document, allow_nan=False))
-    else:
-        Console(highlight=False, markup=False).print(_shown(document))
+        return
+    console = Console(highlight=False, markup=False)
+    console.print(_shown(document))
+    if result := document.get("result"):
+        from castor_records.result import Result
+        from castor_runtime.launcher.screen import print_summary
+
+        print_summary(console, Result.of_json(result))
 
 
 def _print_ended(folder: Any, as_json: bool) -> None:

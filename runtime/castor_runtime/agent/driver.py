@@ -34,6 +34,7 @@ from castor_policy.store import Store, StoreFullError, StoreUnavailableError
 from castor_runtime.agent.admission import Admitted
 from castor_runtime.agent.clock_watch import watch_clock
 from castor_runtime.agent.event_log import EventLog, put_other_run_away
+from castor_runtime.agent.job_making import run_started
 from castor_runtime.agent.journal_file import JournalFile
 from castor_runtime.agent.life import own_life, sign_of
 from castor_runtime.agent.machine import Machine
@@ -129,6 +130,10 @@ class Agent:
         self._taking_since_s: float | None = None
         self._written: dict[str, Any] = {}
         self._beside = BackgroundTasks(lambda why: self._see(StoreTrouble("task", why)))
+
+    def tell_beginning(self) -> None:
+        """Log that the job has begun: this agent has made it, and there is no launcher."""
+        self._log.write(run_started(self._spec), self._spec.started_ns)
 
     async def run(self) -> int:
         """Serve until the job ends; return the exit code.

@@ -14,6 +14,7 @@ from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.same_job import differences
 from castor_policy.agents.store_keys import job_prefix, plan_key, spec_key
 from castor_policy.store import Compare, Put, Store, StoreUnavailableError, Txn
+from castor_records.events.failures import RunStarted
 from castor_runtime.transport import Credentials, JobSecret
 
 
@@ -26,6 +27,22 @@ def new_job(given: JobSpec, credentials: Credentials) -> JobSpec:
     """
     mark = credentials.mark() if isinstance(credentials, JobSecret) else ""
     return replace(given, run=secrets.token_hex(8), started_ns=time.time_ns(), credentials=mark)
+
+
+def run_started(spec: JobSpec, compute: str | None = None) -> RunStarted:
+    """Return the event that begins the log of a new run.
+
+    Args:
+        spec: the job.
+        compute: "paced" if waits stand for a GPU's work, else "real"; None: it is not known.
+    """
+    return RunStarted(
+        machines=spec.machines,
+        ranks=spec.machines * spec.ranks_per_machine,
+        replicas=len(spec.replicas[0]),
+        placement=spec.placement,
+        compute=compute,
+    )
 
 
 async def make_or_join(store: Store, own: JobSpec, say: Callable[[str], None]) -> JobSpec | None:

@@ -51,6 +51,7 @@ async def _serve(
     # Imported here: the store's client starts threads when it is imported or connects.
     from castor_runtime.agent.admission import read_credentials  # noqa: PLC0415
     from castor_runtime.agent.driver import Agent  # noqa: PLC0415
+    from castor_runtime.agent.job_making import new_job  # noqa: PLC0415
     from castor_runtime.agent.trainer_fork_link import TrainerForkLink  # noqa: PLC0415
     from castor_runtime.stores import open_store  # noqa: PLC0415
 
@@ -59,11 +60,14 @@ async def _serve(
     await forks.open()
     store = open_store(options.store)
     try:
-        spec = await _job(store, options, given, credentials)
+        own = None if given is None else new_job(given, credentials)
+        spec = await _job(store, options, own)
         if spec is None:
             return 0
         admitted = await _admitted(store, spec, options, credentials)
         agent = Agent(options, admitted, store, forks)
+        if own is not None and own.run == spec.run:
+            agent.tell_beginning()
         forks.on_lost(agent.forks_lost)
         serving = asyncio.create_task(agent.run())
         loop = asyncio.get_running_loop()
@@ -76,18 +80,16 @@ async def _serve(
         forks.close()
 
 
-async def _job(
-    store: Store, options: AgentOptions, given: JobSpec | None, credentials: Credentials
-) -> JobSpec | None:
-    from castor_runtime.agent.job_making import make_or_join, new_job  # noqa: PLC0415
+async def _job(store: Store, options: AgentOptions, own: JobSpec | None) -> JobSpec | None:
+    """Return the job, made by this agent as `own` or not; None if it has finished already."""
+    from castor_runtime.agent.job_making import make_or_join  # noqa: PLC0415
 
-    if given is None:
+    if own is None:
         return await read_spec(store, options)
 
     def say(text: str) -> None:
         sys.stderr.write(f"castor: {text}\n")
 
-    own = new_job(given, credentials)
     return await _answered(options, lambda: make_or_join(store, own, say))
 
 

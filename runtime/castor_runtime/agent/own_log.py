@@ -26,7 +26,7 @@ class _Kept(io.TextIOBase):
             with self._path.open("a", encoding="utf-8", errors="replace") as file:
                 file.write(text)
         except OSError:
-            pass  # no folder yet, or a full disk: that must not silence the agent
+            pass  # a full disk must not silence the agent
         return written
 
     def flush(self) -> None:
@@ -41,6 +41,7 @@ class _Kept(io.TextIOBase):
 
 def keep_stderr(folder: Path) -> None:
     """Have what this process says on its standard error kept in the agent's folder, too."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "agent.log"
     if not _is(sys.stderr, path):
         sys.stderr = _Kept(sys.stderr, path)

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_keys import accounts_prefix
 from castor_policy.store import Store
 from castor_records.account import Account
 from castor_records.clocks import ClockOffset, Clocks, told
 from castor_records.events.event import Entry, Event
+from castor_records.events.failures import RunStarted
+from castor_runtime.agent.job_making import run_started
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.transport import Credentials, PeerError, PeerReader
 
@@ -32,10 +35,12 @@ class Accounts:
     """What is told of a job.
 
     Attributes:
+        spec: the job; None: it is not known.
         by_agent: what each agent tells, of this run.
         unreached: agents that are alive and could not be asked, and why.
     """
 
+    spec: JobSpec | None = None
     by_agent: Mapping[str, Account] = field(default_factory=dict)
     unreached: Mapping[str, str] = field(default_factory=dict)
 
@@ -44,8 +49,14 @@ class Accounts:
         return told([self.by_agent[name].log for name in sorted(self.by_agent)])
 
     def entries(self) -> list[Entry[Event]]:
-        """Return all that is told, in order of time, clocks corrected."""
-        return [entry for _, entry in self.told()]
+        """Return all that is told, in order of time, clocks corrected.
+
+        It begins with the begin of the run, be it that the agent that made the job tells nothing.
+        """
+        found = [entry for _, entry in self.told()]
+        if self.spec is None or any(isinstance(entry.event, RunStarted) for entry in found):
+            return found
+        return [Entry(0, run_started(self.spec)), *found]
 
     def clocks(self) -> dict[str, ClockOffset]:
         """Return how far each agent's clock was at last from the others', as far as is known."""
@@ -78,7 +89,7 @@ async def read_accounts(store: Store, view: JobView, credentials: Credentials | 
                 found[name] = answer
             else:
                 unreached[name] = answer
-    return Accounts(found, unreached)
+    return Accounts(view.spec, found, unreached)
 
 
 async def ask_all(

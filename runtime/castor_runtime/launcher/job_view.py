@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from castor_policy.agents.admission import Refusal, refused_prefix
+from castor_policy.agents.admission import Refusal, Software, refused_prefix, software_key
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import PlanChanged, ReportChanged, RootChanged
 from castor_policy.agents.job_spec import JobSpec
@@ -29,6 +29,7 @@ class JobView:
         refused: agents that may not take part, by name.
         requests: keys of the requests for machines that stand: nobody has served them.
         served: what was done about requests, by their names.
+        software: what the job's first agent runs; None before there is one.
         set_aside: what is wrong with each key that holds no document of ours; it counts as none.
         revision: of the store, when this was read.
     """
@@ -42,6 +43,7 @@ class JobView:
     refused: dict[str, Refusal] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     served: dict[str, Served] = field(default_factory=dict)
+    software: Software | None = None
     set_aside: dict[str, str] = field(default_factory=dict)
     revision: int = 0
 
@@ -79,6 +81,8 @@ class JobView:
                 self.refused.pop(agent, None)
                 if value is not None:
                     self.refused[agent] = Refusal.from_json(value)
+            case _ if key == software_key(self.job):
+                self.software = None if value is None else Software.from_json(value)
             case _ if key.startswith(requests_prefix(self.job)):
                 self.requests = sorted({*self.requests, key} - ({key} if value is None else set()))
             case _ if key.startswith(served_prefix(self.job)):

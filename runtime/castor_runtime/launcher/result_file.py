@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -97,35 +97,53 @@ def write_result(
         final = folder.agent(name) / "final.json"
         if final.exists():
             finals.append(json.loads(final.read_text(encoding="utf-8")))
-    iteration, sha256 = final_state(finals, spec.machines * spec.ranks_per_machine)
-    result = Result(
-        job=spec.job,
-        run=spec.run,
+    result = replace(
+        result_of(spec, entries, finals),
         outcome=outcome.outcome,
         reason=outcome.reason,
         command=tuple(options.command),
-        seeds=_seeds(spec.arguments),
         versions=_versions(),
         machine=_machine(),
         compute=options.compute,
         # As the launcher found it when the run began, link by link.
         cluster=folder.run().cluster,
-        nodes=spec.machines,
-        ranks_per_node=spec.ranks_per_machine,
-        replicas=tuple(tuple(row) for row in spec.replicas),
-        spec=json.loads(spec.to_json()),
-        iterations=last_iteration(entries) if iteration is None else iteration,
         wall_s=(time.time_ns() - spec.started_ns) / 1e9,
-        final_state_sha256=sha256,
-        recoveries=tuple(recoveries(entries)),
-        persistent=persistent(entries),
-        warnings=tuple(warned(entries)),
         faults_not_injected=tuple(outcome.not_injected),
         kept_memory=None if kept is None else kept.to_json(),
         strangers=dict(outcome.strangers),
     )
     write_text(folder.result_file, json.dumps(result.to_json(), indent=2) + "\n")
     return result
+
+
+def result_of(
+    spec: JobSpec, entries: Sequence[Entry[Event]], finals: Iterable[Mapping[str, Any]]
+) -> Result:
+    """Return what the events and the final state say of a job; the same wherever they come from.
+
+    Args:
+        spec: the job.
+        entries: what happened, by time.
+        finals: what each agent says of the final state, see `final_state`.
+
+    Raises:
+        ValueError: the agents disagree on the final state.
+    """
+    iteration, sha256 = final_state(finals, spec.machines * spec.ranks_per_machine)
+    return Result(
+        job=spec.job,
+        run=spec.run,
+        seeds=_seeds(spec.arguments),
+        nodes=spec.machines,
+        ranks_per_node=spec.ranks_per_machine,
+        replicas=tuple(tuple(row) for row in spec.replicas),
+        spec=json.loads(spec.to_json()),
+        iterations=last_iteration(entries) if iteration is None else iteration,
+        final_state_sha256=sha256,
+        recoveries=tuple(recoveries(entries)),
+        persistent=persistent(entries),
+        warnings=tuple(warned(entries)),
+    )
 
 
 def persistent(entries: Sequence[Entry[Event]]) -> dict[str, Any]:

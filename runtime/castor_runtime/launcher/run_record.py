@@ -1,4 +1,4 @@
-"""run.json, and the first event: what the launcher says of its run."""
+"""run.json: what the launcher says of its run."""
 
 from __future__ import annotations
 
@@ -8,20 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from castor_policy.agents.job_spec import JobSpec
-from castor_records.events.failures import RunStarted
 from castor_records.run_record import RunRecord
 from castor_runtime.launcher.train_options import TrainOptions
-
-
-def run_started(spec: JobSpec, options: TrainOptions) -> RunStarted:
-    """Return the event that begins the log of a new run."""
-    return RunStarted(
-        machines=spec.machines,
-        ranks=spec.machines * spec.ranks_per_machine,
-        replicas=len(spec.replicas[0]),
-        placement=spec.placement,
-        compute=options.compute,
-    )
 
 
 def run_record(

@@ -17,6 +17,7 @@ from rich.console import Console
 from castor_policy.agents.admission import Refusal
 from castor_policy.store import StoreUnavailableError
 from castor_records.events.training import IterationEnded
+from castor_runtime.agent.job_making import run_started
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.background_tasks import BackgroundTasks
@@ -37,7 +38,7 @@ from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome, judge
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.launcher.run_record import run_record, run_started
+from castor_runtime.launcher.run_record import run_record
 from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.site import Site, ThisMachine
 from castor_runtime.launcher.stored_job import StoredJob
@@ -219,7 +220,7 @@ class TrainingRun:
             where = f"iteration {self._complete}" if self._complete else "what its agents hold"
             self._log.say(f"run {spec.run} goes on from {where} in memory")
         else:
-            self._log.report(run_started(spec, self.options), spec.started_ns)
+            self._log.report(run_started(spec, self.options.compute), spec.started_ns)
         if (cluster := self._site.to_json()) is not None:
             self._log.say(f"on the emulated cluster {cluster['name']}")
         for note in self.options.notes:

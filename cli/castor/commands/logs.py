@@ -1,0 +1,189 @@
+"""castor logs: what a job's trainers and agents say, from all hosts, with a prefix."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from castor.commands.reach import Reach, reaches_a_job
+from castor_configs.errors import InputError
+
+if TYPE_CHECKING:
+    from castor_policy.store import Store
+    from castor_runtime.launcher.accounts import Accounts
+    from castor_runtime.launcher.job_view import JobView
+    from castor_runtime.launcher.log_reading import JobLogs, Line
+
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+STYLES = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green")
+_SHOWN = re.compile(r"rank-(\d+)\.log|agent\.log")
+
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")]
+RunDir = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="DIR", help="Run folder on this machine, in place of JOB."),
+]
+
+
+@reaches_a_job
+def logs(
+    context: typer.Context,
+    job: Annotated[
+        str | None,
+        typer.Argument(metavar="[JOB]", help="Its name, with --store; else see --run."),
+    ] = None,
+    *,
+    run: RunDir = None,
+    node: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this agent alone, by its name.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=0, metavar="R", help="Of this rank alone.")
+    ] = None,
+    tail: Annotated[
+        str, typer.Option(metavar="N", help="The last N lines of each log, or `all`.")
+    ] = "20",
+    follow: Follow = False,
+    **_flags: Any,
+) -> None:
+    """Print what the trainers and agents of a job say, each line with who said it.
+
+    Without JOB it is the newest run under out/ on this machine. An agent that cannot be reached
+    is named, the others are shown.
+
+    Example: castor logs gpt2 --store etcd://10.0.0.1:2379 --secret FILE --rank 3 -f
+    """
+    from castor_runtime.launcher.log_following import follow_folder, follow_job
+    from castor_runtime.launcher.log_reading import JobLogs
+
+    lines = _lines(tail)
+    printer = _Printer()
+
+    def wanted(name: str) -> bool:
+        match = _SHOWN.fullmatch(name)
+        return match is not None and (rank is None or match[1] == str(rank))
+
+    with contextlib.suppress(KeyboardInterrupt), JobLogs(wanted, lines) as read:
+        if job is None:
+            import asyncio
+
+            folder = local_run(run)
+            _check_node(node, folder.agent_names())
+            tell = _only(node, printer.lines)
+            asyncio.run(follow_folder(folder, read, tell, once=not follow))
+        else:
+            reach = Reach.of(job, context.params)
+            assert reach.credentials is not None, "they were asked for"
+            credentials = reach.credentials
+
+            async def ask(store: Store, view: JobView) -> None:
+                from castor_runtime.launcher.accounts import read_accounts
+
+                left = await read_accounts(store, view, None)
+                known = [*view.reports, *left.by_agent, *(view.plan.agents if view.plan else ())]
+                _check_node(node, known)
+                tell = _told(printer, read)
+                await follow_job(store, view, credentials, read, tell, once=not follow, node=node)
+                for line in gone(view, left, node):
+                    STDERR.print(f"castor: {line}", style="yellow")
+
+            reach.run(ask)
+    if not printer.printed:
+        STDERR.print("castor: there is no such log yet", style="yellow")
+
+
+def local_run(run: Path | None) -> Any:
+    """Return the run's folder that was named, or the newest."""
+    from castor_runtime.launcher.run_folder import RunFolder, newest_run
+
+    folder = RunFolder(run) if run is not None else newest_run()
+    folder.run()  # says so if it is none
+    return folder
+
+
+def gone(view: JobView, left: Accounts, node: str | None = None) -> list[str]:
+    """Return of each agent that is not there any more where its logs are."""
+    return [
+        f"{name} is not alive; its logs are on {account.host}, in {account.folder}"
+        for name, account in sorted(left.by_agent.items())
+        if name not in view.reports and node in (None, name)
+    ]
+
+
+def name_untold(reach: Reach, view: JobView, accounts: Accounts) -> None:
+    """Say on stderr which agents tell nothing, and why."""
+    name_unreached(accounts.unreached, set())
+    if reach.credentials is None and view.reports:
+        STDERR.print(
+            f"castor: {len(view.reports)} agents are alive: give --secret FILE to ask them",
+            style="yellow",
+        )
+
+
+def name_unreached(unreached: Mapping[str, str], named: set[str]) -> None:
+    """Say on stderr which agents cannot be asked; each once, until it can be again."""
+    for name, reason in sorted(unreached.items()):
+        if name not in named:
+            STDERR.print(f"castor: {name} cannot be asked: {reason}", style="yellow")
+    named.clear()
+    named.update(unreached)
+
+
+def _lines(tail: str) -> int | None:
+    if tail == "all":
+        return None
+    if not tail.isdecimal():
+        raise InputError(f"expected a number of lines, or all, not {tail!r}", key="--tail")
+    return int(tail)
+
+
+def _check_node(node: str | None, known: Any) -> None:
+    if node is not None and node not in known:
+        names = ", ".join(sorted({name for name in known if name})) or "none"
+        raise InputError(f"there is no agent {node!r}; there are {names}", key="--node")
+
+
+def _only(node: str | None, tell: Callable[[list[Line]], None]) -> Callable[[list[Line]], None]:
+    return lambda lines: tell([line for line in lines if node in (None, line.agent)])
+
+
+def _told(printer: _Printer, read: JobLogs) -> Callable[[list[Line]], None]:
+    named: set[str] = set()
+
+    def tell(lines: list[Line]) -> None:
+        printer.lines(lines)
+        name_unreached(read.unreached, named)
+
+    return tell
+
+
+class _Printer:
+    """Prints lines with who said them, in an agent's colour on a terminal."""
+
+    def __init__(self) -> None:
+        self.printed = False
+        self._console = Console(highlight=False, markup=False, soft_wrap=True, emoji=False)
+        self._styles: dict[str, str] = {}
+        self._width = 0
+
+    def lines(self, lines: list[Line]) -> None:
+        """Print them."""
+        heads = [f"{line.agent}/{line.log.removesuffix('.log')}" for line in lines]
+        self._width = max([self._width, *map(len, heads)])
+        for head, line in zip(heads, lines, strict=True):
+            self.printed = True
+            shown = f"{head:{self._width}} | "
+            if not self._console.is_terminal:
+                sys.stdout.write(f"{shown}{line.text}\n")
+                continue
+            style = self._styles.setdefault(line.agent, STYLES[len(self._styles) % len(STYLES)])
+            self._console.print(shown, style=style, end="")
+            self._console.out(line.text, highlight=False)
+        sys.stdout.flush()

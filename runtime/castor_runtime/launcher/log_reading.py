@@ -1,0 +1,222 @@
+"""The logs of all agents of a job, read together and followed: over the network, or in a folder."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol, Self
+
+from castor_runtime.agent.own_account import served_files
+from castor_runtime.launcher.accounts import AT_ONCE
+from castor_runtime.transport import Listing, PartMissingError, PeerError
+
+_PIECES: Final = 64
+"""So many pieces of a log are read at a time; what is left comes with the next call."""
+
+_BACK_BYTES: Final = 64 << 10
+"""So far back the last lines of a log are looked for first; then twice as far, and so on."""
+
+
+class Reader(Protocol):
+    """Reads one agent's logs; `PeerReader` over the network."""
+
+    def listing(self) -> Listing:
+        """Return which logs there are."""
+        ...
+
+    def read(self, name: str, offset: int) -> tuple[int, bytes]:
+        """Return the size of a log, and a piece of it from `offset` on; b"" at its end.
+
+        Raises:
+            PartMissingError: there is no such log.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class FolderReader:
+    """Reads the logs in an agent's folder on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def listing(self) -> Listing:
+        """Return which logs there are."""
+        files = {name: path.stat().st_size for name, path in served_files(self._folder).items()}
+        return Listing(socket.gethostname(), str(self._folder), files)
+
+    def read(self, name: str, offset: int) -> tuple[int, bytes]:
+        """Return the size of a log, and what it has from `offset` on.
+
+        Raises:
+            PartMissingError: there is no such log.
+        """
+        try:
+            with (self._folder / name).open("rb") as file:
+                size_bytes = file.seek(0, 2)
+                file.seek(offset)
+                return size_bytes, file.read(_BACK_BYTES)
+        except FileNotFoundError as error:
+            raise PartMissingError(f"there is no {name}") from error
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Line(NamedTuple):
+    """A line of a log.
+
+    Attributes:
+        agent: whose.
+        log: name of the file.
+        text: without its end.
+    """
+
+    agent: str
+    log: str
+    text: str
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far a log has been read: up to a line's end, and what of the next one there was."""
+
+    offset: int = 0
+    rest: bytes = b""
+
+
+@dataclass(slots=True)
+class _Agent:
+    reader: Reader
+    places: dict[str, _Place] = field(default_factory=dict)
+    listing: Listing | None = None
+
+
+class JobLogs:
+    """Reads what is new in the logs of a job's agents.
+
+    For one thread at a time; it asks many agents at once. Use it as a context manager.
+
+    Args:
+        wanted: says of a log, by its name, whether it is to be read.
+        tail: of each log that is met first, so many lines from its end are told; None: all.
+
+    Attributes:
+        unreached: agents that could not be asked at the last reading, and why.
+    """
+
+    def __init__(self, wanted: Callable[[str], bool], tail: int | None = None) -> None:
+        self._wanted = wanted
+        self._tail = tail
+        self._agents: dict[str, _Agent] = {}
+        self._pool = ThreadPoolExecutor(AT_ONCE, "castor-logs")
+        self.unreached: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for agent in self._agents.values():
+            agent.reader.close()
+        self._pool.shutdown()
+
+    def meet(self, name: str, reader: Reader) -> None:
+        """Read an agent's logs from now on; of one that is known already, over another way."""
+        known = self._agents.get(name)
+        if known is None:
+            self._agents[name] = _Agent(reader)
+        else:
+            known.reader.close()
+            known.reader = reader
+
+    def part(self, name: str) -> None:
+        """Read nothing of an agent any more: it has ended; should it come back, it goes on."""
+        self._agents[name].reader.close()
+        self.unreached.pop(name, None)
+
+    @property
+    def listings(self) -> Mapping[str, Listing]:
+        """Where each agent's logs lie, as far as it has been asked."""
+        return {
+            name: agent.listing for name, agent in self._agents.items() if agent.listing is not None
+        }
+
+    def read(self, names: set[str]) -> list[Line]:
+        """Return what is new in the logs of these agents, by agent and log; whole lines."""
+        asked = [(name, agent) for name, agent in sorted(self._agents.items()) if name in names]
+        answers = self._pool.map(lambda one: self._read_agent(*one), asked)
+        return [line for lines in answers for line in lines]
+
+    def _read_agent(self, name: str, agent: _Agent) -> list[Line]:
+        lines: list[Line] = []
+        try:
+            agent.listing = agent.reader.listing()
+            for log in sorted(filter(self._wanted, agent.listing.files)):
+                place = agent.places.get(log)
+                if place is None:
+                    place = self._begin(agent.reader, log, agent.listing.files[log])
+                    agent.places[log] = place
+                lines += [Line(name, log, text) for text in _new_lines(agent.reader, log, place)]
+        except (PeerError, OSError) as error:
+            self.unreached[name] = str(error)
+        else:
+            self.unreached.pop(name, None)
+        return lines
+
+    def _begin(self, reader: Reader, log: str, size_bytes: int) -> _Place:
+        if self._tail is None:
+            return _Place()
+        return _Place(_start_of_last(reader, log, size_bytes, self._tail))
+
+
+def _new_lines(reader: Reader, log: str, place: _Place) -> list[str]:
+    found = []
+    for _ in range(_PIECES):
+        try:
+            size_bytes, data = reader.read(log, place.offset)
+        except PartMissingError:
+            break  # put away, by logrotate or a new run
+        if size_bytes < place.offset:
+            place.offset, place.rest = 0, b""  # it has begun anew
+            continue
+        place.offset += len(data)
+        *lines, place.rest = (place.rest + data).split(b"\n")
+        found += [line.decode("utf-8", errors="replace").rstrip("\r") for line in lines]
+        if not data:
+            break
+    return found
+
+
+def _start_of_last(reader: Reader, log: str, size_bytes: int, lines: int) -> int:
+    """Return where the last lines of a log begin."""
+    if lines == 0:
+        return size_bytes
+    back_bytes = _BACK_BYTES
+    while True:
+        start = max(0, size_bytes - back_bytes)
+        data = _between(reader, log, start, size_bytes)
+        ends = [index for index, byte in enumerate(data[:-1]) if byte == _NEWLINE]
+        if len(ends) >= lines:
+            return start + ends[-lines] + 1
+        if start == 0:
+            return 0
+        back_bytes *= 2
+
+
+_NEWLINE: Final = ord("\n")
+
+
+def _between(reader: Reader, log: str, start: int, end: int) -> bytes:
+    data = b""
+    while start + len(data) < end:
+        _, piece = reader.read(log, start + len(data))
+        if not piece:
+            break
+        data += piece
+    return data[: end - start]

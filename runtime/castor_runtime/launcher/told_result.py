@@ -1,0 +1,54 @@
+"""A job's result for whoever is elsewhere: what its launcher writes, from what its agents tell."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Final
+
+from castor_policy.agents.plan import Phase
+from castor_records.result import Result
+from castor_runtime.launcher.accounts import Accounts
+from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.result_file import result_of
+
+RUNNING: Final = "running"
+_OUTCOMES: Final = {
+    Phase.FINISHED: "finished",
+    Phase.FAILED: "failed",
+    Phase.STOPPED: "interrupted",
+}
+
+
+def told_result(view: JobView, accounts: Accounts) -> Result:
+    """Return the result of a job as it stands: what it came to, or, "running", has come to so far.
+
+    What only a launcher knows is empty: its machine, its command, the faults that it injected.
+
+    Raises:
+        ValueError: the store has no such job, or its agents disagree on the final state.
+    """
+    spec, plan = view.spec, view.plan
+    if spec is None:
+        raise ValueError(f"the store has no job {view.job!r}")
+    entries = accounts.entries()
+    finals = [one.final for one in accounts.by_agent.values() if one.final is not None]
+    result = result_of(spec, entries, finals)
+    over = plan is not None and plan.is_over
+    reached = 0 if plan is None else plan.reached
+    known = max((report.iteration for report in view.reports.values()), default=0)
+    until_ns = max((entry.time_ns for entry in entries), default=0)
+    return replace(
+        result,
+        outcome=_OUTCOMES.get(Phase(plan.phase), RUNNING) if plan is not None else RUNNING,
+        reason=plan.reason if plan is not None and plan.phase == Phase.FAILED else "",
+        versions=_versions(view),
+        iterations=max(result.iterations, known, reached if over else 0),
+        wall_s=(until_ns if over else time.time_ns() - spec.started_ns) / 1e9,
+    )
+
+
+def _versions(view: JobView) -> dict[str, str]:
+    """Return the versions that the job's agents have, all the same ones."""
+    versions = {} if view.software is None else view.software.versions
+    return {package.lower(): version for package, version in versions.items()}
