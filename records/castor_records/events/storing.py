@@ -80,7 +80,7 @@ class Persisted(Event):
     iteration: Count
     generation: Count | None = None
     seconds: Seconds | None = None
-    where: str = ""
+    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class PersistFailed(Event):
     iteration: Count
     generation: Count | None = None
     cause: str
-    where: str = ""
+    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
