@@ -1,0 +1,75 @@
+"""A job on hosts that share nothing, launched over ssh by somebody who is then killed.
+
+Two hosts and a spare: on four and one it takes twice as long, and shows the same.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.long
+
+ITERATIONS = 100
+NODES = ("a", "b", "c")
+KERNEL = (7100, 7999)
+
+
+@pytest.mark.parametrize("deployment", [(NODES, ("desk",))], indirect=True)
+def test_a_cable_a_store_and_a_host_are_lost_and_training_ends_as_ever(
+    deployment: Any,
+    needs: Callable[..., None],
+    program: tuple[str, ...],
+    baseline: Callable[[int, int], str],
+    tmp_path: Path,
+) -> None:
+    needs("ssh", "sshd", "ssh-keygen", "sysctl")
+    hosts, job = deployment.hosts, "deploy"
+    deployment.let_in("desk")
+    nodes = [hosts[name] for name in NODES]
+    for node in nodes:
+        node.run("sysctl", "-qw", "net.ipv4.ip_local_port_range={} {}".format(*KERNEL))
+    hosts["desk"].path("/root/hosts").write_text("\n".join(node.address for node in nodes))
+    line = [
+        *("castor", "launch", "--hostfile", "hosts", "--ssh", "StrictHostKeyChecking=accept-new"),
+        *("--env", "OMP_NUM_THREADS=1", "--nnodes", "2:3", "--job", job, "--interface", "eth0"),
+        *("--store", deployment.store, "--secret", deployment.secret_file, "--lease", "3s"),
+        *("--ports", "7000-7019", *program, "--iterations", str(ITERATIONS)),
+    ]
+    said = tmp_path / "said"
+
+    def goes_on(iterations: int) -> None:
+        wanted = deployment.iteration() + iterations
+        deployment.wait_until(lambda: deployment.iteration() >= wanted, said.read_text)
+
+    first = hosts["desk"].begin(*line, log=said)
+    goes_on(5)
+    hosts["desk"].run("pkill", "-KILL", "-f", "castor launch")
+    assert first.wait(10) == -signal.SIGKILL
+    promised = {22, *range(7000, 7020), *range(KERNEL[0], KERNEL[1] + 1)}
+    for node in nodes:
+        assert {address for address, _ in node.listens()} == {node.address}
+        assert {port for _, port in node.listens()} <= promised
+        assert (node.address, 7000) in node.listens()
+    met = {port for node in nodes for _, port in node.listens() if 7001 <= port <= 7019}
+    assert len(met) == 1, "of the trainers' rendezvous"
+
+    hosts["b"].unplug()
+    goes_on(5)
+    hosts["b"].plug()
+    deployment.restart_etcd()
+    deployment.wait_until(lambda: deployment.is_spare("b"), said.read_text)
+    hosts["c"].kill()
+    goes_on(5)
+
+    again = hosts["desk"].begin(*line, log=said)
+    assert again.wait(120) == 0, said.read_text()
+    assert deployment.final(2) == (ITERATIONS, baseline(2, ITERATIONS))
+    for node in nodes:
+        if node.name != "c":
+            assert [one for one in node.processes().values() if "sshd" not in one] == []
+            assert node.segments() == []
