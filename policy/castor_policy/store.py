@@ -14,6 +14,7 @@ written here. The rules:
 4. A watch sees every change of its prefix from a revision on, in order, none left out and none
    twice, the changes of one transaction together; or it raises. It raises, too, where the store
    has yet to come to the revision before: it has lost data, and would show nothing until then.
+   Of several names and prefixes that are followed together each is in order by itself.
 5. A store that lost its data, or was restored from a backup, is another one: its revision is below
    one that was seen before the request was sent, or its cluster's id has changed.
 """
@@ -208,6 +209,45 @@ class StoreEvent:
     mod_revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Which keys are read or watched.
+
+    Attributes:
+        names: keys by their whole names.
+        prefixes: all keys that begin with one of these.
+
+    Raises:
+        ValueError: neither is given, or one of them is empty or holds NUL.
+    """
+
+    names: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.names or self.prefixes):
+            raise ValueError("name at least one key or prefix")
+        for name in self.names:
+            _require_name("key", name)
+        for prefix in self.prefixes:
+            require_prefix(prefix)
+
+    @classmethod
+    def under(cls, prefix: str) -> Keys:
+        """Return all that begin with a prefix."""
+        return cls(prefixes=(prefix,))
+
+    def parts(self) -> tuple[str, ...]:
+        """Return the names and prefixes, each of which is watched by itself, in one order."""
+        return (*sorted(self.names), *self.prefixes)
+
+    def part_of(self, key: str) -> str | None:
+        """Return the name or the prefix that a key is watched by; None if it is not."""
+        if key in self.names:
+            return key
+        return next((prefix for prefix in self.prefixes if key.startswith(prefix)), None)
+
+
 def require_prefix(prefix: str) -> None:
     """Refuse the empty prefix: a read or watch of everything would see other jobs' keys.
 
@@ -217,13 +257,12 @@ def require_prefix(prefix: str) -> None:
     _require_name("prefix", prefix)
 
 
-def require_watch(prefix: str, from_revision: int) -> None:
-    """Refuse a watch without a prefix or without a place to begin: it would have gaps.
+def require_revision(from_revision: int) -> None:
+    """Refuse a watch without a place to begin: it would have gaps.
 
     Raises:
-        ValueError: the prefix is empty or holds NUL, or the revision is not positive.
+        ValueError: the revision is not positive.
     """
-    _require_name("prefix", prefix)
     if from_revision < 1:
         raise ValueError(f"watch from a revision of 1 or more: {from_revision}")
 
@@ -275,6 +314,10 @@ class Store(Protocol):
         """
         ...
 
+    async def read(self, keys: Keys) -> tuple[list[KeyValue], int]:
+        """Return these keys, by name, all as of one revision, and that; linearizable as well."""
+        ...
+
     def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[list[StoreEvent], None]:
         """Yield the changes of keys that begin with `prefix`, from `from_revision` (included) on.
 
@@ -286,6 +329,16 @@ class Store(Protocol):
         Raises:
             HistoryLostError: what it was to show has been compacted away, or the store has yet to
                 come to `from_revision` - 1.
+        """
+        ...
+
+    def follow(self, keys: Keys, from_revision: int) -> AsyncGenerator[list[StoreEvent], None]:
+        """Yield the changes of these keys as `watch` does, each part of `keys` in its own order.
+
+        What one part shows says nothing of how far another has come.
+
+        Raises:
+            HistoryLostError: see `watch`.
         """
         ...
 

@@ -18,6 +18,7 @@ from castor_policy.store import (
     Delete,
     DeletePrefix,
     HistoryLostError,
+    Keys,
     KeyValue,
     LeaseLostError,
     Put,
@@ -26,8 +27,7 @@ from castor_policy.store import (
     StoreUnavailableError,
     Txn,
     TxnResult,
-    require_prefix,
-    require_watch,
+    require_revision,
 )
 
 
@@ -242,26 +242,31 @@ class StoreModel:
 
     def get_prefix(self, prefix: str, now_s: float) -> tuple[list[KeyValue], int]:
         """Return the keys that begin with `prefix`, by name, and the revision."""
-        self._enter(now_s)
-        require_prefix(prefix)
-        found = sorted(key for key in self._keys if key.startswith(prefix))
-        return [self._keys[key] for key in found], self._revision
+        return self.read(Keys.under(prefix), now_s)
 
-    def events(self, prefix: str, from_revision: int, now_s: float) -> list[StoreEvent]:
-        """Return what happened to keys that begin with `prefix` since `from_revision`, included.
+    def read(self, keys: Keys, now_s: float) -> tuple[list[KeyValue], int]:
+        """Return these keys, by name, and the revision."""
+        self._enter(now_s)
+        found = {name for name in keys.names if name in self._keys}
+        if keys.prefixes:
+            found |= {key for key in self._keys if key.startswith(keys.prefixes)}
+        return [self._keys[key] for key in sorted(found)], self._revision
+
+    def events(self, keys: Keys, from_revision: int, now_s: float) -> list[StoreEvent]:
+        """Return what happened to these keys since `from_revision`, included.
 
         Raises:
             StoreUnavailableError: the store is stopped.
             HistoryLostError: that revision was compacted away, or the one before is yet to come.
         """
         self._enter(now_s)
-        require_watch(prefix, from_revision)
+        require_revision(from_revision)
         if from_revision < self._compacted:
             raise HistoryLostError(f"revision {from_revision} was compacted; read again")
         if from_revision > self._revision + 1:
             raise HistoryLostError(f"the store is at {self._revision}, before {from_revision - 1}")
         first = bisect_left(self._revisions, from_revision)
-        return [event for event in self._events[first:] if event.key.startswith(prefix)]
+        return [event for event in self._events[first:] if keys.part_of(event.key) is not None]
 
     def compact(self, revision: int) -> None:
         """Forget what happened before `revision`; keys as they stand are not touched.
@@ -371,15 +376,22 @@ class ModelStore:
 
     async def get_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
         """See `Store.get_prefix`."""
-        return self._reached().get_prefix(prefix, self._clock())
+        return await self.read(Keys.under(prefix))
 
-    async def watch(
-        self, prefix: str, from_revision: int
-    ) -> AsyncGenerator[list[StoreEvent], None]:
+    async def read(self, keys: Keys) -> tuple[list[KeyValue], int]:
+        """See `Store.read`."""
+        return self._reached().read(keys, self._clock())
+
+    def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[list[StoreEvent], None]:
         """See `Store.watch`."""
-        require_watch(prefix, from_revision)
+        return self.follow(Keys.under(prefix), from_revision)
+
+    async def follow(
+        self, keys: Keys, from_revision: int
+    ) -> AsyncGenerator[list[StoreEvent], None]:
+        """See `Store.follow`."""
         while True:
-            events = self._reached().events(prefix, from_revision, self._clock())
+            events = self._reached().events(keys, from_revision, self._clock())
             if events:
                 from_revision = events[-1].mod_revision + 1
                 yield events

@@ -104,6 +104,7 @@ def a_life(*, elected: bool) -> AgentLife:
     view.read([], 1)
     if elected:
         view.change(StoreEvent(root_key(JOB), "a", 5, 5))
+        view.begins_to_watch(view.to_watch)
     return AgentLife(Worker(SPEC, "a", "a1", "a1", False, 0.0), partial(Tenure.seen_in, view))
 
 
@@ -128,7 +129,10 @@ def test_a_life_that_has_its_name_ends_the_term_that_an_earlier_one_has_left() -
     view.change(StoreEvent(root_key(JOB), None, 0, 5))
     assert life.decide(RootChanged(""), 0.1) == []
     view.change(StoreEvent(root_key(JOB), "a", 6, 6))
-    life.decide(RootChanged("a"), 0.2)
+    assert life.decide(RootChanged("a"), 0.2) == []
+    assert life.root is None, "it has not read yet what a root must know"
+    (again,) = view.begins_to_watch(view.to_watch)
+    life.decide(again, 0.3)
     assert life.root is not None
     assert life.root.term == 6
 

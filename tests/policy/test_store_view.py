@@ -21,6 +21,8 @@ from castor_policy.agents.events import (
     RootChanged,
     StoreTrouble,
 )
+from castor_policy.agents.job_change import JobChange, meaning
+from castor_policy.agents.office import Tenure
 from castor_policy.agents.own_report import ReportWrite
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import (
@@ -32,8 +34,8 @@ from castor_policy.agents.store_keys import (
     root_key,
     spec_key,
 )
-from castor_policy.agents.store_view import JobChange, StoreView, meaning
-from castor_policy.store import Compare, Delete, KeyValue, Put, StoreEvent, Txn
+from castor_policy.agents.store_view import StoreView
+from castor_policy.store import Compare, Delete, Keys, KeyValue, Put, StoreEvent, Txn
 
 JOB, ME = "j", "node-0"
 OWN_KEY = agents_prefix(JOB) + ME
@@ -44,7 +46,7 @@ def told(agent: str, generation: int) -> AgentReport:
 
 
 def plan(generation: int) -> Plan:
-    return Plan(generation, 1, "gather", (ME,), ("i1",))
+    return Plan(generation, 1, "gather", (ME, "node-1"), ("i1", "i1"))
 
 
 VALUES = {
@@ -384,6 +386,79 @@ def test_who_knows_less_than_others_does_not_stand_as_root() -> None:
     assert not view.may_campaign()
     view.change(StoreEvent(plan_key(JOB), plan(3).to_json(), 3, 3))
     assert view.may_campaign()
+
+
+def reading(history: History, keys: Keys, revision: int) -> list[KeyValue]:
+    return [found for found in history.read(revision)[0] if keys.part_of(found.key) is not None]
+
+
+@given(steps, st.data())
+def test_a_new_root_misses_nothing_that_is_said_while_it_reads(before, data) -> None:
+    """It watches little, is elected, reads all at some revision and watches all from there on."""
+    others = agents_prefix(JOB) + "node-1"
+    history = History(before)
+    view, told_of = StoreView(JOB, ME), list[JobChange]()
+    begin = data.draw(st.integers(1, history.revision))
+    told_of += view.read(reading(history, view.agents_keys, begin), begin, view.agents_keys)
+    told_of += view.begins_to_watch(view.agents_keys)
+    history.apply(root_key(JOB), None)
+    elected = history.apply(root_key(JOB), ME)
+    read = elected
+    for key, number in data.draw(steps):
+        if key != root_key(JOB):
+            now = history.apply(key, None if number is None else VALUES[key](number))
+            read = now if data.draw(st.booleans()) else read
+    # Each part of what is watched comes in its own order; how far each is, is anybody's guess.
+    shown = [e for e in history.after(begin) if view.agents_keys.part_of(e.key) is not None]
+    parts: dict[str | None, list[StoreEvent]] = {}
+    for event in shown:
+        parts.setdefault(view.agents_keys.part_of(event.key), []).append(event)
+    while view.term() != elected:
+        part = data.draw(st.sampled_from(sorted(filter(None, parts))))
+        if parts[part]:
+            told_of += view.change(parts[part].pop(0))
+        else:
+            del parts[part]
+    assert view.term_in_office() is None
+    assert not any(isinstance(c, ReportChanged) and c.agent != ME for c in told_of)
+    keys, since = view.to_watch, view.revision
+    if read >= since:
+        seen = view.read(reading(history, keys, read), read, keys, since=0)
+        seen += view.begins_to_watch(keys)
+        assert seen[-1] == RootChanged(ME), "it takes office on all that it has read"
+        for event in history.after(read):
+            view.change(event)
+        last = history.snapshots[-1]
+        agents = sorted(key for key in last if key.startswith(agents_prefix(JOB)))
+        assert [r.to_json() for r in view.reports()] == [last[key].value for key in agents]
+        assert view.term_in_office() == elected
+        # Root no more it follows nobody, and elected again it knows all anew.
+        few = view.agents_keys
+        view.begins_to_watch(few)
+        assert [report.agent for report in view.reports()] in ([], [ME])
+        told_again = view.read(*history.read(history.revision))
+        assert any(isinstance(c, ReportChanged) for c in told_again) == (others in last)
+    assert view.epoch == 0
+
+
+def test_who_is_elected_and_hears_that_others_know_more_gives_the_office_up() -> None:
+    view = StoreView(JOB, ME)
+    few, everything = view.agents_keys, [KeyValue(root_key(JOB), ME, 7, 7, 1)]
+    view.read([], 5, few)
+    view.begins_to_watch(few)
+    view.change(StoreEvent(root_key(JOB), ME, 7, 7))
+    assert Tenure.seen_in(view) == Tenure(None, None), "it does not know enough to rule"
+    other = KeyValue(agents_prefix(JOB) + "node-1", told("node-1", 3).to_json(), 6, 6, 2)
+    view.read([other, *everything], 8, view.to_watch)
+    view.begins_to_watch(view.to_watch)
+    assert Tenure.seen_in(view) == Tenure(7, None)
+    view.change(StoreEvent(root_key(JOB), None, 0, 9))
+    view.begins_to_watch(few)
+    assert not view.may_campaign(), "it remembers what it heard"
+    view.heard_of_others([other])
+    assert not view.may_campaign()
+    view.heard_of_others([])
+    assert view.may_campaign(), "nobody is left who knows more"
 
 
 def test_a_report_that_is_not_believed_is_set_aside_and_not_listed() -> None:

@@ -28,6 +28,7 @@ from castor_policy.agents.events import (
     SessionRenewed,
     StoreLost,
 )
+from castor_policy.agents.followed_keys import roots_keys
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.own_report import Sign
 from castor_policy.agents.plan import Plan
@@ -38,7 +39,7 @@ from castor_policy.agents.store_keys import (
     requests_prefix,
     root_key,
 )
-from castor_policy.store import Delete, Put, StoreUnavailableError, Txn
+from castor_policy.store import Delete, Keys, Put, StoreUnavailableError, Txn
 from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.stores import EmbeddedEtcd, open_store
 
@@ -83,6 +84,12 @@ class Member:
 
         await self.until(found, kind.__name__)
         return found()[-1]
+
+    async def take_office(self) -> int:
+        """Become root: who is sees what all report."""
+        await self.session.campaign()
+        await self.until(self.session.view.term_in_office, "itself as root")
+        return self.session.view.term_in_office() or 0
 
     def report(self, **changes: object) -> AgentReport:
         told = AgentReport(self.name, "i1", False, "127.0.0.1:1", **changes)  # type: ignore[arg-type]
@@ -175,9 +182,51 @@ def test_a_stale_term_and_a_stale_decision_are_refused(etcd: EmbeddedEtcd) -> No
     asyncio.run(write())
 
 
+def test_who_is_elected_knows_all_before_it_takes_office_and_who_is_not_hears_nobody(
+    etcd: EmbeddedEtcd,
+) -> None:
+    """What is said while the new root reads is neither missed nor told twice."""
+
+    async def elect() -> None:
+        async with members(etcd, spec(), "node-0", "node-1", "node-2") as (one, other, third):
+            said = [one.report(iteration=1), third.report(iteration=1)]
+            await one.until(lambda: one.session.view.reports() == said[:1], "its own report")
+            read, more = other.session._read, iter(range(2, 99))
+
+            async def read_while_others_speak(keys: Keys) -> int:
+                revision = await read(keys)
+                if keys == roots_keys(other.job.job):
+                    said[:] = one.report(iteration=next(more)), third.report(iteration=next(more))
+                    for member, told in zip((one, third), said, strict=True):
+                        await member.until(
+                            lambda m=member, t=told: m.session.view.reports() == [t], "its report"
+                        )
+                return revision
+
+            other.session._read = read_while_others_speak  # type: ignore[method-assign]
+            assert other.session.view.reports() == []
+            await other.take_office()
+            await other.until(lambda: other.session.view.reports() == said, "what was said")
+            assert one.session.view.reports() == said[:1]
+            heard = [e.report for e in other.seen if isinstance(e, ReportChanged)]
+            assert len(heard) == len({report.to_json() for report in heard if report})
+            # The first tells the worker that there is a root, the second that it may rule.
+            roots = [e for e in other.seen if isinstance(e, RootChanged)]
+            assert roots == [RootChanged(""), RootChanged("node-1"), RootChanged("node-1")]
+            taken = len(other.seen) - other.seen[::-1].index(roots[-1])
+            assert [e for e in other.seen[taken:] if isinstance(e, ReportChanged)]
+            # Who is root no more hears nobody any more.
+            await other.store.transact(Txn((), (Delete(root_key(other.job.job)),)))
+            await one.take_office()
+            await other.until(lambda: other.session.view.reports() == [], "only its own report")
+
+    asyncio.run(elect())
+
+
 def test_a_report_lives_as_long_as_its_agent(etcd: EmbeddedEtcd) -> None:
     async def tell() -> None:
         async with members(etcd, spec(), "node-0", "node-1") as (one, other):
+            await other.take_office()
             told = one.report(generation=3, state="gathered", holdings={"0": (8, 9)})
             await other.until(lambda: told in other.session.view.reports(), "the report")
             newer = one.report(generation=3, state="loading")
@@ -195,6 +244,7 @@ def test_a_report_is_written_once_unless_something_else_comes_after_it(etcd: Emb
     async def tell() -> None:
         async with members(etcd, spec(), "node-0", "node-1") as (one, other):
             assert one.seen[0] == RootChanged("")
+            await other.take_office()
             key = agents_prefix(one.job.job) + one.name
             first = await one.store.get_prefix(key)
             # Said faster than a watch shows what was written: the watch then shows an older report.
@@ -233,6 +283,7 @@ def test_a_name_is_one_lifes_at_a_time(etcd: EmbeddedEtcd) -> None:
         first_told = AgentReport("node-0", "i1", False, "10.0.0.1:9", life=life)
         second_told = replace(first_told, incarnation="i2", life=Life(host="near"))
         async with members(etcd, job, "node-0", "node-0", "node-1") as (first, second, other):
+            await other.take_office()
             await first.session.claim(first_told, partial(_sign, Sign.ALIVE), said.append)
             await other.until(lambda: first_told in other.session.view.reports(), "the claim")
             with pytest.raises(InputError, match=r"on far \(10.0.0.1:9, pid 7\) since 2025-11-28"):
@@ -315,6 +366,7 @@ def test_a_session_that_has_just_begun_can_end_at_any_moment(etcd: EmbeddedEtcd)
 def test_a_lost_lease_is_told_and_a_new_one_taken(etcd: EmbeddedEtcd) -> None:
     async def lose() -> None:
         async with members(etcd, spec(), "node-0", "node-1") as (one, other):
+            await other.take_office()
             told = one.report(state="running")
             await other.until(lambda: told in other.session.view.reports(), "the report")
             lease = one.session._keeper.lease
@@ -338,17 +390,15 @@ def test_an_outage_of_the_store_is_told_and_survived(tmp_path: Path) -> None:
     async def live() -> None:
         job = spec()
         async with members(server, job, "node-0", "node-1") as (one, other):
+            term = await other.take_office()
             told = one.report(state="running")
             await other.until(lambda: told in other.session.view.reports(), "the report")
-            await one.session.campaign()
-            await one.until(lambda: one.session.view.root() is not None, "itself as root")
-            key = one.session.view.root()
-            assert key is not None
+            key = other.session.view.root()
             since = len(one.seen)
             server.kill()
             await one.sees(StoreLost, since)
             with pytest.raises(StoreUnavailableError):
-                await one.session.write_as_root(WritePlan(key.create_revision, plan(2), 0))
+                await other.session.write_as_root(WritePlan(term, plan(2), 0))
             newer = one.report(state="failed")
             writing = asyncio.create_task(one.session.write_once(layout_prefix(job.job) + "0", "x"))
             await asyncio.sleep(0.3)
@@ -363,10 +413,10 @@ def test_an_outage_of_the_store_is_told_and_survived(tmp_path: Path) -> None:
             )
             assert not any(isinstance(e, SessionLost) for e in [*one.seen, *other.seen])
             assert ReportChanged("node-0", None) not in other.seen
-            assert one.session.view.root() == key
-            assert await one.session.write_as_root(WritePlan(key.create_revision, plan(2), 0))
-            await other.until(lambda: other.session.view.plan()[0] == plan(2), "the plan")
-            revisions = [e.revision for e in other.seen if isinstance(e, PlanChanged)]
+            assert one.session.view.root() == other.session.view.root() == key
+            assert await other.session.write_as_root(WritePlan(term, plan(2), 0))
+            await one.until(lambda: one.session.view.plan()[0] == plan(2), "the plan")
+            revisions = [e.revision for e in one.seen if isinstance(e, PlanChanged)]
             assert all(a < b for a, b in itertools.pairwise(revisions))
 
     server.start()

@@ -55,7 +55,8 @@ class Tenure:
     """Whether one life of an agent is the job's root.
 
     Attributes:
-        earlier_term: the term that an earlier life of this agent has left; None if there is none.
+        earlier_term: a term to be given up: one that an earlier life of this agent has left, or its
+            own where others know of a later generation than it does; None if there is none.
         office: what this life starts from, or holds already; None: it is not root.
     """
 
@@ -65,5 +66,7 @@ class Tenure:
     @classmethod
     def seen_in(cls, view: StoreView) -> Tenure:
         """Return it as a view of the store has it now."""
-        term = view.term()
+        term = view.term_in_office()
+        if term is not None and not view.may_campaign():
+            return cls(term, None)
         return cls(view.earlier_term(), None if term is None else Office.seen_in(view, term))

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import TypeAlias
 
 from castor_configs.errors import InputError
@@ -29,9 +30,10 @@ from castor_policy.agents.lease_keeping import (
     unanswered,
 )
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
-from castor_policy.agents.store_keys import job_prefix
+from castor_policy.agents.store_keys import agents_prefix
 from castor_policy.agents.store_view import StoreView
 from castor_policy.store import (
+    Keys,
     LeaseLostError,
     Store,
     StoreUnavailableError,
@@ -175,11 +177,15 @@ class StoreSession:
 
     async def campaign(self) -> None:
         """Try to become root; whether that succeeded, and the term, is seen as any change is."""
-        if self._keeper.lease is None or not self.view.may_campaign():
+        if self._keeper.lease is None:
             return
         txn = store_writes.campaign(self._spec.job, self._agent, self._keeper.lease)
         with contextlib.suppress(StoreUnavailableError, LeaseLostError):
-            await self._store.transact(txn)
+            if not self.view.may_campaign():
+                found, _ = await self._store.get_prefix(agents_prefix(self._spec.job))
+                self.view.heard_of_others(found)
+            if self.view.may_campaign():
+                await self._store.transact(txn)
 
     async def write_as_root(self, write: RootWrite) -> bool:
         """Carry out what the root decided, if its term still is; return whether that was done.
@@ -250,32 +256,35 @@ class StoreSession:
             case RenewLease(_, lease):
                 return await self._store.keep_alive(lease)
             case ReadAll():
-                await self._read_all()
+                await self._read(self.view.agents_keys)
                 return None
 
     async def _watch(self) -> None:
-        prefix = job_prefix(self._spec.job)
         while True:
+            keys = self.view.to_watch
             try:
-                revision = await self._read_all()
+                revision = await self._read(keys)
+                epoch = self.view.epoch
+                await self._tell(self.view.begins_to_watch(keys))
                 self._emit(StoreTrouble("history", ""))
-                async for events in self._store.watch(prefix, revision + 1):
-                    await self._tell([t for event in events for t in self.view.change(event)])
+                async with aclosing(self._store.follow(keys, revision + 1)) as changes:
+                    while (self.view.to_watch, self.view.epoch) == (keys, epoch):
+                        events = await anext(changes)
+                        await self._tell([t for event in events for t in self.view.change(event)])
             except StoreUnavailableError as error:
                 self._unavailable(error)
                 await asyncio.sleep(RETRY_S)
 
-    async def _read_all(self) -> int:
+    async def _read(self, keys: Keys) -> int:
         # What was asked of a store before it was known to have lost its data tells nothing.
         epoch = -1
         while epoch != self.view.epoch:
             epoch, since = self.view.epoch, self.view.revision
-            found, revision = await self._store.get_prefix(job_prefix(self._spec.job))
+            found, revision = await self._store.read(keys)
         # A stand-in of a test may be one store and no cluster.
         tell_cluster = getattr(self._store, "cluster", None)
         cluster = tell_cluster() if tell_cluster is not None else 0
-        seen = self.view.read(found, revision, cluster=cluster, since=since)
-        await self._tell(seen)
+        await self._tell(self.view.read(found, revision, keys, cluster=cluster, since=since))
         return revision
 
     async def _tell(self, seen: Sequence[StoreSeen]) -> None:
@@ -314,7 +323,9 @@ class StoreSession:
                 answer = await self._store.transact(txn)
                 self._emit(StoreTrouble("space", ""))
                 if not answer.succeeded:
-                    await self._read_all()  # what stands there is not what was known
+                    await self._read(
+                        self.view.agents_keys
+                    )  # what stands there is not what was known
                 elif epoch == self.view.epoch:
                     own.written(lease, write, answer.revision)
                     await self._retire(lease)

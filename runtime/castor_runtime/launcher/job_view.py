@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from castor_policy.agents.admission import Refusal, Software, refused_prefix, software_key
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import PlanChanged, ReportChanged, RootChanged
+from castor_policy.agents.job_change import meaning
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.machine_request import Served, served_prefix
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, job_prefix, requests_prefix, spec_key
-from castor_policy.agents.store_view import meaning
 from castor_policy.store import KeyValue, Store, StoreEvent
 
 

@@ -19,6 +19,7 @@ from castor_policy.store import (
     Compare,
     Delete,
     DeletePrefix,
+    Keys,
     KeyValue,
     LeaseLostError,
     Put,
@@ -28,11 +29,16 @@ from castor_policy.store import (
     StoreUnavailableError,
     Txn,
     TxnResult,
-    require_prefix,
-    require_watch,
+    require_revision,
 )
 from castor_runtime.store_address import UNIX, StoreAddress
-from castor_runtime.stores.etcd_client import EtcdEndpoint, StatusCode, etcdrpc, prefix_range
+from castor_runtime.stores.etcd_client import (
+    EtcdEndpoint,
+    StatusCode,
+    etcdrpc,
+    key_ranges,
+    prefix_range,
+)
 from castor_runtime.stores.refusal import is_of_token, refusal, refusal_of_login, refusal_of_user
 from castor_runtime.stores.watch import WatchStream
 
@@ -107,32 +113,30 @@ class EtcdStore:
 
     async def get_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:
         """See `Store.get_prefix`."""
-        require_prefix(prefix)
-        first, end = prefix_range(prefix)
-        order = etcdrpc.RangeRequest.ASCEND
-        response = await self._repeat(
-            etcdrpc.RangeRequest(key=first, range_end=end, sort_order=order)
-        )
-        found = [
-            KeyValue(
-                key=pair.key.decode(),
-                value=pair.value.decode(),
-                create_revision=int(pair.create_revision),
-                mod_revision=int(pair.mod_revision),
-                lease=int(pair.lease) or None,
-            )
-            for pair in response.kvs
-        ]
-        return found, int(response.header.revision)
+        return await self.read(Keys.under(prefix))
 
-    async def watch(
-        self, prefix: str, from_revision: int
-    ) -> AsyncGenerator[list[StoreEvent], None]:
+    async def read(self, keys: Keys) -> tuple[list[KeyValue], int]:
+        """See `Store.read`: one transaction of reads is of one revision."""
+        ranges = [etcdrpc.RequestOp(request_range=one) for one in _range_requests(keys)]
+        response = await self._repeat(etcdrpc.TxnRequest(success=ranges))
+        found = {
+            pair.key: pair for answer in response.responses for pair in answer.response_range.kvs
+        }
+        pairs = [_key_value(pair) for _, pair in sorted(found.items())]
+        return pairs, int(response.header.revision)
+
+    def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[list[StoreEvent], None]:
         """See `Store.watch`."""
-        require_watch(prefix, from_revision)
+        return self.follow(Keys.under(prefix), from_revision)
+
+    async def follow(
+        self, keys: Keys, from_revision: int
+    ) -> AsyncGenerator[list[StoreEvent], None]:
+        """See `Store.follow`."""
+        require_revision(from_revision)
         self._require_open()
         token, turn = await self._logged_in(), self._turn
-        stream = self._begin_watch(prefix, from_revision, token)
+        stream = self._begin_watch(keys, from_revision, token)
         try:
             # A connection that hangs would else keep us waiting for the events of a watch that
             # was never made.
@@ -142,7 +146,7 @@ class EtcdStore:
                 self._end_watch(stream)
                 self._token = "" if token == self._token else self._token
                 token = await self._logged_in()
-                stream = self._begin_watch(prefix, from_revision, token)
+                stream = self._begin_watch(keys, from_revision, token)
                 await stream.created(self._timeout_s)
             while True:
                 yield await stream.next()
@@ -153,8 +157,8 @@ class EtcdStore:
         finally:
             self._end_watch(stream)
 
-    def _begin_watch(self, prefix: str, from_revision: int, token: str) -> WatchStream:
-        stream = WatchStream(self._current(), prefix, from_revision, token)
+    def _begin_watch(self, keys: Keys, from_revision: int, token: str) -> WatchStream:
+        stream = WatchStream(self._current(), keys, from_revision, token)
         self._streams.append(stream)
         return stream
 
@@ -330,6 +334,21 @@ async def _done(call: Any) -> None:
 def _is_full(call: Any) -> bool:
     """Whether etcd has no space left: an alarm that every member has."""
     return call.code() is StatusCode.RESOURCE_EXHAUSTED and "space" in (call.details() or "")
+
+
+def _range_requests(keys: Keys) -> Iterator[Any]:
+    for first, end in key_ranges(keys):
+        yield etcdrpc.RangeRequest(key=first, range_end=end)
+
+
+def _key_value(pair: Any) -> KeyValue:
+    return KeyValue(
+        key=pair.key.decode(),
+        value=pair.value.decode(),
+        create_revision=int(pair.create_revision),
+        mod_revision=int(pair.mod_revision),
+        lease=int(pair.lease) or None,
+    )
 
 
 def _compares(compare: Compare) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from castor_policy.store import Keys
 from castor_runtime.store_address import UNIX, Tls
 
 _CHOICE = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
@@ -54,7 +55,15 @@ with _python_protobuf():
     import grpc  # type: ignore[import-untyped]  # ships no types
     from etcd3 import Etcd3Client, etcdrpc
 
-__all__ = ["Etcd3Client", "EtcdEndpoint", "RpcError", "StatusCode", "etcdrpc", "prefix_range"]
+__all__ = [
+    "Etcd3Client",
+    "EtcdEndpoint",
+    "RpcError",
+    "StatusCode",
+    "etcdrpc",
+    "key_ranges",
+    "prefix_range",
+]
 
 RpcError = grpc.RpcError
 StatusCode = grpc.StatusCode
@@ -142,6 +151,14 @@ def _files(tls: Tls | None) -> dict[str, str]:
         return {}
     own = {"cert_cert": str(tls.certificate), "cert_key": str(tls.key)} if tls.certificate else {}
     return {"ca_cert": str(tls.ca), **own}
+
+
+def key_ranges(keys: Keys) -> Iterator[tuple[bytes, bytes]]:
+    """Yield for each part of `keys` the first key and the first one after it; b"": it alone."""
+    for name in sorted(keys.names):
+        yield name.encode(), b""
+    for prefix in keys.prefixes:
+        yield prefix_range(prefix)
 
 
 def prefix_range(prefix: str) -> tuple[bytes, bytes]:

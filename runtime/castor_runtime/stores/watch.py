@@ -1,25 +1,28 @@
-"""One watch of etcd's: a thread reads the stream and hands batches to the event loop."""
+"""One stream of etcd's watches: a thread reads the stream and hands batches to the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from castor_policy.store import HistoryLostError, StoreEvent, StoreUnavailableError
-from castor_runtime.stores.etcd_client import EtcdEndpoint, RpcError, etcdrpc, prefix_range
+from castor_policy.store import HistoryLostError, Keys, StoreEvent, StoreUnavailableError
+from castor_runtime.stores.etcd_client import EtcdEndpoint, RpcError, etcdrpc, key_ranges
 
 MAX_UNREAD_BATCHES = 10_000
 """A watch whose reader is so far behind ends; reading the prefix again is cheaper by then."""
 
 
 class WatchStream:
-    """One watch on one member: a thread reads the stream and hands batches to the event loop."""
+    """Watches of one member: a thread reads the stream and hands batches to the event loop.
+
+    Each part of `keys` is a watch of its own, and all of them one stream: it fails as a whole.
+    """
 
     def __init__(
-        self, endpoint: EtcdEndpoint, prefix: str, from_revision: int, token: str = ""
+        self, endpoint: EtcdEndpoint, keys: Keys, from_revision: int, token: str = ""
     ) -> None:
         self.lost = False
         """Whether the member failed it, rather than we."""
@@ -31,13 +34,16 @@ class WatchStream:
         self._batches: asyncio.Queue[list[StoreEvent] | StoreUnavailableError] = asyncio.Queue()
         self._is_created = asyncio.Event()
         self._ended = threading.Event()
-        first, end = prefix_range(prefix)
-        create = etcdrpc.WatchCreateRequest(key=first, range_end=end, start_revision=from_revision)
-        self._call = endpoint.begin_watch(self._requests(create), token)
-        threading.Thread(target=self._read, name=f"etcd-watch {prefix}", daemon=True).start()
+        creates = [
+            etcdrpc.WatchCreateRequest(key=first, range_end=end, start_revision=from_revision)
+            for first, end in key_ranges(keys)
+        ]
+        self._to_create = len(creates)
+        self._call = endpoint.begin_watch(self._requests(creates), token)
+        threading.Thread(target=self._read, name="etcd-watch", daemon=True).start()
 
     async def created(self, timeout_s: float) -> None:
-        """Wait until etcd has made the watch, or it has failed (`next` then says how)."""
+        """Wait until etcd has made the watches, or it has failed (`next` then says how)."""
         try:
             # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together
             # with what it waits for, and who cancelled this watch would wait for its end for ever.
@@ -67,8 +73,9 @@ class WatchStream:
         self._put(error)
         self.cancel()
 
-    def _requests(self, create: Any) -> Iterator[Any]:
-        yield etcdrpc.WatchRequest(create_request=create)
+    def _requests(self, creates: Sequence[Any]) -> Iterator[Any]:
+        for create in creates:
+            yield etcdrpc.WatchRequest(create_request=create)
         self._ended.wait()  # the request stream's end may end the watch
 
     def _read(self) -> None:
@@ -98,7 +105,9 @@ class WatchStream:
             why = f"is at revision {response.header.revision}, before {self._from_revision - 1}"
             self._call_loop(self._fail, HistoryLostError(f"etcd at {self._name} {why}"))
         elif response.created:
-            self._call_loop(self._is_created.set)
+            self._to_create -= 1
+            if not self._to_create:
+                self._call_loop(self._is_created.set)
 
     def _put(self, batch: list[StoreEvent] | StoreUnavailableError) -> None:
         self._is_created.set()

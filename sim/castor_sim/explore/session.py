@@ -15,6 +15,7 @@ from typing import TypeVar
 from castor_policy.agents import store_writes
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import NameTaken, StoreLost
+from castor_policy.agents.job_change import JobChange
 from castor_policy.agents.lease_keeping import (
     RETRY_S,
     GrantLease,
@@ -24,9 +25,10 @@ from castor_policy.agents.lease_keeping import (
     RenewLease,
 )
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
-from castor_policy.agents.store_keys import job_prefix
-from castor_policy.agents.store_view import JobChange, StoreView
+from castor_policy.agents.store_keys import agents_prefix
+from castor_policy.agents.store_view import StoreView
 from castor_policy.store import (
+    Keys,
     KeyValue,
     LeaseLostError,
     StoreEvent,
@@ -35,6 +37,7 @@ from castor_policy.store import (
     TxnResult,
 )
 from castor_sim.explore.roles import Agent
+from castor_sim.explore.store_server import Stream
 from castor_sim.explore.surroundings import Surroundings
 
 AnswerT = TypeVar("AnswerT", int, float)
@@ -58,6 +61,8 @@ class Session:
         self._claimed = False
         self._waiting = False
         self._race = NameClaim(world.spec.limits.lease_s)
+        self._stream: Stream | None = None
+        self._watched = (self.view.to_watch, self.view.epoch)
 
     @property
     def lease(self) -> int | None:
@@ -81,9 +86,25 @@ class Session:
 
     def campaign(self) -> None:
         """Try to become root; whether that succeeded, and the term, is seen as any change is."""
-        if self.lease is not None and self.view.may_campaign():
-            txn = store_writes.campaign(self._job, self._agent.name, self.lease)
-            self.transact(txn, lambda _answer: None)
+        if self.lease is None:
+            return
+        if not self.view.may_campaign():
+            self._hear_of_others()
+            return
+        txn = store_writes.campaign(self._job, self._agent.name, self.lease)
+        self.transact(txn, lambda _answer: None)
+
+    def _hear_of_others(self) -> None:
+        """Find out whether those who knew more are still there, before it stands again."""
+
+        def heard(answer: tuple[list[KeyValue], int] | Exception) -> None:
+            if not isinstance(answer, Exception):
+                self.view.heard_of_others(answer[0])
+
+        reports = Keys.under(agents_prefix(self._job))
+        self._world.store.request(
+            self._agent, lambda model, now_s: model.read(reports, now_s), heard
+        )
 
     def report(self, report: AgentReport) -> None:
         """Have the report written as soon as the store takes it; the newest one wins."""
@@ -106,7 +127,7 @@ class Session:
                     self._claim()
                 self._write_next()
             elif isinstance(answer, TxnResult):
-                self._read(lambda _revision: self._write_next(), lambda _error: again())
+                self._read_again(lambda _revision: self._write_next(), lambda _error: again())
             elif isinstance(answer, LeaseLostError):
                 self._writing = False  # the next session writes it
             else:
@@ -158,7 +179,7 @@ class Session:
                     self._answered,
                 )
             case ReadAll():
-                self._read(lambda _revision: self._answered(None), self._answered)
+                self._read_again(lambda _revision: self._answered(None), self._answered)
 
     def _counted(self, answer: AnswerT) -> AnswerT:
         """Note when the store has begun to count."""
@@ -186,37 +207,59 @@ class Session:
 
     # ---- reads and watches ---------------------------------------------------------------------
 
-    def _read(self, then: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
+    def _read_again(self, then: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
+        """Read what every agent follows."""
+        self._read(self.view.agents_keys, then, failed)
+
+    def _read(
+        self, keys: Keys, then: Callable[[int], None], failed: Callable[[Exception], None]
+    ) -> None:
         def done(answer: tuple[tuple[list[KeyValue], int], int] | Exception) -> None:
             if isinstance(answer, Exception):
                 failed(answer)
                 return
             if epoch != self.view.epoch:
                 # Asked of a store before it was known to have lost its data: it tells nothing.
-                self._read(then, failed)
+                self._read(keys, then, failed)
                 return
             (found, revision), cluster = answer
-            self._tell(self.view.read(found, revision, cluster=cluster, since=since))
+            self._tell(self.view.read(found, revision, keys, cluster=cluster, since=since))
             then(revision)
 
-        epoch, since, prefix = self.view.epoch, self.view.revision, job_prefix(self._job)
+        epoch, since = self.view.epoch, self.view.revision
         self._world.store.request(
-            self._agent, lambda model, now_s: (model.get_prefix(prefix, now_s), model.cluster), done
+            self._agent, lambda model, now_s: (model.read(keys, now_s), model.cluster), done
         )
 
     def _read_and_watch(self) -> None:
-        def watch(revision: int) -> None:
-            self._world.store.watch(self._agent, revision + 1, self._changed, self._watch_again)
+        keys = self.view.to_watch
 
-        self._read(watch, lambda _error: self._watch_again())
+        def watch(revision: int) -> None:
+            self._watched = (keys, self.view.epoch)
+            self._tell(self.view.begins_to_watch(keys))
+            self._stream = self._world.store.watch(
+                self._agent, keys, revision + 1, self._changed, self._watch_again
+            )
+            self._watch_what_is_due()
+
+        self._read(keys, watch, lambda _error: self._watch_again())
+
+    def _watch_what_is_due(self) -> None:
+        """Watch other keys than so far if it has been elected, or is root no more."""
+        if (self.view.to_watch, self.view.epoch) != self._watched and self._stream is not None:
+            self._stream.close()
+            self._stream = None
+            self._read_and_watch()
 
     def _watch_again(self) -> None:
+        self._stream = None
         self._race.outage()
         self._agent.see(StoreLost())
         self._agent.later(RETRY_S, self._read_and_watch)
 
     def _changed(self, events: list[StoreEvent]) -> None:
         self._tell([told for event in events for told in self.view.change(event)])
+        self._watch_what_is_due()
 
     def _tell(self, seen: Sequence[JobChange]) -> None:
         for event in seen:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from castor_policy.agents.store_keys import job_prefix, plan_key
-from castor_policy.store import LeaseLostError, StoreEvent, StoreUnavailableError
+from castor_policy.agents.followed_keys import roots_keys
+from castor_policy.agents.store_keys import plan_key
+from castor_policy.store import Keys, LeaseLostError, StoreEvent, StoreUnavailableError
 from castor_sim.explore.clockwork import Clockwork
 from castor_sim.explore.network import STORE, Network
 from castor_sim.explore.roles import Agent
@@ -28,13 +29,18 @@ _NOTICE_S = (0.05, 1.5)  # from when a connection breaks until its watch says so
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One watch of one agent."""
+    """One agent's watches of some keys: each part of them is in order by itself."""
 
     agent: Agent
+    keys: Keys
     deliver: Callable[[list[StoreEvent]], None]
     broken: Callable[[], None]
     open: bool = True
-    delivered_s: float = 0.0
+    delivered_s: dict[str, float] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End it: nothing more of it is delivered, nor is it told that it has broken."""
+        self.open = False
 
 
 class StoreServer:
@@ -60,12 +66,13 @@ class StoreServer:
         self._network = network
         self._tell_changed = changed
         self._tell_lost = lost
-        self._prefix = job_prefix(job)
+        self._all = roots_keys(job)
         self._plan = plan_key(job)
         self.model = StoreModel()
         self._backup: StoreModel | None = None
         self._shown = self.model.revision
-        self._streams: list[Stream] = []
+        self._streams: dict[str, list[Stream]] = {}  # by each part of what they watch
+        self._prefixes: dict[str, None] = {}  # those of the parts that are ones
         self._wakes_s = math.inf
 
     # ---- the server ----------------------------------------------------------------------------
@@ -85,7 +92,7 @@ class StoreServer:
     def stop(self) -> None:
         """Take the store down; every connection breaks."""
         self.model.stop(self._clock.now_s)
-        for stream in list(self._streams):
+        for stream in self._open_streams():
             self.cut(stream)
 
     def start(self) -> None:
@@ -102,28 +109,29 @@ class StoreServer:
 
     def cut_watches(self, agent: Agent) -> None:
         """Break the watches of one agent."""
-        for stream in [s for s in self._streams if s.agent is agent]:
-            self.cut(stream)
+        for stream in self._open_streams():
+            if stream.agent is agent:
+                self.cut(stream)
 
     def cut(self, stream: Stream) -> None:
         """Break one watch; its owner notices some time later."""
         if stream.open:
             stream.open = False
-            self._streams.remove(stream)
             stream.agent.later(stream.agent.draw.uniform(*_NOTICE_S), stream.broken)
 
     def _show(self) -> None:
         """Send what is new to the watches, tell the monitor, and wake when a lease ends."""
         if not self.model.running:
             return
-        events = self.model.events(self._prefix, self._shown + 1, self._clock.now_s)
+        events = self.model.events(self._all, self._shown + 1, self._clock.now_s)
         if events:
             self._shown = events[-1].mod_revision
             if self._backup is None and any(event.key == self._plan for event in events):
                 self._backup = self.model.backup()
             self._tell_changed(events)
-            for stream in list(self._streams):
-                self._send(stream, events)
+            for part in dict.fromkeys((*(event.key for event in events), *self._prefixes)):
+                if part in self._streams:
+                    self._send_part(part, self._streams[part], events)
         end_s = self.model.next_end_s()
         if end_s < self._wakes_s:
             self._wakes_s = end_s
@@ -136,17 +144,32 @@ class StoreServer:
         self.model.advance(self._clock.now_s)
         self._show()
 
-    def _send(self, stream: Stream, events: list[StoreEvent]) -> None:
+    def _send_part(self, part: str, streams: list[Stream], events: list[StoreEvent]) -> None:
+        """Send what has changed of one name or prefix to all that watch it."""
+        is_prefix = part in self._prefixes
+        shown = [e for e in events if e.key == part or (is_prefix and e.key.startswith(part))]
+        if not shown:
+            return
+        streams[:] = [stream for stream in streams if stream.open]
+        for stream in tuple(streams):
+            self._send(stream, part, shown)
+
+    def _send(self, stream: Stream, part: str, events: list[StoreEvent]) -> None:
         agent = stream.agent
         network = self._network
         lost = network.loss(agent.name) > 0 and agent.draw.random() < network.loss(agent.name)
         if lost or not agent.alive or not network.reaches(STORE, agent.name):
             self.cut(stream)
             return
-        # One connection: what was sent later arrives later.
-        at_s = max(self._clock.now_s + agent.latency_s(), stream.delivered_s)
-        stream.delivered_s = at_s
+        # One watch: what was sent later arrives later.
+        at_s = max(self._clock.now_s + agent.latency_s(), stream.delivered_s.get(part, 0.0))
+        stream.delivered_s[part] = at_s
         agent.later(at_s - self._clock.now_s, _deliver, stream, events)
+
+    def _open_streams(self) -> list[Stream]:
+        """Return the watches that are open, in the order in which they were made."""
+        every = (stream for streams in self._streams.values() for stream in streams)
+        return [stream for stream in dict.fromkeys(every) if stream.open]
 
     # ---- a client ------------------------------------------------------------------------------
 
@@ -196,24 +219,28 @@ class StoreServer:
     def watch(
         self,
         agent: Agent,
+        keys: Keys,
         from_revision: int,
         deliver: Callable[[list[StoreEvent]], None],
         broken: Callable[[], None],
     ) -> Stream:
-        """Watch the job's keys; after `broken` read again and watch again."""
-        stream = Stream(agent, deliver, broken)
+        """Watch these keys; after `broken` read again and watch again."""
+        stream = Stream(agent, keys, deliver, broken)
+        is_attached = False
 
         def attach(model: StoreModel, now_s: float) -> None:
-            events = model.events(self._prefix, from_revision, now_s)
-            if stream.open:
-                self._streams.append(stream)
-                if events:
-                    self._send(stream, events)
+            nonlocal is_attached
+            events = model.events(keys, from_revision, now_s)
+            is_attached = True
+            self._prefixes |= dict.fromkeys(keys.prefixes)
+            for part in keys.parts() if stream.open else ():
+                self._streams.setdefault(part, []).append(stream)
+                self._send_part(part, [stream], events)
 
         def attached(answer: Exception | None) -> None:
             if answer is None or not stream.open:
                 return
-            if stream in self._streams:
+            if is_attached:
                 self.cut(stream)
             else:
                 stream.open = False

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from castor_policy.agents.job_change import read_plan, read_report
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.life import Journal
 from castor_policy.agents.own_report import Sign
@@ -16,7 +17,6 @@ from castor_policy.agents.store_keys import (
     requests_prefix,
     root_key,
 )
-from castor_policy.agents.store_view import read_plan, read_report
 from castor_policy.defaults import CHECKPOINT_EVERY
 from castor_policy.job_options import PersistenceOptions, RecoveryOptions, TrafficOptions
 from castor_policy.membership import WatchLimits
