@@ -220,7 +220,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for ca in ("ours", "theirs"):
         authority = Authority.new(ca, days=2)
         authority.own().write(folder / f"{ca}.pem", folder / f"{ca}.key")
-        agent = authority.issue(f"agent-{ca}", days=2)
+        agent = authority.issue(f"agent-{ca}", "127.0.0.1", days=2)
         agent.write(folder / f"agent-{ca}.pem", folder / f"agent-{ca}.key")
     return folder
 

@@ -36,6 +36,7 @@ from castor_policy.version import __version__
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.script_files import ScriptFiles, held
 from castor_runtime.transport import Credentials, JobSecret, MutualTls
+from castor_runtime.transport.peer_certificates import NAME_AGAIN, is_for, not_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,26 @@ def read_credentials(options: AgentOptions) -> Credentials:
     Raises:
         InputError: nothing, or what cannot be one.
     """
-    return credentials_of(options.secret, options.tls_ca, options.tls_certificate, options.tls_key)
+    return credentials_of(
+        options.secret,
+        options.tls_ca,
+        options.tls_certificate,
+        options.tls_key,
+        listen=options.listen,
+    )
 
 
 def credentials_of(
-    secret: Path | None, tls_ca: Path | None, tls_certificate: Path | None, tls_key: Path | None
+    secret: Path | None,
+    tls_ca: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    *,
+    listen: str = "",
 ) -> Credentials:
     """Return what these files prove: certificates if there are any, else the secret.
+
+    `listen` is the address that a certificate has to name; "": it is compared when it is used.
 
     Raises:
         InputError: there are none, or they cannot be used.
@@ -88,15 +102,21 @@ def credentials_of(
     if tls_ca and tls_certificate and tls_key:
         tls = MutualTls(tls_ca, tls_certificate, tls_key)
         try:
-            tls.check()
+            names = tls.check()
         except ssl.SSLError as error:
             raise InputError(
-                f"is not accepted by the authority of --tls-ca ({error.reason or error}): "
+                f"is not accepted by the authority of --tls-ca ({_why(error)}): "
                 "give this agent's certificate and key, signed by the job's authority",
                 file=tls_certificate,
             ) from error
         except OSError as error:
             raise InputError(f"cannot be read: {error}", key="--tls-ca") from error
+        if listen and not is_for(names, address := _resolved(listen)):
+            raise InputError(
+                f"{not_for(names, address)}, the address of --listen: peers would refuse it; "
+                f"{NAME_AGAIN}",
+                file=tls_certificate,
+            )
         return tls
     if secret is not None:
         try:
@@ -109,6 +129,19 @@ def credentials_of(
         "agents need credentials: give --secret FILE, the same on every machine, or "
         "--tls-ca, --tls-certificate and --tls-key"
     )
+
+
+def _why(error: ssl.SSLError) -> str:
+    """Return what TLS says of a certificate, as far as it does: "certificate has expired"."""
+    return str(getattr(error, "verify_message", "") or error.reason or error)
+
+
+def _resolved(host: str) -> str:
+    """Return the address that a server which listens at `host` has."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        return host  # who listens there says what is wrong with it
 
 
 async def admit(

@@ -103,7 +103,7 @@ class Agent:
         )
         self._account = OwnAccount(options, spec, self._log, store, _say)
         self._journal = JournalFile(options.folder, self.incarnation, _say)
-        self._client = PeerClient(credentials, spec.run)
+        self._client = PeerClient(credentials, spec.run, own=options.listen)
         self._session = StoreSession(
             store,
             spec,

@@ -18,12 +18,15 @@ from typing import Any
 
 from castor_runtime.transport.credentials import Credentials
 from castor_runtime.transport.errors import BrokenFrameError, PeerRefusedError
+from castor_runtime.transport.peer_certificates import reason, stranger
 from castor_runtime.transport.wire import (
     CONTROL_BYTES,
     HEADER_BYTES,
     MAGIC,
     NONCE_BYTES,
     PROOF_BYTES,
+    REFUSAL,
+    REFUSAL_BYTES,
     RUN_BYTES,
     SEAL_BYTES,
     Challenge,
@@ -142,28 +145,35 @@ class Channel:
         receive_into(self._connection, into, _deadline(timeout_s))
 
 
-def connected(address: tuple[str, int], timeout_s: float) -> socket.socket:
+def connected(address: tuple[str, int], timeout_s: float, own: str = "") -> socket.socket:
     """Return a connection to a host and port.
+
+    Args:
+        address: host and port.
+        timeout_s: until it stands.
+        own: the address of this host that it comes from; "": as the system chooses.
 
     Raises:
         OSError: there is none within that time.
     """
-    connection = socket.create_connection(address, timeout=timeout_s)
+    source = (own, 0) if own else None
+    connection = socket.create_connection(address, timeout=timeout_s, source_address=source)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
 def secured_client(
-    connection: socket.socket, context: ssl.SSLContext | None, timeout_s: float
+    connection: socket.socket, context: ssl.SSLContext | None, host: str, timeout_s: float
 ) -> socket.socket:
     """Return the connection under TLS if there is a context, else as it is.
 
-    The socket given is then detached. The caller registers the one returned before the handshake.
+    The other side's certificate must name `host`. The socket given is then detached. The caller
+    registers the one returned before the handshake.
     """
     if context is None:
         return connection
     connection.settimeout(timeout_s)
-    return context.wrap_socket(connection, do_handshake_on_connect=False)
+    return context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
 
 
 def secured_server(
@@ -198,6 +208,9 @@ def greet_server(
         nonce, own_run = secrets.token_bytes(NONCE_BYTES), bytes.fromhex(run)
         send_all(connection, memoryview(MAGIC + nonce + own_run), deadline_s)
         magic = receive_exactly(connection, len(MAGIC), deadline_s)
+        if bytes(magic) == REFUSAL:
+            words = receive_exactly(connection, REFUSAL_BYTES, deadline_s)
+            raise PeerRefusedError(words.decode("utf-8", errors="replace").strip("\0"))
         if bytes(magic) != MAGIC:
             raise PeerRefusedError(
                 "it does not speak this version of Castor's peer protocol, "
@@ -209,7 +222,8 @@ def greet_server(
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
         raise
     except ssl.SSLError as error:
-        raise PeerRefusedError(f"TLS: {error}") from error
+        where = str(getattr(connection, "server_hostname", ""))
+        raise PeerRefusedError(f"TLS: {reason(error, where)}") from error
     their_nonce, their_run = answer[:NONCE_BYTES], answer[NONCE_BYTES:-PROOF_BYTES]
     challenge = Challenge(credentials.handshake_key, nonce, their_nonce, own_run, their_run)
     if not secrets.compare_digest(answer[-PROOF_BYTES:], challenge.server_proof()):
@@ -233,7 +247,12 @@ def greet_client(
     try:
         _handshake_tls(connection, deadline_s)
     except ssl.SSLError as error:
-        raise PeerRefusedError(f"TLS: {error}") from error
+        raise PeerRefusedError(f"TLS: {reason(error, 'this host')}") from error
+    if why := stranger(connection):
+        told = f"it refuses this host: {why.replace('which it comes from', 'from where it came')}"
+        message = REFUSAL + told.encode()[:REFUSAL_BYTES].ljust(REFUSAL_BYTES, b"\0")
+        send_all(connection, memoryview(message), deadline_s)
+        raise PeerRefusedError(why)
     hello = receive_exactly(connection, len(MAGIC), deadline_s)
     if bytes(hello) != MAGIC:
         raise PeerRefusedError("it does not speak this version of Castor's peer protocol")

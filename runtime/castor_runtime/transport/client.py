@@ -54,6 +54,8 @@ class PeerClient:
         run: which run of the job both belong to; see `JobSpec.run`.
         streams: connections of one fetch.
         timeouts: bounds on waiting for a peer.
+        own: address of this host that connections come from, which its certificate names; "": as
+            the system chooses.
 
     Raises:
         ValueError: there is no stream, or the run is none.
@@ -67,6 +69,7 @@ class PeerClient:
         *,
         streams: int = _STREAMS,
         timeouts: Timeouts | None = None,
+        own: str = "",
     ) -> None:
         if streams < 1:
             raise ValueError(f"a fetch needs 1 stream or more, not {streams}")
@@ -76,6 +79,7 @@ class PeerClient:
         self._context = credentials.client_context()
         self._streams = streams
         self._timeouts = timeouts or Timeouts()
+        self._own = own if self._context is not None else ""
 
     async def fetch(
         self,
@@ -195,7 +199,13 @@ class PeerClient:
 
     def _dialler(self, host: str, port: int, timeouts: Timeouts | None = None) -> Dialler:
         return Dialler(
-            host, port, self._credentials, self._run, self._context, timeouts or self._timeouts
+            host,
+            port,
+            self._credentials,
+            self._run,
+            self._context,
+            timeouts or self._timeouts,
+            self._own,
         )
 
 

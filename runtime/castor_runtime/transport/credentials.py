@@ -10,6 +10,8 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from castor_runtime.transport.peer_certificates import names_in
+
 SHORTEST_SECRET_BYTES = 16
 _NEW_SECRET_BYTES = 32
 _SALT_BYTES = 16
@@ -104,8 +106,8 @@ class JobSecret:
 class MutualTls:
     """Certificates of one authority that signs for this job's agents and nobody else.
 
-    Both sides must show one. Host names are not compared: agents are known by their addresses,
-    which change with every replacement, and the authority vouches for them.
+    Both sides must show one, and each is compared with the address of who shows it
+    (`peer_certificates`): what is stolen from one host is of no use on another.
 
     Attributes:
         ca: certificate of the authority, PEM.
@@ -142,17 +144,20 @@ class MutualTls:
         kind, *theirs = mark.split(":")
         return kind == _TLS and not set(theirs).isdisjoint(self.mark().split(":")[1:])
 
-    def check(self) -> None:
+    def check(self) -> list[str]:
         """Show the own certificate to oneself: peers accept it if they have the same authority.
+
+        Returns:
+            The names and addresses that it is for.
 
         Raises:
             OSError: the authority does not accept it, or a file is unusable (ssl.SSLError).
         """
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        sides = [
-            self.server_context().wrap_bio(to_server, to_client, server_side=True),
-            self.client_context().wrap_bio(to_client, to_server),
-        ]
+        context = self.client_context()
+        context.check_hostname = False  # which name is wanted the caller knows
+        client = context.wrap_bio(to_client, to_server)
+        sides = [self.server_context().wrap_bio(to_server, to_client, server_side=True), client]
         for _ in range(_HANDSHAKE_TURNS):
             for side in list(sides):
                 try:
@@ -160,6 +165,7 @@ class MutualTls:
                 except ssl.SSLWantReadError:
                     continue
                 sides.remove(side)
+        return names_in(client.getpeercert())
 
     def proof(self, *_of: str) -> str:
         """Return nothing: every handshake proves it, with the key of the certificate."""
@@ -181,14 +187,12 @@ class MutualTls:
         return self._armed(context)
 
     def client_context(self) -> ssl.SSLContext:
-        """Return a context that demands a server's certificate.
+        """Return a context that demands a server's certificate, for the host that was dialled.
 
         Raises:
             OSError: a file cannot be read, or holds no valid certificate or key (ssl.SSLError).
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        return self._armed(context)
+        return self._armed(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
     def _armed(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2

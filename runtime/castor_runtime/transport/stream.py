@@ -52,6 +52,7 @@ class Dialler:
         run: which run of the job both belong to.
         context: for TLS, if the credentials are certificates.
         timeouts: bounds on waiting.
+        own: address of this host that they come from; "": as the system chooses.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Dialler:
         run: str,
         context: ssl.SSLContext | None,
         timeouts: Timeouts,
+        own: str = "",
     ) -> None:
         self._where = (host, port)
         self._credentials = credentials
         self._run = run
         self._context = context
         self._timeouts = timeouts
+        self._own = own
         self._connection: socket.socket | None = None
         self._interrupted = False
         self._lock = threading.Lock()
@@ -80,10 +83,10 @@ class Dialler:
             OSError: there is no connection.
         """
         self.close()
-        connection = channels.connected(self._where, self._timeouts.connect_s)
+        connection = channels.connected(self._where, self._timeouts.connect_s, self._own)
         try:
             connection = channels.secured_client(
-                connection, self._context, self._timeouts.handshake_s
+                connection, self._context, self._where[0], self._timeouts.handshake_s
             )
             self._register(connection)
             return channels.greet_server(

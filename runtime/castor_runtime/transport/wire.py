@@ -6,6 +6,10 @@ Handshake (all of fixed size; a magic names the protocol's version):
     server: magic(16) nonce(32) run(8) proof(32)
     client: proof(32)
 
+Where the client's certificate is not for the address that it comes from, the server says, instead:
+
+    server: refusal(16) words(256), UTF-8, filled up with NUL
+
 A proof is HMAC-SHA256(key, label magic nonces runs): the labels keep one from being reflected, the
 fresh nonces keep one from being replayed. Each direction then has a session key of its own, derived
 from the same key, nonces and runs. Each side says which run of the job it belongs to; where they
@@ -49,6 +53,8 @@ from enum import IntEnum
 from castor_runtime.transport.errors import BrokenFrameError
 
 MAGIC = b"castor-peer/3\r\n\0"
+REFUSAL = b"castor-refuse/3\n"
+REFUSAL_BYTES = 256
 NONCE_BYTES = 32
 RUN_BYTES = 8
 PROOF_BYTES = 32
