@@ -33,6 +33,7 @@ from castor.commands.operate import operate
 from castor.commands.placement import placement
 from castor.commands.recovery import recovery
 from castor.commands.replay import replay
+from castor.commands.report import report
 from castor.commands.result import result
 from castor.commands.resume import resume
 from castor.commands.rm import rm
@@ -104,6 +105,7 @@ app.command()(events)
 app.command()(result)
 app.command()(kill)
 app.command()(recovery)
+app.command()(report)
 app.command()(replay)
 app.command()(rm)
 app.command()(clean)
