@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from castor.commands.reach import NOBODY, Reach, given_options, reaches_a_job
 from castor_configs.errors import InputError
 
-WATCH_EVERY_S = 1.0
-_LINE_LENGTH = 200
+ASK_AGAIN_S = 30.0
+"""While nothing fails, a thousand agents are not asked at each look what has happened."""
+LINES_OF_A_FILE = 40
+"""Lines of a look that is printed where there is no screen."""
 SILENT_READS = 5
 """So often in a row a run's store may not answer: its own one goes before its result comes."""
 
@@ -38,7 +38,15 @@ def status(
             "certificates its agents are asked, too.",
         ),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep up to date until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Keep up to date until Ctrl-C: the sick first, as far as they fit."
+        ),
+    ] = False,
+    interval: Annotated[
+        str, typer.Option(metavar="TIME", help="With --watch: from one look to the next.")
+    ] = "1s",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     **_flags: Any,
 ) -> None:
@@ -62,66 +70,120 @@ def status(
             return
         reach = Reach.of(record.job, {**given, **NOBODY, "store": record.store}, asks=False)
     if not watch:
-        _print(_document(reach, folder), as_json)
+        _print(_Job(reach, folder).look(), as_json)
         return
     with contextlib.suppress(KeyboardInterrupt):
-        _watch(reach, folder, as_json)
+        _watch(_Job(reach, folder), _interval_s(interval), as_json)
 
 
-def _watch(reach: Reach, folder: Any, as_json: bool) -> None:
+def _interval_s(written: str) -> float:
+    from castor_configs.quantities import parse_seconds
+
+    try:
+        interval_s = parse_seconds(written)
+    except ValueError as error:
+        raise InputError(str(error), key="--interval") from error
+    if interval_s <= 0:
+        raise InputError("expected more than 0", key="--interval")
+    return interval_s
+
+
+def _watch(job: _Job, interval_s: float, as_json: bool) -> None:
+    from castor_runtime.launcher.status_view import Pace, screenful
+
     console = Console(highlight=False, markup=False)
+    pace, folder = Pace(), job.folder
     with contextlib.ExitStack() as stack:
         live = None
         if not as_json and console.is_terminal:
-            live = stack.enter_context(Live(console=console, auto_refresh=False))
+            live = stack.enter_context(Live(console=console, auto_refresh=False, screen=False))
         silent = 0
         while folder is None or not _has_ended(folder):
             try:
-                document = _document(reach, folder)
+                document = job.look()
             except InputError:
                 silent += 1
                 if folder is None or silent > SILENT_READS:
                     raise
             else:
                 silent = 0
-                if live is not None:
-                    live.update(_shown(document), refresh=True)
-                else:
+                if as_json:
                     _print(document, as_json)
+                else:
+                    lines = LINES_OF_A_FILE if live is None else console.height - 1
+                    told = pace.look(document, time.monotonic())
+                    view = screenful(document, (console.width, lines), told)
+                    live.update(view, refresh=True) if live is not None else console.print(view)
                 # While its launcher lives, its result is still to come.
                 over = document["phase"] in ("finished", "failed", "stopped")
                 if over and (folder is None or not folder.is_live()):
-                    return
-            time.sleep(WATCH_EVERY_S)
-    _print_ended(folder, as_json)
+                    break
+            time.sleep(interval_s)
+    if folder is not None and _has_ended(folder):
+        _print_ended(folder, as_json)
+    elif not as_json:
+        _print_result(console, document)
 
 
 def _has_ended(folder: Any) -> bool:
     return bool(folder.result_file.exists() and not folder.is_live())
 
 
-def _document(reach: Reach, folder: Any) -> dict[str, Any]:
-    from castor_runtime.launcher.accounts import read_accounts
-    from castor_runtime.launcher.status import status_document
-    from castor_runtime.launcher.told_result import told_result
+class _Job:
+    """A job that is looked at, once or again and again.
 
-    async def read(store: Any, view: Any) -> dict[str, Any]:
-        if folder is not None:  # it tells all that the agents would
-            return status_document(view, folder, await store.state())
-        told = await read_accounts(store, view, reach.credentials)
-        document = status_document(view, None, await store.state(), told)
-        over = view.plan is not None and view.plan.is_over
-        return document | {"result": told_result(view, told).to_json() if over else None}
+    Args:
+        reach: how it is reached.
+        folder: its run folder, if it runs on this machine.
+    """
 
-    return reach.run(read)
+    def __init__(self, reach: Reach, folder: Any) -> None:
+        self.folder = folder
+        self._reach = reach
+        self._told: Any = None
+        self._told_of: tuple[int, str] | None = None
+        self._told_s = 0.0
+
+    def look(self) -> dict[str, Any]:
+        """Return its status.
+
+        Raises:
+            InputError: it cannot be reached, or is not there.
+        """
+        return self._reach.run(self._read)
+
+    async def _read(self, store: Any, view: Any) -> dict[str, Any]:
+        from castor_runtime.launcher.accounts import read_accounts
+        from castor_runtime.launcher.status import status_document
+        from castor_runtime.launcher.told_result import told_result
+
+        if self.folder is not None:  # it tells all that the agents would
+            return status_document(view, self.folder, await store.state())
+        plan = view.plan
+        stands = None if plan is None else (plan.generation, str(plan.phase))
+        if self._told is None or stands != self._told_of or self._is_old():
+            self._told = await read_accounts(store, view, self._reach.credentials)
+            self._told_of, self._told_s = stands, time.monotonic()
+        document = status_document(view, None, await store.state(), self._told)
+        over = plan is not None and plan.is_over
+        return document | {"result": told_result(view, self._told).to_json() if over else None}
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._told_s > ASK_AGAIN_S
 
 
 def _print(document: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(document, allow_nan=False))
         return
+    from castor_runtime.launcher.status_view import status_view
+
     console = Console(highlight=False, markup=False)
-    console.print(_shown(document))
+    console.print(status_view(document))
+    _print_result(console, document)
+
+
+def _print_result(console: Console, document: dict[str, Any]) -> None:
     if result := document.get("result"):
         from castor_records.result import Result
         from castor_runtime.launcher.screen import print_summary
@@ -137,90 +199,3 @@ def _print_ended(folder: Any, as_json: bool) -> None:
         typer.echo(json.dumps(json.loads(text)))
     else:
         print_summary(Console(highlight=False, markup=False), folder.result())
-
-
-def _shown(document: dict[str, Any]) -> Group:
-    from castor_configs.readable import format_bytes
-
-    redundancy = "DEGRADED: replicas are missing" if document["degraded"] else "all replicas whole"
-    persistent = document["persistent"]
-    head = Text(
-        f"job {document['job']}: {document['phase']}, generation {document['generation']}, "
-        f"iteration {document['iteration']}, complete in memory {document['complete_iteration']}, "
-        f"in storage {persistent[-1] if persistent else 'none'}\n"
-        f"root {document['root'] or 'none'}, term {document['term']}; {redundancy}; "
-        f"{len(document['recoveries'])} recoveries so far"
-        + "".join(f"\n{trouble}" for trouble in document["store"]["troubles"]),
-        style="yellow" if document["degraded"] else "",
-    )
-    for agent, reason in document["unreached"].items():
-        head.append(f"\n{agent} cannot be asked: {reason}", style="yellow")
-    for agent, cause in document["persist_failures"].items():
-        head.append(f"\nNOT PERSISTED by {agent}: {cause}", style="yellow")
-    if document["kept_memory"]:
-        reason = document["reason"]
-        head.append(f"\ngave up: {reason}; memory is kept: {document['kept_memory']}", style="red")
-    table = Table(show_edge=False, pad_edge=False)
-    shown = [*document["machines"], *document["standbys"]]
-    # Where no agent said what its machine fails with there is nothing to show.
-    domains = any(one["domain"] for one in shown)
-    for heading in ("machine", "agent", *(["domain"] if domains else []), "lease", "state"):
-        table.add_column(heading)
-    for heading in ("iteration", "memory", "holds shard: iteration"):
-        table.add_column(heading, justify="right")
-    for one in shown:
-        machine, memory = one["machine"], one["memory_bytes"]
-        held = [
-            f"{shard['shard']}: {shard['holders'][str(machine)]}"
-            for shard in document["shards"]
-            if str(machine) in shard["holders"]
-        ]
-        table.add_row(
-            "-" if machine is None else str(machine),
-            one["agent"] or "-",
-            *([one["domain"] or "-"] if domains else []),
-            one["lease"],
-            _state(one),
-            str(one["iteration"]),
-            "-" if memory is None else format_bytes(memory),
-            ", ".join(held),
-        )
-    return Group(head, table, *(Text(line, style="yellow") for line in why(document)))
-
-
-def _state(one: dict[str, Any]) -> str:
-    if one.get("set_aside"):
-        return "set aside"
-    return "standby" if one["machine"] is None and one["state"] == "idle" else str(one["state"])
-
-
-def why(document: dict[str, Any]) -> list[str]:
-    """Return what failed of late, and which machines are set aside for it."""
-    lines = [f"waits: {document['waits_for']}"] if document["waits_for"] else []
-    lines += [
-        f"a machine is asked for ({one['request']}): {one['progress']}"
-        for one in document["machines_asked_for"]
-    ]
-    lines += [
-        f"two copies of shard {shard} are in one failure domain, {domain}"
-        for shard, domain in document["copies_together"].items()
-    ]
-    lines += [f"refused: {one['agent']}: {one['reason']}" for one in document["refused"]]
-    last = document["last_failure"]
-    if last is not None:
-        named = "; ".join(f"machine {one['machine']}: {one['cause']}" for one in last["culprits"])
-        lines.append(f"last failure: {named or 'what failed is not known'}")
-        lines += [f"  seen beside it: {seen}" for seen in last["seen"]]
-    if document["attempts"]:
-        lines.append(f"{document['attempts']} attempts in a row completed no iteration")
-    lines += [
-        f"{one['agent']} is set aside until its agent is started again: {one['set_aside']}"
-        for one in document["standbys"]
-        if one["set_aside"]
-    ]
-    lines += [
-        f"{agent} failed {found['times']} times in the last hour, at last: {found['last']}"
-        for agent, found in sorted(document["failures"].items())
-        if found["times"] > 1
-    ]
-    return [line[:_LINE_LENGTH] for line in lines]
