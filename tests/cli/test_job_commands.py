@@ -7,13 +7,14 @@ has left in the store.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.evidence import Culprit
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.store_keys import agents_prefix, plan_key, spec_key
+from castor_policy.agents.store_keys import accounts_prefix, agents_prefix, plan_key, spec_key
 from castor_policy.store import Put, Txn
 from castor_records.events.event import Event
 from castor_records.events.failures import Detected, Planned, Resumed
@@ -146,6 +147,25 @@ async def made(place: Place, stack: AsyncExitStack) -> None:
         await put(agents_prefix("told") + name, report.to_json())
 
 
+async def ended(place: Place, stack: AsyncExitStack) -> None:
+    """Put a job into the store whose agents have ended, one of them without an account."""
+    store = open_store(place.store)
+    stack.push_async_callback(store.close)
+    spec = replace(SPEC, job="done")
+    plan = Plan(1, 1, Phase.FINISHED, ("a", "b"), ("1", "1"), reason="finished", reached=30)
+    puts = [Put(spec_key("done"), spec.to_json()), Put(plan_key("done"), plan.to_json())]
+    await store.transact(Txn((), tuple(puts)))
+    for rank, name in enumerate("ab"):
+        folder = place.folder / "done" / name
+        log = EventLog(folder / "events.jsonl", spec.started_ns)
+        stack.callback(log.close)
+        at_ns = spec.started_ns + (7 + rank) * S
+        log.write(IterationEnded(iteration=30, generation=1, rank=rank), at_ns)
+        final = {"iteration": 30, "ranks": {str(rank): "0123"}}
+        (folder / "final.json").write_text(json.dumps(final))
+        await OwnAccount(AgentOptions(name, "done", "", folder), spec, log, store, print).leave()
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("told")
@@ -158,6 +178,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     async def serve() -> None:
         async with AsyncExitStack() as stack:
             await made(found, stack)
+            await ended(found, stack)
             ready.set()
             await asyncio.get_running_loop().run_in_executor(None, done.wait)
 
@@ -177,7 +198,8 @@ def test_all_jobs_of_a_store_are_listed(place: Place) -> None:
     assert "2/2" in shown
     assert "unreadable" in shown
     lines = place.castor("jobs", "--store", place.store, "--json").splitlines()
-    other, told = (json.loads(line) for line in lines)
+    done, other, told = (json.loads(line) for line in lines)
+    assert (done["state"], done["iteration"], done["alive"]) == ("finished", 30, 0)
     assert (other["job"], other["state"]) == ("other", "unreadable")
     assert told | {"age_s": 0} == {
         "job": "told",
@@ -252,6 +274,38 @@ def test_a_result_is_that_of_a_run_folder(place: Place) -> None:
     assert (result.job, result.run, result.outcome) == ("told", SPEC.run, "running")
     assert (result.iterations, result.seeds) == (20, {"--seed": "7"})
     assert [one.generation for one in result.recoveries] == [2]
+
+
+def test_after_the_end_the_store_tells_it_without_the_secret(place: Place) -> None:
+    reach = ("--store", place.store)
+    result = Result.of_json(json.loads(place.castor("result", "done", *reach)))
+    assert (result.outcome, result.iterations, result.wall_s) == ("finished", 30, 8.0)
+    sha256 = hashlib.sha256(b"01230123").hexdigest()
+    assert result.final_state_sha256 == sha256
+    shown = place.castor("status", "--job", "done", *reach)
+    assert "finished" in shown
+    assert sha256 in shown
+    assert place.castor("events", "done", *reach, "--json").count("iteration_ended") == 2
+    line = ("logs", "done", *reach, "--secret", str(place.secret))
+    assert place.castor(*line).splitlines() == [
+        f"castor: {name} is not alive; its logs are on {socket.gethostname()}, in "
+        f"{place.folder / 'done' / name}"
+        for name in "ab"
+    ]
+    assert "nothing failed in this run" in place.castor("recovery", *reach, "--job", "done", code=2)
+
+
+def test_a_job_that_is_removed_leaves_nothing(place: Place) -> None:
+    async def keys(prefix: str) -> list[str]:
+        store = open_store(place.store)
+        found, _ = await store.get_prefix(prefix)
+        await store.close()
+        return [one.key for one in found]
+
+    assert len(asyncio.run(keys(accounts_prefix("done")))) == 2
+    place.castor("rm", "done", "--store", place.store)
+    assert asyncio.run(keys(accounts_prefix("done"))) == []
+    assert asyncio.run(keys("/castor/done/")) == []
 
 
 def test_without_the_secret_only_what_is_in_the_store_is_told(place: Place) -> None:

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,8 +102,7 @@ class Job:
             run=SPEC.run,
             source=Nothing(),
             status=dict,
-            told=account.told,
-            clock_ns=clock_ns,
+            told=replace(account.told, clock_ns=clock_ns),
         )
         address = await self.stack.enter_async_context(server) and server.address
         if alive:
@@ -269,19 +268,35 @@ def test_an_agent_that_cannot_leave_its_account_says_so_and_ends(tmp_path: Path)
     in_job(tmp_path, happen)
 
 
-def test_what_the_root_decided_is_soon_in_the_store(
+def test_what_was_decided_is_soon_in_the_store_and_a_recovery_once_it_has_settled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("castor_runtime.agent.own_account.SOON_S", 0.01)
+    monkeypatch.setattr("castor_runtime.agent.own_account.SETTLED_S", (0.02, 0.03))
 
     async def happen(job: Job) -> None:
         a = await job.agent("a", alive=False)
-        keeping = asyncio.create_task(a.account.keep_left())
-        a.tell(Detected(generation=2, machine=1, agent="b", cause="its lease expired"), 1.0)
+        plan: list[Plan | None] = [None]
+        keeping = asyncio.create_task(a.account.keep_left(lambda: plan[0], 0.01))
+
+        async def until(told: int) -> None:
+            async with asyncio.timeout(5):
+                while len(job_events(await job.told(None))) < told:
+                    await asyncio.sleep(0.01)
+
+        def job_events(told: tuple[JobView, Accounts]) -> list[Any]:
+            return [entry.event for _, entry in told[1].told()]
+
+        detected = Detected(generation=2, machine=1, agent="b", cause="its lease expired")
+        a.tell(detected, 1.0)
         a.account.root_told()
-        async with asyncio.timeout(5):
-            while not (await job.told(None))[1].by_agent:
-                await asyncio.sleep(0.01)
+        await until(1)
+        # And every agent, root or not, some time after a recovery.
+        a.tell(Resumed(generation=2, rank=0, iteration=1), 2.0)
+        await asyncio.sleep(0.05)
+        assert job_events(await job.told(None)) == [detected]
+        plan[0] = Plan(2, 1, Phase.LOAD, ("a", "b"), ("1", "1"))
+        await until(2)
         keeping.cancel()
 
     in_job(tmp_path, happen)

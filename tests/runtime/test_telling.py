@@ -38,8 +38,14 @@ class Nothing:
 
 
 @contextmanager
-def server(folder: Path, **options: Any) -> Iterator[PeerServer]:
-    """Run a server in a thread of its own."""
+def server(folder: Path, ahead_ns: int = 0) -> Iterator[PeerServer]:
+    """Run a server in a thread of its own, on a host whose clock is ahead."""
+    told = Told(
+        str(folder),
+        lambda: served_files(folder),
+        lambda: "what happened",
+        lambda: time.time_ns() + ahead_ns,
+    )
     made: list[PeerServer] = []
     started, ended = threading.Event(), threading.Event()
 
@@ -50,9 +56,8 @@ def server(folder: Path, **options: Any) -> Iterator[PeerServer]:
             run=RUN,
             source=Nothing(),
             status=lambda: {"fine": True},
-            told=Told(str(folder), lambda: served_files(folder), lambda: "what happened"),
+            told=told,
             timeouts=QUICK,
-            **options,
         )
         async with one:
             made.append(one)
@@ -135,7 +140,7 @@ def test_a_reader_that_was_cut_off_asks_again_over_a_new_connection(tmp_path: Pa
 
 def test_clocks_that_are_apart_are_found_to_be(tmp_path: Path) -> None:
     ahead_ns = 5_000_000_000
-    with server(tmp_path, clock_ns=lambda: time.time_ns() + ahead_ns) as one:
+    with server(tmp_path, ahead_ns) as one:
         with reader(one) as peer:
             found = peer.clock()
         assert abs(found.offset_ns - ahead_ns) <= found.uncertainty_ns < 100_000_000

@@ -92,6 +92,7 @@ def logs(
                 tell = _told(printer, read)
                 await follow_job(store, view, credentials, read, tell, once=not follow, node=node)
                 for line in gone(view, left, node):
+                    printer.printed = True
                     STDERR.print(f"castor: {line}", style="yellow")
 
             reach.run(ask)

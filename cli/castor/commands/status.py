@@ -166,7 +166,9 @@ class _Job:
             self._told_of, self._told_s = stands, time.monotonic()
         document = status_document(view, None, await store.state(), self._told)
         over = plan is not None and plan.is_over
-        return document | {"result": told_result(view, self._told).to_json() if over else None}
+        result = told_result(view, self._told).to_json() if over else None
+        # As result.json has it: of lists, not of tuples.
+        return document | {"result": json.loads(json.dumps(result))}
 
     def _is_old(self) -> bool:
         return time.monotonic() - self._told_s > ASK_AGAIN_S

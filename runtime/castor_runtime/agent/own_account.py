@@ -1,22 +1,26 @@
 """What this agent tells whoever asks: its logs, and its account of the job.
 
-The account goes into the store when the agent ends, and soon after the root, if it is the root, has
-told something: should this host be lost, what it decided is known. Agents under a launcher leave
-none there: the launcher has their folders.
+The account goes into the store when the agent ends, and before, so that it is known should this
+host be lost: soon after the root, if this is the root, has told something, and once after each
+recovery.
+Agents under a launcher leave none there: the launcher has their folders.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_keys import accounts_prefix
 from castor_policy.store import Put, Store, StoreUnavailableError, Txn
 from castor_records.account import Account
@@ -29,6 +33,10 @@ from castor_runtime.transport import Told
 SOON_S: Final = 2.0
 """What the root tells comes in groups, one for each failure: each is left in the store at once."""
 
+SETTLED_S: Final = (20.0, 40.0)
+"""So long after a generation has begun it trains, or never will; not all agents write at once."""
+
+_LOOK_S: Final = 1.0
 _LEAVE_S: Final = 3.0
 _PAST_BYTES: Final = 16 << 20
 _SERVED: Final = re.compile(
@@ -62,7 +70,7 @@ class OwnAccount:
         self._say = say
         self._past: list[Entry[Event]] | None = None
         self._reading = threading.Lock()
-        self._due = asyncio.Event()
+        self._soon_s = float("inf")
 
     @property
     def told(self) -> Told:
@@ -99,15 +107,29 @@ class OwnAccount:
 
     def root_told(self) -> None:
         """Have the account left in the store soon."""
-        self._due.set()
+        self._soon_s = min(self._soon_s, time.monotonic() + SOON_S)
 
-    async def keep_left(self) -> None:
-        """Leave the account in the store after what the root tells, until cancelled."""
+    async def keep_left(self, plan: Callable[[], Plan | None], look_s: float = _LOOK_S) -> None:
+        """Leave the account in the store when it is due, until cancelled.
+
+        Args:
+            plan: returns the newest plan.
+            look_s: how often it is looked whether it is due.
+        """
+        if self._options.under_launcher:
+            return
+        generation, settled_s = 0, float("inf")
         while True:
-            await self._due.wait()
-            await asyncio.sleep(SOON_S)
-            self._due.clear()
-            await self.leave()
+            await asyncio.sleep(look_s)
+            newest, now_s = plan(), time.monotonic()
+            loads = newest is not None and newest.phase == Phase.LOAD
+            if newest is not None and loads and newest.generation != generation:
+                generation = newest.generation
+                settled_s = now_s + random.uniform(*SETTLED_S)  # noqa: S311 - it spreads load
+            if now_s >= min(self._soon_s, settled_s):
+                self._soon_s = float("inf")
+                settled_s = settled_s if now_s < settled_s else float("inf")
+                await self.leave()
 
     async def leave(self) -> None:
         """Leave the account in the store; if that is not possible it is said, and that is all."""

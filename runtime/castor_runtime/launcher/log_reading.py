@@ -105,7 +105,8 @@ class JobLogs:
 
     Args:
         wanted: says of a log, by its name, whether it is to be read.
-        tail: of each log that is met first, so many lines from its end are told; None: all.
+        tail: of the logs that an agent has when it is met, so many last lines; None: all. Logs that
+            come later are read from their start.
 
     Attributes:
         unreached: agents that could not be asked at the last reading, and why.
@@ -156,23 +157,21 @@ class JobLogs:
     def _read_agent(self, name: str, agent: _Agent) -> list[Line]:
         lines: list[Line] = []
         try:
+            is_met = agent.listing is None
             agent.listing = agent.reader.listing()
             for log in sorted(filter(self._wanted, agent.listing.files)):
                 place = agent.places.get(log)
                 if place is None:
-                    place = self._begin(agent.reader, log, agent.listing.files[log])
-                    agent.places[log] = place
+                    place = agent.places[log] = _Place()
+                    if is_met and self._tail is not None:
+                        size_bytes = agent.listing.files[log]
+                        place.offset = _start_of_last(agent.reader, log, size_bytes, self._tail)
                 lines += [Line(name, log, text) for text in _new_lines(agent.reader, log, place)]
         except (PeerError, OSError) as error:
             self.unreached[name] = str(error)
         else:
             self.unreached.pop(name, None)
         return lines
-
-    def _begin(self, reader: Reader, log: str, size_bytes: int) -> _Place:
-        if self._tail is None:
-            return _Place()
-        return _Place(_start_of_last(reader, log, size_bytes, self._tail))
 
 
 def _new_lines(reader: Reader, log: str, place: _Place) -> list[str]:
@@ -187,23 +186,26 @@ def _new_lines(reader: Reader, log: str, place: _Place) -> list[str]:
             continue
         place.offset += len(data)
         *lines, place.rest = (place.rest + data).split(b"\n")
-        found += [line.decode("utf-8", errors="replace").rstrip("\r") for line in lines]
+        found += [_shown(line) for line in lines]
         if not data:
             break
     return found
 
 
+def _shown(line: bytes) -> str:
+    """Return what a terminal shows of a line in the end: a progress bar writes over itself."""
+    return line.decode("utf-8", errors="replace").rstrip("\r").rpartition("\r")[2]
+
+
 def _start_of_last(reader: Reader, log: str, size_bytes: int, lines: int) -> int:
-    """Return where the last lines of a log begin."""
-    if lines == 0:
-        return size_bytes
+    """Return where the last lines of a log begin; one whose end is not written yet is none."""
     back_bytes = _BACK_BYTES
     while True:
         start = max(0, size_bytes - back_bytes)
         data = _between(reader, log, start, size_bytes)
-        ends = [index for index, byte in enumerate(data[:-1]) if byte == _NEWLINE]
-        if len(ends) >= lines:
-            return start + ends[-lines] + 1
+        ends = [index for index, byte in enumerate(data) if byte == _NEWLINE]
+        if len(ends) > lines:
+            return start + ends[-lines - 1] + 1
         if start == 0:
             return 0
         back_bytes *= 2

@@ -73,10 +73,9 @@ class PeerServer:
         run: which run of the job they must be of; see `JobSpec.run`.
         source: where parts are found; asked in the event loop's thread.
         status: what answers a ping, a JSON object; called in the event loop's thread.
-        told: what peers may read of the agent: its logs, its account.
+        told: what peers may read of the agent: its logs, its account, its host's clock.
         timeouts: bounds on waiting for a peer.
         limits: bounds on what peers cost.
-        clock_ns: the clock of this host, which a ping asks.
 
     Raises:
         ValueError: the host is empty, which would bind every address, or the run is none.
@@ -94,7 +93,6 @@ class PeerServer:
         told: Told | None = None,
         timeouts: Timeouts | None = None,
         limits: ServerLimits | None = None,
-        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         if not host:
             raise ValueError("name the address to bind; an empty host would bind every one")
@@ -110,7 +108,6 @@ class PeerServer:
         self._limits = limits or ServerLimits()
         self._turns = SendTurns(self._limits.sends)
         self.telling = Telling(told or Told(), self._turns, self._timeouts)
-        self.clock_ns = clock_ns
         self._admission = Admission(self._limits.connections, self._limits.strangers)
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -314,11 +311,11 @@ class _Session:
                     raise BrokenFrameError(f"a client does not send {frame.kind.name}")
 
     def _ping(self, frame: Frame) -> None:
-        received_ns = self._server.clock_ns()
+        received_ns = self._server.telling.clock_ns()
         self._request(frame)
         clock = {"received_ns": received_ns}
         status = self._server.status()
-        self._answer(Kind.STATUS, status | clock | {"sent_ns": self._server.clock_ns()})
+        self._answer(Kind.STATUS, status | clock | {"sent_ns": self._server.telling.clock_ns()})
 
     def _tell(self, frame: Frame) -> None:
         try:

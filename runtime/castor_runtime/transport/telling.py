@@ -45,11 +45,13 @@ class Told:
         folder: where its logs lie, as people know it.
         files: returns what may be read, by name.
         account: returns what it tells of the job (`castor_records.account`); called in a thread.
+        clock_ns: the clock of its host.
     """
 
     folder: str = ""
     files: Callable[[], Mapping[str, Path]] = dict
     account: Callable[[], str] = str
+    clock_ns: Callable[[], int] = time.time_ns
 
 
 class Telling:
@@ -62,6 +64,7 @@ class Telling:
     """
 
     def __init__(self, told: Told, parts: SendTurns, timeouts: Timeouts) -> None:
+        self.clock_ns = told.clock_ns
         self._told = told
         self._parts = parts
         self._timeouts = timeouts
