@@ -111,6 +111,7 @@ def train_deepspeed(options: dict[str, Any]) -> dict[str, Any]:
             "bf16": {"enabled": options["dtype"] == "bf16"},
             "fp16": {"enabled": options["dtype"] == "fp16", "initial_scale_power": 20},
             "steps_per_print": 1 << 30,
+            **options.get("config", {}),
         },
     )
     torch.manual_seed(100 + rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import time
 from collections.abc import Callable
@@ -55,10 +56,15 @@ def test_one_of_every_so_many_iterations_is_taken_and_the_last(make_cluster: Mak
 
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_deepspeed_resumes_bit_for_bit(make_cluster: MakeCluster, dtype: str) -> None:
-    options = {"dtype": dtype, "iterations": 7}
+def test_deepspeed_resumes_bit_for_bit(
+    make_cluster: MakeCluster, dtype: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"dtype": dtype, "iterations": 7}
     whole = make_cluster(2, 2).run("deepspeed", options).results()
     cluster = make_cluster(2, 2)
+    # Watched by DeepSpeed's own monitor, too: that changes no bit.
+    monitor = {"enabled": True, "output_path": str(tmp_path), "job_name": "job"}
+    options["config"] = {"csv_monitor": monitor}
     first = cluster.run("deepspeed", options | {"pause_s": 0.05})
     first.wait_completed(3)
     first.kill()
@@ -70,6 +76,29 @@ def test_deepspeed_resumes_bit_for_bit(make_cluster: MakeCluster, dtype: str) ->
     assert without_start(again) == without_start(whole)
     done = again[0]["start"]
     assert [r["losses"] for r in again] == [r["losses"][done:] for r in whole]
+    assert_scalars(tmp_path / "job", done)
+
+
+def assert_scalars(folder: Path, resumed_from: int) -> None:
+    """Hold what Castor has told the monitor against what happened."""
+    told = {}
+    for file in folder.glob("Train_Castor_*.csv"):
+        _, *rows = csv.reader(file.read_text().splitlines())
+        # Two lives write a head each; a sample is 2 ranks x 2 x 2 an iteration.
+        found = [(int(float(at)) // 8, float(value)) for at, value in rows if at != "step"]
+        told[file.stem.removeprefix("Train_Castor_")] = found
+    assert set(told) == {
+        "recoveries",
+        "checkpoint_lag_iterations",
+        "checkpoint_s",
+        "checkpoint_stall_s",
+    }
+    second = [iteration for iteration, value in told["recoveries"] if value == 1.0]
+    assert second == list(range(resumed_from + 1, 8))
+    assert told["recoveries"][0] == (1, 0.0)
+    assert all(lag in (0.0, 1.0) for _, lag in told["checkpoint_lag_iterations"])
+    assert all(seconds > 0 for _, seconds in told["checkpoint_s"])
+    assert all(0 <= seconds < 10 for _, seconds in told["checkpoint_stall_s"])
 
 
 def test_an_engine_from_outside_is_held_as_those_of_castor_are(

@@ -26,6 +26,7 @@ from castor_runtime.state.meta import encode
 from castor_runtime.state.protocol import Stateful
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.busy import BUSY_LIMIT_S
+from castor_runtime.trainer.engine_monitor import EngineMonitor
 from castor_runtime.trainer.engines import state_of
 from castor_runtime.trainer.random_state import capture_random_state
 from castor_runtime.trainer.session import TrainerSession
@@ -86,6 +87,7 @@ class Checkpointer:
         capacity = 2 * needed + _META_SLACK_BYTES if meta_bytes is None else meta_bytes
         capacity = -(-capacity // _PAGE_BYTES) * _PAGE_BYTES
         self._session = TrainerSession(settings, self._state, capacity, timeout_s, update_after)
+        self._monitor = EngineMonitor(engine, settings.generation, self._session.log.warn)
         if self._state.optimizer is not None:
             self._state.optimizer.register_step_pre_hook(lambda *_: self.before_update())
         _finish_at_exit(self)
@@ -123,6 +125,8 @@ class Checkpointer:
         self._state.stepped()
         if self._session is not None:
             ended = self._session.step(loss, self._meta)
+            if ended:
+                self._monitor.write(self._state.iteration(), self._session.log.newest)
             if ended and self._watch is not None and self._watch():
                 self._watch = None
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,8 +29,26 @@ from castor_runtime.trainer.span_profile import SpanProfile
 _SHOWN = 4
 
 
+@dataclass(frozen=True, slots=True)
+class NewestCheckpoint:
+    """The newest that is complete on every rank.
+
+    Attributes:
+        iteration: of it.
+        seconds: from its hand-over to that.
+        stall_s: in which training waited for it.
+    """
+
+    iteration: int
+    seconds: float
+    stall_s: float
+
+
 class TrainerLog:
     """Tells of one trainer; the replicator's thread tells of checkpoints.
+
+    Attributes:
+        newest: what was completed last in this generation; None: nothing yet.
 
     Args:
         settings: of the trainer.
@@ -44,6 +63,7 @@ class TrainerLog:
         self._counters = counters
         self._blocked_s = 0.0
         self._blocked_since_s: float | None = None
+        self.newest: NewestCheckpoint | None = None
 
     # ---- training -------------------------------------------------------------------------------
 
@@ -108,13 +128,15 @@ class TrainerLog:
         self._counters.agreed = completed.iteration
         since_s = self._blocked_since_s  # the update waits for this very moment, if it waits
         waited_s = 0.0 if since_s is None else time.monotonic() - since_s
+        stall_s = self._blocked_s + waited_s
+        self.newest = NewestCheckpoint(completed.iteration, completed.seconds, stall_s)
         traffic = completed.traffic
         self._link.event(
             CheckpointCompleted(
                 **self._who,
                 iteration=completed.iteration,
                 seconds=completed.seconds,
-                blocked_s=self._blocked_s + waited_s,
+                blocked_s=stall_s,
                 sent_bytes=completed.sent_bytes,
                 scheme=EAGER if traffic.link is None else traffic.scheme,
                 spans_ns=tuple(traffic.spans_ns),
