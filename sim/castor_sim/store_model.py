@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from castor_policy.store import (
     Compare,
@@ -58,6 +59,7 @@ class StoreModel:
     __slots__ = (
         "_cluster",
         "_compacted",
+        "_ends",
         "_events",
         "_expiry_delay_s",
         "_full",
@@ -81,6 +83,7 @@ class StoreModel:
         self._events: list[StoreEvent] = []
         self._revisions: list[int] = []  # of each event: what `events` bisects
         self._now_s = 0.0
+        self._ends: list[tuple[float, int]] = []  # a heap; stale entries are skipped
         self._next_end_s = math.inf
         self._expiry_delay_s = expiry_delay_s
         self._running = True
@@ -120,13 +123,9 @@ class StoreModel:
         if now_s < self._now_s:
             raise ValueError(f"time must not go backwards: {now_s} after {self._now_s}")
         self._now_s = now_s
-        if self._running and now_s >= self._next_end_s:
-            due = [(lease.end_s(), number) for number, lease in self._leases.items()]
-            for end_s, number in sorted(due):
-                if end_s > now_s:
-                    break
-                self._end(number)
-            self._schedule()
+        while self._running and now_s >= self._next_end_s:
+            self._end(self._ends[0][1])
+            self._find_next_end()
 
     def stop(self, now_s: float) -> None:
         """Make the store unreachable to all, as when its process dies; its data are kept."""
@@ -138,9 +137,10 @@ class StoreModel:
         self.advance(now_s)
         if not self._running:
             self._running = True
-            for lease in self._leases.values():
+            for number, lease in self._leases.items():
                 lease.renewed_s = now_s
-            self._schedule()
+                self._schedule(number)
+            self._find_next_end()
 
     def fill(self, *, full: bool) -> None:
         """Take the store's space away, or give it back: without it there are no writes."""
@@ -166,10 +166,12 @@ class StoreModel:
         self._keys, self._leases, self._events = kept._keys, kept._leases, kept._events
         self._revision, self._revisions = kept._revision, kept._revisions
         self._compacted = kept._compacted
-        for lease in self._leases.values():
+        self._ends = []
+        for number, lease in self._leases.items():
             lease.renewed_s = now_s
+            self._schedule(number)
         self._cluster += other
-        self._schedule()
+        self._find_next_end()
 
     def grant(self, ttl_s: float, now_s: float) -> int:
         """Return a new lease of `ttl_s`; leases are numbered from 1."""
@@ -180,7 +182,8 @@ class StoreModel:
         number = self._next_lease
         self._next_lease += 1
         self._leases[number] = _Lease(ttl_s, now_s, self._expiry_delay_s, set())
-        self._schedule()
+        self._schedule(number)
+        self._find_next_end()
         return number
 
     def keep_alive(self, lease: int, now_s: float) -> float:
@@ -188,7 +191,8 @@ class StoreModel:
         self._enter(now_s)
         held = self._lease(lease)
         held.renewed_s = now_s
-        self._schedule()
+        self._schedule(lease)
+        self._find_next_end()
         return held.ttl_s
 
     def revoke(self, lease: int, now_s: float) -> None:
@@ -196,7 +200,7 @@ class StoreModel:
         self._enter(now_s)
         if lease in self._leases:
             self._end(lease)
-            self._schedule()
+            self._find_next_end()
 
     def expire(self, lease: int, now_s: float) -> None:
         """End the lease at once though its time is not over, whether the store runs or not.
@@ -207,7 +211,7 @@ class StoreModel:
         self.advance(now_s)
         self._lease(lease)
         self._end(lease)
-        self._schedule()
+        self._find_next_end()
 
     def delay_expiry(self, lease: int, delay_s: float) -> None:
         """Let this lease end `delay_s` after its time (negative: before), from now on.
@@ -216,7 +220,8 @@ class StoreModel:
             LeaseLostError: it has ended already.
         """
         self._lease(lease).delay_s = delay_s
-        self._schedule()
+        self._schedule(lease)
+        self._find_next_end()
 
     def transact(self, txn: Txn, now_s: float) -> TxnResult:
         """Carry out all operations if all compares hold, else none; see `Store.transact`."""
@@ -296,9 +301,19 @@ class StoreModel:
             raise LeaseLostError(f"lease {lease} has ended")
         return held
 
-    def _schedule(self) -> None:
-        ends = [lease.end_s() for lease in self._leases.values()]
-        self._next_end_s = min(ends, default=math.inf)
+    def _schedule(self, lease: int) -> None:
+        """Note when a lease ends; what was noted of it before counts no longer."""
+        heappush(self._ends, (self._leases[lease].end_s(), lease))
+
+    def _find_next_end(self) -> None:
+        ends = self._ends
+        while ends and not self._is_end_of(*ends[0]):
+            heappop(ends)
+        self._next_end_s = ends[0][0] if ends else math.inf
+
+    def _is_end_of(self, end_s: float, lease: int) -> bool:
+        held = self._leases.get(lease)
+        return held is not None and held.end_s() == end_s
 
     def _end(self, lease: int) -> None:
         revision = self._revision + 1

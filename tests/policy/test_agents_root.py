@@ -385,6 +385,7 @@ def test_the_iteration_to_persist_is_announced_ahead_of_every_machine() -> None:
         for name in NAMES:
             now = report(name, generation=1, state=State.RUNNING, iteration=iteration)
             asked += told(made, ReportChanged(name, now), now_s)
+        asked += told(made, now_s=now_s)
         now_s += 0.5
         assert now_s < 20.0
     (ask,) = asked
@@ -411,7 +412,7 @@ def test_a_generation_trains_only_once_all_machines_have_the_same_script() -> No
     assert told(made) == []  # said once
     for name in ("node-0", "node-2", "node-3"):
         changed = gathered(name, {}, script="new")
-        effects = told(made, ReportChanged(name, changed))
+        effects = [*told(made, ReportChanged(name, changed)), *told(made)]
         if name == "node-0":
             made.handle(PlanChanged(written(effects), 12), 1.0)
         elif name == "node-2":

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.persist_rounds import PERSIST_AHEAD_S, PersistRounds
 from castor_policy.job_options import PersistenceOptions, TrafficOptions
@@ -41,15 +40,7 @@ def asked(every: int, iteration_s: float, until_s: float) -> tuple[int, int]:
     for tick in range(round(until_s * 10)):
         now_s = tick / 10
         newest = int(now_s / iteration_s)
-        report = AgentReport(
-            agent="node-0",
-            incarnation="node-0.1",
-            standby=False,
-            address="here:1",
-            state=State.RUNNING,
-            iteration=newest,
-        )
-        wanted = rounds.due([report], now_s)
+        wanted = rounds.due(newest, now_s)
         if wanted is not None:
             return wanted, newest
     raise AssertionError(f"nothing was asked for in {until_s} s")

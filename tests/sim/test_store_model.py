@@ -17,6 +17,7 @@ from castor_policy.store import (
     MAX_OPERATIONS,
     Compare,
     Delete,
+    Keys,
     KeyValue,
     LeaseLostError,
     Put,
@@ -38,10 +39,12 @@ def test_leases_end_at_their_time_in_its_order() -> None:
         model.transact(put(key, "", lease), 1.0 - 1e-9)
     assert model.next_end_s() == 1.0
     model.advance(1.0)
-    assert [event.key for event in model.events("soon", 5, 1.0)] == ["soon"]
+    assert [event.key for event in model.events(Keys.under("soon"), 5, 1.0)] == ["soon"]
     # Both others at once, though time made one step: the earlier end has the earlier revision.
     model.advance(10.0)
-    gone = [event for prefix in ("late", "same") for event in model.events(prefix, 6, 10.0)]
+    gone = [
+        event for prefix in ("late", "same") for event in model.events(Keys.under(prefix), 6, 10.0)
+    ]
     assert {event.key: event.mod_revision for event in gone} == {"same": 6, "late": 7}
     assert model.next_end_s() == math.inf
 
@@ -52,7 +55,12 @@ def test_leases_that_end_at_one_time_end_in_order_of_number() -> None:
     for lease in reversed(leases):
         model.transact(put(f"k{lease}", "", lease), 0.0)
     model.advance(1.0)
-    assert [event.key for event in model.events("k", 6, 1.0)] == ["k1", "k2", "k3", "k4"]
+    assert [event.key for event in model.events(Keys.under("k"), 6, 1.0)] == [
+        "k1",
+        "k2",
+        "k3",
+        "k4",
+    ]
 
 
 def test_a_renewal_counts_from_when_it_comes() -> None:
@@ -100,7 +108,7 @@ def test_while_stopped_nothing_is_answered_and_no_lease_ends() -> None:
         lambda: model.revoke(lease, 2.0),
         lambda: model.transact(put("a"), 2.0),
         lambda: model.get_prefix("a", 2.0),
-        lambda: model.events("a", 1, 2.0),
+        lambda: model.events(Keys.under("a"), 1, 2.0),
     ):
         with pytest.raises(StoreUnavailableError):
             call()
@@ -132,9 +140,9 @@ def test_time_and_compaction_keep_their_order() -> None:
         model.compact(5)
     model.compact(3)
     model.compact(2)
-    assert [event.value for event in model.events("a", 3, 5.0)] == ["1", "2"]
+    assert [event.value for event in model.events(Keys.under("a"), 3, 5.0)] == ["1", "2"]
     with pytest.raises(StoreUnavailableError):
-        model.events("a", 2, 5.0)
+        model.events(Keys.under("a"), 2, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +203,7 @@ def test_the_events_tell_the_whole_state(script: list[tuple[float, tuple]]) -> N
     last = 1
     for prefix in ("a", "b", "c"):
         revision = 1
-        for event in model.events(prefix, 1, now_s):
+        for event in model.events(Keys.under(prefix), 1, now_s):
             assert event.mod_revision > revision
             revision = event.mod_revision
             last = max(last, revision)

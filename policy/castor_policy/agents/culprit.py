@@ -94,17 +94,16 @@ def judge(
         if report.generation != plan.generation:
             silent = True
             continue
-        seen += [(machine, sight) for sight in _seen_by(report)]
+        seen += [(machine, sight) for sight in seen_by(report)]
         seen += [(machine, sight_of_end(rank, 0, "")) for rank in report.ended]
-        told = {sight.rank for sight in _seen_by(report)} | set(report.ended)
-        whole = report.state in (State.FAILED, State.FINISHED)
-        silent |= not whole or (-1 not in told and len(told) < spec.ranks_per_machine)
+        silent |= not has_said_all(spec, report)
     if still is not None:
         said = f"did not come ({still.reason})"
         seen += [
             (r // spec.ranks_per_machine, Sight(r, SightKind.STALL, said)) for r in still.ranks
         ]
     named = _named(seen, silent=silent)
+    blamed = set(named)
     culprits = tuple(
         Culprit(machine, sight.rank, agents[machine], sight.kind, _cause(sight), sight.words)
         for machine, sight in sorted(named, key=lambda pair: (pair[0], pair[1].rank))
@@ -112,7 +111,7 @@ def judge(
     others = tuple(
         f"machine {machine}: {sight.text()}"
         for machine, sight in seen
-        if (machine, sight) not in named
+        if (machine, sight) not in blamed
     )
     if still is not None and not still.ranks:
         others = (*others, still.reason)
@@ -180,7 +179,15 @@ def _first(told: Sequence[str]) -> list[str]:
     return [*told[:_MOST_IN_WORDS], *([f"and {more} more"] if more > 0 else [])]
 
 
-def _seen_by(report: AgentReport) -> Sequence[Sight]:
+def has_said_all(spec: JobSpec, report: AgentReport) -> bool:
+    """Whether a machine of the failed generation has told what became of each of its ranks."""
+    told = {sight.rank for sight in seen_by(report)} | set(report.ended)
+    is_over = report.state in (State.FAILED, State.FINISHED)
+    return is_over and (-1 in told or len(told) >= spec.ranks_per_machine)
+
+
+def seen_by(report: AgentReport) -> Sequence[Sight]:
+    """Return what a machine saw fail."""
     if report.state == State.FAILED and not report.seen:
         return [Sight(-1, report.kind, report.reason)]
     return report.seen

@@ -134,7 +134,7 @@ def storage_silent(spec: JobSpec) -> str:
 
 def _shards_whole_in(spec: JobSpec, report: AgentReport) -> dict[int, set[int]]:
     whole: dict[int, set[int]] = {}
-    for shard in range(spec.machines):
+    for shard in sorted({int(rank) // spec.ranks_per_machine for rank in report.holdings}):
         held = [set(report.holdings.get(str(rank), ())) for rank in spec.ranks_of(shard)]
         common = set.intersection(*held)
         if common:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from castor_policy.agents.documents import Document, int_rows
@@ -23,7 +24,7 @@ def check_run(run: str) -> None:
         raise ValueError(f"a run is known by 16 hex digits, not by {run!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what follows from the placement is kept (`_shards_held`)
 class JobSpec(JobOptions, Document):
     """What a job is; written once, before any agent acts, and never changed.
 
@@ -94,6 +95,17 @@ class JobSpec(JobOptions, Document):
 
     def ranks_held_by(self, machine: int) -> list[int]:
         """Return the ranks whose part `machine` keeps a replica of, its own first."""
-        shards = [machine]
-        shards += [s for s, row in enumerate(self.replicas) if machine in row[1:]]
-        return [rank for shard in shards for rank in self.ranks_of(shard)]
+        return [rank for shard in self.shards_held_by(machine) for rank in self.ranks_of(shard)]
+
+    def shards_held_by(self, machine: int) -> list[int]:
+        """Return the shards that `machine` keeps a replica of, its own first."""
+        return [machine, *self._shards_held.get(machine, ())]
+
+    @cached_property
+    def _shards_held(self) -> dict[int, list[int]]:
+        """For each machine the shards of others that it keeps, in order."""
+        held: dict[int, list[int]] = {}
+        for shard, row in enumerate(self.replicas):
+            for machine in dict.fromkeys(row[1:]):
+                held.setdefault(machine, []).append(shard)
+        return held

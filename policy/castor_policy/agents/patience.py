@@ -57,6 +57,11 @@ class Patience:
             self._unread.add((report.agent, report.incarnation))
         self._silent[report.agent, report.incarnation] = report
 
+    def heard(self, report: AgentReport) -> None:
+        """Take in what an agent says, which may not be looked at before it says the next thing."""
+        if self._silent:
+            self.is_given_up(report)
+
     def is_given_up(self, report: AgentReport) -> bool:
         """Whether the agent was given up, and has said nothing new since.
 

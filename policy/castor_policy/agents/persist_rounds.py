@@ -8,10 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.period import next_due
 
@@ -42,14 +40,13 @@ class PersistRounds:
             # It was being written, or was yet to come: what a failure tore is written again.
             self._due_s = min(self._due_s, now_s)
 
-    def due(self, current: Sequence[AgentReport], now_s: float) -> int | None:
+    def due(self, newest: int, now_s: float) -> int | None:
         """Return the iteration to ask for now; None for none.
 
         Args:
-            current: reports of the machines that train.
+            newest: iteration that any of the machines that train has reported.
             now_s: the root's steady clock.
         """
-        newest = max((report.iteration for report in current), default=0)
         if not self._spec.persistence.tiers or now_s < self._due_s or newest == 0:
             return None
         if self._pace_from is None:

@@ -4,6 +4,8 @@ The root keeps nothing that is not in the store, apart from times: whoever is el
 the plan and the reports, and goes on where it stopped. A plan is written in the root's term and
 the store refuses it once another root has been elected (invariant 6).
 
+A report is counted (`roll_call`); all machines are looked at only where it may decide something.
+
 A generation goes GATHER -> LOAD -> FINISHED. Machines are filled, and filled again, during GATHER,
 when no trainer runs; a failure during LOAD starts the next generation. So another failure during a
 recovery, the death of a standby, and the death of the root need no rules of their own.
@@ -19,7 +21,7 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.attempts import counted
 from castor_policy.agents.culprit import Verdict, judge, window_s
 from castor_policy.agents.effects import AskPersist, Log, Resign, RootEffect, WritePlan
-from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, RootEvent
+from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, RootEvent, Tick
 from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.fitness import refused, worn_out
@@ -38,6 +40,7 @@ from castor_policy.agents.patience import Patience
 from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
+from castor_policy.agents.roll_call import RollCall
 from castor_policy.agents.seating import holds_parts, kept_iteration, newly_together, seats
 from castor_policy.agents.standstill import Standstill, standstill
 from castor_policy.placement import Placement
@@ -67,6 +70,8 @@ class Root:
         self._resigned = False
         self._revision = office.revision
         self.reports = {report.agent: report for report in office.reports}
+        self._must_look = True
+        self.count_anew()
         self._placement = placement_of(spec)
         self._since_s = now_s
         self._pending: Plan | None = None
@@ -89,23 +94,41 @@ class Root:
         """
         self._at_s = now_s if at_s is None else at_s
         told: list[RootEffect] = []
+        looks = self._must_look
         match event:
             case PlanChanged(plan, revision) if revision > self._revision:
                 self.plan, self._revision = plan, revision
                 self._pending = None
                 told += self._untold.get(plan, [])
                 self._untold.clear()
+                self._roll_call.follow(plan)
+                looks = True
             case PlanLost(revision):
                 self._known = later(self.plan, self._known)
                 self.plan, self._revision = None, revision
                 self._pending = None
-            case ReportChanged(agent, None):
-                self.reports.pop(agent, None)
-            case ReportChanged(agent, AgentReport() as report):
-                self.reports[agent] = report
+                self._roll_call.follow(None)
+                looks = True
+            case ReportChanged(agent, report):
+                looks |= self._roll_call.take(agent, report)
+                if report is not None:
+                    self._patience.heard(report)
+            case Tick() if self._roll_call.is_calm and not looks:
+                return self._go_on(now_s)
+            case Tick():
+                looks = True
             case _:
                 pass
-        return [*told, *self._decide(now_s)]
+        self._must_look = False
+        return [*told, *(self._decide(now_s) if looks else ())]
+
+    def _go_on(self, now_s: float) -> list[RootEffect]:
+        """Return what is due by time alone while all machines train."""
+        self._patience.wait(now_s, {})
+        if self._pending is not None or self._resigned:
+            return []
+        iteration = self._persist_rounds.due(self._roll_call.newest_iteration, now_s)
+        return [] if iteration is None else [AskPersist(self.term, iteration)]
 
     def _decide(self, now_s: float) -> list[RootEffect]:
         if self._pending is not None or self._resigned:
@@ -136,6 +159,11 @@ class Root:
             return [Resign(self.term)]
         return None
 
+    def count_anew(self) -> None:
+        """Count all reports: at the beginning, and where this state is taken from a journal."""
+        self._roll_call = RollCall(self.spec, self.reports)
+        self._roll_call.follow(self.plan)
+
     def validate(self) -> None:
         """Check what must hold between any two events; for tests and for exploring.
 
@@ -149,11 +177,13 @@ class Root:
             assert len(written.agents) == self.spec.machines, "a place is missing"
             taken = [name for name in written.agents if name]
             assert len(set(taken)) == len(taken), "an agent has two places"
+        self._roll_call.validate()
 
     def write_failed(self) -> None:
         """The store did not take the plan (unreachable); decide again at the next event."""
         self._pending = None
         self._resigned = False
+        self._must_look = True
 
     def _write(self, plan: Plan, effects: Sequence[RootEffect] = ()) -> list[RootEffect]:
         """Have the plan written, and told of it what `effects` say only once the store holds it.
@@ -326,7 +356,7 @@ class Root:
             reached = min(report.iteration for report in current)
             finished = replace(plan, phase=Phase.FINISHED, reason="finished", reached=reached)
             return self._write(finished)
-        iteration = self._persist_rounds.due(current, now_s)
+        iteration = self._persist_rounds.due(self._roll_call.newest_iteration, now_s)
         return [] if iteration is None else [AskPersist(self.term, iteration)]
 
     def _failed(

@@ -33,18 +33,20 @@ def seats(
         empty: machines that nobody fills, in the order in which they shall be filled.
         domains: of the machines that are filled, their agents' failure domains.
     """
-    left = list(free)
     found: dict[int, AgentReport] = {}
+    order = {machine: number for number, machine in enumerate(empty)}
     claims = [
-        (-_held(spec, report, machine), order, place, machine)
-        for order, machine in enumerate(empty)
-        for place, report in enumerate(left)
+        (-_held(spec, report, machine), order[machine], place, machine)
+        for place, report in enumerate(free)
+        for machine in _keepers(spec, report)
+        if machine in order
     ]
+    seated: set[int] = set()
     for held, _, place, machine in sorted(claims):
-        report = free[place]
-        if held < 0 and machine not in found and report in left:
-            found[machine] = report
-            left.remove(report)
+        if held < 0 and machine not in found and place not in seated:
+            found[machine] = free[place]
+            seated.add(place)
+    left = [report for place, report in enumerate(free) if place not in seated]
     wanted = [machine for machine in empty if machine not in found]
     if any(report.domain for report in left):
         taken = {machine: report.domain for machine, report in found.items()}
@@ -210,6 +212,12 @@ def holds_parts(report: AgentReport) -> bool:
 
 def _left(report: AgentReport) -> Mapping[str, tuple[int, ...]]:
     return report.holdings if report.state == State.IDLE else {}
+
+
+def _keepers(spec: JobSpec, report: AgentReport) -> set[int]:
+    """Return the machines that any part belongs on which an idle agent holds."""
+    shards = {int(rank) // spec.ranks_per_machine for rank in _left(report)}
+    return {machine for shard in shards for machine in spec.replicas[shard]}
 
 
 def _held(spec: JobSpec, report: AgentReport, machine: int) -> int:

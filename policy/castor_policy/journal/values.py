@@ -28,6 +28,7 @@ from castor_policy.agents.office import Tenure
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.patience import Patience
 from castor_policy.agents.persist_rounds import PersistRounds
+from castor_policy.agents.roll_call import RollCall
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_contact import StoreContact
 from castor_policy.agents.worker import Worker
@@ -66,7 +67,7 @@ VALUES: Final = reached((events.AgentEvent, WorkerEffect, RootEffect, Tenure, Pl
 """Every class that a line of a journal can hold, but for the machines' states."""
 
 MACHINES: Final = (Worker, Root, StoreContact, PartLoading, Filling, Patience, PersistRounds)
-"""The classes that the machines' states are made of."""
+"""The classes that the machines' states are made of; a root's counts are made anew from them."""
 
 _BY_TAG: Final = {tag_of(kind): kind for kind in (*VALUES, *MACHINES)}
 _TAGS: Final = {kind: tag for tag, kind in _BY_TAG.items()}
@@ -90,7 +91,9 @@ def encode(value: Any) -> Json:
     """
     kind = type(value)
     if kind in MACHINES:
-        return {TAG: _TAGS[kind]} | {name: encode(one) for name, one in vars(value).items()}
+        return {TAG: _TAGS[kind]} | {
+            name: encode(one) for name, one in vars(value).items() if not isinstance(one, RollCall)
+        }
     if kind not in _TAGS:
         raise TypeError(f"no journal knows a {kind.__module__}.{kind.__name__}")
     return {TAG: _TAGS[kind]} | {name: encode(getattr(value, name)) for name in _names(kind)}
@@ -188,6 +191,8 @@ def _made(tag: str, found: Mapping[str, Any]) -> object:
     if kind in MACHINES:
         machine: object = object.__new__(kind)
         vars(machine).update(found)
+        if isinstance(machine, Root):
+            machine.count_anew()
         return machine
     hints = hints_of(kind)
     named = _names(kind)

@@ -7,6 +7,8 @@ header last, and an all-reduce that makes the iteration agreed. The next update 
 
 from __future__ import annotations
 
+from collections import Counter
+
 from castor_policy.period import is_due
 from castor_sim.explore.checkpoint_model import Chunk
 from castor_sim.explore.roles import Agent, Trainer
@@ -22,6 +24,9 @@ _AGREE_S = (0.001, 0.03)  # until a rank learns of an all-reduce
 _NOTICE_S = (0.02, 1.0)  # until a rank sees a dead peer's connection break
 _NOTICES = 0.7  # the others hang in the collective
 
+MOST_NOTICES = 16
+"""So many chances a rank has to see that peers have gone: as many as matter, of however many."""
+
 
 class SimulatedGroup:
     """The trainers of one generation, bound together by their collectives."""
@@ -31,12 +36,19 @@ class SimulatedGroup:
         self._generation = key[0]
         self._members: dict[int, Trainer] = {}
         self._needed = world.spec.machines * world.spec.ranks_per_machine
+        self._at_iteration: Counter[int] = Counter()  # members that have come so far
+        self._captured_still = -1  # a rank whose capture was not over; -1: none
+        self._notices: Counter[int] = Counter()  # by rank
         self._computed = False
         self._copies = 0  # of the iteration that is being captured
 
     def join(self, trainer: Trainer) -> None:
         """Enter the first collective: it begins when all ranks are there."""
+        before = self._members.get(trainer.rank)
+        if before is not None:
+            self._at_iteration[before.iteration] -= 1
         self._members[trainer.rank] = trainer
+        self._at_iteration[trainer.iteration] += 1
         if len(self._members) == self._needed and self._is_whole():
             self._world.note(f"generation {self._generation} trains from {trainer.iteration}")
             if trainer.iteration >= self._world.iterations:
@@ -51,7 +63,10 @@ class SimulatedGroup:
             return
         for other in self._ordered():
             draw = other.agent.draw
-            if other.alive and other.agent is not trainer.agent and draw.random() < _NOTICES:
+            if self._notices[other.rank] >= MOST_NOTICES or not other.alive:
+                continue
+            if other.agent is not trainer.agent and draw.random() < _NOTICES:
+                self._notices[other.rank] += 1
                 self._world.after(draw.uniform(*_NOTICE_S), self._notice, other, trainer)
 
     def _notice(self, trainer: Trainer, lost: Trainer) -> None:
@@ -76,9 +91,7 @@ class SimulatedGroup:
         members = self._members.values()
         if not all(member.can_run() for member in members):
             return True
-        names = sorted({member.agent.name for member in members})
-        connects = self._world.network.connects
-        return not all(connects(a, b) for a in names for b in names if a < b)
+        return self._world.network.cuts_any({member.agent.name for member in members})
 
     def _compute(self) -> None:
         slowness = max(member.agent.host.slowness for member in self._members.values())
@@ -90,8 +103,7 @@ class SimulatedGroup:
 
     def _update_when_possible(self) -> None:
         """Update every rank; the one gate between a capture and the next update."""
-        waits = any(m.captured < m.iteration for m in self._members.values())
-        if not self._computed or waits or not self._is_whole():
+        if not self._computed or self._is_captured_still() or not self._is_whole():
             return
         if self._is_blocked():
             self._world.after(BLOCKED_S, self._update_when_possible)
@@ -104,6 +116,14 @@ class SimulatedGroup:
         for member in self._ordered():
             self._world.after(member.agent.draw.uniform(*_SKEW_S), self._update, member)
 
+    def _is_captured_still(self) -> bool:
+        """Whether a rank's capture is not over; the one that was found last is asked first."""
+        waited_for = self._members.get(self._captured_still)
+        if waited_for is None or waited_for.captured >= waited_for.iteration:
+            left = (rank for rank, m in self._members.items() if m.captured < m.iteration)
+            self._captured_still = next(left, -1)
+        return self._captured_still >= 0
+
     def _update(self, member: Trainer) -> None:
         if not member.alive:
             return
@@ -111,9 +131,12 @@ class SimulatedGroup:
             self._world.after(BLOCKED_S, self._update, member)
             return
         member.update()
+        if self._members[member.rank] is member:
+            self._at_iteration[member.iteration - 1] -= 1
+            self._at_iteration[member.iteration] += 1
         if self._fail_by_the_script(after_the_update=True):
             return
-        last_one = len({other.iteration for other in self._members.values()}) == 1
+        last_one = self._at_iteration[member.iteration] == len(self._members)
         if last_one and member.iteration < self._world.iterations:
             self._compute()
         if self._is_taken(member.iteration):
@@ -145,13 +168,9 @@ class SimulatedGroup:
         member.capturing = member.iteration
         spec = self._world.spec
         local = member.rank % spec.ranks_per_machine
-        for machine, row in enumerate(spec.replicas):
-            if machine == member.machine:
-                receivers = row
-            elif member.machine in row:
-                receivers = (member.machine,)
-            else:
-                continue
+        for machine in sorted(spec.shards_held_by(member.machine)):
+            is_own = machine == member.machine
+            receivers = spec.replicas[machine] if is_own else (member.machine,)
             sender = self._members[machine * spec.ranks_per_machine + local]
             for place in receivers:
                 receiver = self._members[place * spec.ranks_per_machine + local]

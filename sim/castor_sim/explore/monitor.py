@@ -42,6 +42,7 @@ class Monitor:
         self._whole_iteration: int | None = None
         self._lost: set[tuple[int, int]] = set()
         self._stored: set[int] = set()
+        self._lacked: dict[int, int] = {}
         self._gathered: dict[tuple[int, str], Gathered] = {}
         self._names: dict[str, str] = {}
         self.blame = Blame(fault.kind for fault in faults)
@@ -202,9 +203,9 @@ class Monitor:
     def _give_up_memory(self, generation: int) -> None:
         """Take in that what machines without a place hold is of the past from now on."""
         members = self._loads[generation].agents if generation in self._loads else ()
-        training = [self._scene.agents[name].host for name in members]
+        training = {id(self._scene.agents[name].host) for name in members}
         for host in self._scene.hosts:
-            if host not in training:
+            if id(host) not in training:
                 for replica in host.memory.values():
                     replica.given_up = generation
 
@@ -361,8 +362,11 @@ class Monitor:
         plan, spec = self._plan, self._scene.spec
         if plan is None or plan.phase != Phase.LOAD:
             return False
-        for place, name in enumerate(plan.agents):
-            agent = self._scene.agents.get(name)
+        # The one that lacked it last is asked first: most often it still does.
+        first, places = self._lacked.get(iteration, 0), len(plan.agents)
+        for place in ((first + step) % places for step in range(places)):
+            self._lacked[iteration] = place
+            agent = self._scene.agents.get(plan.agents[place])
             if agent is None:
                 return False
             for rank in spec.ranks_held_by(place):

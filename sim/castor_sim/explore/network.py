@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set as AbstractSet
 
 STORE = "store"
 """The store's name among the machines'."""
@@ -25,6 +26,12 @@ class Network:
     def mend(self, sender: str, receiver: str) -> None:
         """Take one cut back."""
         self._cuts[sender, receiver] -= 1
+        if self._cuts[sender, receiver] <= 0:
+            del self._cuts[sender, receiver]
+
+    def cuts_any(self, names: AbstractSet[str]) -> bool:
+        """Whether one of these is cut off from another of them."""
+        return any(sender in names and receiver in names for sender, receiver in self._cuts)
 
     def reaches(self, sender: str, receiver: str) -> bool:
         """Whether what one sends comes to the other."""
