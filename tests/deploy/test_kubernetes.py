@@ -44,9 +44,12 @@ def test_manifests_are_valid_and_say_what_the_job_needs(tmp_path: Path) -> None:
     assert container["resources"]["limits"] == {"memory": 64 << 30, "nvidia.com/gpu": 8}
     assert pod["volumes"][0]["emptyDir"] == {"medium": "Memory", "sizeLimit": 60 << 30}
     assert container["volumeMounts"][0]["mountPath"] == "/dev/shm"
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    assert [one["containerPort"] for one in container["ports"]] == [7000, 9464]
     line = container["command"][2]
     assert str(tmp_path) not in line
     assert line.startswith('castor run --name "$POD" --listen "$ADDRESS" --ports 7000-7019 ')
+    assert " --metrics-port 9464 " in line
     assert """--replicas 3 train.py --text 'it'"'"'s "x"' &""" in line
 
 

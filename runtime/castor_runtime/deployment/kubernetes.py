@@ -18,13 +18,14 @@ from castor_runtime.deployment.run_line import value_of, without
 from castor_runtime.ports import Ports
 
 PORTS: Final = "7000-7019"
+METRICS_PORT: Final = "9464"
 KERNEL_PORTS: Final = "7100 7999"
 SECRET: Final = "/etc/castor/secret"  # noqa: S105 - where it is mounted
 _OF_THE_POD: Final = ("--secret", "--name", "--listen", "--interface", "--folder")
 
 _POD_LINE = """\
-{castor} run --name "$POD" --listen "$ADDRESS" --ports {ports} --folder /var/log/castor \
---secret {secret} {words} &
+{castor} run --name "$POD" --listen "$ADDRESS" --ports {ports} \
+--metrics-port {metrics} --folder /var/log/castor --secret {secret} {words} &
 agent=$!
 trap 'kill -TERM "$agent"' TERM
 wait "$agent"; code=$?
@@ -75,7 +76,9 @@ spec:
   updateStrategy: {{type: OnDelete}}
   selector: {{matchLabels: {labels}}}
   template:
-    metadata: {{labels: {labels}}}
+    metadata:
+      labels: {labels}
+      annotations: {{prometheus.io/scrape: "true", prometheus.io/port: "{metrics}"}}
     spec:
       terminationGracePeriodSeconds: 120
       securityContext:
@@ -94,8 +97,11 @@ spec:
             - {{name: JOB, value: {name}}}
             - {{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
             - {{name: ADDRESS, valueFrom: {{fieldRef: {{fieldPath: status.podIP}}}}}}
-          ports: [{{name: peers, containerPort: {port}}}]
-          readinessProbe: {{tcpSocket: {{port: peers}}, periodSeconds: 5}}
+          ports:
+            - {{name: peers, containerPort: {port}}}
+            - {{name: metrics, containerPort: {metrics}}}
+          # A spare that waits is ready. While replicas are missing a pod is not: no drain then.
+          readinessProbe: {{httpGet: {{path: /readyz, port: metrics}}, periodSeconds: 5}}
           resources:
             # Checkpoint memory counts as the container's.
             requests: {{memory: {memory_bytes}{gpus}}}
@@ -153,12 +159,14 @@ def manifests(wanted: Wanted) -> str:
         if value_of(words, option):
             raise InputError("is the pod's own to say: leave it out", key=option)
     ports = value_of(words, "--ports")
-    words = without(words, "--ports")
+    metrics = value_of(words, "--metrics-port") or METRICS_PORT
+    words = without(without(words, "--ports"), "--metrics-port")
     name = _name(wanted.job)
     gpus = f", nvidia.com/gpu: {wanted.gpus}" if wanted.gpus else ""
     line = _POD_LINE.format(
         castor=shlex.quote(wanted.castor),
         ports=ports or PORTS,
+        metrics=metrics,
         secret=SECRET,
         words=shlex.join(words),
     )
@@ -168,6 +176,7 @@ def manifests(wanted: Wanted) -> str:
         labels=json.dumps({"app.kubernetes.io/name": "castor", "castor/job": name}),
         secret_data=base64.b64encode(wanted.secret).decode(),
         port=Ports.parse(ports or PORTS).first,
+        metrics=metrics,
         kernel_ports=KERNEL_PORTS,
         replicas=wanted.replicas,
         disruptions=max(1, wanted.replicas - 1),
