@@ -95,6 +95,7 @@ class Deployment:
             host.run(*make_key, "/mnt/host_key")
             host.path("/root/.ssh/authorized_keys").write_text(key)
             options = ("HostKey=/mnt/host_key", f"ListenAddress={host.address}", "PidFile=none")
+            options = (*options, "Subsystem=sftp internal-sftp")  # for scp
             words = [word for option in options for word in ("-o", option)]
             host.begin("/usr/sbin/sshd", "-D", "-f", "/dev/null", *words)
             self.wait_until(lambda host=host: (host.address, 22) in host.listens())

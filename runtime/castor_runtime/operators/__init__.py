@@ -10,6 +10,7 @@ from __future__ import annotations
 from castor_configs.errors import InputError
 from castor_configs.plugins import Registry
 from castor_runtime.operators.command import CommandOperator
+from castor_runtime.operators.ec2 import Ec2Operator
 from castor_runtime.operators.local import LocalOperator
 from castor_runtime.operators.protocol import JobToJoin, Operator, OperatorMaker
 
@@ -18,7 +19,7 @@ LOCAL = "local:"
 
 OPERATORS: Registry[OperatorMaker] = Registry(
     "operators",
-    {"local": LocalOperator, "command": CommandOperator},
+    {"local": LocalOperator, "command": CommandOperator, "ec2": Ec2Operator},
     callable,
     "class such as castor_runtime.operators.protocol.Operator",
 )
