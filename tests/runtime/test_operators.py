@@ -272,8 +272,8 @@ def test_a_command_that_fails_says_what_it_said_last(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("./provide.sh", "expected local:..., command:..., not './provide.sh'"),
-        ("comand:./p", "expected one of local, command, not 'comand'; did you mean command"),
+        ("./provide.sh", "expected local:..., command:..., ec2:..., not './provide.sh'"),
+        ("comand:./p", "expected one of local, command, ec2, not 'comand'; did you mean command"),
         ("command:", "there is no a program"),
         ("command:./missing.sh", "there is no ./missing.sh"),
         ("command:sh '", "No closing quotation"),
