@@ -254,8 +254,8 @@ def test_the_command_writes_a_page_and_none_over_what_is_not_its_own(
     log = "".join(entry.to_line() + "\n" for entry in failed.entries)
     (run / "launcher.jsonl").write_text(log)
 
-    def call(*arguments: str) -> str:
-        result = CliRunner().invoke(app, ["report", str(run), *arguments])
+    def call(*arguments: str, path: Path = run) -> str:
+        result = CliRunner().invoke(app, ["report", str(path), *arguments])
         if isinstance(result.exception, InputError):
             return str(result.exception)
         assert result.exit_code == 0, result.output
@@ -274,3 +274,16 @@ def test_the_command_writes_a_page_and_none_over_what_is_not_its_own(
     assert "castor did not write it" in call("-o", str(mine))
     assert "expected .html" in call("-o", str(tmp_path / "x.pdf"))
     assert "--storage" in call("--storage", "fast")
+    # Copies of agents' logs, without a run folder around them.
+    half = len(failed.entries) // 2
+    logs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for log_file, part in zip(logs, (failed.entries[1:half], failed.entries[half:]), strict=True):
+        log_file.write_text("".join(entry.to_line() + "\n" for entry in part))
+    assert "say where the page goes" in call(str(logs[1]), path=logs[0])
+    assert call(str(logs[1]), "-o", str(tmp_path / "two.html"), path=logs[0]).startswith("wrote ")
+    text = Page((tmp_path / "two.html").read_text()).text
+    assert "How it ended is not in these logs." in text
+    assert "0 machines, 2 ranks.\n" in text
+    assert "nothing says how large a checkpoint is" in text
+    assert "go together" in call("--store", "etcd://h:1")
+    assert "give one" in call("--store", "etcd://h:1", "--job", "j")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from castor_policy.agents.store_keys import accounts_prefix, agents_prefix, plan
 from castor_policy.store import Put, Txn
 from castor_records.account import Account
 from castor_records.events.event import Event, of_kind
-from castor_records.events.failures import Detected, Planned, Resumed, Retrieved
+from castor_records.events.failures import Detected, Planned, Resumed, Retrieved, RunStarted
 from castor_records.events.storing import ClockMeasured, RootElected
 from castor_records.events.training import IterationEnded
 from castor_runtime.agent.clock_watch import watch_clock
@@ -34,6 +35,7 @@ from castor_runtime.agent.own_account import OwnAccount
 from castor_runtime.launcher.accounts import Accounts, read_accounts
 from castor_runtime.launcher.job_view import JobView, read_view
 from castor_runtime.launcher.status import status_document
+from castor_runtime.launcher.whole_logs import WholeLogs, read_whole_logs
 from castor_runtime.transport import JobSecret, PartMissingError, PeerClient, PeerServer
 from castor_sim.store_model import ModelStore, StoreModel
 
@@ -255,6 +257,34 @@ def test_what_an_agent_has_left_in_the_store_is_told_after_its_end(tmp_path: Pat
         assert job.said == []
 
     in_job(tmp_path, happen)
+
+
+def test_whole_logs_are_read_from_those_that_live_and_of_others_it_is_said_where_they_are(
+    tmp_path: Path,
+) -> None:
+    async def happen(job: Job) -> WholeLogs:
+        a, b, gone = await job.agent("a"), await job.agent("b"), await job.agent("c", alive=False)
+        for at_s in range(1, 4001):
+            a.tell(IterationEnded(generation=1, rank=0, iteration=at_s, seconds=1.0), at_s)
+            b.tell(IterationEnded(generation=1, rank=1, iteration=at_s, seconds=1.0), at_s)
+        with (a.folder / "events.jsonl").open("a") as file:
+            file.write('{"half a li')
+        gone.tell(RootElected(agent="c", term=1), 5.0)
+        await gone.account.leave()
+        await job.report("d", "127.0.0.1:1")
+        view = await read_view(job.store, "j")
+        return await read_whole_logs(job.store, view, SECRET)
+
+    whole = in_job(tmp_path, happen)
+    kinds = Counter(type(entry.event) for entry in whole.entries)
+    assert kinds == {RunStarted: 1, IterationEnded: 8000, RootElected: 1}
+    times = [entry.time_ns for entry in whole.entries]
+    assert times == sorted(times)
+    of_c, of_d = whole.notes
+    assert of_c.startswith("c: it is not alive; not all of its iterations are told here")
+    assert str(tmp_path / "c") in of_c
+    assert of_d.startswith("d: ")
+    assert of_d.endswith("; nothing of it is told here")
 
 
 def test_an_agent_that_cannot_leave_its_account_says_so_and_ends(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Heading:
 
     Attributes:
         job: its name.
-        outcome: as result.json has it; "running": it has not ended.
+        outcome: as result.json has it; "running": it has not ended; "": not known.
         reason: why, where it did not finish.
         origin: a line for the end of the page: what it was made from, when and by what.
         notes: warnings, each a sentence.
@@ -80,13 +80,14 @@ def report_page(
 
 
 def _head(heading: Heading, story: Story) -> str:
-    grade = {"finished": "good", "running": "fair", "interrupted": "fair"}
+    grade = {"finished": "good", "running": "fair", "interrupted": "fair", "": "fair"}
     said = {
         "finished": "It finished.",
         "failed": "It was given up.",
         "refused": "It was refused.",
         "interrupted": "It was interrupted.",
         "running": "It has not ended: this is how far it is.",
+        "": "How it ended is not in these logs.",
     }.get(heading.outcome, heading.outcome)
     reason = f" {heading.reason}" if heading.reason and heading.outcome != "finished" else ""
     paced = (
@@ -94,12 +95,13 @@ def _head(heading: Heading, story: Story) -> str:
         if story.paced
         else ""
     )
+    copies = f", each rank's state in the memory of {_count(story.replicas, 'machine')}"
     return (
         f"<h1>{escape(heading.job)}</h1>\n"
         f'<p><b class="{grade.get(heading.outcome, "bad")}">{escape(said)}</b>'
         f"{escape(reason)}</p>\n"
-        f'<p class="dim">{_count(story.machines, "machine")}, {_count(story.ranks, "rank")}, '
-        f"each rank's state in the memory of {_count(story.replicas, 'machine')}.{paced}</p>\n"
+        f'<p class="dim">{_count(story.machines, "machine")}, {_count(story.ranks, "rank")}'
+        f"{copies if story.replicas else ''}.{paced}</p>\n"
     )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from castor_records.events.event import Entry, Event, of_kind
-from castor_records.events.failures import RunStarted
+from castor_records.events.failures import Redundant, RunStarted
 from castor_records.events.storing import Persisted, PersistFailed
 from castor_records.events.training import (
     CheckpointCompleted,
@@ -115,7 +115,7 @@ class Story:
     Attributes:
         machines: that train.
         ranks: on all of them.
-        replicas: copies of each part in memory, its own machine's among them.
+        replicas: copies of each part in memory, its own machine's among them; 0: not known.
         paced: waits stand for a GPU's work.
         begun_ns: when training began; None: it never did.
         end_ns: when what is told of ends: the last iteration, or the log if training stands.
@@ -160,16 +160,12 @@ class Story:
         return sum(parts.values()) if len(parts) == self.ranks and self.ranks else None
 
 
-def read_story(
-    entries: Iterable[Entry[Event]], *, machines: int = 0, ranks: int = 0, replicas: int = 0
-) -> Story:
+def read_story(entries: Iterable[Entry[Event]]) -> Story:
     """Read a run.
 
     Args:
-        entries: its log, of all agents.
-        machines: that train, where the log does not say.
-        ranks: on all of them, likewise.
-        replicas: copies of each part, likewise.
+        entries: its log, of all agents. Where it has no `run_started`, machines and ranks are those
+            that tell something, and how many copies there are is not known (0).
 
     Raises:
         ValueError: it is a simulated run's log.
@@ -178,14 +174,15 @@ def read_story(
     started = next((entry.event for entry in of_kind(log, RunStarted)), None)
     if started is not None and not started.is_measured:
         raise ValueError("is a simulated run's log: this reports on real ones")
-    if started is not None:
-        machines = started.machines or machines
-        ranks = started.ranks or ranks
-        replicas = started.replicas or replicas
+    if started is None:
+        started = RunStarted(
+            machines=len({entry.event.machine for entry in of_kind(log, Redundant)}),
+            ranks=len({entry.event.rank for entry in of_kind(log, IterationEnded)}),
+        )
+        log = [Entry(log[0].time_ns if log else 0, started), *log]
+    machines, replicas = started.machines or 0, started.replicas or 0
     found = tuple(recoveries(log))
-    # The log of an agent alone, or of none, begins with no `run_started`; a real one all the same.
-    real = log if started is not None else [Entry(0, RunStarted(machines=1, ranks=1)), *log]
-    course = course_of(real)
+    course = course_of(log)
     iterations = _iterations(log)
     open_outage = bool(course.outages) and course.outages[-1].iteration is None
     end_ns = iterations[-1].end_ns if iterations else course.end_ns
@@ -193,9 +190,9 @@ def read_story(
         end_ns = max(end_ns, course.end_ns)
     return Story(
         machines=machines,
-        ranks=ranks,
+        ranks=started.ranks or 0,
         replicas=replicas,
-        paced=started is not None and started.compute == "paced",
+        paced=started.compute == "paced",
         begun_ns=course.begun_ns,
         end_ns=end_ns,
         reached=max((one.number for one in iterations), default=0),

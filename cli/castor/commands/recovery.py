@@ -12,6 +12,7 @@ from rich.console import Console
 
 from castor.commands.overwriting import Overwrite
 from castor.commands.reach import Reach, given_options, reaches_a_job
+from castor.commands.run_logs import event_logs
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def recovery(
         raise InputError(f"expected {', '.join(_SUFFIXES)}, not {out.suffix or out}", key="--out")
     if job is None and "store" in given_options(context):
         raise InputError("--store and --job go together", key="--job")
-    logs = [] if job is not None else _logs(run or [_newest()])
+    logs = [] if job is not None else event_logs(run or [_newest()])
     if out is not None:
         output_file(out, key="--out", overwrite=overwrite, reads=logs)
     entries = _entries(logs) if job is None else _told(Reach.of(job, context.params, asks=False))
@@ -111,25 +112,6 @@ def _newest() -> Path:
     from castor_runtime.launcher.run_folder import newest_run
 
     return newest_run().path
-
-
-def _logs(paths: Sequence[Path]) -> list[Path]:
-    """Return the event logs that the paths stand for: files, run folders, agents' folders."""
-    from castor_records.run_files import RunFiles
-
-    logs: list[Path] = []
-    for path in paths:
-        if path.is_file():
-            logs.append(path)
-            continue
-        # A run that has ended has one merged log; a live one still has those of its agents.
-        folder = RunFiles(path)
-        merged, live = folder.events_file, folder.event_logs()
-        found = [merged] if merged.is_file() else [log for log in live if log.is_file()]
-        if not found:
-            raise InputError("has no event log: name a run folder or an events.jsonl", file=path)
-        logs += found
-    return logs
 
 
 def _entries(logs: Sequence[Path]) -> list[Entry[Event]]:
