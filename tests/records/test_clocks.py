@@ -78,16 +78,18 @@ def test_measurements_lead_over_others_where_machine_0_has_changed() -> None:
         measured(9, "c", 1.0, "b"),
         measured(9, "d", -4.0, "b"),
         measured(9, "e", 5.0),
+        measured(9, "a", -7.0, "z"),
     ]
     clocks = Clocks(found)
     assert clocks.reference == "a"
-    offsets = {name: clocks.offset(name, 9 * S) for name in "abcde"}
+    offsets = {name: clocks.offset(name, 9 * S) for name in "abcdez"}
     assert {name: one and one.offset_ns / S for name, one in offsets.items()} == {
         "a": 0.0,
         "b": 2.0,
         "c": 3.0,
         "d": -2.0,
         "e": 5.0,
+        "z": 7.0,
     }
     assert clocks.offset("nobody", 0) is None
 

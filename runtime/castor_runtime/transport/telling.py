@@ -69,7 +69,7 @@ class Telling:
         self._parts = parts
         self._timeouts = timeouts
         self._turns = SendTurns(1)
-        self._readers: set[int] = set()
+        self._readers: set[Channel] = set()
         self._lock = threading.Lock()
 
     def answer(self, channel: Channel, frame: Frame) -> None:
@@ -96,13 +96,13 @@ class Telling:
     def leave(self, channel: Channel) -> None:
         """Forget a connection that has ended."""
         with self._lock:
-            self._readers.discard(id(channel))
+            self._readers.discard(channel)
 
     def _admit(self, channel: Channel) -> None:
         with self._lock:
-            if id(channel) not in self._readers and len(self._readers) >= CONNECTIONS:
+            if channel not in self._readers and len(self._readers) >= CONNECTIONS:
                 raise PeerRefusedError(f"{CONNECTIONS} read its logs already; ask again later")
-            self._readers.add(id(channel))
+            self._readers.add(channel)
 
     def _answer(self, kind: Kind, body: bytes) -> tuple[Kind, bytes]:
         match kind:
