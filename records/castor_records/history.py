@@ -55,6 +55,11 @@ class History:
                 return False
 
     @property
+    def size(self) -> int:
+        """How many entries there are that later ones do not take the place of."""
+        return len(self._kept)
+
+    @property
     def entries(self) -> list[Entry[Event]]:
         """What was kept."""
         return [*self._kept, *self._newest.values()]

@@ -148,7 +148,15 @@ async def compare_clocks(of: Agent, reference: Agent) -> None:
     )
     client = PeerClient(SECRET, SPEC.run)
     watching = asyncio.create_task(
-        watch_clock(of.name, lambda: plan, client, of.log, look_s=0.01, clock_ns=of.clock_ns)
+        watch_clock(
+            of.name,
+            lambda: plan,
+            client,
+            of.log,
+            look_s=0.01,
+            spread_s=(0, 0),
+            clock_ns=of.clock_ns,
+        )
     )
     async with asyncio.timeout(5):
         while not list(of_kind(of.log.history.entries, ClockMeasured)):
@@ -302,12 +310,11 @@ def test_what_was_decided_is_soon_in_the_store_and_a_recovery_once_it_has_settle
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("castor_runtime.agent.own_account.SOON_S", 0.01)
-    monkeypatch.setattr("castor_runtime.agent.own_account.SETTLED_S", (0.02, 0.03))
+    monkeypatch.setattr("castor_runtime.agent.own_account.LATER_S", (0.1, 0.2))
 
     async def happen(job: Job) -> None:
         a = await job.agent("a", alive=False)
-        plan: list[Plan | None] = [None]
-        keeping = asyncio.create_task(a.account.keep_left(lambda: plan[0], 0.01))
+        keeping = asyncio.create_task(a.account.keep_left(0.01))
 
         async def until(told: int) -> None:
             async with asyncio.timeout(5):
@@ -321,12 +328,17 @@ def test_what_was_decided_is_soon_in_the_store_and_a_recovery_once_it_has_settle
         a.tell(detected, 1.0)
         a.account.root_told()
         await until(1)
-        # And every agent, root or not, some time after a recovery.
+        # And what any agent tells, root or not, some time later.
         a.tell(Resumed(generation=2, rank=0, iteration=1), 2.0)
-        await asyncio.sleep(0.05)
         assert job_events(await job.told(None)) == [detected]
-        plan[0] = Plan(2, 1, Phase.LOAD, ("a", "b"), ("1", "1"))
         await until(2)
+        # While nothing happens but iterations nothing is written.
+        for iteration in range(1, 9):
+            a.tell(IterationEnded(iteration=iteration, generation=2, rank=0), 3.0)
+        await until(4)
+        a.tell(IterationEnded(iteration=9, generation=2, rank=0), 4.0)
+        await asyncio.sleep(0.4)
+        assert job_events(await job.told(None))[-1].iteration == 8
         keeping.cancel()
 
     in_job(tmp_path, happen)

@@ -96,6 +96,8 @@ def logs(
                     STDERR.print(f"castor: {line}", style="yellow")
 
             reach.run(ask)
+        if read.unreached and not printer.printed:
+            raise typer.Exit(1)
     if not printer.printed:
         STDERR.print("castor: there is no such log yet", style="yellow")
 

@@ -204,7 +204,7 @@ class Agent:
         watching = asyncio.create_task(
             watch_clock(self._options.name, self._plan, self._client, self._log)
         )
-        telling = asyncio.create_task(self._account.keep_left(self._plan))
+        telling = asyncio.create_task(self._account.keep_left())
         deciding = asyncio.create_task(self._decide())
         deciding.add_done_callback(lambda _: self._events.put_nowait(Tick()))
         try:

@@ -1,9 +1,9 @@
 """What this agent tells whoever asks: its logs, and its account of the job.
 
 The account goes into the store when the agent ends, and before, so that it is known should this
-host be lost: soon after the root, if this is the root, has told something, and once after each
-recovery.
-Agents under a launcher leave none there: the launcher has their folders.
+host be lost: soon after the root, if this is the root, has told something, and some time after
+anything else has happened that is worth telling. While nothing fails nothing is written. Agents
+under a launcher leave none there: the launcher has their folders.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_keys import accounts_prefix
 from castor_policy.store import Put, Store, StoreUnavailableError, Txn
 from castor_records.account import Account
@@ -33,10 +32,11 @@ from castor_runtime.transport import Told
 SOON_S: Final = 2.0
 """What the root tells comes in groups, one for each failure: each is left in the store at once."""
 
-SETTLED_S: Final = (20.0, 40.0)
-"""So long after a generation has begun it trains, or never will; not all agents write at once."""
+LATER_S: Final = (20.0, 40.0)
+"""So long after something has happened that is worth telling; not all agents write at once."""
 
 _LOOK_S: Final = 1.0
+_NEVER_S: Final = float("inf")
 _LEAVE_S: Final = 3.0
 _PAST_BYTES: Final = 16 << 20
 _SERVED: Final = re.compile(
@@ -70,7 +70,7 @@ class OwnAccount:
         self._say = say
         self._past: list[Entry[Event]] | None = None
         self._reading = threading.Lock()
-        self._soon_s = float("inf")
+        self._soon_s = _NEVER_S
 
     @property
     def told(self) -> Told:
@@ -109,40 +109,38 @@ class OwnAccount:
         """Have the account left in the store soon."""
         self._soon_s = min(self._soon_s, time.monotonic() + SOON_S)
 
-    async def keep_left(self, plan: Callable[[], Plan | None], look_s: float = _LOOK_S) -> None:
+    async def keep_left(self, look_s: float = _LOOK_S) -> None:
         """Leave the account in the store when it is due, until cancelled.
 
         Args:
-            plan: returns the newest plan.
             look_s: how often it is looked whether it is due.
         """
-        if self._options.under_launcher:
-            return
-        generation, settled_s = 0, float("inf")
-        while True:
+        left, later_s = 0, _NEVER_S
+        while not self._options.under_launcher:
             await asyncio.sleep(look_s)
-            newest, now_s = plan(), time.monotonic()
-            loads = newest is not None and newest.phase == Phase.LOAD
-            if newest is not None and loads and newest.generation != generation:
-                generation = newest.generation
-                settled_s = now_s + random.uniform(*SETTLED_S)  # noqa: S311 - it spreads load
-            if now_s >= min(self._soon_s, settled_s):
-                self._soon_s = float("inf")
-                settled_s = settled_s if now_s < settled_s else float("inf")
-                await self.leave()
+            now_s = time.monotonic()
+            if self._log.history.size > left and later_s == _NEVER_S:
+                later_s = now_s + random.uniform(*LATER_S)  # noqa: S311 - it spreads load
+            if now_s >= min(self._soon_s, later_s):
+                left, later_s, self._soon_s = self._log.history.size, _NEVER_S, _NEVER_S
+                if await self._put():
+                    left = -1  # the store is away: again some time later
 
     async def leave(self) -> None:
         """Leave the account in the store; if that is not possible it is said, and that is all."""
-        if self._options.under_launcher:
-            return
+        if not self._options.under_launcher and (reason := await self._put()):
+            self._say(f"what happened here stays in {self._options.folder}: the store: {reason}")
+
+    async def _put(self) -> str:
+        """Leave the account in the store; return why that was not possible, "" if it was."""
         key = accounts_prefix(self._spec.job) + self._options.name
         try:
             async with asyncio.timeout(_LEAVE_S):
                 text = await asyncio.to_thread(self.text)
                 await self._store.transact(Txn((), (Put(key, text),)))
         except (StoreUnavailableError, TimeoutError, OSError) as error:
-            reason = str(error) or "it does not answer"
-            self._say(f"what happened here stays in {self._options.folder}: the store: {reason}")
+            return str(error) or "it does not answer"
+        return ""
 
 
 def served_files(folder: Path) -> dict[str, Path]:
