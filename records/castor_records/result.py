@@ -25,7 +25,8 @@ class Result:
     Attributes:
         job: its name.
         run: which run of that name.
-        outcome: "finished", "failed", "refused" (bad input) or "interrupted".
+        outcome: "finished", "failed", "refused" (bad input), "stopped" (`castor stop`) or
+            "interrupted".
         reason: why, where it did not finish.
         command: that started it.
         seeds: the script's options that speak of seeds, and their values.

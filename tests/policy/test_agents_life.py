@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.beginning import BEGIN_WITHOUT_S
 from castor_policy.agents.effects import Log, RequestMachine, Resign, StopTrainers, WritePlan
 from castor_policy.agents.events import (
     ReportChanged,
@@ -28,7 +29,6 @@ from castor_policy.agents.lease_keeping import (
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.office import Tenure
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.root import BEGIN_WITHOUT_S
 from castor_policy.agents.store_keys import plan_key, root_key
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.worker import Worker

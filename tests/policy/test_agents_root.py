@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.agents.agent_report import AgentReport, State
+from castor_policy.agents.beginning import BEGIN_WITHOUT_S
 from castor_policy.agents.effects import AskPersist, Log, RequestMachine, RootEffect, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged, RootEvent, Tick
 from castor_policy.agents.evidence import Sight, sight_of_end, strongest
@@ -17,7 +18,7 @@ from castor_policy.agents.filling import REQUEST_AGAIN_S
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
+from castor_policy.agents.root import Root
 from castor_policy.job_options import PersistenceOptions, RecoveryOptions
 from castor_policy.placement import place
 from castor_records.events.failures import Detected

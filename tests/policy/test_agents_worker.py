@@ -205,7 +205,7 @@ def test_a_place_is_a_lifes_not_a_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "code"), [(Phase.FINISHED, 0), (Phase.FAILED, 1), (Phase.STOPPED, 1)]
+    ("phase", "code"), [(Phase.FINISHED, 0), (Phase.FAILED, 1), (Phase.STOPPED, 93)]
 )
 def test_the_end_of_the_job_ends_trainers_then_the_agent(phase: Phase, code: int) -> None:
     over = replace(load(), phase=phase, reason="so")

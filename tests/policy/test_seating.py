@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_policy.agents.agent_report import AgentReport, State
+from castor_policy.agents.beginning import BEGIN_WITHOUT_S
 from castor_policy.agents.effects import Log, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged, Tick
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.root import BEGIN_WITHOUT_S, Root
+from castor_policy.agents.root import Root
 from castor_policy.agents.seating import copies_together, holds_parts, kept_iteration, seats
 from castor_policy.job_options import RecoveryOptions
 from castor_policy.placement import place

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from castor_policy.agents.exit_codes import DO_NOT_REQUEUE, REFUSED
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.fork_server_link import ForkServerError
 from castor_runtime.launcher.agent_fork_link import AgentExit, AgentForkLink
 from castor_runtime.launcher.agent_fork_server import (
     CRASHED,
-    REFUSED,
     options_from_json,
     options_to_json,
 )
@@ -229,6 +229,6 @@ def test_an_agent_that_dies_again_and_again_is_given_up() -> None:
     assert [rule.fate("a", CRASHED) for _ in range(RESTARTS_IN_A_ROW)] == [Fate.RESTART] * 5
     assert rule.fate("a", -9) == Fate.GIVEN_UP
     assert rule.fate("b", -9) == Fate.RESTART
-    assert [rule.fate("b", code) for code in (0, 1, REFUSED)] == [Fate.ENDED] * 3
+    assert [rule.fate("b", code) for code in (0, 1, REFUSED, DO_NOT_REQUEUE)] == [Fate.ENDED] * 4
     rule.doomed.add("b")
     assert rule.fate("b", -9) == Fate.LOST

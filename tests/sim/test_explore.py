@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from castor_policy import checkpoint_memory
-from castor_policy.agents import lease_keeping, life, root, store_writes, worker
+from castor_policy.agents import lease_keeping, life, root, store_view, store_writes, worker
 from castor_sim.explore import (
     agent,
     checkpoint_model,
@@ -318,3 +318,54 @@ def test_a_seed_is_one_run() -> None:
         found = Found(seed, 0, "", RIGHT.faults(seed))
         assert notes_of(RIGHT, found) == notes_of(RIGHT, found)
     assert len({RIGHT.faults(seed) for seed in range(50)}) == 50
+
+
+# ---- what a user asks for ------------------------------------------------------------------------
+
+_STOP = Fault("stop", 3.0, value=1.0)
+_DRAIN = Fault("drain", 3.0, 1)
+
+
+def plans_of(search: Search, *faults: Fault) -> list[str]:
+    notes = notes_of(search, Found(5, 0, "", faults))
+    return [note[10:] for note in notes if "plan: " in note]
+
+
+def test_a_drain_is_one_more_generation_from_where_all_held() -> None:
+    first, load, gather, again, end = plans_of(RIGHT, _DRAIN)
+    assert "gather 0" in first
+    assert "load 0" in load
+    assert "generation 2 gather" in gather
+    assert "'spare-0.1'" in gather
+    assert "'node-1.1'" not in gather
+    assert "generation 2 load" in again
+    assert " peer " in again
+    assert "finished" in end
+    # Whoever asks first leaves first: with one standby, and an operator, both go in the end.
+    both = plans_of(RIGHT, _DRAIN, Fault("drain", 3.0, 2, value=1.0, span_s=60.0))
+    assert both[-1].count("node-1.1") + both[-1].count("node-2.1") == 0
+
+
+def test_a_stop_at_a_checkpoint_outlives_the_root_that_was_asked() -> None:
+    search = Search(Shape(iterations=60))
+    assert "node-2.1 is root" in " ".join(notes_of(search, Found(5, 0, "", ())))
+    faults = (_STOP, Fault("agent", 3.1, target=2, span_s=0.5))
+    assert run_schedule(search, 5, faults) is None
+    assert "stopped by its user at a checkpoint" in plans_of(search, *faults)[-1]
+
+
+def test_a_root_that_does_not_read_what_was_asked_for_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_view.StoreView, "wishes", lambda _: {})
+    faults = (_STOP, Fault("agent", 3.1, target=2, span_s=0.5))
+    found = run_schedule(Search(Shape(iterations=60)), 5, faults)
+    assert found is not None
+    assert found.invariant == 23
+
+
+def test_what_was_asked_for_outlives_the_stores_data() -> None:
+    search = Search(Shape(iterations=60))
+    faults = (_STOP, Fault("store", 3.02, span_s=1.0, value=1.0))
+    assert run_schedule(search, 5, faults) is None
+    assert "stopped by its user at a checkpoint" in plans_of(search, *faults)[-1]

@@ -21,11 +21,14 @@ from castor_lab.one_process.memory_group import Meeting
 from castor_lab.one_process.program import program
 from castor_lab.one_process.thread_host import ThreadHost
 from castor_lab.one_process.thread_trainer import TrainerThread
+from castor_policy.agents import store_writes
 from castor_policy.agents.admission import Software
-from castor_policy.agents.effects import BEGIN_AGAIN
+from castor_policy.agents.exit_codes import BEGIN_AGAIN
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
+from castor_policy.agents.resuming import resume, resumed
 from castor_policy.agents.store_keys import agents_prefix, plan_key, root_key
+from castor_policy.agents.wish import Wish
 from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event, generation_of
 from castor_runtime.agent.admission import Admitted
@@ -191,6 +194,25 @@ class Cluster:
         """Make the store unreachable for a while; call it in the event loop."""
         self.model.stop(time.monotonic())
         self._loop.call_later(seconds, lambda: self.model.start(time.monotonic()))
+
+    def ask(self, kind: str, name: str = "") -> None:
+        """Put into the store what a job's user asks for; call it in the event loop.
+
+        Args:
+            kind: a `WishKind`.
+            name: of the agent that is to be drained.
+        """
+        incarnation = self.agent(name).incarnation if name else ""
+        wish = store_writes.wish(self.spec.job, Wish(kind, name, incarnation))
+        self.model.transact(wish, time.monotonic())
+
+    def resume(self) -> None:
+        """Make a job that has ended runnable again, once `run` has returned: then `run` it."""
+        key = plan_key(self.spec.job)
+        (found,), _ = self.model.get_prefix(key, time.monotonic())
+        self.spec, plan = resumed(self.spec, Plan.from_json(found.value))
+        txn = resume(self.spec, plan, found.mod_revision, ())
+        assert self.model.transact(txn, time.monotonic()).succeeded, "nobody else writes it"
 
     def agent_of(self, machine: int) -> Agent:
         """Return the agent that fills a place by the newest plan."""

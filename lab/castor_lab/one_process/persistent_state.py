@@ -83,7 +83,9 @@ class PersistentTensorState(TensorState):
 
         from castor_runtime.persistent.deepspeed_format import meta_name  # noqa: PLC0415 - likewise
 
-        with whole_part(part) as folder, torch.serialization.safe_globals([LossScaler]):
+        # For good: the context manager's list is the process's, and all ranks are threads here.
+        torch.serialization.add_safe_globals([LossScaler])
+        with whole_part(part) as folder:
             meta = decode((folder / meta_name(part.rank)).read_bytes())
             file = folder / _optimizer_file(part.rank)
             saved = torch.load(file, weights_only=True)["optimizer_state_dict"]

@@ -16,6 +16,7 @@ from typing import Any, Final
 from castor_lab.faults.fault import FaultKind
 from castor_lab.soak.schedule import Schedule, draw
 from castor_lab.soak.trial import Trial, TrialTimeoutError, train
+from castor_policy.agents.exit_codes import REFUSED
 from castor_policy.placement import Placement, place
 from castor_records.events.training import IterationEnded
 from castor_runtime.launcher.run_folder import RunFolder
@@ -51,7 +52,6 @@ class Shape:
 _FULL: Final = (FaultKind.STORAGEFULL,)
 _SMALL_STORAGE: Final = "64m"
 """Of the file system that is filled: room for several checkpoints of the program."""
-REFUSED: Final = 2
 
 _SHAPES: Final = (
     (6, Shape(4, 1, 2, 0)),

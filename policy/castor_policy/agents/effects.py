@@ -12,10 +12,8 @@ from typing import TypeAlias
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.plan import Plan
+from castor_policy.agents.wish import Wish
 from castor_records.events.event import Event
-
-BEGIN_AGAIN = 3
-"""Exit code of an agent that another life of it must replace; its memory is kept for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +127,20 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Have the trainers hold once their next checkpoint is complete; each answers `TrainerHeld`."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskDrain:
+    """Put the wish that this machine be drained into the store."""
+
+    wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
 class PingPeers:
     """Ask the other machines' agents for the generation they know; answer `PeersAnswered`."""
 
@@ -140,12 +152,14 @@ class WritePlan:
     """Put the plan into the store if the root's key still has this term (invariant 6).
 
     And if the plan there was last changed at `after` (0: there is none): a write whose answer was
-    lost may still arrive, and what is decided must be decided on what it left.
+    lost may still arrive, and what is decided must be decided on what it left. The wishes under
+    the keys `grants` are done by it, and go with the same write.
     """
 
     term: int
     plan: Plan
     after: int
+    grants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,22 @@ class AskPersist:
 
     term: int
     iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskHold:
+    """Ask the trainers of a generation to hold, fenced as `WritePlan` is."""
+
+    term: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrantWishes:
+    """Take out of the store the wishes that are done, fenced as `WritePlan` is."""
+
+    term: int
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +234,11 @@ WorkerEffect: TypeAlias = (
     | Redundant
     | Finalise
     | Persist
+    | Hold
+    | AskDrain
     | PingPeers
     | Log
     | Exit
 )
-RootWrite: TypeAlias = WritePlan | AskPersist | RequestMachine | Resign
+RootWrite: TypeAlias = WritePlan | AskPersist | AskHold | GrantWishes | RequestMachine | Resign
 RootEffect: TypeAlias = RootWrite | Log

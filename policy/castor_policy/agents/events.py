@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.plan import Plan
+from castor_policy.agents.wish import Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,28 @@ class PersistChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldChanged:
+    """The root asks the trainers of this generation to hold after their next checkpoint."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class WishChanged:
+    """What the job's user asks for under this key of the store; None once it does not stand."""
+
+    key: str
+    wish: Wish | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveAsked:
+    """This machine is to go: its place is to be given away first, for `patience_s` at most."""
+
+    patience_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Inspected:
     """What this machine's memory and the storage hold, its trainers being dead.
 
@@ -135,10 +158,12 @@ class PersistEnded:
     """This machine's share of a persistent checkpoint is written, or why it is not.
 
     `reason`: "" where all went well. It speaks of storage, whatever generation it was begun in.
+    `everywhere`: the checkpoint counts in every tier of storage.
     """
 
     iteration: int
     reason: str = ""
+    everywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +206,15 @@ class TrainerResumed:
 
     generation: int
     rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerHeld:
+    """A trainer holds, as it was asked: `iteration` is complete everywhere, and no later one is."""
+
+    generation: int
+    rank: int
+    iteration: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +321,9 @@ WorkerEvent: TypeAlias = (
     | PlanLost
     | RootChanged
     | PersistChanged
+    | HoldChanged
+    | WishChanged
+    | LeaveAsked
     | Inspected
     | StorageRead
     | PersistEnded
@@ -294,6 +331,7 @@ WorkerEvent: TypeAlias = (
     | Fetched
     | FetchFailed
     | TrainerResumed
+    | TrainerHeld
     | TrainerRefused
     | TrainerEnded
     | TrainerHung
@@ -304,6 +342,6 @@ WorkerEvent: TypeAlias = (
     | PeersAnswered
     | Tick
 )
-RootEvent: TypeAlias = PlanChanged | PlanLost | ReportChanged | Tick
+RootEvent: TypeAlias = PlanChanged | PlanLost | ReportChanged | WishChanged | Tick
 AgentEvent: TypeAlias = WorkerEvent | ReportChanged
 """What one life of an agent takes in: see `castor_policy.agents.life`."""

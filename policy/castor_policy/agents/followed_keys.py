@@ -1,9 +1,9 @@
 """Which of a job's keys an agent reads and watches: few, unless it is root.
 
-An agent needs the plan, who is root, what is to be persisted, and its own report: what others
-report is for the root alone. So a report is told to two, its writer and the root, however many
-agents there are. Whoever is elected reads all of the job, and watches from that revision on
-(`StoreView`).
+An agent needs the plan, who is root, what is to be persisted, what is asked of it, and its own
+report: what others report is for the root alone. So a report is told to two, its writer and the
+root, however many agents there are. Whoever is elected reads all of the job, and watches from that
+revision on (`StoreView`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 from castor_policy.agents.admission import credentials_key, software_prefix
 from castor_policy.agents.store_keys import (
     agents_prefix,
+    asked_prefix,
     job_prefix,
     layout_prefix,
     persist_key,
@@ -30,7 +31,7 @@ def agents_keys(job: str, agent: str) -> Keys:
     own = agents_prefix(job) + agent
     return Keys(
         frozenset({own, *(name(job) for name in names)}),
-        (layout_prefix(job), software_prefix(job)),
+        (layout_prefix(job), software_prefix(job), asked_prefix(job)),
     )
 
 

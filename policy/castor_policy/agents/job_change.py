@@ -7,19 +7,36 @@ from typing import TypeAlias
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import (
+    HoldChanged,
     PersistChanged,
     PlanChanged,
     PlanLost,
     ReportChanged,
     RootChanged,
     StoreTrouble,
+    WishChanged,
 )
 from castor_policy.agents.plan import Plan
-from castor_policy.agents.store_keys import agents_prefix, persist_key, plan_key, root_key
+from castor_policy.agents.store_keys import (
+    agents_prefix,
+    hold_key,
+    persist_key,
+    plan_key,
+    root_key,
+    wishes_prefix,
+)
+from castor_policy.agents.wish import Wish
 from castor_policy.store import KeyValue, StoreEvent
 
 JobChange: TypeAlias = (
-    PlanChanged | PlanLost | RootChanged | PersistChanged | ReportChanged | StoreTrouble
+    PlanChanged
+    | PlanLost
+    | RootChanged
+    | PersistChanged
+    | HoldChanged
+    | WishChanged
+    | ReportChanged
+    | StoreTrouble
 )
 """What a change in the store means to an agent."""
 
@@ -51,18 +68,23 @@ def meaning(job: str, event: StoreEvent | KeyValue) -> JobChange | None:
         ValueError: a document of another version of Castor.
     """
     key, value = event.key, event.value
-    if key == plan_key(job):
-        if value is None:
-            return PlanLost(0)
-        return PlanChanged(read_plan(value), event.mod_revision)
-    if key == root_key(job):
-        return RootChanged(value or "")
-    if key == persist_key(job):
-        return None if value is None else PersistChanged(int(value))
     agent = name_under(key, agents_prefix(job))
-    if agent:
-        return ReportChanged(agent, None if value is None else read_report(value))
-    return None
+    told: JobChange | None = None
+    if key == plan_key(job):
+        told = PlanLost(0)
+        if value is not None:
+            told = PlanChanged(read_plan(value), event.mod_revision)
+    elif key == root_key(job):
+        told = RootChanged(value or "")
+    elif agent:
+        told = ReportChanged(agent, None if value is None else read_report(value))
+    elif key.startswith(wishes_prefix(job)):
+        told = WishChanged(key, None if value is None else Wish.from_json(value))
+    elif value is not None and key == persist_key(job):
+        told = PersistChanged(int(value))
+    elif value is not None and key == hold_key(job):
+        told = HoldChanged(int(value))
+    return told
 
 
 def name_under(key: str, prefix: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_view import StoreView
+from castor_policy.agents.wish import Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Office:
         awaited: see `StoreView.awaited`.
         epoch: see `StoreView.epoch`.
         backup_revision: see `StoreView.backup_revision`.
+        wishes: see `StoreView.wishes`.
     """
 
     term: int
@@ -33,6 +35,7 @@ class Office:
     awaited: Mapping[str, str] = field(default_factory=dict)
     epoch: int = 0
     backup_revision: int = 0
+    wishes: Mapping[str, Wish] = field(default_factory=dict)
 
     @classmethod
     def seen_in(cls, view: StoreView, term: int) -> Office:
@@ -47,6 +50,7 @@ class Office:
             awaited=dict(view.awaited),
             epoch=view.epoch,
             backup_revision=view.backup_revision,
+            wishes=view.wishes(),
         )
 
 

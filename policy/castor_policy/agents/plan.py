@@ -26,7 +26,7 @@ class Phase(StrEnum):
     FAILED = "failed"
     """Given up; `reason` says why. What is complete in memory is kept, to go on from it."""
     STOPPED = "stopped"
-    """Ended by its user, who has written this; nothing is kept."""
+    """Ended by its user; nothing is kept in memory. `castor resume` makes it runnable again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Plan(Document):
             Empty in the first generation, and where nobody knows.
         unserved: machines that reached no source in the generation before.
         script: digest of the script that this generation trains with (phase LOAD); "" unknown.
+        asked_for: the generation before did not fail: its user asked for this one.
         waits_for: what has to be done before this generation can train, for people; "" nothing.
     """
 
@@ -90,6 +91,7 @@ class Plan(Document):
     loaded: tuple[str, ...] = ()
     unserved: tuple[int, ...] = ()
     script: str = ""
+    asked_for: bool = False
     waits_for: str = ""
 
     @classmethod
@@ -115,6 +117,11 @@ class Plan(Document):
     def is_over(self) -> bool:
         """Whether the job has ended, one way or another."""
         return self.phase in (Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether it is a resumed job's first: nobody has a place yet, and as many are awaited."""
+        return self.phase == Phase.GATHER and self.asked_for and not any(self.agents)
 
     def is_before(self, other: Plan) -> bool:
         """Whether this plan comes before `other`: late messages must not turn a machine back."""

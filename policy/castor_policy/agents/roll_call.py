@@ -46,6 +46,8 @@ class Mark:
     GOES_ON: Final = "goes_on"
     """Its trainers show signs of life and have not finished."""
     TRAINS: Final = "trains"
+    HELD: Final = "held"
+    """Its trainers hold, as they were asked to."""
     FINISHED: Final = "finished"
 
 
@@ -72,6 +74,7 @@ def marks(spec: JobSpec, plan: Plan, machine: int, report: AgentReport | None) -
         Mark.SAID_ALL: has_said_all(spec, report),
         Mark.GOES_ON: not report.standing and report.state != State.FINISHED,
         Mark.TRAINS: report.state == State.RUNNING and not report.standing,
+        Mark.HELD: report.held > 0,
         Mark.FINISHED: report.state == State.FINISHED,
     }
     return frozenset((Mark.CURRENT, *(mark for mark, is_so in found.items() if is_so)))
@@ -162,17 +165,19 @@ class RollCall:
             return True
         if Mark.FAILED in new and counts[Mark.FAILED] == 1:
             return True
+        if counts[Mark.HELD] == machines:
+            return True
         if counts[Mark.FAILED] and counts[Mark.SAID_ALL] == machines:
             return True
         return counts[Mark.CURRENT] == machines and not counts[Mark.GOES_ON]
 
     @property
     def is_calm(self) -> bool:
-        """Whether all machines train, or have finished: nothing is waited for."""
+        """Whether all machines train, or have finished: nothing is waited for, and none holds."""
         counts = self._counts
         in_training = counts[Mark.TRAINS] + counts[Mark.FINISHED] == self._spec.machines
         is_loaded = self._plan is not None and self._plan.phase == Phase.LOAD
-        return is_loaded and in_training and counts[Mark.TRAINS] > 0
+        return is_loaded and in_training and counts[Mark.TRAINS] > 0 and not counts[Mark.HELD]
 
     def validate(self) -> None:
         """Check some of the marks against the reports, others each time, and what is counted.

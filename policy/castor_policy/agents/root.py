@@ -19,9 +19,22 @@ from dataclasses import replace
 from castor_policy.agents.admission import largest_of_one_script, scripts_apart
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.attempts import counted
+from castor_policy.agents.beginning import (
+    BEGIN_WITHOUT_S,
+    first_generation,
+    first_plan,
+    nothing_kept,
+)
 from castor_policy.agents.culprit import Verdict, judge, window_s
 from castor_policy.agents.effects import AskPersist, Log, Resign, RootEffect, WritePlan
-from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, RootEvent, Tick
+from castor_policy.agents.events import (
+    PlanChanged,
+    PlanLost,
+    ReportChanged,
+    RootEvent,
+    Tick,
+    WishChanged,
+)
 from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.fitness import refused, worn_out
@@ -41,13 +54,11 @@ from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
 from castor_policy.agents.roll_call import RollCall
-from castor_policy.agents.seating import holds_parts, kept_iteration, newly_together, seats
+from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.agents.standstill import Standstill, standstill
+from castor_policy.agents.wishes import Wishes, handed_over, held_by_all, stopped
 from castor_policy.placement import Placement
 from castor_records.events.failures import Planned
-
-BEGIN_WITHOUT_S = 20.0
-"""A standby fills a machine at the start only if no ordinary agent has come for so long."""
 
 
 class Root:
@@ -82,6 +93,7 @@ class Root:
         self._at_s = 0.0
         self._filling = Filling(spec, office.term)
         self._persist_rounds = PersistRounds(spec, now_s)
+        self._wishes = Wishes(spec, office.term, office.wishes)
 
     def handle(self, event: RootEvent, now_s: float, at_s: float | None = None) -> list[RootEffect]:
         """Take an event in and return what is to be done.
@@ -94,7 +106,7 @@ class Root:
         """
         self._at_s = now_s if at_s is None else at_s
         told: list[RootEffect] = []
-        looks = self._must_look
+        looks = self._must_look or bool(self._wishes)
         match event:
             case PlanChanged(plan, revision) if revision > self._revision:
                 self.plan, self._revision = plan, revision
@@ -117,6 +129,9 @@ class Root:
                 return self._go_on(now_s)
             case Tick():
                 looks = True
+            case WishChanged(key, wish):
+                self._wishes.changed(key, wish)
+                looks = True
             case _:
                 pass
         self._must_look = False
@@ -127,8 +142,7 @@ class Root:
         self._patience.wait(now_s, {})
         if self._pending is not None or self._resigned:
             return []
-        iteration = self._persist_rounds.due(self._roll_call.newest_iteration, now_s)
-        return [] if iteration is None else [AskPersist(self.term, iteration)]
+        return self._persist(now_s)
 
     def _decide(self, now_s: float) -> list[RootEffect]:
         if self._pending is not None or self._resigned:
@@ -136,13 +150,14 @@ class Root:
         mended = self._mend(now_s)
         if mended is not None:
             return mended
-        if self.plan is None:
+        plan = self.plan
+        if self._wishes.ends_at_once() and not (plan is not None and plan.is_over):
+            return self._stop()
+        if plan is None or plan.begins_anew:
             return self._begin(now_s)
-        if self.plan.phase == Phase.GATHER:
-            return self._gather(self.plan, now_s)
-        if self.plan.phase == Phase.LOAD:
-            return self._watch(self.plan, now_s)
-        return []
+        if plan.is_over:
+            return []
+        return (self._gather if plan.phase == Phase.GATHER else self._watch)(plan, now_s)
 
     def _mend(self, now_s: float) -> list[RootEffect] | None:
         """Return what is to be done where the store has lost the plan (`plan_repair`); or None."""
@@ -185,7 +200,9 @@ class Root:
         self._resigned = False
         self._must_look = True
 
-    def _write(self, plan: Plan, effects: Sequence[RootEffect] = ()) -> list[RootEffect]:
+    def _write(
+        self, plan: Plan, effects: Sequence[RootEffect] = (), grants: tuple[str, ...] = ()
+    ) -> list[RootEffect]:
         """Have the plan written, and told of it what `effects` say only once the store holds it.
 
         A root that has been replaced, and does not know yet, decides nothing: it must not say that
@@ -196,7 +213,7 @@ class Root:
             replace(effect, at_s=self._at_s) for effect in effects if isinstance(effect, Log)
         ]
         others = [effect for effect in effects if not isinstance(effect, Log)]
-        return [*others, WritePlan(self.term, self._pending, self._revision)]
+        return [*others, WritePlan(self.term, self._pending, self._revision, grants)]
 
     # ---- the first generation -------------------------------------------------------------
 
@@ -211,45 +228,15 @@ class Root:
             missing = range(len(ready), self.spec.machines) if waited else range(0)
             return self._filling.request([(machine, f"0-{machine}") for machine in missing], now_s)
         seated = seats(self.spec, ready, range(self.spec.machines))
-        generation = self._first_generation()
-        domains = {machine: report.domain for machine, report in seated.items()}
-        return self._write(
-            Plan(
-                generation=generation,
-                term=self.term,
-                phase=Phase.GATHER,
-                agents=tuple(report.agent for report in seated.values()),
-                incarnations=tuple(report.incarnation for report in seated.values()),
-                reason="resumed" if self.spec.resumes else "start",
-            ),
-            newly_together(self.spec, generation, {}, domains),
-        )
-
-    def _first_generation(self) -> int:
-        """Return one that nothing in any machine's memory was written in, nor will have been.
-
-        What is left there was written in generations before: by a run that goes on from it, or in
-        a store that has lost all, with the agents who knew.
-        """
-        left = max((one.left_generation for one in self.reports.values()), default=0)
-        return 1 + max(self.spec.resumes, left)
+        generation = first_generation(self.spec, self.plan, self.reports.values())
+        return self._write(*first_plan(self.spec, self.term, generation, self.plan, seated))
 
     def _await_kept(self, now_s: float) -> list[RootEffect]:
-        """Wait for the agents that hold what the job was to go on from; not without a bound.
-
-        To begin without them would be to give up what they hold.
-        """
+        """Wait for the agents that hold what the job was to go on from; not without a bound."""
         if now_s - self._since_s < self.spec.recovery.gather_s:
             return []
-        nobody = ("",) * self.spec.machines
-        reason = (
-            f"no complete checkpoint is in the memory of the agents that came within "
-            f"{self.spec.recovery.gather_s:g} s: start those that hold it, on their machines and "
-            "by their names, and resume again; or start a new job"
-        )
-        return self._write(
-            Plan(self._first_generation(), self.term, Phase.FAILED, nobody, nobody, reason=reason)
-        )
+        generation = first_generation(self.spec, self.plan, self.reports.values())
+        return self._write(nothing_kept(self.spec, self.term, generation))
 
     # ---- GATHER: fill machines, learn what is held, decide ----------------------------------
 
@@ -321,9 +308,13 @@ class Root:
         """Give every machine without a live agent one, or ask for one."""
         known = {name: self._live(name) for name in self.reports}
         free = self._free_agents(plan, plan.agents)
-        doubted = [one for one in free if self._patience.is_doubted(one)]
+        doubted = [one for one in free if self._is_doubted(one)]
         sure = [one for one in free if one not in doubted]
         return self._filling.fill(plan, known, sure, now_s, self._at_s, doubted)
+
+    def _is_doubted(self, free: AgentReport) -> bool:
+        """Whether somebody else is better to have in a place."""
+        return self._patience.is_doubted(free) or self._wishes.is_leaving(free)
 
     def _free_agents(self, plan: Plan | None, taken: Sequence[str]) -> list[AgentReport]:
         """Live agents that fill no machine; with the job's script, ordinary ones, by name first."""
@@ -356,8 +347,44 @@ class Root:
             reached = min(report.iteration for report in current)
             finished = replace(plan, phase=Phase.FINISHED, reason="finished", reached=reached)
             return self._write(finished)
+        return self._serve(plan, current, now_s)
+
+    # ---- what the job's user asks for ----------------------------------------------------------
+
+    def _stop(self) -> list[RootEffect]:
+        """End the job, however far it is."""
+        nobody = ("",) * self.spec.machines
+        plan = self.plan or Plan(1, self.term, Phase.GATHER, nobody, nobody)
+        members = [self._live(name) for name in plan.agents]
+        current = [r for r in members if r is not None and r.generation == plan.generation]
+        return self._write(stopped(plan, current), (), self._wishes.keys_of_stop())
+
+    def _serve(self, plan: Plan, current: Sequence[AgentReport], now_s: float) -> list[RootEffect]:
+        """Do what is asked for, as far as the machines have come; have checkpoints persisted."""
+        wishes = self._wishes
+        if not wishes and not any(report.held for report in current):
+            return self._persist(now_s)
+        if iteration := wishes.stops_at(current):
+            return self._write(stopped(plan, current, iteration), (), wishes.keys_of_stop())
+        takers = sum(
+            one.script == plan.script and not self._is_doubted(one)
+            for one in self._free_agents(plan, plan.agents)
+        )
+        leaving = wishes.leaving(plan, self._placement, takers)
+        held = held_by_all(self.spec, current)
+        if held and not wishes.keeps_holding(plan.generation):
+            filled, filling = self._fill(handed_over(plan, held, leaving), float("-inf"))
+            return self._write(filled, filling)
+        effects: list[RootEffect] = [*wishes.ask(plan, current, leaving, now_s)]
+        wanted = [(m, f"{plan.generation}-{m}") for m in wishes.waiting(plan, takers)]
+        effects += self._filling.request(wanted, now_s)
+        return effects if effects or held else self._persist(now_s)
+
+    def _persist(self, now_s: float) -> list[RootEffect]:
         iteration = self._persist_rounds.due(self._roll_call.newest_iteration, now_s)
         return [] if iteration is None else [AskPersist(self.term, iteration)]
+
+    # ---- failures ------------------------------------------------------------------------------
 
     def _failed(
         self,

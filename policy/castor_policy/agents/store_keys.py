@@ -33,6 +33,21 @@ def persist_key(job: str) -> str:
     return f"/castor/{job}/persist"
 
 
+def asked_prefix(job: str) -> str:
+    """Prefix of what is asked for while the job runs: by its user, and by the root for that."""
+    return f"/castor/{job}/asked/"
+
+
+def hold_key(job: str) -> str:
+    """Key of the generation whose trainers are to hold after their next checkpoint."""
+    return f"{asked_prefix(job)}hold"
+
+
+def wishes_prefix(job: str) -> str:
+    """Prefix of the `Wish`es, deleted by the root that has done what they ask for."""
+    return f"{asked_prefix(job)}wishes/"
+
+
 def agents_prefix(job: str) -> str:
     """Prefix of the `AgentReport`s, one key an agent."""
     return f"/castor/{job}/agents/"

@@ -13,7 +13,8 @@ Reads and watches bring the job's keys, whoever drives the agent; this says what
 6. A store that lost its data, or went back to a backup, is another one (`castor_policy.store`, rule
    5): all that was known of it is told as gone, what it holds is taken in as by a first read, and
    `epoch` goes up, for which the agent takes a fresh lease. What never changes and has gone is in
-   `missing`, to be created again. The newest plan is remembered whatever the store says.
+   `missing`, to be created again, and so is what the user asks for. The newest plan is remembered
+   whatever the store says.
 7. Only a root follows what others report (`followed_keys`). Who is elected reads all of the job
    and watches it from that revision on, and is told `RootChanged` again: it takes office on that.
 """
@@ -31,6 +32,7 @@ from castor_policy.agents.events import (
     ReportChanged,
     RootChanged,
     StoreTrouble,
+    WishChanged,
 )
 from castor_policy.agents.followed_keys import agents_keys, roots_keys
 from castor_policy.agents.job_change import (
@@ -49,7 +51,9 @@ from castor_policy.agents.store_keys import (
     plan_key,
     root_key,
     spec_key,
+    wishes_prefix,
 )
+from castor_policy.agents.wish import Wish
 from castor_policy.store import Keys, KeyValue, StoreEvent
 
 
@@ -86,6 +90,7 @@ class StoreView:
         self._own_key = agents_prefix(job) + agent
         self._keys: dict[str, KeyValue] = {}
         self._reports: dict[str, AgentReport] = {}
+        self._wishes: dict[str, Wish] = {}
         self._known: Plan | None = None
         self._set_aside: set[str] = set()
         self._agents_keys, self._roots_keys = agents_keys(job, agent), roots_keys(job)
@@ -258,6 +263,7 @@ class StoreView:
             layout_prefix(self._job),
             software_prefix(self._job),
             credentials_key(self._job),
+            wishes_prefix(self._job),
         )
         self.missing |= {
             key: known.value for key, known in self._keys.items() if key.startswith(lasting)
@@ -311,11 +317,16 @@ class StoreView:
             if key in self._set_aside:
                 self._set_aside.discard(key)
                 told.append(StoreTrouble(key, ""))
+        self._remember(new)
+        return told if new is None else [*told, new]
+
+    def _remember(self, new: JobChange | None) -> None:
         if isinstance(new, PlanChanged):
             self._known = later(new.plan, self._known)
         elif isinstance(new, ReportChanged):
             self._take_report(new)
-        return told if new is None else [*told, new]
+        elif isinstance(new, WishChanged):
+            self._take_wish(new)
 
     def _proven(self, told: JobChange | None) -> JobChange | None:
         if isinstance(told, ReportChanged) and told.report and not self._believes(told.report):
@@ -339,6 +350,12 @@ class StoreView:
         self._reports[new.agent] = new.report
         if self.awaited.get(new.agent) == new.report.incarnation:
             del self.awaited[new.agent]
+
+    def _take_wish(self, new: WishChanged) -> None:
+        if new.wish is None:
+            self._wishes.pop(new.key, None)
+        else:
+            self._wishes[new.key] = new.wish
 
     # ---- what is known -------------------------------------------------------------------------
 
@@ -397,6 +414,10 @@ class StoreView:
     def reports(self) -> list[AgentReport]:
         """Return the reports as last seen, by name: of all agents if this one is root."""
         return [report for _, report in sorted(self._reports.items())]
+
+    def wishes(self) -> dict[str, Wish]:
+        """Return what the job's user asks for, by keys; what the store has just lost, too."""
+        return dict(self._wishes)
 
     def layouts(self) -> dict[str, str]:
         """Return the documents under the layout's prefix by rank."""

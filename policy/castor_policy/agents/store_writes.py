@@ -8,15 +8,25 @@ last change of its key: see `own_report`.
 from __future__ import annotations
 
 from castor_policy.agents.admission import Refusal, refused_prefix
-from castor_policy.agents.effects import AskPersist, RequestMachine, Resign, RootWrite, WritePlan
+from castor_policy.agents.effects import (
+    AskHold,
+    AskPersist,
+    GrantWishes,
+    RequestMachine,
+    Resign,
+    RootWrite,
+    WritePlan,
+)
 from castor_policy.agents.own_report import ReportWrite
 from castor_policy.agents.store_keys import (
     agents_prefix,
+    hold_key,
     persist_key,
     plan_key,
     requests_prefix,
     root_key,
 )
+from castor_policy.agents.wish import Wish
 from castor_policy.store import Compare, Delete, Put, Txn
 
 
@@ -47,6 +57,11 @@ def refused(job: str, refusal: Refusal) -> Txn:
     return Txn((), (Put(refused_prefix(job) + refusal.agent, refusal.to_json()),))
 
 
+def wish(job: str, wanted: Wish) -> Txn:
+    """Ask the job's root for something; a wish for the same that stands already is replaced."""
+    return Txn((), (Put(wanted.key(job), wanted.to_json()),))
+
+
 def root_write(job: str, agent: str, write: RootWrite) -> Txn:
     """Carry out what the root `agent` decided, if its term still is.
 
@@ -54,11 +69,16 @@ def root_write(job: str, agent: str, write: RootWrite) -> Txn:
     """
     fence = Compare(root_key(job), create_revision=write.term)
     match write:
-        case WritePlan(_, plan, after):
+        case WritePlan(_, plan, after, grants):
             key = plan_key(job)
-            return Txn((fence, Compare(key, mod_revision=after)), (Put(key, plan.to_json()),))
+            put, done = Put(key, plan.to_json()), tuple(Delete(granted) for granted in grants)
+            return Txn((fence, Compare(key, mod_revision=after)), (put, *done))
         case AskPersist(_, iteration):
             return Txn((fence,), (Put(persist_key(job), str(iteration)),))
+        case AskHold(_, generation):
+            return Txn((fence,), (Put(hold_key(job), str(generation)),))
+        case GrantWishes(_, keys):
+            return Txn((fence,), tuple(Delete(key) for key in keys))
         case Resign():
             return Txn((fence,), (Delete(root_key(job)),))
         case RequestMachine():

@@ -30,6 +30,7 @@ from castor_policy.agents.events import (
     TrainerRefused,
     TrainerResumed,
     Verified,
+    WishChanged,
 )
 from castor_policy.agents.plan import Phase
 
@@ -111,16 +112,21 @@ WORKER: tuple[Way, ...] = (
 )
 """Where a worker may go. An event that is not named leaves it where it stands."""
 
-_SEEN = (ReportChanged, PlanChanged, PlanLost, Tick)  # whatever the root sees may be the last straw
+# Whatever the root sees may be the last straw.
+_SEEN = (ReportChanged, PlanChanged, PlanLost, WishChanged, Tick)
 
 ROOT: tuple[Way, ...] = (
     Way("", Phase.GATHER, _SEEN, "enough machines are there, or the plan is made again"),
     Way("", Phase.LOAD, _SEEN, "the store lost a plan that agents remember"),
     Way("", Phase.FAILED, _SEEN, "nobody has what the job was to go on from"),
+    *(
+        Way(here, Phase.STOPPED, _SEEN, "its user stops the job")
+        for here in ("", Phase.GATHER, Phase.LOAD)
+    ),
     Way(Phase.GATHER, Phase.GATHER, _SEEN, "a place is filled anew"),
     Way(Phase.GATHER, Phase.LOAD, _SEEN, "all have gathered, and it is decided what is loaded"),
     Way(Phase.GATHER, Phase.FAILED, _SEEN, "attempts are used up, or storage does not answer"),
-    Way(Phase.LOAD, Phase.GATHER, _SEEN, "something failed: the next generation begins"),
+    Way(Phase.LOAD, Phase.GATHER, _SEEN, "something failed, or is asked for: the next begins"),
     Way(Phase.LOAD, Phase.LOAD, _SEEN, "the store went back, and gets the plan again"),
     Way(Phase.LOAD, Phase.FINISHED, _SEEN, "all machines finished"),
     Way(Phase.LOAD, Phase.FAILED, _SEEN, "an error that comes again ends the job"),

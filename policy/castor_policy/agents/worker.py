@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from castor_policy.agents.agent_report import State
 from castor_policy.agents.effects import (
-    BEGIN_AGAIN,
     Campaign,
     DiscardOtherIterations,
     Exit,
     Finalise,
     Forget,
+    Hold,
     Inspect,
     Log,
     Persist,
@@ -33,7 +33,9 @@ from castor_policy.agents.events import (
     Fetched,
     FetchFailed,
     Finalised,
+    HoldChanged,
     Inspected,
+    LeaveAsked,
     MemoryRefused,
     NameTaken,
     PeersAnswered,
@@ -52,14 +54,23 @@ from castor_policy.agents.events import (
     StoreTrouble,
     Tick,
     TrainerEnded,
+    TrainerHeld,
     TrainerHung,
     TrainerRefused,
     TrainerResumed,
     TrainersStanding,
     Verified,
+    WishChanged,
     WorkerEvent,
 )
 from castor_policy.agents.evidence import Sight, SightKind, sight_of_end
+from castor_policy.agents.exit_codes import (
+    BEGIN_AGAIN,
+    DO_NOT_REQUEUE,
+    FINISHED,
+    GIVEN_UP,
+    REFUSED,
+)
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.worker_state import WorkerState
@@ -70,10 +81,6 @@ REPORT_PROGRESS_S = 1.0
 """The report's iteration is for people and for counting attempts: not worth a write each."""
 
 _UNGATHERED = "this machine had not gathered for this plan"
-
-
-NAME_TAKEN = 2
-"""Exit code of an agent whose name is another's; nothing restarts it, and it frees no memory."""
 
 
 class Worker(WorkerState):
@@ -131,7 +138,7 @@ class Worker(WorkerState):
     @_takes.on(NameTaken)
     def _name_taken(self, event: NameTaken, _: float) -> list[WorkerEffect]:
         # What is on this machine may be that one's by now: nothing is given back.
-        return [StopTrainers(), Exit(NAME_TAKEN, f"the lease ended, and {event.by}")]
+        return [StopTrainers(), Exit(REFUSED, f"the lease ended, and {event.by}")]
 
     @_takes.on(SessionFailed)
     def _session_failed(self, event: SessionFailed, _: float) -> list[WorkerEffect]:
@@ -144,7 +151,8 @@ class Worker(WorkerState):
 
     @_takes.on(Tick, PlanLost)
     def _tick(self, _: Tick | PlanLost, now_s: float) -> list[WorkerEffect]:
-        return [*self._campaign(now_s), *self._watch_isolation(now_s)]
+        leaves = self._leaving.due(now_s, is_needed=self._is_needed())
+        return [*self._campaign(now_s), *self._watch_isolation(now_s), *leaves]
 
     def _campaign(self, now_s: float) -> list[WorkerEffect]:
         trains = self.machine is not None or (self.plan is None and not self.report.standby)
@@ -186,9 +194,10 @@ class Worker(WorkerState):
             return []
         self.plan = plan
         if plan.phase == Phase.FINISHED:
-            return [StopTrainers(), Exit(0)]
+            return [StopTrainers(), Exit(FINISHED)]
         if plan.phase in (Phase.FAILED, Phase.STOPPED):
-            return [StopTrainers(), Exit(1, plan.reason)]
+            stopped = plan.phase == Phase.STOPPED
+            return [StopTrainers(), Exit(DO_NOT_REQUEUE if stopped else GIVEN_UP, plan.reason)]
         is_news = plan.phase == Phase.LOAD and self.report.load_seen < plan.generation
         if is_news:
             self.report = replace(self.report, load_seen=plan.generation)
@@ -223,6 +232,7 @@ class Worker(WorkerState):
         self._inspected, self._parts = None, None
         self._may_checkpoint = False
         self._resumed, self._ended, self._progress = set(), set(), (0, 0)
+        self._held = {}
         return [
             StopTrainers(),
             Inspect(plan.generation, machine, plan.thorough, self._asked),
@@ -271,6 +281,7 @@ class Worker(WorkerState):
             *self._parts.begin(),
             *self._settled(),
             *self._persisting(),
+            *self._holding(),
         ]
 
     # ---- parts and trainers ------------------------------------------------------------------
@@ -305,6 +316,17 @@ class Worker(WorkerState):
         if len(self._resumed) < self.spec.ranks_per_machine:
             return []
         return self._change(state=State.RUNNING)
+
+    @_takes.on(TrainerHeld, answer=True)
+    def _trainer_held(self, event: TrainerHeld, _: float) -> list[WorkerEffect]:
+        self._held[event.rank] = event.iteration
+        if len(self._held) < self.spec.ranks_per_machine:
+            return []
+        held = min(self._held.values())
+        persisted = held if self._persisted == held else 0
+        # What was not persisted before is no word on this one.
+        self.report = replace(self.report, persist_failure="")
+        return self._change(held=held, iteration=held, complete=held, persisted=persisted)
 
     @_takes.on(TrainerHung, answer=True)
     def _trainer_hung(self, event: TrainerHung, _: float) -> list[WorkerEffect]:
@@ -372,13 +394,42 @@ class Worker(WorkerState):
 
     @_takes.on(PersistEnded)
     def _persist_ended(self, event: PersistEnded, _: float) -> list[WorkerEffect]:
-        if event.reason == self.report.persist_failure:
-            return []
+        changed = event.reason != self.report.persist_failure
         self.report = replace(self.report, persist_failure=event.reason)
-        return [Report(self.report)]
+        if event.everywhere:
+            self._persisted = max(self._persisted, event.iteration)
+            # While it trains nobody waits for it.
+            if self.report.held == event.iteration != self.report.persisted:
+                return self._change(persisted=event.iteration)
+        return [Report(self.report)] if changed else []
 
     def _persisting(self) -> list[WorkerEffect]:
         plan = self.plan
         if self._parts is None or plan is None or self._persist <= plan.iteration:
             return []
         return [Persist(self.generation, self._persist)]
+
+    # ---- what the user asks for ----------------------------------------------------------------
+
+    @_takes.on(HoldChanged)
+    def _hold_changed(self, event: HoldChanged, _: float) -> list[WorkerEffect]:
+        self._hold = event.generation
+        return self._holding()
+
+    def _holding(self) -> list[WorkerEffect]:
+        asked = self._parts is not None and self._hold == self.generation
+        return [Hold(self.generation)] if asked and not self._is_over() else []
+
+    @_takes.on(WishChanged)
+    def _wish_changed(self, event: WishChanged, _: float) -> list[WorkerEffect]:
+        return self._leaving.wish_changed(event, is_needed=self._is_needed())
+
+    @_takes.on(LeaveAsked)
+    def _leave_asked(self, event: LeaveAsked, now_s: float) -> list[WorkerEffect]:
+        self._leaving.told(event.patience_s, now_s)
+        return self._leaving.due(now_s, is_needed=self._is_needed())
+
+    def _is_needed(self) -> bool:
+        """Whether this machine has a place, or may get it back."""
+        gathers = self.plan is not None and self.plan.phase == Phase.GATHER
+        return self.machine is not None or gathers

@@ -10,6 +10,7 @@ from castor_policy.agents.effects import Report, WorkerEffect
 from castor_policy.agents.events import Inspected
 from castor_policy.agents.evidence import Sight, strongest
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.leaving import Leaving
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_contact import StoreContact
@@ -63,7 +64,10 @@ class WorkerState:
         self._resumed: set[int] = set()
         self._ended: set[int] = set()
         self._progress = (0, 0)
-        self._persist = 0
+        self._persist = self._persisted = 0
+        self._hold = 0
+        self._held: dict[int, int] = {}
+        self._leaving = Leaving(agent, incarnation)
         self._contact = StoreContact(agent, spec.limits.lease_s, now_s)
         self._reported_s = now_s
 
@@ -97,7 +101,9 @@ class WorkerState:
         assert self.machine is not None
         assert self.plan is not None, "its place is no plan's"
         own = set(self.spec.ranks_of(self.machine))
-        assert self._resumed | self._ended <= own, "trainers of other ranks answered"
+        assert self._resumed | self._ended | self._held.keys() <= own, (
+            "trainers of other ranks answered"
+        )
         assert self.plan.generation >= self.generation, "it is ahead of the plan"
         if standing in (Standing.RUNNING, Standing.FINISHED):
             assert own in (self._resumed, self._ended), "not all its trainers have loaded"

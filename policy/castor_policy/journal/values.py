@@ -24,6 +24,7 @@ from castor_policy.agents.effects import RootEffect, WorkerEffect
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.gathering import Awaited
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.leaving import Leaving
 from castor_policy.agents.office import Tenure
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.patience import Patience
@@ -31,6 +32,7 @@ from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.roll_call import RollCall
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_contact import StoreContact
+from castor_policy.agents.wishes import Wishes
 from castor_policy.agents.worker import Worker
 from castor_policy.placement import Placement
 from castor_records.events.event import Event
@@ -66,7 +68,10 @@ def reached(hints: Iterable[Any]) -> list[type]:
 VALUES: Final = reached((events.AgentEvent, WorkerEffect, RootEffect, Tenure, Placement, Awaited))
 """Every class that a line of a journal can hold, but for the machines' states."""
 
-MACHINES: Final = (Worker, Root, StoreContact, PartLoading, Filling, Patience, PersistRounds)
+MACHINES: Final = (
+    *(Worker, StoreContact, PartLoading, Leaving),
+    *(Root, Filling, Patience, PersistRounds, Wishes),
+)
 """The classes that the machines' states are made of; a root's counts are made anew from them."""
 
 _BY_TAG: Final = {tag_of(kind): kind for kind in (*VALUES, *MACHINES)}

@@ -19,8 +19,9 @@ from typing import Any
 
 from castor_configs.atomic import write_text
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.effects import BEGIN_AGAIN, Exit, Log, RootWrite
+from castor_policy.agents.effects import Exit, Log, RootWrite
 from castor_policy.agents.events import TICK_S, StoreTrouble, Tick
+from castor_policy.agents.exit_codes import BEGIN_AGAIN, DO_NOT_REQUEUE, REFUSED
 from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.office import Tenure
@@ -29,7 +30,7 @@ from castor_policy.agents.patience import serves
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_keys import layout_prefix
-from castor_policy.agents.worker import NAME_TAKEN, Worker
+from castor_policy.agents.worker import Worker
 from castor_policy.store import Store, StoreFullError, StoreUnavailableError
 from castor_runtime.agent.admission import Admitted
 from castor_runtime.agent.clock_watch import watch_clock
@@ -50,9 +51,6 @@ from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.metrics import AgentMetrics, Readings
 from castor_runtime.ports import Ports, kernel_range
 from castor_runtime.transport import PeerClient, PeerError, PeerServer
-
-FORKS_LOST = BEGIN_AGAIN
-"""Exit code of an agent whose fork server died: whoever supervises it starts it again."""
 
 
 def _now_s() -> float:
@@ -226,7 +224,7 @@ class Agent:
                 self._decide_on(self._to_decide.get_nowait())
             deciding.cancel()
             # Whoever has taken the name has the control block too.
-            taken = self._exit is not None and self._exit.code == NAME_TAKEN
+            taken = self._exit is not None and self._exit.code == REFUSED
             await self._machine.close(self._settled_memory, unlink_control=not taken)
             if not taken:
                 await self._account.leave()
@@ -236,8 +234,11 @@ class Agent:
 
         An agent that ends alone, however it is told to, leaves its memory to its next life.
         """
-        if self._exit is not None and self._exit.code in (FORKS_LOST, NAME_TAKEN):
+        code = None if self._exit is None else self._exit.code
+        if code in (BEGIN_AGAIN, REFUSED):
             return False
+        if code == DO_NOT_REQUEUE:
+            return True
         plan = self._plan()
         match None if plan is None else plan.phase:
             case Phase.FINISHED | Phase.STOPPED:
@@ -283,7 +284,7 @@ class Agent:
 
     def forks_lost(self) -> None:
         """End: the trainers died with their fork server, and only a new agent has a new one."""
-        self._end(Exit(FORKS_LOST, "the process that trainers are forked from died"))
+        self._end(Exit(BEGIN_AGAIN, "the process that trainers are forked from died"))
         self._events.put_nowait(Tick())
 
     def _readings(self) -> Readings:

@@ -13,6 +13,7 @@ from castor_policy.agents.events import (
     Finalised,
     Inspected,
     TrainerEnded,
+    TrainerHeld,
     TrainerHung,
     TrainerRefused,
     TrainerResumed,
@@ -94,6 +95,7 @@ class Machine:
         self._asked: set[int] = set()
         self._described: dict[int, Described] = {}
         self._redundant = 0
+        self._hold = 0
 
     # ---- trainers ------------------------------------------------------------------------------
 
@@ -118,6 +120,7 @@ class Machine:
         await self._host.wait_ready()
         for local, rank in enumerate(self.spec.ranks_of(machine)):
             self.control.rank(local).clear()
+            self.control.rank(local).hold = int(self._hold == plan.generation)
             log = self._folder / f"rank-{rank}.log"
             said_before = log.stat().st_size if log.exists() else 0
             pid = await self._host.start_trainer(
@@ -187,6 +190,8 @@ class Machine:
                 own = {"generation": generation, "rank": rank}
                 self._log.write(Resumed.of_fields(told | own))
                 self._emit(TrainerResumed(generation, rank))
+            case "held":
+                self._emit(TrainerHeld(generation, rank, int(message["iteration"])))
             case "corrupt":
                 await self._refused(generation, rank, int(message["iteration"]))
             case "room":
@@ -270,6 +275,13 @@ class Machine:
         self._redundant = generation
         for rank in self.trainers:
             self.link.tell(generation, rank, {"op": "redundant"})
+
+    def hold(self, generation: int) -> None:
+        """Have the trainers hold once their next checkpoint is complete."""
+        self._hold = generation
+        if generation == self.generation:
+            for counters in self.control.ranks:
+                counters.hold = 1
 
     def finalise(self, generation: int) -> None:
         """Write the digests of the final state."""

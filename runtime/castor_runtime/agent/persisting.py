@@ -75,10 +75,10 @@ class Persister:
         segments: Mapping[int, str],
         described: Mapping[int, Described],
     ) -> None:
-        """Write the machine's parts of `iteration` once it is complete; a second call does nothing.
+        """Write the machine's parts of `iteration` once it is complete.
 
-        To every tier, each on its own. A checkpoint that fails costs nothing but itself: training
-        does not wait for it.
+        To every tier, each on its own; a second call does nothing, but where the first has failed.
+        A checkpoint that fails costs nothing but itself: training does not wait for it.
         """
         if (generation, iteration) in self._begun:
             return
@@ -105,13 +105,17 @@ class Persister:
             "keep": self._spec.persistence.keep,
             "others_s": self._spec.persistence.storage_s,
         }
-        await asyncio.gather(
+        written = await asyncio.gather(
             *(self._write_to(tier, generation, iteration, machine, order) for tier in self._tiers)
         )
+        if all(written):
+            self._tell(iteration, everywhere=True)
+        else:
+            self._begun.discard((generation, iteration))
 
     async def _write_to(
         self, tier: _Tier, generation: int, iteration: int, machine: int, order: Mapping[str, Any]
-    ) -> None:
+    ) -> bool:
         began_s = time.monotonic()
         if tier.running:
             oldest = min(tier.running, key=lambda one: tier.running[one])
@@ -121,16 +125,16 @@ class Persister:
                     tier, iteration, f"iteration {oldest} has been under way {late_s:.0f} s"
                 )
             if len(tier.running) >= self._at_once:
-                return
+                return False
         tier.running[iteration] = began_s
         try:
-            await self._carry_out(tier, generation, iteration, machine, order)
+            return await self._carry_out(tier, generation, iteration, machine, order)
         finally:
             tier.running.pop(iteration, None)
 
     async def _carry_out(
         self, tier: _Tier, generation: int, iteration: int, machine: int, order: Mapping[str, Any]
-    ) -> None:
+    ) -> bool:
         began_s = time.monotonic()
         number = self._tiers.index(tier)
         log_file = self._folder / (f"persist-{number}.log" if number else "persist.log")
@@ -165,13 +169,17 @@ class Persister:
             )
             sys.stderr.write(f"iteration {iteration} was not persisted to {tier.where}: {said}\n")
         self._ended(tier, iteration, said)
+        return not said
 
     def _ended(self, tier: _Tier, iteration: int, reason: str) -> None:
-        """Tell of the tiers that fail at present: another's success does not mend them."""
         tier.failure = reason
+        self._tell(iteration)
+
+    def _tell(self, iteration: int, *, everywhere: bool = False) -> None:
+        """Tell of the tiers that fail at present: another's success does not mend them."""
         failing = [one for one in self._tiers if one.failure]
         told = [one.failure if len(self._tiers) == 1 else one.told() for one in failing]
-        self._emit(PersistEnded(iteration, "; ".join(told)))
+        self._emit(PersistEnded(iteration, "; ".join(told), everywhere))
 
 
 class _Tier:

@@ -32,6 +32,7 @@ from castor_policy.agents.lease_keeping import (
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
 from castor_policy.agents.store_keys import agents_prefix
 from castor_policy.agents.store_view import StoreView
+from castor_policy.agents.wish import Wish
 from castor_policy.store import (
     Keys,
     LeaseLostError,
@@ -186,6 +187,11 @@ class StoreSession:
                 self.view.heard_of_others(found)
             if self.view.may_campaign():
                 await self._store.transact(txn)
+
+    async def wish(self, wanted: Wish) -> None:
+        """Ask the job's root for something; a store that does not answer is asked again later."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self._store.transact(store_writes.wish(self._spec.job, wanted))
 
     async def write_as_root(self, write: RootWrite) -> bool:
         """Carry out what the root decided, if its term still is; return whether that was done.

@@ -7,17 +7,21 @@ An effect that takes time is begun and answers with an event of its own, except 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import singledispatchmethod
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import (
+    AskDrain,
     Campaign,
     DiscardOtherIterations,
     Exit,
     Fetch,
     Finalise,
     Forget,
+    Hold,
     Inspect,
     Log,
     Offer,
@@ -101,6 +105,11 @@ class WorkerEffects:
             finally:
                 self._campaigning = False
 
+    @carry_out.register(AskDrain)
+    async def _ask_drain(self, effect: AskDrain) -> None:
+        wish = replace(effect.wish, since_ns=time.time_ns())
+        self._beside.spawn(self._session.wish(wish))
+
     # ---- trainers and memory --------------------------------------------------------------------
 
     @carry_out.register(StopTrainers)
@@ -142,6 +151,10 @@ class WorkerEffects:
     @carry_out.register(Persist)
     async def _persist(self, effect: Persist) -> None:
         self._machine.persist(effect.generation, effect.iteration)
+
+    @carry_out.register(Hold)
+    async def _hold(self, effect: Hold) -> None:
+        self._machine.hold(effect.generation)
 
     @carry_out.register(Forget)
     async def _forget(self, _: Forget) -> None:

@@ -57,7 +57,9 @@ class _Slot:
 
 
 class RankControl:
-    """The counters of one local rank. The trainer writes all of them; the agent reads, and clears.
+    """The counters of one local rank. The trainer writes them; the agent reads, and clears.
+
+    But `hold` is the agent's to write.
 
     Raises:
         ValueError: a value set is outside 0..2^64-1.
@@ -73,6 +75,7 @@ class RankControl:
     collectives = _Slot(4, "Collectives that it has begun in this generation, of all groups.")
     shared_collectives = _Slot(5, "Those of groups that every rank is in: all count the same.")
     busy_until_ns = _Slot(6, "CLOCK_MONOTONIC until which it may be silent: a busy section.")
+    hold = _Slot(7, "1: the agent asks all ranks to hold once their next checkpoint is complete.")
 
     @property
     def phase(self) -> TrainerPhase:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.errors import InputError
+from castor_policy.agents.exit_codes import REFUSED
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.fork_server import ForkServer
 from castor_runtime.named import named
@@ -33,8 +34,6 @@ PRELOAD: Final = "castor_runtime.agent.preload:preload"
 
 CRASHED: Final = 70
 """Exit code of an agent that ended with an exception (sysexits' EX_SOFTWARE)."""
-REFUSED: Final = 2
-"""Exit code of an agent whose input a person must correct, as of the command line."""
 
 _PATHS = ("folder", "secret", "tls_ca", "tls_certificate", "tls_key")
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from castor_policy.agents.beginning import BEGIN_WITHOUT_S
 from castor_policy.agents.domain_call import Answer, answers_prefix, call_key, called_domains
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.agents.root import BEGIN_WITHOUT_S
 from castor_policy.agents.store_keys import spec_key
 from castor_policy.placement import place
 from castor_policy.store import Put, Store, StoreRefusedError, StoreUnavailableError, Txn

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 from castor_policy.agents.admission import Refusal, Software, refused_prefix, software_key
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.events import PlanChanged, ReportChanged, RootChanged
+from castor_policy.agents.events import PlanChanged, ReportChanged, RootChanged, WishChanged
 from castor_policy.agents.job_change import meaning
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.machine_request import Served, served_prefix
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import agents_prefix, job_prefix, requests_prefix, spec_key
+from castor_policy.agents.wish import Wish
 from castor_policy.store import KeyValue, Store, StoreEvent
 
 
@@ -26,6 +27,7 @@ class JobView:
         root: name of the agent that is root, "" while there is none.
         term: of that root.
         reports: live agents' reports, by name.
+        wishes: what the job's user asks for, by keys.
         refused: agents that may not take part, by name.
         requests: keys of the requests for machines that stand: nobody has served them.
         served: what was done about requests, by their names.
@@ -40,6 +42,7 @@ class JobView:
     root: str = ""
     term: int = 0
     reports: dict[str, AgentReport] = field(default_factory=dict)
+    wishes: dict[str, Wish] = field(default_factory=dict)
     refused: dict[str, Refusal] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     served: dict[str, Served] = field(default_factory=dict)
@@ -68,6 +71,10 @@ class JobView:
                 self.reports.pop(agent, None)
             case ReportChanged(agent, AgentReport() as report):
                 self.reports[agent] = report
+            case WishChanged(_, None):
+                self.wishes.pop(key, None)
+            case WishChanged(_, Wish() as wish):
+                self.wishes[key] = wish
             case _ if key == spec_key(self.job):
                 self.spec = None if value is None else JobSpec.from_json(value)
             case _:

@@ -54,8 +54,8 @@ def settle(
 ) -> KeptMemory | None:
     """Free a run's memory, or mark it as kept, once its processes here are gone.
 
-    A run that finished needs it no more, and who interrupts one has said so. Any other end is no
-    reason to lose what is complete.
+    A run that finished needs it no more, and who stops or interrupts one has said so. Any other
+    end is no reason to lose what is complete.
 
     Args:
         spec: the job.
@@ -65,7 +65,7 @@ def settle(
         elsewhere: newest iteration that is complete in the memory of other machines, whose agents
             keep, or free, it themselves; 0 for none.
     """
-    if outcome in ("finished", "interrupted"):
+    if outcome in ("finished", "stopped", "interrupted"):
         remove_run(spec.job, spec.run)
         return None
     held = agents_with_checkpoints(spec.job, spec.run)

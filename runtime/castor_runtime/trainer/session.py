@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -43,6 +43,8 @@ from castor_runtime.trainer.replication import Replicator
 from castor_runtime.trainer.span_profile import Profiler, SpanProfile
 from castor_runtime.trainer.traffic import Traffic
 from castor_runtime.trainer.trainer_log import TrainerLog
+
+_FOR_EVER_NS: Final = (1 << 63) - 1
 
 
 class TrainerSession:
@@ -113,6 +115,8 @@ class TrainerSession:
         self._last = 0
         self._taken = 0
         """The newest iteration that was loaded, or handed over to be checkpointed."""
+        self._holds_next = False
+        """The checkpoint that was handed over last is the one to hold after."""
         self._ended_at = time.monotonic()
         self._busy = BusySections(self._counters)
 
@@ -180,6 +184,8 @@ class TrainerSession:
         self._taken = self._last
         self._gate.open()
         self._waiting(replicator.wait_complete)
+        # Where updates do not wait for replication, all ranks know of it here, and not before.
+        self._holds_next = replicator.holds
         encoded = encode(meta())
         moment = self._moments.take(self._state.live())
         profile, reason = self._due_profile(drift=replicator.drifted)
@@ -212,8 +218,19 @@ class TrainerSession:
             return
         with self.log.blocked():
             self._gate.open()
-            only_captured = self._update_after == "capture"
+            only_captured = self._update_after == "capture" and not self._holds_next
             self._waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)
+            if replicator.holds and not only_captured:
+                self._hold(replicator)
+
+    def _hold(self, replicator: Replicator) -> NoReturn:
+        """Go no further: every rank is here, and all that was trained is complete everywhere.
+
+        The agent ends this process, and may need it until then: nothing is taken down.
+        """
+        self._counters.busy_until_ns = _FOR_EVER_NS
+        self._link.send("held", iteration=replicator.agreed)
+        self._link.wait_for_end()
 
     def finish(self, meta: Callable[[], dict[str, Any]]) -> None:
         """See `Checkpointer.finish`; `meta` is called if the last iteration has no checkpoint."""
@@ -350,6 +367,7 @@ class TrainerSession:
             ),
             agreed=int(order["iteration"]) if in_memory else None,
             before_first=self._link.wait_redundant,
+            asked_to_hold=lambda: bool(self._counters.hold),
             listener=self.log,
         )
 

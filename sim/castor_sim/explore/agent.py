@@ -16,6 +16,7 @@ from typing import Any
 
 from castor_policy.agents import patience, store_writes
 from castor_policy.agents.effects import (
+    AskDrain,
     Campaign,
     Exit,
     Log,
@@ -31,6 +32,7 @@ from castor_policy.agents.effects import (
 from castor_policy.agents.events import (
     TICK_S,
     AgentEvent,
+    PersistEnded,
     SessionOpened,
     SessionRenewed,
     Tick,
@@ -39,11 +41,12 @@ from castor_policy.agents.events import (
     TrainersStanding,
     WorkerEvent,
 )
+from castor_policy.agents.exit_codes import REFUSED
 from castor_policy.agents.life import AgentLife
 from castor_policy.agents.office import Tenure
 from castor_policy.agents.root import Root
 from castor_policy.agents.store_view import StoreView
-from castor_policy.agents.worker import NAME_TAKEN, Worker
+from castor_policy.agents.worker import Worker
 from castor_policy.store import TxnResult
 from castor_records.events.storing import RootElected
 from castor_sim.explore.checkpoint_model import newest_generation
@@ -65,6 +68,8 @@ _SELDOM_S = (0.02, 0.3)  # a few messages take much longer, and are overtaken
 _SELDOM = 0.05
 _STOP_S = (0.005, 0.05)
 _GIVEN_UP_LATE = 0.3
+_PERSISTED_S = 0.3  # between two looks whether all machines' shares are there
+_LOOKS = 10
 
 
 class SimulatedAgent:
@@ -90,6 +95,7 @@ class SimulatedAgent:
         self.redundant_generation = 0
         self.work = 0  # goes up when what was begun is given up
         self.persist: Persist | None = None
+        self.hold_asked = 0  # generation whose trainers are to hold
         self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._effects: deque[WorkerEffect] = deque()
         self._events: deque[AgentEvent] = deque()
@@ -276,7 +282,8 @@ class SimulatedAgent:
     def _watch_progress(self) -> None:
         """Say how far each trainer has come once none goes on, and that they do again."""
         live = [trainer for _, trainer in sorted(self.trainers.items()) if trainer.alive]
-        stands = bool(live) and all(
+        busy = any(trainer.holds for trainer in live)
+        stands = bool(live and not busy) and all(
             self.world.now_s - trainer.progress_s
             >= (STALL_S if trainer.has_trained else FIRST_STALL_S)
             for trainer in live
@@ -333,11 +340,22 @@ class SimulatedAgent:
                 key, line = (wanted.iteration, generation), self.world.truth.line(wanted.iteration)
                 part = replica.chunks(index)
                 self.world.storage.write(self.name, key, trainer.rank, part, line)
+        if any(trainer.holds for trainer in mine):
+            self.later(_PERSISTED_S, self._persisted, wanted, _LOOKS)
+
+    def _persisted(self, wanted: Persist, looks: int) -> None:
+        """Say whether the whole checkpoint counts, once it does, or after so many looks."""
+        if self.world.storage.has(wanted.iteration, wanted.generation):
+            self.see(PersistEnded(wanted.iteration, "", everywhere=True))
+        elif looks:
+            self.later(_PERSISTED_S, self._persisted, wanted, looks - 1)
+        else:
+            self.see(PersistEnded(wanted.iteration, "not all machines wrote their shares"))
 
     def refuse(self, reason: str) -> None:
         """End with a sentence for whoever started this."""
         self.world.note(f"{self.incarnation} refuses to start: {reason}")
-        self.exited = NAME_TAKEN
+        self.exited = REFUSED
         self.end()
 
     def end(self) -> None:
@@ -386,6 +404,11 @@ def _(effect: Report, _: Surroundings, agent: SimulatedAgent) -> None:
 @carry_out.register(Campaign)
 def _(_: Campaign, __: Surroundings, agent: SimulatedAgent) -> None:
     agent.session.campaign()
+
+
+@carry_out.register(AskDrain)
+def _(effect: AskDrain, world: Surroundings, agent: SimulatedAgent) -> None:
+    agent.session.transact(store_writes.wish(world.spec.job, effect.wish), lambda _answer: None)
 
 
 @carry_out.register(StopTrainers)

@@ -49,6 +49,13 @@ def _offered_while_written(_offered: object) -> Any:
     return offered
 
 
+def _furthest(_held: object) -> Any:
+    def held(_spec: JobSpec, current: Sequence[AgentReport]) -> int:
+        return max((report.complete for report in current), default=0)
+
+    return held
+
+
 def _without(*kinds: type) -> Callable[[Any], Any]:
     """Leave some effects out of what a method returns."""
 
@@ -279,6 +286,12 @@ VARIANTS = (
         "isolated-goes-on",
         "a machine that is cut off from the store and every peer does not stop its trainers",
         (Patch(worker.Worker, "_watch_isolation", _returns(value=[])),),
+    ),
+    Variant(
+        "drained-unheld",
+        "a machine is drained as soon as that is asked for, and nobody holds",
+        (Patch(root, "held_by_all", _furthest),),
+        asks=True,
     ),
 )
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations_with_replacement, product
 
-from castor_sim.explore.schedule import EVERYBODY, KINDS, PEERS, PHASES, STORE, Fault
+from castor_sim.explore.schedule import EVERYBODY, FAULTS, PEERS, PHASES, STORE, WISHES, Fault
 
 _SPAN_S = {
     "crash": (4.0, 12.0),
@@ -50,9 +50,17 @@ _VALUES = {
     "silent": (0.0, 1.0, 1.0),
     "earlier": (1.0, 3.0, 6.0, 11.0),
     "store": (0.0, 0.0, 1.0, 2.0, 3.0),
+    "stop": (0.0, 1.0, 1.0),
+    "drain": (0.0, 0.0, 1.0),
 }
 OF_RANKS = ("trainer", "worn", "leave", "hang", "flip", "error")
 """Faults whose target is a rank."""
+
+_ASKED = 0.25
+"""Share of the seeds in which something is asked for beside faults."""
+
+_OFTEN = {"stop": 1, "drain": 3}
+_LEAVES_S = (1.0, 20.0)
 
 _TRAINING_S = 7.0  # most of a run without faults lies before it
 _OF_STORAGE = {"mount", "full", "silent"}
@@ -66,7 +74,7 @@ Pair = tuple[str, str, str]
 @lru_cache(maxsize=64)
 def pairs(kinds: tuple[str, ...]) -> tuple[Pair, ...]:
     """Return all pairs of these kinds in the order in which seeds take them."""
-    ordered = sorted(kinds, key=list(KINDS).index)
+    ordered = sorted(kinds, key=list(FAULTS).index)
     both = product(combinations_with_replacement(ordered, 2), PHASES)
     found = [(one, other, phase) for (one, other), phase in both]
     random.Random("castor explore pairs").shuffle(found)  # noqa: S311 - a simulation, no secret
@@ -74,7 +82,9 @@ def pairs(kinds: tuple[str, ...]) -> tuple[Pair, ...]:
 
 
 def draw_faults(seed: int, kinds: Sequence[str], agents: int, ranks: int) -> tuple[Fault, ...]:
-    """Draw 1 to 5 faults of the given kinds, in order of time.
+    """Draw 1 to 5 faults of the given kinds, in order of time, and what is asked for beside them.
+
+    What is asked for is drawn apart, for some seeds: the others' faults do not depend on it.
 
     Args:
         seed: same seed, same faults.
@@ -82,8 +92,33 @@ def draw_faults(seed: int, kinds: Sequence[str], agents: int, ranks: int) -> tup
         agents: how many agents there are at the start.
         ranks: how many trainers.
     """
+    ordered = tuple(kind for kind in FAULTS if kind in kinds)
+    drawn = _draw_faults(seed, ordered, agents, ranks) if ordered else ()
+    asked = _draw_wishes(seed, [kind for kind in WISHES if kind in kinds], agents, drawn)
+    every = (*drawn, *asked)
+    return tuple(sorted(every, key=lambda fault: (fault.time_s, fault.kind, fault.target)))
+
+
+def _draw_wishes(
+    seed: int, kinds: Sequence[str], agents: int, faults: Sequence[Fault]
+) -> tuple[Fault, ...]:
+    draw = random.Random(f"castor explore wishes {seed}")  # noqa: S311 - a simulation, no secret
+    if not kinds or (faults and draw.random() >= _ASKED):
+        return ()
+    found = []
+    for kind in draw.choices(kinds, [_OFTEN[kind] for kind in kinds], k=draw.choice((1, 1, 2))):
+        time_s = draw.uniform(0.0, _TRAINING_S)
+        if faults and draw.random() < 0.5:
+            # While it is being done something fails.
+            time_s = max(0.0, draw.choice(faults).time_s - draw.uniform(-0.2, 1.5))
+        span_s = draw.uniform(*_LEAVES_S) if kind == "drain" else 0.0
+        target, value = draw.randrange(agents), draw.choice(_VALUES[kind])
+        found.append(Fault(kind, round(time_s, 3), target, span_s=round(span_s, 3), value=value))
+    return tuple(found)
+
+
+def _draw_faults(seed: int, ordered: tuple[str, ...], agents: int, ranks: int) -> tuple[Fault, ...]:
     draw = random.Random(f"castor explore {seed}")  # noqa: S311 - a simulation, no secret
-    ordered = tuple(sorted(kinds, key=list(KINDS).index))
     numbered = pairs(ordered)
     one, other, phase = numbered[seed % len(numbered)]
     count = draw.choices(range(1, len(_COUNTS) + 1), weights=_COUNTS)[0]

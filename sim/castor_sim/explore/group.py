@@ -41,6 +41,7 @@ class SimulatedGroup:
         self._notices: Counter[int] = Counter()  # by rank
         self._computed = False
         self._copies = 0  # of the iteration that is being captured
+        self._holds = False  # all have agreed to go no further
 
     def join(self, trainer: Trainer) -> None:
         """Enter the first collective: it begins when all ranks are there."""
@@ -103,7 +104,9 @@ class SimulatedGroup:
 
     def _update_when_possible(self) -> None:
         """Update every rank; the one gate between a capture and the next update."""
-        if not self._computed or self._is_captured_still() or not self._is_whole():
+        if not self._computed or self._holds:
+            return
+        if self._is_captured_still() or not self._is_whole():
             return
         if self._is_blocked():
             self._world.after(BLOCKED_S, self._update_when_possible)
@@ -204,6 +207,8 @@ class SimulatedGroup:
         self._copies += 1
         if self._copies == self._needed * len(self._world.spec.replicas[0]):
             self._world.monitor.completed(self._generation, sender.iteration)
+            asked = [member.agent.hold_asked for member in self._members.values()]
+            self._holds = self._holds or self._generation in asked
             for member in self._ordered():
                 delay_s = member.agent.draw.uniform(*_AGREE_S)
                 self._world.after(delay_s, self._agree, member, sender.iteration)
@@ -217,6 +222,8 @@ class SimulatedGroup:
         member.agree(iteration)
         if iteration >= self._world.iterations:
             self._finish(member)
+        elif self._holds:
+            member.hold()
         else:
             self._update_when_possible()
 

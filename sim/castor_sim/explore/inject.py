@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from castor_policy.agents import store_writes
+from castor_policy.agents.events import LeaveAsked
 from castor_policy.agents.plan import Plan
-from castor_policy.store import LeaseLostError
+from castor_policy.agents.wish import Wish, WishKind
+from castor_policy.store import LeaseLostError, StoreUnavailableError
 from castor_sim.explore.earlier_run import leave
 from castor_sim.explore.monitor import ISOLATED_S
 from castor_sim.explore.network import STORE
-from castor_sim.explore.roles import Agent, Trainer
+from castor_sim.explore.roles import Agent, Host, Trainer
 from castor_sim.explore.schedule import EVERYBODY, NO_SPACE, PEERS, RESTORED, Fault
 from castor_sim.explore.schedule import STORE as THE_STORE
 from castor_sim.explore.script_error import ScriptError
 from castor_sim.explore.surroundings import Surroundings
 
 _LAST_RETURNS_S = 5.0
+_ASK_AGAIN_S = 0.5
 _WORN_S = 1.5
 """A trainer that fails again and again comes so far in each generation."""
 
@@ -108,10 +113,37 @@ class Injector:
                 self._cut(fault, agent)
             case "store":
                 self._strike_store(fault)
-            case "lease":
-                self._end_lease(agent, fault.value)
+            case "stop" | "drain":
+                self._ask(fault, agent)
             case _:
                 self._disturb(fault, agent)
+
+    # ---- what is asked for -----------------------------------------------------------------------
+
+    def _ask(self, fault: Fault, agent: Agent) -> None:
+        if fault.kind == "stop":
+            kind = WishKind.CHECKPOINT if fault.value == 1 else WishKind.STOP
+            self._wish(Wish(kind))
+            return
+        if fault.value == 1:
+            agent.later(0.0, agent.see, LeaveAsked(fault.span_s))
+        else:
+            self._wish(Wish(WishKind.DRAIN, agent.name, agent.incarnation))
+        self._world.after(fault.span_s + _LAST_RETURNS_S, self._come_after, agent.name)
+
+    def _come_after(self, name: str) -> None:
+        """Bring a machine where the last one has left, or nobody is left to recover."""
+        if not self._world.live():
+            self._world.start(Host(f"{name}-next", standby=False))
+
+    def _wish(self, wish: Wish) -> None:
+        store = self._world.store
+        if not store.model.running:
+            self._world.after(_ASK_AGAIN_S, self._wish, wish)
+            return
+        with suppress(StoreUnavailableError):  # it takes nothing: who asks is told so
+            txn = store_writes.wish(self._world.spec.job, wish)
+            store.apply(lambda model, now_s: model.transact(txn, now_s))
 
     # ---- processes -----------------------------------------------------------------------------
 
@@ -317,6 +349,8 @@ class Injector:
     def _disturb(self, fault: Fault, agent: Agent) -> None:
         network, after = self._world.network, self._world.after
         match fault.kind:
+            case "lease":
+                self._end_lease(agent, fault.value)
             case "compact":
                 self._compact(agent)
             case "mount":

@@ -24,6 +24,8 @@ INVARIANTS = {
     19: "nobody takes the name of an agent that lives, and whose lease does",
     20: "who has no place in a generation that trains gives its memory back",
     21: "workers and roots go only the ways of their tables, and what they know fits together",
+    23: "what a user asks for stands until it is done, whoever is root, and is done in time",
+    24: "nobody trains beyond where it holds: a drain alone has nothing trained twice",
 }
 """What must hold, by number."""
 

@@ -9,6 +9,7 @@ from castor_policy.agents.effects import (
     Fetch,
     Finalise,
     Forget,
+    Hold,
     Inspect,
     Log,
     Offer,
@@ -108,8 +109,9 @@ def _(effect: Redundant, _: Surroundings, agent: Agent) -> None:
 
 
 @carry_out.register(Finalise)
-def _(effect: Finalise, world: Surroundings, agent: Agent) -> None:
-    reached = world.iterations
+def _(effect: Finalise, _: Surroundings, agent: Agent) -> None:
+    # Not that of the job: a trainer may say that it has finished, and have left.
+    reached = min(trainer.agreed or 0 for trainer in agent.trainers.values())
     _begin(agent, _READ_S, lambda: agent.see(Finalised(effect.generation, reached)))
 
 
@@ -117,6 +119,11 @@ def _(effect: Finalise, world: Surroundings, agent: Agent) -> None:
 def _(effect: Persist, _: Surroundings, agent: Agent) -> None:
     agent.persist = effect
     agent.persist_parts(effect.generation)
+
+
+@carry_out.register(Hold)
+def _(effect: Hold, _: Surroundings, agent: Agent) -> None:
+    agent.hold_asked = effect.generation
 
 
 @carry_out.register(Log)

@@ -6,12 +6,14 @@ where, which root's term it is, and which iteration was last whole in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from castor_policy.agents.agent_report import State
 from castor_policy.agents.plan import Phase, Plan
+from castor_policy.agents.wish import Wish
 from castor_policy.recovery import Tier
+from castor_sim.explore.asked import Asked
 from castor_sim.explore.attempts import Attempts
 from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
@@ -21,7 +23,7 @@ from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
 from castor_sim.explore.roles import Agent, Scene, Trainer
 from castor_sim.explore.schedule import NO_SPACE, Fault
 
-_PHASES = (Phase.GATHER, Phase.LOAD, Phase.FINISHED, Phase.FAILED)
+_PHASES = (Phase.GATHER, Phase.LOAD, Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
 
 
 _LATE = 1e-6  # seconds that two sums of the same times may differ by
@@ -50,6 +52,7 @@ class Monitor:
         self._taken_along = self._losses = 0
         self._trains = 0
         self._attempts = Attempts(scene)
+        self._asked = Asked(scene, faults)
 
     # ---- what the world tells ------------------------------------------------------------------
 
@@ -61,11 +64,13 @@ class Monitor:
             return
         if before is not None and _position(plan) < _position(before):
             raise Violation(6, f"the plan went back from {name_of(before)} to {name_of(plan)}")
+        self._asked.planned(plan, self._progress)
         for place, had in enumerate(before.agents if before is not None else ()):
             if had not in ("", plan.agents[place]):
                 self._lose(place)
         if plan.phase == Phase.GATHER:
-            if before is not None and before.generation < plan.generation:
+            failed = before is not None and before.generation < plan.generation
+            if failed and not plan.asked_for:
                 self._attempts.begun(plan)
                 self.blame.check(plan)
         elif plan.phase == Phase.LOAD:
@@ -136,6 +141,10 @@ class Monitor:
             if before not in ("", incarnation) and self._scene.at(before) is not None:
                 raise Violation(19, f"{incarnation} takes the name of {before}")
 
+    def wished(self, key: str, wish: Wish | None, stored: Collection[int]) -> None:
+        """Check what becomes of a wish (23); see `Asked.changed`."""
+        self._asked.changed(key, wish, self._plan, stored)
+
     def data_lost(self) -> None:
         """Take in that the store has lost who holds which name.
 
@@ -143,6 +152,7 @@ class Monitor:
         nobody who could tell.
         """
         self._names.clear()
+        self._asked.data_lost()
         # A plan that is being made, or that not all have seen, may go along: one more is due then.
         seen = [agent.view.known_plan() for agent in self._scene.live()]
         known = self._plan is not None and all(self._plan == plan for plan in seen)
@@ -262,7 +272,7 @@ class Monitor:
         )
 
     def _has_ended(self) -> bool:
-        return self._plan is not None and self._plan.phase in (Phase.FINISHED, Phase.FAILED)
+        return self._plan is not None and self._plan.is_over
 
     def check_time(self, limit_s: float) -> None:
         """Say that the job is late (invariant 11)."""
@@ -276,9 +286,9 @@ class Monitor:
 
     def check_end(self, faults: Sequence[Fault]) -> None:
         """Check how it ended: exit codes (11), and what outages of the store did (10)."""
-        failed = self._plan is not None and self._plan.phase == Phase.FAILED
+        codes = self._asked.codes(self.phase() or Phase.FINISHED)
         for name, agent in sorted(self._scene.agents.items()):
-            if agent.exited not in (int(failed), None):
+            if agent.exited not in codes:
                 raise Violation(11, f"{name} ended with code {agent.exited}")
         generation = self._plan.generation if self._plan is not None else 0
         kinds = {fault.kind for fault in faults}

@@ -19,7 +19,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from castor_policy import agents, checkpoint_memory, recovery
-from castor_sim.explore.schedule import PHASES
+from castor_sim.explore.schedule import FAULTS, PHASES
 
 Arc = tuple[str, int, int]
 """(file, line, the line that came next in the same call; 0: the call ended)."""
@@ -53,7 +53,8 @@ class Reached:
     def unseen_pairs(self, kinds: Sequence[str]) -> list[tuple[str, str, str]]:
         """Return the pairs of kinds and phases of which none has struck."""
         phases = [phase for phase in PHASES if phase]
-        every = [(one, other, phase) for one in kinds for other in kinds for phase in phases]
+        paired = [kind for kind in kinds if kind in FAULTS]
+        every = [(one, other, phase) for one in paired for other in paired for phase in phases]
         return [pair for pair in every if not self.pairs[pair]]
 
     @contextmanager

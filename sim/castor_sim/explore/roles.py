@@ -66,6 +66,7 @@ class Trainer(Protocol):
     resumed: bool
     has_trained: bool
     has_finished: bool
+    holds: bool
     hung_since_s: float | None
     progress_s: float
     iteration: int
@@ -96,6 +97,9 @@ class Trainer(Protocol):
 
     def leave(self, *, said: bool) -> None:
         """End with code 0 in the middle of training."""
+
+    def hold(self) -> None:
+        """Go no further, and tell the agent."""
 
     def end(self, code: int) -> None:
         """End the process; who waits for it is told."""
@@ -134,6 +138,7 @@ class Agent(Protocol):
     redundant_generation: int
     work: int
     persist: Persist | None
+    hold_asked: int
     lease_counts_from_s: float
 
     @property
@@ -224,6 +229,9 @@ class Scene(Protocol):
 
     def root_term(self) -> int:
         """Return the term of the root that the store has now; 0 if it has none."""
+
+    def quiet_since_s(self) -> float:
+        """Return when the last fault that has struck is over."""
 
     def is_quiet(self) -> bool:
         """Whether every fault is over."""

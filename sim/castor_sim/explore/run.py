@@ -14,7 +14,7 @@ from castor_sim.explore.draw import draw_faults
 from castor_sim.explore.invariants import INVARIANTS, Violation
 from castor_sim.explore.journals import Journals
 from castor_sim.explore.reached import Reached
-from castor_sim.explore.schedule import KINDS, Fault
+from castor_sim.explore.schedule import KINDS, WISHES, Fault
 from castor_sim.explore.variant import RIGHT, Variant
 from castor_sim.explore.world import Shape, World, drawn_shape
 
@@ -61,7 +61,9 @@ class Search:
         """Return the seed's schedule."""
         shape = self.shape_of(seed)
         ranks = shape.machines * shape.ranks_per_machine
-        return draw_faults(seed, self.kinds, shape.machines + shape.standby, ranks)
+        asks = not self.broken or self.variant().asks
+        kinds = [kind for kind in self.kinds if asks or kind not in WISHES]
+        return draw_faults(seed, kinds, shape.machines + shape.standby, ranks)
 
     def shape_of(self, seed: int) -> Shape:
         """Return the size of the seed's job."""

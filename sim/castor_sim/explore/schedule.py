@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 
 from castor_configs.errors import InputError
 
-KINDS = {
+FAULTS = {
     "crash": "a machine dies with its memory, or all that hold its shard do; some come back empty",
     "agent": "an agent is killed alone, and started again: memory stays, trainers die",
     "trainer": "a trainer is killed",
@@ -40,6 +40,14 @@ KINDS = {
     "root": "the root dies, stands still, or gives up, in the middle of writing a plan",
 }
 """The kinds of faults, and what each does."""
+
+WISHES = {
+    "stop": "the job's user stops it, at once or at a checkpoint in persistent storage",
+    "drain": "a machine is to be drained, as its user or its own agent asks",
+}
+"""What is asked for beside them."""
+
+KINDS = FAULTS | WISHES
 
 EVERYBODY = -3
 PEERS = -2
@@ -75,6 +83,8 @@ class Fault:
             for "twin" another machine,
             for "stuck" reading memory, not stopping, for "silent" every machine;
             for "leave" 1 means that it said before that it had finished; for "worn" how often;
+            for "stop" 1 means at a checkpoint; for "drain" 1 means that the agent asks, and leaves
+            after `span_s` all the same;
             for "store" 0 to 3 mean down, back without its data, back with those that it had when
             the job began, without space; for "root" 0 to 3 mean agent killed, machine lost, agent
             paused, write late alone.

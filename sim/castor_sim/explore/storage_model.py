@@ -98,6 +98,18 @@ class Storage:
             return None
         return list(chunks), attempt.line
 
+    def has(self, iteration: int, generation: int) -> bool:
+        """Whether all shares of one attempt at an iteration are written."""
+        attempt = self._attempts.get((iteration, generation))
+        return attempt is not None and self._is_whole(attempt)
+
+    def whole(self) -> tuple[int, ...]:
+        """Return the whole iterations, oldest first, whoever sees them."""
+        return self._whole()
+
+    def _is_whole(self, attempt: Attempt) -> bool:
+        return len(attempt.parts) == self._ranks and not attempt.set_aside
+
     def _whole(self) -> tuple[int, ...]:
         found = {
             iteration

@@ -7,7 +7,12 @@ is `group`'s.
 from __future__ import annotations
 
 from castor_policy.agents.effects import Offer
-from castor_policy.agents.events import Progressed, TrainerRefused, TrainerResumed
+from castor_policy.agents.events import (
+    Progressed,
+    TrainerHeld,
+    TrainerRefused,
+    TrainerResumed,
+)
 from castor_policy.recovery import Tier
 from castor_sim.explore.checkpoint_model import Chunk, part_of
 from castor_sim.explore.roles import Agent, Group
@@ -49,6 +54,7 @@ class SimulatedTrainer:
         "group",
         "has_finished",
         "has_trained",
+        "holds",
         "hung_since_s",
         "iteration",
         "kept",
@@ -81,6 +87,7 @@ class SimulatedTrainer:
         self.resumed = False
         self.has_trained = False
         self.has_finished = False
+        self.holds = False
         self.hung_since_s: float | None = None
         self.progress_s = world.now_s
         self.iteration = 0
@@ -164,6 +171,11 @@ class SimulatedTrainer:
         self.agreed = self.captured = self.kept = iteration
         self._show_progress()
         self.agent.persist_parts(self.generation)
+
+    def hold(self) -> None:
+        """Go no further, and tell the agent."""
+        self.holds = True
+        self.agent.trainer_said(TrainerHeld(self.generation, self.rank, self.iteration))
 
     def leave(self, *, said: bool) -> None:
         """End with code 0 in the middle of training; the others lose it as they would a dead one.

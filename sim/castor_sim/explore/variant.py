@@ -31,11 +31,13 @@ class Variant:
         name: "right", or what is broken.
         what: which rule is missing or wrong, in one line.
         patches: what is replaced.
+        asks: what is broken is what is done about what a user asks for: that is drawn, too.
     """
 
     name: str = "right"
     what: str = ""
     patches: tuple[Patch, ...] = ()
+    asks: bool = False
 
     @contextmanager
     def planted(self) -> Iterator[None]:

@@ -16,7 +16,9 @@ from castor_policy.agents.store_keys import (
     plan_key,
     requests_prefix,
     root_key,
+    wishes_prefix,
 )
+from castor_policy.agents.wish import Wish
 from castor_policy.defaults import CHECKPOINT_EVERY
 from castor_policy.job_options import PersistenceOptions, RecoveryOptions, TrafficOptions
 from castor_policy.membership import WatchLimits
@@ -206,6 +208,10 @@ class World:
         found, _ = self.store.model.get_prefix(root_key(JOB), self.now_s)
         return found[0].create_revision if found else 0
 
+    def quiet_since_s(self) -> float:
+        """Return when the last fault that has struck is over."""
+        return self._injector.quiet_since_s()
+
     def is_quiet(self) -> bool:
         """Whether every fault is over."""
         return self._injector.is_quiet()
@@ -309,6 +315,10 @@ class World:
                     self.note(_told(event))
                 told = "" if event.value is None else read_report(event.value).incarnation
                 self.monitor.reported(event.key.removeprefix(agents_prefix(JOB)), told)
+            elif event.key.startswith(wishes_prefix(JOB)):
+                self.note(f"wish: {event.key} {event.value or 'taken out'}")
+                wish = None if event.value is None else Wish.from_json(event.value)
+                self.monitor.wished(event.key, wish, self.storage.whole())
             elif event.key.startswith(requests_prefix(JOB)) and event.value is not None:
                 self._ask_operator(event.key)
 
