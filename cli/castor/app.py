@@ -18,6 +18,7 @@ from castor.commands.clean import clean
 from castor.commands.cluster import cluster_app
 from castor.commands.compare import compare
 from castor.commands.demo import demo
+from castor.commands.doctor import doctor
 from castor.commands.events import events
 from castor.commands.explore import explore
 from castor.commands.figures import figures
@@ -95,6 +96,7 @@ _LINE = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 app.command(context_settings=_LINE)(launch)
 app.command(context_settings=_LINE)(slurm)
 app.command(context_settings=_LINE)(kubernetes)
+app.command()(doctor)
 app.command()(resume)
 app.command()(agent)
 app.command()(operate)

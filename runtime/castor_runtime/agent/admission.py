@@ -163,7 +163,7 @@ async def admit(
                 "machine",
                 file=spec.script,
             ) from error
-        software = Software(options.name, _versions(), Path(spec.script).name, files.digests())
+        software = software_of(options.name, Path(spec.script), files)
         allowed = options.allow_changed_script or spec.allow_changed_script
         await _check_software(store, spec.job, software, allowed=allowed)
     except InputError as error:
@@ -172,6 +172,17 @@ async def admit(
             await store.transact(store_writes.refused(spec.job, refusal))
         raise
     return Admitted(spec, options.name, credentials, files, software)
+
+
+def software_of(agent: str, script: Path, files: ScriptFiles) -> Software:
+    """Return what an agent here runs.
+
+    Args:
+        agent: its name.
+        script: the training program.
+        files: of it, as they were read.
+    """
+    return Software(agent, _versions(), script.name, files.digests())
 
 
 async def _check_credentials(

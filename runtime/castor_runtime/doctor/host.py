@@ -1,0 +1,139 @@
+"""What of this host itself matters: its address, ports, memory, limits, clock and GPUs."""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import os
+import resource
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from castor_configs.errors import InputError
+from castor_runtime.agent.rendezvous import address_of, interface_of
+from castor_runtime.doctor.finding import Finding, bad, good, note
+from castor_runtime.ports import ANY_PORT, Ports, kernel_range
+
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where checkpoints are
+
+_GIB: Final = 1 << 30
+_DOCKERS_DEFAULT: Final = 64 << 20
+_TIME_ERROR: Final = 5
+_NVIDIA_S: Final = 20.0
+
+
+def address(listen: str, interface: str) -> tuple[Finding, str]:
+    """Look at the address that others are to reach; return it, too, "" if there is none.
+
+    Args:
+        listen: as given by --listen.
+        interface: as given by --interface; "": not.
+    """
+    what = "address"
+    try:
+        found = address_of(interface) if interface else socket.gethostbyname(listen)
+    except (OSError, ValueError) as error:
+        return bad(what, str(error), "name an interface that `ip -4 address` shows"), ""
+    if ipaddress.ip_address(found).is_loopback:
+        text = f"{found} is this host's own: no other host reaches it"
+        return bad(what, text, "give --interface eth0, or --listen ADDRESS"), found
+    if not (named := interface_of(found)):
+        advice = "give an address that `ip -4 address` shows"
+        return bad(what, f"{found} is on no interface of this host", advice), ""
+    return good(what, f"{found} on {named}"), found
+
+
+def ports(wanted: str, at: str) -> Finding:
+    """Look whether an agent finds ports to listen at.
+
+    Args:
+        wanted: as given by --ports; "": any.
+        at: the address; "": none is known.
+    """
+    what = "ports"
+    try:
+        given = Ports.parse(wanted)
+        if at:
+            given.bind(at).close()
+    except InputError as error:
+        return bad(what, error.message, "choose others, or end what holds them: ss -ltnp")
+    except (OSError, ValueError) as error:
+        return bad(what, str(error), "give --ports FIRST-LAST, such as 7000-7019")
+    kernel = kernel_range()
+    if given == ANY_PORT:
+        text = f"any of the kernel's, {kernel}"
+        return note(what, text, "where a firewall stands between, give --ports 7000-7019")
+    if given.first <= kernel.last and kernel.first <= given.last:
+        advice = "choose ports outside of it: an outgoing connection may hold one of these"
+        return note(what, f"{given} lie in the kernel's range {kernel}", advice)
+    return good(what, f"{given} for agent and rendezvous; gloo and NCCL use {kernel}")
+
+
+def shared_memory(needed_bytes: int | None, folder: Path = SHARED_MEMORY) -> Finding:
+    """Look whether checkpoints have room.
+
+    Args:
+        needed_bytes: by this host; None: not known.
+        folder: where shared memory is.
+    """
+    what = "shared memory"
+    system = os.statvfs(folder)
+    free, size = system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
+    found = f"{free / _GIB:.1f} GiB free of {size / _GIB:.1f} GiB"
+    larger = "mount it larger: mount -o remount,size=SIZE /dev/shm; docker run --shm-size SIZE"
+    if needed_bytes is not None and free < needed_bytes:
+        return bad(what, f"{found}, {needed_bytes / _GIB:.1f} GiB are needed", larger)
+    if size <= _DOCKERS_DEFAULT:
+        return bad(what, f"{found}: a container's default", larger)
+    if needed_bytes is None:
+        formula = "2 · copies · 12 bytes · parameters / machines: compare it, --shared-memory SIZE"
+        return note(what, found, formula)
+    return good(what, f"{found}, {needed_bytes / _GIB:.1f} GiB are needed")
+
+
+def locked_memory() -> Finding:
+    """Look at the limit of memory that may be locked, which RDMA and pinned buffers take."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit == resource.RLIM_INFINITY:
+        return good("locked memory", "unlimited")
+    advice = "with InfiniBand or EFA set it unlimited: ulimit -l, LimitMEMLOCK= of systemd"
+    return note("locked memory", f"limited to {limit >> 20} MiB", advice)
+
+
+def clock() -> Finding:
+    """Look whether something sets the clock, as the kernel knows it (adjtimex(2))."""
+    # Mode 0 at the start of the structure changes nothing.
+    state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+    if state in (_TIME_ERROR, -1):
+        advice = "have chrony, ntpd or systemd-timesyncd set it: logs are compared by it"
+        return note("clock", "the kernel does not know of anybody who sets it", advice)
+    return good("clock", "is set by somebody")
+
+
+def gpus(trainers: int | None) -> Finding:
+    """Look whether there are as many GPUs as trainers.
+
+    Args:
+        trainers: on this host; None: not known.
+    """
+    what = "GPUs"
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return note(what, "none: there is no nvidia-smi", "trainers compute on the CPU, over gloo")
+    try:
+        done = subprocess.run(  # noqa: S603 - the driver's own program
+            [program, "-L"], capture_output=True, text=True, timeout=_NVIDIA_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return bad(what, f"nvidia-smi: {error}", "see to the driver")
+    if done.returncode != 0:
+        said = " ".join((done.stdout + done.stderr).split())
+        return bad(what, f"nvidia-smi ended with code {done.returncode}: {said}", "see to it")
+    count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    if trainers is not None and count < trainers:
+        advice = "start fewer trainers, or find out what became of the others: dmesg"
+        return bad(what, f"{count} for {trainers} trainers", advice)
+    return good(what, str(count))

@@ -1,0 +1,137 @@
+"""The job's store as this host reaches it, and the job in it."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from castor_policy.agents.admission import other_script, other_versions
+from castor_policy.store import StoreRefusedError, StoreUnavailableError
+from castor_runtime.agent.admission import software_of
+from castor_runtime.agent.script_files import read_script
+from castor_runtime.doctor.finding import Finding, bad, good, note
+from castor_runtime.launcher.job_view import JobView, read_view
+from castor_runtime.store_address import UNIX, parse_store
+from castor_runtime.stores.versions import fault_of
+from castor_runtime.transport import Credentials, PeerClient, PeerError
+
+if TYPE_CHECKING:
+    from castor_runtime.stores.etcd import EtcdStore
+
+SLOW_S: Final = 0.1
+"""Of a read: a lease is renewed in time all the same, and every decision takes some."""
+APART_S: Final = 1.0
+"""Of clocks: events of different hosts are put in order by them."""
+
+_READS: Final = 10
+_PEER_S: Final = 5.0
+
+
+def names(url: str) -> Iterator[Finding]:
+    """Look whether the store's address is one, and its names lead anywhere."""
+    try:
+        endpoints = parse_store(url).endpoints
+    except ValueError as error:
+        yield bad("store's address", str(error), "write it as castor run --help says")
+        return
+    for host, port in endpoints:
+        if host == UNIX:
+            continue
+        try:
+            found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][4][0]
+        except OSError as error:
+            advice = "write its address in place of the name, or put it into /etc/hosts"
+            yield bad("name of the store", f"{host}: {error.strerror}", advice)
+        else:
+            yield good("name of the store", f"{host} is {found}")
+
+
+async def health(store: EtcdStore) -> Finding:
+    """Look whether the store answers, how fast, and whether its version is sound."""
+    what = "store"
+    try:
+        state = await store.state()
+        took_s = []
+        for _ in range(_READS):
+            began_s = time.monotonic()
+            await store.get_prefix("/castor-doctor/")
+            took_s.append(time.monotonic() - began_s)
+    except StoreRefusedError as error:
+        return bad(what, str(error), "see docs/runtime.md, Who gets in")
+    except StoreUnavailableError as error:
+        return bad(what, f"does not answer: {error}", "is it up, and is its port 2379 open?")
+    version, alarms = state["version"], state["alarms"]
+    median_s = statistics.median(took_s)
+    found = f"etcd {version}, a read in {1e3 * median_s:.1f} ms"
+    if alarms:
+        advice = "compact and defragment it, then etcdctl alarm disarm"
+        return bad(what, f"{found}; alarm {', '.join(alarms)}", advice)
+    if fault := fault_of(version):
+        return note(what, found, fault)
+    if median_s > SLOW_S:
+        advice = "run it on a disk of its own, near the hosts"
+        return note(what, f"{found}, slow", advice)
+    return good(what, found)
+
+
+async def job(
+    store: EtcdStore, name: str, script: Path | None, credentials: Credentials | None
+) -> list[Finding]:
+    """Look at the job in a store that answers: software, and the agents that live.
+
+    Args:
+        store: of the job.
+        name: of the job.
+        script: as it is here; None: not known.
+        credentials: for its agents; None: they are not asked.
+
+    Raises:
+        StoreUnavailableError: it does not answer any more.
+    """
+    view = await read_view(store, name)
+    if view.spec is None:
+        return [good("job", f"there is no job {name} yet: the first host makes it")]
+    found = list(_software(view, script))
+    if credentials is not None:
+        client = PeerClient(credentials, view.spec.run)
+        for agent, report in sorted(view.reports.items()):
+            found.append(await _peer(client, agent, report.address))
+    return found
+
+
+def _software(view: JobView, script: Path | None) -> Iterator[Finding]:
+    assert view.spec is not None
+    if view.software is None:
+        return
+    path = script or Path(view.spec.script)
+    try:
+        own = software_of("this host", path, read_script(path))
+    except OSError as error:
+        advice = "copy the script to the same path on every machine"
+        yield bad("script", f"{path}: {error.strerror}", advice)
+        return
+    if apart := other_versions(own, view.software):
+        yield bad("versions", apart, "make them the same")
+    else:
+        yield good("versions", "those of the job")
+    if apart := other_script(own, view.software):
+        yield bad("script", apart, "make it the same on all hosts")
+    else:
+        yield good("script", f"that of the job, {own.digest[:8]}…")
+
+
+async def _peer(client: PeerClient, agent: str, address: str) -> Finding:
+    what = f"agent {agent}"
+    try:
+        apart_s = (await client.clock(address, _PEER_S)).offset_ns / 1e9
+    except (PeerError, ValueError) as error:
+        advice = "is its port open from here, and the secret the same?"
+        return bad(what, str(error), advice)
+    if abs(apart_s) > APART_S:
+        advice = "set both clocks: chrony, ntpd or systemd-timesyncd"
+        return note(what, f"{address} answers; its clock is {apart_s:+.1f} s apart", advice)
+    return good(what, f"{address} answers; its clock is {1e3 * apart_s:+.1f} ms apart")
