@@ -54,7 +54,7 @@ from castor_policy.agents.events import (
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_contact import STANDBY_CAMPAIGN_S
-from castor_policy.agents.worker import REPORT_PROGRESS_S, Worker
+from castor_policy.agents.worker import MOST_PROGRESS_PER_S, REPORT_PROGRESS_S, Worker
 from castor_policy.membership import WatchLimits
 from castor_policy.placement import place
 
@@ -376,6 +376,22 @@ def test_progress_is_told_at_first_and_then_not_for_every_iteration() -> None:
     assert len(told(made, Progressed(1, 8), now_s=10.0 + REPORT_PROGRESS_S)) == 1
     assert told(made, Progressed(1, 8), now_s=100.0) == []
     assert made.report.iteration == 8
+
+
+def test_however_many_machines_there_are_they_tell_their_progress_no_oftener() -> None:
+    writes = []
+    for machine in range(0, 1000, 50):
+        made = training()
+        made.spec, made.machine = replace(made.spec, machines=1000), machine
+        made._resumed = {machine}
+        for iteration in range(100):
+            now_s = 10.0 + 0.5 * iteration
+            if told(made, Progressed(1, 6 + iteration), now_s=now_s):
+                writes.append(now_s)
+    assert writes.count(10.0) == 20, "all say at once that they have begun"
+    later = sorted(set(writes) - {10.0})
+    assert max(writes.count(now_s) for now_s in later) <= 2, "and then not all together"
+    assert len(writes) - 20 <= 20 * 50 * MOST_PROGRESS_PER_S / 1000 + 20
 
 
 def test_a_persistent_iteration_is_written_only_if_it_is_yet_to_come() -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from castor_policy.agents import roll_call
 from castor_policy.agents.effects import AskPersist, RootEffect
 from castor_policy.agents.events import ReportChanged, RootEvent
 from castor_policy.agents.root import Root
 from castor_sim.explore import session
+from castor_sim.explore.monitor import Monitor
 from castor_sim.explore.run import Search, run_seed
+from castor_sim.explore.schedule import Fault
 from castor_sim.explore.world import Shape, World
 
 SMALL, LARGE = 8, 32
@@ -20,41 +25,52 @@ SMALL, LARGE = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run without faults took."""
+    """What a run with one lost machine took."""
 
-    machines: int
     reports: int
     deliveries: int
+    counted: int
+    looks: int
+    compared: int
 
 
 def work(machines: int, monkeypatch: pytest.MonkeyPatch) -> Work:
     counts: Counter[str] = Counter()
+
+    def count(owner: object, name: str, key: str, many: Callable[..., int]) -> None:
+        original = getattr(owner, name)
+
+        def counted(*given: Any) -> Any:
+            counts[key] += many(*given)
+            return original(*given)
+
+        patched.setattr(owner, name, counted)
+
     with monkeypatch.context() as patched:
-        changed = session.Session._changed
-
-        def counted(self: session.Session, events: list) -> None:
-            counts["deliveries"] += sum("/agents/" in event.key for event in events)
-            changed(self, events)
-
-        patched.setattr(session.Session, "_changed", counted)
-        world = World(Shape(machines, standby=0, iterations=4), 1, ())
-        reported = world.monitor.reported
-
-        def told(name: str, incarnation: str) -> None:
-            counts["reports"] += 1
-            reported(name, incarnation)
-
-        patched.setattr(world.monitor, "reported", told)
+        of_reports = lambda _, events: sum("/agents/" in event.key for event in events)  # noqa: E731
+        count(session.Session, "_changed", "deliveries", of_reports)
+        count(Root, "_decide", "looks", lambda *_: 1)
+        count(roll_call, "marks", "compared", lambda *_: 1)
+        count(roll_call.RollCall, "take", "counted", lambda *_: 1)
+        patched.setattr(roll_call.RollCall, "validate", lambda _: None)
+        count(Monitor, "reported", "reports", lambda *_: 1)
+        world = World(Shape(machines, standby=1, iterations=8), 1, (Fault("crash", 2.5, 2),))
         world.run()
-    return Work(machines, counts["reports"], counts["deliveries"])
+    return Work(**{name: counts[name] for name in Work.__slots__})
 
 
-def test_a_report_is_told_to_its_writer_and_the_root_alone(
+def test_what_a_report_costs_does_not_grow_with_the_machines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for done in (work(SMALL, monkeypatch), work(LARGE, monkeypatch)):
-        assert done.reports >= 5 * done.machines
-        assert done.deliveries <= 2 * done.reports
+    small, large = work(SMALL, monkeypatch), work(LARGE, monkeypatch)
+    for done, machines in ((small, SMALL), (large, LARGE)):
+        assert done.reports >= 9 * machines
+        assert done.deliveries <= 2 * done.reports, "it is told to its writer and the root alone"
+        # A report is marked once, and all are counted anew for each of a few plans.
+        assert done.compared <= done.counted + 8 * machines
+    # The root looks at ticks and where something happened; the slowest of more is slower.
+    assert large.reports > 3 * small.reports
+    assert large.looks < 2 * small.looks, (small, large)
 
 
 @pytest.mark.parametrize("shape", [None, Shape(machines=6, standby=2)])

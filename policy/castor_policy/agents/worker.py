@@ -80,6 +80,9 @@ from castor_records.events import failures
 REPORT_PROGRESS_S = 1.0
 """The report's iteration is for people and for counting attempts: not worth a write each."""
 
+MOST_PROGRESS_PER_S = 100.0
+"""All machines together write so often for that, however many they are."""
+
 _UNGATHERED = "this machine had not gathered for this plan"
 
 
@@ -382,8 +385,11 @@ class Worker(WorkerState):
         self._progress = (event.iteration, complete)
         newer = self._progress > (self.report.iteration, self.report.complete)
         first = self.report.iteration == 0 or self.report.complete <= self.plan.iteration < complete
-        if newer and (first or now_s - self._reported_s >= REPORT_PROGRESS_S):
-            self._reported_s = now_s
+        every_s = max(REPORT_PROGRESS_S, self.spec.machines / MOST_PROGRESS_PER_S)
+        if newer and (first or now_s - self._reported_s >= every_s):
+            # All say at once that they have begun; what follows is spread evenly over the time.
+            place = (self.machine or 0) / self.spec.machines
+            self._reported_s = now_s - first * place * (every_s - REPORT_PROGRESS_S)
             effects += self._change(iteration=event.iteration, complete=complete)
         return effects
 
