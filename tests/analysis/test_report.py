@@ -154,6 +154,27 @@ def test_storage_had_cost_what_it_had_not_got_and_the_time_to_read_it(failed: Lo
     assert slower.alternatives[1].wall_s > often.wall_s
 
 
+def test_the_log_of_a_lost_machine_is_not_missed(failed: Log) -> None:
+    whole = read_story(failed.entries)
+    kept = [
+        entry
+        for entry in failed.entries
+        if not (
+            isinstance(entry.event, IterationEnded | CheckpointCompleted)
+            and (entry.event.rank, entry.event.generation) == (0, 1)
+        )
+    ]
+    story = read_story(kept)
+    assert story.account.new_s == pytest.approx(whole.account.new_s)
+    assert story.account.other_s == pytest.approx(0.0, abs=1e-6)
+    # Where nobody tells of a generation, that is no iteration that was cut off.
+    story = read_story(
+        [e for e in kept if not (isinstance(e.event, IterationEnded) and e.event.generation == 1)]
+    )
+    assert story.account.cut_off_s == 0.0
+    assert story.account.other_s > 45.0
+
+
 class Page(HTMLParser):
     """Checks that tags are closed, and gathers text and what is fetched from elsewhere."""
 

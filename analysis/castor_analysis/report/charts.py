@@ -72,7 +72,7 @@ def recovery_bar(recovery: Recovery, longest_s: float) -> str:
 
 
 def iteration_chart(story: Story) -> str:
-    """Draw how long each of rank 0's iterations took, over the time since training began."""
+    """Draw how long each iteration took, over the time since training began."""
     shown = [one for one in story.iterations if one.seconds > 0]
     if not shown or story.begun_ns is None:
         return '<p class="dim">Nothing says how long an iteration took.</p>\n'

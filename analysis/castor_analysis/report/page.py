@@ -155,8 +155,8 @@ def _account(story: Story) -> str:
     bar = charts.stack([(name, seconds, colour) for name, seconds, colour, _ in rows])
     return (
         "<h2>Where the time went</h2>\n"
-        f"<p>From the moment training began, {format_seconds(one.wall_s)}, as rank 0 and the "
-        "agents' clocks have it.</p>\n"
+        f"<p>From the moment training began, {format_seconds(one.wall_s)}, as the agents' "
+        "clocks have it.</p>\n"
         f'<div class="card">{bar}<table class="wrap" style="margin-top:10px">'
         f'<tr><th></th><th class="n">time</th><th class="n">share</th><th></th></tr>{table}'
         "</table></div>\n"
@@ -257,7 +257,7 @@ def _iterations(story: Story) -> str:
     usual = "" if usual_s is None else f" An ordinary one takes {format_seconds(usual_s)} (median)."
     return (
         "<h2>Iterations</h2>\n"
-        f"<p>Each of rank 0's iterations.{usual} Shaded: training stood, numbered as above.</p>\n"
+        f"<p>Each iteration.{usual} Shaded: training stood, numbered as above.</p>\n"
         f"<p>{charts.key('var(--new)', 'iteration')} &ensp; "
         f"{charts.key('var(--redone)', 'run again')} &ensp; "
         f"{charts.key('var(--stall)', 'of it, waiting for a checkpoint')}</p>\n"

@@ -2,20 +2,22 @@
 
 The time since training began is divided without a rest that nobody explains:
 
-    new iterations    time of rank 0's iterations that count, without the waits for checkpoints
+    new iterations    time of the iterations that count, without the waits for checkpoints
     checkpoint stall  in them, training waited for its checkpoints: the slowest rank's wait
     hardware, software failures    from the failure until every rank has loaded, by kind
     cut off           of the iteration in flight when something failed
     redone            iterations that had ended before the failure and were run again
-    other             what is left: the end of the run, and gaps between two events
+    other             what is left: the end of the run, gaps between two events, missing logs
 
-Effective training time ratio = new iterations / all of it.
+Effective training time ratio = new iterations / all of it. All ranks train in step; in each
+generation one speaks for them: that of which most iterations are told, as a rule rank 0. So a
+machine whose log went with it leaves no gap.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +32,7 @@ from castor_records.events.training import (
     Warned,
 )
 from castor_records.outages import Outage, course_of
-from castor_records.recoveries import Recovery, recoveries
+from castor_records.recoveries import STOOD, Recovery, recoveries
 
 _NS_PER_S = 1_000_000_000
 KINDS = ("hardware", "software")
@@ -38,7 +40,7 @@ KINDS = ("hardware", "software")
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """One of rank 0's.
+    """One, as the rank tells it that speaks for all.
 
     Attributes:
         end_ns: when it ended.
@@ -120,7 +122,7 @@ class Story:
         begun_ns: when training began; None: it never did.
         end_ns: when what is told of ends: the last iteration, or the log if training stands.
         reached: the newest iteration that ended; 0: none.
-        iterations: rank 0's, by time.
+        iterations: by time.
         recoveries: in order.
         outages: the same, as training and what lies between; empty if training never began.
         account: where the time went.
@@ -210,11 +212,15 @@ def _iterations(log: Sequence[Entry[Event]]) -> tuple[Iteration, ...]:
     for entry in of_kind(log, CheckpointCompleted):
         key = (entry.event.generation, entry.event.iteration)
         stalls[key] = max(stalls[key], entry.event.blocked_s or 0.0)
+    told = Counter((e.event.generation, e.event.rank) for e in of_kind(log, IterationEnded))
+    speaks: dict[int, int] = {}
+    for (of, rank), _ in sorted(told.items(), key=lambda one: (-one[1], one[0])):
+        speaks.setdefault(of, rank)
     found: list[Iteration] = []
     reached, generation = 0, -1
     for ended in of_kind(log, IterationEnded):
         event = ended.event
-        if event.rank != 0:
+        if event.rank != speaks[event.generation]:
             continue
         # What a checkpoint costs, it costs in the iteration after it.
         stall_s = stalls[event.generation, event.iteration - 1]
@@ -260,7 +266,10 @@ def _account(
 def _in_flight_s(failed_ns: int, begun_ns: int, iterations: Sequence[Iteration]) -> float:
     """Return how far the iteration had come that a failure cut off."""
     before = [one.end_ns for one in iterations if one.end_ns <= failed_ns]
-    return max(0, failed_ns - max(before, default=begun_ns)) / _NS_PER_S
+    came_s = max(0, failed_ns - max(before, default=begun_ns)) / _NS_PER_S
+    usual_s = statistics.median([one.seconds for one in iterations] or [0.0])
+    # What is longer is no iteration: a log is missing.
+    return came_s if came_s <= STOOD * usual_s else 0.0
 
 
 def _checkpoints(log: Sequence[Entry[Event]], machines: int, replicas: int) -> Checkpoints:
