@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from castor_policy.agents.plan import Phase
+from castor_policy.agents.wish import WishKind
 from castor_policy.store import Store
 from castor_runtime.launcher.job_view import JobView
 
@@ -68,6 +69,8 @@ def _state(view: JobView, alive: int) -> str:
         state = "off"  # no agent lives: the same line on every host goes on
     elif plan is None:
         state = "starting"
+    elif kinds := {wish.kind for wish in view.wishes.values()}:
+        state = "draining" if kinds == {WishKind.DRAIN} else "stopping"
     elif plan.phase == Phase.GATHER:
         state = "gathering"
     elif alive < view.spec.machines or not all(view.reports[n].redundant for n in plan.agents):

@@ -6,18 +6,12 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from castor_policy.agents.plan import Phase
 from castor_records.result import Result
 from castor_runtime.launcher.accounts import Accounts
 from castor_runtime.launcher.job_view import JobView
-from castor_runtime.launcher.result_file import result_of
+from castor_runtime.launcher.result_file import judge, result_of
 
 RUNNING: Final = "running"
-_OUTCOMES: Final = {
-    Phase.FINISHED: "finished",
-    Phase.FAILED: "failed",
-    Phase.STOPPED: "interrupted",
-}
 
 
 def told_result(view: JobView, accounts: Accounts) -> Result:
@@ -34,17 +28,17 @@ def told_result(view: JobView, accounts: Accounts) -> Result:
     entries = accounts.entries()
     finals = [one.final for one in accounts.by_agent.values() if one.final is not None]
     result = result_of(spec, entries, finals)
-    over = plan is not None and plan.is_over
+    ended = judge(plan, {})
     reached = 0 if plan is None else plan.reached
     known = max((report.iteration for report in view.reports.values()), default=0)
     until_ns = max((entry.time_ns for entry in entries), default=0)
     return replace(
         result,
-        outcome=_OUTCOMES.get(Phase(plan.phase), RUNNING) if plan is not None else RUNNING,
-        reason=plan.reason if plan is not None and plan.phase == Phase.FAILED else "",
+        outcome=RUNNING if ended is None else ended.outcome,
+        reason="" if ended is None else ended.reason,
         versions=_versions(view),
-        iterations=max(result.iterations, known, reached if over else 0),
-        wall_s=(until_ns if over else time.time_ns() - spec.started_ns) / 1e9,
+        iterations=max(result.iterations, known, 0 if ended is None else reached),
+        wall_s=(time.time_ns() - spec.started_ns if ended is None else until_ns) / 1e9,
     )
 
 
