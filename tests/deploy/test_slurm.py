@@ -1,22 +1,23 @@
-"""`castor slurm` under a real Slurm; a program stands for Castor's own on the nodes."""
+"""`castor slurm` under a real Slurm, on hosts that share nothing."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
-from castor_lab.separate_hosts.hosts import SeparateHost, SeparateHosts
+from castor_lab.separate_hosts.hosts import SeparateHost
 from castor_lab.separate_hosts.slurm_cluster import PROGRAMS, SlurmCluster
 
 NODES = ("n0", "n1", "n2")
+ITERATIONS = 100
 PROGRAM = """#!/bin/sh
 echo "$*"
 [ "$1" = clean ] && exit 0
@@ -25,22 +26,8 @@ while sleep 0.1; do [ -e /mnt/code ] && exit "$(cat /mnt/code)"; done
 """
 
 
-def wait_until(holds: Callable[[], bool], why: Callable[[], object]) -> None:
-    give_up_s = time.monotonic() + 30.0
-    while not holds():
-        assert time.monotonic() < give_up_s, why()
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def nodes(needs: Callable[..., None]) -> Iterator[tuple[SlurmCluster, list[SeparateHost]]]:
-    needs("ip", "unshare", "nsenter", "mount", "hostname", *PROGRAMS, root=True)
-    with SeparateHosts("slurm", ["ctl", *NODES]) as hosts:
-        yield SlurmCluster(hosts["ctl"], [hosts[name] for name in NODES]), [hosts[n] for n in NODES]
-
-
 def said(node: SeparateHost) -> str:
-    return "".join(log.read_text() for log in node.path("/root").glob("*.log"))
+    return "".join(log.read_text() for log in node.path("/root").glob("j-*.log"))
 
 
 def agent(node: SeparateHost) -> list[int]:
@@ -48,16 +35,50 @@ def agent(node: SeparateHost) -> list[int]:
 
 
 @pytest.mark.long
-def test_tasks_are_agents_that_end_come_again_or_leave_nothing(
-    nodes: tuple[SlurmCluster, list[SeparateHost]],
+@pytest.mark.parametrize("deployment", [(NODES, ("ctl",))], indirect=True)
+def test_a_job_of_tasks_trains_on_without_one_and_ends_leave_what_they_should(
+    deployment: Any,
+    needs: Callable[..., None],
+    program: tuple[str, ...],
+    baseline: Callable[[int, int], str],
 ) -> None:
-    slurm, hosts = nodes
+    needs(*PROGRAMS)
+    hosts = [deployment.hosts[name] for name in NODES]
+    slurm = SlurmCluster(deployment.hosts["ctl"], hosts)
+    trains_without_a_task(deployment, slurm, program, baseline)
+    ends(deployment, slurm, hosts)
+
+
+def trains_without_a_task(
+    deployment: Any,
+    slurm: SlurmCluster,
+    program: tuple[str, ...],
+    baseline: Callable[[int, int], str],
+) -> None:
+    job = ("--nnodes", "2:3", "--job", "trained", "--interface", "eth0", "--lease", "3s")
+    store = ("--store", deployment.store, "--secret", deployment.secret_file)
+    line = (*job, *store, *program, "--iterations", str(ITERATIONS))
+    slurm.type("castor", "slurm", "--submit", *line)
+    deployment.wait_until(lambda: deployment.iteration() >= 5, slurm.tasks)
+    on = {node: task for task, (_, node) in slurm.tasks().items()}
+    taken = next(name for name in NODES if not deployment.is_spare(name))
+    slurm.type("scontrol", "requeue", on[taken])
+    # Slurm holds it for two minutes; the spare has its place, and the others end with the job.
+    deployment.wait_until(lambda: slurm.tasks() == {on[taken]: ("PENDING", "")}, slurm.tasks)
+    assert deployment.final(2) == (ITERATIONS, baseline(2, ITERATIONS))
+    assert not any(deployment.hosts[name].segments() for name in NODES)
+    slurm.type("scancel", on[taken])
+
+
+def ends(deployment: Any, slurm: SlurmCluster, hosts: list[SeparateHost]) -> None:
+    """See what becomes of tasks whose agents end: a program stands for Castor's own."""
+    wait_until = deployment.wait_until
     for host in hosts:
         host.path("/mnt/castor").write_text(PROGRAM)
         host.path("/mnt/castor").chmod(0o755)
     own = ("--castor", "/mnt/castor", "--sbatch=--time=5", "--submit")
     line = ("--nnodes", "2:3", "--job", "j", "train.py", "--lr", "3")
-    assert "Submitted batch job 1" in slurm.type("castor", "slurm", *own, *line)
+    submitted = slurm.type("castor", "slurm", *own, *line).split()[-1]
     wait_until(lambda: all(agent(host) for host in hosts), slurm.tasks)
     on = {node: task for task, (_, node) in slurm.tasks().items()}
     assert set(on) == set(NODES)
@@ -74,7 +95,7 @@ def test_tasks_are_agents_that_end_come_again_or_leave_nothing(
     wait_until(lambda: slurm.tasks()[on["n1"]][0] == "RUNNING", slurm.tasks)
     assert said(hosts[2]) == "run --nnodes 2:3 --job j train.py --lr 3\n"
 
-    slurm.type("scancel", "1")
+    slurm.type("scancel", submitted)
     wait_until(lambda: not slurm.tasks(), slurm.tasks)
     assert not any("/mnt/castor" in one for host in hosts for one in host.processes().values())
     assert said(hosts[2]).endswith("clean --job j\n")
