@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from castor_policy.agents import root as root_module
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.beginning import BEGIN_WITHOUT_S
 from castor_policy.agents.effects import AskPersist, Log, RequestMachine, RootEffect, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged, RootEvent, Tick
 from castor_policy.agents.evidence import Sight, sight_of_end, strongest
-from castor_policy.agents.filling import REQUEST_AGAIN_S
+from castor_policy.agents.filling import REQUEST_AGAIN_S, fill_every_s
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
@@ -236,6 +237,19 @@ def test_an_agent_that_came_back_gathers_again_in_its_new_life() -> None:
     plan = written(told(root(gather(), reports)))
     assert plan.phase == Phase.GATHER
     assert plan.incarnations[2] == "node-2.2"
+
+
+def test_losses_of_one_second_share_a_plan_where_machines_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert [fill_every_s(machines) for machines in (4, 250, 1000)] == [0.0, 0.0, 1.0]
+    monkeypatch.setattr(root_module, "fill_every_s", lambda _: 1.0)
+    made = root(None, [report(name) for name in (*NAMES, "spare-0", "spare-1")])
+    made.handle(PlanChanged(gather(), 11), 10.0)
+    for seconds, name in ((0.1, "node-1"), (0.6, "node-3")):
+        assert told(made, ReportChanged(name, None), 10.0 + seconds) == []
+    filled = written(told(made, now_s=11.0))
+    assert filled.agents == ("node-0", "spare-0", "node-2", "spare-1")
 
 
 def test_a_machine_is_asked_for_once_a_minute_until_somebody_fills_the_place() -> None:

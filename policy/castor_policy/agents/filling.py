@@ -16,6 +16,7 @@ from dataclasses import replace
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.culprit import detected, lease_expired, never_answered
 from castor_policy.agents.effects import Log, RequestMachine, RootEffect
+from castor_policy.agents.events import TICK_S
 from castor_policy.agents.evidence import Culprit, SightKind
 from castor_policy.agents.fitness import remembered
 from castor_policy.agents.job_spec import JobSpec
@@ -25,6 +26,16 @@ from castor_records.events.failures import Replaced
 
 REQUEST_AGAIN_S = 60.0
 """A machine that was asked for and has not come is asked for again."""
+
+
+def fill_every_s(machines: int) -> float:
+    """Return how long losses during a gathering are collected, to be filled in one plan.
+
+    A plan names all machines and is read by all: where they are many, a second's losses share one.
+    Below 250 machines each is filled as it is seen.
+    """
+    spread_s = machines / 1000
+    return spread_s if spread_s > TICK_S else 0.0
 
 
 class Filling:

@@ -36,7 +36,7 @@ from castor_policy.agents.events import (
     WishChanged,
 )
 from castor_policy.agents.evidence import SightKind
-from castor_policy.agents.filling import Filling
+from castor_policy.agents.filling import Filling, fill_every_s
 from castor_policy.agents.fitness import refused, worn_out
 from castor_policy.agents.following import following, put_aside
 from castor_policy.agents.gathering import (
@@ -91,6 +91,7 @@ class Root:
         self._patience = Patience()
         self._storage_overdue = False
         self._at_s = 0.0
+        self._planned_s = float("-inf")
         self._filling = Filling(spec, office.term)
         self._persist_rounds = PersistRounds(spec, now_s)
         self._wishes = Wishes(spec, office.term, office.wishes)
@@ -114,6 +115,7 @@ class Root:
                 told += self._untold.get(plan, [])
                 self._untold.clear()
                 self._roll_call.follow(plan)
+                self._planned_s = now_s
                 looks = True
             case PlanLost(revision):
                 self._known = later(self.plan, self._known)
@@ -245,6 +247,9 @@ class Root:
         if unable := refused(plan, members):
             return self._put_aside(plan, unable, now_s)
         self._give_up_silent(plan, now_s)
+        lost = any(r is None and plan.agents[m] for m, r in enumerate(members))
+        if lost and now_s - self._planned_s < fill_every_s(self.spec.machines):
+            return []  # others may be lost with them
         filled, effects = self._fill(plan, now_s)
         if (filled.agents, filled.incarnations) != (plan.agents, plan.incarnations):
             return self._write(filled, effects)
