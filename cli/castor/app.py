@@ -19,6 +19,7 @@ from castor.commands.cluster import cluster_app
 from castor.commands.compare import compare
 from castor.commands.demo import demo
 from castor.commands.doctor import doctor
+from castor.commands.drain import drain
 from castor.commands.events import events
 from castor.commands.explore import explore
 from castor.commands.figures import figures
@@ -43,6 +44,7 @@ from castor.commands.schedule import schedule
 from castor.commands.simulate import simulate
 from castor.commands.slurm import slurm
 from castor.commands.status import status
+from castor.commands.stop import stop
 from castor.commands.sweep import sweep
 from castor.commands.trace import trace_app
 from castor.commands.train import train
@@ -97,7 +99,9 @@ app.command(context_settings=_LINE)(launch)
 app.command(context_settings=_LINE)(slurm)
 app.command(context_settings=_LINE)(kubernetes)
 app.command()(doctor)
+app.command()(stop)
 app.command()(resume)
+app.command()(drain)
 app.command()(agent)
 app.command()(operate)
 app.command()(jobs)

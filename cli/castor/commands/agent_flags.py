@@ -6,6 +6,7 @@ import inspect
 import os
 import socket
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from castor_runtime.agent.options import AgentOptions
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
+
+
+class OnTerm(StrEnum):
+    """What an agent does when it is told to end."""
+
+    END = "end"
+    DRAIN = "drain"
 
 
 def _flags(
@@ -58,6 +66,13 @@ def _flags(
         Path | None, typer.Option(metavar="FILE", help="This agent's certificate.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="And its key.")] = None,
+    on_term: Annotated[
+        OnTerm,
+        typer.Option(help="SIGTERM has this machine end at once, or give its place away first."),
+    ] = OnTerm.END,
+    term_patience: Annotated[
+        str, typer.Option(metavar="TIME", help="With --on-term drain: then it ends all the same.")
+    ] = "60s",
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -107,8 +122,21 @@ def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -
         tls_certificate=given["tls_certificate"],
         tls_key=given["tls_key"],
         metrics_port=given["metrics_port"],
+        drain_on_term_s=_drain_on_term_s(given["on_term"], given["term_patience"]),
         **also,
     )
+
+
+def _drain_on_term_s(on_term: OnTerm, patience: str) -> float:
+    from castor_configs.quantities import parse_seconds
+
+    try:
+        patience_s = parse_seconds(patience)
+    except ValueError as error:
+        raise InputError(str(error), key="--term-patience") from error
+    if patience_s <= 0:
+        raise InputError("give some time, such as 60s", key="--term-patience")
+    return patience_s if on_term == OnTerm.DRAIN else 0.0
 
 
 def _logs() -> Path:

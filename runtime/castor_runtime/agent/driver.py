@@ -20,7 +20,7 @@ from typing import Any
 from castor_configs.atomic import write_text
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import Exit, Log, RootWrite
-from castor_policy.agents.events import TICK_S, StoreTrouble, Tick
+from castor_policy.agents.events import TICK_S, LeaveAsked, StoreTrouble, Tick
 from castor_policy.agents.exit_codes import BEGIN_AGAIN, DO_NOT_REQUEUE, REFUSED
 from castor_policy.agents.lease_keeping import unanswered
 from castor_policy.agents.life import AgentLife
@@ -125,6 +125,7 @@ class Agent:
         self._life: AgentLife | None = None
         self._claimed = False
         self._exit: Exit | None = None
+        self._is_leaving = False
         self._taking_since_s: float | None = None
         self._written: dict[str, Any] = {}
         self._beside = BackgroundTasks(lambda why: self._see(StoreTrouble("task", why)))
@@ -290,6 +291,15 @@ class Agent:
     def _readings(self) -> Readings:
         life, claimed = self._life, self._claimed
         return read_agent(self._options, self._spec, self._memory, life, claimed=claimed)
+
+    def leave(self, patience_s: float) -> bool:
+        """Have this machine drained, and end; False if it is asked again, or has no name yet."""
+        if self._is_leaving or self._life is None:
+            return False
+        self._is_leaving = True
+        _say(f"told to go: drains this machine, for {patience_s:g} s at most")
+        self._see(LeaveAsked(patience_s))
+        return True
 
     def _end(self, how: Exit) -> None:
         self._exit = how

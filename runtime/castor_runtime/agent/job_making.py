@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from castor_configs.errors import InputError
+from castor_policy.agents.exit_codes import DO_NOT_REQUEUE, FINISHED
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.same_job import differences
@@ -45,7 +46,7 @@ def run_started(spec: JobSpec, compute: str | None = None) -> RunStarted:
     )
 
 
-async def make_or_join(store: Store, own: JobSpec, say: Callable[[str], None]) -> JobSpec | None:
+async def make_or_join(store: Store, own: JobSpec, say: Callable[[str], None]) -> JobSpec | int:
     """Return the job as it stands in the store, made by this host if it was not there.
 
     May be repeated where the store did not answer, with the same `own`.
@@ -56,7 +57,8 @@ async def make_or_join(store: Store, own: JobSpec, say: Callable[[str], None]) -
         say: told in a line which it was.
 
     Returns:
-        The job; None if it has finished already.
+        The job; the exit code of an agent that has nothing to do, as the job has finished, or was
+        stopped by its user.
 
     Raises:
         InputError: the store has another job of that name.
@@ -84,7 +86,10 @@ async def make_or_join(store: Store, own: JobSpec, say: Callable[[str], None]) -
     plan = _plan(found.get(plan_key(own.job)))
     if plan is not None and plan.phase == Phase.FINISHED:
         say(f"job {own.job} has finished; to train anew, remove it first: castor rm {own.job}")
-        return None
+        return FINISHED
+    if plan is not None and plan.phase == Phase.STOPPED:
+        say(f"job {own.job} is {plan.reason}; to go on, castor resume {own.job} first")
+        return DO_NOT_REQUEUE
     say(f"joins job {own.job}, run {made.run}")
     return made
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from castor_configs.errors import InputError
 from castor_policy.agents.domain_call import Answer, answers_prefix, call_key
+from castor_policy.agents.exit_codes import TERMINATED
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_keys import spec_key
 from castor_policy.store import Put, Store, StoreRefusedError, StoreUnavailableError, Txn
@@ -34,7 +35,7 @@ def run_agent(options: AgentOptions, given: JobSpec | None = None) -> int:
         given: the job, which is made if the store has none of its name; None: it must be there.
 
     Returns:
-        0 if the job finished, 1 if it was given up, 3 if the fork server died.
+        See `castor_policy.agents.exit_codes`.
 
     Raises:
         InputError: the store cannot be reached, has no such job, or credentials are missing.
@@ -62,8 +63,8 @@ async def _serve(
     try:
         own = None if given is None else new_job(given, credentials)
         spec = await _job(store, options, own)
-        if spec is None:
-            return 0
+        if isinstance(spec, int):
+            return spec
         admitted = await _admitted(store, spec, options, credentials)
         agent = Agent(options, admitted, store, forks)
         if own is not None and own.run == spec.run:
@@ -71,17 +72,26 @@ async def _serve(
         forks.on_lost(agent.forks_lost)
         serving = asyncio.create_task(agent.run())
         loop = asyncio.get_running_loop()
-        # Once: a second one must not cut off what the first has begun.
-        loop.add_signal_handler(signal.SIGTERM, lambda: serving.cancelling() or serving.cancel())
+
+        def end() -> None:
+            # Who drains has this machine leave at once by a second one.
+            patience_s = options.drain_on_term_s
+            if patience_s and agent.leave(patience_s):
+                return
+            # Once: a second one must not cut off what the first has begun.
+            if not serving.cancelling():
+                serving.cancel()
+
+        loop.add_signal_handler(signal.SIGTERM, end)
         return await serving
     except asyncio.CancelledError:
-        return 128 + signal.SIGTERM
+        return TERMINATED
     finally:
         forks.close()
 
 
-async def _job(store: Store, options: AgentOptions, own: JobSpec | None) -> JobSpec | None:
-    """Return the job, made by this agent as `own` or not; None if it has finished already."""
+async def _job(store: Store, options: AgentOptions, own: JobSpec | None) -> JobSpec | int:
+    """Return the job, made by this agent as `own` or not; or an exit code, see `make_or_join`."""
     from castor_runtime.agent.job_making import make_or_join  # noqa: PLC0415
 
     if own is None:

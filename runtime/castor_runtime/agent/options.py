@@ -26,6 +26,7 @@ class AgentOptions:
         allow_changed_script: its script may differ from the job's; see `agent.admission`.
         wait_s: how long to wait for the job to appear in the store.
         metrics_port: where Prometheus asks, at `listen`; 0: any free one, None: nowhere.
+        drain_on_term_s: SIGTERM has this machine drained, for so long at most; 0: it ends at once.
         under_launcher: a launcher on this machine has started it, and it ends with that; else
             somebody may start it again after its death, and its memory waits for that.
     """
@@ -45,4 +46,5 @@ class AgentOptions:
     allow_changed_script: bool = False
     wait_s: float = 60.0
     metrics_port: int | None = None
+    drain_on_term_s: float = 0.0
     under_launcher: bool = False

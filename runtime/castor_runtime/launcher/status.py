@@ -10,6 +10,7 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.seating import copies_together
+from castor_policy.agents.wish_progress import progress
 from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.storing import StoreTrouble
@@ -86,6 +87,15 @@ def status_document(
         ],
         "waits_for": "" if plan is None else plan.waits_for,
         "machines_asked_for": waiting(view),
+        "wishes": [
+            {
+                "kind": wish.kind,
+                "agent": wish.agent,
+                "progress": progress(spec, plan, view.reports, wish),
+            }
+            for _, wish in sorted(view.wishes.items())
+            if not over
+        ],
         "copies_together": _copies_together(spec, machines),
         "refused": [
             {"agent": agent, "host": one.host, "reason": one.reason}

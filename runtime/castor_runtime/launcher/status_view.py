@@ -234,9 +234,19 @@ def _first(lines: list[str]) -> list[str]:
     return [*lines[: _ALIKE_SHOWN - 1], f"... and {more} lines more like it"]
 
 
+_WISHES = {
+    "stop": "asked to stop",
+    "checkpoint": "asked to stop at a checkpoint",
+    "drain": "asked to drain {agent}",
+}
+
+
 def why(document: Mapping[str, Any]) -> list[str]:
     """Return what failed of late, and which machines are set aside for it."""
     lines = [f"waits: {document['waits_for']}"] if document["waits_for"] else []
+    lines += [
+        f"{_WISHES[one['kind']].format(**one)}: {one['progress']}" for one in document["wishes"]
+    ]
     lines += [
         f"a machine is asked for ({one['request']}): {one['progress']}"
         for one in document["machines_asked_for"]
