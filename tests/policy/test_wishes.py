@@ -24,12 +24,14 @@ from castor_policy.agents.effects import (
 )
 from castor_policy.agents.events import (
     HoldChanged,
+    Inspected,
     LeaveAsked,
     PersistEnded,
     PlanChanged,
     ReportChanged,
     Tick,
     TrainerHeld,
+    TrainerResumed,
     WishChanged,
 )
 from castor_policy.agents.evidence import sight_of_end
@@ -259,8 +261,6 @@ def worker() -> Worker:
 def trains() -> Worker:
     made = worker()
     made.handle(PlanChanged(plan(phase=Phase.GATHER), 1), 0.0)
-    from castor_policy.agents.events import Inspected, TrainerResumed
-
     made.handle(Inspected(3, {2: (5,), 3: (5,)}, (), "a:2"), 0.0)
     made.handle(PlanChanged(plan(tier="scratch", iteration=0), 2), 0.0)
     made.handle(TrainerResumed(3, 2), 0.0)

@@ -87,7 +87,7 @@ async def drain(store: Store, job: str, agent: str, *, waits: bool, say: Say) ->
     report = view.reports.get(agent)
     if report is None:
         alive = ", ".join(sorted(view.reports)) or "none"
-        raise InputError(f"job {job} has no agent {agent!r} that is alive; {alive} is", key="NODE")
+        raise InputError(f"job {job} has no living agent {agent!r}: {alive} are alive", key="NODE")
     if why := refused_drain(spec):
         raise InputError(why, key="NODE")
     wish = Wish(WishKind.DRAIN, agent, report.incarnation, time.time_ns())
@@ -142,7 +142,7 @@ async def resume(store: Store, job: str, change: Callable[[JobSpec], JobSpec], s
         if stop_key not in view.wishes:
             raise InputError(f"job {job} has not ended: there is nothing to resume", key="JOB")
         await store.transact(Txn((), (Delete(stop_key),)))
-        say(f"job {job} goes on: that it stop was taken back")
+        say(f"job {job} goes on: the stop was taken back")
         return
     if view.plan.phase == Phase.FINISHED:
         raise InputError(
