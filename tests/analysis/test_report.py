@@ -305,6 +305,7 @@ def test_the_command_writes_a_page_and_none_over_what_is_not_its_own(
     text = Page((tmp_path / "two.html").read_text()).text
     assert "How it ended is not in these logs." in text
     assert "0 machines, 2 ranks.\n" in text
-    assert "nothing says how large a checkpoint is" in text
+    assert "A run, by 2 event logs" in text
+    assert "add the log of the agent that made the job" in text
     assert "go together" in call("--store", "etcd://h:1")
     assert "give one" in call("--store", "etcd://h:1", "--job", "j")

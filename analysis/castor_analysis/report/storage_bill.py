@@ -92,6 +92,11 @@ def storage_bill(story: Story, storage_bps: int | None = None) -> StorageBill | 
     usual_s = story.iteration_s
     if story.begun_ns is None or usual_s is None or story.reached < 2:
         return "fewer than two iterations ended: nothing says how long one takes"
+    if not story.replicas:
+        return (
+            "these logs do not say how many copies there are; add the log of the agent that made "
+            "the job"
+        )
     if size is None:
         return "no rank sent its part to another machine: nothing says how large a checkpoint is"
     own_bps = _measured_bps(story, size)

@@ -123,7 +123,8 @@ def _read(paths: Sequence[Path], logs: Sequence[Path]) -> tuple[list[Entry[Event
     folder = RunFiles(paths[0])
     if len(paths) > 1 or not folder.run_file.is_file():
         names = ", ".join(str(path) for path in paths)
-        heading = Heading(job=paths[0].stem, outcome="", reason="", origin=_origin("", "", names))
+        title = f"A run, by {len(logs)} event logs" if len(logs) > 1 else "A run, by its event log"
+        heading = Heading(job=title, outcome="", reason="", origin=_origin("", "", names))
         return merge(logs), heading
     record = folder.run()
     heading = Heading(
