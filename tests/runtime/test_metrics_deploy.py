@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from castor.app import app
 from castor_lab.one_process import Cluster, TrainerThread
 from castor_lab.one_process.failures import die_settled
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.job_options import TrafficOptions
+from castor_records.run_record import RunRecord
 from castor_runtime.arena import SHARED_MEMORY
 from castor_runtime.metrics.families import FAMILIES, HISTOGRAM
 
@@ -203,6 +204,21 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) 
 def test_a_user_gets_them_from_the_command_line(what: str, file: Path, tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["metrics", what])
     assert (printed.exit_code, printed.stdout) == (0, file.read_text())
+
+
+def test_a_runs_machines_are_listed_as_prometheus_reads_them(tmp_path: Path) -> None:
+    def targets() -> Result:
+        return CliRunner().invoke(app, ["metrics", "targets", str(tmp_path)])
+
+    assert "is no run folder" in str(targets().exception)
+    (tmp_path / "run.json").write_text(json.dumps(RunRecord(job="j").to_json()))
+    assert "castor train --metrics" in str(targets().exception)
+    for name, where in (("node-0", "127.0.0.1:1"), ("node-1", ""), ("node-2", "127.0.0.1:2")):
+        (tmp_path / "agents" / name).mkdir(parents=True)
+        record = json.dumps({"name": name, "metrics": where})
+        (tmp_path / "agents" / name / "agent.json").write_text(record)
+    (tmp_path / "agents" / "node-3").mkdir()
+    assert json.loads(targets().stdout) == [{"targets": ["127.0.0.1:1", "127.0.0.1:2"]}]
 
 
 def test_the_command_lists_what_agents_tell() -> None:

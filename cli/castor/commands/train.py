@@ -65,6 +65,12 @@ def train(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and summary.")] = False,
+    metrics: Annotated[
+        bool,
+        typer.Option(
+            "--metrics", help="Each machine serves Prometheus metrics: castor metrics targets."
+        ),
+    ] = False,
     print_job: Annotated[
         bool, typer.Option("--print-job", help="Print the job as a job file, and stop.")
     ] = False,
@@ -102,6 +108,7 @@ def train(
         local_agents=job.launch.agents == "local",
         placed_by_agents=checks.is_placed_by_agents(job.launch),
         operator=job.launch.operator,
+        metrics=metrics,
         overwrite=overwrite,
         command=("castor", *sys.argv[1:]),
         job_file=job_toml(job),

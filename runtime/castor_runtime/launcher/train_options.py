@@ -37,6 +37,7 @@ class TrainOptions:
         local_agents: the launcher starts the agents; else they are started elsewhere.
         placed_by_agents: the job's placement is made from the failure domains of its agents.
         operator: URL of who brings machines that external agents ask for; "": nobody.
+        metrics: each emulated machine serves its metrics, at a port of its own.
         overwrite: an earlier run's result in `out` may go.
         command: as it was typed, for result.json.
         compute: "real", or "paced" where waits stand for work.
@@ -53,6 +54,7 @@ class TrainOptions:
     local_agents: bool = True
     placed_by_agents: bool = False
     operator: str = ""
+    metrics: bool = False
     overwrite: bool = False
     command: tuple[str, ...] = ()
     compute: str = "real"

@@ -384,6 +384,7 @@ class TrainingRun:
             domain=self._domains.get(name, ""),
             secret=self.folder.secret_file,
             under_launcher=True,
+            metrics_port=0 if self.options.metrics else None,
             listen=self._site.address(name),
         )
 
