@@ -194,7 +194,7 @@ def test_kill_and_status_name_what_is_missing(
     assert "give one of" in refused("kill", "--machine", "1", "--root")
     assert "--signal" in refused("kill", "--rank", "1", "--signal", "HUP")
     assert "can only be killed" in refused("kill", "--store", "--signal", "STOP")
-    assert "go together" in refused("status", "--job", "j")
+    assert "name the job's store" in refused("status", "--job", "j")
     assert "no run.json" in refused("status", "--run", str(tmp_path))
     run = {"job": "j", "pid": 0, "nodes": 2, "ranks_per_node": 1, "store": "etcd://127.0.0.1:1"}
     (tmp_path / "run.json").write_text(json.dumps(run))
