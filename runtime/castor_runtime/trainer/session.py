@@ -220,7 +220,8 @@ class TrainerSession:
             self._gate.open()
             only_captured = self._update_after == "capture" and not self._holds_next
             self._waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)
-            if replicator.holds and not only_captured:
+            # An iteration that had to be left out is no place to hold at: it would be lost.
+            if replicator.holds and not only_captured and replicator.agreed == self._taken:
                 self._hold(replicator)
 
     def _hold(self, replicator: Replicator) -> NoReturn:

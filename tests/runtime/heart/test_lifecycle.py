@@ -90,12 +90,16 @@ def plans(outcome: Outcome) -> list[tuple[str, int]]:
     return [(one.event.tier, one.event.iteration) for one in of_kind(outcome.events, Planned)]
 
 
+@pytest.mark.parametrize("by", ["its user", "SIGTERM"])
 def test_a_drained_machine_gives_its_place_away_and_nothing_is_done_again(
-    make: Make, whole: str
+    make: Make, whole: str, by: str
 ) -> None:
     cluster = make(standby=1)
     slowly(cluster)
-    ask_at(cluster, 3, WishKind.DRAIN, "node-2")
+    if by == "its user":
+        ask_at(cluster, 3, WishKind.DRAIN, "node-2")
+    else:
+        cluster.at(0, 3, lambda _: cluster.in_loop(lambda: cluster.agent("node-2").leave(30.0)))
     outcome = cluster.run()
     assert (outcome.iteration, outcome.state) == (ITERATIONS, whole)
     assert outcome.redone == 0
