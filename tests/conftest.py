@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import logging
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,3 +136,30 @@ def baseline(
             return known.read_text()
 
     return sha256
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A real S3 server, with one bucket named "bucket"; its endpoint. Any credentials do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from moto.server import ThreadedMotoServer  # noqa: PLC0415 - costs a second
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    mine = {
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "something",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {name: os.environ.get(name) for name in mine}
+    os.environ.update(mine)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    made = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
+    urllib.request.urlopen(made, timeout=30).close()
+    yield endpoint
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,9 +1,13 @@
 """A persistent tier on whatever fsspec reaches: S3 and what speaks like it, and other stores.
 
-Such stores have neither folders nor renaming, but a file is there whole or not at all. So an
+Object stores have neither folders nor renaming, but a file is there whole or not at all. So an
 attempt's files stay where they were written, and the attempt counts once a manifest that names it
 lies where a checkpoint's does, written last, and only if there is none. An attempt that a machine
 has given up has a mark, as the others may be writing to it still.
+
+Other file systems (sftp, hdfs, ...) are used in the same way; each of their files is written beside
+its place and renamed. Few of them can make a file only where there is none in one step: of two
+machines that publish two attempts of one iteration in the same moment, the last counts there.
 """
 
 from __future__ import annotations
@@ -15,17 +19,25 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from xxhash import xxh3_128
 
 from castor_runtime.pacing import Pacer
-from castor_runtime.persistent.durable_files import WRITE_BYTES, DigestedFile, FileRecord
+from castor_runtime.persistent.durable_files import (
+    UNFINISHED_SUFFIX,
+    WRITE_BYTES,
+    DigestedFile,
+    FileRecord,
+)
 from castor_runtime.persistent.refusals import told
 from castor_runtime.persistent.tier import FilesDamagedError, StoredFile, TierError
 
 PART_BYTES: Final = 16 << 20
 """Size of the parts in which a file is uploaded: that much of it is held in memory, once more while
 it is sent. S3 takes 10,000 parts of a file, so a rank's may have 156 GiB."""
+
+_OBJECT_STORES: Final = {"s3", "gs", "gcs", "az", "abfs", "oci", "oss", "tos"}
 
 _GIVEN_UP: Final = "castor-given-up"
 
@@ -60,24 +72,51 @@ class ObjectTier:
 
     def write(self, name: str, content: bytes, *, executable: bool = False) -> None:  # noqa: ARG002
         """See `Tier`; there are no executable files here."""
+        self._put(name, content)
+
+    def _put(self, name: str, content: bytes, *, create: bool = False) -> None:
         with self._asked(makes=True) as files:
-            files.pipe_file(self._path(name), content)
+            if self._protocol in _OBJECT_STORES:
+                mode = "create" if create else "overwrite"
+                files.pipe_file(self._path(name), content, mode=mode)
+                return
+            if create and files.exists(self._path(name)):
+                raise FileExistsError(self.at(name))
+            beside = self._beside(files, name)
+            files.pipe_file(beside, content)
+            files.mv(beside, self._path(name))
+
+    def _beside(self, files: Any, name: str) -> str:
+        """Return where a file is written until it is whole; makes the folder."""
+        path = self._path(name)
+        if self._protocol in _OBJECT_STORES:
+            return path
+        above, _, last = path.rpartition("/")
+        files.makedirs(above, exist_ok=True)
+        return f"{above}/.{last}.{uuid4().hex}{UNFINISHED_SUFFIX}"
 
     @contextmanager
     def writing(self, name: str, pacer: Pacer | None = None) -> Iterator[DigestedFile]:
         """See `Tier`."""
         with self._asked(makes=True) as files:
-            remote = files.open(self._path(name), "wb", block_size=PART_BYTES)
+            beside = self._beside(files, name)
+            remote = files.open(beside, "wb", block_size=PART_BYTES)
         try:
             yield DigestedFile(self._told_of(remote.write), pacer or Pacer())
         except BaseException:
-            # `close` would make a file of what is there so far.
-            remote.closed = True
             with contextlib.suppress(Exception):
                 remote.discard()
+            if self._protocol in _OBJECT_STORES:
+                remote.closed = True  # `close` would make a file of what is there so far
+            else:
+                with contextlib.suppress(Exception):
+                    remote.close()
+                    files.rm_file(beside)
             raise
         with self._asked(makes=True):
             remote.close()
+            if beside != self._path(name):
+                files.mv(beside, self._path(name))
 
     def _told_of(self, write: Any) -> Any:
         def write_all(piece: memoryview) -> None:
@@ -191,18 +230,17 @@ class ObjectTier:
         """See `Tier`."""
         if not self.is_there(attempt):
             raise FileNotFoundError(f"{self.at(attempt)} is gone")
-        with self._asked() as files:
-            files.pipe_file(self._path(f"{checkpoint}/{name}"), manifest, mode="create")
+        self._put(f"{checkpoint}/{name}", manifest, create=True)
 
     def set_aside(self, checkpoint: str, aside: str, name: str) -> bool:
         """See `Tier`; the manifest alone is moved."""
         try:
             manifest = self.read(f"{checkpoint}/{name}")
-            with self._asked() as files:
-                files.pipe_file(self._path(f"{aside}/{name}"), manifest, mode="create")
+            self._put(f"{aside}/{name}", manifest, create=True)
         except (FileNotFoundError, FileExistsError):
             return False
         self.delete(f"{checkpoint}/{name}")
+        self._drop_folder(checkpoint)
         return True
 
     def remove(self, folder: str) -> bool:
@@ -214,7 +252,13 @@ class ObjectTier:
         gone = [name for name in names if name != _GIVEN_UP or len(names) == 1]
         if gone:
             self._delete([f"{folder}/{name}" for name in gone])
+            self._drop_folder(folder)
         return bool(gone)
+
+    def _drop_folder(self, folder: str) -> None:
+        if self._protocol not in _OBJECT_STORES:
+            with self._asked() as files, contextlib.suppress(Exception):  # it is not empty
+                files.rmdir(self._path(folder))
 
     # ---- asking --------------------------------------------------------------------------------
 
