@@ -12,8 +12,10 @@ machines that publish two attempts of one iteration in the same moment, the last
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -57,8 +59,9 @@ class ObjectTier:
         self.url = url
         self._protocol = protocol
         self._options = options
-        self._made: Any = None
         self._root = ""
+        self._made: list[Any] = []
+        weakref.finalize(self, _close, self._made).atexit = False
 
     def at(self, name: str) -> str:
         """See `Tier`."""
@@ -275,15 +278,15 @@ class ObjectTier:
             TierError: anything else.
         """
         try:
-            if self._made is None:
+            if not self._made:
                 self._connect()
-            yield self._made
+            yield self._made[-1]
         except (TierError, FileExistsError):
             raise
         except Exception as error:  # whatever the many libraries below raise
             if isinstance(error, FileNotFoundError) and not makes:
                 raise
-            self._made = None  # credentials may be others the next time
+            _close(self._made)  # credentials may be others the next time
             raise told(self.url, error) from error
 
     def _connect(self) -> None:
@@ -298,10 +301,24 @@ class ObjectTier:
             options["session"].set_config_variable("credentials_file", credentials)
         self._root = str(kind._strip_protocol(self.url)).rstrip("/")
         # Neither what was listed before nor who was asked before: others write there, too.
-        self._made = kind(skip_instance_cache=True, use_listings_cache=False, **options)
+        made = kind(skip_instance_cache=True, use_listings_cache=False, **options)
+        if self._protocol == "s3":
+            # Else its connections are closed by whoever collects garbage, in that thread's loop.
+            made.asynchronous = True
+        self._made.append(made)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
+
+
+def _close(made: list[Any]) -> None:
+    """Close the connections of a file system, in the loop that they belong to."""
+    while made:
+        creator = getattr(made.pop(), "_s3creator", None)
+        if creator is not None:
+            from fsspec.asyn import get_loop  # noqa: PLC0415 - seldom used
+
+            asyncio.run_coroutine_threadsafe(creator.__aexit__(None, None, None), get_loop())
 
 
 def _name_of(entry: Mapping[str, Any]) -> str:

@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from castor_runtime.arena import Replica
+from castor_runtime.arena import IterationMissingError, Replica
 from castor_runtime.pacing import storage_pacer
 from castor_runtime.persistent.address import tier_at
 from castor_runtime.persistent.deepspeed_format import write_converters, write_rank_files
 from castor_runtime.persistent.manifest import Attempt
-from castor_runtime.persistent.memory_copy import await_iteration, copy_part, reserve
+from castor_runtime.persistent.memory_copy import PartCopy, await_iteration, copy_part, reserve
 from castor_runtime.persistent.retention import drop_cut_off, publish_and_prune
-from castor_runtime.persistent.storage import start_attempt
+from castor_runtime.persistent.storage import published, start_attempt
 from castor_runtime.state.meta import decode
 
 NICENESS = 5
@@ -123,31 +123,22 @@ def persist(order: PersistOrder) -> PersistResult:
         ValueError: template, sections and memory do not belong together.
     """
     tier, attempt = tier_at(order.tier), order.attempt
+    try:
+        # First: memory keeps an iteration no longer than two take, and storage may be slow.
+        copied = _copied(order)
+    except IterationMissingError:
+        if published(tier, attempt) is None:
+            raise
+        return PersistResult(True, 0, 0.0, 0.0, 0.0)
+    _step_back()
+    began_s = time.monotonic()
     drop_cut_off(tier, attempt.job, attempt.generation)
     staging = start_attempt(tier, attempt)
     if staging is None:
-        return PersistResult(True, 0, 0.0, 0.0, 0.0)
+        return PersistResult(True, 0, copied.waited_s, copied.took_s, 0.0)
     written_bytes = 0
-    with ExitStack() as stack:
-        fingerprint = bytes.fromhex(attempt.fingerprint)
-        replicas = [
-            stack.enter_context(Replica.open(part.segment, fingerprint=fingerprint))
-            for part in order.parts
-        ]
-        memory = [reserve(replica.data_bytes) for replica in replicas]
-        started_s = time.monotonic()
-        for replica in replicas:
-            await_iteration(replica, attempt.iteration, order.wait_s)
-        complete_s = time.monotonic()
-        copies = [
-            copy_part(replica, attempt.iteration, into)
-            for replica, into in zip(replicas, memory, strict=True)
-        ]
-        copied_s = time.monotonic()
-    # Only now: memory keeps the iteration no longer than two of them take.
-    _step_back()
     pacer = storage_pacer(bytes_per_s=order.bytes_per_s)
-    for part, copy in zip(order.parts, copies, strict=True):
+    for part, copy in zip(order.parts, copied.parts, strict=True):
         receipt = write_rank_files(
             Path(part.template),
             copy.data,
@@ -163,14 +154,43 @@ def persist(order: PersistOrder) -> PersistResult:
         written_bytes += sum(record.size_bytes for record in receipt.files)
     if any(part.rank == 0 for part in order.parts):
         write_converters(tier)
-    published = publish_and_prune(tier, attempt, keep=order.keep)
+    is_published = publish_and_prune(tier, attempt, keep=order.keep)
     return PersistResult(
-        published=published,
+        published=is_published,
         written_bytes=written_bytes,
-        waited_s=complete_s - started_s,
-        copied_s=copied_s - complete_s,
-        written_s=time.monotonic() - copied_s,
+        waited_s=copied.waited_s,
+        copied_s=copied.took_s,
+        written_s=time.monotonic() - began_s,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """The parts, how long they were waited for, and how long copying them took."""
+
+    parts: list[PartCopy]
+    waited_s: float
+    took_s: float
+
+
+def _copied(order: PersistOrder) -> _Copied:
+    iteration = order.attempt.iteration
+    with ExitStack() as stack:
+        fingerprint = bytes.fromhex(order.attempt.fingerprint)
+        replicas = [
+            stack.enter_context(Replica.open(part.segment, fingerprint=fingerprint))
+            for part in order.parts
+        ]
+        memory = [reserve(replica.data_bytes) for replica in replicas]
+        began_s = time.monotonic()
+        for replica in replicas:
+            await_iteration(replica, iteration, order.wait_s)
+        complete_s = time.monotonic()
+        parts = [
+            copy_part(replica, iteration, into)
+            for replica, into in zip(replicas, memory, strict=True)
+        ]
+        return _Copied(parts, complete_s - began_s, time.monotonic() - complete_s)
 
 
 def _step_back() -> None:

@@ -35,6 +35,7 @@ class Between(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Passing)
         self.beyond = (host, port)
         self.faults: Faults = lambda *_: None
+        self.reset = NOWHERE
         self.requests: list[tuple[str, str]] = []
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
