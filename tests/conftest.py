@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import asyncio
 import functools
+import gc
 import logging
 import os
 import re
@@ -138,6 +140,16 @@ def baseline(
     return sha256
 
 
+def _close_connections() -> None:
+    """Close what tiers keep open for as long as a process lives."""
+    import aiohttp  # noqa: PLC0415 - costs time
+    from fsspec.asyn import get_loop  # noqa: PLC0415 - likewise
+
+    open_yet = [one for one in gc.get_objects() if type(one) is aiohttp.ClientSession]
+    for session in open_yet:
+        asyncio.run_coroutine_threadsafe(session.close(), get_loop()).result(10)
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """A real S3 server, with one bucket named "bucket"; its endpoint. Any credentials do."""
@@ -160,6 +172,7 @@ def s3() -> Iterator[str]:
     made = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
     urllib.request.urlopen(made, timeout=30).close()
     yield endpoint
+    _close_connections()
     server.stop()
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})

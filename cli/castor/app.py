@@ -14,6 +14,7 @@ from castor.commands.advise import advise
 from castor.commands.agent import agent
 from castor.commands.calibrate import calibrate
 from castor.commands.certs import certs_app
+from castor.commands.checkpoints import checkpoints_app
 from castor.commands.clean import clean
 from castor.commands.cluster import cluster_app
 from castor.commands.compare import compare
@@ -120,6 +121,7 @@ app.add_typer(trace_app, name="trace")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(certs_app, name="certs")
 app.add_typer(metrics_app, name="metrics")
+app.add_typer(checkpoints_app, name="checkpoints")
 
 
 def main() -> None:

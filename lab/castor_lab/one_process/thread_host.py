@@ -114,6 +114,8 @@ def _call(function: str, arguments: dict[str, Any], log: Path) -> int:
     except KilledError:
         return -signal.SIGKILL
     except SystemExit as end:
+        if isinstance(end.code, int):
+            return end.code
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{end.code}\n")
         return 1

@@ -18,13 +18,14 @@ from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.log_tail import last_words
 from castor_runtime.agent.trainer_host import TrainerHost
 from castor_runtime.persistent.address import tier_at
+from castor_runtime.persistent.retention import LEFT_OUT
 
 _WAIT_S = 3600.0
 """An iteration that was announced and has not come by then never will."""
 
 AT_ONCE = 3
-"""Shares that may be under way at once, of all tiers together, though of each at least one; each
-keeps a copy of its parts in memory."""
+"""Shares that may be under way at once, of all tiers together, though of each at least two: the one
+that waits for other machines, and the next. Each keeps a copy of its parts until it is written."""
 
 LATE_S = 30.0
 """A share that is under way for so long when the next one is due is told of."""
@@ -64,7 +65,7 @@ class Persister:
         self._emit = emit
         self._begun: set[tuple[int, int]] = set()
         self._tiers = [_Tier(url) for url in spec.persistence.tiers]
-        self._at_once = max(1, AT_ONCE // max(1, len(self._tiers)))
+        self._at_once = max(2, AT_ONCE // max(1, len(self._tiers)))
 
     async def write(
         self,
@@ -145,6 +146,8 @@ class Persister:
             log_file,
         )
         code = await self._host.wait_end(pid)
+        if code == LEFT_OUT:
+            return
         said = ""
         if code == 0:
             self._log.write(

@@ -9,6 +9,8 @@ Secrets come from the environment of each machine's agent, from a profile, or fr
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -72,8 +74,16 @@ def tier_at(url: str) -> Tier:
     if not plain:
         raise ValueError(f"{url}: name a bucket, and a prefix: {protocol}://BUCKET/PREFIX")
     protocol = "s3" if protocol == "s3a" else protocol
-    options = _options(url, protocol, parts.query)
-    return ObjectTier(f"{protocol}://{plain}", protocol, options)
+    return _object_tier(url, protocol, f"{protocol}://{plain}", parts.query, os.getpid())
+
+
+@functools.lru_cache(maxsize=64)
+def _object_tier(url: str, protocol: str, shown: str, query: str, _: int) -> ObjectTier:
+    """Return the same tier for the same URL: to connect costs half a second of processor time.
+
+    But never to a process that was forked from another.
+    """
+    return ObjectTier(shown, protocol, _options(url, protocol, query))
 
 
 def require_usable(url: str) -> None:

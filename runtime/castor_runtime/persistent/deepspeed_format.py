@@ -41,7 +41,7 @@ _DTYPES = {
     if isinstance(dtype, torch.dtype)
 }
 _OF_THE_MODULE = ("buffer/", "frozen/")  # all other sections are "<optimizer's key>/<sub-group>"
-_CONVERTERS = ("zero_to_fp32.py", "zero_to_torch.py")
+CONVERTERS = ("zero_to_fp32.py", "zero_to_torch.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def write_converters(tier: Tier) -> None:
     """Put DeepSpeed's own conversion scripts into the folder, as `save_checkpoint` does."""
     scripts = Path(deepspeed.__file__).parent / "utils"
     there = tier.files("")
-    for name in _CONVERTERS:
+    for name in CONVERTERS:
         if name not in there:
             tier.write(name, (scripts / name).read_bytes(), executable=True)
 

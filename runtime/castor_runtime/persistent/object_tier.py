@@ -41,6 +41,9 @@ it is sent. S3 takes 10,000 parts of a file, so a rank's may have 156 GiB."""
 
 _OBJECT_STORES: Final = {"s3", "gs", "gcs", "az", "abfs", "oci", "oss", "tos"}
 
+_STILL_USED_S: Final = 120.0
+"""What other threads still ask over connections that are given up comes to its end meanwhile."""
+
 _GIVEN_UP: Final = "castor-given-up"
 
 
@@ -318,7 +321,12 @@ def _close(made: list[Any]) -> None:
         if creator is not None:
             from fsspec.asyn import get_loop  # noqa: PLC0415 - seldom used
 
-            asyncio.run_coroutine_threadsafe(creator.__aexit__(None, None, None), get_loop())
+            asyncio.run_coroutine_threadsafe(_close_later(creator), get_loop())
+
+
+async def _close_later(creator: Any) -> None:
+    await asyncio.sleep(_STILL_USED_S)
+    await creator.__aexit__(None, None, None)
 
 
 def _name_of(entry: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from castor_runtime.persistent.address import tier_at
 from castor_runtime.persistent.deepspeed_format import write_converters, write_rank_files
 from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.memory_copy import PartCopy, await_iteration, copy_part, reserve
-from castor_runtime.persistent.retention import drop_cut_off, publish_and_prune
+from castor_runtime.persistent.retention import drop_cut_off, publish_and_prune, under_way
 from castor_runtime.persistent.storage import published, start_attempt
 from castor_runtime.state.meta import decode
 
@@ -98,6 +98,7 @@ class PersistResult:
     Attributes:
         published: the checkpoint counts. If not, call `publish_and_prune` every few seconds: other
             machines are still writing.
+        left_out: the tier is still busy with an earlier one, so all machines leave this one out.
         written_bytes: written here.
         waited_s: until the iteration was complete in memory.
         copied_s: to copy all parts out of checkpoint memory.
@@ -109,6 +110,7 @@ class PersistResult:
     waited_s: float
     copied_s: float
     written_s: float
+    left_out: bool = False
 
 
 def persist(order: PersistOrder) -> PersistResult:
@@ -133,6 +135,8 @@ def persist(order: PersistOrder) -> PersistResult:
     _step_back()
     began_s = time.monotonic()
     drop_cut_off(tier, attempt.job, attempt.generation)
+    if under_way(tier, attempt):
+        return PersistResult(False, 0, copied.waited_s, copied.took_s, 0.0, left_out=True)
     staging = start_attempt(tier, attempt)
     if staging is None:
         return PersistResult(True, 0, copied.waited_s, copied.took_s, 0.0)

@@ -24,7 +24,10 @@ from castor_runtime.persistent.storage import (
 )
 from castor_runtime.persistent.tier import Tier
 
-_ATTEMPT = re.compile(r"global_step(\d+)-g(\d+)(?:-[0-9a-f]{16})?")
+LEFT_OUT = 75
+"""Exit code of what writes a share: the tier is busy with an earlier checkpoint."""
+
+_ATTEMPT = re.compile(r"global_step(\d+)-g(\d+)(?:-([0-9a-f]{16}))?")
 
 
 def prune(
@@ -97,6 +100,26 @@ def is_abandoned(tier: Tier, attempt: Attempt) -> bool:
     return not begun and published(tier, attempt) is None
 
 
+def under_way(tier: Tier, attempt: Attempt) -> list[int]:
+    """Return the iterations of other attempts of this generation that may still be completed.
+
+    While there is one, none is begun: storage that is slower than checkpoints are due would else
+    have each machine write others than the rest, and no checkpoint would ever be whole.
+
+    Raises:
+        OSError: the storage refuses.
+    """
+    newest = max((iteration for iteration, _ in tagged(tier)), default=-1)
+    return [
+        iteration
+        for path, iteration, made_in in _attempts(tier, attempt.job)
+        if made_in == attempt.generation
+        and iteration > newest
+        and path != attempt_folder(tier, attempt)
+        and tier.is_there(path)
+    ]
+
+
 def drop_cut_off(tier: Tier, job: str, generation: int) -> None:
     """Remove attempts of earlier generations: they were cut off, and take room.
 
@@ -128,11 +151,17 @@ def publish_and_prune(
     return True
 
 
+def attempt_of_name(name: str) -> tuple[int, int, str] | None:
+    """Return iteration, generation and run that an attempt's folder is named after."""
+    match = _ATTEMPT.fullmatch(name)
+    return None if match is None else (int(match[1]), int(match[2]), match[3] or "")
+
+
 def _attempts(tier: Tier, job: str) -> list[tuple[str, int, int]]:
     """Return the folders of a job's attempts, with iteration and generation."""
     above = attempts_folder(tier, job)
-    matches = ((name, _ATTEMPT.fullmatch(name)) for name in tier.folders(above))
-    return [(f"{above}/{name}", int(match[1]), int(match[2])) for name, match in matches if match]
+    found = ((name, attempt_of_name(name)) for name in tier.folders(above))
+    return [(f"{above}/{name}", of[0], of[1]) for name, of in found if of]
 
 
 def _without_manifest(tier: Tier, attempts: Collection[str]) -> list[str]:

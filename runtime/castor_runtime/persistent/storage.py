@@ -132,7 +132,7 @@ def publish_if_complete(tier: Tier, attempt: Attempt) -> Manifest | None:
         return published(tier, attempt)  # another machine may have published it meanwhile
     manifest = Manifest(attempt, receipts)
     try:
-        _require_files(tier, staging, manifest)
+        require_files(tier, staging, manifest)
         tier.publish(staging, tag(attempt.iteration), MANIFEST_NAME, manifest_bytes(manifest))
     except (DamagedCheckpointError, FileExistsError, FileNotFoundError):
         # Another machine was faster: then it is published, or the name is taken.
@@ -162,7 +162,7 @@ def complete_manifests(tier: Tier, fingerprint: str | None = None) -> dict[int, 
                 continue
             if fingerprint is not None and manifest.attempt.fingerprint != fingerprint:
                 continue
-            _require_files(tier, files_folder(tier, manifest.attempt), manifest)
+            require_files(tier, files_folder(tier, manifest.attempt), manifest)
         except (DamagedCheckpointError, ForeignStorageError):
             continue
         found[iteration] = manifest
@@ -272,7 +272,12 @@ def _receipts(tier: Tier, staging: str, attempt: Attempt) -> tuple[Receipt, ...]
     return tuple(receipts)
 
 
-def _require_files(tier: Tier, folder: str, manifest: Manifest) -> None:
+def require_files(tier: Tier, folder: str, manifest: Manifest) -> None:
+    """Check that a folder has all files of a manifest, by name and size.
+
+    Raises:
+        DamagedCheckpointError: it lacks one, or one has another size; names it.
+    """
     there = tier.files(folder)
     for record in manifest.files():
         found = there.get(record.name)

@@ -23,6 +23,7 @@ from castor_runtime.persistent.retention import (
     is_abandoned,
     prune,
     publish_and_prune,
+    under_way,
 )
 from castor_runtime.persistent.storage import (
     attempt_folder,
@@ -134,6 +135,20 @@ def test_the_newest_stay_and_what_nobody_finishes_goes(tier: Tier) -> None:
     assert complete_iterations(tier) == (20, 30)
     assert publish_and_prune(tier, attempt_of(30), keep=1)
     assert complete_iterations(tier) == (30,)
+
+
+def test_while_one_is_under_way_another_is_not_begun(tier: Tier) -> None:
+    complete(tier, attempt_of(10))
+    write_rank(tier, attempt_of(5), 0)  # can be completed no more: a newer one counts
+    assert under_way(tier, attempt_of(20)) == []
+    write_rank(tier, attempt_of(20), 0)
+    assert under_way(tier, attempt_of(20)) == []
+    assert under_way(tier, attempt_of(30)) == [20]
+    assert under_way(tier, attempt_of(30, generation=2)) == []
+    abandon(tier, attempt_of(20))
+    assert under_way(tier, attempt_of(30)) == []
+    complete(tier, attempt_of(20))
+    assert under_way(tier, attempt_of(30)) == []
 
 
 def test_what_one_machine_gives_up_the_others_see(tier: Tier) -> None:

@@ -27,10 +27,6 @@ from castor_runtime.persistent.storage import complete_iterations
 ITERATIONS = 60
 
 
-def refuse_writing(method: str, _: str) -> tuple[int, str] | None:
-    return (403, "InvalidAccessKeyId") if method == "PUT" else None
-
-
 @pytest.fixture
 def job() -> Iterator[str]:
     job = f"h{secrets.token_hex(4)}"
@@ -64,30 +60,36 @@ def written(outcome: Outcome, kind: type[Persisted | PersistFailed], where: str)
 def test_a_bucket_that_fails_holds_up_nobody_and_is_loaded_from_once_it_works(
     between, job: str, tmp_path: Path
 ) -> None:
-    import_module("castor_runtime.persistent.deepspeed_format")  # seconds; not while it trains
+    for costs_seconds in ("castor_runtime.persistent.machine_share", "s3fs"):
+        import_module(costs_seconds)  # not while it trains
     undisturbed = cluster_of(f"{job}-0", tmp_path / "undisturbed").run()
     folder, bucket = str(tmp_path / "kept"), between.url(job)
-    between.faults = refuse_writing
     cluster = cluster_of(job, tmp_path / "agents", bucket, folder)
     refused = threading.Event()
 
-    def mend() -> None:
-        between.faults = lambda *_: None
+    def refuse_writing(method: str, _: str) -> tuple[int, str] | None:
+        if method != "PUT":
+            return None
         refused.set()
+        return (403, "InvalidAccessKeyId")
+
+    between.faults = refuse_writing
 
     def lose_all_but_the_bucket(trainer: TrainerThread) -> None:
         if lost.is_set():
             if trainer.session._last > ITERATIONS - 5:
                 between.faults = refuse_writing  # what is under way then is to end with the job
         elif refused.wait(0.1):
-            time.sleep(0.1)
-            if Path(folder).exists() and complete_iterations(tier_at(bucket)):
+            between.faults = lambda *_: None
+            time.sleep(0.3)
+            in_bucket.extend(complete_iterations(tier_at(bucket)))
+            if in_bucket and Path(folder).exists():
                 lost.set()
                 shutil.rmtree(folder)
                 lose(cluster, "node-2", "node-3", memory=True)(trainer)
 
     lost = threading.Event()
-    cluster.when(PersistFailed, 1, mend)
+    in_bucket: list[int] = []
     for step in range(1, ITERATIONS):
         cluster.at(0, step, lose_all_but_the_bucket)
     outcome = cluster.run()
@@ -105,4 +107,4 @@ def test_a_bucket_that_fails_holds_up_nobody_and_is_loaded_from_once_it_works(
     assert not any("something" in cause for cause in causes), "no secret is told"
     plans = [entry.event for entry in of_kind(outcome.events, Planned)]
     assert plans[-1].tier == "storage"
-    assert plans[-1].iteration in written(outcome, Persisted, shown)
+    assert plans[-1].iteration >= max(in_bucket)
