@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import asyncio
+import fcntl
 import functools
 import gc
 import logging

@@ -143,7 +143,8 @@ def export(
 
     Example: castor checkpoints export s3://bucket/gpt2 --format safetensors --out weights
     """
-    from castor_runtime.persistent.storage import complete_iterations
+    from castor_runtime.persistent.storage import CONVERTERS, complete_iterations, tag
+    from castor_runtime.persistent.tier import FilesDamagedError
 
     with _tier(url) as tier:
         if iteration is None:
@@ -152,25 +153,21 @@ def export(
                 raise InputError(f"there is no complete checkpoint in {tier.url}", key="URL")
             iteration = complete[-1]
         manifest = _manifest(tier, iteration)
-        # Before what takes seconds to import, and before anything is read.
-        from castor_runtime.persistent import export as exporting
-        from castor_runtime.persistent.tier import FilesDamagedError
+        weights = out / "model.safetensors"
+        made = [out / name for name in (tag(iteration), "latest", *CONVERTERS)]
+        for path in made if form is Form.DEEPSPEED else [weights]:
+            if path.exists():
+                raise InputError(f"{path} is there already: give another folder", key="--out")
+        # Only now: it imports for seconds.
+        from castor_runtime.persistent.export import export_deepspeed, export_safetensors
 
-        names = (
-            exporting.deepspeed_names(iteration)
-            if form is Form.DEEPSPEED
-            else (exporting.WEIGHTS_NAME,)
-        )
-        there = [name for name in names if (out / name).exists()]
-        if there:
-            raise InputError(f"{out / there[0]} is there already: give another folder", key="--out")
         try:
             if form is Form.DEEPSPEED:
-                exporting.export_deepspeed(tier, manifest, out)
+                export_deepspeed(tier, manifest, out)
                 told = f'engine.load_checkpoint("{out}") loads it'
             else:
-                count = exporting.export_safetensors(tier, manifest, out)
-                told = f"{count} tensors, float32, in {out / exporting.WEIGHTS_NAME}"
+                count = export_safetensors(tier, manifest, weights)
+                told = f"{count} tensors, float32, in {weights}"
         except FilesDamagedError as error:
             typer.echo(f"iteration {iteration} of {tier.url}: {error}", err=True)
             raise typer.Exit(1) from error
@@ -226,7 +223,7 @@ def _print_table(found: Sequence[Listed]) -> None:
     for one in found:
         table.add_row(
             one.job or "-",
-            one.run or "-",
+            one.run[:8] or "-",
             str(one.iteration),
             str(one.ranks or "-"),
             format_bytes(one.size_bytes),

@@ -30,6 +30,7 @@ from castor_runtime.persistent.manifest import (
     read_receipt,
     write_receipt,
 )
+from castor_runtime.persistent.storage import CONVERTERS
 from castor_runtime.persistent.template import read_template
 from castor_runtime.persistent.tier import Tier
 from castor_runtime.state.module_buffers import departed_names, held_names
@@ -41,7 +42,6 @@ _DTYPES = {
     if isinstance(dtype, torch.dtype)
 }
 _OF_THE_MODULE = ("buffer/", "frozen/")  # all other sections are "<optimizer's key>/<sub-group>"
-CONVERTERS = ("zero_to_fp32.py", "zero_to_torch.py")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ Needs torch and DeepSpeed, and for weights as much memory as the whole model in 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,17 +17,9 @@ import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from safetensors.torch import save_file
 
-from castor_runtime.persistent.deepspeed_format import CONVERTERS
 from castor_runtime.persistent.manifest import Manifest
-from castor_runtime.persistent.storage import files_folder, tag
+from castor_runtime.persistent.storage import CONVERTERS, files_folder, tag
 from castor_runtime.persistent.tier import Tier
-
-WEIGHTS_NAME = "model.safetensors"
-
-
-def deepspeed_names(iteration: int) -> tuple[str, ...]:
-    """Return what `export_deepspeed` makes in its folder."""
-    return (tag(iteration), "latest", *CONVERTERS)
 
 
 def export_deepspeed(tier: Tier, manifest: Manifest, out: Path) -> None:
@@ -34,7 +28,7 @@ def export_deepspeed(tier: Tier, manifest: Manifest, out: Path) -> None:
     Args:
         tier: that has the checkpoint.
         manifest: of it.
-        out: a folder that has none of `deepspeed_names`.
+        out: a folder that has neither such a checkpoint nor `latest` nor the converters.
 
     Raises:
         FilesDamagedError: files are not as they were written; nothing was made.
@@ -55,7 +49,7 @@ def export_deepspeed(tier: Tier, manifest: Manifest, out: Path) -> None:
         shutil.copy(Path(deepspeed.__file__).parent / "utils" / script, out / script)
 
 
-def export_safetensors(tier: Tier, manifest: Manifest, out: Path) -> int:
+def export_safetensors(tier: Tier, manifest: Manifest, file: Path) -> int:
     """Write the model's weights, in float32, as one file; return how many tensors it has.
 
     Tensors that are one in the model (tied weights) are in the file once for each name.
@@ -63,7 +57,7 @@ def export_safetensors(tier: Tier, manifest: Manifest, out: Path) -> int:
     Args:
         tier: that has the checkpoint.
         manifest: of it.
-        out: a folder that has no `WEIGHTS_NAME`.
+        file: that is made.
 
     Raises:
         FilesDamagedError: files are not as they were written; nothing was made.
@@ -72,9 +66,11 @@ def export_safetensors(tier: Tier, manifest: Manifest, out: Path) -> int:
     attempt = manifest.attempt
     name = tag(attempt.iteration)
     with tier.whole(files_folder(tier, attempt), manifest.files(), name) as folder:
-        state: Mapping[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-            str(folder.parent), folder.name
-        )
+        # DeepSpeed tells of its progress on standard output.
+        with contextlib.redirect_stdout(sys.stderr):
+            state: Mapping[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+                str(folder.parent), folder.name
+            )
     tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}
     about = {
         "format": "pt",
@@ -82,8 +78,9 @@ def export_safetensors(tier: Tier, manifest: Manifest, out: Path) -> int:
         "castor_run": attempt.run,
         "castor_iteration": str(attempt.iteration),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    beside = out / f".{WEIGHTS_NAME}.unfinished"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.unfinished")
     save_file(tensors, str(beside), metadata=about)
-    beside.rename(out / WEIGHTS_NAME)
+    beside.chmod(0o644)
+    beside.rename(file)
     return len(tensors)

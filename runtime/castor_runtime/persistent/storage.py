@@ -45,6 +45,9 @@ from castor_runtime.persistent.manifest import (
 )
 from castor_runtime.persistent.tier import Tier, TierError
 
+CONVERTERS = ("zero_to_fp32.py", "zero_to_torch.py")
+"""DeepSpeed's own conversion scripts, which lie beside checkpoints."""
+
 DAMAGED_SUFFIX = ".damaged"
 """Ends the name of a checkpoint that was set aside."""
 
