@@ -133,13 +133,14 @@ def test_the_roots_machine_and_trainers_that_stand_still(castor_train: Any, base
     check_redundancy(trial)
 
 
-def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, s3: str) -> None:
-    """All there is then is in a bucket of a real S3 server."""
-    bucket = f"s3://bucket/failures?endpoint_url={s3}"
-    run = start("--persist", bucket, "--persist-every", "2s", iterations=100)
+def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, tmp_path: Any) -> None:
+    run = start("--persist", str(tmp_path / "kept"), "--persist-every", "2s", iterations=100)
 
     def is_persisted() -> bool:
-        shares = Counter(entry.event.iteration for entry in of_kind(run.events(), Persisted))
+        shares: dict[object, int] = {}
+        for entry in of_kind(run.events(), Persisted):
+            iteration = entry.event.iteration
+            shares[iteration] = shares.get(iteration, 0) + 1
         return 4 in shares.values()
 
     run.wait_until(is_persisted, "persisted")

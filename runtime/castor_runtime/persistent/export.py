@@ -65,12 +65,12 @@ def export_safetensors(tier: Tier, manifest: Manifest, file: Path) -> int:
     """
     attempt = manifest.attempt
     name = tag(attempt.iteration)
-    with tier.whole(files_folder(tier, attempt), manifest.files(), name) as folder:
-        # DeepSpeed tells of its progress on standard output.
-        with contextlib.redirect_stdout(sys.stderr):
-            state: Mapping[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-                str(folder.parent), folder.name
-            )
+    whole = tier.whole(files_folder(tier, attempt), manifest.files(), name)
+    # DeepSpeed tells of its progress on standard output.
+    with whole as folder, contextlib.redirect_stdout(sys.stderr):
+        state: Mapping[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+            str(folder.parent), folder.name
+        )
     tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}
     about = {
         "format": "pt",
