@@ -78,7 +78,7 @@ class Persister:
     ) -> None:
         """Write the machine's parts of `iteration` once it is complete.
 
-        To every tier, each on its own; a second call does nothing, but where the first has failed.
+        To every tier, each on its own; a second call does nothing, but where none has it by the first.
         A checkpoint that fails costs nothing but itself: training does not wait for it.
         """
         if (generation, iteration) in self._begun:
@@ -109,7 +109,8 @@ class Persister:
         written = await asyncio.gather(
             *(self._write_to(tier, generation, iteration, machine, order) for tier in self._tiers)
         )
-        if all(written):
+        # Of all machines, where it counts; another tier that is away holds up nobody.
+        if any(written):
             self._tell(iteration, everywhere=True)
         else:
             self._begun.discard((generation, iteration))
@@ -147,7 +148,7 @@ class Persister:
         )
         code = await self._host.wait_end(pid)
         if code == LEFT_OUT:
-            return
+            return False
         said = ""
         if code == 0:
             self._log.write(
