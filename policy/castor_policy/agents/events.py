@@ -158,7 +158,7 @@ class PersistEnded:
     """This machine's share of a persistent checkpoint is written, or why it is not.
 
     `reason`: "" where all went well. It speaks of storage, whatever generation it was begun in.
-    `everywhere`: the checkpoint counts in every tier of storage.
+    `everywhere`: the checkpoint counts, of all machines, in a tier of storage.
     """
 
     iteration: int

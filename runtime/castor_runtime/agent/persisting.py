@@ -78,7 +78,7 @@ class Persister:
     ) -> None:
         """Write the machine's parts of `iteration` once it is complete.
 
-        To every tier, each on its own; a second call does nothing, but where none has it by the first.
+        To every tier, each on its own; a second call does nothing, unless no tier has it.
         A checkpoint that fails costs nothing but itself: training does not wait for it.
         """
         if (generation, iteration) in self._begun:
