@@ -14,7 +14,7 @@ from castor_sim.explore.broken import BROKEN
 from castor_sim.explore.draw import draw_faults, pairs
 from castor_sim.explore.reached import modules, unreached
 from castor_sim.explore.run import CRASHED, Found, Search, run_schedule, run_seed, run_seeds, shrink
-from castor_sim.explore.schedule import KINDS, Fault
+from castor_sim.explore.schedule import FAULTS, Fault
 from castor_sim.explore.truth import Truth, first_state, next_state
 from castor_sim.explore.world import Shape, World
 
@@ -75,8 +75,8 @@ def test_an_agent_that_raises_is_a_violation(monkeypatch) -> None:
 
 
 def test_seeds_take_every_pair_of_faults_equally_often() -> None:
-    every = pairs(tuple(KINDS))
-    assert len(set(every)) == len(every) == len(KINDS) * (len(KINDS) + 1) // 2 * 3
+    every = pairs(tuple(FAULTS))
+    assert len(set(every)) == len(every) == len(FAULTS) * (len(FAULTS) + 1) // 2 * 3
     kinds = ("crash", "net", "store")
     taken = Counter(pairs(kinds)[seed % len(pairs(kinds))] for seed in range(100))
     assert max(taken.values()) - min(taken.values()) <= 1

@@ -353,7 +353,9 @@ class SimulatedAgent:
             self.see(PersistEnded(wanted.iteration, "not all machines wrote their shares"))
 
     def refuse(self, reason: str) -> None:
-        """End with a sentence for whoever started this."""
+        """End with a sentence for whoever started this; once is enough."""
+        if not self.alive:
+            return
         self.world.note(f"{self.incarnation} refuses to start: {reason}")
         self.exited = REFUSED
         self.end()
