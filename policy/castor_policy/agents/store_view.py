@@ -155,6 +155,11 @@ class StoreView:
         """Whether every agent follows the key."""
         return self._agents_keys.part_of(key) is not None
 
+    @property
+    def others_prefix(self) -> str:
+        """What `heard_of_others` wants read: all reports."""
+        return agents_prefix(self._job)
+
     def heard_of_others(self, found: Sequence[KeyValue]) -> None:
         """Take in all reports as they stand, of which this agent follows none but its own."""
         reports: dict[str, AgentReport] = {}

@@ -30,7 +30,6 @@ from castor_policy.agents.lease_keeping import (
     unanswered,
 )
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
-from castor_policy.agents.store_keys import agents_prefix
 from castor_policy.agents.store_view import StoreView
 from castor_policy.agents.wish import Wish
 from castor_policy.store import (
@@ -183,7 +182,7 @@ class StoreSession:
         txn = store_writes.campaign(self._spec.job, self._agent, self._keeper.lease)
         with contextlib.suppress(StoreUnavailableError, LeaseLostError):
             if not self.view.may_campaign():
-                found, _ = await self._store.get_prefix(agents_prefix(self._spec.job))
+                found, _ = await self._store.get_prefix(self.view.others_prefix)
                 self.view.heard_of_others(found)
             if self.view.may_campaign():
                 await self._store.transact(txn)

@@ -25,7 +25,6 @@ from castor_policy.agents.lease_keeping import (
     RenewLease,
 )
 from castor_policy.agents.own_report import NameClaim, Sign, Verdict
-from castor_policy.agents.store_keys import agents_prefix
 from castor_policy.agents.store_view import StoreView
 from castor_policy.store import (
     Keys,
@@ -101,7 +100,7 @@ class Session:
             if not isinstance(answer, Exception):
                 self.view.heard_of_others(answer[0])
 
-        reports = Keys.under(agents_prefix(self._job))
+        reports = Keys.under(self.view.others_prefix)
         self._world.store.request(
             self._agent, lambda model, now_s: model.read(reports, now_s), heard
         )
