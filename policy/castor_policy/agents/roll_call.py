@@ -22,7 +22,7 @@ from castor_policy.agents.gathering import has_gathered
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 
-CHECKED_AT_ONCE = 8
+CHECKED_AT_ONCE = 2
 """Machines that one `validate` counts anew, so that it takes no longer where there are more."""
 
 
