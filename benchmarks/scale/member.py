@@ -31,6 +31,7 @@ from castor_policy.agents.life import AgentLife
 from castor_policy.agents.office import Tenure
 from castor_policy.agents.own_report import Sign
 from castor_policy.agents.worker import Worker
+from castor_policy.store import StoreUnavailableError
 from castor_runtime.agent.session import StoreSession
 
 LOADING_S = 0.2
@@ -163,11 +164,10 @@ class Member:
 
     async def _write(self, write: Any) -> None:
         root, done = self.life.root, None
-        try:
+        with contextlib.suppress(StoreUnavailableError):
             done = await self.session.write_as_root(write)
-        finally:
-            for event in self.life.root_write_ended(write, root, done):
-                self._see(event)
+        for event in self.life.root_write_ended(write, root, done):
+            self._see(event)
 
     async def _tick(self) -> None:
         while True:
