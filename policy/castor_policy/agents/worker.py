@@ -80,7 +80,7 @@ from castor_records.events import failures
 REPORT_PROGRESS_S = 1.0
 """The report's iteration is for people and for counting attempts: not worth a write each."""
 
-MOST_PROGRESS_PER_S = 100.0
+MOST_PROGRESS_PER_S = 50.0
 """All machines together write so often for that, however many they are."""
 
 _UNGATHERED = "this machine had not gathered for this plan"
