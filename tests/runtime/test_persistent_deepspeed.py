@@ -206,7 +206,7 @@ def test_a_dynamic_loss_scale_is_written_as_deepspeed_keeps_it(runs: Path, tmp_p
     sections = load(runs / "fp32" / "uninterrupted-0.pt")["sections"]
     data = memoryview(bytearray(1 << 20))
     into = (LocalTier(tmp_path), ".")
-    arguments = (tmp_path / "template", data, sections, meta, encode(meta), *into, attempt)
+    arguments = (tmp_path / "template", data, sections, encode(meta), *into, attempt)
     receipt = write_rank_files(*arguments, 0)
     found = load(tmp_path / receipt.files[1].name)["optimizer_state_dict"]["loss_scaler"]
     assert type(found) is DynamicLossScaler
@@ -226,9 +226,9 @@ def test_a_dynamic_loss_scale_is_written_as_deepspeed_keeps_it(runs: Path, tmp_p
             tmp_path / "template",
             data,
             [section for section in sections if section["name"] != "fp32/0"],
-            meta,
-            b"",
-            tmp_path / "other",
+            encode(meta),
+            LocalTier(tmp_path),
+            "other",
             attempt,
             0,
         )

@@ -33,6 +33,7 @@ from castor_runtime.persistent.manifest import (
 from castor_runtime.persistent.storage import CONVERTERS
 from castor_runtime.persistent.template import read_template
 from castor_runtime.persistent.tier import Tier
+from castor_runtime.state.meta import decode
 from castor_runtime.state.module_buffers import departed_names, held_names
 from castor_runtime.state.protocol import DamagedError
 
@@ -105,7 +106,6 @@ def write_rank_files(
     template_path: Path,
     data: memoryview,
     sections: Sequence[Mapping[str, Any]],
-    meta: Mapping[str, Any],
     meta_bytes: bytes,
     tier: Tier,
     staging: str,
@@ -123,10 +123,9 @@ def write_rank_files(
         template_path: what `write_template` wrote in that rank's trainer.
         data: the rank's snapshot; it must not change meanwhile (see `memory_copy`).
         sections: what lies where in it.
-        meta: `meta_bytes` decoded; "buffers", "engine", "lr_scheduler", "loss_scaler",
-            "dynamic_loss_scale", "overflow" and "optimizer" are read; they are as
-            `DeepSpeedState.meta` returns them.
-        meta_bytes: kept as they are for the trainer that resumes.
+        meta_bytes: kept as they are for the trainer that resumes; decoded, "buffers", "engine",
+            "lr_scheduler", "loss_scaler", "dynamic_loss_scale", "overflow" and "optimizer" are
+            read, which are as `DeepSpeedState.meta` returns them.
         tier: where they are written.
         staging: from `storage.start_attempt`.
         attempt: what is written.
@@ -146,6 +145,7 @@ def write_rank_files(
             f"{template_path} is the template of rank {template['rank']} of "
             f"{template['model_states']['dp_world_size']}, expected {rank} of {attempt.world_size}"
         )
+    meta = decode(meta_bytes)
     if meta["engine"]["global_steps"] != attempt.iteration:
         raise ValueError(
             f"the snapshot of rank {rank} is of iteration {meta['engine']['global_steps']}, "

@@ -24,7 +24,6 @@ from castor_runtime.persistent.manifest import Attempt
 from castor_runtime.persistent.memory_copy import PartCopy, await_iteration, copy_part, reserve
 from castor_runtime.persistent.retention import drop_cut_off, publish_and_prune, under_way
 from castor_runtime.persistent.storage import published, start_attempt
-from castor_runtime.state.meta import decode
 
 NICENESS = 5
 """Of the threads that write: where processors are short, training goes first."""
@@ -147,7 +146,6 @@ def persist(order: PersistOrder) -> PersistResult:
             Path(part.template),
             copy.data,
             part.sections,
-            decode(copy.meta),
             copy.meta,
             tier,
             staging,
