@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castor_records.account import TEXT_BYTES, Account
@@ -94,6 +94,7 @@ def test_measurements_lead_over_others_where_machine_0_has_changed() -> None:
     assert clocks.offset("nobody", 0) is None
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 10**6)), max_size=30),
     st.lists(st.integers(-(10**7), 10**7), min_size=4, max_size=4),
@@ -154,7 +155,7 @@ def test_an_account_tells_the_same_recoveries_as_the_whole_log(tmp_path: Path) -
 
 
 def test_an_account_that_would_be_too_long_tells_of_the_newest() -> None:
-    entries = [elected(t, f"agent-{t * 7919 % 10007}") for t in range(20_000)]
+    entries = [elected(t, f"agent-{t * 7919 % 10007}") for t in range(11_000)]
     text = Account(agent="a", run="r", entries=entries).to_text()
     read = Account.of_text(text)
     assert len(text) <= TEXT_BYTES
