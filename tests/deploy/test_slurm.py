@@ -21,7 +21,7 @@ ITERATIONS = 100
 PROGRAM = """#!/bin/sh
 echo "$*"
 [ "$1" = clean ] && exit 0
-trap 'exit 143' TERM
+trap 'echo told; exit 93' TERM
 while sleep 0.1; do [ -e /mnt/code ] && exit "$(cat /mnt/code)"; done
 """
 
@@ -93,12 +93,20 @@ def ends(deployment: Any, slurm: SlurmCluster, hosts: list[SeparateHost]) -> Non
     hosts[0].path("/mnt/code").unlink()
     slurm.type("scontrol", "update", f"job={on['n1']}", "StartTime=now")  # else in two minutes
     wait_until(lambda: slurm.tasks()[on["n1"]][0] == "RUNNING", slurm.tasks)
-    assert said(hosts[2]) == "run --nnodes 2:3 --job j train.py --lr 3\n"
+    assert (
+        said(hosts[2])
+        == "run --on-term drain --term-patience 60s --nnodes 2:3 --job j train.py --lr 3\n"
+    )
+
+    # Its time is over: it was drained, with code 93, and waits in the queue all the same.
+    slurm.type("scancel", "--signal=USR1", "--batch", on["n2"])
+    wait_until(lambda: slurm.tasks()[on["n2"]][0] == "PENDING", slurm.tasks)
+    assert "told" in said(hosts[2])
 
     slurm.type("scancel", submitted)
     wait_until(lambda: not slurm.tasks(), slurm.tasks)
     assert not any("/mnt/castor" in one for host in hosts for one in host.processes().values())
-    assert said(hosts[2]).endswith("clean --job j\n")
+    assert said(hosts[1]).endswith("clean --job j\n")
 
 
 def test_the_line_says_how_many_tasks(tmp_path: Path) -> None:
@@ -107,10 +115,12 @@ def test_the_line_says_how_many_tasks(tmp_path: Path) -> None:
         assert done.exit_code == 0
         return done.output
 
+    named = ("--job", "j", "x.py")
     script = printed("--before", "5min", "--nnodes", "4:6", "--job", "j", "x.py", "a b")
     assert "#SBATCH --array=0-5\n" in script
-    assert "#SBATCH --signal=B:TERM@300\n" in script
-    assert "run --nnodes 4:6 --job j x.py 'a b' &\n" in script
+    assert "#SBATCH --signal=B:USR1@300\n" in script
+    assert "run --on-term drain --term-patience 150s --nnodes 4:6 --job j x.py 'a b' &\n" in script
+    assert "run --on-term end --nnodes 4 " in printed("--on-term", "end", "--nnodes", "4", *named)
     for line, why in [
         (("--job", "j", "x.py"), "--nnodes: say how many tasks"),
         (("--nnodes", "4", "x.py"), "--job: name the job"),

@@ -14,23 +14,25 @@ from dataclasses import dataclass
 from typing import Final
 
 from castor_configs.errors import InputError
-from castor_runtime.deployment.run_line import value_of, without
+from castor_runtime.deployment.run_line import draining, value_of, without
 from castor_runtime.ports import Ports
 
 PORTS: Final = "7000-7019"
 METRICS_PORT: Final = "9464"
 KERNEL_PORTS: Final = "7100 7999"
 SECRET: Final = "/etc/castor/secret"  # noqa: S105 - where it is mounted
+_GRACE_S: Final = 120
 _OF_THE_POD: Final = ("--secret", "--name", "--listen", "--interface", "--folder")
 
 _POD_LINE = """\
 {castor} run --name "$POD" --listen "$ADDRESS" --ports {ports} \
 --metrics-port {metrics} --folder /var/log/castor --secret {secret} {words} &
 agent=$!
-trap 'kill -TERM "$agent"' TERM
+over=
+trap 'over=yes; kill -TERM "$agent"' TERM
 wait "$agent"; code=$?
 while kill -0 "$agent" 2>/dev/null; do wait "$agent"; code=$?; done
-case $code in
+case $over$code in
   0|1|2|93)
     trap 'exit "$code"' TERM
     echo "castor: ended with code $code; when done: kubectl delete statefulset $JOB"
@@ -80,7 +82,7 @@ spec:
       labels: {labels}
       annotations: {{prometheus.io/scrape: "true", prometheus.io/port: "{metrics}"}}
     spec:
-      terminationGracePeriodSeconds: 120
+      terminationGracePeriodSeconds: {grace_s}
       securityContext:
         # gloo and NCCL listen at ports of this range; Kubernetes counts the setting as safe.
         sysctls: [{{name: net.ipv4.ip_local_port_range, value: "{kernel_ports}"}}]
@@ -168,7 +170,7 @@ def manifests(wanted: Wanted) -> str:
         ports=ports or PORTS,
         metrics=metrics,
         secret=SECRET,
-        words=shlex.join(words),
+        words=shlex.join(draining(words, _GRACE_S)),
     )
     return _MANIFESTS.format(
         job=wanted.job,
@@ -178,6 +180,7 @@ def manifests(wanted: Wanted) -> str:
         port=Ports.parse(ports or PORTS).first,
         metrics=metrics,
         kernel_ports=KERNEL_PORTS,
+        grace_s=_GRACE_S,
         replicas=wanted.replicas,
         disruptions=max(1, wanted.replicas - 1),
         train=wanted.train,

@@ -80,3 +80,18 @@ def without(words: Sequence[str], option: str) -> list[str]:
         elif not word.startswith(f"{option}="):
             kept.append(word)
     return [*kept, *left]
+
+
+def draining(words: Sequence[str], before_s: int) -> list[str]:
+    """Return the line with which an agent that is told to end gives its place away first.
+
+    Args:
+        words: of the line, after `castor run`; what it says itself stands.
+        before_s: so long after having been told it is ended in any case.
+
+    Raises:
+        InputError: an option has no value.
+    """
+    if value_of(words, "--on-term"):
+        return list(words)
+    return ["--on-term", "drain", "--term-patience", f"{max(1, before_s // 2)}s", *words]

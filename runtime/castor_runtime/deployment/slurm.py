@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from castor_configs.errors import InputError
+from castor_runtime.deployment.run_line import draining
 
 _ENDED = (0, 1, 2, 93)
 """Exit codes of an agent that nothing is gained by starting again."""
@@ -23,13 +24,16 @@ _BODY = """
 task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 {command} &
 agent=$!
-trap 'kill -TERM "$agent" 2> /dev/null' TERM
+told=
+# Its time will be over: the agent gives its place away. Cancelled: told twice, it ends at once.
+trap 'told=yes; kill -TERM "$agent"' USR1
+trap 'told=yes; for _ in 1 2; do kill -TERM "$agent" 2> /dev/null; sleep 1; done' TERM
 wait "$agent"; code=$?
 while kill -0 "$agent" 2> /dev/null; do  # a signal ends a wait before its time
   wait "$agent"; code=$?
 done
 
-case $code in {ended}) exit "$code";; esac
+case $told$code in {ended}) exit "$code";; esac
 case $(squeue --noheader --jobs="$task" --format=%T) in
   # The time is over, or the agent died: this task waits in the queue, and comes back as a spare.
   RUNNING) scontrol requeue "$task";;
@@ -70,14 +74,14 @@ def batch_script(wanted: Wanted) -> str:
         "--ntasks=1",
         "--exclusive",
         "--requeue",
-        f"--signal=B:TERM@{wanted.before_s}",
+        f"--signal=B:USR1@{wanted.before_s}",
         "--open-mode=append",
         f"--output={wanted.job}-%A_%a.log",
         *wanted.options,
     ]
     castor = shlex.quote(str(wanted.castor))
     body = _BODY.format(
-        command=shlex.join([str(wanted.castor), "run", *wanted.words]),
+        command=shlex.join([str(wanted.castor), "run", *draining(wanted.words, wanted.before_s)]),
         ended="|".join(map(str, _ENDED)),
         castor=castor,
         job=shlex.quote(wanted.job),
