@@ -30,7 +30,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdTimeout=10
 ReturnToService=2
-KillWait=10
+KillWait=30
 MailProg=/bin/true
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
