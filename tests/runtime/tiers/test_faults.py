@@ -47,10 +47,15 @@ def complete(tier: Tier, iteration: int, generation: int = 1, size: int = 1000) 
     return attempt
 
 
-@pytest.fixture
-def bucket(between, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tier:
-    # As many tries, but for the waits between them.
+@pytest.fixture(autouse=True)
+def few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what fails tried again once by each of the two that do: their waits grow with tries."""
     monkeypatch.setitem(address._S3_TIMES["config_kwargs"]["retries"], "max_attempts", 2)
+    monkeypatch.setattr(import_module("s3fs").S3FileSystem, "retries", 2)
+
+
+@pytest.fixture
+def bucket(between, tmp_path: Path) -> Tier:
     return tier_at(between.url(tmp_path.name))
 
 
@@ -134,9 +139,7 @@ def test_a_url_that_can_be_none_is_refused_in_a_sentence(url: str, told: str) ->
 
 
 def test_an_s3fs_that_is_too_old_or_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import s3fs  # noqa: PLC0415 - costs a second
-
-    monkeypatch.setattr(s3fs, "__version__", "2025.12.0")
+    monkeypatch.setattr(import_module("s3fs"), "__version__", "2025.12.0")
     with pytest.raises(ValueError, match=r"needs s3fs of 2026 or later, here is 2025\.12\.0"):
         require_usable("s3://bucket/x")
 
@@ -149,9 +152,8 @@ def test_an_s3fs_that_is_too_old_or_missing_is_refused(monkeypatch: pytest.Monke
 
 
 def test_a_missing_bucket_ends_the_command_and_one_that_is_away_does_not(
-    s3: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    s3: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(address._S3_TIMES["config_kwargs"]["retries"], "max_attempts", 1)
     with pytest.raises(OptionError, match="s3://nowhere/x is in no bucket or folder that is there"):
         check_tiers([f"s3://nowhere/x?endpoint_url={s3}"])
     check_tiers([f"s3://bucket/x?endpoint_url={s3}", "s3://b/x?endpoint_url=http://127.0.0.1:9"])
