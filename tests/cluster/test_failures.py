@@ -133,8 +133,9 @@ def test_the_roots_machine_and_trainers_that_stand_still(castor_train: Any, base
     check_redundancy(trial)
 
 
-def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, tmp_path: Any) -> None:
-    run = start("--persist", str(tmp_path / "kept"), "--persist-every", "2s", iterations=100)
+def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, s3: str) -> None:
+    tier = f"s3://bucket/two-machines?endpoint_url={s3}"
+    run = start("--persist", tier, "--persist-every", "2s", iterations=100)
 
     def is_persisted() -> bool:
         shares: dict[object, int] = {}
