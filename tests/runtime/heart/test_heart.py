@@ -38,9 +38,6 @@ from castor_records.events.failures import Detected, Planned, Redundant, Replace
 from castor_records.events.storing import Persisted
 from castor_runtime.arena import SHARED_MEMORY
 
-# A process that is killed closes its files; a thread may be stopped as it has just opened one.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
 ITERATIONS = 8
 PAIRS = ((0, 1), (1, 0), (2, 3), (3, 2))
 RING_OF_THREE = ((0, 1, 2), (1, 2, 3), (2, 3, 0), (3, 0, 1))
