@@ -213,7 +213,7 @@ def test_all_jobs_of_a_store_are_listed(place: Place) -> None:
         "last_failure": "its lease expired",
         "reason": "",
     }
-    assert 100 < told["age_s"] < 200
+    assert 100 < told["age_s"] < 3600  # since this file was read
 
 
 def test_logs_come_with_who_said_them_and_who_is_gone_is_named(place: Place) -> None:

@@ -135,7 +135,7 @@ def test_the_roots_machine_and_trainers_that_stand_still(castor_train: Any, base
 
 def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, s3: str) -> None:
     tier = f"s3://bucket/two-machines?endpoint_url={s3}"
-    run = start("--persist", tier, "--persist-every", "2s", iterations=100)
+    run = start("--persist", tier, "--persist-every", "4s", iterations=60)
 
     def is_persisted() -> bool:
         shares: dict[object, int] = {}
@@ -148,13 +148,13 @@ def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, s3: str) -
     run.inject("machine:0,1@now")
     trial = run.wait()
     sys.stdout.write(trial.output)
-    check_end(trial, baseline(4, 100), 100)
+    check_end(trial, baseline(4, 60), 60)
     (recovery,) = trial.recoveries
     assert recovery["kind"] == "hardware"
     assert set(recovery["sources"].values()) == {"storage"}
     resumed = [e for e in trial.of(Resumed) if e.event.generation != 1]
     assert {entry.event.iteration for entry in resumed} == {recovery["iteration"]}
-    assert 0 < recovery["iteration"] < 100
+    assert 0 < recovery["iteration"] < 60
     assert trial.processes_left == trial.memory_left == ()
 
 

@@ -20,10 +20,13 @@ from castor_sim.explore.world import Shape, World
 
 MOST_SEEDS = 2000
 MOST_FAULTS = 4
+FROM_SEED = {"older-plan-obeyed": 500, "past-memory-counts": 800}
+"""Where a search begins that takes most of a minute from seed 0."""
 
 
 def first_found(search: Search) -> Found:
-    found = next((f for seed in range(MOST_SEEDS) if (f := run_seed(search, seed))), None)
+    seeds = range(FROM_SEED.get(search.broken, 0), MOST_SEEDS)
+    found = next((f for seed in seeds if (f := run_seed(search, seed))), None)
     assert found is not None
     return found
 
@@ -86,12 +89,11 @@ def test_seeds_take_every_pair_of_faults_equally_often() -> None:
 @pytest.mark.long
 def test_what_was_reached_adds_up_over_batches() -> None:
     search = Search(Shape(), coverage=True)
+    run_seeds(search, range(4))  # what is read, and made, once a process is there from now on
     both = run_seeds(search, range(4)).reached
     one, other = run_seeds(search, range(2)).reached, run_seeds(search, range(2, 4)).reached
     one.add(other)
-    # Documents are read once a process: what was read before is not read again.
-    decided = {arc for arc in both.arcs if not arc[0].endswith("store_view.py")}
-    assert decided <= one.arcs
+    assert one.arcs == both.arcs
     assert one.pairs == both.pairs
     counts = {module.__name__: unreached(module, both.arcs) for module in modules()}
     branches, left = counts["castor_policy.agents.worker"]

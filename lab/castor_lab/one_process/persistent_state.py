@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from castor_runtime.state.meta import decode
 from castor_runtime.state.protocol import PersistentPart
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.tensor_state import TensorState
+
+_READING = threading.Lock()
+"""What `safe_globals` permits, it permits the whole process, and all ranks are threads here."""
 
 _WEIGHT = "fp32/0"
 """The section of an engine's only sub-group; the momentum's is "momentum_buffer/0"."""
@@ -83,12 +87,11 @@ class PersistentTensorState(TensorState):
 
         from castor_runtime.persistent.deepspeed_format import meta_name  # noqa: PLC0415 - likewise
 
-        # For good: the context manager's list is the process's, and all ranks are threads here.
-        torch.serialization.add_safe_globals([LossScaler])
         with whole_part(part) as folder:
             meta = decode((folder / meta_name(part.rank)).read_bytes())
             file = folder / _optimizer_file(part.rank)
-            saved = torch.load(file, weights_only=True)["optimizer_state_dict"]
+            with _READING, torch.serialization.safe_globals([LossScaler]):
+                saved = torch.load(file, weights_only=True)["optimizer_state_dict"]
         (state,) = saved["optimizer_state_dict"]["state"].values()
         self._weight.detach().copy_(saved["fp32_flat_groups"][0])
         assert self._optimizer_state is not None, "it was given one"

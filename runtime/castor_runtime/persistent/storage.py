@@ -103,15 +103,16 @@ def published(tier: Tier, attempt: Attempt) -> Manifest | None:
     """
     target = tag(attempt.iteration)
     manifest = read_manifest(tier, target)
+    if manifest is None and tier.is_there(target):
+        manifest = read_manifest(tier, target)  # another machine may have just published it
+        if manifest is None:
+            raise ForeignStorageError(
+                f"{tier.at(target)} exists and Castor did not write it; give another "
+                "folder or move it away"
+            )
     if manifest is not None:
         _require_own(tier.at(target), manifest, attempt.job, attempt.fingerprint)
-        return manifest
-    if tier.is_there(target):
-        raise ForeignStorageError(
-            f"{tier.at(target)} exists and Castor did not write it; give another "
-            "folder or move it away"
-        )
-    return None
+    return manifest
 
 
 def publish_if_complete(tier: Tier, attempt: Attempt) -> Manifest | None:
