@@ -182,7 +182,7 @@ def test_a_drain_gives_the_place_to_a_standby_from_where_all_hold() -> None:
     for report in members:
         effects += made.handle(ReportChanged(report.agent, report), 2.0)
     assert [one for one in effects if isinstance(one, GrantWishes)] == [
-        GrantWishes(TERM, (DRAIN.key("j"),))
+        GrantWishes(TERM, (DRAIN.key("j"),), 22)
     ]
 
 

@@ -180,10 +180,14 @@ class AskHold:
 
 @dataclass(frozen=True, slots=True)
 class GrantWishes:
-    """Take out of the store the wishes that are done, fenced as `WritePlan` is."""
+    """Take out of the store the wishes that are done, fenced as `WritePlan` is.
+
+    By the plan, too: what is done by one may be asked for anew by the next.
+    """
 
     term: int
     keys: tuple[str, ...]
+    after: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -380,7 +380,7 @@ class Root:
         if held and not wishes.keeps_holding(plan.generation):
             filled, filling = self._fill(handed_over(plan, held, leaving), float("-inf"))
             return self._write(filled, filling)
-        effects: list[RootEffect] = [*wishes.ask(plan, current, leaving, now_s)]
+        effects: list[RootEffect] = [*wishes.ask(plan, self._revision, current, leaving, now_s)]
         wanted = [(m, f"{plan.generation}-{m}") for m in wishes.waiting(plan, takers)]
         effects += self._filling.request(wanted, now_s)
         return effects if effects or held else self._persist(now_s)

@@ -77,8 +77,9 @@ def root_write(job: str, agent: str, write: RootWrite) -> Txn:
             return Txn((fence,), (Put(persist_key(job), str(iteration)),))
         case AskHold(_, generation):
             return Txn((fence,), (Put(hold_key(job), str(generation)),))
-        case GrantWishes(_, keys):
-            return Txn((fence,), tuple(Delete(key) for key in keys))
+        case GrantWishes(_, keys, after):
+            known = Compare(plan_key(job), mod_revision=after)
+            return Txn((fence, known), tuple(Delete(key) for key in keys))
         case Resign():
             return Txn((fence,), (Delete(root_key(job)),))
         case RequestMachine():

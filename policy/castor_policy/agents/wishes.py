@@ -111,12 +111,18 @@ class Wishes:
         return self._to_leave(plan)[takers:]
 
     def ask(
-        self, plan: Plan, current: Sequence[AgentReport], leaving: Collection[int], now_s: float
+        self,
+        plan: Plan,
+        revision: int,
+        current: Sequence[AgentReport],
+        leaving: Collection[int],
+        now_s: float,
     ) -> list[Ask]:
         """Return what is asked for next, for as long as the generation goes on; maybe nothing.
 
         Args:
             plan: in phase LOAD.
+            revision: of its key in the store.
             current: reports of its machines.
             leaving: which of them have somebody to take their places.
             now_s: the root's steady clock.
@@ -133,7 +139,7 @@ class Wishes:
             key for key, wish in self._of(WishKind.DRAIN) if plan.machine_of(*wish.life) is None
         ]
         if done:
-            return self._once(GrantWishes(self._term, tuple(done)), now_s)
+            return self._once(GrantWishes(self._term, tuple(done), revision), now_s)
         if leaving or self._can_end():
             return self._once(AskHold(self._term, plan.generation), now_s)
         return []
