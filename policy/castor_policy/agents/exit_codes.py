@@ -22,3 +22,6 @@ TERMINATED = 143
 
 DO_NOT_REQUEUE = 93
 """Its user wants it so: the job was stopped, or this machine was drained."""
+
+SETTLED = (FINISHED, GIVEN_UP, REFUSED, DO_NOT_REQUEUE)
+"""Nothing is gained by starting an agent again that has ended with one of these."""

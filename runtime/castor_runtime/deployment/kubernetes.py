@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from castor_configs.errors import InputError
+from castor_policy.agents.exit_codes import SETTLED
 from castor_runtime.deployment.run_line import draining, value_of, without
 from castor_runtime.ports import Ports
 
@@ -33,7 +34,7 @@ trap 'over=yes; kill -TERM "$agent"' TERM
 wait "$agent"; code=$?
 while kill -0 "$agent" 2>/dev/null; do wait "$agent"; code=$?; done
 case $over$code in
-  0|1|2|93)
+  {ended})
     trap 'exit "$code"' TERM
     echo "castor: ended with code $code; when done: kubectl delete statefulset $JOB"
     sleep infinity & wait;;
@@ -169,6 +170,7 @@ def manifests(wanted: Wanted) -> str:
         castor=shlex.quote(wanted.castor),
         ports=ports or PORTS,
         metrics=metrics,
+        ended="|".join(map(str, SETTLED)),
         secret=SECRET,
         words=shlex.join(draining(words, _GRACE_S)),
     )

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from castor_configs.errors import InputError
+from castor_policy.agents.exit_codes import SETTLED
 from castor_runtime.deployment.run_line import draining
-
-_ENDED = (0, 1, 2, 93)
-"""Exit codes of an agent that nothing is gained by starting again."""
 
 _BODY = """
 task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
@@ -82,7 +80,7 @@ def batch_script(wanted: Wanted) -> str:
     castor = shlex.quote(str(wanted.castor))
     body = _BODY.format(
         command=shlex.join([str(wanted.castor), "run", *draining(wanted.words, wanted.before_s)]),
-        ended="|".join(map(str, _ENDED)),
+        ended="|".join(map(str, SETTLED)),
         castor=castor,
         job=shlex.quote(wanted.job),
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
-from castor_policy.agents.exit_codes import DO_NOT_REQUEUE, FINISHED, GIVEN_UP, REFUSED
+from castor_policy.agents.exit_codes import SETTLED
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.fork_server_link import ForkServerError
 from castor_runtime.launcher.agent_fork_link import AgentExit, AgentForkLink
@@ -15,8 +15,6 @@ from castor_runtime.launcher.agent_fork_link import AgentExit, AgentForkLink
 RESTART_AFTER_S: Final = 0.2
 RESTARTS_IN_A_ROW: Final = 5
 """Of one agent, without a new iteration of the job, before it is given up."""
-
-_ENDED: Final = (FINISHED, GIVEN_UP, REFUSED, DO_NOT_REQUEUE)
 
 
 class Fate(Enum):
@@ -47,7 +45,7 @@ class RestartRule:
         """Say what to do about agent `name`, which ended with `code` (negative: a signal)."""
         if name in self.doomed:
             return Fate.LOST
-        if code in _ENDED:
+        if code in SETTLED:
             return Fate.ENDED
         count = self._in_a_row[name] = self._in_a_row.get(name, 0) + 1
         return Fate.GIVEN_UP if count > RESTARTS_IN_A_ROW else Fate.RESTART
