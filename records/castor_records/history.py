@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from castor_records.events.event import Entry, Event
-from castor_records.events.line import parse_line
+from castor_records.events.line import parse_whole
 from castor_records.events.training import (
     Busy,
     CheckpointCompleted,
@@ -95,10 +95,7 @@ class History:
         return history
 
     def _add_line(self, line: bytes) -> None:
-        try:
-            entry = parse_line(line.decode("utf-8"))
-        except ValueError:
-            return  # torn by the end of the life that wrote it
+        entry = parse_whole(line)
         if entry is not None:
             self.add(entry)
 

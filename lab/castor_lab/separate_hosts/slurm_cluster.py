@@ -51,7 +51,6 @@ class SlurmCluster:
 
     def __init__(self, controller: SeparateHost, nodes: Sequence[SeparateHost]) -> None:
         self._controller = controller
-        self._nodes = nodes
         lines = (
             f"NodeName={node.name} NodeAddr={node.address} CPUs=2 RealMemory=1000" for node in nodes
         )

@@ -39,6 +39,14 @@ def parse_line(line: str) -> Entry[Event] | None:
     return None if event is None else Entry(record["time_ns"], event)
 
 
+def parse_whole(line: str | bytes) -> Entry[Event] | None:
+    """Read a line of a log that is still written to; None also for half a line, left by a death."""
+    try:
+        return parse_line(line if isinstance(line, str) else line.decode("utf-8"))
+    except ValueError:
+        return None
+
+
 def event_of(kind: str, found: Mapping[str, Any]) -> Event | None:
     """Return the event of a kind that the fields say; None for a kind that is not known here.
 

@@ -14,10 +14,9 @@ from typing import Final
 
 from castor_configs.errors import InputError
 from castor_runtime.agent.rendezvous import address_of, interface_of
+from castor_runtime.arena import SHARED_MEMORY
 from castor_runtime.doctor.finding import Finding, bad, good, note
 from castor_runtime.ports import ANY_PORT, Ports, kernel_range
-
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where checkpoints are
 
 _GIB: Final = 1 << 30
 _DOCKERS_DEFAULT: Final = 64 << 20

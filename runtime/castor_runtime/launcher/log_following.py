@@ -11,7 +11,7 @@ from typing import Any
 from castor_policy.store import Store, StoreUnavailableError
 from castor_records.clocks import ClockOffset, Clocks
 from castor_records.events.event import Entry, Event
-from castor_records.events.line import parse_line
+from castor_records.events.line import parse_whole
 from castor_records.events.storing import ClockMeasured
 from castor_runtime.launcher.accounts import Accounts
 from castor_runtime.launcher.job_view import JobView, read_view
@@ -127,7 +127,7 @@ class EventStream:
 
     def new(self, lines: Iterable[Line]) -> list[Told]:
         """Return what lines of their event logs tell, in order of time."""
-        read = ((line.agent, _entry_of(line.text)) for line in lines)
+        read = ((line.agent, parse_whole(line.text)) for line in lines)
         told = [(name, entry) for name, entry in read if entry is not None]
         return self._taken([one for one in told if one not in self._past])
 
@@ -144,10 +144,3 @@ class EventStream:
             for name, entry in fresh
         ]
         return sorted(found, key=lambda one: one.entry.time_ns)
-
-
-def _entry_of(text: str) -> Entry[Event] | None:
-    try:
-        return parse_line(text)
-    except ValueError:
-        return None  # torn by the end of a life

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +95,7 @@ class _Place:
 class _Agent:
     reader: Reader
     places: dict[str, _Place] = field(default_factory=dict)
-    listing: Listing | None = None
+    is_met: bool = False
 
 
 class JobLogs:
@@ -141,13 +141,6 @@ class JobLogs:
         self._agents[name].reader.close()
         self.unreached.pop(name, None)
 
-    @property
-    def listings(self) -> Mapping[str, Listing]:
-        """Where each agent's logs lie, as far as it has been asked."""
-        return {
-            name: agent.listing for name, agent in self._agents.items() if agent.listing is not None
-        }
-
     def read(self, names: set[str]) -> list[Line]:
         """Return what is new in the logs of these agents, by agent and log; whole lines."""
         asked = [(name, agent) for name, agent in sorted(self._agents.items()) if name in names]
@@ -157,14 +150,14 @@ class JobLogs:
     def _read_agent(self, name: str, agent: _Agent) -> list[Line]:
         lines: list[Line] = []
         try:
-            is_met = agent.listing is None
-            agent.listing = agent.reader.listing()
-            for log in sorted(filter(self._wanted, agent.listing.files)):
+            listing = agent.reader.listing()
+            is_new, agent.is_met = not agent.is_met, True
+            for log in sorted(filter(self._wanted, listing.files)):
                 place = agent.places.get(log)
                 if place is None:
                     place = agent.places[log] = _Place()
-                    if is_met and self._tail is not None:
-                        size_bytes = agent.listing.files[log]
+                    if is_new and self._tail is not None:
+                        size_bytes = listing.files[log]
                         place.offset = _start_of_last(agent.reader, log, size_bytes, self._tail)
                 lines += [Line(name, log, text) for text in _new_lines(agent.reader, log, place)]
         except (PeerError, OSError) as error:

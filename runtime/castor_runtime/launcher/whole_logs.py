@@ -10,7 +10,7 @@ from castor_policy.store import Store
 from castor_records.clocks import Log, in_order
 from castor_records.events.event import Entry, Event
 from castor_records.events.failures import RunStarted
-from castor_records.events.line import parse_line
+from castor_records.events.line import parse_whole
 from castor_runtime.agent.job_making import run_started
 from castor_runtime.launcher.accounts import ask_all, read_accounts
 from castor_runtime.launcher.job_view import JobView
@@ -75,12 +75,5 @@ def _events_of(reader: PeerReader) -> list[Entry[Event]]:
         if not piece:
             break
         found += piece
-    entries: list[Entry[Event]] = []
-    for line in bytes(found).splitlines():
-        try:
-            entry = parse_line(line.decode("utf-8"))
-        except ValueError:
-            continue  # half a line, where an agent was killed or is writing now
-        if entry is not None:
-            entries.append(entry)
-    return entries
+    entries = map(parse_whole, bytes(found).splitlines())
+    return [entry for entry in entries if entry is not None]
