@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from castor.commands.agent_flags import agent_options, takes_agent_flags
-from castor_configs.errors import InputError
+from castor.commands.reading import read_option
 
 
 @takes_agent_flags
@@ -41,10 +41,7 @@ def agent(
 
     check_store(store, embedded=False)
     check_job_name(job)
-    try:
-        wait_s = parse_seconds(wait)
-    except ValueError as error:
-        raise InputError(str(error), key="--wait") from error
+    wait_s = read_option(parse_seconds, wait, "--wait")
     also = {"standby": standby, "allow_changed_script": allow_changed_script, "wait_s": wait_s}
     options = agent_options(job, store, context.params, **also)
     from castor_runtime.agent.main import run_agent

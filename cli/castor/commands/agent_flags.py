@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from castor.commands.job_flags import with_flags
+from castor.commands.reading import read_option
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,10 +131,7 @@ def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -
 def _drain_on_term_s(on_term: OnTerm, patience: str) -> float:
     from castor_configs.quantities import parse_seconds
 
-    try:
-        patience_s = parse_seconds(patience)
-    except ValueError as error:
-        raise InputError(str(error), key="--term-patience") from error
+    patience_s = read_option(parse_seconds, patience, "--term-patience")
     if patience_s <= 0:
         raise InputError("give some time, such as 60s", key="--term-patience")
     return patience_s if on_term == OnTerm.DRAIN else 0.0
@@ -156,19 +154,13 @@ def _logs() -> Path:
 def _address_of(interface: str) -> str:
     from castor_runtime.agent.rendezvous import address_of
 
-    try:
-        return address_of(interface)
-    except ValueError as error:
-        raise InputError(str(error), key="--interface") from error
+    return read_option(address_of, interface, "--interface")
 
 
 def _checked_ports(ports: str) -> str:
     from castor_runtime.ports import Ports
 
-    try:
-        Ports.parse(ports)
-    except ValueError as error:
-        raise InputError(str(error), key="--ports") from error
+    read_option(Ports.parse, ports, "--ports")
     return ports
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from castor.commands.overwriting import Overwrite
+from castor.commands.reading import read_option
 
 if TYPE_CHECKING:
     from castor_analysis.calibration.calibrate import Calibration
@@ -69,15 +70,9 @@ def calibrate(
 
 
 def _size(text: str | None) -> int:
-    from castor_configs.errors import InputError
     from castor_configs.quantities import parse_bytes
 
-    if text is None:
-        return 0
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise InputError(str(error), key="--shard") from error
+    return 0 if text is None else read_option(parse_bytes, text, "--shard")
 
 
 def calibration_document(found: Calibration) -> dict[str, Any]:

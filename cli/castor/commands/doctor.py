@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from castor.commands.agent_flags import takes_agent_flags
+from castor.commands.reading import read_option
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ def doctor(
     from castor_runtime.doctor import credentials, host
 
     given = context.params
-    try:
-        needed = parse_bytes(shared_memory) if shared_memory else None
-    except ValueError as error:
-        raise InputError(str(error), key="--shared-memory") from error
+    needed = read_option(parse_bytes, shared_memory, "--shared-memory") if shared_memory else None
     at_finding, at = host.address(given["listen"], given["interface"])
     tls = (given["tls_ca"], given["tls_certificate"], given["tls_key"])
     shown, proof = credentials.credentials(given["secret"], tls, at)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from castor.commands.reading import read_option
 from castor_configs.errors import InputError
 from castor_policy.frequency import (
     daly_interval_s,
@@ -112,10 +113,7 @@ def interval_report(
 def _duration_s(text: str, option: str, *, zero_allowed: bool = True) -> float:
     from castor_configs.quantities import parse_seconds
 
-    try:
-        duration_s = parse_seconds(text)
-    except ValueError as error:
-        raise InputError(str(error), key=option) from error
+    duration_s = read_option(parse_seconds, text, option)
     if duration_s == 0 and not zero_allowed:
         raise InputError(f'expected a time above 0, such as "24h", not "{text}"', key=option)
     return duration_s

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from castor.commands.reading import read_option
 from castor_configs.errors import InputError
 
 
@@ -50,12 +51,8 @@ def kubernetes(
     from castor_runtime.deployment.kubernetes import Wanted, manifests
     from castor_runtime.deployment.run_line import job_of, value_of
 
-    sizes = []
-    for option, text in (("--shared-memory", shared_memory), ("--memory", memory)):
-        try:
-            sizes.append(parse_bytes(text))
-        except ValueError as error:
-            raise InputError(str(error), key=option) from error
+    shared_bytes = read_option(parse_bytes, shared_memory, "--shared-memory")
+    memory_bytes = read_option(parse_bytes, memory, "--memory")
     if not (nnodes := value_of(line, "--nnodes")):
         raise InputError("say how many pods: MIN, or MIN:MAX with spares", key="--nnodes")
     if not (secret := value_of(line, "--secret")):
@@ -72,8 +69,8 @@ def kubernetes(
         train=train,
         total=total,
         secret=Path(secret).read_bytes(),
-        shared_bytes=sizes[0],
-        memory_bytes=sizes[1],
+        shared_bytes=shared_bytes,
+        memory_bytes=memory_bytes,
         gpus=gpus,
         replicas=int(replicas),
     )

@@ -10,6 +10,7 @@ import typer
 
 from castor.commands.overwriting import Overwrite
 from castor.commands.reach import Reach, given_options, reaches_a_job
+from castor.commands.reading import read_option
 from castor.commands.run_logs import event_logs
 from castor_configs.errors import InputError
 
@@ -156,10 +157,7 @@ def _bandwidth(written: str | None) -> int | None:
 
     if written is None:
         return None
-    try:
-        found = parse_bps(written)
-    except ValueError as error:
-        raise InputError(str(error), key="--storage") from error
+    found = read_option(parse_bps, written, "--storage")
     if found <= 0:
         raise InputError("expected more than 0", key="--storage")
     return found

@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from castor.commands.asking import ask_store, say
+from castor.commands.reading import read_option
 from castor.commands.train import run_to_end
 from castor_configs.errors import InputError
 
@@ -106,10 +108,8 @@ def _limit_bytes(memory_limit: str) -> int | None:
 
     if not memory_limit:
         return None
-    try:
-        return int(read_value(options_of(MemoryOptions)["limit_bytes"], memory_limit))
-    except ValueError as error:
-        raise InputError(str(error), key="--memory-limit") from error
+    limit = partial(read_value, options_of(MemoryOptions)["limit_bytes"])
+    return int(read_option(limit, memory_limit, "--memory-limit"))
 
 
 def _spec(record: RunRecord, folder: Path) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from castor.commands.reading import read_option
 from castor_configs.errors import InputError
 
 
@@ -51,10 +52,7 @@ def slurm(
     from castor_runtime.deployment.slurm import Wanted, batch_script
     from castor_runtime.deployment.slurm import submit as hand_over
 
-    try:
-        before_s = parse_seconds(before)
-    except ValueError as error:
-        raise InputError(str(error), key="--before") from error
+    before_s = read_option(parse_seconds, before, "--before")
     if not 0 < before_s <= 65535:
         raise InputError("Slurm takes from 1 s to 65535 s", key="--before")
     nnodes = value_of(line, "--nnodes")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from castor.commands.reach import NOBODY, Reach, given_options, reaches_a_job
+from castor.commands.reading import read_option
 from castor_configs.errors import InputError
 
 ASK_AGAIN_S = 30.0
@@ -79,10 +80,7 @@ def status(
 def _interval_s(written: str) -> float:
     from castor_configs.quantities import parse_seconds
 
-    try:
-        interval_s = parse_seconds(written)
-    except ValueError as error:
-        raise InputError(str(error), key="--interval") from error
+    interval_s = read_option(parse_seconds, written, "--interval")
     if interval_s <= 0:
         raise InputError("expected more than 0", key="--interval")
     return interval_s
