@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from castor.commands.agent_flags import takes_agent_flags
+from castor.commands.asking import StoreUrl, ask
 from castor.commands.reading import read_option
-from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
     from castor_runtime.doctor.finding import Finding
+    from castor_runtime.stores import EtcdStore
     from castor_runtime.transport import Credentials
 
 _MARKS = {"good": "green", "note": "yellow", "bad": "red"}
@@ -31,9 +32,7 @@ def doctor(
         Path | None, typer.Argument(metavar="[SCRIPT]", help="The training program.")
     ] = None,
     *,
-    store: Annotated[
-        str, typer.Option(metavar="URL", envvar="CASTOR_STORE", help="etcd://HOST:PORT")
-    ] = "",
+    store: StoreUrl = "",
     job: Annotated[str, typer.Option(metavar="NAME", help="To be compared with.")] = "",
     nproc_per_node: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Trainers on this host.")
@@ -75,26 +74,18 @@ def doctor(
 
 
 def _of_store(url: str, job: str, script: Path | None, proof: Credentials | None) -> list[Finding]:
-    from castor_policy.store import StoreUnavailableError
     from castor_runtime.doctor import store as examination
-    from castor_runtime.stores import open_store
 
     found = list(examination.names(url))
     if any(one.health == "bad" for one in found):
         return found
 
-    async def look() -> None:
-        store = open_store(url)
-        try:
-            found.append(await examination.health(store))
-            if job and found[-1].health != "bad":
-                found.extend(await examination.job(store, job, script, proof))
-        except StoreUnavailableError as error:
-            raise InputError(f"the store cannot be asked: {error}", key="--store") from error
-        finally:
-            await store.close()
+    async def look(store: EtcdStore) -> None:
+        found.append(await examination.health(store))
+        if job and found[-1].health != "bad":
+            found.extend(await examination.job(store, job, script, proof))
 
-    asyncio.run(look())
+    asyncio.run(ask(url, look))
     return found
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from castor_configs.errors import InputError
+from castor.commands.asking import StoreUrl, ask
+
+if TYPE_CHECKING:
+    from castor_runtime.stores import EtcdStore
 
 _STYLES = {
     "training": "green",
@@ -24,10 +27,7 @@ _STYLES = {
 
 def jobs(
     *,
-    store: Annotated[
-        str,
-        typer.Option(metavar="URL", envvar="CASTOR_STORE", help="etcd://HOST:PORT[,HOST:PORT]"),
-    ],
+    store: StoreUrl,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """List all jobs of a store: state, iteration, machines alive, standbys, age, last failure.
@@ -37,7 +37,7 @@ def jobs(
     from castor_runtime.launcher.train_options import check_store
 
     check_store(store, embedded=False)
-    found = asyncio.run(_read(store))
+    found = asyncio.run(ask(store, _read))
     if as_json:
         for one in found:
             typer.echo(json.dumps(one))
@@ -48,18 +48,10 @@ def jobs(
     Console(highlight=False, markup=False).print(table(found))
 
 
-async def _read(url: str) -> list[dict[str, Any]]:
-    from castor_policy.store import StoreUnavailableError
+async def _read(store: EtcdStore) -> list[dict[str, Any]]:
     from castor_runtime.launcher.all_jobs import job_document, read_jobs
-    from castor_runtime.stores import open_store
 
-    store = open_store(url)
-    try:
-        return [job_document(view) for view in await read_jobs(store)]
-    except StoreUnavailableError as error:
-        raise InputError(f"the store cannot be asked: {error}", key="--store") from error
-    finally:
-        await store.close()
+    return [job_document(view) for view in await read_jobs(store)]
 
 
 def table(found: list[dict[str, Any]]) -> Any:

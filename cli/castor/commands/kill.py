@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from castor.commands.asking import ask
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,14 +108,7 @@ def _strike_alone(folder: RunFolder, fault: Fault, sent: str) -> list[str]:
 
 
 async def _root_of(url: str, job: str) -> str:
-    from castor_policy.store import StoreUnavailableError
     from castor_runtime.launcher.job_view import read_view
-    from castor_runtime.stores import open_store
 
-    store = open_store(url)
-    try:
-        return (await read_view(store, job)).root
-    except StoreUnavailableError as error:
-        raise InputError(f"the store cannot be asked: {error}", key="--root") from error
-    finally:
-        await store.close()
+    view = await ask(url, lambda store: read_view(store, job), key="--root")
+    return view.root

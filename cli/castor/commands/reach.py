@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from castor.commands.asking import StoreUrl, ask
 from castor.commands.job_flags import with_flags
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
-    from castor_policy.store import Store
     from castor_runtime.launcher.job_view import JobView
+    from castor_runtime.stores import EtcdStore
     from castor_runtime.transport import Credentials
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
@@ -27,10 +28,7 @@ JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name.", s
 
 def _flags(
     *,
-    store: Annotated[
-        str,
-        typer.Option(metavar="URL", envvar="CASTOR_STORE", help="etcd://HOST:PORT[,HOST:PORT]"),
-    ] = "",
+    store: StoreUrl = "",
     secret: Annotated[
         Path | None,
         typer.Option(
@@ -107,31 +105,16 @@ class Reach:
             return cls(given["store"], job, None)
         return cls(given["store"], job, credentials_of(*files))
 
-    def run(self, ask: Callable[[Store, JobView], Awaitable[_T]]) -> _T:
-        """Return what `ask` returns of the job as it stands.
+    def run(self, ask_job: Callable[[EtcdStore, JobView], Awaitable[_T]]) -> _T:
+        """Return what `ask_job` returns of the job as it stands.
 
         Raises:
             InputError: the store has no such job, does not answer, or a file cannot be used.
         """
-        from castor_policy.store import StoreUnavailableError
-        from castor_runtime.launcher.job_view import read_view
-        from castor_runtime.stores import open_store
+        from castor_runtime.launcher.job_view import read_job
 
-        async def asked() -> _T:
-            store = open_store(self.store)
-            try:
-                view = await read_view(store, self.job)
-                if view.spec is None:
-                    why = next(iter(view.set_aside.values()), "")
-                    said = f"the store's job {self.job!r}: {why}"
-                    raise InputError(
-                        said if why else f"the store has no job {self.job!r}", key="JOB"
-                    )
-                return await ask(store, view)
-            finally:
-                await store.close()
+        async def asked(store: EtcdStore) -> _T:
+            view, _ = await read_job(store, self.job)
+            return await ask_job(store, view)
 
-        try:
-            return asyncio.run(asked())
-        except StoreUnavailableError as error:
-            raise InputError(f"the store cannot be asked: {error}", key="--store") from error
+        return asyncio.run(ask(self.store, asked))

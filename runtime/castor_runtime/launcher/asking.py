@@ -22,7 +22,7 @@ from castor_policy.agents.wish import Wish, WishKind
 from castor_policy.agents.wish_progress import progress
 from castor_policy.agents.wishes import STOPPED_AT, refused_drain, refused_stop
 from castor_policy.store import Delete, Store, Txn
-from castor_runtime.launcher.job_view import JobView, read_view
+from castor_runtime.launcher.job_view import JobView, read_job
 
 LOOK_EVERY_S = 0.5
 ENDING_S = 15.0
@@ -45,7 +45,7 @@ async def stop(store: Store, job: str, *, checkpoint: bool, waits: bool, say: Sa
         InputError: there is no such job, or it cannot stop so.
         StoreUnavailableError: the store does not answer.
     """
-    view, spec = await _read(store, job)
+    view, spec = await read_job(store, job)
     if checkpoint and (why := refused_stop(spec)):
         raise InputError(why, key="--checkpoint")
     if view.plan is not None and view.plan.is_over:
@@ -59,7 +59,7 @@ async def stop(store: Store, job: str, *, checkpoint: bool, waits: bool, say: Sa
     told = ""
     while waits:
         await asyncio.sleep(LOOK_EVERY_S)
-        view, spec = await _read(store, job)
+        view, spec = await read_job(store, job)
         if view.plan is not None and view.plan.is_over:
             return _ended(spec, view.plan, say)
         if wish.key(job) not in view.wishes:
@@ -83,7 +83,7 @@ async def drain(store: Store, job: str, agent: str, *, waits: bool, say: Say) ->
         InputError: there is no such job or agent, or none of it can be drained.
         StoreUnavailableError: the store does not answer.
     """
-    view, spec = await _read(store, job)
+    view, spec = await read_job(store, job)
     report = view.reports.get(agent)
     if report is None:
         alive = ", ".join(sorted(view.reports)) or "none"
@@ -95,7 +95,7 @@ async def drain(store: Store, job: str, agent: str, *, waits: bool, say: Say) ->
     told = ""
     while waits:
         await asyncio.sleep(LOOK_EVERY_S)
-        view, spec = await _read(store, job)
+        view, spec = await read_job(store, job)
         plan = view.plan
         if plan is not None and plan.is_over:
             say(f"job {job} has ended meanwhile: {plan.reason}")
@@ -115,7 +115,7 @@ async def take_back_drain(store: Store, job: str, agent: str, say: Say) -> None:
         InputError: there is no such job, or nobody has asked for that.
         StoreUnavailableError: the store does not answer.
     """
-    view, _ = await _read(store, job)
+    view, _ = await read_job(store, job)
     key = Wish(WishKind.DRAIN, agent).key(job)
     if key not in view.wishes:
         raise InputError(f"nobody has asked to drain {agent!r} of job {job}", key="NODE")
@@ -136,7 +136,7 @@ async def resume(store: Store, job: str, change: Callable[[JobSpec], JobSpec], s
         InputError: there is no such job, it has finished, or its agents are still there.
         StoreUnavailableError: the store does not answer.
     """
-    view, spec = await _read(store, job)
+    view, spec = await read_job(store, job)
     stop_key = Wish(WishKind.STOP).key(job)
     if view.plan is None or not view.plan.is_over:
         if stop_key not in view.wishes:
@@ -156,7 +156,7 @@ async def resume(store: Store, job: str, change: Callable[[JobSpec], JobSpec], s
             alive = ", ".join(sorted(view.reports))
             raise InputError(f"agents of job {job} have yet to end: {alive}", key="JOB")
         await asyncio.sleep(LOOK_EVERY_S)
-        view, spec = await _read(store, job)
+        view, spec = await read_job(store, job)
     found, _ = await store.get_prefix(plan_key(job))
     standing = next((item for item in found if item.key == plan_key(job)), None)
     if standing is None:
@@ -167,13 +167,6 @@ async def resume(store: Store, job: str, change: Callable[[JobSpec], JobSpec], s
     if not (await store.transact(txn)).succeeded:
         raise InputError(f"job {job} was changed meanwhile: look at it, and try again", key="JOB")
     say(f"job {job} goes on from {_source(spec, before)}, once its hosts are started by their line")
-
-
-async def _read(store: Store, job: str) -> tuple[JobView, JobSpec]:
-    view = await read_view(store, job)
-    if view.spec is None:
-        raise InputError(f"the store has no job {job!r}", key="JOB")
-    return view, view.spec
 
 
 def _said(view: JobView, spec: JobSpec, wish: Wish, told: str, say: Say) -> str:

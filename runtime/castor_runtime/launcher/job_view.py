@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from castor_configs.errors import InputError
 from castor_policy.agents.admission import Refusal, Software, refused_prefix, software_key
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import PlanChanged, ReportChanged, RootChanged, WishChanged
@@ -112,3 +113,20 @@ async def read_view(store: Store, job: str) -> JobView:
     for key in keys:
         view.apply(key)
     return view
+
+
+async def read_job(store: Store, job: str) -> tuple[JobView, JobSpec]:
+    """Read a job that has to be there.
+
+    Raises:
+        InputError: the store has no such job, or it cannot be read.
+        StoreUnavailableError: the store does not answer.
+    """
+    view = await read_view(store, job)
+    if view.spec is None:
+        why = next(iter(view.set_aside.values()), "")
+        raise InputError(
+            f"the store's job {job!r}: {why}" if why else f"the store has no job {job!r}",
+            key="JOB",
+        )
+    return view, view.spec
