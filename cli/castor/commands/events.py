@@ -17,10 +17,8 @@ from castor.commands.logs import (
     Follow,
     RunDir,
     local_run,
-    name_unreached,
-    name_untold,
 )
-from castor.commands.reach import Reach, reaches_a_job
+from castor.commands.reach import Reach, name_unreached, name_untold, reaches_a_job
 
 if TYPE_CHECKING:
     from castor_policy.store import Store

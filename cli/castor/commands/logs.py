@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from castor.commands.reach import Reach, reaches_a_job
+from castor.commands.reach import STDERR, Reach, name_unreached, reaches_a_job
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from castor_runtime.launcher.job_view import JobView
     from castor_runtime.launcher.log_reading import JobLogs, Line
 
-STDERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 STYLES = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green")
 _SHOWN = re.compile(r"rank-(\d+)\.log|agent\.log")
 
@@ -118,25 +117,6 @@ def gone(view: JobView, left: Accounts, node: str | None = None) -> list[str]:
         for name, account in sorted(left.by_agent.items())
         if name not in view.reports and node in (None, name)
     ]
-
-
-def name_untold(reach: Reach, view: JobView, accounts: Accounts) -> None:
-    """Say on stderr which agents tell nothing, and why."""
-    name_unreached(accounts.unreached, set())
-    if reach.credentials is None and view.reports:
-        STDERR.print(
-            f"castor: {len(view.reports)} agents are alive: give --secret FILE to ask them",
-            style="yellow",
-        )
-
-
-def name_unreached(unreached: Mapping[str, str], named: set[str]) -> None:
-    """Say on stderr which agents cannot be asked; each once, until it can be again."""
-    for name, reason in sorted(unreached.items()):
-        if name not in named:
-            STDERR.print(f"castor: {name} cannot be asked: {reason}", style="yellow")
-    named.clear()
-    named.update(unreached)
 
 
 def _lines(tail: str) -> int | None:

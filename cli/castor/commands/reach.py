@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from rich.console import Console
 
 from castor.commands.asking import StoreUrl, ask
 from castor.commands.job_flags import with_flags
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
+    from castor_runtime.launcher.accounts import Accounts
     from castor_runtime.launcher.job_view import JobView
     from castor_runtime.stores import EtcdStore
     from castor_runtime.transport import Credentials
@@ -46,14 +48,21 @@ def _flags(
     """Stand for the options; only its parameters are looked at."""
 
 
+STDERR = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
 NOBODY: Mapping[str, None] = dict.fromkeys(("secret", "tls_ca", "tls_certificate", "tls_key"))
 """Where nobody has to be asked: what proves something to agents, left out."""
 
 
-def given_options(context: typer.Context) -> set[str]:
-    """Return the parameters that the command line itself has; the environment's are not."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+def refuse_store_alone(context: typer.Context) -> None:
+    """Refuse a command line that names a store and no job of it; the environment may.
+
+    Raises:
+        InputError: it does.
+    """
+    source = context.get_parameter_source("store")
+    if context.params["job"] is None and source is not None and source.name == "COMMANDLINE":
+        raise InputError("--store and --job go together", key="--job")
 
 
 def reaches_a_job(command: CommandT) -> CommandT:
@@ -118,3 +127,22 @@ class Reach:
             return await ask_job(store, view)
 
         return asyncio.run(ask(self.store, asked))
+
+
+def name_untold(reach: Reach, view: JobView, accounts: Accounts) -> None:
+    """Say on stderr which agents tell nothing, and why."""
+    name_unreached(accounts.unreached, set())
+    if reach.credentials is None and view.reports:
+        STDERR.print(
+            f"castor: {len(view.reports)} agents are alive: give --secret FILE to ask them",
+            style="yellow",
+        )
+
+
+def name_unreached(unreached: Mapping[str, str], named: set[str]) -> None:
+    """Say on stderr which agents cannot be asked; each once, until it can be again."""
+    for name, reason in sorted(unreached.items()):
+        if name not in named:
+            STDERR.print(f"castor: {name} cannot be asked: {reason}", style="yellow")
+    named.clear()
+    named.update(unreached)

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from castor.commands.overwriting import Overwrite
-from castor.commands.reach import Reach, given_options, reaches_a_job
-from castor.commands.run_logs import event_logs
+from castor.commands.reach import Reach, name_untold, reaches_a_job, refuse_store_alone
+from castor.commands.run_logs import RunPaths, event_logs, named_or_newest
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,14 +29,7 @@ _SUFFIXES = (".png", ".pdf", ".svg", ".html", ".json")
 @reaches_a_job
 def recovery(
     context: typer.Context,
-    run: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[RUN]...",
-            help="Run folder, or event logs of all its agents; default: newest under out/.",
-            show_default=False,
-        ),
-    ] = None,
+    run: RunPaths = None,
     generation: Annotated[
         int | None,
         typer.Option("--generation", "-g", metavar="G", help="The one that led to generation G."),
@@ -68,9 +61,8 @@ def recovery(
 
     if out is not None and out.suffix not in _SUFFIXES:
         raise InputError(f"expected {', '.join(_SUFFIXES)}, not {out.suffix or out}", key="--out")
-    if job is None and "store" in given_options(context):
-        raise InputError("--store and --job go together", key="--job")
-    logs = [] if job is not None else event_logs(run or [_newest()])
+    refuse_store_alone(context)
+    logs = [] if job is not None else event_logs(named_or_newest(run))
     if out is not None:
         output_file(out, key="--out", overwrite=overwrite, reads=logs)
     entries = _entries(logs) if job is None else _told(Reach.of(job, context.params, asks=False))
@@ -97,7 +89,6 @@ def recovery(
 
 def _told(reach: Reach) -> list[Entry[Event]]:
     """Return what a job's agents tell; who cannot be asked is named."""
-    from castor.commands.logs import name_untold
     from castor_runtime.launcher.accounts import read_accounts
 
     async def ask(store: Store, view: JobView) -> list[Entry[Event]]:
@@ -106,12 +97,6 @@ def _told(reach: Reach) -> list[Entry[Event]]:
         return accounts.entries()
 
     return reach.run(ask)
-
-
-def _newest() -> Path:
-    from castor_runtime.launcher.run_folder import newest_run
-
-    return newest_run().path
 
 
 def _entries(logs: Sequence[Path]) -> list[Entry[Event]]:

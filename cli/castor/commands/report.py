@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from castor.commands.overwriting import Overwrite
-from castor.commands.reach import Reach, given_options, reaches_a_job
+from castor.commands.reach import Reach, reaches_a_job, refuse_store_alone
 from castor.commands.reading import read_option
-from castor.commands.run_logs import event_logs
+from castor.commands.run_logs import RunPaths, event_logs, named_or_newest
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,14 +28,7 @@ if TYPE_CHECKING:
 @reaches_a_job
 def report(
     context: typer.Context,
-    run: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[RUN]...",
-            help="Run folder, or event logs of all its agents; default: newest under out/.",
-            show_default=False,
-        ),
-    ] = None,
+    run: RunPaths = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="The page; default RUN/report.html."),
@@ -68,11 +61,10 @@ def report(
     from castor_configs.atomic import output_file, write_text
 
     storage_bps = _bandwidth(storage)
-    if job is None and "store" in given_options(context):
-        raise InputError("--store and --job go together", key="--job")
+    refuse_store_alone(context)
     if job is not None and run:
         raise InputError("is a job's own name, and RUN is another run: give one", key="--job")
-    paths = [] if job is not None else run or [_newest()]
+    paths = [] if job is not None else named_or_newest(run)
     logs = event_logs(paths)
     page = out or (paths[0] / "report.html" if len(paths) == 1 and paths[0].is_dir() else None)
     if page is None:
@@ -161,12 +153,6 @@ def _bandwidth(written: str | None) -> int | None:
     if found <= 0:
         raise InputError("expected more than 0", key="--storage")
     return found
-
-
-def _newest() -> Path:
-    from castor_runtime.launcher.run_folder import newest_run
-
-    return newest_run().path
 
 
 def _moments(entries: Sequence[Entry[Event]], story: Story) -> list[list[Moment]]:

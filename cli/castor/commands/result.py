@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from castor.commands.logs import name_untold
-from castor.commands.reach import JobName, Reach, reaches_a_job
+from castor.commands.reach import JobName, Reach, name_untold, reaches_a_job
 from castor_configs.errors import InputError
 
 if TYPE_CHECKING:

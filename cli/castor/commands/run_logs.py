@@ -4,8 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from castor_configs.errors import InputError
+
+RunPaths = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[RUN]...",
+        help="Run folder, or event logs of all its agents; default: newest under out/.",
+        show_default=False,
+    ),
+]
+
+
+def named_or_newest(run: list[Path] | None) -> list[Path]:
+    """Return the paths that were named, or the newest run's folder.
+
+    Raises:
+        InputError: none was named, and there is none.
+    """
+    from castor_runtime.launcher.run_folder import newest_run
+
+    return run or [newest_run().path]
 
 
 def event_logs(paths: Sequence[Path]) -> list[Path]:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from castor.commands.reach import NOBODY, Reach, given_options, reaches_a_job
+from castor.commands.reach import NOBODY, Reach, reaches_a_job, refuse_store_alone
 from castor.commands.reading import read_option
 from castor_configs.errors import InputError
 
@@ -58,8 +58,7 @@ def status(
     from castor_runtime.launcher.run_folder import RunFolder, newest_run
 
     given = context.params
-    if job is None and "store" in given_options(context):
-        raise InputError("--store and --job go together", key="--job")
+    refuse_store_alone(context)
     folder: RunFolder | None = None
     if job is not None:
         reach = Reach.of(job, given, asks=False)
