@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from castor.commands.reading import read_option
+from castor.commands.run_line import RunLine, counts_of
 from castor_configs.errors import InputError
 
 
@@ -30,12 +31,7 @@ def kubernetes(
     castor: Annotated[
         str, typer.Option(metavar="PATH", help="Castor's program in the image.")
     ] = "castor",
-    line: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN_OPTIONS... SCRIPT", help="What `castor run` is given; see its --help."
-        ),
-    ],
+    line: RunLine,
 ) -> None:
     """Print a StatefulSet of pods with an agent each, and what it needs, for `kubectl apply -f -`.
 
@@ -46,18 +42,15 @@ def kubernetes(
     --nnodes 4:5 --nproc-per-node 8 --job gpt2 --store etcd://etcd:2379 --secret FILE
     train.py --lr 3e-4
     """
-    from castor.commands.run import host_counts
     from castor_configs.quantities import parse_bytes
     from castor_runtime.deployment.kubernetes import Wanted, manifests
     from castor_runtime.deployment.run_line import job_of, value_of
 
     shared_bytes = read_option(parse_bytes, shared_memory, "--shared-memory")
     memory_bytes = read_option(parse_bytes, memory, "--memory")
-    if not (nnodes := value_of(line, "--nnodes")):
-        raise InputError("say how many pods: MIN, or MIN:MAX with spares", key="--nnodes")
+    train, total = counts_of(line, "pods")
     if not (secret := value_of(line, "--secret")):
         raise InputError("name the file with the job's secret", key="--secret")
-    train, total = host_counts(nnodes)
     replicas = value_of(line, "--replicas") or "2"
     if not replicas.isdecimal():
         raise InputError(f"expected a number, not {replicas!r}", key="--replicas")

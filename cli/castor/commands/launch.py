@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from castor.commands.run_line import RunLine
 from castor_configs.errors import InputError
 
 
@@ -31,12 +32,7 @@ def launch(
         list[str] | None,
         typer.Option(metavar="OPTION", help="Of OpenSSH, as its -o takes it: Port=2222."),
     ] = None,
-    line: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN_OPTIONS... SCRIPT", help="What `castor run` is given; see its --help."
-        ),
-    ],
+    line: RunLine,
 ) -> None:
     """Start `castor run` on every host of a hostfile, and follow what the hosts say.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from castor.commands.reading import read_option
+from castor.commands.run_line import RunLine, counts_of
 from castor_configs.errors import InputError
 
 
@@ -29,12 +30,7 @@ def slurm(
         Path | None,
         typer.Option(metavar="PATH", help="Castor's program on the nodes; default: as here."),
     ] = None,
-    line: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN_OPTIONS... SCRIPT", help="What `castor run` is given; see its --help."
-        ),
-    ],
+    line: RunLine,
 ) -> None:
     """Print, or submit, an array of tasks with an agent each: --nnodes says how many.
 
@@ -46,19 +42,15 @@ def slurm(
     --nproc-per-node 8 --job gpt2 --interface eth0 --store etcd://10.0.0.1:2379 --secret FILE
     train.py --lr 3e-4
     """
-    from castor.commands.run import host_counts
     from castor_configs.quantities import parse_seconds
-    from castor_runtime.deployment.run_line import job_of, value_of
+    from castor_runtime.deployment.run_line import job_of
     from castor_runtime.deployment.slurm import Wanted, batch_script
     from castor_runtime.deployment.slurm import submit as hand_over
 
     before_s = read_option(parse_seconds, before, "--before")
     if not 0 < before_s <= 65535:
         raise InputError("Slurm takes from 1 s to 65535 s", key="--before")
-    nnodes = value_of(line, "--nnodes")
-    if not nnodes:
-        raise InputError("say how many tasks: MIN, or MIN:MAX with spares", key="--nnodes")
-    _, most = host_counts(nnodes)
+    _, most = counts_of(line, "tasks")
     program = castor or Path(sys.executable).with_name("castor")
     wanted = Wanted(job_of(line), most, program, line, round(before_s), tuple(sbatch or ()))
     script = batch_script(wanted)
