@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,9 @@ def values(text: str) -> dict[tuple[str, ...], float]:
     return found
 
 
-def test_a_machine_is_lost_and_those_who_watch_see_it(cluster: Cluster) -> None:
+def test_a_machine_is_lost_and_those_who_watch_see_it(
+    cluster: Cluster, needs: Callable[..., None]
+) -> None:
     scrapes: dict[str, Any] = {}
 
     def loading(trainer: TrainerThread) -> None:
@@ -158,21 +159,15 @@ def test_a_machine_is_lost_and_those_who_watch_see_it(cluster: Cluster) -> None:
     told = {family.name for family in text_string_to_metric_families(scrapes["node-0"])}
     known = {f.name.removesuffix("_total") if f.kind == COUNTER else f.name for f in FAMILIES}
     assert told == known
+    needs("promtool")
     checked = subprocess.run(
-        [program("promtool"), "check", "metrics"],
+        ["promtool", "check", "metrics"],
         input=scrapes["node-0"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"there is no {name}: run tests/install-programs.sh (Debian: prometheus)")
-    return found
 
 
 # ---- what is counted ---------------------------------------------------------------------------

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,14 @@ NAMES = {
 
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    if shutil.which("promtool") is None:
-        pytest.skip("there is no promtool: run tests/install-programs.sh (Debian: prometheus)")
     command = ["promtool", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_the_rules_are_right_and_each_alert_is_raised_by_a_case() -> None:
+def test_the_rules_are_right_and_each_alert_is_raised_by_a_case(
+    needs: Callable[..., None],
+) -> None:
+    needs("promtool")
     checked = promtool("check", "rules", str(RULES))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     tested = promtool("test", "rules", str(CASES))
@@ -147,9 +148,10 @@ class Prometheus:
         self._process.wait()
 
 
-def test_a_real_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    if shutil.which("prometheus") is None:
-        pytest.skip("there is no prometheus: run tests/install-programs.sh (Debian: prometheus)")
+def test_a_real_prometheus_answers_every_query_of_the_dashboard(
+    needs: Callable[..., None], tmp_path: Path
+) -> None:
+    needs("prometheus")
     spec = JobSpec(
         job=f"d{secrets.token_hex(4)}",
         machines=2,

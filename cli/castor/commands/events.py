@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from castor.commands.agent_colours import AgentColours
 from castor.commands.logs import (
-    STYLES,
     Follow,
     RunDir,
     local_run,
@@ -134,7 +134,7 @@ class _Printer:
         self.every = every
         self._as_json = as_json
         self._console = Console(highlight=False, markup=False, soft_wrap=True, emoji=False)
-        self._styles: dict[str, str] = {}
+        self._colours = AgentColours()
         self._width = 0
 
     def told(self, told: list[Told]) -> None:
@@ -167,5 +167,5 @@ class _Printer:
         if not self._console.is_terminal:
             sys.stdout.write(f"{at}{who}{text}\n")
             return
-        own = self._styles.setdefault(told.agent, STYLES[len(self._styles) % len(STYLES)])
+        own = self._colours.of(told.agent)
         self._console.print(Text.assemble(at, (who, own), (text, style)))

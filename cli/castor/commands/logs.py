@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from castor.commands.agent_colours import AgentColours
 from castor.commands.reach import STDERR, Reach, name_unreached, reaches_a_job
 from castor_configs.errors import InputError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from castor_runtime.launcher.job_view import JobView
     from castor_runtime.launcher.log_reading import JobLogs, Line
 
-STYLES = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green")
 _SHOWN = re.compile(r"rank-(\d+)\.log|agent\.log")
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")]
@@ -153,7 +153,7 @@ class _Printer:
     def __init__(self) -> None:
         self.printed = False
         self._console = Console(highlight=False, markup=False, soft_wrap=True, emoji=False)
-        self._styles: dict[str, str] = {}
+        self._colours = AgentColours()
         self._width = 0
 
     def lines(self, lines: list[Line]) -> None:
@@ -166,7 +166,6 @@ class _Printer:
             if not self._console.is_terminal:
                 sys.stdout.write(f"{shown}{line.text}\n")
                 continue
-            style = self._styles.setdefault(line.agent, STYLES[len(self._styles) % len(STYLES)])
-            self._console.print(shown, style=style, end="")
+            self._console.print(shown, style=self._colours.of(line.agent), end="")
             self._console.out(line.text, highlight=False)
         sys.stdout.flush()
