@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import socket
 import subprocess
 import time
@@ -18,49 +17,28 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from castor_lab.one_process import Cluster, TrainerThread
+from castor_lab.one_process import Cluster, TrainerThread, small_job
 from castor_lab.one_process.failures import lose, settled
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.history import SetAside
-from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.job_options import TrafficOptions
-from castor_policy.membership import WatchLimits
 from castor_records.events.event import Event
 from castor_records.events.failures import Resumed
 from castor_records.events.storing import StoreBack, StoreLost
 from castor_records.events.training import CheckpointCompleted, IterationEnded
-from castor_runtime.arena import SHARED_MEMORY
 from castor_runtime.metrics import AgentMetrics, Readings
 from castor_runtime.metrics.families import BY_NAME, COUNTER, FAMILIES
 from castor_runtime.metrics.tally import Tally
 
 ROOT = Path(__file__).resolve().parents[2]
-PAIRS = ((0, 1), (1, 0), (2, 3), (3, 2))
 WAIT_S = 20.0
-
-
-def spec(**changes: Any) -> JobSpec:
-    return JobSpec(
-        job=f"m{secrets.token_hex(4)}",
-        machines=4,
-        ranks_per_machine=1,
-        placement="group",
-        replicas=PAIRS,
-        script="train.py",
-        started_ns=time.time_ns(),
-        traffic=TrafficOptions(chunk_bytes=4096),
-        limits=WatchLimits(lease_s=4.0),
-        **changes,
-    )
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(spec(), tmp_path, iterations=8, standby=1, metrics=True)
+    made = Cluster(small_job(), tmp_path, iterations=8, standby=1, metrics=True)
     yield made
-    for path in SHARED_MEMORY.glob(f"castor-{made.spec.job}[.-]*"):
-        path.unlink()
+    made.remove_memory()
 
 
 def ask(address: str, path: str) -> tuple[int, str]:
@@ -190,7 +168,7 @@ def complete(iteration: int, blocked_s: float, rank: int = 0) -> Event:
 
 
 def test_each_second_is_booked_once_on_what_took_it() -> None:
-    tally = Tally(replace(spec(), ranks_per_machine=2))
+    tally = Tally(replace(small_job(), ranks_per_machine=2))
     tally.plan(plan(1, Phase.GATHER), 0.0)
     tally.plan(plan(1, Phase.LOAD), 1.0)
     tally.take(Resumed(generation=1, rank=0, iteration=0), 10.0)
@@ -314,7 +292,7 @@ def test_a_taken_port_is_said_once_and_an_agent_that_stands_is_unwell(
         port = taken.getsockname()[1]
         now = [time.monotonic()]
         metrics = AgentMetrics(
-            spec(), "a", "127.0.0.1", port, lambda: Readings(now[0], "1"), said.append
+            small_job(), "a", "127.0.0.1", port, lambda: Readings(now[0], "1"), said.append
         )
 
         async def run() -> None:

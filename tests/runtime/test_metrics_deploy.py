@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import socket
 import subprocess
 import time
@@ -19,12 +18,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from castor.app import app
-from castor_lab.one_process import Cluster, TrainerThread
+from castor_lab.one_process import Cluster, TrainerThread, small_job
 from castor_lab.one_process.failures import die_settled
-from castor_policy.agents.job_spec import JobSpec
-from castor_policy.job_options import TrafficOptions
+from castor_policy.membership import WatchLimits
 from castor_records.run_record import RunRecord
-from castor_runtime.arena import SHARED_MEMORY
 from castor_runtime.metrics.families import FAMILIES, HISTOGRAM
 
 DEPLOY = Path(str(files("castor_runtime"))) / "deploy"
@@ -152,16 +149,7 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(
     needs: Callable[..., None], tmp_path: Path
 ) -> None:
     needs("prometheus")
-    spec = JobSpec(
-        job=f"d{secrets.token_hex(4)}",
-        machines=2,
-        ranks_per_machine=1,
-        placement="group",
-        replicas=((0, 1), (1, 0)),
-        script="train.py",
-        started_ns=time.time_ns(),
-        traffic=TrafficOptions(chunk_bytes=4096),
-    )
+    spec = small_job(machines=2, replicas=((0, 1), (1, 0)), limits=WatchLimits())
     cluster = Cluster(spec, tmp_path, iterations=8, standby=1, metrics=True)
     running: list[Prometheus] = []
     found: dict[str, list[dict[str, Any]]] = {}
@@ -189,8 +177,7 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(
     finally:
         for one in running:
             one.close()
-        for path in SHARED_MEMORY.glob(f"castor-{spec.job}[.-]*"):
-            path.unlink()
+        cluster.remove_memory()
     assert outcome.iteration == 8
     assert len(found["up"]) == 3
     # Nothing is wrong with this job; what an agent reads of itself may be a second old.

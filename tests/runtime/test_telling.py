@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from castor_lab.server_thread import in_a_thread
 from castor_runtime.agent.own_account import served_files
 from castor_runtime.transport import (
     JobSecret,
@@ -51,32 +52,11 @@ def server(folder: Path, ahead_ns: int = 0, busy_s: float = 0.0) -> Iterator[Pee
         lambda: "what happened",
         lambda: time.time_ns() + ahead_ns,
     )
-    made: list[PeerServer] = []
-    started, ended = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        one = PeerServer(
-            "127.0.0.1",
-            credentials=SECRET,
-            run=RUN,
-            source=Nothing(),
-            status=status,
-            told=told,
-            timeouts=QUICK,
-        )
-        async with one:
-            made.append(one)
-            started.set()
-            await asyncio.get_running_loop().run_in_executor(None, ended.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert started.wait(5)
-    try:
-        yield made[0]
-    finally:
-        ended.set()
-        thread.join()
+    options = {"credentials": SECRET, "run": RUN, "source": Nothing(), "timeouts": QUICK}
+    with in_a_thread(
+        lambda: PeerServer("127.0.0.1", status=status, told=told, **options)
+    ) as serving:
+        yield serving
 
 
 @contextmanager

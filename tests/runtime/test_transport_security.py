@@ -21,6 +21,7 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from castor_lab.server_thread import in_a_thread
 from castor_runtime.authority import Authority
 from castor_runtime.transport import (
     JobSecret,
@@ -86,26 +87,9 @@ class Source:
 def server(**options: Any) -> Iterator[str]:
     """Run a server in a thread of its own; yield its address."""
     options.setdefault("credentials", SECRET)
-    address: list[str] = []
-    started, ended = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        made = PeerServer(
-            "127.0.0.1", run=RUN, source=Source(), status=lambda: {"fine": True}, **options
-        )
-        async with made:
-            address.append(made.address)
-            started.set()
-            await asyncio.get_running_loop().run_in_executor(None, ended.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert started.wait(5)
-    try:
-        yield address[0]
-    finally:
-        ended.set()
-        thread.join()
+    options = {"run": RUN, "source": Source(), "status": lambda: {"fine": True}} | options
+    with in_a_thread(lambda: PeerServer("127.0.0.1", **options)) as serving:
+        yield serving.address
 
 
 @contextmanager

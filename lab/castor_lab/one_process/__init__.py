@@ -8,6 +8,7 @@ failure can be put at a rank's step, and a run takes a second instead of ten.
 """
 
 from castor_lab.one_process.cluster import Cluster, Outcome
+from castor_lab.one_process.jobs import PAIRS, small_job
 from castor_lab.one_process.thread_trainer import TrainerThread
 
-__all__ = ["Cluster", "Outcome", "TrainerThread"]
+__all__ = ["PAIRS", "Cluster", "Outcome", "TrainerThread", "small_job"]

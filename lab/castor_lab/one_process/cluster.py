@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -336,8 +336,13 @@ class Cluster:
 
     # ---- memory ---------------------------------------------------------------------------------
 
-    def _memory_left(self) -> Iterator[str]:
-        return (path.name for path in SHARED_MEMORY.glob(f"castor-{self.spec.job}[.-]*"))
+    def remove_memory(self) -> None:
+        """Remove what the job has left in shared memory, be it of a test that failed."""
+        for name in self._memory_left():
+            (SHARED_MEMORY / name).unlink()
+
+    def _memory_left(self) -> list[str]:
+        return [path.name for path in SHARED_MEMORY.glob(f"castor-{self.spec.job}[.-]*")]
 
     def _remove_memory(self, name: str) -> None:
         for path in SHARED_MEMORY.glob(f"castor-{self.spec.job}-*{name}-r*"):

@@ -7,7 +7,6 @@ groups are in memory (`castor_lab.one_process`). Each run takes a second.
 from __future__ import annotations
 
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from castor_analysis.journals import replayed
-from castor_lab.one_process import Cluster, Outcome, TrainerThread
+from castor_lab.one_process import Cluster, Outcome, TrainerThread, small_job
 from castor_lab.one_process.failures import (
     damage,
     die,
@@ -30,16 +29,13 @@ from castor_lab.one_process.failures import (
     settled,
     wait_until_offered,
 )
-from castor_policy.agents.job_spec import JobSpec
 from castor_policy.job_options import PersistenceOptions, RecoveryOptions, TrafficOptions
 from castor_policy.membership import WatchLimits
 from castor_records.events.event import Event, of_kind
 from castor_records.events.failures import Detected, Planned, Redundant, Replaced, Retrieved
 from castor_records.events.storing import Persisted
-from castor_runtime.arena import SHARED_MEMORY
 
 ITERATIONS = 8
-PAIRS = ((0, 1), (1, 0), (2, 3), (3, 2))
 RING_OF_THREE = ((0, 1, 2), (1, 2, 3), (2, 3, 0), (3, 0, 1))
 
 Make = Callable[..., Cluster]
@@ -47,7 +43,7 @@ Make = Callable[..., Cluster]
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
-    jobs: list[str] = []
+    clusters: list[Cluster] = []
     folders: list[Path] = []
 
     def made(
@@ -58,29 +54,23 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
         lease_s: float = 4.0,
         **changes: Any,
     ) -> Cluster:
-        jobs.append(f"h{secrets.token_hex(4)}")
-        spec = JobSpec(
-            job=jobs[-1],
-            machines=4,
+        spec = small_job(
             ranks_per_machine=ranks,
-            placement="group",
-            script="train.py",
-            started_ns=time.time_ns(),
             traffic=TrafficOptions(chunk_bytes=4096, **(traffic or {})),
             limits=WatchLimits(lease_s=lease_s),
-            **({"replicas": PAIRS} | changes),
+            **changes,
         )
         folders.append(tmp_path_factory.mktemp(spec.job))
-        return Cluster(spec, folders[-1], iterations=iterations, standby=standby)
+        clusters.append(Cluster(spec, folders[-1], iterations=iterations, standby=standby))
+        return clusters[-1]
 
     yield made
-    for job in jobs:
-        for path in SHARED_MEMORY.glob(f"castor-{job}[.-]*"):
-            path.unlink()
+    for cluster in clusters:
+        cluster.remove_memory()
     # Whatever happened to them, what the agents took in leads to what they did.
     journals = [file for folder in folders for file in sorted(folder.rglob("journal-*.jsonl"))]
     lives = [told for file in journals for told in replayed(file)]
-    assert len(lives) >= 4 * len(jobs)
+    assert len(lives) >= 4 * len(clusters)
     assert [told.parting for told in lives if told.parting is not None] == []
 
 

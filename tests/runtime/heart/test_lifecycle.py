@@ -5,7 +5,6 @@ The agents, trainers, memory and servers are real, as in `test_heart`.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -14,48 +13,32 @@ from typing import Any
 
 import pytest
 
-from castor_lab.one_process import Cluster, Outcome, TrainerThread
-from castor_policy.agents.job_spec import JobSpec
+from castor_lab.one_process import Cluster, Outcome, TrainerThread, small_job
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_keys import plan_key
 from castor_policy.agents.wish import WishKind
-from castor_policy.job_options import PersistenceOptions, TrafficOptions
-from castor_policy.membership import WatchLimits
+from castor_policy.job_options import PersistenceOptions
 from castor_records.events.event import of_kind
 from castor_records.events.failures import Detected, Planned
-from castor_runtime.arena import SHARED_MEMORY
 
 ITERATIONS = 12
-PAIRS = ((0, 1), (1, 0), (2, 3), (3, 2))
 
 Make = Callable[..., Cluster]
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
-    jobs: list[str] = []
+    clusters: list[Cluster] = []
 
     def made(standby: int = 0, folder: Path | None = None, **changes: Any) -> Cluster:
-        spec = JobSpec(
-            job=f"life{secrets.token_hex(4)}",
-            machines=4,
-            ranks_per_machine=1,
-            placement="group",
-            replicas=PAIRS,
-            script="train.py",
-            started_ns=time.time_ns(),
-            traffic=TrafficOptions(chunk_bytes=4096),
-            limits=WatchLimits(lease_s=4.0),
-            **changes,
-        )
-        jobs.append(spec.job)
+        spec = small_job(**changes)
         folder = folder or tmp_path_factory.mktemp(spec.job)
-        return Cluster(spec, folder, iterations=ITERATIONS, standby=standby)
+        clusters.append(Cluster(spec, folder, iterations=ITERATIONS, standby=standby))
+        return clusters[-1]
 
     yield made
-    for job in jobs:
-        for path in SHARED_MEMORY.glob(f"castor-{job}[.-]*"):
-            path.unlink()
+    for cluster in clusters:
+        cluster.remove_memory()
 
 
 @pytest.fixture(scope="module")
