@@ -13,11 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from castor.commands.agent_colours import AgentColours
-from castor.commands.logs import (
-    Follow,
-    RunDir,
-    local_run,
-)
+from castor.commands.logs import Follow, JobOrRun, RunDir, local_run
 from castor.commands.reach import Reach, name_unreached, name_untold, reaches_a_job
 
 if TYPE_CHECKING:
@@ -32,10 +28,7 @@ _LOG = "events.jsonl"
 @reaches_a_job
 def events(
     context: typer.Context,
-    job: Annotated[
-        str | None,
-        typer.Argument(metavar="[JOB]", help="Its name, with --store; else see --run."),
-    ] = None,
+    job: JobOrRun = None,
     *,
     run: RunDir = None,
     every: Annotated[

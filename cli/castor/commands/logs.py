@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _SHOWN = re.compile(r"rank-(\d+)\.log|agent\.log")
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")]
+JobOrRun = Annotated[
+    str | None, typer.Argument(metavar="[JOB]", help="Its name, with --store; else see --run.")
+]
 RunDir = Annotated[
     Path | None,
     typer.Option("--run", metavar="DIR", help="Run folder on this machine, in place of JOB."),
@@ -34,10 +37,7 @@ RunDir = Annotated[
 @reaches_a_job
 def logs(
     context: typer.Context,
-    job: Annotated[
-        str | None,
-        typer.Argument(metavar="[JOB]", help="Its name, with --store; else see --run."),
-    ] = None,
+    job: JobOrRun = None,
     *,
     run: RunDir = None,
     node: Annotated[

@@ -108,7 +108,7 @@ def _checkpoint(tier: Tier, name: str, iteration: int | None) -> Listed:
     except (DamagedCheckpointError, ForeignStorageError) as error:
         condition, why = Condition.DAMAGED, str(error)
     of = manifest.attempt if manifest is not None else None
-    there = tier.files(folder)
+    size_bytes, written_s = _extent(tier, folder)
     return Listed(
         name=name,
         iteration=of.iteration if of else _iteration_of(name),
@@ -116,8 +116,8 @@ def _checkpoint(tier: Tier, name: str, iteration: int | None) -> Listed:
         run=of.run if of else "",
         generation=of.generation if of else -1,
         ranks=of.world_size if of else 0,
-        size_bytes=sum(file.size_bytes for file in there.values()),
-        written_s=max((file.written_s for file in there.values()), default=0.0),
+        size_bytes=size_bytes,
+        written_s=written_s,
         condition=condition,
         why=why,
     )
@@ -136,7 +136,7 @@ def _iteration_of(name: str) -> int:
 def _attempt(
     tier: Tier, folder: str, job: str, iteration: int, generation: int, run: str
 ) -> Listed:
-    there = tier.files(folder)
+    size_bytes, written_s = _extent(tier, folder)
     return Listed(
         name=folder,
         iteration=iteration,
@@ -144,8 +144,15 @@ def _attempt(
         run=run,
         generation=generation,
         ranks=0,
-        size_bytes=sum(file.size_bytes for file in there.values()),
-        written_s=max((file.written_s for file in there.values()), default=0.0),
+        size_bytes=size_bytes,
+        written_s=written_s,
         condition=Condition.UNFINISHED,
         why="machines are still writing it, or did not come to its end",
     )
+
+
+def _extent(tier: Tier, folder: str) -> tuple[int, float]:
+    """Return how large a folder's files are together, and when the newest was written."""
+    there = tier.files(folder).values()
+    newest_s = max((file.written_s for file in there), default=0.0)
+    return sum(file.size_bytes for file in there), newest_s
