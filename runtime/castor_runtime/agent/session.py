@@ -328,9 +328,8 @@ class StoreSession:
                 answer = await self._store.transact(txn)
                 self._emit(StoreTrouble("space", ""))
                 if not answer.succeeded:
-                    await self._read(
-                        self.view.agents_keys
-                    )  # what stands there is not what was known
+                    # What stands there is not what was known.
+                    await self._read(self.view.agents_keys)
                 elif epoch == self.view.epoch:
                     own.written(lease, write, answer.revision)
                     await self._retire(lease)
