@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import resource
 import socket
-from collections.abc import Iterator
-from dataclasses import replace
+import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from castor.app import app
-from castor_policy.agents.admission import software_key
-from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.job_spec import JobSpec
-from castor_policy.agents.store_keys import agents_prefix, spec_key
-from castor_policy.store import Put, Txn
-from castor_runtime.agent.admission import software_of
-from castor_runtime.agent.script_files import read_script
 from castor_runtime.authority import Authority
-from castor_runtime.doctor import credentials, host, store
+from castor_runtime.doctor import credentials, host
 from castor_runtime.doctor.finding import Health
 from castor_runtime.ports import kernel_range
-from castor_runtime.stores import EmbeddedEtcd, open_store
-from castor_runtime.transport import JobSecret, PeerServer
 
 SECRET = b"the secret of this job"
-RUN = "ab" * 8
 
 
 def test_an_address_that_others_cannot_reach() -> None:
@@ -63,13 +51,45 @@ def test_ports_that_are_taken_or_somebody_elses() -> None:
     assert host.ports(f"{kernel.last + 1}-{kernel.last + 9}", "").health == Health.GOOD
 
 
-def test_memory_that_does_not_suffice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_does_not_suffice(tmp_path: Path) -> None:
     assert host.shared_memory(1 << 60, tmp_path).health == Health.BAD
-    assert host.shared_memory(1, tmp_path).health == Health.GOOD
-    limits = {True: resource.RLIM_INFINITY, False: 8 << 20}
-    for unlimited, limit in limits.items():
-        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
-        assert host.locked_memory().health == (Health.GOOD if unlimited else Health.NOTE)
+    assert host.shared_memory(1 << 60, tmp_path, held_bytes=1 << 60).health == Health.GOOD
+    assert host.shared_memory(None, tmp_path).health == Health.NOTE
+    little = host.shared_memory(1 << 30, tmp_path, memory_bytes=1 << 29)  # a container's limit
+    assert (little.health, "0.5 GiB of memory left" in little.found) == (Health.BAD, True)
+    assert "counts as memory" in little.advice
+
+
+def test_shared_memory_of_a_containers_default(tmp_path: Path, needs: Callable[..., None]) -> None:
+    needs("mount", "umount", root=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64M", "castor-test", str(tmp_path)]
+    subprocess.run(mount, check=True, timeout=30)
+    try:
+        found = host.shared_memory(1, tmp_path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True, timeout=30)
+    assert (found.health, "a container's default" in found.found) == (Health.BAD, True)
+    assert "--shm-size" in found.advice
+
+
+def test_a_limit_of_locked_memory() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, hard))
+        limited = host.locked_memory()
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+    assert (limited.health, limited.found) == (Health.NOTE, "limited to 1 MiB")
+    assert "ulimit -l" in limited.advice
+
+
+def test_a_clock_that_nobody_sets() -> None:
+    """To unset this computer's for real would be a fault of everybody's."""
+    time_error = 5  # adjtimex(2)
+    found = host.clock(lambda: time_error)
+    assert (found.health, "chrony" in found.advice) == (Health.NOTE, True)
+    assert host.clock(lambda: 0).health == Health.GOOD
+    assert host.clock().what == "clock"
 
 
 def test_gpus_that_are_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,62 +129,6 @@ def test_credentials_that_others_read_or_that_end(tmp_path: Path) -> None:
         assert (
             credentials.credentials(None, (ca, certificate, key), listen, now)[0].health == health
         )
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EmbeddedEtcd]:
-    server = EmbeddedEtcd(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.mark.long
-def test_a_store_and_the_job_in_it(etcd: EmbeddedEtcd, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text("pass\n")
-    own = software_of("node-0", script, read_script(script))
-    spec = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), str(script), run=RUN)
-    other = tmp_path / "other.py"
-    other.write_text("pass  # but not the same\n")
-
-    async def look(**software: Any) -> dict[str, store.Finding]:
-        server = PeerServer(
-            "127.0.0.1",
-            credentials=JobSecret(SECRET),
-            run=RUN,
-            source=None,
-            status=dict,  # type: ignore[arg-type]  # nobody asks for a part
-        )
-        opened = open_store(etcd.url)
-        try:
-            async with server:
-                reports = {"node-0": server.address, "node-1": "127.0.0.1:1"}
-                puts = [
-                    Put(spec_key("j"), spec.to_json()),
-                    Put(software_key("j"), replace(own, **software).to_json()),
-                    *(
-                        Put(agents_prefix("j") + name, AgentReport(name, "i", False, at).to_json())
-                        for name, at in reports.items()
-                    ),
-                ]
-                found = [await store.health(opened)]
-                found += await store.job(opened, "none", script, None)
-                await opened.transact(Txn((), tuple(puts)))
-                found += await store.job(opened, "j", script, JobSecret(SECRET))
-                return {one.what: one for one in found}
-        finally:
-            await opened.close()
-
-    found = asyncio.run(look())
-    assert found["store"].found.startswith("etcd ")
-    assert found["job"].found == "there is no job none yet: the first host makes it"
-    for what in ("versions", "script", "agent node-0"):
-        assert found[what].health == Health.GOOD
-    assert found["agent node-1"].health == Health.BAD
-    found = asyncio.run(look(versions={"torch": "1.0"}, files={"train.py": "00" * 32}))
-    assert "torch" in found["versions"].found
-    assert found["versions"].health == found["script"].health == Health.BAD
 
 
 def test_what_the_command_says(tmp_path: Path) -> None:

@@ -61,6 +61,11 @@ def accounts_prefix(job: str) -> str:
     return f"/castor/.accounts/{job}/"
 
 
+def doctors_prefix(job: str) -> str:
+    """Prefix of the cards of doctors that meet, one key a host, under its lease; not for agents."""
+    return f"/castor/.doctors/{job}/"
+
+
 def requests_prefix(job: str) -> str:
     """Prefix of requests for machines: one key each, deleted by the operator that serves it."""
     return f"/castor/{job}/requests/"

@@ -9,12 +9,13 @@ import resource
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from castor_configs.errors import InputError
 from castor_runtime.agent.rendezvous import address_of, interface_of
-from castor_runtime.arena import SHARED_MEMORY
+from castor_runtime.arena import SHARED_MEMORY, available_bytes
 from castor_runtime.doctor.finding import Finding, bad, good, note
 from castor_runtime.ports import ANY_PORT, Ports, kernel_range
 
@@ -71,26 +72,46 @@ def ports(wanted: str, at: str) -> Finding:
     return good(what, f"{given} for agent and rendezvous; gloo and NCCL use {kernel}")
 
 
-def shared_memory(needed_bytes: int | None, folder: Path = SHARED_MEMORY) -> Finding:
+def shared_memory(
+    needed_bytes: int | None,
+    folder: Path = SHARED_MEMORY,
+    *,
+    held_bytes: int = 0,
+    memory_bytes: int | None = None,
+) -> Finding:
     """Look whether checkpoints have room.
 
     Args:
         needed_bytes: by this host; None: not known.
         folder: where shared memory is.
+        held_bytes: of that, what is there already.
+        memory_bytes: that this host has left, or this container; None: it is looked up.
     """
     what = "shared memory"
     system = os.statvfs(folder)
     free, size = system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
-    found = f"{free / _GIB:.1f} GiB free of {size / _GIB:.1f} GiB"
+    left = available_bytes() if memory_bytes is None else memory_bytes
+    found = f"{_gib(free)} free of {_gib(size)}, {_gib(left)} of memory left"
     larger = "mount it larger: mount -o remount,size=SIZE /dev/shm; docker run --shm-size SIZE"
-    if needed_bytes is not None and free < needed_bytes:
-        return bad(what, f"{found}, {needed_bytes / _GIB:.1f} GiB are needed", larger)
+    if needed_bytes is not None:
+        more = max(0, needed_bytes - held_bytes)
+        held = f", {_gib(held_bytes)} of it here" if held_bytes else ""
+        found += f"; checkpoints take {_gib(needed_bytes)}{held}"
+        if free < more:
+            return bad(what, found, larger)
+        if left < more:
+            advice = "what lies there counts as memory: give host or container more, or train on"
+            return bad(what, found, f"{advice} more machines")
     if size <= _DOCKERS_DEFAULT:
         return bad(what, f"{found}: a container's default", larger)
     if needed_bytes is None:
         formula = "2 · copies · 12 bytes · parameters / machines: compare it, --shared-memory SIZE"
         return note(what, found, formula)
-    return good(what, f"{found}, {needed_bytes / _GIB:.1f} GiB are needed")
+    return good(what, found)
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / _GIB:.1f} GiB"
 
 
 def locked_memory() -> Finding:
@@ -102,14 +123,21 @@ def locked_memory() -> Finding:
     return note("locked memory", f"limited to {limit >> 20} MiB", advice)
 
 
-def clock() -> Finding:
-    """Look whether something sets the clock, as the kernel knows it (adjtimex(2))."""
-    # Mode 0 at the start of the structure changes nothing.
-    state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
-    if state in (_TIME_ERROR, -1):
+def clock(state: Callable[[], int] | None = None) -> Finding:
+    """Look whether something sets the clock.
+
+    Args:
+        state: returns how the kernel knows it, as adjtimex(2) does; None: the kernel is asked.
+    """
+    if (state or _adjtimex)() in (_TIME_ERROR, -1):
         advice = "have chrony, ntpd or systemd-timesyncd set it: logs are compared by it"
         return note("clock", "the kernel does not know of anybody who sets it", advice)
     return good("clock", "is set by somebody")
+
+
+def _adjtimex() -> int:
+    # Mode 0 at the start of the structure changes nothing.
+    return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))
 
 
 def gpus(trainers: int | None) -> Finding:

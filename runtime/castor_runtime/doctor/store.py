@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from castor_policy.agents.admission import other_script, other_versions
+from castor_policy.agents.store_keys import doctors_prefix, layout_prefix
 from castor_policy.store import StoreRefusedError, StoreUnavailableError
 from castor_runtime.agent.admission import software_of
+from castor_runtime.agent.memory import RankLayout
 from castor_runtime.agent.script_files import read_script
+from castor_runtime.arena.leftovers import segments
 from castor_runtime.doctor.finding import Finding, bad, good, note
 from castor_runtime.launcher.job_view import JobView, read_view
 from castor_runtime.store_address import UNIX, parse_store
@@ -26,6 +31,8 @@ SLOW_S: Final = 0.1
 """Of a read: a lease is renewed in time all the same, and every decision takes some."""
 APART_S: Final = 1.0
 """Of clocks: events of different hosts are put in order by them."""
+
+CLOCKS: Final = "set both clocks: chrony, ntpd or systemd-timesyncd"
 
 _READS: Final = 10
 _PEER_S: Final = 5.0
@@ -55,21 +62,21 @@ async def health(store: EtcdStore) -> Finding:
     what = "store"
     try:
         state = await store.state()
+        if alarms := state["alarms"]:
+            advice = "compact and defragment it, then etcdctl alarm disarm"
+            return bad(what, f"etcd {state['version']}; alarm {', '.join(alarms)}", advice)
         took_s = []
         for _ in range(_READS):
             began_s = time.monotonic()
-            await store.get_prefix("/castor-doctor/")
+            await store.get_prefix(doctors_prefix(""))
             took_s.append(time.monotonic() - began_s)
     except StoreRefusedError as error:
         return bad(what, str(error), "see docs/runtime.md, Who gets in")
     except StoreUnavailableError as error:
         return bad(what, f"does not answer: {error}", "is it up, and is its port 2379 open?")
-    version, alarms = state["version"], state["alarms"]
+    version = state["version"]
     median_s = statistics.median(took_s)
     found = f"etcd {version}, a read in {1e3 * median_s:.1f} ms"
-    if alarms:
-        advice = "compact and defragment it, then etcdctl alarm disarm"
-        return bad(what, f"{found}; alarm {', '.join(alarms)}", advice)
     if fault := fault_of(version):
         return note(what, found, fault)
     if median_s > SLOW_S:
@@ -103,6 +110,59 @@ async def job(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a job in the store asks of a host, whichever machine it becomes.
+
+    Attributes:
+        memory_bytes: checkpoint memory of the machine that holds most.
+        held_bytes: of that, what this host has in memory already.
+        state_bytes: what its trainers hold of the model's state.
+        machines: that train.
+        replicas: of each shard.
+    """
+
+    memory_bytes: int
+    held_bytes: int
+    state_bytes: int
+    machines: int
+    replicas: int
+
+
+async def planned(store: EtcdStore, name: str) -> Planned | None:
+    """Return what the job's trainers have said of their sizes; None before they have.
+
+    Raises:
+        StoreUnavailableError: it does not answer.
+    """
+    spec = (await read_view(store, name)).spec
+    keys, _ = await store.get_prefix(layout_prefix(name))
+    layouts = [RankLayout.from_message(json.loads(key.value)) for key in keys]
+    parts = {layout.rank: layout.part for layout in layouts}
+    if spec is None or len(parts) < spec.machines * spec.ranks_per_machine:
+        return None
+
+    def held(machine: int) -> int:
+        return sum(parts[rank].segment_bytes for rank in spec.ranks_held_by(machine))
+
+    def own(machine: int) -> int:
+        return sum(parts[rank].data_bytes for rank in spec.ranks_of(machine))
+
+    machines = range(spec.machines)
+    return Planned(
+        memory_bytes=max(map(held, machines)),
+        held_bytes=sum(one.bytes for one in segments() if one.run == spec.run),
+        state_bytes=max(map(own, machines)),
+        machines=spec.machines,
+        replicas=max(map(len, spec.replicas)),
+    )
+
+
+def clock_apart(apart_s: float) -> str:
+    """Return what is wrong with a clock that is so far from this host's; "" if nothing is."""
+    return f"its clock is {apart_s:+.1f} s apart" if abs(apart_s) > APART_S else ""
+
+
 def _software(view: JobView, script: Path | None) -> Iterator[Finding]:
     assert view.spec is not None
     if view.software is None:
@@ -131,7 +191,6 @@ async def _peer(client: PeerClient, agent: str, address: str) -> Finding:
     except (PeerError, ValueError) as error:
         advice = "is its port open from here, and the secret the same?"
         return bad(what, str(error), advice)
-    if abs(apart_s) > APART_S:
-        advice = "set both clocks: chrony, ntpd or systemd-timesyncd"
-        return note(what, f"{address} answers; its clock is {apart_s:+.1f} s apart", advice)
+    if wrong := clock_apart(apart_s):
+        return note(what, f"{address} answers; {wrong}", CLOCKS)
     return good(what, f"{address} answers; its clock is {1e3 * apart_s:+.1f} ms apart")
