@@ -48,7 +48,7 @@ def test_manifests_are_valid_and_say_what_the_job_needs(tmp_path: Path) -> None:
     assert [one["containerPort"] for one in container["ports"]] == [7000, 9464]
     line = container["command"][2]
     assert str(tmp_path) not in line
-    assert line.startswith('castor run --name "$POD" --listen "$ADDRESS" --ports 7000-7019 ')
+    assert '\ncastor run --name "$POD" --listen "$ADDRESS" --ports 7000-7019 ' in line
     assert " --metrics-port 9464 " in line
     assert """--replicas 3 train.py --text 'it'"'"'s "x"' &""" in line
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from castor_lab.faults.machines import suspend
 from castor_policy.store import LeaseLostError, Put, StoreUnavailableError, Txn
 from castor_runtime.store_address import StoreAddress
 from castor_runtime.stores import EmbeddedEtcd, EtcdStartError, EtcdStore, open_store
@@ -212,7 +213,7 @@ def test_start_and_stop_may_be_repeated(etcd: EmbeddedEtcd) -> None:
     pid = etcd.pid
     etcd.start()
     assert etcd.pid == pid
-    os.kill(pid or 0, signal.SIGSTOP)
+    suspend(pid or 0)
     etcd.stop()
     assert etcd.pid is None
     assert gone(pid or 0)

@@ -17,11 +17,31 @@ from castor_lab.emulated_cluster.network import Network
 from castor_lab.faults.fault import Fault, FaultKind
 from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder, trainer_of
-from castor_runtime.processes import descendants, is_alive, kill_tree, send
+from castor_runtime.processes import descendants, is_alive, is_stopped, kill_tree, send
 
 _SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies, not a temporary file
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "TERM": signal.SIGTERM}
 _DEATH_S = 5.0
+_STOP_S = 30.0
+
+
+def suspend(pid: int) -> None:
+    """Stop a process, and return when the kernel has stopped each of its threads.
+
+    SIGSTOP alone returns before it acts: a thread on another core goes on for a while.
+
+    Raises:
+        ProcessLookupError: it is gone.
+        TimeoutError: a thread of it did not stop.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    give_up_s = time.monotonic() + _STOP_S
+    while not all(map(is_stopped, (int(one.name) for one in Path(f"/proc/{pid}/task").iterdir()))):
+        if not is_alive(pid):
+            raise ProcessLookupError(f"process {pid} is dead")
+        if time.monotonic() > give_up_s:
+            raise TimeoutError(f"process {pid} did not stop within {_STOP_S:g} s")
+        time.sleep(0.001)
 
 
 class TargetMissingError(Exception):
@@ -213,7 +233,7 @@ def _flip(fault: Fault, record: AgentRecord, ranks_per_machine: int) -> Struck:
     if pid is None or rank not in record.segments:
         raise TargetMissingError(f"no live process or no memory for rank {rank}")
     damaged, now_ns = False, time.time_ns()
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     try:
         with Replica.open(record.segments[rank]) as replica:
             for iteration in sorted(replica.offered()):

@@ -41,7 +41,7 @@ from castor_runtime.launcher.final_state import final_state
 from castor_runtime.transport import JobSecret
 from castor_sim.store_model import ModelStore, StoreModel
 
-PATIENCE_S = 45.0
+PATIENCE_S = 120.0
 """A run that takes longer hangs."""
 
 _LOOK_S = 0.005
@@ -129,6 +129,7 @@ class Cluster:
         self._failures: dict[tuple[int, int], list[Failure]] = {}
         self._loading: dict[tuple[int, int], list[Failure]] = {}
         self._moments: dict[tuple[type[Event], int], Callable[[], object]] = {}
+        self._wrong: list[AssertionError] = []
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop
         self.machines = [
@@ -238,8 +239,11 @@ class Cluster:
 
         Raises:
             TimeoutError: it did not come to an end.
+            AssertionError: what was to fail found something wrong.
         """
         asyncio.run(self._run())
+        for error in self._wrong:
+            raise error
         finals = []
         for machine in self.machines:
             with contextlib.suppress(FileNotFoundError):
@@ -320,8 +324,12 @@ class Cluster:
         rank = trainer.settings.rank
         with self._lock:
             failures = self._failures.pop((rank, step), [])
-        for failure in failures:
-            failure(trainer)
+        try:
+            for failure in failures:
+                failure(trainer)
+        except AssertionError as error:  # a test's own, which a recovery would hide
+            self._wrong.append(error)
+            raise
         trainer.go_on()
 
     def _ended(self, trainer: TrainerThread, iteration: int) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 from castor_configs.errors import InputError
 from castor_policy.agents.exit_codes import SETTLED
 from castor_runtime.deployment.run_line import draining, value_of, without
+from castor_runtime.deployment.told_agent import told_agent
 from castor_runtime.ports import Ports
 
 PORTS: Final = "7000-7019"
@@ -25,17 +26,14 @@ SECRET: Final = "/etc/castor/secret"  # noqa: S105 - where it is mounted
 _GRACE_S: Final = 120
 _OF_THE_POD: Final = ("--secret", "--name", "--listen", "--interface", "--folder")
 
-_POD_LINE = """\
+_AGENT = """\
 {castor} run --name "$POD" --listen "$ADDRESS" --ports {ports} \
---metrics-port {metrics} --folder /var/log/castor --secret {secret} {words} &
-agent=$!
-over=
-trap 'over=yes; kill -TERM "$agent"' TERM
-wait "$agent"; code=$?
-while kill -0 "$agent" 2>/dev/null; do wait "$agent"; code=$?; done
-case $over$code in
+--metrics-port {metrics} --folder /var/log/castor --secret {secret} {words}"""
+
+_POD_LINE = """\
+{agent}trap 'exit "$code"' TERM
+case $told$code in
   {ended})
-    trap 'exit "$code"' TERM
     echo "castor: ended with code $code; when done: kubectl delete statefulset $JOB"
     sleep infinity & wait;;
 esac
@@ -166,14 +164,14 @@ def manifests(wanted: Wanted) -> str:
     words = without(without(words, "--ports"), "--metrics-port")
     name = _name(wanted.job)
     gpus = f", nvidia.com/gpu: {wanted.gpus}" if wanted.gpus else ""
-    line = _POD_LINE.format(
+    agent = _AGENT.format(
         castor=shlex.quote(wanted.castor),
         ports=ports or PORTS,
         metrics=metrics,
-        ended="|".join(map(str, SETTLED)),
         secret=SECRET,
         words=shlex.join(draining(words, _GRACE_S)),
     )
+    line = _POD_LINE.format(agent=told_agent(agent, {"TERM": 1}), ended="|".join(map(str, SETTLED)))
     return _MANIFESTS.format(
         job=wanted.job,
         name=json.dumps(name),

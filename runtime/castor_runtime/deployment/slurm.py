@@ -17,20 +17,12 @@ from pathlib import PurePath
 from castor_configs.errors import InputError
 from castor_policy.agents.exit_codes import SETTLED
 from castor_runtime.deployment.run_line import draining
+from castor_runtime.deployment.told_agent import told_agent
 
 _BODY = """
 task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
-{command} &
-agent=$!
-told=
 # Its time will be over: the agent gives its place away. Cancelled: told twice, it ends at once.
-trap 'told=yes; kill -TERM "$agent"' USR1
-trap 'told=yes; for _ in 1 2; do kill -TERM "$agent" 2> /dev/null; sleep 1; done' TERM
-wait "$agent"; code=$?
-while kill -0 "$agent" 2> /dev/null; do  # a signal ends a wait before its time
-  wait "$agent"; code=$?
-done
-
+{agent}
 case $told$code in {ended}) exit "$code";; esac
 case $(squeue --noheader --jobs="$task" --format=%T) in
   # The time is over, or the agent died: this task waits in the queue, and comes back as a spare.
@@ -79,7 +71,10 @@ def batch_script(wanted: Wanted) -> str:
     ]
     castor = shlex.quote(str(wanted.castor))
     body = _BODY.format(
-        command=shlex.join([str(wanted.castor), "run", *draining(wanted.words, wanted.before_s)]),
+        agent=told_agent(
+            shlex.join([str(wanted.castor), "run", *draining(wanted.words, wanted.before_s)]),
+            {"USR1": 1, "TERM": 2},
+        ),
         ended="|".join(map(str, SETTLED)),
         castor=castor,
         job=shlex.quote(wanted.job),

@@ -16,6 +16,7 @@ from castor_policy.job_options import PersistenceOptions
 from castor_policy.option import OptionError
 from castor_runtime.agent import storage_view
 from castor_runtime.agent.storage_view import StorageView
+from castor_runtime.launcher import storage_check
 from castor_runtime.launcher.storage_check import check_tiers
 from castor_runtime.persistent import address
 from castor_runtime.persistent.address import require_usable, tier_at
@@ -152,8 +153,9 @@ def test_an_s3fs_that_is_too_old_or_missing_is_refused(monkeypatch: pytest.Monke
 
 
 def test_a_missing_bucket_ends_the_command_and_one_that_is_away_does_not(
-    s3: str, capsys: pytest.CaptureFixture[str]
+    s3: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storage_check, "_LOOK_S", 100.0)  # all of its tries, on a slow machine
     with pytest.raises(OptionError, match="s3://nowhere/x is in no bucket or folder that is there"):
         check_tiers([f"s3://nowhere/x?endpoint_url={s3}"])
     check_tiers([f"s3://bucket/x?endpoint_url={s3}", "s3://b/x?endpoint_url=http://127.0.0.1:9"])
