@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from castor_lab.faulty_proxy import RESET, FaultyProxy
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.job_options import PersistenceOptions
 from castor_policy.option import OptionError
@@ -57,7 +58,11 @@ def few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bucket(between, tmp_path: Path) -> Tier:
-    return tier_at(between.url(tmp_path.name))
+    return tier_at(url(between, tmp_path.name))
+
+
+def url(between: FaultyProxy, prefix: str) -> str:
+    return f"s3://bucket/{prefix}?endpoint_url={between.endpoint}"
 
 
 @pytest.mark.parametrize("fault", [(503, "SlowDown"), (500, "InternalError"), "reset"])
@@ -68,7 +73,7 @@ def test_what_fails_once_is_tried_again(bucket: Tier, between, fault) -> None:
         if method != "PUT":
             return None
         seen[path] += 1
-        return (between.reset if fault == "reset" else fault) if seen[path] == 1 else None
+        return (RESET if fault == "reset" else fault) if seen[path] == 1 else None
 
     between.faults = once
     complete(bucket, 7, size=2 * PART)
@@ -96,7 +101,7 @@ def test_credentials_that_run_out_are_told_of_and_new_ones_read(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     file = tmp_path / "credentials"
     keys = "[default]\naws_access_key_id = {}\naws_secret_access_key = hidden\n"
-    tier = tier_at(f"{between.url('keys')}&credentials={file}")
+    tier = tier_at(f"{url(between, 'keys')}&credentials={file}")
     with pytest.raises(TierError, match=r"needs credentials .*: see to AWS_ACCESS_KEY_ID"):
         tier.files("")
     file.write_text(keys.format("old"))
