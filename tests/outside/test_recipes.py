@@ -27,7 +27,8 @@ from castor_runtime.operators.protocol import JobToJoin
 from castor_runtime.operators.serving import RequestServer
 from castor_runtime.trainer.engines import ENGINES
 from castor_runtime.trainer.traffic import Traffic
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 from castor_sim.strategies import STRATEGIES
 from castor_traces.importers import FORMATS
 from paper_figures.catalog import FIGURES

@@ -37,7 +37,8 @@ from castor_runtime.launcher.job_view import JobView, read_view
 from castor_runtime.launcher.status import status_document
 from castor_runtime.launcher.whole_logs import WholeLogs, read_whole_logs
 from castor_runtime.transport import JobSecret, PartMissingError, PeerClient, PeerServer
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 T = TypeVar("T")
 

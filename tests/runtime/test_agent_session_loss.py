@@ -38,7 +38,8 @@ from castor_runtime.agent.session import StoreSeen, StoreSession
 from castor_runtime.launcher.job_view import read_view
 from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.stores import EmbeddedEtcd, open_store
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 pytestmark = pytest.mark.long  # together, not one by one
 

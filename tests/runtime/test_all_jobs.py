@@ -18,7 +18,8 @@ from castor_runtime.launcher.accounts import Accounts
 from castor_runtime.launcher.all_jobs import job_document, read_jobs
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.told_result import told_result
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 SPEC = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "train.py", started_ns=5_000_000_000)
 LOAD = Plan(2, 1, Phase.LOAD, ("a", "b"), ("1", "1"), iteration=7)

@@ -21,7 +21,8 @@ from castor_policy.placement import place
 from castor_policy.store import Put, Store, Txn
 from castor_runtime.launcher import asking
 from castor_runtime.launcher.job_view import JobView, read_view
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 NAMES = ("a", "b")
 STOP, DRAIN = Wish(WishKind.STOP).key("j"), Wish(WishKind.DRAIN, "a").key("j")

@@ -14,7 +14,8 @@ from castor_policy.store import Put, Txn
 from castor_runtime.agent.main import read_spec
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.launcher.domain_call import placed_by_agents
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 SPEC = JobSpec("j", 4, 1, "domains", place("mixed", 4, 2).replicas, "t.py")
 

@@ -24,7 +24,8 @@ from castor_runtime.launcher.operating import Operating
 from castor_runtime.operators import check_operator, open_operator
 from castor_runtime.operators.protocol import JobToJoin, OperatorError, Request
 from castor_runtime.operators.serving import RequestServer
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 JOB = "j"
 KEY = f"{requests_prefix(JOB)}3-1"

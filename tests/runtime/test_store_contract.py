@@ -27,7 +27,8 @@ from castor_policy.store import (
 )
 from castor_runtime.stores import EmbeddedEtcd, open_store
 from castor_runtime.stores.etcd_client import Etcd3Client
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 pytestmark = pytest.mark.long  # together, not one by one
 

@@ -39,7 +39,8 @@ from castor_runtime.agent.script_files import ScriptFiles
 from castor_runtime.arena import SHARED_MEMORY
 from castor_runtime.launcher.final_state import final_state
 from castor_runtime.transport import JobSecret
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 PATIENCE_S = 120.0
 """A run that takes longer hangs."""

@@ -13,12 +13,15 @@ class EventTable(Generic[EffectT]):
     """Registers a machine's methods by the type of the event that each takes.
 
     A method gets the machine, the event and the time, and returns what is to be done.
+
+    Args:
+        before: the table of the class that this one's derives from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: EventTable[EffectT] | None = None) -> None:
         # By name, so that a subclass or a test may have its own.
-        self._takes: dict[type, str] = {}
-        self._answers: set[type] = set()
+        self._takes: dict[type, str] = {} if before is None else dict(before._takes)
+        self._answers: set[type] = set() if before is None else set(before._answers)
 
     def on(self, *events: type, answer: bool = False) -> Callable[[MethodT], MethodT]:
         """Have a method take events of these types.

@@ -26,7 +26,7 @@ from castor_policy.agents.beginning import (
     nothing_kept,
 )
 from castor_policy.agents.culprit import Verdict, judge, window_s
-from castor_policy.agents.effects import AskPersist, Log, Resign, RootEffect, WritePlan
+from castor_policy.agents.effects import AskPersist, Log, Resign, RootEffect
 from castor_policy.agents.events import (
     PlanChanged,
     PlanLost,
@@ -35,8 +35,7 @@ from castor_policy.agents.events import (
     Tick,
     WishChanged,
 )
-from castor_policy.agents.evidence import SightKind
-from castor_policy.agents.filling import Filling, fill_every_s
+from castor_policy.agents.filling import fill_every_s
 from castor_policy.agents.fitness import refused, worn_out
 from castor_policy.agents.following import following, put_aside
 from castor_policy.agents.gathering import (
@@ -46,55 +45,17 @@ from castor_policy.agents.gathering import (
     in_all_storage,
     storage_silent,
 )
-from castor_policy.agents.history import is_aside
-from castor_policy.agents.job_spec import JobSpec
-from castor_policy.agents.office import Office
-from castor_policy.agents.patience import Patience
-from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import is_awaited, later, newest_generation, repaired
-from castor_policy.agents.roll_call import RollCall
+from castor_policy.agents.root_state import RootState
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.agents.standstill import Standstill, standstill
-from castor_policy.agents.wishes import Wishes, handed_over, held_by_all, stopped
-from castor_policy.placement import Placement
+from castor_policy.agents.wishes import handed_over, held_by_all, stopped
 from castor_records.events.failures import Planned
 
 
-class Root:
-    """Decisions of one root during one term.
-
-    Args:
-        spec: the job.
-        office: what it starts from.
-        now_s: the driver's clock.
-    """
-
-    def __init__(self, spec: JobSpec, office: Office, now_s: float) -> None:
-        self.spec = spec
-        self.term = office.term
-        self.plan = office.plan
-        self.epoch = office.epoch
-        self._known = office.known
-        self._awaited = office.awaited
-        self._backup_revision = office.backup_revision
-        self._resigned = False
-        self._revision = office.revision
-        self.reports = {report.agent: report for report in office.reports}
-        self._must_look = True
-        self.count_anew()
-        self._placement = placement_of(spec)
-        self._since_s = now_s
-        self._pending: Plan | None = None
-        self._untold: dict[Plan, list[Log]] = {}
-        self._failed_since: tuple[int, float] | None = None
-        self._patience = Patience()
-        self._storage_overdue = False
-        self._at_s = 0.0
-        self._planned_s = float("-inf")
-        self._filling = Filling(spec, office.term)
-        self._persist_rounds = PersistRounds(spec, now_s)
-        self._wishes = Wishes(spec, office.term, office.wishes)
+class Root(RootState):
+    """Decisions of one root during one term; see `RootState` for what it is made with."""
 
     def handle(self, event: RootEvent, now_s: float, at_s: float | None = None) -> list[RootEffect]:
         """Take an event in and return what is to be done.
@@ -110,18 +71,10 @@ class Root:
         looks = self._must_look or bool(self._wishes)
         match event:
             case PlanChanged(plan, revision) if revision > self._revision:
-                self.plan, self._revision = plan, revision
-                self._pending = None
-                told += self._untold.get(plan, [])
-                self._untold.clear()
-                self._roll_call.follow(plan)
-                self._planned_s = now_s
+                told += self._shown(plan, revision, now_s)
                 looks = True
             case PlanLost(revision):
-                self._known = later(self.plan, self._known)
-                self.plan, self._revision = None, revision
-                self._pending = None
-                self._roll_call.follow(None)
+                self._lost(revision)
                 looks = True
             case ReportChanged(agent, report):
                 looks |= self._roll_call.take(agent, report)
@@ -176,47 +129,6 @@ class Root:
             return [Resign(self.term)]
         return None
 
-    def count_anew(self) -> None:
-        """Count all reports: at the beginning, and where this state is taken from a journal."""
-        self._roll_call = RollCall(self.spec, self.reports)
-        self._roll_call.follow(self.plan)
-
-    def validate(self) -> None:
-        """Check what must hold between any two events; for tests and for exploring.
-
-        Raises:
-            AssertionError: it does not.
-        """
-        plan, written = self.plan, self._pending
-        if written is not None:
-            assert written.term == self.term, "it writes in another root's term"
-            assert plan is None or not written.is_before(plan), "it writes what is of the past"
-            assert len(written.agents) == self.spec.machines, "a place is missing"
-            taken = [name for name in written.agents if name]
-            assert len(set(taken)) == len(taken), "an agent has two places"
-        self._roll_call.validate()
-
-    def write_failed(self) -> None:
-        """The store did not take the plan (unreachable); decide again at the next event."""
-        self._pending = None
-        self._resigned = False
-        self._must_look = True
-
-    def _write(
-        self, plan: Plan, effects: Sequence[RootEffect] = (), grants: tuple[str, ...] = ()
-    ) -> list[RootEffect]:
-        """Have the plan written, and told of it what `effects` say only once the store holds it.
-
-        A root that has been replaced, and does not know yet, decides nothing: it must not say that
-        it did.
-        """
-        self._pending = replace(plan, term=self.term)
-        self._untold[self._pending] = [
-            replace(effect, at_s=self._at_s) for effect in effects if isinstance(effect, Log)
-        ]
-        others = [effect for effect in effects if not isinstance(effect, Log)]
-        return [*others, WritePlan(self.term, self._pending, self._revision, grants)]
-
     # ---- the first generation -------------------------------------------------------------
 
     def _begin(self, now_s: float) -> list[RootEffect]:
@@ -243,7 +155,7 @@ class Root:
     # ---- GATHER: fill machines, learn what is held, decide ----------------------------------
 
     def _gather(self, plan: Plan, now_s: float) -> list[RootEffect]:
-        members = [self._member(plan, machine) for machine in range(self.spec.machines)]
+        members = self._members(plan)
         if unable := refused(plan, members):
             return self._put_aside(plan, unable, now_s)
         self._give_up_silent(plan, now_s)
@@ -253,7 +165,7 @@ class Root:
         filled, effects = self._fill(plan, now_s)
         if (filled.agents, filled.incarnations) != (plan.agents, plan.incarnations):
             return self._write(filled, effects)
-        reports = [self._member(plan, machine) for machine in range(self.spec.machines)]
+        reports = self._members(plan)
         gathered = [r for r in reports if r is not None and has_gathered(plan, r)]
         if len(gathered) < self.spec.machines:
             return effects
@@ -290,7 +202,7 @@ class Root:
 
     def _give_up_silent(self, plan: Plan, now_s: float) -> None:
         """Stop waiting for machines that have had their time; they count as lost from then on."""
-        members = [self._member(plan, machine) for machine in range(self.spec.machines)]
+        members = self._members(plan)
         overdue = self._patience.wait(now_s, awaited(self.spec, plan, members))
         unread = [one for one in overdue if one.step == "storage"]
         # Where nobody can read storage it is no machine's fault.
@@ -317,30 +229,11 @@ class Root:
         sure = [one for one in free if one not in doubted]
         return self._filling.fill(plan, known, sure, now_s, self._at_s, doubted)
 
-    def _is_doubted(self, free: AgentReport) -> bool:
-        """Whether somebody else is better to have in a place."""
-        return self._patience.is_doubted(free) or self._wishes.is_leaving(free)
-
-    def _free_agents(self, plan: Plan | None, taken: Sequence[str]) -> list[AgentReport]:
-        """Live agents that fill no machine; with the job's script, ordinary ones, by name first."""
-        aside = plan.aside if plan is not None else ()
-        free = [
-            report
-            for report in self.reports.values()
-            if report.agent not in taken
-            and not self._patience.is_given_up(report)
-            and not is_aside(aside, report.agent, report.incarnation)
-        ]
-        script = self.plan.script if self.plan is not None else ""
-        return sorted(
-            free, key=lambda one: (one.script != script, one.standby, _natural(one.agent))
-        )
-
     # ---- LOAD: watch over the trainers -------------------------------------------------------
 
     def _watch(self, plan: Plan, now_s: float) -> list[RootEffect]:
         self._give_up_silent(plan, now_s)
-        members = [self._member(plan, machine) for machine in range(self.spec.machines)]
+        members = self._members(plan)
         current = [r for r in members if r is not None and r.generation == plan.generation]
         still = standstill(self.spec, current)
         failed = any(report.state == State.FAILED for report in current)
@@ -431,33 +324,3 @@ class Root:
         # Machines are filled in the same write: with a standby at hand there is one round only.
         filled, filling = self._fill(next_plan, float("-inf"))
         return self._write(filled, [*told, *filling])
-
-    def _member(self, plan: Plan, machine: int) -> AgentReport | None:
-        """Return the report of the agent that fills `machine`, in the life that the plan names."""
-        report = self._live(plan.agents[machine])
-        if report is None or report.incarnation != plan.incarnations[machine]:
-            return None
-        return report
-
-    def _how_lost(self, agent: str) -> SightKind:
-        if agent not in self.reports:
-            return SightKind.LEASE
-        return SightKind.SILENT if self._live(agent) is None else SightKind.AGENT
-
-    def _live(self, agent: str) -> AgentReport | None:
-        """Return an agent's report, unless it has been silent for too long."""
-        report = self.reports.get(agent)
-        if report is None or self._patience.is_given_up(report):
-            return None
-        return report
-
-
-def placement_of(spec: JobSpec) -> Placement:
-    """Return the job's placement as the value that all of `policy` reasons with."""
-    return Placement(spec.placement, spec.replicas, (tuple(range(spec.machines)),))
-
-
-def _natural(name: str) -> tuple[str, int, str]:
-    stem = name.rstrip("0123456789")
-    digits = name[len(stem) :]
-    return stem, int(digits) if digits else -1, name

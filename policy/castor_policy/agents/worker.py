@@ -1,8 +1,6 @@
 """The worker: one on every machine; obeys the plan, and says what it sees in its report.
 
-It decides alone only where nobody can be asked: it stops its trainers when it is cut off from the
-store and from every peer for as long as its lease can have lasted, for then its place may have been
-given away. Where only the store is silent it goes on: peers that answer know of no newer plan.
+It decides alone only where nobody can be asked: see `worker_contact`.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from typing import ClassVar
 
 from castor_policy.agents.agent_report import State
 from castor_policy.agents.effects import (
-    Campaign,
     DiscardOtherIterations,
     Exit,
     Finalise,
@@ -21,7 +18,6 @@ from castor_policy.agents.effects import (
     Inspect,
     Log,
     Persist,
-    PingPeers,
     Redundant,
     Report,
     StartTrainers,
@@ -37,21 +33,13 @@ from castor_policy.agents.events import (
     Inspected,
     LeaveAsked,
     MemoryRefused,
-    NameTaken,
-    PeersAnswered,
     PersistChanged,
     PersistEnded,
     PlanChanged,
     PlanLost,
     Progressed,
-    RootChanged,
-    SessionFailed,
-    SessionLost,
     SessionOpened,
-    SessionRenewed,
     StorageRead,
-    StoreLost,
-    StoreTrouble,
     Tick,
     TrainerEnded,
     TrainerHeld,
@@ -64,16 +52,10 @@ from castor_policy.agents.events import (
     WorkerEvent,
 )
 from castor_policy.agents.evidence import Sight, SightKind, sight_of_end
-from castor_policy.agents.exit_codes import (
-    BEGIN_AGAIN,
-    DO_NOT_REQUEUE,
-    FINISHED,
-    GIVEN_UP,
-    REFUSED,
-)
+from castor_policy.agents.exit_codes import DO_NOT_REQUEUE, FINISHED, GIVEN_UP
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.worker_state import WorkerState
+from castor_policy.agents.worker_contact import WorkerContact
 from castor_policy.recovery import Tier
 from castor_records.events import failures
 
@@ -86,10 +68,10 @@ MOST_PROGRESS_PER_S = 50.0
 _UNGATHERED = "this machine had not gathered for this plan"
 
 
-class Worker(WorkerState):
+class Worker(WorkerContact):
     """One life of one agent; see `WorkerState` for what it is made with."""
 
-    _takes: ClassVar[EventTable[WorkerEffect]] = EventTable()
+    _takes: ClassVar[EventTable[WorkerEffect]] = EventTable(WorkerContact._takes)
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -121,70 +103,10 @@ class Worker(WorkerState):
             effects += self._obey(event.plan)
         return [*effects, Report(self.report)]
 
-    @_takes.on(SessionRenewed)
-    def _session_renewed(self, event: SessionRenewed, _: float) -> list[WorkerEffect]:
-        return [*self._contact.renewed(event.sent_s)]
-
-    @_takes.on(SessionLost)
-    def _session_lost(self, _: SessionLost, __: float) -> list[WorkerEffect]:
-        self._contact.in_session = False
-        return []
-
-    @_takes.on(StoreLost)
-    def _store_lost(self, _: StoreLost, __: float) -> list[WorkerEffect]:
-        return [*self._contact.lost()]
-
-    @_takes.on(StoreTrouble)
-    def _store_trouble(self, event: StoreTrouble, _: float) -> list[WorkerEffect]:
-        return [*self._contact.trouble(event.about, event.reason)]
-
-    @_takes.on(NameTaken)
-    def _name_taken(self, event: NameTaken, _: float) -> list[WorkerEffect]:
-        # What is on this machine may be that one's by now: nothing is given back.
-        return [StopTrainers(), Exit(REFUSED, f"the lease ended, and {event.by}")]
-
-    @_takes.on(SessionFailed)
-    def _session_failed(self, event: SessionFailed, _: float) -> list[WorkerEffect]:
-        return [StopTrainers(), Exit(BEGIN_AGAIN, event.reason)]
-
-    @_takes.on(RootChanged)
-    def _root_changed(self, event: RootChanged, now_s: float) -> list[WorkerEffect]:
-        self._contact.root_changed(event.agent, now_s)
-        return self._campaign(now_s)
-
     @_takes.on(Tick, PlanLost)
     def _tick(self, _: Tick | PlanLost, now_s: float) -> list[WorkerEffect]:
         leaves = self._leaving.due(now_s, is_needed=self._is_needed())
         return [*self._campaign(now_s), *self._watch_isolation(now_s), *leaves]
-
-    def _campaign(self, now_s: float) -> list[WorkerEffect]:
-        trains = self.machine is not None or (self.plan is None and not self.report.standby)
-        return [Campaign()] if self._contact.may_stand(now_s, trains=trains) else []
-
-    def _watch_isolation(self, now_s: float) -> list[WorkerEffect]:
-        plan = self.plan
-        if not self._contact.is_silent or plan is None or plan.phase != Phase.LOAD:
-            return []
-        if self.machine is None or self._is_over() or len(plan.agents) < 2:
-            return []
-        if self._contact.is_cut_off(now_s):
-            cut_off = "cut off from the store and from every peer; the lease must have expired"
-            return [*self._fail(SightKind.ISOLATED, cut_off), StopTrainers()]
-        if not self._contact.is_ping_due(now_s):
-            return []
-        peers = {m: a for m, a in enumerate(plan.addresses) if m != self.machine}
-        return [PingPeers(peers)]
-
-    @_takes.on(PeersAnswered)
-    def _peers_answered(self, event: PeersAnswered, now_s: float) -> list[WorkerEffect]:
-        newest_generation = max(event.generations.values(), default=-1)
-        if newest_generation < 0:
-            return []
-        self._contact.peers_answered(now_s)
-        if newest_generation <= self.generation or self._is_over():
-            return []
-        behind = f"a peer knows generation {newest_generation}; this machine was left behind"
-        return [*self._fail(SightKind.ISOLATED, behind), StopTrainers()]
 
     # ---- the plan ----------------------------------------------------------------------------
 
@@ -383,15 +305,21 @@ class Worker(WorkerState):
         # Without checkpoints there is nothing to complete.
         complete = event.iteration if self.spec.traffic.scheme == "none" else event.agreed
         self._progress = (event.iteration, complete)
-        newer = self._progress > (self.report.iteration, self.report.complete)
-        first = self.report.iteration == 0 or self.report.complete <= self.plan.iteration < complete
-        every_s = max(REPORT_PROGRESS_S, self.spec.machines / MOST_PROGRESS_PER_S)
-        if newer and (first or now_s - self._reported_s >= every_s):
-            # All say at once that they have begun; what follows is spread evenly over the time.
-            place = (self.machine or 0) / self.spec.machines
-            self._reported_s = now_s - first * place * (every_s - REPORT_PROGRESS_S)
+        if self._is_told(self.plan, complete, now_s):
             effects += self._change(iteration=event.iteration, complete=complete)
         return effects
+
+    def _is_told(self, plan: Plan, complete: int, now_s: float) -> bool:
+        """Whether to say now how far this machine is: seldom, and not when all others do."""
+        newer = self._progress > (self.report.iteration, self.report.complete)
+        first = self.report.iteration == 0 or self.report.complete <= plan.iteration < complete
+        every_s = max(REPORT_PROGRESS_S, self.spec.machines / MOST_PROGRESS_PER_S)
+        if not newer or not (first or now_s - self._reported_s >= every_s):
+            return False
+        # All say at once that they have begun; what follows is spread evenly over the time.
+        place = (self.machine or 0) / self.spec.machines
+        self._reported_s = now_s - first * place * (every_s - REPORT_PROGRESS_S)
+        return True
 
     @_takes.on(PersistChanged)
     def _persist_changed(self, event: PersistChanged, _: float) -> list[WorkerEffect]:

@@ -13,8 +13,10 @@ from castor_policy.agents import (
     own_report,
     patience,
     root,
+    root_state,
     store_writes,
     worker,
+    worker_contact,
 )
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import DiscardOtherIterations, Forget, RootWrite, StopTrainers
@@ -265,7 +267,7 @@ VARIANTS = (
     Variant(
         "failed-write-pending",
         "a root whose write was not taken waits for it for ever",
-        (Patch(root.Root, "write_failed", _returns(value=None)),),
+        (Patch(root_state.RootState, "write_failed", _returns(value=None)),),
     ),
     Variant(
         "older-plan-obeyed",
@@ -285,7 +287,7 @@ VARIANTS = (
     Variant(
         "isolated-goes-on",
         "a machine that is cut off from the store and every peer does not stop its trainers",
-        (Patch(worker.Worker, "_watch_isolation", _returns(value=[])),),
+        (Patch(worker_contact.WorkerContact, "_watch_isolation", _returns(value=[])),),
     ),
     Variant(
         "drained-unheld",
