@@ -266,7 +266,7 @@ def test_a_report_is_written_once_unless_something_else_comes_after_it(etcd: Emb
                 assert other.session.view.reports() == [newest]
 
     def written_after(member: Member, key: str, revision: int) -> bool:
-        found = member.session.view._keys.get(key)
+        found = member.session.view._documents.keys.get(key)
         return found is not None and found.mod_revision > revision
 
     asyncio.run(tell())

@@ -24,35 +24,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from castor_policy.agents.admission import credentials_key, software_prefix
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.events import (
-    PlanChanged,
-    PlanLost,
-    ReportChanged,
-    RootChanged,
-    StoreTrouble,
-    WishChanged,
-)
+from castor_policy.agents.events import ReportChanged, RootChanged, StoreTrouble
 from castor_policy.agents.followed_keys import agents_keys, roots_keys
-from castor_policy.agents.job_change import (
-    JobChange,
-    meaning,
-    name_under,
-    read_plan,
-    read_report,
-)
+from castor_policy.agents.job_change import JobChange, read_report
 from castor_policy.agents.own_report import OwnReport
 from castor_policy.agents.plan import Plan
-from castor_policy.agents.plan_repair import later, newest_generation
-from castor_policy.agents.store_keys import (
-    agents_prefix,
-    layout_prefix,
-    plan_key,
-    root_key,
-    spec_key,
-    wishes_prefix,
-)
+from castor_policy.agents.plan_repair import newest_generation
+from castor_policy.agents.seen_documents import SeenDocuments
+from castor_policy.agents.seen_revisions import SeenRevisions
+from castor_policy.agents.store_keys import agents_prefix
 from castor_policy.agents.wish import Wish
 from castor_policy.store import Keys, KeyValue, StoreEvent
 
@@ -84,34 +65,24 @@ class StoreView:
         self.epoch = 0
         self.missing: dict[str, str] = {}
         self.awaited: dict[str, str] = {}
-        self._job = job
         self._agent = agent
-        self._believes = believes
+        self._others_prefix = agents_prefix(job)
         self._own_key = agents_prefix(job) + agent
-        self._keys: dict[str, KeyValue] = {}
-        self._reports: dict[str, AgentReport] = {}
-        self._wishes: dict[str, Wish] = {}
-        self._known: Plan | None = None
-        self._set_aside: set[str] = set()
         self._agents_keys, self._roots_keys = agents_keys(job, agent), roots_keys(job)
-        self._watched = self._agents_keys
+        self._seen = SeenRevisions(self._agents_keys, self._roots_keys)
+        self._documents = SeenDocuments(job, believes)
         self._others_know = 0
-        self._changed_revision: dict[str, int] = {}
-        self._read_revision = self._all_read_revision = 0
-        self._shown_revision: dict[str, int] = {}  # by part of what is watched
-        self._newest_revision = 0
         self._cluster = 0
-        self._born_revision: int | None = None
 
     @property
     def revision(self) -> int:
         """The newest revision seen: what is read from now on shows this one or a later one."""
-        return self._newest_revision
+        return self._seen.newest
 
     @property
     def backup_revision(self) -> int:
         """What was changed up to this revision stems from a backup; 0: the store lost nothing."""
-        return self._born_revision or 0 if self.epoch else 0
+        return self._seen.born or 0 if self.epoch else 0
 
     # ---- what is followed ----------------------------------------------------------------------
 
@@ -130,42 +101,31 @@ class StoreView:
 
         Returns: what is to be told: who is elected takes office now that it has read all.
         """
-        had_all, self._watched = self._sees_all(), keys
-        self._shown_revision.clear()
-        if had_all and not self._sees_all():
+        had_all = self._seen.sees_all
+        self._seen.watch(keys)
+        sees_all = self._seen.sees_all
+        if had_all and not sees_all:
             self._forget_others()
-        term = self.term()
-        newly_informed = self._sees_all() and not had_all and term is not None
+        newly_informed = sees_all and not had_all and self.term() is not None
         return [RootChanged(self._agent)] if newly_informed else []
-
-    def _sees_all(self) -> bool:
-        return self._watched == self._roots_keys
 
     def _forget_others(self) -> None:
         """Forget what is not followed any more, but whether others knew more of the job."""
-        self._others_know = newest_generation(self._reports)
-        for key in [key for key in self._changed_revision if not self._is_followed(key)]:
-            del self._changed_revision[key]
-            self._keys.pop(key, None)
-            self._set_aside.discard(key)
-            self._reports.pop(name_under(key, agents_prefix(self._job)), None)
-        self._all_read_revision = 0
-
-    def _is_followed(self, key: str) -> bool:
-        """Whether every agent follows the key."""
-        return self._agents_keys.part_of(key) is not None
+        self._others_know = newest_generation(self._documents.reports)
+        for key in self._seen.forget_others():
+            self._documents.forget(key)
 
     @property
     def others_prefix(self) -> str:
         """What `heard_of_others` wants read: all reports."""
-        return agents_prefix(self._job)
+        return self._others_prefix
 
     def heard_of_others(self, found: Sequence[KeyValue]) -> None:
         """Take in all reports as they stand, of which this agent follows none but its own."""
         reports: dict[str, AgentReport] = {}
         for item in found:
             with suppress(ValueError):
-                told = self._proven(meaning(self._job, item))
+                told = self._documents.meaning(item)
                 if isinstance(told, ReportChanged) and told.report is not None:
                     reports[told.agent] = told.report
         self._others_know = newest_generation(reports)
@@ -201,21 +161,18 @@ class StoreView:
         self._cluster = cluster or self._cluster
         told: list[JobChange] = []
         present = {item.key for item in found}
-        asked = {key for key in self._keys if keys.part_of(key) is not None}
+        asked = {key for key in self._documents.keys if keys.part_of(key) is not None}
         for key in sorted(asked - present):
             told += self._take(StoreEvent(key, None, 0, revision))
         for item in found:
             told += self._take(
                 StoreEvent(item.key, item.value, item.create_revision, item.mod_revision)
             )
-        self._read_revision = max(self._read_revision, revision)
-        if keys == self._roots_keys:
-            self._all_read_revision = max(self._all_read_revision, revision)
-        self._newest_revision = max(self._newest_revision, revision)
+        self._seen.read(keys, revision)
         if self._own_key not in present:
             self.own_report.known(None, revision)  # what this life wrote may be gone unseen
-        if self._born_revision is None:
-            self._born_revision = revision
+        if self._seen.born is None:
+            self._seen.born = revision
             if self.root() is None and not lost:
                 told.append(RootChanged(""))
         return lost + told
@@ -225,13 +182,12 @@ class StoreView:
 
         That is how a store is told which has lost its data and has come further since than it was.
         """
-        if self._born_revision is None or revision < self._newest_revision:
+        if self._seen.born is None or revision < self._seen.newest:
             return False
         for item in found:
-            seen = max(self._read_of(item.key), self._shown_of(item.key))
-            if item.mod_revision > seen:
+            if item.mod_revision > self._seen.of(item.key):
                 continue
-            known = self._keys.get(item.key)
+            known = self._documents.keys.get(item.key)
             same = known is not None and (
                 (known.value, known.create_revision, known.mod_revision)
                 == (item.value, item.create_revision, item.mod_revision)
@@ -239,14 +195,6 @@ class StoreView:
             if not same:
                 return True
         return False
-
-    def _read_of(self, key: str) -> int:
-        """Return the revision of the last read that showed this key, or that there was none."""
-        return self._read_revision if self._is_followed(key) else self._all_read_revision
-
-    def _shown_of(self, key: str) -> int:
-        """Return up to which revision the watch has shown what becomes of this key."""
-        return self._shown_revision.get(self._watched.part_of(key) or "", 0)
 
     def _begin_anew(
         self, found: Sequence[KeyValue], revision: int, since: int, *, other: bool
@@ -262,81 +210,38 @@ class StoreView:
             # First of all: whoever was root by the lost key decides nothing on what follows.
             RootChanged(""),
         ]
+        told += [ReportChanged(name, None) for name in sorted(self._documents.reports)]
         present = {item.key for item in found}
-        lasting = (
-            spec_key(self._job),
-            layout_prefix(self._job),
-            software_prefix(self._job),
-            credentials_key(self._job),
-            wishes_prefix(self._job),
-        )
-        self.missing |= {
-            key: known.value for key, known in self._keys.items() if key.startswith(lasting)
-        }
+        self.missing |= self._documents.lose()
         self.missing = {k: v for k, v in self.missing.items() if k not in present}
-        if self._known is not None:
-            lives = zip(self._known.agents, self._known.incarnations, strict=True)
+        if (newest := self.known_plan()) is not None:
+            lives = zip(newest.agents, newest.incarnations, strict=True)
             self.awaited |= {name: incarnation for name, incarnation in lives if name}
-        told += [ReportChanged(name, None) for name in sorted(self._reports)]
         self.epoch += 1
         self.own_report.restart()
-        self._keys.clear()
-        self._reports.clear()
-        self._changed_revision.clear()
-        self._shown_revision.clear()
-        self._watched, self._others_know = self._agents_keys, 0
-        self._read_revision = self._all_read_revision = self._newest_revision = 0
-        self._born_revision = None
+        self._seen.restart()
+        self._others_know = 0
         return told
 
     def change(self, event: StoreEvent) -> list[JobChange]:
         """Take in a change that a watch shows; return what is new of it, to be told in order."""
-        part = self._watched.part_of(event.key) or ""
-        shown = self._shown_revision.get(part, 0)
-        self._shown_revision[part] = max(shown, event.mod_revision)
+        self._seen.shown(event)
         return self._take(event)
 
     def _take(self, event: StoreEvent) -> list[JobChange]:
-        key, revision = event.key, event.mod_revision
-        if revision <= max(self._read_of(key), self._changed_revision.get(key, 0)):
+        if not self._seen.is_news(event.key, event.mod_revision):
             return []
-        self._changed_revision[key] = revision
-        self._newest_revision = max(self._newest_revision, revision)
-        if event.value is None:
-            self._keys.pop(key, None)
-        else:
-            self._keys[key] = KeyValue(key, event.value, event.create_revision, revision, None)
-        if key == self._own_key:
+        if event.key == self._own_key:
             self._own_key_changed(event)
-        told: list[JobChange] = []
-        try:
-            new = self._proven(meaning(self._job, event))
-        except ValueError as error:
-            self._set_aside.add(key)
-            told.append(StoreTrouble(key, f"set aside: {error}"))
-            agent = name_under(key, agents_prefix(self._job))
-            new = ReportChanged(agent, None) if agent in self._reports else None
-            if key == plan_key(self._job):
-                new = PlanLost(revision)
-        else:
-            if key in self._set_aside:
-                self._set_aside.discard(key)
-                told.append(StoreTrouble(key, ""))
-        self._remember(new)
-        return told if new is None else [*told, new]
-
-    def _remember(self, new: JobChange | None) -> None:
-        if isinstance(new, PlanChanged):
-            self._known = later(new.plan, self._known)
-        elif isinstance(new, ReportChanged):
-            self._take_report(new)
-        elif isinstance(new, WishChanged):
-            self._take_wish(new)
-
-    def _proven(self, told: JobChange | None) -> JobChange | None:
-        if isinstance(told, ReportChanged) and told.report and not self._believes(told.report):
-            raise ValueError(f"agent {told.agent} has not proven that it knows the job's secret")
+        told = self._documents.take(event)
+        for new in told:
+            if isinstance(new, ReportChanged) and new.report is not None:
+                self._came(new.report)
         return told
+
+    def _came(self, report: AgentReport) -> None:
+        if self.awaited.get(report.agent) == report.incarnation:
+            del self.awaited[report.agent]
 
     def _own_key_changed(self, event: StoreEvent) -> None:
         there = None
@@ -348,29 +253,15 @@ class StoreView:
                 spoilt = True  # whatever it is, it is no life's of this name
         self.own_report.known(there, event.mod_revision, spoilt=spoilt)
 
-    def _take_report(self, new: ReportChanged) -> None:
-        if new.report is None:
-            self._reports.pop(new.agent, None)
-            return
-        self._reports[new.agent] = new.report
-        if self.awaited.get(new.agent) == new.report.incarnation:
-            del self.awaited[new.agent]
-
-    def _take_wish(self, new: WishChanged) -> None:
-        if new.wish is None:
-            self._wishes.pop(new.key, None)
-        else:
-            self._wishes[new.key] = new.wish
-
     # ---- what is known -------------------------------------------------------------------------
 
     def root(self) -> KeyValue | None:
         """Return the root's key as last seen."""
-        return self._keys.get(root_key(self._job))
+        return self._documents.root()
 
     def is_ours(self, root: KeyValue) -> bool:
         """Whether the root's key was created by this life of the agent, not by an earlier one."""
-        born = self._born_revision
+        born = self._seen.born
         return born is not None and root.value == self._agent and root.create_revision > born
 
     def term(self) -> int | None:
@@ -380,7 +271,7 @@ class StoreView:
 
     def term_in_office(self) -> int | None:
         """Return the term if it is elected, and has read all that a root must know."""
-        return self.term() if self._sees_all() else None
+        return self.term() if self._seen.sees_all else None
 
     def earlier_term(self) -> int | None:
         """Return the term that an earlier life of this agent has left; None if there is none.
@@ -397,37 +288,30 @@ class StoreView:
 
         A plan that cannot be read is none, but its key has a revision.
         """
-        key = plan_key(self._job)
-        found = self._keys.get(key)
-        if found is None or key in self._set_aside:
-            return None, 0 if found is None else found.mod_revision
-        return read_plan(found.value), found.mod_revision
+        return self._documents.plan()
 
     def known_plan(self) -> Plan | None:
         """Return the newest plan that this life has ever seen, whatever the store has now."""
-        return self._known
+        return self._documents.newest_plan
 
     def may_campaign(self) -> bool:
         """Whether this agent knows as much as others have said: else they should be root.
 
         Who has not been root has not heard them, and may find it out once it is elected.
         """
-        known = 0 if self._known is None else self._known.generation
-        heard = 0 if self._sees_all() else self._others_know
-        return max(heard, newest_generation(self._reports)) <= known
+        newest = self.known_plan()
+        known = 0 if newest is None else newest.generation
+        heard = 0 if self._seen.sees_all else self._others_know
+        return max(heard, newest_generation(self._documents.reports)) <= known
 
     def reports(self) -> list[AgentReport]:
         """Return the reports as last seen, by name: of all agents if this one is root."""
-        return [report for _, report in sorted(self._reports.items())]
+        return [report for _, report in sorted(self._documents.reports.items())]
 
     def wishes(self) -> dict[str, Wish]:
         """Return what the job's user asks for, by keys; what the store has just lost, too."""
-        return dict(self._wishes)
+        return dict(self._documents.wishes)
 
     def layouts(self) -> dict[str, str]:
         """Return the documents under the layout's prefix by rank."""
-        return dict(sorted(self._under(layout_prefix(self._job))))
-
-    def _under(self, prefix: str) -> list[tuple[str, str]]:
-        named = ((name_under(key, prefix), found.value) for key, found in self._keys.items())
-        return [(name, text) for name, text in named if name]
+        return self._documents.layouts()

@@ -32,13 +32,10 @@ from castor_policy.agents.effects import (
 from castor_policy.agents.events import (
     TICK_S,
     AgentEvent,
-    PersistEnded,
     SessionOpened,
     SessionRenewed,
     Tick,
     TrainerEnded,
-    TrainerHung,
-    TrainersStanding,
     WorkerEvent,
 )
 from castor_policy.agents.exit_codes import REFUSED
@@ -56,20 +53,13 @@ from castor_sim.explore.roles import Host, Trainer
 from castor_sim.explore.session import Session
 from castor_sim.explore.surroundings import Surroundings
 from castor_sim.explore.trainer import LOST_PEER, OWN_ERROR
-
-STALL_S = 6.0
-"""A trainer none of whose iterations ends for so long is taken for stalled."""
-
-FIRST_STALL_S = 30.0
-"""Patience with a generation's first iteration: its peers may not have heard of the plan yet."""
+from castor_sim.explore.trainer_watch import TrainerWatch
 
 _LATENCY_S = (0.001, 0.01)
 _SELDOM_S = (0.02, 0.3)  # a few messages take much longer, and are overtaken
 _SELDOM = 0.05
 _STOP_S = (0.005, 0.05)
 _GIVEN_UP_LATE = 0.3
-_PERSISTED_S = 0.3  # between two looks whether all machines' shares are there
-_LOOKS = 10
 
 
 class SimulatedAgent:
@@ -106,8 +96,7 @@ class SimulatedAgent:
         self._disturbances = 0
         self.lease_counts_from_s = float("-inf")  # by this machine's clock, as the store counts
         self._clock = (world.now_s, world.now_s, 1.0)
-        self._hangs_told: set[int] = set()
-        self._standing_told = False
+        self._trainer_watch = TrainerWatch(world, self)
         take_up(world.spec, host)
         offered = {rank: replica.offered() for rank, replica in sorted(host.memory.items())}
         self.worker = Worker(
@@ -253,7 +242,7 @@ class SimulatedAgent:
 
     def _tick(self) -> None:
         self.later(self.real_s(TICK_S), self._tick)
-        self._watch_trainers()
+        self._trainer_watch.look()
         self.see(Tick())
 
     def trainer_said(self, event: WorkerEvent) -> None:
@@ -267,32 +256,6 @@ class SimulatedAgent:
             generation, rank = trainer.generation, trainer.rank
             lost, early = code == LOST_PEER, code == 0 and not trainer.has_finished
             self.see(TrainerEnded(generation, rank, code, said, lost_peer=lost, left_early=early))
-
-    def _watch_trainers(self) -> None:
-        self._watch_progress()
-        now_s = self.world.now_s
-        for rank, trainer in sorted(self.trainers.items()):
-            if not trainer.alive or rank in self._hangs_told:
-                continue
-            hung_s = trainer.hung_since_s
-            if hung_s is not None and now_s - hung_s >= self.world.spec.limits.hang_s:
-                self._hangs_told.add(rank)
-                self.see(TrainerHung(trainer.generation, rank, "stands still"))
-
-    def _watch_progress(self) -> None:
-        """Say how far each trainer has come once none goes on, and that they do again."""
-        live = [trainer for _, trainer in sorted(self.trainers.items()) if trainer.alive]
-        busy = any(trainer.holds for trainer in live)
-        stands = bool(live and not busy) and all(
-            self.world.now_s - trainer.progress_s
-            >= (STALL_S if trainer.has_trained else FIRST_STALL_S)
-            for trainer in live
-        )
-        if stands == self._standing_told or not live:
-            return
-        self._standing_told = stands
-        positions = {t.rank: (int(t.resumed), t.iteration, 0) for t in live} if stands else {}
-        self.see(TrainersStanding(live[0].generation, positions))
 
     # ---- effects -------------------------------------------------------------------------------
 
@@ -320,37 +283,7 @@ class SimulatedAgent:
             trainer.kill()
         self.trainers.clear()
         self.offers.clear()
-        self._hangs_told.clear()
-        self._standing_told = False
-
-    def persist_parts(self, generation: int) -> None:
-        """Write this machine's parts to storage if they are wanted and complete."""
-        wanted = self.persist
-        if wanted is None or wanted.generation != generation:
-            return
-        mine = [trainer for trainer in self.trainers.values() if trainer.generation == generation]
-        if any((trainer.agreed or 0) < wanted.iteration for trainer in mine):
-            return
-        self.persist = None
-        for trainer in mine:
-            replica = self.host.memory[trainer.rank]
-            index = replica.find(wanted.iteration)
-            # Announced too late, or flipped meanwhile: this iteration never becomes complete.
-            if index is not None and replica.is_intact(index):
-                key, line = (wanted.iteration, generation), self.world.truth.line(wanted.iteration)
-                part = replica.chunks(index)
-                self.world.storage.write(self.name, key, trainer.rank, part, line)
-        if any(trainer.holds for trainer in mine):
-            self.later(_PERSISTED_S, self._persisted, wanted, _LOOKS)
-
-    def _persisted(self, wanted: Persist, looks: int) -> None:
-        """Say whether the whole checkpoint counts, once it does, or after so many looks."""
-        if self.world.storage.has(wanted.iteration, wanted.generation):
-            self.see(PersistEnded(wanted.iteration, "", everywhere=True))
-        elif looks:
-            self.later(_PERSISTED_S, self._persisted, wanted, looks - 1)
-        else:
-            self.see(PersistEnded(wanted.iteration, "not all machines wrote their shares"))
+        self._trainer_watch.forget()
 
     def refuse(self, reason: str) -> None:
         """End with a sentence for whoever started this; once is enough."""

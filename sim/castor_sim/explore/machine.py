@@ -31,6 +31,7 @@ from castor_policy.agents.events import (
     Verified,
 )
 from castor_sim.explore.checkpoint_model import Chunk, Replica
+from castor_sim.explore.persisting import persist_parts
 from castor_sim.explore.roles import Agent
 from castor_sim.explore.surroundings import Surroundings
 from castor_sim.explore.trainer import SimulatedTrainer
@@ -116,9 +117,9 @@ def _(effect: Finalise, _: Surroundings, agent: Agent) -> None:
 
 
 @carry_out.register(Persist)
-def _(effect: Persist, _: Surroundings, agent: Agent) -> None:
+def _(effect: Persist, world: Surroundings, agent: Agent) -> None:
     agent.persist = effect
-    agent.persist_parts(effect.generation)
+    persist_parts(world, agent, effect.generation)
 
 
 @carry_out.register(Hold)

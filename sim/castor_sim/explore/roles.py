@@ -198,9 +198,6 @@ class Agent(Protocol):
     def trainer_ended(self, trainer: Trainer, code: int) -> None:
         """Pass on that a trainer's process has ended."""
 
-    def persist_parts(self, generation: int) -> None:
-        """Write this machine's parts to storage if they are wanted and complete."""
-
 
 class Scene(Protocol):
     """All that the monitor looks at: who lives where, and what is true."""

@@ -15,6 +15,7 @@ from castor_policy.agents.events import (
 )
 from castor_policy.recovery import Tier
 from castor_sim.explore.checkpoint_model import Chunk, part_of
+from castor_sim.explore.persisting import persist_parts
 from castor_sim.explore.roles import Agent, Group
 from castor_sim.explore.surroundings import Surroundings
 from castor_sim.explore.truth import first_state, next_state
@@ -170,7 +171,7 @@ class SimulatedTrainer:
         """Learn that every rank has all replicas of `iteration`."""
         self.agreed = self.captured = self.kept = iteration
         self._show_progress()
-        self.agent.persist_parts(self.generation)
+        persist_parts(self.world, self.agent, self.generation)
 
     def hold(self) -> None:
         """Go no further, and tell the agent."""
