@@ -15,7 +15,7 @@ from typing import Final
 from rich.console import Console
 
 from castor_policy.agents.admission import Refusal
-from castor_policy.agents.exit_codes import GIVEN_UP, REFUSED
+from castor_policy.agents.exit_codes import GIVEN_UP
 from castor_policy.store import StoreUnavailableError
 from castor_records.events.training import IterationEnded
 from castor_runtime.agent.job_making import run_started
@@ -37,7 +37,8 @@ from castor_runtime.launcher.live_log import LiveLog
 from castor_runtime.launcher.machine_requests import MachineRequests
 from castor_runtime.launcher.observer import LiveRun, Observer
 from castor_runtime.launcher.own_etcd import OwnEtcd
-from castor_runtime.launcher.result_file import Outcome, judge
+from castor_runtime.launcher.result_file import Outcome
+from castor_runtime.launcher.run_end import GRACE_S, RunEnd
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_record import run_record
 from castor_runtime.launcher.screen import Screen
@@ -54,9 +55,6 @@ from castor_runtime.transport import JobSecret
 
 POLL_S: Final = 0.01
 """Logs are looked at this often: a fault "at iteration 10" comes that late at most."""
-
-GRACE_S: Final = 5.0
-"""For the rest of the agents to end, once one has; one that was stopped never will."""
 
 _TABLE_EVERY_S: Final = 0.25
 
@@ -105,7 +103,6 @@ class TrainingRun:
         self._generation = 0
         self._tasks = BackgroundTasks()
         self._interrupted = 0
-        self._ended_at_s: float | None = None
         self._table_at_s = 0.0
         # Made in `run`, in this order.
         self._store: EtcdStore
@@ -115,6 +112,7 @@ class TrainingRun:
         self._forks: AgentForkLink
         self._supervisor: Supervisor
         self._requests: MachineRequests
+        self._end: RunEnd
 
     async def run(self) -> Outcome:
         """Run to the end; whatever comes, no process is left behind, and no memory but `kept`.
@@ -173,22 +171,52 @@ class TrainingRun:
         self._interrupted = number
 
     async def _start(self, stack: AsyncExitStack, lock: JobLock, names: list[str]) -> None:
-        spec = self.spec
-        for line in await what_was_left(spec, lock):
+        for line in await what_was_left(self.spec, lock):
             self._log.say(line)
         self._log.open()
         stack.callback(self._log.close)
         self._write_run()
+        self._take_secret()
+        await self._open_agents(stack)
+        await self._open_store(stack)
+        self._requests = self._requests_to_serve()
+        self._end = RunEnd(
+            self._job,
+            self._supervisor,
+            lambda name: self.folder.agent(name) / "agent.log",
+            self._log.say,
+            is_local=self.options.local_agents,
+        )
+        self._write_run()
+        self._say_what_runs()
+        control = ControlServer(self.folder.control_socket, self._observer.asked)
+        await control.open()
+        stack.push_async_callback(control.close)
+        stack.push_async_callback(self._tasks.end)
+        self._tasks.spawn(self._job.follow(self._serve_requests))
+        if self.options.local_agents:
+            await self._start_agents(names)
+        else:
+            wanted = agents_wanted(self.spec, self._store_url, self.folder.secret_file)
+            self._log.say(f"waiting for {wanted}")
+
+    def _take_secret(self) -> None:
+        """Have the job's secret in its file, and its mark in the job."""
         if not self.options.resume:
             self.folder.write_secret()
         secret = JobSecret(self.folder.secret_file.read_bytes().strip())
-        self.spec = spec = replace(spec, credentials=secret.mark())
+        self.spec = replace(self.spec, credentials=secret.mark())
+
+    async def _open_agents(self, stack: AsyncExitStack) -> None:
+        """Have ready what starts agents; they come once there is a store."""
         self._site.open(
-            machines=spec.machines, standbys=self.options.standby, log=self.folder.storage_log
+            machines=self.spec.machines,
+            standbys=self.options.standby,
+            log=self.folder.storage_log,
         )
         stack.callback(self._site.close)
         self._forks = AgentForkLink(
-            Path(spec.script),
+            Path(self.spec.script),
             self.folder.fork_server_log,
             self._exited,
             agent_main=self._entries[0],
@@ -201,41 +229,37 @@ class TrainingRun:
             stack.callback(self._forks.close)
             stack.push_async_callback(self._supervisor.close)
             await self._forks.open()
-        await self._open_store(stack)
-        self._requests = MachineRequests(
+
+    def _requests_to_serve(self) -> MachineRequests:
+        """Return who answers the root's requests for machines."""
+        local = self.options.local_agents
+        return MachineRequests(
             self._store,
-            self.options.operator or (LOCAL if self.options.local_agents else ""),
+            self.options.operator or (LOCAL if local else ""),
             JobToJoin(
-                job=spec.job,
-                run=spec.run,
+                job=self.spec.job,
+                run=self.spec.run,
                 store=self._store_url,
                 secret=self.folder.secret_file,
                 folder=self.folder.path / "operator",
-                start_here=self._supervisor.provide if self.options.local_agents else None,
+                start_here=self._supervisor.provide if local else None,
             ),
             spawn=self._tasks.spawn,
             say=self._log.say,
         )
-        self._write_run()
+
+    def _say_what_runs(self) -> None:
+        """Say in the log which run begins, or goes on, and where."""
         if self.options.resume:
             where = f"iteration {self._complete}" if self._complete else "what its agents hold"
-            self._log.say(f"run {spec.run} goes on from {where} in memory")
+            self._log.say(f"run {self.spec.run} goes on from {where} in memory")
         else:
-            self._log.report(run_started(spec, self.options.compute), spec.started_ns)
+            started = run_started(self.spec, self.options.compute)
+            self._log.report(started, self.spec.started_ns)
         if (cluster := self._site.to_json()) is not None:
             self._log.say(f"on the emulated cluster {cluster['name']}")
         for note in self.options.notes:
             self._log.say(note)
-        control = ControlServer(self.folder.control_socket, self._observer.asked)
-        await control.open()
-        stack.push_async_callback(control.close)
-        stack.push_async_callback(self._tasks.end)
-        self._tasks.spawn(self._job.follow(self._serve_requests))
-        if self.options.local_agents:
-            await self._start_agents(names)
-        else:
-            wanted = agents_wanted(spec, self._store_url, self.folder.secret_file)
-            self._log.say(f"waiting for {wanted}")
 
     async def _start_agents(self, names: list[str]) -> None:
         ready = asyncio.ensure_future(self._forks.wait_ready())
@@ -322,40 +346,11 @@ class TrainingRun:
                 self._supervisor.progressed()
 
     async def _outcome(self) -> Outcome | None:
-        """Return how the run ended, once it has: all agents are gone or their time is up."""
         if self._interrupted:
             return Outcome("interrupted", "interrupted", 128 + self._interrupted)
         if self._tasks.fatal:
             return Outcome("failed", self._tasks.fatal, GIVEN_UP)
-        view = self._job.view
-        plan = None if view is None else view.plan
-        outcome = judge(plan, self._supervisor.codes)
-        if outcome is None:
-            return await self._without_agents() if self._agents_are_gone() else None
-        if self._ended_at_s is None:
-            self._ended_at_s = time.monotonic()
-        late = time.monotonic() - self._ended_at_s > GRACE_S
-        # What an agent refused, such as too little memory, the others would wait for in vain.
-        over = outcome.code == REFUSED or late or self._agents_are_gone()
-        return outcome if over else None
-
-    def _agents_are_gone(self) -> bool:
-        if self.options.local_agents:
-            return self._supervisor.idle
-        view = self._job.view
-        return view is not None and view.plan is not None and not view.reports
-
-    async def _without_agents(self) -> Outcome | None:
-        """Nobody is left, so nobody can ask for a machine: bring one, unless agents just crash."""
-        if not self.options.local_agents:
-            return None
-        if self._supervisor.given_up:
-            name = self._supervisor.given_up[0]
-            log = self.folder.agent(name) / "agent.log"
-            return Outcome("failed", f"agent {name} died again and again; see {log}", GIVEN_UP)
-        name = await self._supervisor.provide()
-        self._log.say(f"no machine is left: starting {name}")
-        return None
+        return await self._end.look()
 
     async def _serve_requests(self, view: JobView) -> None:
         for agent, refusal in sorted(view.refused.items()):
