@@ -26,8 +26,8 @@ while sleep 0.1; do [ -e /mnt/code ] && exit "$(cat /mnt/code)"; done
 """
 
 
-def said(node: SeparateHost) -> str:
-    return "".join(log.read_text() for log in node.path("/root").glob("j-*.log"))
+def said(node: SeparateHost, job: str = "j") -> str:
+    return "".join(log.read_text() for log in node.path("/root").glob(f"{job}-*.log"))
 
 
 def agent(node: SeparateHost) -> list[int]:
@@ -59,15 +59,26 @@ def trains_without_a_task(
     store = ("--store", deployment.store, "--secret", deployment.secret_file)
     line = (*job, *store, *program, "--iterations", str(ITERATIONS))
     slurm.type("castor", "slurm", "--submit", *line)
-    deployment.wait_until(lambda: deployment.iteration() >= 5, slurm.tasks)
+    deployment.wait_until(
+        lambda: deployment.iteration() >= 5 and any(map(deployment.is_spare, NODES)), slurm.tasks
+    )
     on = {node: task for task, (_, node) in slurm.tasks().items()}
-    taken = next(name for name in NODES if not deployment.is_spare(name))
-    slurm.type("scontrol", "requeue", on[taken])
-    # Slurm holds it for two minutes; the spare has its place, and the others end with the job.
-    deployment.wait_until(lambda: slurm.tasks() == {on[taken]: ("PENDING", "")}, slurm.tasks)
+    told, lost = (name for name in NODES if not deployment.is_spare(name))
+
+    # Its time is over soon: the spare has its place, and nothing is trained twice.
+    drained = "drained: this machine has no place any more"
+    slurm.type("scancel", "--signal=USR1", "--batch", on[told])
+    deployment.wait_until(lambda: drained in said(deployment.hosts[told], "trained"), slurm.tasks)
+
+    # Another node is taken away, and no spare is there: the task that comes again has its place.
+    slurm.type("scontrol", "requeue", on[lost])
+    assert deployment.redone(until_generation=2) == {}
+    deployment.wait_until(lambda: slurm.tasks()[on[told]][0] == "PENDING", slurm.tasks)
+    slurm.type("scontrol", "update", f"job={on[told]}", "StartTime=now")  # else in two minutes
+    deployment.wait_until(lambda: slurm.tasks() == {on[lost]: ("PENDING", "")}, slurm.tasks)
     assert deployment.final(2) == (ITERATIONS, baseline(2, ITERATIONS))
     assert not any(deployment.hosts[name].segments() for name in NODES)
-    slurm.type("scancel", on[taken])
+    slurm.type("scancel", on[lost])
 
 
 def ends(deployment: Any, slurm: SlurmCluster, hosts: list[SeparateHost]) -> None:

@@ -150,16 +150,25 @@ def test_a_stop_at_a_checkpoint_holds_persists_and_ends() -> None:
 def test_what_cannot_be_persisted_is_tried_again_and_then_at_the_next_checkpoint() -> None:
     made = root(running(held=11), CHECKPOINT)
     assert told(made) == [AskPersist(TERM, 11)]
-    for report in running(held=11, persist_failure="no space"):
-        made.handle(ReportChanged(report.agent, report), 1.0)
-    times = [ROOT_ASKS_AGAIN_S * (1 + n) for n in range(MOST_IN_VAIN - 1)]
-    assert [told(made, now_s) for now_s in times] == [[AskPersist(TERM, 11)]] * len(times)
-    assert told(made, times[-1] + ROOT_ASKS_AGAIN_S) == [AskPersist(TERM, 11)]
-    write = written(told(made, times[-1] + ROOT_ASKS_AGAIN_S + 1.0))
+    last = running(held=11)[3]
+    for times in range(1, MOST_IN_VAIN):
+        failed = replace(last, in_vain=times, persist_failure="no space")
+        made.handle(ReportChanged("node-3", failed), ROOT_ASKS_AGAIN_S * times - 1.0)
+        assert told(made, ROOT_ASKS_AGAIN_S * times) == [AskPersist(TERM, 11)]
+    failed = replace(last, in_vain=MOST_IN_VAIN, persist_failure="no space")
+    write = written(made.handle(ReportChanged("node-3", failed), 20.0))
     assert (write.plan.generation, write.plan.phase) == (4, Phase.GATHER)
     assert write.plan.agents == NAMES
     assert write.plan.attempts == 0
     assert write.grants == ()
+
+
+def test_a_tier_that_fails_does_not_end_the_wait_for_one_that_is_slow() -> None:
+    made = root(running(held=11), CHECKPOINT)
+    for report in running(held=11, persist_failure="s3://bucket/x: cannot be reached"):
+        made.handle(ReportChanged(report.agent, report), 0.0)
+    asked = [told(made, ROOT_ASKS_AGAIN_S * times) for times in range(1, 100)]
+    assert asked == [[AskPersist(TERM, 11)]] * 99
 
 
 def test_a_drain_gives_the_place_to_a_standby_from_where_all_hold() -> None:
@@ -275,6 +284,9 @@ def test_a_worker_has_its_trainers_hold_and_says_when_they_do() -> None:
     assert (made.report.held, made.report.complete, made.report.persisted) == (11, 11, 0)
     made.handle(PersistEnded(11, ""), 2.5)  # in one tier, and there may be others
     assert made.report.persisted == 0
+    made.handle(PersistEnded(11, "no space", in_vain=True), 2.6)
+    made.handle(PersistEnded(9, "no space", in_vain=True), 2.7)  # nobody waits for that one
+    assert (made.report.persisted, made.report.in_vain) == (0, 1)
     made.handle(PersistEnded(11, "", everywhere=True), 3.0)
     assert made.report.persisted == 11
 

@@ -279,11 +279,11 @@ def _checkpoints(log: Sequence[Entry[Event]], machines: int, replicas: int) -> C
         if replicas > 1 and event.sent_bytes:
             part = event.sent_bytes // (replicas - 1)
             parts[event.rank] = max(parts.get(event.rank, 0), part)
-    shares: dict[tuple[int, int], list[float]] = defaultdict(list)
+    shares: dict[tuple[int, int, str], list[float]] = defaultdict(list)
     for entry in of_kind(log, Persisted):
-        key = (entry.event.generation or 0, entry.event.iteration)
-        shares[key].append(entry.event.seconds or 0.0)
-    whole = [took for took in shares.values() if len(took) >= max(1, machines)]
+        one = entry.event
+        shares[one.generation or 0, one.iteration, one.where or ""].append(one.seconds or 0.0)
+    whole = {key: took for key, took in shares.items() if len(took) >= max(1, machines)}
     speeds = [
         entry.event.agreed_bandwidth_bps or entry.event.bandwidth_bps
         for entry in of_kind(log, LinkMeasured)
@@ -302,7 +302,7 @@ def _checkpoints(log: Sequence[Entry[Event]], machines: int, replicas: int) -> C
         sent_bytes=sum(one.sent_bytes or 0 for one in completed),
         part_bytes=parts,
         bandwidth_bps=min(known) if known else None,
-        persisted=len(whole),
-        persist_s=tuple(max(took) for took in whole),
+        persisted=len({(generation, iteration) for generation, iteration, _ in whole}),
+        persist_s=tuple(max(took) for took in whole.values()),
         persist_failed=tuple(failed),
     )

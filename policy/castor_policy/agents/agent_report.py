@@ -72,7 +72,8 @@ class AgentReport(Document):
         complete: the newest of which they know that all replicas have arrived everywhere.
         redundant: all replicas that belong here are here.
         held: the iteration at which all its trainers hold, as they were asked to; 0: they do not.
-        persisted: `held`, once it counts in the persistent tier.
+        persisted: `held`, once it counts in a persistent tier.
+        in_vain: how often `held` was to be persisted and no tier took this machine's share.
         memory_bytes: checkpoint memory that it has taken.
         persist_failure: why its last share of a persistent checkpoint was not written; else "".
         load_seen: the newest generation of which this life has seen that it loads, with a part in
@@ -106,6 +107,7 @@ class AgentReport(Document):
     redundant: bool = False
     held: int = 0
     persisted: int = 0
+    in_vain: int = 0
     memory_bytes: int = 0
     persist_failure: str = ""
     load_seen: int = 0

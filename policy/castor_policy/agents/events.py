@@ -159,11 +159,13 @@ class PersistEnded:
 
     `reason`: "" where all went well. It speaks of storage, whatever generation it was begun in.
     `everywhere`: the checkpoint counts, of all machines, in a tier of storage.
+    `in_vain`: every tier has been tried, and none took it.
     """
 
     iteration: int
     reason: str = ""
     everywhere: bool = False
+    in_vain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,7 +270,7 @@ class Root(RootState):
         )
         leaving = wishes.leaving(plan, self._placement, takers)
         held = held_by_all(self.spec, current)
-        if held and not wishes.keeps_holding(plan.generation):
+        if held and not wishes.keeps_holding(current):
             filled, filling = self._fill(handed_over(plan, held, leaving), float("-inf"))
             return self._write(filled, filling)
         effects: list[RootEffect] = [*wishes.ask(plan, self._revision, current, leaving, now_s)]

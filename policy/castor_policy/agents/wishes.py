@@ -7,8 +7,9 @@
    themselves, with a checkpoint, on the iteration after which none of them goes on. So it is
    complete on all replicas, nothing has been trained beyond it, and nothing is trained twice.
 4. `checkpoint`: the iteration that is held is persisted, and the job stops once every machine has
-   seen it count. What fails is tried again; after `MOST_IN_VAIN` times at the next checkpoint,
-   which the job trains on to.
+   seen it count in a tier: one that is slow, or away, holds up nobody while another may yet take
+   it. What no tier takes is tried again; after `MOST_IN_VAIN` times at the next checkpoint, which
+   the job trains on to.
 5. `drain`: the next generation begins with the machine's place given to a standby, which fetches
    its parts from the other replicas. The drained agent leaves once all replicas are there again;
    until then it takes the place of a standby that fails, if nobody else does. Several are drained
@@ -59,7 +60,6 @@ class Wishes:
         self._term = term
         self._standing = dict(standing)
         self._asked_s: dict[str, float] = {}
-        self._in_vain = (0, 0)  # a generation, and how often its checkpoint was not persisted
 
     def changed(self, key: str, wish: Wish | None) -> None:
         """Take in what stands under a key now."""
@@ -129,7 +129,7 @@ class Wishes:
         """
         held = held_by_all(self._spec, current)
         if held:
-            return self._ask_to_persist(held, current, now_s)
+            return self._once(AskPersist(self._term, held), now_s)
         is_whole = len(current) == self._spec.machines and all(
             report.state == State.RUNNING and report.redundant for report in current
         )
@@ -144,17 +144,9 @@ class Wishes:
             return self._once(AskHold(self._term, plan.generation), now_s)
         return []
 
-    def _ask_to_persist(self, held: int, current: Sequence[AgentReport], now_s: float) -> list[Ask]:
-        asks = self._once(AskPersist(self._term, held), now_s)
-        if asks and any(report.persist_failure for report in current):
-            generation = current[0].generation
-            _, vain = self._in_vain if self._in_vain[0] == generation else (generation, 0)
-            self._in_vain = generation, vain + 1
-        return asks
-
-    def keeps_holding(self, generation: int) -> bool:
+    def keeps_holding(self, current: Sequence[AgentReport]) -> bool:
         """Whether who holds waits for its checkpoint to be persisted, and that has not failed."""
-        return self._can_end() and self._in_vain < (generation, MOST_IN_VAIN)
+        return self._can_end() and all(report.in_vain < MOST_IN_VAIN for report in current)
 
     def _can_end(self) -> bool:
         return bool(self._of(WishKind.CHECKPOINT)) and not refused_stop(self._spec)

@@ -250,7 +250,7 @@ class Worker(WorkerContact):
         held = min(self._held.values())
         persisted = held if self._persisted == held else 0
         # What was not persisted before is no word on this one.
-        self.report = replace(self.report, persist_failure="")
+        self.report = replace(self.report, persist_failure="", in_vain=0)
         return self._change(held=held, iteration=held, complete=held, persisted=persisted)
 
     @_takes.on(TrainerHung, answer=True)
@@ -335,6 +335,8 @@ class Worker(WorkerContact):
             # While it trains nobody waits for it.
             if self.report.held == event.iteration != self.report.persisted:
                 return self._change(persisted=event.iteration)
+        if event.in_vain and event.iteration == self.report.held:
+            return self._change(in_vain=self.report.in_vain + 1)
         return [Report(self.report)] if changed else []
 
     def _persisting(self) -> list[WorkerEffect]:

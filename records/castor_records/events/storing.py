@@ -104,6 +104,27 @@ class PersistFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PersistLeftOut(Event):
+    """A machine left a persistent checkpoint out: storage was busy with another; by its agent.
+
+    Attributes:
+        machine: which one.
+        iteration: of the checkpoint that was due.
+        generation: that trained it.
+        busy_s: for how long this machine's share of an earlier one had been under way when it was
+            due; 0: it had none, and other machines had.
+        where: the folder or URL.
+    """
+
+    kind: ClassVar[str] = "persist_left_out"
+    machine: Count
+    iteration: Count
+    generation: Count | None = None
+    busy_s: Seconds
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClockMeasured(Event):
     """An agent has compared its host's clock with that of another agent's host; by the former.
 

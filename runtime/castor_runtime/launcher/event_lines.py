@@ -109,3 +109,9 @@ def _(event: s.Persisted) -> _Line:
 def _(event: s.PersistFailed) -> _Line:
     share = f"machine {event.machine}, iteration {event.iteration}"
     return f"NOT PERSISTED: {share}: {event.cause}", "yellow"
+
+
+@_line.register
+def _(event: s.PersistLeftOut) -> _Line:
+    where = f" {event.where}" if event.where else ""
+    return f"iteration {event.iteration} is left out: storage{where} is busy yet", "yellow"

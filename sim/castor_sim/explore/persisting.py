@@ -38,4 +38,5 @@ def _look(world: Surroundings, agent: Agent, wanted: Persist, looks: int) -> Non
     elif looks:
         agent.later(_LOOK_EVERY_S, _look, world, agent, wanted, looks - 1)
     else:
-        agent.see(PersistEnded(wanted.iteration, "not all machines wrote their shares"))
+        failure = "not all machines wrote their shares"
+        agent.see(PersistEnded(wanted.iteration, failure, in_vain=True))
