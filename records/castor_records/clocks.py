@@ -90,14 +90,14 @@ class Clocks:
     def __init__(self, entries: Iterable[Entry[Event]] = ()) -> None:
         self._measured: dict[tuple[str, str], _Measured] = {}
         self._ways: dict[str, list[str]] | None = None
-        for entry in of_kind(entries, ClockMeasured):
-            self.add(entry)
+        self.add(entries)
 
-    def add(self, entry: Entry[ClockMeasured]) -> None:
-        """Take a measurement in."""
-        pair = entry.event.agent, entry.event.reference
-        self._measured.setdefault(pair, _Measured()).add(entry)
-        self._ways = None
+    def add(self, entries: Iterable[Entry[Event]]) -> None:
+        """Take in what there is of measurements."""
+        for entry in of_kind(entries, ClockMeasured):
+            pair = entry.event.agent, entry.event.reference
+            self._measured.setdefault(pair, _Measured()).add(entry)
+            self._ways = None
 
     @property
     def reference(self) -> str:

@@ -235,6 +235,38 @@ def test_logs_come_with_who_said_them_and_who_is_gone_is_named(place: Place) -> 
     assert "expected a number of lines" in place.ask("logs", "--tail", "x", code=2)
 
 
+def test_logs_are_copied_into_a_folder_and_nothing_of_anybody_elses_is_replaced(
+    place: Place, tmp_path: Path
+) -> None:
+    copies = tmp_path / "copies"
+    said = place.ask("logs", "--save", str(copies))
+    assert f"castor: copied 6 logs of 2 agents into {copies}\n" in said
+    assert "castor: c is not alive" in said
+    for name in "ab":
+        of_agent = sorted(path for path in (place.folder / name).iterdir() if path.is_file())
+        assert [path.name for path in of_agent if path.suffix != ".json"] == sorted(
+            path.name for path in (copies / name).iterdir()
+        )
+        for copied in (copies / name).iterdir():
+            assert copied.read_bytes() == (place.folder / name / copied.name).read_bytes()
+    # What it has written itself it writes again, but not what somebody has changed since.
+    (copies / "b" / "agent.log").write_text("a note\n")
+    (copies / "a" / "rank-0.log").unlink()
+    assert "castor did not write it" in place.ask("logs", "--save", str(copies), code=2)
+    assert not (copies / "a" / "rank-0.log").exists()
+    one = place.ask("logs", "--save", str(copies), "--node", "a", "--rank", "0")
+    assert "copied 1 logs of 1 agents" in one
+    assert (copies / "a" / "rank-0.log").exists()
+    place.ask("logs", "--save", str(copies), "--overwrite")
+    assert (copies / "b" / "agent.log").read_text() == "agent b says\n"
+    told = [
+        json.loads(line)["kind"]
+        for line in (copies / "a" / "events.jsonl").read_text().splitlines()
+    ]
+    assert told.count("iteration_ended") == 20
+    assert "whole logs" in place.ask("logs", "--save", str(copies), "-f", code=2)
+
+
 def test_events_are_in_the_order_in_which_they_happened(place: Place) -> None:
     shown = place.ask("events")
     assert [line.split()[2] for line in shown.splitlines()] == ["a", "a"]

@@ -82,6 +82,10 @@ def test_a_result_has_the_outcome_that_the_plan_tells(
 ) -> None:
     result = told_result(view(plan, "a"), Accounts(SPEC))
     assert (result.outcome, result.reason, result.iterations) == (outcome, reason, iterations)
+    assert (result.kept_memory is not None) == (outcome == "failed")
+    if result.kept_memory is not None:
+        assert result.kept_memory["iteration"] == 30
+        assert result.kept_memory["resume"] == f"castor resume {SPEC.job}"
 
 
 def test_what_agents_have_told_is_no_job() -> None:

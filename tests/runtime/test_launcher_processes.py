@@ -16,9 +16,11 @@ import pytest
 
 from castor_configs.errors import InputError
 from castor_records.event_log import EventTail, merge
-from castor_records.events.event import Entry
+from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.failures import Detected, Planned, Replaced
+from castor_records.events.storing import ClockMeasured
 from castor_records.run_record import RunRecord
+from castor_runtime.launcher.agent_logs import AgentLogs
 from castor_runtime.launcher.run_folder import RunFolder, newest_run, trainer_of
 from castor_runtime.processes import (
     descendants,
@@ -154,6 +156,29 @@ def test_an_agents_record_names_only_processes_that_live(tmp_path: Path) -> None
     other = folder.records()[1]
     assert [one.name for one in folder.records()] == ["node-0", "node-1"]
     assert (other.segments, other.lives) == ({3: "castor-j-node-1-r3"}, False)
+
+
+def test_what_agents_tell_is_shown_in_order_although_their_clocks_differ(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    logs = AgentLogs(folder)
+
+    def tell(name: str, at_s: int, event: Event) -> None:
+        folder.agent(name).mkdir(parents=True, exist_ok=True)
+        with (folder.agent(name) / "events.jsonl").open("a") as file:
+            file.write(Entry(at_s * 10**9, event).to_line() + "\n")
+
+    def shown() -> list[tuple[int, int | None]]:
+        told = of_kind(logs.read(), Replaced)
+        return [(one.time_ns // 10**9, one.event.machine) for one in told]
+
+    tell("a", 4, Replaced(machine=2))
+    ahead = ClockMeasured(agent="b", reference="a", offset_ns=-(5 * 10**9), uncertainty_ns=9)
+    tell("b", 7, ahead)
+    tell("b", 8, Replaced(machine=1))
+    assert shown() == [(3, 1), (4, 2)]
+    tell("a", 6, Replaced(machine=4))  # what was measured holds for what comes later, too
+    tell("b", 10, Replaced(machine=3))
+    assert shown() == [(5, 3), (6, 4)]
 
 
 def test_a_log_is_followed_line_by_line_past_torn_ones(tmp_path: Path) -> None:

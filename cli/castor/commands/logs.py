@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from castor.commands.agent_colours import AgentColours
+from castor.commands.overwriting import Overwrite
 from castor.commands.reach import STDERR, Reach, name_unreached, reaches_a_job
 from castor_configs.errors import InputError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from castor_runtime.launcher.accounts import Accounts
     from castor_runtime.launcher.job_view import JobView
     from castor_runtime.launcher.log_reading import JobLogs, Line
+
+TAIL = "20"
 
 _SHOWN = re.compile(r"rank-(\d+)\.log|agent\.log")
 
@@ -48,8 +51,15 @@ def logs(
     ] = None,
     tail: Annotated[
         str, typer.Option(metavar="N", help="The last N lines of each log, or `all`.")
-    ] = "20",
+    ] = TAIL,
     follow: Follow = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Copy whole logs, event logs too, to DIR/AGENT/ and print nothing."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
     **_flags: Any,
 ) -> None:
     """Print what the trainers and agents of a job say, each line with who said it.
@@ -68,6 +78,17 @@ def logs(
     def wanted(name: str) -> bool:
         match = _SHOWN.fullmatch(name)
         return match is not None and (rank is None or match[1] == str(rank))
+
+    if save is not None:
+        if follow or lines != _lines(TAIL):
+            raise InputError(
+                "copies whole logs, as they are: leave --follow and --tail out", key="--save"
+            )
+        of_rank = None if rank is None else f"rank-{rank}.log"
+        _save(
+            context, job, run, node, lambda name: of_rank in (None, name), save, overwrite=overwrite
+        )
+        return
 
     with contextlib.suppress(KeyboardInterrupt), JobLogs(wanted, lines) as read:
         if job is None:
@@ -99,6 +120,61 @@ def logs(
             raise typer.Exit(1)
     if not printer.printed:
         STDERR.print("castor: there is no such log yet", style="yellow")
+
+
+def _save(
+    context: typer.Context,
+    job: str | None,
+    run: Path | None,
+    node: str | None,
+    wanted: Callable[[str], bool],
+    save: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    """Copy what agents have logged into a folder."""
+    from castor_runtime.launcher.log_reading import FolderReader
+    from castor_runtime.launcher.log_saving import Saved, save_logs
+
+    left: list[str] = []
+    if job is None:
+        folder = local_run(run)
+        names = folder.agent_names()
+        _check_node(node, names)
+        if any(folder.agent(name).resolve() == (save / name).resolve() for name in names):
+            raise InputError("is where these logs are: name another place", file=save, key="--save")
+        readers = {n: FolderReader(folder.agent(n)) for n in names if node in (None, n)}
+        saved = save_logs(readers, save, wanted, overwrite=overwrite)
+    else:
+        reach = Reach.of(job, context.params)
+        credentials = reach.credentials
+        assert credentials is not None, "they were asked for"
+
+        async def ask(store: Store, view: JobView) -> Saved:
+            import asyncio
+
+            from castor_runtime.launcher.accounts import read_accounts
+            from castor_runtime.transport import PeerReader
+
+            assert view.spec is not None, "the store has it"
+            accounts = await read_accounts(store, view, None)
+            _check_node(node, [*view.reports, *accounts.by_agent])
+            left.extend(gone(view, accounts, node))
+            readers = {
+                name: PeerReader(report.address, credentials, view.spec.run)
+                for name, report in view.reports.items()
+                if node in (None, name)
+            }
+            return await asyncio.to_thread(save_logs, readers, save, wanted, overwrite=overwrite)
+
+        saved = reach.run(ask)
+    name_unreached(saved.unreached, set())
+    for line in left:
+        STDERR.print(f"castor: {line}", style="yellow")
+    count = sum(map(len, saved.files.values()))
+    STDERR.print(f"castor: copied {count} logs of {len(saved.files)} agents into {save}")
+    if not count:
+        raise typer.Exit(1)
 
 
 def local_run(run: Path | None) -> Any:

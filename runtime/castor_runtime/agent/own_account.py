@@ -146,6 +146,11 @@ class OwnAccount:
 def served_files(folder: Path) -> dict[str, Path]:
     """Return what peers may read of an agent's folder, by name: its logs, and nothing else."""
     try:
-        return {path.name: path for path in folder.iterdir() if _SERVED.fullmatch(path.name)}
+        return {path.name: path for path in folder.iterdir() if is_served(path.name)}
     except OSError:
         return {}
+
+
+def is_served(name: str) -> bool:
+    """Whether peers may read a file of that name: it is a log's."""
+    return _SERVED.fullmatch(name) is not None

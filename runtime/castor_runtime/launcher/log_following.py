@@ -12,7 +12,6 @@ from castor_policy.store import Store, StoreUnavailableError
 from castor_records.clocks import ClockOffset, Clocks
 from castor_records.events.event import Entry, Event
 from castor_records.events.line import parse_whole
-from castor_records.events.storing import ClockMeasured
 from castor_runtime.launcher.accounts import Accounts
 from castor_runtime.launcher.job_view import JobView, read_view
 from castor_runtime.launcher.log_reading import FolderReader, JobLogs, Line
@@ -132,9 +131,7 @@ class EventStream:
         return self._taken([one for one in told if one not in self._past])
 
     def _taken(self, fresh: Sequence[tuple[str, Entry[Event]]]) -> list[Told]:
-        for _, entry in fresh:
-            if isinstance(entry.event, ClockMeasured):
-                self._clocks.add(Entry(entry.time_ns, entry.event))
+        self._clocks.add(entry for _, entry in fresh)
         found = [
             Told(
                 name,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
+from castor_policy.interleaving import NONE
 from castor_records.result import Result
 from castor_runtime.launcher.accounts import Accounts
 from castor_runtime.launcher.job_view import JobView
+from castor_runtime.launcher.kept_memory import KeptMemory
 from castor_runtime.launcher.result_file import judge, result_of
 
 RUNNING: Final = "running"
@@ -18,6 +22,7 @@ def told_result(view: JobView, accounts: Accounts) -> Result:
     """Return the result of a job as it stands: what it came to, or, "running", has come to so far.
 
     What only a launcher knows is empty: its machine, its command, the faults that it injected.
+    Of a job that was given up the agents keep what was complete; how much that is they alone know.
 
     Raises:
         ValueError: the store has no such job, or its agents disagree on the final state.
@@ -38,8 +43,19 @@ def told_result(view: JobView, accounts: Accounts) -> Result:
         reason="" if ended is None else ended.reason,
         versions=_versions(view),
         iterations=max(result.iterations, known, 0 if ended is None else reached),
+        kept_memory=_kept(spec, plan),
         wall_s=(time.time_ns() - spec.started_ns if ended is None else until_ns) / 1e9,
     )
+
+
+def _kept(spec: JobSpec, plan: Plan | None) -> dict[str, Any] | None:
+    """Return what is kept in memory for `castor resume`, on the hosts of the job."""
+    if plan is None or plan.phase != Phase.FAILED:
+        return None
+    if not plan.reached or spec.traffic.scheme == NONE:
+        return None  # nothing was in memory
+    resume, clean = f"castor resume {spec.job}", f"castor clean --job {spec.job}"
+    return KeptMemory(spec.run, plan.reached, 0, resume, clean).to_json()
 
 
 def _versions(view: JobView) -> dict[str, str]:
