@@ -25,7 +25,7 @@ SMALL, LARGE = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run with one lost machine took."""
+    """What a run with one machine that is lost, or drained, took."""
 
     reports: int
     deliveries: int
@@ -34,15 +34,15 @@ class Work:
     compared: int
 
 
-def work(machines: int, monkeypatch: pytest.MonkeyPatch) -> Work:
+def work(kind: str, machines: int, monkeypatch: pytest.MonkeyPatch) -> Work:
     counts: Counter[str] = Counter()
 
     def count(owner: object, name: str, key: str, many: Callable[..., int]) -> None:
         original = getattr(owner, name)
 
-        def counted(*given: Any) -> Any:
+        def counted(*given: Any, **more: Any) -> Any:
             counts[key] += many(*given)
-            return original(*given)
+            return original(*given, **more)
 
         patched.setattr(owner, name, counted)
 
@@ -54,15 +54,16 @@ def work(machines: int, monkeypatch: pytest.MonkeyPatch) -> Work:
         count(roll_call.RollCall, "take", "counted", lambda *_: 1)
         patched.setattr(roll_call.RollCall, "validate", lambda _: None)
         count(Monitor, "reported", "reports", lambda *_: 1)
-        world = World(Shape(machines, standby=1, iterations=8), 1, (Fault("crash", 2.5, 2),))
+        world = World(Shape(machines, standby=1, iterations=8), 1, (Fault(kind, 2.5, 2),))
         world.run()
     return Work(**{name: counts[name] for name in Work.__slots__})
 
 
+@pytest.mark.parametrize("kind", ["crash", "drain"])
 def test_what_a_report_costs_does_not_grow_with_the_machines(
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small, large = work(SMALL, monkeypatch), work(LARGE, monkeypatch)
+    small, large = work(kind, SMALL, monkeypatch), work(kind, LARGE, monkeypatch)
     for done, machines in ((small, SMALL), (large, LARGE)):
         assert done.reports >= 9 * machines
         assert done.deliveries <= 2 * done.reports, "it is told to its writer and the root alone"

@@ -21,6 +21,7 @@ from castor_policy.agents.evidence import AT_ONCE, SightKind, strength
 from castor_policy.agents.gathering import has_gathered
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
+from castor_policy.agents.wishes import MOST_IN_VAIN
 
 CHECKED_AT_ONCE = 2
 """Machines that one `validate` counts anew, so that it takes no longer where there are more."""
@@ -46,8 +47,14 @@ class Mark:
     GOES_ON: Final = "goes_on"
     """Its trainers show signs of life and have not finished."""
     TRAINS: Final = "trains"
+    READY: Final = "ready"
+    """Its trainers run and its replicas are there: it may hold, and a drained one may leave."""
     HELD: Final = "held"
     """Its trainers hold, as they were asked to."""
+    PERSISTED: Final = "persisted"
+    """It has seen the iteration that it holds at count in persistent storage."""
+    IN_VAIN: Final = "in_vain"
+    """No tier takes what it holds: it need not be waited for."""
     FINISHED: Final = "finished"
 
 
@@ -74,7 +81,10 @@ def marks(spec: JobSpec, plan: Plan, machine: int, report: AgentReport | None) -
         Mark.SAID_ALL: has_said_all(spec, report),
         Mark.GOES_ON: not report.standing and report.state != State.FINISHED,
         Mark.TRAINS: report.state == State.RUNNING and not report.standing,
+        Mark.READY: report.state == State.RUNNING and report.redundant,
         Mark.HELD: report.held > 0,
+        Mark.PERSISTED: report.held > 0 and report.persisted == report.held,
+        Mark.IN_VAIN: report.in_vain >= MOST_IN_VAIN,
         Mark.FINISHED: report.state == State.FINISHED,
     }
     return frozenset((Mark.CURRENT, *(mark for mark, is_so in found.items() if is_so)))
@@ -112,10 +122,16 @@ class RollCall:
         current = (self._reports[name] for name, found in known if Mark.CURRENT in found)
         self.newest_iteration = max((report.iteration for report in current), default=0)
 
-    def take(self, agent: str, report: AgentReport | None) -> bool:
-        """Take a report in, None: it is gone; return whether the root has to look at all.
+    def take(self, agent: str, report: AgentReport | None, *, is_asked: bool = False) -> bool:
+        """Take a report in; return whether the root has to look at all.
 
         What it says of a later generation than the plan's always counts: the plan is lost.
+
+        Args:
+            agent: whose it is.
+            report: it; None: it is gone.
+            is_asked: something is asked for (`wishes`): that waits for what all machines say, and
+                for somebody to take a place.
         """
         if report is None:
             self._reports.pop(agent, None)
@@ -132,11 +148,15 @@ class RollCall:
             return True
         if plan.phase == Phase.GATHER and (machine is None or Mark.LOST in after):
             return self._counts[Mark.LOST] > 0  # it may fill a place
-        if before == after:
-            return False
-        if plan.phase == Phase.GATHER:
-            return self._decides_gathering(after - before)
-        return plan.phase == Phase.LOAD and self._decides_training(after - before)
+        if plan.phase == Phase.LOAD and machine is None:
+            return is_asked
+        return before != after and self._decides(plan.phase, after - before, is_asked=is_asked)
+
+    def _decides(self, phase: str, new: frozenset[str], *, is_asked: bool) -> bool:
+        if phase == Phase.GATHER:
+            return self._decides_gathering(new)
+        told = self._decides_training(new) or (is_asked and self._decides_what_is_asked(new))
+        return phase == Phase.LOAD and told
 
     def _count(
         self, plan: Plan, machine: int, report: AgentReport | None
@@ -170,6 +190,12 @@ class RollCall:
         if counts[Mark.FAILED] and counts[Mark.SAID_ALL] == machines:
             return True
         return counts[Mark.CURRENT] == machines and not counts[Mark.GOES_ON]
+
+    def _decides_what_is_asked(self, new: frozenset[str]) -> bool:
+        of_all = (Mark.READY, Mark.PERSISTED)
+        return Mark.IN_VAIN in new or any(
+            one in new and self._counts[one] == self._spec.machines for one in of_all
+        )
 
     @property
     def is_calm(self) -> bool:

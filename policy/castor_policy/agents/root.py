@@ -68,7 +68,7 @@ class Root(RootState):
         """
         self._at_s = now_s if at_s is None else at_s
         told: list[RootEffect] = []
-        looks = self._must_look or bool(self._wishes)
+        looks = self._must_look
         match event:
             case PlanChanged(plan, revision) if revision > self._revision:
                 told += self._shown(plan, revision, now_s)
@@ -77,10 +77,10 @@ class Root(RootState):
                 self._lost(revision)
                 looks = True
             case ReportChanged(agent, report):
-                looks |= self._roll_call.take(agent, report)
+                looks |= self._roll_call.take(agent, report, is_asked=bool(self._wishes))
                 if report is not None:
                     self._patience.heard(report)
-            case Tick() if self._roll_call.is_calm and not looks:
+            case Tick() if self._roll_call.is_calm and not (looks or self._wishes):
                 return self._go_on(now_s)
             case Tick():
                 looks = True
