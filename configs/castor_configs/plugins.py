@@ -184,6 +184,27 @@ def load(plugin: Plugin) -> object:
     return found
 
 
+def source_of(plugin: Plugin) -> Path:
+    """Return the file that a plugin stands in; it is not imported, but the packages around it are.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        found = None
+        if plugin.place.endswith(".py"):
+            found = plugin.place
+        elif (spec := importlib.util.find_spec(plugin.place)) is not None:
+            found = spec.origin
+    except Exception as error:
+        what = f"plugin {plugin} cannot be found: {type(error).__name__}: {error}"
+        raise InputError(what, key=f"castor.{plugin.kind}") from error
+    if found is None or not Path(found).is_file():
+        what = f"plugin {plugin} cannot be found: there is no file of it"
+        raise InputError(what, key=f"castor.{plugin.kind}")
+    return Path(found)
+
+
 @cache
 def _installed(kind: str) -> tuple[Plugin, ...]:
     return tuple(_entry_points(kind))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
-from castor_configs.plugins import VARIABLE, Registry, and_plugins
+from castor_configs.plugins import VARIABLE, Plugin, Registry, and_plugins, source_of
 
 REGISTRY: Registry[object] = Registry(
     "schemes", {"first": 1, "second": 2}, lambda found: isinstance(found, int), "number"
@@ -33,6 +33,17 @@ def test_those_from_outside_come_last_and_are_counted() -> None:
     assert len(REGISTRY) == 3
     assert REGISTRY.choose("third", "--scheme") == 3
     assert and_plugins("schemes") == ", third"
+
+
+def test_the_file_of_a_plugin_is_found_without_importing_it(tmp_path, monkeypatch) -> None:
+    (tmp_path / "of_a_module.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "of_a_module.py"
+    for place in ("of_a_module", str(file)):
+        assert source_of(Plugin("schemes", "a", place, "A", VARIABLE)) == file
+    for place in ("no_such_module", "no_such.module", str(tmp_path / "missing.py"), "sys"):
+        with pytest.raises(InputError, match=r"plugin a = .* cannot be found"):
+            source_of(Plugin("schemes", "a", place, "A", VARIABLE))
 
 
 @pytest.mark.usefixtures("declare")

@@ -48,6 +48,19 @@ def test_the_files_that_differ_are_named_and_what_to_do() -> None:
     assert "model.py: 91bcdef0… here, not there in the job" in other_script(JOB, less)
 
 
+def test_a_plugin_that_differs_is_named_as_a_file_of_the_script_is() -> None:
+    job = replace(JOB, plugins={"scheme own, own.py": "ab" * 32})
+    other = replace(job, agent="node-3", plugins={"scheme own, own.py": "cd" * 32})
+    assert other_script(other, job) == (
+        "node-3: a plugin differs (scheme own, own.py: cdcdcdcd… here, abababab… in the job); copy "
+        "the same files, or start with --allow-changed-script"
+    )
+    assert "not there here, abababab… in the job" in other_script(JOB, job)
+    both = replace(other, files={"train.py": "bb" * 32})
+    assert other_script(both, job).startswith("node-3: train.py differs (model.py: not there here")
+    assert len({JOB.digest, job.digest, other.digest}) == 3
+
+
 def test_a_name_and_a_content_that_change_places_change_the_digest() -> None:
     swapped = replace(JOB, files=dict(zip(JOB.files, reversed(JOB.files.values()), strict=True)))
     assert swapped.digest != JOB.digest

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from castor_configs.errors import InputError
+from castor_configs.plugins import VARIABLE
 from castor_policy.agents import store_writes
 from castor_policy.agents.admission import Refusal, refused_prefix, software_key
 from castor_policy.agents.agent_report import AgentReport
@@ -18,6 +19,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.own_report import ReportWrite
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_keys import plan_key
+from castor_policy.job_options import TrafficOptions
 from castor_policy.store import KeyValue, Put, Store, Txn
 from castor_runtime.agent import admission
 from castor_runtime.agent.admission import Admitted, admit, read_credentials
@@ -178,6 +180,29 @@ def test_a_changed_script_is_refused_by_name_and_an_option_lets_it_in(job: Job) 
     (job.folder / "model.py").write_text("VALUE = 1\n")
     with pytest.raises(InputError, match=r"train\.py differs"):
         job.comes(job.options("node-3"))
+
+
+def test_a_scheme_of_ones_own_that_differs_is_refused_by_name(job: Job, monkeypatch) -> None:
+    scheme, its_part = job.folder / "own.py", job.folder / "shares.py"
+    scheme.write_text("import shares\ndef own(*_): ...\n")
+    its_part.write_text("HALF = 2\n")
+    monkeypatch.setenv(VARIABLE, f"schemes.own = {scheme}:own")
+    job.spec = replace(job.spec, traffic=TrafficOptions(scheme="own"))
+    first = job.comes(job.options("node-0"))
+    assert set(first.software.plugins) == {"scheme own, own.py", "scheme own, shares.py"}
+    its_part.write_text("HALF = 3\n")
+    with pytest.raises(
+        InputError, match=r"node-1: a plugin differs \(scheme own, shares.py: \w{8}… here, \w{8}…"
+    ):
+        job.comes(job.options("node-1"))
+    assert "a plugin differs" in job.refusals()["node-1"]
+    assert job.comes(job.options("node-1", allow=True)).software.digest != first.software.digest
+    scheme.unlink()
+    with pytest.raises(InputError, match=r"plugin own = .*own.py:own .* cannot be found"):
+        job.comes(job.options("node-2"))
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(InputError, match=r"scheme own, own.py: not there here, \w{8}… in the job"):
+        job.comes(job.options("node-2"))
 
 
 def test_a_job_can_allow_changed_scripts_for_all(job: Job) -> None:

@@ -172,7 +172,7 @@ async def agent(secret: JobSecret = SECRET, ahead_s: float = 0.0) -> AsyncIterat
 def test_the_job_in_a_store(etcd: EmbeddedEtcd, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text("pass\n")
-    own = software_of("node-0", script, read_script(script))
+    own = software_of("node-0", script, read_script(script), "interleaved")
 
     async def look(**software: Any) -> dict[str, Finding]:
         opened = open_store(etcd.url)

@@ -1,4 +1,4 @@
-"""Who may take part in a job: the same secret, the same versions, the same script.
+"""Who may take part in a job: the same secret, the same versions, the same script and scheme.
 
 An agent looks at this before it claims its name, so that who cannot do the work is never listed and
 never counted as a standby. What it finds wrong it tells its own operator, and leaves as a `Refusal`
@@ -8,6 +8,7 @@ in the store for everybody who asks for the job's status.
 2. Castor, Python and torch must be the same everywhere: there is no option for those.
 3. A changed script takes an option. It then holds for all or for none: no generation trains before
    all of its machines have the same one (`Root`). What has trained last is the job's from then on.
+   The plugin that a job's scheme is counts as the script does: it says what is sent when.
 """
 
 from __future__ import annotations
@@ -33,17 +34,21 @@ class Software(Document):
         versions: of Castor, Python and torch, by name.
         script: name of the training program's file.
         files: SHA-256 of the script and of what it imports from its own folder, by path from there.
+        plugins: SHA-256 of the files of each plugin that the job goes by, by what it is and its
+            file's name; of none where it goes by Castor's own.
     """
 
     agent: str
     versions: Mapping[str, str] = field(default_factory=dict)
     script: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """One digest of the script and all its files."""
-        lines = (f"{name}\0{digest}\n" for name, digest in sorted(self.files.items()))
+        """One digest of the script, all its files and the plugins'."""
+        every = {**self.files, **self.plugins}
+        lines = (f"{name}\0{digest}\n" for name, digest in sorted(every.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -103,18 +108,23 @@ def other_versions(own: Software, job: Software) -> str:
 
 
 def other_script(own: Software, job: Software) -> str:
-    """Say in which files `own`'s script differs from the job's; "" if in none."""
-    differing = [
-        f"{name}: {_short(own.files, name)} here, {_short(job.files, name)} in the job"
-        for name in sorted({*own.files, *job.files})
-        if own.files.get(name) != job.files.get(name)
-    ]
-    if not differing:
+    """Say in which files `own`'s script or plugins differ from the job's; "" if in none."""
+    script, plugins = _differing(own.files, job.files), _differing(own.plugins, job.plugins)
+    if not script and not plugins:
         return ""
+    what = own.script if script else "a plugin"
     return (
-        f"{own.agent}: {own.script} differs ({'; '.join(differing)}); copy the same files, "
+        f"{own.agent}: {what} differs ({'; '.join([*script, *plugins])}); copy the same files, "
         "or start with --allow-changed-script"
     )
+
+
+def _differing(own: Mapping[str, str], job: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name}: {_short(own, name)} here, {_short(job, name)} in the job"
+        for name in sorted({*own, *job})
+        if own.get(name) != job.get(name)
+    ]
 
 
 def _short(files: Mapping[str, str], name: str) -> str:

@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from castor_configs.errors import InputError
+from castor_configs.plugins import source_of
+from castor_configs.schemes import plugin_of
 from castor_policy.agents import store_writes
 from castor_policy.agents.admission import (
     Refusal,
@@ -34,7 +36,7 @@ from castor_policy.agents.store_keys import job_prefix, plan_key
 from castor_policy.store import Store, StoreUnavailableError
 from castor_policy.version import __version__
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.agent.script_files import ScriptFiles, held
+from castor_runtime.agent.script_files import ScriptFiles, held, read_script
 from castor_runtime.transport import Credentials, JobSecret, MutualTls
 from castor_runtime.transport.peer_certificates import NAME_AGAIN, is_for, not_for
 
@@ -163,7 +165,7 @@ async def admit(
                 "machine",
                 file=spec.script,
             ) from error
-        software = software_of(options.name, Path(spec.script), files)
+        software = software_of(options.name, Path(spec.script), files, spec.traffic.scheme)
         allowed = options.allow_changed_script or spec.allow_changed_script
         await _check_software(store, spec.job, software, allowed=allowed)
     except InputError as error:
@@ -174,15 +176,32 @@ async def admit(
     return Admitted(spec, options.name, credentials, files, software)
 
 
-def software_of(agent: str, script: Path, files: ScriptFiles) -> Software:
+def software_of(agent: str, script: Path, files: ScriptFiles, scheme: str) -> Software:
     """Return what an agent here runs.
 
     Args:
         agent: its name.
         script: the training program.
         files: of it, as they were read.
+        scheme: by which the job's checkpoints travel.
+
+    Raises:
+        InputError: the scheme is a plugin's, of which no file can be read.
     """
-    return Software(agent, _versions(), script.name, files.digests())
+    return Software(agent, _versions(), script.name, files.digests(), _plugin(scheme))
+
+
+def _plugin(scheme: str) -> Mapping[str, str]:
+    """Return the digests of the files of the plugin that a scheme is, if it is one."""
+    plugin = plugin_of(scheme)
+    if plugin is None:
+        return {}
+    file = source_of(plugin)
+    try:
+        digests = read_script(file).digests()
+    except OSError as error:
+        raise InputError(f"plugin {plugin} cannot be read: {error.strerror}", file=file) from error
+    return {f"scheme {scheme}, {name}": digest for name, digest in digests.items()}
 
 
 async def _check_credentials(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from castor_configs.errors import InputError
 from castor_policy.agents.admission import other_script, other_versions
 from castor_policy.agents.store_keys import doctors_prefix, layout_prefix
 from castor_policy.store import StoreRefusedError, StoreUnavailableError
@@ -169,10 +170,13 @@ def _software(view: JobView, script: Path | None) -> Iterator[Finding]:
         return
     path = script or Path(view.spec.script)
     try:
-        own = software_of("this host", path, read_script(path))
+        own = software_of("this host", path, read_script(path), view.spec.traffic.scheme)
     except OSError as error:
         advice = "copy the script to the same path on every machine"
         yield bad("script", f"{path}: {error.strerror}", advice)
+        return
+    except InputError as error:
+        yield bad("script", str(error), "declare the plugin as the other hosts do")
         return
     if apart := other_versions(own, view.software):
         yield bad("versions", apart, "make them the same")
