@@ -14,10 +14,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import grpc._common
 from member import CountedStore, Member
 
 from castor_policy.agents.job_spec import JobSpec
 from castor_runtime.stores import open_store
+
+# Threads of gRPC that wait look up ten times a second, whether a signal came. An agent has three;
+# here are thousands, which would do nothing else.
+grpc._common.MAXIMUM_WAIT_TIMEOUT = 60.0
 
 
 async def serve(url: str, spec: JobSpec, names: list[str], *, campaigns: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -36,6 +37,7 @@ LEASE_S = 60.0
 """Long: the processes share two cores, and a starved one must not lose its lease."""
 
 PATIENCE_S = 400.0
+TELL_S = 10.0
 LOSSES = (100, 10, 1)
 TRAINING_S = 15.0
 
@@ -100,17 +102,26 @@ class Watcher:
                 self.reports[name] = AgentReport.from_json(event.value)
 
     async def until(self, condition: Any, what: str) -> float:
-        deadline_s = time.monotonic() + PATIENCE_S
+        began_s = told_s = time.monotonic()
         while not condition():
+            now_s = time.monotonic()
+            if now_s > began_s + PATIENCE_S:
+                raise SystemExit(f"{self.machines} machines: {what} took {PATIENCE_S:g} s")
+            if now_s > told_s + TELL_S:
+                told_s = now_s
+                print(f"{now_s - began_s:5.0f} s for {what}: {self.seen()}", file=sys.stderr)
             self.changed.clear()
-            try:
-                async with asyncio.timeout(deadline_s - time.monotonic()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
                     await self.changed.wait()
-            except TimeoutError:
-                raise SystemExit(
-                    f"{self.machines} machines: {what} took {PATIENCE_S:g} s"
-                ) from None
         return time.monotonic()
+
+    def seen(self) -> str:
+        """Return what there is so far, for people."""
+        states = Counter(f"{one.state} in {one.generation}" for one in self.reports.values())
+        return f"{len(self.plans)} plans; agents " + ", ".join(
+            f"{number} {state}" for state, number in sorted(states.items())
+        )
 
     def all_run(self, generation: int) -> bool:
         plan = self.plans[-1][1] if self.plans else None

@@ -39,6 +39,8 @@ LOADING_S = 0.2
 
 ITERATION_S = 1.0
 CROWD_TICK_S = 2.0
+SCRIPT = "0" * 64
+"""The hash of the script that all have: agents whose scripts differ are not in one job."""
 
 
 class CountedStore:
@@ -130,7 +132,7 @@ class Member:
         """Live until cancelled."""
         self.session.open()
         try:
-            report = self.life.worker.report
+            report = replace(self.life.worker.report, script=SCRIPT)
             await self.session.claim(report, self._sign, lambda _said: None)
             for work in (self._tick, self._progress):
                 self._spawn(work())
@@ -190,7 +192,7 @@ class Member:
     def _carry_out(self, effect: Any) -> None:
         match effect:
             case told.Report(report):
-                self.session.report(replace(report, script="0" * 64))
+                self.session.report(replace(report, script=SCRIPT))
             case told.Campaign() if self.campaigns and not self._campaigning:
                 self._spawn(self._campaign())
             case told.Inspect(generation, machine):

@@ -40,7 +40,6 @@ from castor_policy.store import (
 )
 from castor_runtime.agent.life import whereabouts
 
-_POLL_S = 0.002
 _LOOK_AGAIN_S = 0.05
 
 StoreSeen: TypeAlias = AgentEvent
@@ -172,7 +171,9 @@ class StoreSession:
                             f"waiting up to {self._spec.limits.lease_s:g} s for the lease of an "
                             f"earlier {self._agent} to end; it was {whereabouts(holder)}"
                         )
-            await asyncio.sleep(_POLL_S if holder is None else _LOOK_AGAIN_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await self.wait_for_change()
         self._claimed = True
 
     async def campaign(self) -> None:
@@ -297,6 +298,9 @@ class StoreSession:
             self._emit(event)
         self._check_name()
         self._to_write.set()  # the own report may have gone
+        await self._wake()
+
+    async def _wake(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -332,6 +336,7 @@ class StoreSession:
                     await self._read(self.view.agents_keys)
                 elif epoch == self.view.epoch:
                     own.written(lease, write, answer.revision)
+                    await self._wake()
                     await self._retire(lease)
                 self._to_write.set()  # a newer one may be there
             except LeaseLostError:
