@@ -9,7 +9,6 @@ from typing import Final
 
 from castor_policy.option import OptionError
 from castor_runtime.persistent.address import require_usable, tier_at
-from castor_runtime.persistent.local_tier import LocalTier
 from castor_runtime.persistent.tier import TierError
 
 _OPTION: Final = "persistence.tiers"
@@ -17,10 +16,10 @@ _LOOK_S: Final = 15.0
 
 
 def check_tiers(urls: Sequence[str]) -> None:
-    """Check that each can be reached from here and lets us in.
+    """Check that each can be reached from here and lets us in, to read and to write.
 
-    One that is only away at present is told of and no fault: a checkpoint is tried there when one
-    is due.
+    Nothing is left behind there. One that is only away at present is told of and no fault: a
+    checkpoint is tried there when one is due.
 
     Raises:
         OptionError: one can never be used as it is.
@@ -31,8 +30,7 @@ def check_tiers(urls: Sequence[str]) -> None:
     except ValueError as error:
         raise OptionError(_OPTION, str(error)) from error
     for url in urls:
-        if not isinstance(tier_at(url), LocalTier):
-            _look_at(url)
+        _look_at(url)
 
 
 def _look_at(url: str) -> None:
@@ -40,7 +38,9 @@ def _look_at(url: str) -> None:
 
     def look() -> None:
         try:
-            tier_at(url).files("")
+            tier = tier_at(url)
+            tier.files("")
+            tier.probe()
         except OSError as error:
             found.append(error)
 

@@ -20,7 +20,7 @@ from castor_runtime.persistent.durable_files import (
     write_durably,
     writing,
 )
-from castor_runtime.persistent.tier import FilesDamagedError, StoredFile
+from castor_runtime.persistent.tier import FilesDamagedError, StoredFile, TierError
 
 _REMOVING = ".castor/removing"
 
@@ -37,6 +37,19 @@ class LocalTier:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = str(folder)
+
+    def probe(self) -> None:
+        """See `Tier`; a folder that is not there yet is not made."""
+        own = self.folder.absolute()
+        there = next(above for above in (own, *own.parents) if above.exists())
+        if not there.is_dir():
+            raise TierError(f"{self.url} can be no folder: {there} is a file", for_good=True)
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise TierError(
+                f"{self.url} cannot be written to: {there} lets this user not, or is mounted "
+                "read-only: change that, or name another folder",
+                for_good=True,
+            )
 
     def at(self, name: str) -> str:
         """See `Tier`."""

@@ -66,6 +66,30 @@ class ObjectTier:
         self._made: list[Any] = []
         weakref.finalize(self, _close, self._made).atexit = False
 
+    def probe(self) -> None:
+        """See `Tier`: a file of a few bytes is put and removed."""
+        name = f".castor-probe-{uuid4().hex}"
+        try:
+            self._put(name, b"castor", create=True)
+        except TierError as error:
+            with contextlib.suppress(OSError):  # what failed may have come through
+                self._remove(name)
+            if isinstance(error.__cause__, PermissionError):
+                raise TierError(
+                    f"{error}; it can be read, not written to", for_good=True
+                ) from error
+            raise
+        try:
+            self._remove(name)
+        except TierError as error:
+            text = f"{error}; it can be written to, but nothing removed: {name} is left there"
+            raise TierError(text, for_good=error.for_good) from error
+
+    def _remove(self, name: str) -> None:
+        """Remove one file; unlike `delete`, of which S3 keeps to itself what it refuses."""
+        with self._asked() as files:
+            files.rm_file(self._path(name))
+
     def at(self, name: str) -> str:
         """See `Tier`."""
         return f"{self.url}/{name}" if name else self.url

@@ -68,6 +68,14 @@ class Tier(Protocol):
     url: str
     attempts: str
 
+    def probe(self) -> None:
+        """See whether files can be written here and removed again; leaves nothing behind.
+
+        Raises:
+            TierError: they cannot, or the tier is away.
+        """
+        ...
+
     def at(self, name: str) -> str:
         """Return what people call a file or folder of it: an absolute path or a URL."""
         ...

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -167,6 +169,70 @@ def test_a_missing_bucket_ends_the_command_and_one_that_is_away_does_not(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("castor: s3://b/x cannot be reached")
     assert line.endswith("training starts without it, and tries it again")
+
+
+def left_in(tier: Tier) -> tuple[list[str], list[str]]:
+    return list(tier.files("")), tier.folders("")
+
+
+def test_the_tiers_of_a_job_are_written_to_before_it_starts_and_left_as_they_were(
+    tier: Tier,
+) -> None:
+    tier.probe()
+    assert left_in(tier) == ([], [])
+    complete(tier, 7)
+    before = left_in(tier)
+    tier.probe()
+    assert left_in(tier) == before
+    assert complete_iterations(tier) == (7,)
+
+
+def refused(url: str) -> str:
+    with pytest.raises(OptionError) as told:
+        check_tiers([url])
+    assert told.value.option == "persistence.tiers"
+    return str(told.value)
+
+
+def test_a_bucket_that_can_be_listed_and_not_written_to_is_refused(
+    bucket: Tier, between: FaultyProxy, tmp_path: Path
+) -> None:
+    complete(bucket, 7)
+    before = left_in(bucket)
+    between.faults = lambda method, _: (403, "AccessDenied") if method == "PUT" else None
+    assert "it can be read, not written to" in refused(url(between, tmp_path.name))
+    between.faults = lambda method, _: (403, "AccessDenied") if method == "DELETE" else None
+    assert "nothing removed: .castor-probe-" in refused(url(between, tmp_path.name))
+    between.faults = lambda *_: None
+    ((probe,),) = [[name for name in bucket.files("") if name not in before[0]]]
+    bucket.delete(probe)
+    assert left_in(bucket) == before
+
+
+def test_a_bucket_that_is_only_overloaded_is_told_of(
+    bucket: Tier, between: FaultyProxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    between.faults = lambda method, _: (503, "SlowDown") if method == "PUT" else None
+    check_tiers([url(between, tmp_path.name)])
+    between.faults = lambda *_: None
+    assert "training starts without it, and tries it again" in capsys.readouterr().err
+    assert left_in(bucket) == ([], [])
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(
+    tmp_path: Path, needs: Callable[..., None]
+) -> None:
+    check_tiers([str(tmp_path / "not" / "yet")])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    assert f"can be no folder: {tmp_path}/file is a file" in refused(f"{tmp_path}/file/tier")
+    needs("mount", "umount", root=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "castor-test", str(tmp_path)]
+    subprocess.run(mount, check=True, timeout=30)
+    try:
+        assert f"cannot be written to: {tmp_path} lets" in refused(f"{tmp_path}/tier")
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True, timeout=30)
 
 
 # ---- several tiers ---------------------------------------------------------------------------
