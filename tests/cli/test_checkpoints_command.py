@@ -42,7 +42,7 @@ def test_all_that_is_there_is_listed_with_its_condition(kind: str, tmp_path: Pat
     if kind == "object":
         from castor_runtime.persistent.listing import listed  # noqa: PLC0415
 
-        tier = ObjectTier(f"file://{tmp_path}", "file", {})
+        tier = ObjectTier(f"file://{tmp_path}", "file", {"auto_mkdir": True})
     for iteration in (100, 200):
         write(tier, iteration)
     write(tier, 300, ranks=2)

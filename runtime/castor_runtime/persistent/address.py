@@ -2,6 +2,7 @@
 
     out/store
     s3://bucket/prefix?endpoint_url=https://minio.lab:9000&region=eu-1&credentials=/etc/castor/s3
+    gs://bucket/prefix
 
 The URL stands in the job, which everybody reads who reaches the store: so there is no secret in it.
 Secrets come from the environment of each machine's agent, from a profile, or from a file.
@@ -24,11 +25,13 @@ from castor_runtime.persistent.tier import Tier
 OLDEST_S3FS: Final = (2026,)
 """Older ones do not make a file only where there is none, or know another fsspec."""
 
+_TRIED: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+"""fsspec knows others, with which a checkpoint was never written or did not come to its end."""
+
 _CANNOT_SERVE: Final = {
-    "memory": "is gone with the process that wrote it",
-    "http": "cannot be written to",
-    "https": "cannot be written to",
-    "data": "cannot be written to",
+    "memory": "what lies there is gone with the process that wrote it",
+    "sftp": "it hangs once several parts are written at a time",
+    "ssh": "it hangs once several parts are written at a time",
 }
 
 _S3_OPTIONS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
@@ -68,12 +71,16 @@ def tier_at(url: str) -> Tier:
         if parts.netloc or parts.query:
             raise ValueError(f"{url}: write file:///PATH, or the path alone")
         return LocalTier(Path(unquote(parts.path)))
-    if protocol in _CANNOT_SERVE:
-        raise ValueError(f"{url}: what lies there {_CANNOT_SERVE[protocol]}: name a bucket")
+    if protocol not in _TRIED:
+        why = _CANNOT_SERVE.get(protocol, "it was never tried")
+        raise ValueError(
+            f"{protocol}://... is no tier, {why}: name s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or "
+            "mount what is there and name the folder"
+        )
     plain = rest.partition("?")[0].rstrip("/")
     if not plain:
         raise ValueError(f"{url}: name a bucket, and a prefix: {protocol}://BUCKET/PREFIX")
-    protocol = "s3" if protocol == "s3a" else protocol
+    protocol = _TRIED[protocol]
     return _object_tier(url, protocol, f"{protocol}://{plain}", parts.query, os.getpid())
 
 
@@ -95,20 +102,15 @@ def require_usable(url: str) -> None:
     tier = tier_at(url)
     if isinstance(tier, LocalTier):
         return
-    protocol = url.partition("://")[0]
-    from fsspec.registry import get_filesystem_class, known_implementations  # noqa: PLC0415
+    protocol = _TRIED[url.partition("://")[0]]
+    from fsspec.registry import get_filesystem_class  # noqa: PLC0415
 
     try:
         get_filesystem_class(protocol)
-    except ValueError:
-        names = ", ".join(sorted({"file", "gs", "s3", "sftp"} & {*known_implementations, "file"}))
-        raise ValueError(
-            f"{url}: nothing here knows {protocol}://; there are {names} and fsspec's others"
-        ) from None
     except ImportError as error:
-        extra = INSTALL_S3 if protocol in ("s3", "s3a") else str(error)
+        extra = INSTALL_S3 if protocol == "s3" else str(error)
         raise ValueError(f"{url} needs a package that is not installed: {extra}") from None
-    if protocol in ("s3", "s3a"):
+    if protocol == "s3":
         import s3fs  # noqa: PLC0415 - seldom used
 
         found = tuple(int(step) for step in s3fs.__version__.split(".")[:1] if step.isdigit())

@@ -1,13 +1,9 @@
-"""A persistent tier on whatever fsspec reaches: S3 and what speaks like it, and other stores.
+"""A persistent tier on an object store, by fsspec: S3 and what speaks like it, and Google's.
 
 Object stores have neither folders nor renaming, but a file is there whole or not at all. So an
 attempt's files stay where they were written, and the attempt counts once a manifest that names it
 lies where a checkpoint's does, written last, and only if there is none. An attempt that a machine
 has given up has a mark, as the others may be writing to it still.
-
-Other file systems (sftp, hdfs, ...) are used in the same way; each of their files is written beside
-its place and renamed. Few of them can make a file only where there is none in one step: of two
-machines that publish two attempts of one iteration in the same moment, the last counts there.
 """
 
 from __future__ import annotations
@@ -27,7 +23,6 @@ from xxhash import xxh3_128
 
 from castor_runtime.pacing import Pacer
 from castor_runtime.persistent.durable_files import (
-    UNFINISHED_SUFFIX,
     WRITE_BYTES,
     DigestedFile,
     FileRecord,
@@ -39,8 +34,6 @@ PART_BYTES: Final = 16 << 20
 """Size of the parts in which a file is uploaded: that much of it is held in memory, once more while
 it is sent. S3 takes 10,000 parts of a file, so a rank's may have 156 GiB."""
 
-_OBJECT_STORES: Final = {"s3", "gs", "gcs", "az", "abfs", "oci", "oss", "tos"}
-
 _STILL_USED_S: Final = 120.0
 """What other threads still ask over connections that are given up comes to its end meanwhile."""
 
@@ -48,7 +41,7 @@ _GIVEN_UP: Final = "castor-given-up"
 
 
 class ObjectTier:
-    """A prefix of a bucket, or a folder of another store.
+    """A prefix of a bucket.
 
     Args:
         url: for people and for fsspec, without options.
@@ -67,10 +60,11 @@ class ObjectTier:
         weakref.finalize(self, _close, self._made).atexit = False
 
     def probe(self) -> None:
-        """See `Tier`: a file of a few bytes is put and removed."""
+        """See `Tier`: a file of a few bytes is put, must be so once only, and is removed."""
         name = f".castor-probe-{uuid4().hex}"
         try:
-            self._put(name, b"castor", create=True)
+            self._is_made(name)  # where it is there already, an answer was lost, and it tried again
+            twice = self._is_made(name)
         except TierError as error:
             with contextlib.suppress(OSError):  # what failed may have come through
                 self._remove(name)
@@ -84,6 +78,19 @@ class ObjectTier:
         except TierError as error:
             text = f"{error}; it can be written to, but nothing removed: {name} is left there"
             raise TierError(text, for_good=error.for_good) from error
+        if twice:
+            raise TierError(
+                f"{self.url} makes a file also where there is one: of two machines that publish a "
+                "checkpoint the last would count; name a store that knows conditional writes",
+                for_good=True,
+            )
+
+    def _is_made(self, name: str) -> bool:
+        try:
+            self._put(name, b"castor", create=True)
+        except FileExistsError:
+            return False
+        return True
 
     def _remove(self, name: str) -> None:
         """Remove one file; unlike `delete`, of which S3 keeps to itself what it refuses."""
@@ -106,47 +113,23 @@ class ObjectTier:
 
     def _put(self, name: str, content: bytes, *, create: bool = False) -> None:
         with self._asked(makes=True) as files:
-            if self._protocol in _OBJECT_STORES:
-                mode = "create" if create else "overwrite"
-                files.pipe_file(self._path(name), content, mode=mode)
-                return
-            if create and files.exists(self._path(name)):
-                raise FileExistsError(self.at(name))
-            beside = self._beside(files, name)
-            files.pipe_file(beside, content)
-            files.mv(beside, self._path(name))
-
-    def _beside(self, files: Any, name: str) -> str:
-        """Return where a file is written until it is whole; makes the folder."""
-        path = self._path(name)
-        if self._protocol in _OBJECT_STORES:
-            return path
-        above, _, last = path.rpartition("/")
-        files.makedirs(above, exist_ok=True)
-        return f"{above}/.{last}.{uuid4().hex}{UNFINISHED_SUFFIX}"
+            mode = "create" if create else "overwrite"
+            files.pipe_file(self._path(name), content, mode=mode)
 
     @contextmanager
     def writing(self, name: str, pacer: Pacer | None = None) -> Iterator[DigestedFile]:
         """See `Tier`."""
         with self._asked(makes=True) as files:
-            beside = self._beside(files, name)
-            remote = files.open(beside, "wb", block_size=PART_BYTES)
+            remote = files.open(self._path(name), "wb", block_size=PART_BYTES)
         try:
             yield DigestedFile(self._told_of(remote.write), pacer or Pacer())
         except BaseException:
             with contextlib.suppress(Exception):
                 remote.discard()
-            if self._protocol in _OBJECT_STORES:
-                remote.closed = True  # `close` would make a file of what is there so far
-            else:
-                with contextlib.suppress(Exception):
-                    remote.close()
-                    files.rm_file(beside)
+            remote.closed = True  # `close` would make a file of what is there so far
             raise
         with self._asked(makes=True):
             remote.close()
-            if beside != self._path(name):
-                files.mv(beside, self._path(name))
 
     def _told_of(self, write: Any) -> Any:
         def write_all(piece: memoryview) -> None:
@@ -270,7 +253,6 @@ class ObjectTier:
         except (FileNotFoundError, FileExistsError):
             return False
         self.delete(f"{checkpoint}/{name}")
-        self._drop_folder(checkpoint)
         return True
 
     def remove(self, folder: str) -> bool:
@@ -282,13 +264,7 @@ class ObjectTier:
         gone = [name for name in names if name != _GIVEN_UP or len(names) == 1]
         if gone:
             self._delete([f"{folder}/{name}" for name in gone])
-            self._drop_folder(folder)
         return bool(gone)
-
-    def _drop_folder(self, folder: str) -> None:
-        if self._protocol not in _OBJECT_STORES:
-            with self._asked() as files, contextlib.suppress(Exception):  # it is not empty
-                files.rmdir(self._path(folder))
 
     # ---- asking --------------------------------------------------------------------------------
 

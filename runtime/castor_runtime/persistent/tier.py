@@ -1,8 +1,8 @@
 """A persistent tier: what writers, readers and the retention of checkpoints need of a place.
 
 A tier holds files below folders; all names are relative to its URL, with slashes. Two kinds there
-are: `LocalTier`, a folder of a file system that all machines share, and `ObjectTier`, anything that
-fsspec reaches. What a checkpoint is and when one counts is told in `storage`, once for both.
+are: `LocalTier`, a folder of a file system that all machines share, and `ObjectTier`, a prefix of a
+bucket. What a checkpoint is and when one counts is told in `storage`, once for both.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import pytest
 from castor_lab.faulty_proxy import FaultyProxy
 from castor_runtime.persistent.address import tier_at
 from castor_runtime.persistent.local_tier import LocalTier
-from castor_runtime.persistent.object_tier import ObjectTier
 from castor_runtime.persistent.tier import Tier
 
 
@@ -21,12 +20,10 @@ def between(s3: str) -> Iterator[FaultyProxy]:
     between.close()
 
 
-@pytest.fixture(params=["local", "s3", "other"])
+@pytest.fixture(params=["local", "s3"])
 def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Tier:
-    """A tier of each kind: a folder, a bucket, and fsspec's local files for its other stores."""
+    """A tier of each kind: a folder, and a bucket."""
     if request.param == "local":
         return LocalTier(tmp_path / "tier")
-    if request.param == "other":
-        return ObjectTier(f"file://{tmp_path}/tier", "file", {})
     endpoint = request.getfixturevalue("s3")
     return tier_at(f"s3://bucket/{tmp_path.name}?endpoint_url={endpoint}")

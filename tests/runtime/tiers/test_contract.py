@@ -1,4 +1,4 @@
-"""What checkpoints need of a tier, of each kind: a folder, a bucket, and whatever else there is."""
+"""What checkpoints need of a tier, of each kind: a folder, and a bucket."""
 
 from __future__ import annotations
 

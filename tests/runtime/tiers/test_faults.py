@@ -126,14 +126,16 @@ def test_credentials_that_run_out_are_told_of_and_new_ones_read(
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("memory://x", "gone with the process that wrote it: name a bucket"),
-        ("https://host/x", "cannot be written to"),
+        ("memory://x", "gone with the process that wrote it: name s3://BUCKET"),
+        ("https://host/x", "https://... is no tier, it was never tried: name s3://"),
+        ("az://box/x", "is no tier, it was never tried: .* or mount what is there"),
+        ("sftp://host/x", "is no tier, it hangs once several parts are written at a time"),
         ("s3://", "name a bucket, and a prefix"),
         ("s3://key:secret@bucket/x", "no name, password"),
         ("s3://bucket/x?secret=abc", "no option 'secret': there are endpoint_url, region"),
         ("s3://bucket/x?endpoint_url=", "no option 'endpoint_url'"),
         ("gs://bucket/x?project=p", "no option 'project': it takes none"),
-        ("nothing://bucket/x", "nothing here knows nothing://"),
+        ("nothing://bucket/x", "is no tier"),
         ("gs://bucket/x", "needs a package that is not installed"),
         ("file://host/x", "write file:///PATH"),
     ],
@@ -207,6 +209,21 @@ def test_a_bucket_that_can_be_listed_and_not_written_to_is_refused(
     ((probe,),) = [[name for name in bucket.files("") if name not in before[0]]]
     bucket.delete(probe)
     assert left_in(bucket) == before
+
+
+def test_a_bucket_that_makes_a_file_where_there_is_one_is_refused(
+    bucket: Tier, between: FaultyProxy, tmp_path: Path
+) -> None:
+    """As servers do that take no notice of `If-None-Match`."""
+    seen: Counter[str] = Counter()
+
+    def ignores(method: str, path: str) -> object:
+        seen[path] += method == "PUT"
+        return (200, b"") if method == "PUT" and seen[path] == 2 else None
+
+    between.faults = ignores
+    assert "makes a file also where there is one" in refused(url(between, tmp_path.name))
+    assert left_in(bucket) == ([], [])
 
 
 def test_a_bucket_that_is_only_overloaded_is_told_of(
