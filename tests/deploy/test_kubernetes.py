@@ -90,7 +90,7 @@ def test_a_pod_is_begun_anew_only_where_that_helps(tmp_path: Path, code: int, st
         assert "ended with code 93; when done: kubectl delete" in pod.stdout.readline()
         assert pod.poll() is None
         os.kill(pod.pid, signal.SIGTERM)
-    assert pod.wait(10) == code
+    assert pod.wait(60) == code
     pod.stdout.close()
     if stays:
         with contextlib.suppress(ProcessLookupError):

@@ -93,13 +93,13 @@ def test_hosts_are_started_followed_left_alone_and_ended(
     first = desk.launch()
     heard(first, *both, "host 10.77.0.99 cannot be reached, the others go on: ssh: connect to")
     desk.send(signal.SIGKILL)
-    first.communicate(timeout=10)
+    first.communicate(timeout=60)
     assert desk.alive() == [True, True]
 
     again = desk.launch()
     heard(again, *both, "runs there already, and is followed")
     desk.send(signal.SIGINT)
-    said, _ = again.communicate("d\n", timeout=10)
+    said, _ = again.communicate("d\n", timeout=60)
     assert "stop the job on all hosts (s), leave it running (d), go on (Enter)?" in said
     assert "job j runs on; launch it again to follow it" in said
     assert (again.returncode, desk.alive()) == (130, [True, True])
@@ -107,7 +107,7 @@ def test_hosts_are_started_followed_left_alone_and_ended(
     third = desk.launch()
     heard(third, *both)
     desk.send(signal.SIGINT)
-    said, _ = third.communicate("s\n", timeout=10)
+    said, _ = third.communicate("s\n", timeout=60)
     assert said.count("| ends") == 2
     assert said.count("its agent ended with code 143") == 2
     assert (third.returncode, desk.alive()) == (143, [False, False])

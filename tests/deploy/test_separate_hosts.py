@@ -54,7 +54,7 @@ def test_a_cable_a_store_and_a_host_are_lost_and_training_ends_as_ever(
     first = hosts["desk"].begin(*line, log=said)
     goes_on(5)
     hosts["desk"].run("pkill", "-KILL", "-f", "castor launch")
-    assert first.wait(10) == -signal.SIGKILL
+    assert first.wait(60) == -signal.SIGKILL
     promised = {22, *range(7000, 7020), *range(KERNEL[0], KERNEL[1] + 1)}
     for node in nodes:
         assert {address for address, _ in node.listens()} == {node.address}

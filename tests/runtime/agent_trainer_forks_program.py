@@ -138,9 +138,9 @@ async def stop(folder: Path, pid: int, link: Any) -> None:
     await asyncio.sleep(0)
     await asyncio.wait_for(forks.kill_all(), 60)  # it waits for the answer to a start
     with contextlib.suppress(ForkServerError):
-        await asyncio.wait_for(asked, 5)
+        await asyncio.wait_for(asked, 60)
         found["started"] = True
-    await asyncio.wait_for(lost.wait(), 5)
+    await asyncio.wait_for(lost.wait(), 60)
     found["host"] = await gone(pid)
     forks.close()
     sys.stdout.write(json.dumps(found) + "\n")

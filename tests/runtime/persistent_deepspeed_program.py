@@ -275,7 +275,7 @@ def orders(out: Path, sections: list[Any], folder: str, iteration: int) -> list[
             tier=str(out / folder),
             attempt=attempt,
             parts=(PartOrder(rank, segments[rank], str(out / f"template-{rank}"), sections[rank]),),
-            wait_s=5.0,
+            wait_s=60.0,
             keep=2,
             bytes_per_s=1e9,
         )

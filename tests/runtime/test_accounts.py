@@ -159,7 +159,7 @@ async def compare_clocks(of: Agent, reference: Agent) -> None:
             clock_ns=of.clock_ns,
         )
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not list(of_kind(of.log.history.entries, ClockMeasured)):
             await asyncio.sleep(0.01)
     watching.cancel()
@@ -318,7 +318,7 @@ def test_what_was_decided_is_soon_in_the_store_and_a_recovery_once_it_has_settle
         keeping = asyncio.create_task(a.account.keep_left(0.01))
 
         async def until(told: int) -> None:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while len(job_events(await job.told(None))) < told:
                     await asyncio.sleep(0.01)
 

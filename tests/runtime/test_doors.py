@@ -293,7 +293,7 @@ def test_the_peers_server_refuses_another_user(tmp_path: Path, needs: Callable[.
 
     attempt = """
         import os, socket, sys
-        s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5)
+        s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
         s.sendall(b"CASTOR" + os.urandom(90))
         try:
             print(len(s.recv(4096)))

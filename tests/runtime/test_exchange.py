@@ -84,7 +84,7 @@ def test_waiting_for_a_span_is_no_network_time(three: list[dict[str, Any]]) -> N
     for results in three:
         for _, network_s, sent_s, *_ in results["late"]["done"]:
             assert sent_s >= 0.5
-            assert network_s < 0.5
+            assert network_s <= sent_s - 0.49
 
 
 @pytest.mark.parametrize("name", ["eager", *SCHEMES])

@@ -78,7 +78,7 @@ class Serving:
         self, operator: Recording, plan: Plan | None = PLAN, agents: tuple[str, ...] = ()
     ) -> None:
         self.server(operator).serve([KEY], plan, agents)
-        await asyncio.wait_for(self.tasks.wait(), 10)
+        await asyncio.wait_for(self.tasks.wait(), 60)
         assert self.tasks.fatal == ""
 
     async def record(self) -> Served:

@@ -90,12 +90,12 @@ def test_waits_for_an_iteration_to_come_and_knows_one_that_went(replica: Replica
         for iteration in (2, 3):
             commit(replica, iteration)
         os._exit(0)
-    await_iteration(replica, 3, 20.0)
+    await_iteration(replica, 3, 60.0)
     os.waitpid(child, 0)
     copy: PartCopy = copy_part(replica, 3, reserve(PART.data_bytes))
     assert copy.data == content(3)
     with pytest.raises(IterationMissingError, match=r"iteration 1 is gone, \[2, 3\] are there"):
-        await_iteration(replica, 1, 20.0)
+        await_iteration(replica, 1, 60.0)
     with pytest.raises(IterationMissingError, match="not complete within 0 s"):
         await_iteration(replica, 4, 0.0)
 

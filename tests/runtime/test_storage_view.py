@@ -81,7 +81,7 @@ def test_an_inspection_tells_of_memory_at_once_and_of_storage_once_it_answers(
         holding, memory = holding_of(spec_of(folder), seen)
         began_s = time.monotonic()
         held, persistent = await holding.inspect(4, 0, thorough=False)
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 30
         assert (held, persistent) == ({}, None)
         assert seen == []
         let_go(folder)

@@ -30,7 +30,7 @@ from castor_runtime.transport.turns import SendTurns
 
 RUN = "0123456789abcdef"
 SECRET = JobSecret(b"a secret of this job")
-QUICK = Timeouts(connect_s=0.5, handshake_s=0.5, silence_s=2.0, idle_s=0.3, patience_s=0.5)
+QUICK = Timeouts(connect_s=30, handshake_s=30, silence_s=60, idle_s=0.3, patience_s=30)
 
 
 class Nothing:
@@ -171,7 +171,7 @@ def test_parts_come_first(tmp_path: Path) -> None:
         assert told == []
         through_s = time.monotonic()
         one.turns.give_back("a fetch")
-        asking.join(5)
+        asking.join(60)
         assert told[0] >= through_s
 
 
@@ -187,11 +187,11 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(
         channel = slow._channel
         assert channel is not None
         # It asks, and does not read the answer.
-        channel.send_json(telling.Kind.READ, {"file": "rank-0.log", "offset": 0}, timeout_s=1)
+        channel.send_json(telling.Kind.READ, {"file": "rank-0.log", "offset": 0}, timeout_s=30)
         time.sleep(0.05)
         began_s = time.monotonic()
         assert other.read("agent.log", 0)[1] == b"said"
-        assert time.monotonic() - began_s < 1.0
+        assert time.monotonic() - began_s < 30
         # Parts need no turn of the readers'.
         assert one.turns.take("a fetch", 0.1)
         one.turns.give_back("a fetch")

@@ -515,23 +515,23 @@ def test_a_receiver_that_stalls_holds_nobody_up() -> None:
 
 def ask_for_everything(address: str) -> socket.socket:
     connection = connected(parse_address(address), 5)
-    channel = greet_server(connection, SECRET, RUN, 5)
+    channel = greet_server(connection, SECRET, RUN, 30)
     opening = {
         "fetch": "greedy",
         "rank": 0,
         "iteration": ITERATION,
         "fingerprint": FINGERPRINT.hex(),
     }
-    channel.send_json(Kind.OPEN, opening, timeout_s=5)
-    assert channel.receive(timeout_s=5).kind is Kind.PART
-    channel.send(Kind.GET, pack_count(4), timeout_s=5)
+    channel.send_json(Kind.OPEN, opening, timeout_s=30)
+    assert channel.receive(timeout_s=30).kind is Kind.PART
+    channel.send(Kind.GET, pack_count(4), timeout_s=30)
     return connection
 
 
 def test_ping_answers_what_status_says() -> None:
     async def ping() -> dict[str, Any]:
         async with serving() as server:
-            return await PeerClient(SECRET, RUN).ping(server.address, 10)
+            return await PeerClient(SECRET, RUN).ping(server.address, 30)
 
     assert asyncio.run(ping()) == {"iteration": ITERATION}
 
@@ -542,7 +542,7 @@ def test_ping_ends_in_time_though_the_peers_loop_is_stuck() -> None:
 
     def status() -> dict[str, Any]:
         asked.set()
-        free.wait(10)
+        free.wait(60)
         return {}
 
     def run_server(addresses: list[str], started: threading.Event) -> None:
@@ -552,7 +552,7 @@ def test_ping_ends_in_time_though_the_peers_loop_is_stuck() -> None:
             )
             addresses.append(await server.start())
             started.set()
-            await asyncio.to_thread(asked.wait, 10)
+            await asyncio.to_thread(asked.wait, 60)
             await asyncio.sleep(0)
             await server.close()
 
@@ -562,11 +562,11 @@ def test_ping_ends_in_time_though_the_peers_loop_is_stuck() -> None:
     started = threading.Event()
     thread = threading.Thread(target=run_server, args=(addresses, started))
     thread.start()
-    started.wait(5)
+    started.wait(60)
     began = time.monotonic()
     with pytest.raises(PeerUnreachableError, match=addresses[0]):
         asyncio.run(PeerClient(SECRET, RUN).ping(addresses[0], 0.3))
-    assert 0.25 < time.monotonic() - began < 8
+    assert 0.25 < time.monotonic() - began < 50
     free.set()
     thread.join()
 

@@ -46,7 +46,6 @@ RUN = "0123456789abcdef"
 OWN = bytes.fromhex(RUN)
 SECRET = JobSecret(b"a secret of this job")
 FINGERPRINT = bytes(16)
-QUICK = Timeouts(connect_s=0.5, handshake_s=0.5, silence_s=0.5, idle_s=0.5, patience_s=0.5)
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def impostor(act: Callable[[socket.socket], None]) -> Iterator[str]:
             while True:
                 connection, _ = listener.accept()
                 with connection, contextlib.suppress(OSError, PeerError):
-                    connection.settimeout(2)
+                    connection.settimeout(30)
                     act(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -114,23 +113,19 @@ def impostor(act: Callable[[socket.socket], None]) -> Iterator[str]:
             thread.join()
 
 
-def ping(address: str, credentials: Any = SECRET, timeout_s: float = 10.0) -> dict[str, Any]:
+def ping(address: str, credentials: Any = SECRET, timeout_s: float = 30.0) -> dict[str, Any]:
     return asyncio.run(PeerClient(credentials, RUN).ping(address, timeout_s))
 
 
-def fetch(address: str, credentials: Any = SECRET, timeouts: Timeouts | None = None) -> Buffer:
+def fetch(address: str, credentials: Any = SECRET) -> Buffer:
     buffer = Buffer()
-    client = PeerClient(credentials, RUN, timeouts=timeouts)
+    client = PeerClient(credentials, RUN)
     asyncio.run(client.fetch(address, 0, 1, FINGERPRINT, buffer))
     return buffer
 
 
-def fetch_quickly(address: str) -> Buffer:
-    return fetch(address, timeouts=QUICK)
-
-
 def read_to_end(connection: socket.socket) -> bytes:
-    connection.settimeout(5)
+    connection.settimeout(30)
     received = b""
     with contextlib.suppress(ConnectionError):
         while block := connection.recv(1 << 16):
@@ -156,7 +151,7 @@ def test_a_client_refuses_a_server_with_another_secret() -> None:
 def test_a_server_refuses_a_client_with_another_secret(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with server() as address, connected(parse_address(address), 2) as connection:
+    with server() as address, connected(parse_address(address), 30) as connection:
         nonce = bytes(32)
         connection.sendall(MAGIC + nonce + OWN)
         answer = connection.recv(88, socket.MSG_WAITALL)
@@ -192,7 +187,7 @@ def test_a_run_that_was_changed_on_the_way_is_refused() -> None:
 
     def lie(client: socket.socket) -> None:
         hello = client.recv(56, socket.MSG_WAITALL)
-        with connected(parse_address(address), 2) as upstream:
+        with connected(parse_address(address), 30) as upstream:
             upstream.sendall(hello[:48] + OWN)
             client.sendall(upstream.recv(88, socket.MSG_WAITALL))
             client.recv(1)
@@ -206,7 +201,7 @@ def test_a_run_that_was_changed_on_the_way_is_refused() -> None:
 def test_a_server_refuses_its_own_proof_sent_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with server() as address, connected(parse_address(address), 2) as connection:
+    with server() as address, connected(parse_address(address), 30) as connection:
         connection.sendall(MAGIC + bytes(32) + OWN)
         answer = connection.recv(88, socket.MSG_WAITALL)
         connection.sendall(answer[56:])
@@ -218,7 +213,7 @@ def test_a_recorded_session_is_refused_when_it_is_played_again() -> None:
     recorded = bytearray()
 
     def relay(client: socket.socket) -> None:
-        with connected(parse_address(address), 2) as upstream:
+        with connected(parse_address(address), 30) as upstream:
 
             def back() -> None:
                 with contextlib.suppress(OSError):
@@ -237,7 +232,7 @@ def test_a_recorded_session_is_refused_when_it_is_played_again() -> None:
         with impostor(relay) as through:
             assert ping(through) == {"fine": True}
         assert len(recorded) == 16 + 32 + 8 + 32 + 40 + 16
-        with connected(parse_address(address), 2) as connection:
+        with connected(parse_address(address), 30) as connection:
             connection.sendall(recorded)
             # Magic, a fresh nonce and a proof that fits it; no status.
             assert len(read_to_end(connection)) == 88
@@ -245,19 +240,19 @@ def test_a_recorded_session_is_refused_when_it_is_played_again() -> None:
 
 def test_a_frame_of_another_session_or_one_that_is_repeated_is_refused() -> None:
     def greeted(connection: socket.socket) -> tuple[Channel, Seal]:
-        channel = greet_server(connection, SECRET, RUN, 2)
+        channel = greet_server(connection, SECRET, RUN, 30)
         return channel, channel._outgoing
 
     with server() as address:
         where = parse_address(address)
-        with connected(where, 2) as first, connected(where, 2) as second:
+        with connected(where, 30) as first, connected(where, 30) as second:
             channel, seal = greeted(first)
             frame = seal.pack(Frame(Kind.PING)) + seal.of_body(b"")
             greeted(second)
             second.sendall(frame)
             assert read_to_end(second) == b""
             first.sendall(frame)
-            assert channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
+            assert channel.receive_json(channel.receive(timeout_s=30), timeout_s=30)
             first.sendall(frame)
             assert read_to_end(first) == b""
 
@@ -270,7 +265,7 @@ def test_a_frame_of_another_session_or_one_that_is_repeated_is_refused() -> None
 @example(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
 @example(b"\x16\x03\x01" + bytes(200))
 def test_garbage_to_the_port_learns_nothing(garbage_server: str, garbage: bytes) -> None:
-    with connected(parse_address(garbage_server), 2) as connection:
+    with connected(parse_address(garbage_server), 30) as connection:
         connection.sendall(garbage)
         connection.shutdown(socket.SHUT_WR)
         answer = read_to_end(connection)
@@ -285,11 +280,11 @@ def garbage_server() -> Iterator[str]:
 
 
 def test_those_who_connect_and_say_nothing_are_cut_off_and_shut_nobody_out() -> None:
-    timeouts = Timeouts(handshake_s=1.5)
+    timeouts = Timeouts(handshake_s=4.0)
     with server(limits=ServerLimits(strangers=3), timeouts=timeouts) as address:
         where = parse_address(address)
         with contextlib.ExitStack() as stack:
-            idle = [stack.enter_context(connected(where, 2)) for _ in range(3)]
+            idle = [stack.enter_context(connected(where, 30)) for _ in range(3)]
             assert select.select(idle, [], [], 0.1)[0] == [], "these have their time"
             assert ping(address) == {"fine": True}
             assert read_to_end(idle[0]) == b"", "the one that had most of it is given up"
@@ -304,22 +299,22 @@ def test_a_crowd_of_silent_strangers_that_comes_back_shuts_no_peer_out() -> None
         with contextlib.ExitStack() as stack:
             for _ in range(5):
                 for _ in range(40):
-                    stack.enter_context(connected(where, 2))
+                    stack.enter_context(connected(where, 30))
                 assert ping(address) == {"fine": True}
 
 
 def test_peers_beyond_the_limit_are_turned_away_and_those_inside_stay() -> None:
     with (
         server(limits=ServerLimits(connections=1)) as address,
-        connected(parse_address(address), 2) as inside,
+        connected(parse_address(address), 30) as inside,
     ):
-        channel = greet_server(inside, SECRET, RUN, 2)
-        channel.send(Kind.PING, timeout_s=2)
-        channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
+        channel = greet_server(inside, SECRET, RUN, 30)
+        channel.send(Kind.PING, timeout_s=30)
+        channel.receive_json(channel.receive(timeout_s=30), timeout_s=30)
         with pytest.raises(PeerUnreachableError):
             ping(address)
-        channel.send(Kind.PING, timeout_s=2)
-        assert channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)["fine"]
+        channel.send(Kind.PING, timeout_s=30)
+        assert channel.receive_json(channel.receive(timeout_s=30), timeout_s=30)["fine"]
 
 
 def test_room_for_strangers_is_made_where_most_of_them_are() -> None:
@@ -356,19 +351,19 @@ def test_room_for_strangers_is_made_where_most_of_them_are() -> None:
     ],
 )
 def test_a_peer_that_asks_nonsense_is_cut_off(kind: Kind, body: bytes) -> None:
-    with server() as address, connected(parse_address(address), 2) as connection:
-        channel = greet_server(connection, SECRET, RUN, 2)
-        channel.send(kind, body, timeout_s=2)
+    with server() as address, connected(parse_address(address), 30) as connection:
+        channel = greet_server(connection, SECRET, RUN, 30)
+        channel.send(kind, body, timeout_s=30)
         assert read_to_end(connection) == b""
 
 
 def test_chunks_beyond_the_end_are_not_served() -> None:
-    with server() as address, connected(parse_address(address), 2) as connection:
-        channel = greet_server(connection, SECRET, RUN, 2)
+    with server() as address, connected(parse_address(address), 30) as connection:
+        channel = greet_server(connection, SECRET, RUN, 30)
         opening = {"fetch": "f", "rank": 0, "iteration": 1, "fingerprint": FINGERPRINT.hex()}
-        channel.send_json(Kind.OPEN, opening, timeout_s=2)
-        channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
-        channel.send(Kind.GET, b"\xff\xff\xff\xff", index=0, timeout_s=2)
+        channel.send_json(Kind.OPEN, opening, timeout_s=30)
+        channel.receive_json(channel.receive(timeout_s=30), timeout_s=30)
+        channel.send(Kind.GET, b"\xff\xff\xff\xff", index=0, timeout_s=30)
         assert read_to_end(connection) == b""
 
 
@@ -380,15 +375,15 @@ def test_a_client_is_not_taken_in_by_garbage(said: bytes) -> None:
 
     with impostor(act) as address:
         kind = PeerRefusedError if len(said) > 16 else PeerUnreachableError
-        for call in (ping, fetch_quickly):
+        for call in (ping, fetch):
             with pytest.raises(kind, match=address):
                 call(address)
 
 
 def test_a_frame_that_claims_to_be_huge_takes_no_memory() -> None:
     def act(connection: socket.socket) -> None:
-        channel = greet_client(connection, SECRET, RUN, 2)
-        channel.receive_body(channel.receive(timeout_s=2), timeout_s=2)
+        channel = greet_client(connection, SECRET, RUN, 30)
+        channel.receive_body(channel.receive(timeout_s=30), timeout_s=30)
         for kind in (Kind.STATUS, Kind.PART):
             connection.sendall(channel._outgoing.pack(Frame(kind, 0, 1 << 40)))
             connection.recv(1)
@@ -396,7 +391,7 @@ def test_a_frame_that_claims_to_be_huge_takes_no_memory() -> None:
     tracemalloc.start()
     try:
         with impostor(act) as address:
-            for call in (ping, fetch_quickly):
+            for call in (ping, fetch):
                 with pytest.raises(PeerUnreachableError, match=r"1099511627776|came where"):
                     call(address)
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
@@ -406,8 +401,8 @@ def test_a_frame_that_claims_to_be_huge_takes_no_memory() -> None:
 
 def test_a_chunk_of_another_size_is_not_received() -> None:
     def act(connection: socket.socket) -> None:
-        channel = greet_client(connection, SECRET, RUN, 2)
-        channel.receive_json(channel.receive(timeout_s=2), timeout_s=2)
+        channel = greet_client(connection, SECRET, RUN, 30)
+        channel.receive_json(channel.receive(timeout_s=30), timeout_s=30)
         opened = {
             "data_bytes": 8,
             "chunk_bytes": 8,
@@ -415,12 +410,12 @@ def test_a_chunk_of_another_size_is_not_received() -> None:
             "identity": "i",
             "fingerprint": FINGERPRINT.hex(),
         }
-        channel.send_json(Kind.PART, opened, timeout_s=2)
+        channel.send_json(Kind.PART, opened, timeout_s=30)
         while True:
-            asked = channel.receive(timeout_s=2)
-            channel.receive_body(asked, timeout_s=2)
+            asked = channel.receive(timeout_s=30)
+            channel.receive_body(asked, timeout_s=30)
             if asked.kind is Kind.GET_META:
-                channel.send(Kind.META, b"m", timeout_s=2)
+                channel.send(Kind.META, b"m", timeout_s=30)
             else:
                 longer = channel._outgoing.pack(Frame(Kind.CHUNK, 0, 9)) + b"123456789"
                 connection.sendall(longer)
@@ -429,20 +424,20 @@ def test_a_chunk_of_another_size_is_not_received() -> None:
         impostor(act) as address,
         pytest.raises(PeerUnreachableError, match="chunk 0 of 9 bytes came"),
     ):
-        fetch_quickly(address)
+        fetch(address)
 
 
 def test_a_peer_that_drips_is_given_up() -> None:
     def act(connection: socket.socket) -> None:
         for byte in MAGIC + bytes(72):
             connection.sendall(bytes([byte]))
-            time.sleep(0.1)
+            time.sleep(0.5)
 
     with impostor(act) as address:
         began = time.monotonic()
         with pytest.raises(PeerUnreachableError, match=r"timed out|silent|no answer"):
             ping(address, timeout_s=0.4)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 30
 
 
 def test_the_server_is_bound_to_its_address_only() -> None:
@@ -514,7 +509,7 @@ def test_a_client_without_a_certificate_is_refused(certificates: Path) -> None:
     context.load_verify_locations(certificates / "ours.pem")
     with (
         server(credentials=tls(certificates)) as address,
-        connected(parse_address(address), 2) as plain,
+        connected(parse_address(address), 30) as plain,
         context.wrap_socket(plain) as connection,
     ):
         connection.sendall(MAGIC + bytes(32) + OWN)

@@ -21,7 +21,7 @@ from castor_runtime.trainer.random_state import capture_random_state
 from castor_runtime.trainer.session import TrainerSession
 
 META_BYTES = 1 << 14
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 60.0
 
 
 class KilledError(BaseException):

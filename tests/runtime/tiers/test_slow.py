@@ -40,7 +40,8 @@ def test_a_bucket_that_stands_is_left_out_and_a_stop_at_a_checkpoint_needs_one_t
             released.wait(60)
 
     between.faults = stand
-    fine, slow = tmp_path / "fine", between.url(tmp_path.name)
+    fine = tmp_path / "fine"
+    slow = f"s3://bucket/{tmp_path.name}?endpoint_url={between.endpoint}"
     tiers = PersistenceOptions(tiers=(str(fine), slow), every_s=2.0)
     spec = small_job(machines=2, replicas=((0, 1), (1, 0)), persistence=tiers)
     cluster = Cluster(spec, tmp_path / "run", iterations=ITERATIONS)
