@@ -127,9 +127,9 @@ def test_credentials_that_run_out_are_told_of_and_new_ones_read(
     ("url", "told"),
     [
         ("memory://x", "gone with the process that wrote it: name s3://BUCKET"),
-        ("https://host/x", "https://... is no tier, it was never tried: name s3://"),
-        ("az://box/x", "is no tier, it was never tried: .* or mount what is there"),
-        ("sftp://host/x", "is no tier, it hangs once several parts are written at a time"),
+        ("https://host/x", "https://... is no tier, it is no object store .*: name s3://"),
+        ("az://box/x", "needs a package that is not installed"),
+        ("sftp://host/x", "is no tier, .*, or mount what is there and name the folder"),
         ("s3://", "name a bucket, and a prefix"),
         ("s3://key:secret@bucket/x", "no name, password"),
         ("s3://bucket/x?secret=abc", "no option 'secret': there are endpoint_url, region"),
