@@ -108,7 +108,7 @@ def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (("list", "nowhere"), "there is no folder nowhere"),
-        (("list", "memory://x"), "gone with the process"),
+        (("list", "memory://x"), "is no object store"),
         (("verify", ".", "--iteration", "7"), "there is no checkpoint global_step7"),
         (("export", ".", "--out", "x"), r"there is no complete checkpoint in \."),
     ],

@@ -25,16 +25,11 @@ from castor_runtime.persistent.tier import Tier
 OLDEST_S3FS: Final = (2026,)
 """Older ones do not make a file only where there is none, or know another fsspec."""
 
-_OBJECT_STORES: Final = {
-    **{"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az"},
-    **{"oci": "oci", "oss": "oss", "tos": "tos"},
-}
+_OBJECT_STORES: Final = ("s3", "gs", "az", "oci", "oss", "tos")
 """Of fsspec's: where a file is there whole or not at all. Whether one makes a file only where there
 is none is looked at before a job starts (`Tier.probe`)."""
 
-_CANNOT_SERVE: Final = {
-    "memory": "what lies there is gone with the process that wrote it",
-}
+_ALSO_CALLED: Final = {"s3a": "s3", "gcs": "gs", "abfs": "az"}
 
 _S3_OPTIONS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
     "endpoint_url": lambda value: {"endpoint_url": value},
@@ -73,16 +68,16 @@ def tier_at(url: str) -> Tier:
         if parts.netloc or parts.query:
             raise ValueError(f"{url}: write file:///PATH, or the path alone")
         return LocalTier(Path(unquote(parts.path)))
+    given, protocol = protocol, _ALSO_CALLED.get(protocol, protocol)
     if protocol not in _OBJECT_STORES:
-        why = _CANNOT_SERVE.get(protocol, "it is no object store that is known here")
         raise ValueError(
-            f"{protocol}://... is no tier, {why}: name s3://BUCKET/PREFIX or another of "
-            f"{', '.join(sorted(_OBJECT_STORES))}, or mount what is there and name the folder"
+            f"{given}://... is no tier, it is no object store that is known here: name "
+            f"s3://BUCKET/PREFIX or another of {', '.join(_OBJECT_STORES)}, or mount what is "
+            "there and name the folder"
         )
     plain = rest.partition("?")[0].rstrip("/")
     if not plain:
         raise ValueError(f"{url}: name a bucket, and a prefix: {protocol}://BUCKET/PREFIX")
-    protocol = _OBJECT_STORES[protocol]
     return _object_tier(url, protocol, f"{protocol}://{plain}", parts.query, os.getpid())
 
 
@@ -104,7 +99,8 @@ def require_usable(url: str) -> None:
     tier = tier_at(url)
     if isinstance(tier, LocalTier):
         return
-    protocol = _OBJECT_STORES[url.partition("://")[0]]
+    name = url.partition("://")[0]
+    protocol = _ALSO_CALLED.get(name, name)
     from fsspec.registry import get_filesystem_class  # noqa: PLC0415
 
     try:

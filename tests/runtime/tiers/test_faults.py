@@ -126,7 +126,7 @@ def test_credentials_that_run_out_are_told_of_and_new_ones_read(
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("memory://x", "gone with the process that wrote it: name s3://BUCKET"),
+        ("memory://x", "is no tier, .*: name s3://BUCKET"),
         ("https://host/x", "https://... is no tier, it is no object store .*: name s3://"),
         ("az://box/x", "needs a package that is not installed"),
         ("sftp://host/x", "is no tier, .*, or mount what is there and name the folder"),
