@@ -26,7 +26,8 @@ svg.chart{width:auto;min-width:680px;max-width:none}
 svg.chart text{font-size:12px}.axis{stroke:var(--line);stroke-width:1}.tick{fill:var(--dim)}
 .stack{display:flex;height:26px;border-radius:6px;overflow:hidden;background:var(--line)}
 .stack i{display:block;min-width:2px}
-.key{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:7px}
+.legend{white-space:nowrap}td .legend{display:flex;align-items:baseline;white-space:normal}
+.key{display:inline-block;flex:none;width:11px;height:11px;border-radius:3px;margin-right:7px}
 .wrap td,.wrap th{white-space:normal}.wrap td.n{white-space:nowrap}
 """
 
@@ -59,7 +60,8 @@ def stack(parts: Iterable[tuple[str, float, str]]) -> str:
 
 def key(colour: str, name: str) -> str:
     """Return an entry of a legend."""
-    return f'<i class="key" style="background:{colour}"></i>{escape(name)}'
+    dot = f'<i class="key" style="background:{colour}"></i>'
+    return f'<span class="legend">{dot}{escape(name)}</span>'
 
 
 def recovery_bar(recovery: Recovery, longest_s: float) -> str:

@@ -29,6 +29,9 @@ _SINCE: Final[Mapping[str, str]] = {
 }
 
 
+_UNKNOWN: Final = "what failed is not known"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heading:
     """What the report says of the run as a whole.
@@ -89,7 +92,9 @@ def _head(heading: Heading, story: Story) -> str:
         "running": "It has not ended: this is how far it is.",
         "": "How it ended is not in these logs.",
     }.get(heading.outcome, heading.outcome)
-    reason = f" {heading.reason}" if heading.reason and heading.outcome != "finished" else ""
+    # Who interrupts a run has no other reason.
+    untold = heading.reason and heading.reason != heading.outcome != "finished"
+    reason = f" {heading.reason}" if untold else ""
     paced = (
         " Waits stand for a GPU's work in this run (paced compute): times are those of the model."
         if story.paced
@@ -230,7 +235,7 @@ def _recovery(
     return (
         f'<div class="card"><b>{number}. {what}, {took}</b> '
         f'<span class="dim">{format_seconds(max(0.0, at_s))} after {since}</span>\n'
-        f"<p>{escape(one.cause or 'what failed is not known')}</p>\n"
+        f"<p>{escape(_cause(one))}</p>\n"
         f"{charts.recovery_bar(one, longest_s)}"
         f"<p>{escape(resumed)}.</p>"
         f'<table style="width:auto"><tr>{names}</tr><tr>{phases}</tr></table>'
@@ -318,10 +323,11 @@ def _bill(story: Story, bill: StorageBill | str) -> str:
     best = min(bill.alternatives, key=lambda one: one.wall_s)
     more_s = best.wall_s - account.wall_s
     verdict = (
-        f"The best of them had taken {format_seconds(more_s)} longer for the same "
+        f"The best of them would have taken {format_seconds(more_s)} longer for the same "
         f"{story.reached} iterations."
         if more_s > 0
-        else f"The best of them had not been slower in this run: {format_seconds(-more_s)} less."
+        else "The best of them would have been no slower in this run: it takes "
+        f"{format_seconds(-more_s)} less."
     )
     return (
         f"{head}<p>The simulator's word, calibrated on this run: its iterations of "
@@ -336,6 +342,12 @@ def _bill(story: Story, bill: StorageBill | str) -> str:
         '<th class="n">stalled</th><th class="n">one retrieval</th></tr>'
         f"{''.join(rows)}</table></div>\n"
     )
+
+
+def _cause(one: Recovery) -> str:
+    """Return what failed; that it was not known at first says nothing once it is."""
+    known = [text for text in one.cause.split("; ") if text and text != _UNKNOWN]
+    return "; ".join(known) or _UNKNOWN
 
 
 def _named(one: Alternative) -> str:
