@@ -57,7 +57,7 @@ def asked(url: str, ask: Callable[[EtcdStore], Coroutine[Any, Any, Finding]]) ->
 
 
 def test_an_etcd_that_stands_still_or_is_not_there(etcd: EmbeddedEtcd) -> None:
-    assert asked(etcd.url, store.health).found.startswith("etcd ")
+    assert asked(etcd.url, store.health).health != Health.BAD
     assert etcd.pid is not None
     os.kill(etcd.pid, signal.SIGSTOP)
     stat = Path(f"/proc/{etcd.pid}/stat")

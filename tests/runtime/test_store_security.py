@@ -16,6 +16,8 @@ import pytest
 
 from castor_policy.store import Put, StoreRefusedError, StoreUnavailableError, Txn
 from castor_runtime.authority import Authority
+from castor_runtime.doctor.finding import Health
+from castor_runtime.doctor.store import health
 from castor_runtime.store_address import PASSWORD_VARIABLE, parse_store
 from castor_runtime.stores import EmbeddedEtcd, EtcdStore, open_store
 from castor_runtime.stores.certificates import Certificates
@@ -241,6 +243,7 @@ def test_a_user_with_its_password_works_on_when_its_token_has_ended(
     url = asks_passwords.url("castor", ca=asks_passwords.certificates / "ca.pem")
     assert asked(url, work)[:2] == ["1", "2"]
     assert asked(url, lambda store: store.state())["alarms"] == []
+    assert asked(url, health).health != Health.BAD  # `castor doctor`
 
 
 def test_who_may_not_enter_is_told_why(
