@@ -27,7 +27,8 @@ from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.operators import ec2, open_operator
 from castor_runtime.operators.protocol import JobToJoin, Operator, OperatorError, Request
 from castor_runtime.operators.serving import RequestServer
-from castor_sim.store_model import ModelStore, StoreModel
+from castor_sim.model_store import ModelStore
+from castor_sim.store_model import StoreModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 REGION = "eu-central-1"

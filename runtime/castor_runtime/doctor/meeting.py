@@ -53,7 +53,7 @@ _RENEW_S: Final = 2.0
 _LOOK_S: Final = 0.2
 _HOSTS_A_SECOND: Final = 100  # whose cards one doctor reads, so that a thousand do not ask too much
 _AT_A_TIME: Final = 32
-_AGENT_S: Final = 5.0
+_AGENT_S: Final = 10.0
 _RATE_S: Final = 30.0
 
 
