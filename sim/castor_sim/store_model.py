@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -63,6 +63,7 @@ class StoreModel:
         "_full",
         "_keys",
         "_leases",
+        "_names",
         "_next_end_s",
         "_next_lease",
         "_now_s",
@@ -73,6 +74,7 @@ class StoreModel:
 
     def __init__(self, *, expiry_delay_s: float = 0.0) -> None:
         self._keys: dict[str, KeyValue] = {}
+        self._names: list[str] = []  # the keys in order: those of a prefix lie together
         self._leases: dict[int, _Lease] = {}
         self._next_lease = 1
         # The first change has revision 2, as in etcd, whose empty store stands at 1.
@@ -161,7 +163,8 @@ class StoreModel:
         """
         self.advance(now_s)
         kept = backup.backup() if backup is not None else StoreModel()
-        self._keys, self._leases, self._events = kept._keys, kept._leases, kept._events
+        self._keys, self._names = kept._keys, kept._names
+        self._leases, self._events = kept._leases, kept._events
         self._revision, self._revisions = kept._revision, kept._revisions
         self._compacted = kept._compacted
         self._ends = []
@@ -239,7 +242,7 @@ class StoreModel:
                 case Delete(key):
                     self._delete(key, revision)
                 case DeletePrefix(prefix):
-                    for key in sorted(key for key in self._keys if key.startswith(prefix)):
+                    for key in self._under(prefix):
                         self._delete(key, revision)
         return TxnResult(succeeded=True, revision=self._revision)
 
@@ -251,9 +254,16 @@ class StoreModel:
         """Return these keys, by name, and the revision."""
         self._enter(now_s)
         found = {name for name in keys.names if name in self._keys}
-        if keys.prefixes:
-            found |= {key for key in self._keys if key.startswith(keys.prefixes)}
+        for prefix in keys.prefixes:
+            found.update(self._under(prefix))
         return [self._keys[key] for key in sorted(found)], self._revision
+
+    def _under(self, prefix: str) -> list[str]:
+        """Return the names of the keys that begin with a prefix, in order."""
+        first = last = bisect_left(self._names, prefix)
+        while last < len(self._names) and self._names[last].startswith(prefix):
+            last += 1
+        return self._names[first:last]
 
     def events(self, keys: Keys, from_revision: int, now_s: float) -> list[StoreEvent]:
         """Return what happened to these keys since `from_revision`, included.
@@ -331,7 +341,9 @@ class StoreModel:
     def _put(self, put: Put, revision: int) -> None:
         before = self._keys.get(put.key)
         created = revision if before is None else before.create_revision
-        if before is not None and before.lease is not None:
+        if before is None:
+            insort(self._names, put.key)
+        elif before.lease is not None:
             self._leases[before.lease].keys.discard(put.key)
         if put.lease is not None:
             self._leases[put.lease].keys.add(put.key)
@@ -341,6 +353,7 @@ class StoreModel:
     def _delete(self, key: str, revision: int) -> None:
         before = self._keys.pop(key, None)
         if before is not None:
+            del self._names[bisect_left(self._names, key)]
             if before.lease is not None:
                 self._leases[before.lease].keys.discard(key)
             self._record(StoreEvent(key, None, 0, revision))

@@ -24,7 +24,8 @@ _STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 _INTERRUPTED = 130
 _CRASHED = 3
 _UNSEEN = 12
-_BATCH = 25
+_BATCH = 25  # schedules that a process is given at a time, of small jobs
+_BATCH_MACHINES = 200  # of larger ones as many as have so many machines together
 _SHOWN = 3
 _LAST_NOTES = 25
 
@@ -135,7 +136,9 @@ def _search(search: Search, seeds: range, jobs: int) -> Explored:
     from castor_analysis.workers import Workers
     from castor_sim.explore.run import Explored, run_seeds
 
-    batches = [seeds[begin : begin + _BATCH] for begin in range(0, len(seeds), _BATCH)]
+    machines = search.shape.machines if search.shape is not None else 1
+    batch = max(1, min(_BATCH, _BATCH_MACHINES // machines))
+    batches = [seeds[begin : begin + batch] for begin in range(0, len(seeds), batch)]
     columns = (TextColumn("exploring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     explored = Explored()
     with (

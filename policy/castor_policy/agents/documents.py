@@ -20,10 +20,8 @@ class Document:
 
     def to_json(self) -> str:
         """Return the document as one line of JSON with sorted keys."""
-        names = fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
         # Not `asdict`, which copies every value to its depth, and reports are written all the time.
-        record = {item.name: getattr(self, item.name) for item in names}
-        return json.dumps(record, sort_keys=True, separators=(",", ":"), default=asdict)
+        return _WRITES.encode({name: getattr(self, name) for name in _names(type(self))})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -36,11 +34,11 @@ class Document:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"a {cls.__name__} that is not JSON ({error}): {text[:200]}") from None
-        known = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # as above
+        known = _names(cls)
         if not isinstance(record, dict):
             raise ValueError(f"no {cls.__name__}: {text[:200]}")  # noqa: TRY004 - the text is at fault
         cls._check_version(record)
-        if unknown := sorted(set(record) - known):
+        if unknown := sorted(record.keys() - known):
             raise ValueError(f"expected a {cls.__name__} of this version, got one with {unknown}")
         try:
             document = cls(**cls._restored(_with_options(cls, record)))
@@ -63,11 +61,36 @@ class Document:
         return record
 
 
+_WRITES = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=asdict)
+
+
+_NAMES: dict[type, frozenset[str]] = {}
+_GROUPS: dict[type, dict[str, type[Options]]] = {}
+
+
+def _names(cls: type[Document]) -> frozenset[str]:
+    if cls not in _NAMES:
+        every = fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
+        _NAMES[cls] = frozenset(item.name for item in every)
+    return _NAMES[cls]
+
+
+def _groups(cls: type[Document]) -> dict[str, type[Options]]:
+    """Return the fields that are groups of options."""
+    if cls not in _GROUPS:
+        _GROUPS[cls] = {
+            name: kind
+            for name, kind in hints_of(cls).items()
+            if isinstance(kind, type) and issubclass(kind, Options)
+        }
+    return _GROUPS[cls]
+
+
 def _with_options(cls: type[Document], record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was read with its groups of options, each with all of its options and no more."""
     found = dict(record)
-    for name, kind in hints_of(cls).items():
-        if name in found and isinstance(kind, type) and issubclass(kind, Options):
+    for name, kind in _groups(cls).items():
+        if name in found:
             group, known = found[name], options_of(kind).keys()
             if not isinstance(group, dict) or group.keys() != known:
                 raise ValueError(f"expected {name} of this version, with {sorted(known)}")

@@ -150,11 +150,11 @@ class RootState:
 
     def _free_agents(self, plan: Plan | None, taken: Sequence[str]) -> list[AgentReport]:
         """Live agents that fill no machine; with the job's script, ordinary ones, by name first."""
-        aside = plan.aside if plan is not None else ()
+        aside, placed = plan.aside if plan is not None else (), frozenset(taken)
         free = [
             report
             for report in self.reports.values()
-            if report.agent not in taken
+            if report.agent not in placed
             and not self._patience.is_given_up(report)
             and not is_aside(aside, report.agent, report.incarnation)
         ]

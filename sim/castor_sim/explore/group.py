@@ -39,6 +39,7 @@ class SimulatedGroup:
         self._at_iteration: Counter[int] = Counter()  # members that have come so far
         self._captured_still = -1  # a rank whose capture was not over; -1: none
         self._notices: Counter[int] = Counter()  # by rank
+        self._may_notice: list[Trainer] | None = None  # by rank; None: to be found anew
         self._computed = False
         self._copies = 0  # of the iteration that is being captured
         self._holds = False  # all have agreed to go no further
@@ -49,6 +50,7 @@ class SimulatedGroup:
         if before is not None:
             self._at_iteration[before.iteration] -= 1
         self._members[trainer.rank] = trainer
+        self._may_notice = None
         self._at_iteration[trainer.iteration] += 1
         if len(self._members) == self._needed and self._is_whole():
             self._world.note(f"generation {self._generation} trains from {trainer.iteration}")
@@ -62,10 +64,14 @@ class SimulatedGroup:
         """Let the others find out, or hang."""
         if self._members.get(trainer.rank) is not trainer:
             return
-        for other in self._ordered():
+        able = self._ordered() if self._may_notice is None else self._may_notice
+        self._may_notice = [
+            other
+            for other in able
+            if other.alive and self._notices.get(other.rank, 0) < MOST_NOTICES
+        ]
+        for other in self._may_notice:
             draw = other.agent.draw
-            if self._notices[other.rank] >= MOST_NOTICES or not other.alive:
-                continue
             if other.agent is not trainer.agent and draw.random() < _NOTICES:
                 self._notices[other.rank] += 1
                 self._world.after(draw.uniform(*_NOTICE_S), self._notice, other, trainer)

@@ -48,7 +48,8 @@ class Monitor:
         self._gathered: dict[tuple[int, str], Gathered] = {}
         self._names: dict[str, str] = {}
         self.blame = Blame(fault.kind for fault in faults)
-        self._is_forgotten = False
+        self._has_ended = self._is_forgotten = False
+        self._awaited: Agent | None = None
         self._taken_along = self._losses = 0
         self._trains = 0
         self._attempts = Attempts(scene)
@@ -58,7 +59,7 @@ class Monitor:
 
     def planned(self, plan: Plan) -> None:
         """Check a plan that was written (invariants 4, 5 and 6)."""
-        before, self._plan = self._plan, plan
+        before, self._plan, self._has_ended = self._plan, plan, plan.is_over
         self._check_term(plan)
         if self._is_written_again(plan):
             return
@@ -158,7 +159,7 @@ class Monitor:
         known = self._plan is not None and all(self._plan == plan for plan in seen)
         self._losses += 1
         self._taken_along += not known or self.phase() == Phase.GATHER
-        self._is_forgotten = self._has_ended()
+        self._is_forgotten = self._has_ended
 
     def renewed(self, agent: Agent) -> None:
         """Check how long an agent believes in its lease (invariant 12)."""
@@ -267,12 +268,14 @@ class Monitor:
 
     def is_over(self) -> bool:
         """Whether the job has ended, and every agent with it."""
-        return self._is_forgotten or (
-            self._has_ended() and all(agent.is_stuck for agent in self._scene.live())
-        )
+        return self._is_forgotten or (self._has_ended and not self._is_awaited())
 
-    def _has_ended(self) -> bool:
-        return self._plan is not None and self._plan.is_over
+    def _is_awaited(self) -> bool:
+        """Whether an agent is still to end; the one that was found last is asked first."""
+        if self._awaited is None or not self._awaited.alive or self._awaited.is_stuck:
+            live = self._scene.live()
+            self._awaited = next((agent for agent in live if not agent.is_stuck), None)
+        return self._awaited is not None
 
     def check_time(self, limit_s: float) -> None:
         """Say that the job is late (invariant 11)."""

@@ -5,8 +5,10 @@ The twin of the runtime's watchdogs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from castor_policy.agents.events import TrainerHung, TrainersStanding
-from castor_sim.explore.roles import Agent, Scene
+from castor_sim.explore.roles import Agent, Scene, Trainer
 
 STALL_S = 6.0
 """A trainer none of whose iterations ends for so long is taken for stalled."""
@@ -31,26 +33,28 @@ class TrainerWatch:
 
     def look(self) -> None:
         """Look at every trainer now."""
-        self._look_for_standstill()
-        now_s = self._scene.now_s
-        for rank, trainer in sorted(self._agent.trainers.items()):
-            if not trainer.alive or rank in self._hangs_told:
-                continue
+        trainers = self._agent.trainers
+        live = [trainers[rank] for rank in sorted(trainers) if trainers[rank].alive]
+        if not live:
+            return
+        self._look_for_standstill(live)
+        for trainer in live:
             hung_s = trainer.hung_since_s
-            if hung_s is not None and now_s - hung_s >= self._scene.spec.limits.hang_s:
-                self._hangs_told.add(rank)
-                self._agent.see(TrainerHung(trainer.generation, rank, "stands still"))
+            if not trainer.alive or hung_s is None or trainer.rank in self._hangs_told:
+                continue
+            if self._scene.now_s - hung_s >= self._scene.spec.limits.hang_s:
+                self._hangs_told.add(trainer.rank)
+                self._agent.see(TrainerHung(trainer.generation, trainer.rank, "stands still"))
 
-    def _look_for_standstill(self) -> None:
+    def _look_for_standstill(self, live: Sequence[Trainer]) -> None:
         """Say how far each trainer has come once none goes on, and that they do again."""
-        live = [trainer for _, trainer in sorted(self._agent.trainers.items()) if trainer.alive]
         busy = any(trainer.holds for trainer in live)
-        stands = bool(live and not busy) and all(
+        stands = not busy and all(
             self._scene.now_s - trainer.progress_s
             >= (STALL_S if trainer.has_trained else FIRST_STALL_S)
             for trainer in live
         )
-        if stands == self._standing_told or not live:
+        if stands == self._standing_told:
             return
         self._standing_told = stands
         positions = {t.rank: (int(t.resumed), t.iteration, 0) for t in live} if stands else {}
