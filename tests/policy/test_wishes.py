@@ -17,6 +17,7 @@ from castor_policy.agents.effects import (
     Exit,
     GrantWishes,
     Hold,
+    Log,
     RequestMachine,
     RootEffect,
     StopTrainers,
@@ -55,6 +56,7 @@ from castor_policy.agents.worker import Worker
 from castor_policy.job_options import PersistenceOptions, TrafficOptions
 from castor_policy.placement import place
 from castor_policy.store import Compare, Delete
+from castor_records.events.failures import Drained
 
 TERM = 7
 NAMES = tuple(f"node-{n}" for n in range(4))
@@ -182,7 +184,8 @@ def test_a_drain_gives_the_place_to_a_standby_from_where_all_hold() -> None:
     assert after.agents == ("node-0", "node-1", "spare-0", "node-3")
     assert (after.reached, after.attempts, after.loaded) == (11, 0, NAMES)
     assert write.grants == ()  # it stands until the replicas are there again
-    made.handle(PlanChanged(after, 21), 1.1)
+    logged = [one.event for one in made.handle(PlanChanged(after, 21), 1.1) if isinstance(one, Log)]
+    assert logged[0] == Drained(generation=4, machine=2, agent="node-2", iteration=11)
     loaded = replace(after, phase=Phase.LOAD, iteration=11)
     made.handle(PlanChanged(loaded, 22), 1.2)
     members = [replace(one, generation=4, held=0) for one in running()]

@@ -35,6 +35,11 @@ def _(event: f.Detected) -> str:  # noqa: ARG001 - its cause is too long for a l
 
 
 @_label.register
+def _(event: f.Drained) -> str:
+    return f"{event.agent} is drained"
+
+
+@_label.register
 def _(event: f.Replaced) -> str:
     return f"filled by {event.agent}"
 

@@ -50,7 +50,7 @@ from castor_policy.agents.plan_repair import is_awaited, later, newest_generatio
 from castor_policy.agents.root_state import RootState
 from castor_policy.agents.seating import holds_parts, kept_iteration, seats
 from castor_policy.agents.standstill import Standstill, standstill
-from castor_policy.agents.wishes import handed_over, held_by_all, stopped
+from castor_policy.agents.wishes import given_away, handed_over, held_by_all, stopped
 from castor_records.events.failures import Planned
 
 
@@ -272,7 +272,7 @@ class Root(RootState):
         held = held_by_all(self.spec, current)
         if held and not wishes.keeps_holding(current):
             filled, filling = self._fill(handed_over(plan, held, leaving), float("-inf"))
-            return self._write(filled, filling)
+            return self._write(filled, [*given_away(plan, held, leaving), *filling])
         effects: list[RootEffect] = [*wishes.ask(plan, self._revision, current, leaving, now_s)]
         wanted = [(m, f"{plan.generation}-{m}") for m in wishes.waiting(plan, takers)]
         effects += self._filling.request(wanted, now_s)

@@ -26,12 +26,13 @@ from typing import TypeAlias
 
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.attempts import furthest
-from castor_policy.agents.effects import AskHold, AskPersist, GrantWishes
+from castor_policy.agents.effects import AskHold, AskPersist, GrantWishes, Log
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.wish import Wish, WishKind
 from castor_policy.interleaving import NONE
 from castor_policy.placement import Placement
+from castor_records.events.failures import Drained
 
 ASK_AGAIN_S = 5.0
 """What was asked for and has not come about is asked for again: it may not have been heard."""
@@ -237,6 +238,19 @@ def handed_over(plan: Plan, held: int, leaving: Sequence[int]) -> Plan:
         loaded=plan.agents,
         asked_for=True,
     )
+
+
+def given_away(plan: Plan, held: int, leaving: Sequence[int]) -> list[Log]:
+    """Return what the log says of the places that `handed_over` empties."""
+    following = plan.generation + 1
+    return [
+        Log(
+            Drained(
+                generation=following, machine=machine, agent=plan.agents[machine], iteration=held
+            )
+        )
+        for machine in leaving
+    ]
 
 
 def _emptied(names: Sequence[str], places: Collection[int]) -> tuple[str, ...]:

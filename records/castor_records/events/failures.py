@@ -148,6 +148,24 @@ class Replaced(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drained(Event):
+    """A machine's place is given away, as was asked for; by the root.
+
+    Attributes:
+        generation: that begins without it.
+        machine: the place.
+        agent: who had it.
+        iteration: that all ranks hold at, and go on from.
+    """
+
+    kind: ClassVar[str] = "drained"
+    generation: Count
+    machine: Count
+    agent: str
+    iteration: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopiesTogether(Event):
     """Two copies of a shard are in one failure domain, since a plan seats them so; by the root.
 

@@ -65,6 +65,12 @@ def _(event: f.SetAside) -> _Line:
 
 
 @_line.register
+def _(event: f.Drained) -> _Line:
+    given = f"its place is given away at iteration {event.iteration}"
+    return f"machine {event.machine} ({event.agent}) is drained: {given}", ""
+
+
+@_line.register
 def _(event: f.Replaced) -> _Line:
     return f"machine {event.machine} is now filled by {event.agent}", "cyan"
 

@@ -19,7 +19,7 @@ from castor_policy.agents.store_keys import plan_key
 from castor_policy.agents.wish import WishKind
 from castor_policy.job_options import PersistenceOptions
 from castor_records.events.event import of_kind
-from castor_records.events.failures import Detected, Planned
+from castor_records.events.failures import Detected, Drained, Planned
 
 ITERATIONS = 12
 
@@ -95,6 +95,8 @@ def test_a_drained_machine_gives_its_place_away_and_nothing_is_done_again(
     assert tier == "peer"
     assert 3 <= iteration < ITERATIONS
     assert list(of_kind(outcome.events, Detected)) == []
+    (drained,) = (one.event for one in of_kind(outcome.events, Drained))
+    assert (drained.machine, drained.agent, drained.iteration) == (2, "node-2", iteration)
 
 
 def test_a_stopped_job_ends_at_once_and_keeps_nothing(make: Make) -> None:
