@@ -26,6 +26,9 @@ class ModelStore:
         clock: returns the time in seconds.
         poll_s: a watch looks at the model so often; 0: whenever the event loop comes round, which
             keeps that loop busy, and is right where the clock is moved by hand.
+
+    Attributes:
+        is_cut: the store cannot be reached by this one alone, for as long as that is so.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class ModelStore:
         self._clock = clock
         self._poll_s = poll_s
         self._closed = False
+        self.is_cut = False
 
     async def grant(self, ttl_s: float) -> int:
         """See `Store.grant`."""
@@ -87,4 +91,6 @@ class ModelStore:
     def _reached(self) -> StoreModel:
         if self._closed:
             raise StoreUnavailableError("the store was closed")
+        if self.is_cut:
+            raise StoreUnavailableError("the store cannot be reached from here")
         return self._model

@@ -16,30 +16,6 @@ pytestmark = pytest.mark.long
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gpt2_tiny.py"
 SMALL = ["--layers=1", "--hidden=32", "--sequence=32", "--batch=2"]
 
-LEAVES = """
-import os, pathlib, runpy, sys
-import castor
-
-real = castor.Checkpointer
-left = pathlib.Path({left!r})
-
-class Leaving(real):
-    def __init__(self, engine, **options):
-        super().__init__(engine, **options)
-        self._engine = engine
-
-    def step(self, *arguments, **options):
-        super().step(*arguments, **options)
-        if os.environ["RANK"] == "1" and self._engine.global_steps == 5 and not left.exists():
-            left.write_text("once")
-            sys.exit(0)
-
-castor.Checkpointer = Leaving
-sys.argv[0] = {example!r}
-sys.path.insert(0, os.path.dirname({example!r}))
-runpy.run_path({example!r}, run_name="__main__")
-"""
-
 
 def named(trial: Trial) -> list[set[tuple[object, object]]]:
     """For each recovery, the machines and ranks that were held responsible."""
@@ -64,19 +40,6 @@ def test_a_rank_that_is_killed_again_and_again_is_named_and_a_standby_takes_its_
     assert (replaced.event.machine, replaced.event.agent) == (1, "spare-0")
     assert replaced.event.generation == 4  # the first two failures cost it nothing
     assert "machine 1: node-1 is set aside: it failed 3 times" in trial.output
-
-
-def test_a_rank_that_leaves_with_code_0_is_named_and_training_goes_on(tmp_path: Path) -> None:
-    """The others cannot train without it: they lose their connections to it."""
-    script = tmp_path / "leaves.py"
-    script.write_text(LEAVES.format(left=str(tmp_path / "left"), example=str(EXAMPLE)))
-    options = ["--nodes", "3", "--lease", "3s", str(script), "--iterations", "12", *SMALL]
-    trial = train(tmp_path / "run", options)
-    sys.stdout.write(trial.output)
-    assert trial.code == 0
-    assert trial.result["iterations"] == 12
-    assert named(trial) == [{(1, 1)}]
-    assert "exited with code 0 while others still trained" in trial.recoveries[0]["cause"]
 
 
 def test_an_option_that_nobody_knows_ends_the_run_at_once(tmp_path: Path) -> None:

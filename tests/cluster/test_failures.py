@@ -176,14 +176,6 @@ def test_an_agent_alone_a_flipped_bit_and_a_standby_that_takes_over(
     assert "a machine was asked for" not in trial.output
 
 
-def test_a_standby_dies_when_it_is_needed(castor_train: Any, baseline: Any) -> None:
-    faults = ("--kill", "machine:2@10", "--kill", "machine:spare-0@recovery")
-    trial = castor_train("--standby", "1", *faults)
-    check_end(trial, baseline(4, 30))
-    assert all(recovery["iterations_lost"] <= 1 for recovery in trial.recoveries)
-    assert trial.of(Replaced)[-1].event.agent == "spare-1"
-
-
 def test_an_agent_that_wakes_after_a_standby_took_its_place_disturbs_nobody(
     start: Any, baseline: Any
 ) -> None:

@@ -197,6 +197,16 @@ class Cluster:
         self.model.stop(time.monotonic())
         self._loop.call_later(seconds, lambda: self.model.start(time.monotonic()))
 
+    def wipe_store(self) -> None:
+        """Have the store come back without any data, as another one; call it in the event loop."""
+        self.model.lose_data(time.monotonic(), other=True)
+
+    def cut_off(self, name: str, *, is_cut: bool = True) -> None:
+        """Let an agent not reach the store, or let it again; its trainers go on."""
+        life = self._named(name).life
+        assert life is not None, "it was started"
+        life.store.is_cut = is_cut
+
     def ask(self, kind: str, name: str = "") -> None:
         """Put into the store what a job's user asks for; call it in the event loop.
 

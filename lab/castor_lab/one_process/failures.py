@@ -35,6 +35,23 @@ def die_settled(trainer: TrainerThread) -> None:
     trainer.die()
 
 
+def leave(*, says_so: bool) -> Failure:
+    """Return what has the training program end with code 0 in the middle of its training.
+
+    Args:
+        says_so: it says before that it has finished, as a program does that ends by itself.
+    """
+
+    def fail(trainer: TrainerThread) -> None:
+        settled(trainer)
+        if says_so:
+            assert trainer.session is not None, "it trains"
+            trainer.session.finish(trainer.meta)
+        trainer.leave()
+
+    return fail
+
+
 def garble(trainer: TrainerThread) -> None:
     """Have a piece of the next checkpoint arrive damaged."""
     settled(trainer)

@@ -28,6 +28,10 @@ class KilledError(BaseException):
     """The trainer was killed: no code of its own is to hear of it."""
 
 
+class LeftError(BaseException):
+    """The training program ends with code 0, wherever it is: no code of it is to hear of it."""
+
+
 class TrainerThread:
     """One trainer of one generation.
 
@@ -116,6 +120,10 @@ class TrainerThread:
         """End here and now, by signal 9."""
         raise KilledError
 
+    def leave(self) -> None:
+        """End here and now, with code 0, as a script that calls `sys.exit(0)`."""
+        raise LeftError
+
     def go_on(self) -> None:
         """Return, unless this trainer was killed."""
         if self.killed.is_set():
@@ -127,6 +135,8 @@ class TrainerThread:
         code = 1
         try:
             self._train(self)
+            code = 0
+        except LeftError:
             code = 0
         except KilledError:
             code = -signal.SIGKILL
