@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from castor_lab.faults.machines import suspend
-from castor_policy.store import LeaseLostError, Put, StoreUnavailableError, Txn
+from castor_policy.store import Keys, LeaseLostError, Put, StoreUnavailableError, Txn
 from castor_runtime.store_address import StoreAddress
 from castor_runtime.stores import EmbeddedEtcd, EtcdStartError, EtcdStore, open_store
 
@@ -207,6 +207,27 @@ def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
     wait_until(lambda: gone(pid))
+
+
+def test_reads_that_are_given_up_end_no_etcd(etcd: EmbeddedEtcd) -> None:
+    """etcd 3.5.1 ends by a transaction of reads whose client does not wait for it."""
+    keys = Keys(frozenset({"job/one", "job/two"}), ("job/a/", "job/b/"))
+
+    async def story() -> None:
+        store = open_store(etcd.url)
+        for number in range(200):
+            await store.transact(put(f"job/a/{number}", "x" * 10_000))
+        for turn in range(300):
+            reads = [asyncio.create_task(store.read(keys)) for _ in range(4)]
+            await asyncio.sleep(turn % 20 / 1000)
+            for one in reads:
+                one.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+        found, _ = await store.read(keys)
+        assert len(found) == 200
+        await store.close()
+
+    tell(story)
 
 
 def test_start_and_stop_may_be_repeated(etcd: EmbeddedEtcd) -> None:
