@@ -17,6 +17,9 @@ REFUSED = 2
 BEGIN_AGAIN = 3
 """Another life of this agent must replace it (its fork server died); memory is kept for that."""
 
+STORE_AWAY = 75
+"""The store did not answer when it was started: again, in a while (EX_TEMPFAIL of sysexits.h)."""
+
 TERMINATED = 143
 """SIGTERM ended it, as by a shell's convention; its memory waits for its next life."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from castor_configs.errors import InputError
 from castor_policy.agents.domain_call import Answer, answers_prefix, call_key
-from castor_policy.agents.exit_codes import TERMINATED
+from castor_policy.agents.exit_codes import STORE_AWAY, TERMINATED
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_keys import spec_key
 from castor_policy.store import Put, Store, StoreRefusedError, StoreUnavailableError, Txn
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 AnswerT = TypeVar("AnswerT")
 
 
+class _StoreAwayError(Exception):
+    """The store did not answer for as long as it is waited for."""
+
+
 def run_agent(options: AgentOptions, given: JobSpec | None = None) -> int:
     """Run an agent until its job ends.
 
@@ -38,7 +42,7 @@ def run_agent(options: AgentOptions, given: JobSpec | None = None) -> int:
         See `castor_policy.agents.exit_codes`.
 
     Raises:
-        InputError: the store cannot be reached, has no such job, or credentials are missing.
+        InputError: the store has no such job or refuses, or credentials are missing.
     """
     # Before the first thread, of which the store's client has several.
     pid, link = fork_trainer_server()
@@ -86,6 +90,9 @@ async def _serve(
         return await serving
     except asyncio.CancelledError:
         return TERMINATED
+    except _StoreAwayError as error:
+        sys.stderr.write(f"castor: {options.store} {error}\n")
+        return STORE_AWAY
     finally:
         forks.close()
 
@@ -107,11 +114,13 @@ async def read_spec(store: Store, options: AgentOptions) -> JobSpec:
     """Return the job once it is in the store; say the failure domain to who asks before.
 
     Raises:
-        InputError: it does not come, or the store cannot be reached or refuses.
+        InputError: it does not come, or the store refuses.
+        _StoreAwayError: the store does not answer.
     """
     give_up_s = time.monotonic() + options.wait_s
     key, call = spec_key(options.job), call_key(options.job)
-    failure = f"has no job {options.job!r}; start it with `castor train --job {options.job}`"
+    none = f"has no job {options.job!r}; start it with `castor train --job {options.job}`"
+    failure: Exception = InputError(f"{options.store} {none}")
     while True:
         try:
             found, _ = await store.get_prefix(key)
@@ -126,11 +135,11 @@ async def read_spec(store: Store, options: AgentOptions) -> JobSpec:
         except StoreRefusedError as error:
             raise InputError(str(error), key="--store") from error
         except StoreUnavailableError as error:
-            failure = f"does not answer: {error}"
+            failure = _StoreAwayError(f"does not answer: {error}")
         except ValueError as error:
             raise InputError(f"job {options.job}: {error}") from error
         if time.monotonic() > give_up_s:
-            raise InputError(f"{options.store} {failure}")
+            raise failure
         await asyncio.sleep(0.2)
 
 
@@ -151,7 +160,8 @@ async def _answered(options: AgentOptions, ask: Callable[[], Awaitable[AnswerT]]
     """Ask the store again for as long as it may be away.
 
     Raises:
-        InputError: it stayed away, or refuses; or `ask` says so, or finds what it cannot read.
+        InputError: it refuses; or `ask` says so, or finds what it cannot read.
+        _StoreAwayError: it stayed away.
     """
     give_up_s = time.monotonic() + options.wait_s
     while True:
@@ -161,7 +171,7 @@ async def _answered(options: AgentOptions, ask: Callable[[], Awaitable[AnswerT]]
             raise InputError(str(error), key="--store") from error
         except StoreUnavailableError as error:
             if time.monotonic() > give_up_s:
-                raise InputError(f"{options.store} does not answer: {error}") from error
+                raise _StoreAwayError(f"does not answer: {error}") from error
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
