@@ -70,11 +70,17 @@ class Deployment:
 
     def is_spare(self, name: str) -> bool:
         """Whether a node's agent is alive without a place among those that train."""
+        if not list(self.logs(name).glob("*/*/agent.json")):
+            return False
+        alive = any("castor run" in one for one in self.hosts[name].processes().values())
+        return alive and self.machine(name) is None
+
+    def machine(self, name: str) -> int | None:
+        """Return the place that a node's agent fills, by what it said last; None for none."""
         for file in self.logs(name).glob("*/*/agent.json"):
-            record = json.loads(file.read_text())
-            alive = any("castor run" in one for one in self.hosts[name].processes().values())
-            return alive and record["machine"] is None
-        return False
+            machine: int | None = json.loads(file.read_text())["machine"]
+            return machine
+        return None
 
     def events(self) -> list[Entry[Event]]:
         return merge(
