@@ -183,13 +183,14 @@ def test_a_group_that_does_not_answer_in_time_is_taken_to_have_grown(
     aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To ask for another machine might bring two; where nothing is asked for yet, none comes."""
-    monkeypatch.setattr(ec2, "_READ_S", 1.0)
-    operator = aws.operator()
-    aws.fail("DescribeAutoScalingGroups", 2.0)
+    monkeypatch.setattr(ec2, "_RETRIES", 0)
+    monkeypatch.setattr(ec2, "_READ_S", 0.5)
+    aws.fail("DescribeAutoScalingGroups", 1.0)
     with pytest.raises(OperatorError, match="cannot be looked at: Read timeout"):
-        aws.provide(operator=operator)
-    aws.fail("SetDesiredCapacity", 2.0)
-    (words,) = aws.provide(operator=operator)
+        aws.provide()
+    monkeypatch.setattr(ec2, "_READ_S", 5.0)  # enough to look at the group on any machine
+    aws.fail("SetDesiredCapacity", 6.0)
+    (words,) = aws.provide()
     assert words.startswith("training did not say whether it grows to 3: Read timeout")
     while aws.wanted != 3:  # what was sent comes through, late
         time.sleep(0.05)

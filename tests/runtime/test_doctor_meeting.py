@@ -17,10 +17,11 @@ from castor.app import app
 from castor_configs.errors import InputError
 from castor_lab.emulated_cluster.iproute import KernelRefusedError, ip
 from castor_policy.agents.store_keys import doctors_prefix
+from castor_policy.store import Put, Txn
 from castor_runtime.doctor import meeting, open_ports
 from castor_runtime.doctor.finding import Finding, Health
 from castor_runtime.doctor.link_rate import IterationTraffic
-from castor_runtime.doctor.meeting import Expected, meet
+from castor_runtime.doctor.meeting import Card, Expected, meet
 from castor_runtime.doctor.open_ports import AGENTS, COLLECTIVES, RENDEZVOUS, OpenPorts, unreached
 from castor_runtime.ports import Ports
 from castor_runtime.stores import EmbeddedEtcd
@@ -82,11 +83,16 @@ def test_a_host_that_does_not_come_is_missed() -> None:
 def test_two_hosts_of_one_name_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "LEASE_S", 0.1)
     monkeypatch.setattr(meeting, "_RENEW_S", 0.1)
-    ((first,), (second,)) = asyncio.run(Hosts().meet("a", "a", patience_s=3.0))
-    assert {first.found, second.found} == {
-        "another doctor is 'a' already",
-        "1 of 2 came within 3 s: a",
-    }
+    store = Hosts().store
+    another = Put(f"{doctors_prefix('j')}a", Card("a", {}, "token").to_json())
+
+    async def second() -> list[Finding]:
+        await store.transact(Txn((), (another,)))
+        return await meet(store, Expected("j", "a", 2, 30.0), "127.0.0.1", SECRET)
+
+    (finding,) = asyncio.run(second())
+    assert (finding.health, finding.found) == (Health.BAD, "another doctor is 'a' already")
+    assert "--name" in finding.advice
 
 
 def test_a_secret_of_another_job_is_told_on_both_hosts() -> None:

@@ -134,7 +134,7 @@ class Slowly:
 def test_an_etcd_that_is_slow_or_old_or_lets_us_not_in(
     etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    between = Slowly(str(etcd.endpoint[1]), 2 * store.SLOW_S)
+    between = Slowly(str(etcd.endpoint[1]), 1.2 * store.SLOW_S)
     monkeypatch.setattr(store, "fault_of", lambda _: "")  # that of the etcd which is installed here
     found = asked(between.url, store.health)
     between.close()
