@@ -15,6 +15,7 @@ from castor_policy.agents import (
     lease_keeping,
     life,
     root,
+    seen_documents,
     store_view,
     store_writes,
     worker,
@@ -73,4 +74,4 @@ def test_both_write_as_root_what_the_policy_says() -> None:
 
 
 def test_who_only_looks_on_reads_the_keys_as_the_agents_do() -> None:
-    assert job_view.meaning is store_view.meaning
+    assert job_view.meaning is seen_documents.meaning
