@@ -23,9 +23,6 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.wishes import MOST_IN_VAIN
 
-CHECKED_AT_ONCE = 2
-"""Machines that one `validate` counts anew, so that it takes no longer where there are more."""
-
 
 class Mark:
     """What the report of a machine says, as far as it may decide something."""
@@ -206,20 +203,22 @@ class RollCall:
         return is_loaded and in_training and counts[Mark.TRAINS] > 0 and not counts[Mark.HELD]
 
     def validate(self) -> None:
-        """Check some of the marks against the reports, others each time, and what is counted.
+        """Check the marks of one machine against its report, of the next one each time.
+
+        After the last one what is counted is checked, too: so it takes no longer where there are
+        more machines.
 
         Raises:
             AssertionError: they differ.
         """
         plan, machines = self._plan, len(self._marks)
-        agents = plan.agents if plan is not None else ()
-        for _ in range(min(CHECKED_AT_ONCE, machines)):
-            self._checked = (self._checked + 1) % machines
-            if plan is not None:
-                report = self._reports.get(agents[self._checked])
-                found = marks(self._spec, plan, self._checked, report)
-                assert self._marks[self._checked] == found, "a report was taken in, not counted"
-        if self._checked < CHECKED_AT_ONCE:
+        if plan is None or not machines:
+            return
+        self._checked = (self._checked + 1) % machines
+        report = self._reports.get(plan.agents[self._checked])
+        found = marks(self._spec, plan, self._checked, report)
+        assert self._marks[self._checked] == found, "a report was taken in, not counted"
+        if self._checked == 0:
             counts = Counter(mark for one in self._marks for mark in one)
             assert +self._counts == counts, "the counts are not those of the marks"
 
