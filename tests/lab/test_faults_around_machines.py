@@ -16,7 +16,7 @@ from castor_lab.faults.machines import TargetMissingError
 from castor_lab.faults.surroundings import Surroundings
 from castor_runtime.agent.options import AgentOptions
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def fault(text: str) -> Fault:

@@ -25,7 +25,7 @@ from castor_runtime.trainer.agent_link import TrainerSettings
 HOST = Path(__file__).with_name("checkpointer_host.py")
 EXCHANGE = Path(__file__).with_name("exchange_program.py")
 RUN = "0123456789abcdef"
-DEADLINE_S = 90.0
+DEADLINE_S = 240.0
 
 RunCases = Callable[[int, Path, list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -366,7 +366,7 @@ def run_exchange_cases(
         start_new_session=True,
     )
     try:
-        program.communicate(json.dumps(cases), timeout=120)
+        program.communicate(json.dumps(cases), timeout=240)
         assert program.returncode == 0
     finally:
         if program.returncode is None:

@@ -30,7 +30,7 @@ from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.traffic import Traffic
 
 DTYPES = [torch.float32, torch.uint8, torch.bfloat16, torch.int64]
-DEADLINE_S = 60.0
+DEADLINE_S = 200.0
 OWNER = SegmentOwner("exchange-test", "0" * 16, "agent", b"0123456789abcdef")
 
 

@@ -45,7 +45,7 @@ from castor_runtime.stores import EmbeddedEtcd, open_store
 
 pytestmark = pytest.mark.long  # all of it starts real processes, many times
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 EventT = TypeVar("EventT")
 
 

@@ -43,7 +43,7 @@ from castor_sim.store_model import StoreModel
 
 pytestmark = pytest.mark.long  # together, not one by one
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 SPEC = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "train.py", limits=WatchLimits(lease_s=2.0))
 PLAN = Plan(3, 1, "load", ("node-0", "node-1"), ("i1", "i1"))
 

@@ -22,7 +22,7 @@ from castor_runtime.stores import EmbeddedEtcd, EtcdStartError, EtcdStore, open_
 
 pytestmark = pytest.mark.long  # all of it starts real processes, many times
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture

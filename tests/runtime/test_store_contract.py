@@ -32,7 +32,7 @@ from castor_sim.store_model import StoreModel
 
 pytestmark = pytest.mark.long  # together, not one by one
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for what must come; never for what takes its time."""
 
 
