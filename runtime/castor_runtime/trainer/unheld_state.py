@@ -11,6 +11,7 @@ import functools
 import gc
 import hashlib
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,6 +26,9 @@ from castor_runtime.trainer.optimizer_state import OptimizerState
 
 _DEPTH = 5
 """How deep an object may lie in what is held and still count as held."""
+
+_ALONE_S = 0.25
+"""So long this thread runs alone: a million objects take less."""
 
 _PAGE = "see docs/your-script.md"
 
@@ -313,7 +317,7 @@ def _alive(kinds: tuple[type, ...]) -> list[Any]:
 def _of_kinds(kinds: tuple[type, ...]) -> list[Any]:
     known: dict[type, bool] = {}
     found = []
-    for item in gc.get_objects():
+    for item in _objects():
         kind = type(item)
         wanted = known.get(kind)
         if wanted is None:
@@ -321,6 +325,23 @@ def _of_kinds(kinds: tuple[type, ...]) -> list[Any]:
         if wanted:
             found.append(item)
     return found
+
+
+def _objects() -> list[Any]:
+    """Return all that the collector knows, without tuples.
+
+    Some of those are about to be filled by another thread. Were it to go on while they are held
+    here, Python would take its tuple for one that others have, and fail it with a SystemError
+    ("tupleobject.c: bad argument to internal function"). So nobody else runs meanwhile.
+    """
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(_ALONE_S)
+    try:
+        # Who waits already asks for its turn within the old interval. From ours on nobody does.
+        time.sleep(2 * interval_s)
+        return [item for item in gc.get_objects() if type(item) is not tuple]
+    finally:
+        sys.setswitchinterval(interval_s)
 
 
 def _engine_types() -> tuple[type, ...]:
