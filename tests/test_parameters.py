@@ -11,7 +11,7 @@ ROOMS = (
     *("paper_figures", "benchmarks", "examples"),
 )
 MANY = 10
-AT_MOST = 8
+AT_MOST = 10
 """All are commands, whose options are their parameters."""
 
 

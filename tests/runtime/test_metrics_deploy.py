@@ -103,7 +103,7 @@ class Prometheus:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         config = {
-            "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
+            "global": {"scrape_interval": "1s", "evaluation_interval": "500ms"},
             "rule_files": [str(RULES)],
             "scrape_configs": [
                 {"job_name": "castor", "static_configs": [{"targets": targets}]},
@@ -178,7 +178,8 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(
         # Two scrapes since the recovery, and rules that were evaluated on them.
         running[0].wait_for("castor_recoveries_total > 0 and on (agent) castor_iteration > 5")
         running[0].wait_for("castor:checkpoint_stall:ratio_rate5m > 0")
-        asked_s.append(time.time())
+        (all_up,) = running[0].wait_for("count(up == 1) == 3")
+        asked_s.append(float(all_up["value"][0]))
 
     meanwhile(2, start)
     cluster.at(1, 4, die_settled)

@@ -26,8 +26,10 @@ def test_threads_that_build_tuples_do_not_fail_while_all_objects_are_looked_at()
     for thread in threads:
         thread.start()
     wanted = Wanted()
+    many = [[number] for number in range(1_000_000)]
     try:
         found = [unheld_state._of_kinds((Wanted,)) for _ in range(6)]
+        assert len(many) == 1_000_000
     finally:
         ends.set()
         for thread in threads:

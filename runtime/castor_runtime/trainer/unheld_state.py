@@ -11,9 +11,11 @@ import functools
 import gc
 import hashlib
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain, compress, repeat, starmap
+from operator import call
 from typing import Any
 
 import torch
@@ -26,9 +28,6 @@ from castor_runtime.trainer.optimizer_state import OptimizerState
 
 _DEPTH = 5
 """How deep an object may lie in what is held and still count as held."""
-
-_ALONE_S = 0.25
-"""So long this thread runs alone: a million objects take less."""
 
 _PAGE = "see docs/your-script.md"
 
@@ -315,33 +314,33 @@ def _alive(kinds: tuple[type, ...]) -> list[Any]:
 
 
 def _of_kinds(kinds: tuple[type, ...]) -> list[Any]:
-    known: dict[type, bool] = {}
-    found = []
-    for item in _objects():
-        kind = type(item)
-        wanted = known.get(kind)
-        if wanted is None:
-            wanted = known[kind] = issubclass(kind, kinds)
-        if wanted:
-            found.append(item)
-    return found
+    """Return the objects of these types, and of those derived from them.
 
-
-def _objects() -> list[Any]:
-    """Return all that the collector knows, without tuples.
-
-    Some of those are about to be filled by another thread. Were it to go on while they are held
-    here, Python would take its tuple for one that others have, and fail it with a SystemError
-    ("tupleobject.c: bad argument to internal function"). So nobody else runs meanwhile.
+    The collector's list has tuples in it that other threads are about to fill. Were one of these
+    to go on while the list is held, Python would take its tuple for one that others have, and fail
+    it with a SystemError ("tupleobject.c: bad argument to internal function"). So the list comes
+    and goes within one call, `list(...)`: another thread has its turn between two steps of Python,
+    and there is none within.
     """
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(_ALONE_S)
+    wanted = set(kinds)
+    derived = list(kinds)
+    for kind in derived:  # grows while it is walked
+        new = set[type](kind.__subclasses__()) - wanted
+        wanted |= new
+        derived += new
+    is_wanted = wanted.__contains__
+    collects = gc.isenabled()
+    gc.disable()  # it might run something of Python's within the call
     try:
-        # Who waits already asks for its turn within the old interval. From ours on nobody does.
-        time.sleep(2 * interval_s)
-        return [item for item in gc.get_objects() if type(item) is not tuple]
+        # Nothing happens before `list` asks. It is compress(objects, map(is_wanted, map(type,
+        # objects))), where `objects` must not have a name.
+        twice = map(repeat, map(gc.get_objects, (None,)), (2,))
+        with_types = map(partial(map, call, (iter, partial(map, type))), twice)
+        with_choice = map(partial(map, call, (iter, partial(map, is_wanted))), with_types)
+        return list(chain.from_iterable(starmap(compress, with_choice)))
     finally:
-        sys.setswitchinterval(interval_s)
+        if collects:
+            gc.enable()
 
 
 def _engine_types() -> tuple[type, ...]:
