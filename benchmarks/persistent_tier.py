@@ -6,7 +6,8 @@
 Trains the example on emulated machines with a persistent tier, by default a bucket of moto's S3
 server on this machine, whose own work then counts as the uploads'. An iteration is one "with" if it
 lies within the writing of a share, one "without" if it lies in none. OUT/persistent_tier.json has
-the medians and their ratio; the machine may be shared and noisy, so read the ratio.
+the medians and their ratio; the machine may be shared and noisy, so read the ratio. With
+--paced-layer-ms processors stay as free as beside a GPU: else uploads and trainers share them.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tier", default="", help="default: a bucket of a server of its own")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--paced-layer-ms", help="layers wait so long instead of computing")
     parser.add_argument("--every", default="10s", help="how often a checkpoint is persisted")
     parser.add_argument("--out", type=Path, default=Path("out/persistent-tier"))
     return parser.parse_args()
@@ -109,10 +111,17 @@ def main() -> None:
     with bucket() if not given.tier else _given(given.tier) as tier:
         line = [f"--nodes={given.nodes}", f"--persist={tier}", f"--persist-every={given.every}"]
         line += ["--lease=3s", "--overwrite", str(EXAMPLE), f"--iterations={given.iterations}"]
+        if given.paced_layer_ms is not None:
+            line += ["--paced-layer-ms", given.paced_layer_ms]
         trial = train(given.out / "run", line)
     if trial.code != 0:
         sys.exit(trial.output)
-    document = {"castor": __version__, "tier": tier.partition("?")[0], **measured(trial)}
+    document = {
+        "castor": __version__,
+        "tier": tier.partition("?")[0],
+        "compute": "real" if given.paced_layer_ms is None else "paced",
+        **measured(trial),
+    }
     write_text(given.out / "persistent_tier.json", json.dumps(document, indent=1) + "\n")
     print(json.dumps(document, indent=1))
 
