@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from castor_lab.one_process import Cluster, Outcome, TrainerThread, small_job
+from castor_lab.one_process import Cluster, Outcome, TrainerThread
 from castor_lab.one_process.cluster import PATIENCE_S
 from castor_lab.one_process.failures import die_settled, leave, lose, settled
 from castor_policy.job_options import RecoveryOptions
@@ -25,29 +24,6 @@ ITERATIONS = 8
 START = ("scratch", 0)
 
 Make = Callable[..., Cluster]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
-    clusters: list[Cluster] = []
-
-    def made(standby: int = 0, **changes: Any) -> Cluster:
-        spec = small_job(**changes)
-        folder = tmp_path_factory.mktemp(spec.job)
-        clusters.append(Cluster(spec, folder, iterations=ITERATIONS, standby=standby))
-        return clusters[-1]
-
-    yield made
-    for cluster in clusters:
-        cluster.remove_memory()
-
-
-@pytest.fixture(scope="module")
-def whole(make: Make) -> str:
-    """The final state of a run that nothing happens to."""
-    state = make().run().state
-    assert state is not None
-    return state
 
 
 def plans(outcome: Outcome) -> list[tuple[str, int]]:

@@ -6,14 +6,13 @@ The agents, trainers, memory and servers are real, as in `test_heart`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from castor_lab.one_process import Cluster, Outcome, TrainerThread, small_job
+from castor_lab.one_process import Cluster, Outcome, TrainerThread
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_keys import plan_key
 from castor_policy.agents.wish import WishKind
@@ -24,29 +23,6 @@ from castor_records.events.failures import Detected, Drained, Planned
 ITERATIONS = 12
 
 Make = Callable[..., Cluster]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
-    clusters: list[Cluster] = []
-
-    def made(standby: int = 0, folder: Path | None = None, **changes: Any) -> Cluster:
-        spec = small_job(**changes)
-        folder = folder or tmp_path_factory.mktemp(spec.job)
-        clusters.append(Cluster(spec, folder, iterations=ITERATIONS, standby=standby))
-        return clusters[-1]
-
-    yield made
-    for cluster in clusters:
-        cluster.remove_memory()
-
-
-@pytest.fixture(scope="module")
-def whole(make: Make) -> str:
-    """The final state of a run that nobody stops."""
-    state = make().run().state
-    assert state is not None
-    return state
 
 
 def ask_at(cluster: Cluster, step: int, kind: str, name: str = "") -> None:
