@@ -20,6 +20,7 @@ import pytest
 from castor_policy.job_options import DeviceOptions, JobOptions, TrafficOptions
 from castor_policy.placement import place
 from castor_runtime.arena import Arena, ControlBlock, JobLock, PartLayout
+from castor_runtime.stores import EmbeddedEtcd
 from castor_runtime.trainer.agent_link import TrainerSettings
 
 HOST = Path(__file__).with_name("checkpointer_host.py")
@@ -383,3 +384,12 @@ def run_exchange_cases(
 def run_cases() -> RunCases:
     """Runs cases of exchange_program.py: world, folder, cases."""
     return run_exchange_cases
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[EmbeddedEtcd]:
+    """An etcd of a test's own; some modules have one for all of theirs."""
+    server = EmbeddedEtcd(tmp_path / "etcd")
+    server.start()
+    yield server
+    server.stop()

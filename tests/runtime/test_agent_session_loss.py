@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,14 +46,6 @@ pytestmark = pytest.mark.long  # together, not one by one
 PATIENCE_S = 60.0
 SPEC = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "train.py", limits=WatchLimits(lease_s=2.0))
 PLAN = Plan(3, 1, "load", ("node-0", "node-1"), ("i1", "i1"))
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EmbeddedEtcd]:
-    server = EmbeddedEtcd(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.stop()
 
 
 class Member:

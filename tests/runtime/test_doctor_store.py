@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,14 +35,6 @@ pytestmark = pytest.mark.long  # a real etcd in each
 SECRET = JobSecret(b"the secret of this job")
 RUN = "ab" * 8
 SPEC = JobSpec("j", 2, 1, "group", ((0, 1), (1, 0)), "train.py", run=RUN)
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EmbeddedEtcd]:
-    server = EmbeddedEtcd(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.stop()
 
 
 def asked(url: str, ask: Callable[[EtcdStore], Coroutine[Any, Any, Finding]]) -> Finding:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -23,14 +23,6 @@ from castor_runtime.stores import EmbeddedEtcd, EtcdStartError, EtcdStore, open_
 pytestmark = pytest.mark.long  # all of it starts real processes, many times
 
 PATIENCE_S = 60.0
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EmbeddedEtcd]:
-    server = EmbeddedEtcd(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.stop()
 
 
 def tell(story: Callable[[], Awaitable[None]]) -> None:
