@@ -93,6 +93,11 @@ def takes_agent_flags(command: CommandT) -> CommandT:
     return with_flags(command, inspect.signature(_flags, eval_str=True).parameters.values())
 
 
+def name_of(given: Mapping[str, Any]) -> str:
+    """Return what this machine's agent is called."""
+    return str(given["name"]) or socket.gethostname().partition(".")[0]
+
+
 def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -> AgentOptions:
     """Return how an agent is started.
 
@@ -107,7 +112,7 @@ def agent_options(job: str, store: str, given: Mapping[str, Any], **also: Any) -
     """
     from castor_runtime.agent.options import AgentOptions
 
-    name = given["name"] or socket.gethostname().partition(".")[0]
+    name = name_of(given)
     listen = _address_of(given["interface"]) if given["interface"] else given["listen"]
     _check_credentials(given)
     return AgentOptions(

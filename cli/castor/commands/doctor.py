@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from castor.commands.agent_flags import takes_agent_flags
+from castor.commands.agent_flags import name_of, takes_agent_flags
 from castor.commands.asking import StoreUrl, ask
 from castor.commands.reading import read_option
 from castor_configs.errors import InputError
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from castor_runtime.doctor.store import Planned
     from castor_runtime.stores import EtcdStore
     from castor_runtime.transport import Credentials
-
-_REPLICAS: Final = 2
-"""As --replicas has it unless it is given."""
 
 _MARKS = {"good": "green", "note": "yellow", "bad": "red"}
 
@@ -85,6 +81,7 @@ def doctor(
     --job gpt2 --secret FILE --nproc-per-node 8 --state-bytes 15GB --meet 5 train.py
     """
     from castor_configs.quantities import parse_bytes
+    from castor_runtime.arena.layout import BUFFERS
     from castor_runtime.doctor import credentials, host
 
     given = context.params
@@ -101,7 +98,7 @@ def doctor(
     if asked.planned is not None:
         memory = memory or asked.planned.memory_bytes
     elif memory is None and state is not None:
-        memory = 2 * _REPLICAS * state
+        memory = BUFFERS * _replicas() * state
     held = 0 if asked.planned is None else asked.planned.held_bytes
     found = [
         *own,
@@ -155,9 +152,8 @@ class _Asked:
         check_job_name(self.job)
         patience_s = read_option(parse_seconds, patience, "--patience")
         if ready:
-            name = given["name"] or socket.gethostname().partition(".")[0]
             ports = Ports.parse(given["ports"])
-            self.meeting = Expected(self.job, name, hosts, patience_s, ports), at
+            self.meeting = Expected(self.job, name_of(given), hosts, patience_s, ports), at
 
     def look(self) -> list[Finding]:
         """Look at the store, the job in it, and the hosts that meet there."""
@@ -179,7 +175,7 @@ class _Asked:
                 return
             expected, at = self.meeting
             machines = expected.hosts if planned is None else planned.machines
-            replicas = _REPLICAS if planned is None else planned.replicas
+            replicas = _replicas() if planned is None else planned.replicas
             state = self.state_bytes or (planned.state_bytes if planned else 0)
             if state:
                 traffic = IterationTraffic.of(state, machines, replicas)
@@ -188,6 +184,14 @@ class _Asked:
 
         asyncio.run(ask(self.url, look))
         return found
+
+
+def _replicas() -> int:
+    """Return how many replicas a job has whose line does not say."""
+    from castor_configs.job import LaunchOptions
+    from castor_policy.option import default_of
+
+    return int(default_of(LaunchOptions, "replicas"))
 
 
 def _print(found: list[Finding], *, as_json: bool) -> None:

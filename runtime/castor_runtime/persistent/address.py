@@ -99,8 +99,7 @@ def require_usable(url: str) -> None:
     tier = tier_at(url)
     if isinstance(tier, LocalTier):
         return
-    name = url.partition("://")[0]
-    protocol = _ALSO_CALLED.get(name, name)
+    protocol = tier.url.partition("://")[0]
     from fsspec.registry import get_filesystem_class  # noqa: PLC0415
 
     try:

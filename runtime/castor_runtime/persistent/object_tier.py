@@ -1,4 +1,4 @@
-"""A persistent tier on an object store, by fsspec: S3 and what speaks like it, and Google's.
+"""A persistent tier on an object store, by fsspec: S3 and what speaks like it, and others.
 
 Object stores have neither folders nor renaming, but a file is there whole or not at all. So an
 attempt's files stay where they were written, and the attempt counts once a manifest that names it
