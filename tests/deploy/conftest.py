@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from castor_lab.separate_hosts.hosts import SeparateHost, SeparateHosts
 from castor_records.event_log import merge
-from castor_records.events.event import Entry, Event
+from castor_records.events.event import Entry, Event, of_kind
+from castor_records.events.training import IterationEnded
 from castor_records.recoveries import last_iteration
 from castor_runtime.launcher.final_state import final_state
 from castor_runtime.stores.embedded import etcd_program
@@ -88,6 +90,14 @@ class Deployment:
     def iteration(self) -> int:
         return last_iteration(self.events())
 
+    def redone(self, until_generation: int) -> dict[tuple[int, int], int]:
+        """Return how often which rank ended which iteration, of those that it ended again."""
+        ended = (one.event for one in of_kind(self.events(), IterationEnded))
+        times = Counter(
+            (one.rank, one.iteration) for one in ended if one.generation <= until_generation
+        )
+        return {which: count for which, count in times.items() if count > 1}
+
     def final(self, ranks: int) -> tuple[int | None, str | None]:
         files = [one for name in self.nodes for one in self.logs(name).glob("*/*/final.json")]
         return final_state([json.loads(file.read_text()) for file in files], ranks)
@@ -116,5 +126,5 @@ def deployment(request: pytest.FixtureRequest, needs: Callable[..., None]) -> It
     """A store and the nodes that the test's parameter names, and then whatever else it names."""
     needs("ip", "unshare", "nsenter", "mount", "ss", "pkill", "hostname", root=True)
     nodes, others = request.param
-    with SeparateHosts("deploy", [STORE, *nodes, *others]) as hosts:
+    with SeparateHosts([STORE, *nodes, *others]) as hosts:
         yield Deployment(hosts, nodes)

@@ -26,8 +26,16 @@ while sleep 0.1; do [ -e /mnt/code ] && exit "$(cat /mnt/code)"; done
 """
 
 
-def said(node: SeparateHost) -> str:
-    return "".join(log.read_text() for log in node.path("/root").glob("j-*.log"))
+MAIN = '\nif __name__ == "__main__":\n'
+"""How the training program begins: here it waits, so that the spare is there before it goes on."""
+GATE = """\
+    while not Path("/mnt/go").exists():
+        __import__("time").sleep(0.05)
+"""
+
+
+def said(node: SeparateHost, job: str = "j") -> str:
+    return "".join(log.read_text() for log in node.path("/root").glob(f"{job}-*.log"))
 
 
 def agent(node: SeparateHost) -> list[int]:
@@ -49,6 +57,11 @@ def test_a_job_of_tasks_trains_on_without_one_and_ends_leave_what_they_should(
     ends(deployment, slurm, hosts)
 
 
+def places(deployment: Any) -> list[str]:
+    """Return the nodes whose agents have a place."""
+    return [name for name in NODES if deployment.machine(name) is not None]
+
+
 def trains_without_a_task(
     deployment: Any,
     slurm: SlurmCluster,
@@ -57,17 +70,36 @@ def trains_without_a_task(
 ) -> None:
     job = ("--nnodes", "2:3", "--job", "trained", "--interface", "eth0", "--lease", "3s")
     store = ("--store", deployment.store, "--secret", deployment.secret_file)
-    line = (*job, *store, *program, "--iterations", str(ITERATIONS))
+    example = Path(program[0])
+    text = ("--text", str(example.parent / "text" / "harbour.txt"))
+    gated = example.read_text().replace(MAIN, f"{MAIN}{GATE}")
+    assert GATE in gated
+    for host in deployment.hosts:
+        host.path("/mnt/train.py").write_text(gated)
+    line = (*job, *store, "/mnt/train.py", *program[1:], *text, "--iterations", str(ITERATIONS))
     slurm.type("castor", "slurm", "--submit", *line)
+    deployment.wait_until(lambda: len(places(deployment)) == 2, slurm.tasks)
+    deployment.wait_until(lambda: any(map(deployment.is_spare, NODES)), slurm.tasks)
+    for host in deployment.hosts:
+        host.path("/mnt/go").touch()
     deployment.wait_until(lambda: deployment.iteration() >= 5, slurm.tasks)
     on = {node: task for task, (_, node) in slurm.tasks().items()}
-    taken = next(name for name in NODES if not deployment.is_spare(name))
-    slurm.type("scontrol", "requeue", on[taken])
-    # Slurm holds it for two minutes; the spare has its place, and the others end with the job.
-    deployment.wait_until(lambda: slurm.tasks() == {on[taken]: ("PENDING", "")}, slurm.tasks)
+    told, lost = places(deployment)
+
+    # Its time is over soon: the spare has its place, and nothing is trained twice.
+    drained = "drained: this machine has no place any more"
+    slurm.type("scancel", "--signal=USR1", "--batch", on[told])
+    deployment.wait_until(lambda: drained in said(deployment.hosts[told], "trained"), slurm.tasks)
+
+    # Another node is taken away, and no spare is there: the task that comes again has its place.
+    slurm.type("scontrol", "requeuehold", on[lost])
+    assert deployment.redone(until_generation=2) == {}
+    deployment.wait_until(lambda: slurm.tasks()[on[told]][0] == "PENDING", slurm.tasks)
+    slurm.hasten(on[told])
+    deployment.wait_until(lambda: slurm.tasks() == {on[lost]: ("PENDING", "")}, slurm.tasks)
     assert deployment.final(2) == (ITERATIONS, baseline(2, ITERATIONS))
     assert not any(deployment.hosts[name].segments() for name in NODES)
-    slurm.type("scancel", on[taken])
+    slurm.type("scancel", on[lost])
 
 
 def ends(deployment: Any, slurm: SlurmCluster, hosts: list[SeparateHost]) -> None:
@@ -83,15 +115,18 @@ def ends(deployment: Any, slurm: SlurmCluster, hosts: list[SeparateHost]) -> Non
     on = {node: task for task, (_, node) in slurm.tasks().items()}
     assert set(on) == set(NODES)
 
-    # Stopped by its user: the task is over. Killed: it waits in the queue, to come again.
+    # Stopped by its user: the task is over. Killed: it waits in the queue, to come again, be the
+    # controller too slow to answer at first.
+    with slurm.silent_controller():
+        os.kill(agent(hosts[1])[0], signal.SIGKILL)
+        wait_until(lambda: "slurm_load_jobs error" in said(hosts[1]), lambda: said(hosts[1]))
     hosts[0].path("/mnt/code").write_text("93")
-    os.kill(agent(hosts[1])[0], signal.SIGKILL)
     wait_until(
         lambda: slurm.tasks() == {on["n1"]: ("PENDING", ""), on["n2"]: ("RUNNING", "n2")},
         slurm.tasks,
     )
     hosts[0].path("/mnt/code").unlink()
-    slurm.type("scontrol", "update", f"job={on['n1']}", "StartTime=now")  # else in two minutes
+    slurm.hasten(on["n1"])
     wait_until(lambda: slurm.tasks()[on["n1"]][0] == "RUNNING", slurm.tasks)
     assert (
         said(hosts[2])
@@ -107,7 +142,7 @@ def ends(deployment: Any, slurm: SlurmCluster, hosts: list[SeparateHost]) -> Non
     slurm.type("scancel", submitted)
     wait_until(lambda: not slurm.tasks(), slurm.tasks)
     assert not any("/mnt/castor" in one for host in hosts for one in host.processes().values())
-    assert "told\nclean --job j\n" in said(came_to)
+    wait_until(lambda: "told\nclean --job j\n" in said(came_to), lambda: said(came_to))
 
 
 def test_the_line_says_how_many_tasks(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from castor_lab.emulated_cluster.iproute import KernelRefusedError
+from castor_lab.faults.machines import suspend
 from castor_lab.separate_hosts.hosts import SeparateHost
 
 PROGRAMS: Final = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -93,13 +97,43 @@ class SlurmCluster:
     def _begin(host: SeparateHost, *arguments: str) -> None:
         host.begin("env", f"SLURM_CONF={_FOLDER}/slurm.conf", *arguments)
 
+    def _try(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        with_settings = ("env", f"SLURM_CONF={_FOLDER}/slurm.conf", *arguments)
+        return self._controller.run(*with_settings, check=False)
+
     def type(self, *arguments: str) -> str:
         """Run one of Slurm's commands at the controller; return what it says."""
-        with_settings = ("env", f"SLURM_CONF={_FOLDER}/slurm.conf", *arguments)
-        return self._controller.run(*with_settings, check=False).stdout
+        return self._try(*arguments).stdout
 
     def tasks(self) -> dict[str, tuple[str, str]]:
-        """Return what is in the queue: task -> (state, node)."""
-        lines = self.type("squeue", "-h", "-r", "-o", "%i %T %N").splitlines()
-        words = (line.split() for line in lines)
+        """Return what is in the queue: task -> (state, node).
+
+        Raises:
+            KernelRefusedError: the controller does not answer.
+        """
+        give_up_s = time.monotonic() + _UP_S
+        while (listed := self._try("squeue", "-h", "-r", "-o", "%i %T %N")).returncode != 0:
+            if time.monotonic() > give_up_s:
+                raise KernelRefusedError(f"Slurm's controller is silent: {listed.stderr}")
+        words = (line.split() for line in listed.stdout.splitlines())
         return {one[0]: (one[1], one[2] if len(one) > 2 else "") for one in words}
+
+    def hasten(self, task: str) -> None:
+        """Have a task that was requeued begin soon: Slurm lets it wait for two minutes.
+
+        It may not begin in the second in which it ended: slurmd refuses that ("already killed, do
+        not launch batch job"), and Slurm then takes the task as failed.
+        """
+        self.type("scontrol", "update", f"job={task}", "StartTime=now+2seconds")
+
+    @contextlib.contextmanager
+    def silent_controller(self) -> Iterator[None]:
+        """Have the controller answer nobody for a while: its process stands still."""
+        (pid,) = (
+            pid for pid, words in self._controller.processes().items() if words == "slurmctld -D -c"
+        )
+        suspend(pid)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)

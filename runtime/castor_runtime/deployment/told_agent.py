@@ -20,6 +20,7 @@ while kill -0 "$agent" 2> /dev/null; do
   wait "$agent"  # a signal ends it before its time, with a code of its own
 done
 wait "$agent"; code=$?
+agent=  # its number may be another's soon: nobody is told any more
 """
 
 
