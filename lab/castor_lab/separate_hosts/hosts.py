@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,18 +13,20 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import IO, ClassVar, Final, Self
 
 from castor_configs.errors import InputError
-from castor_lab.emulated_cluster.iproute import KernelRefusedError, ip, require
+from castor_lab.emulated_cluster.iproute import KernelRefusedError, ip, ip_json, require
 from castor_lab.emulated_cluster.namespaces import kill_all_in, processes_in
 from castor_lab.separate_hosts.disk import SHARED_MEMORY, environment, first_process, installed
+from castor_runtime.processes import is_alive
 
 INTERFACE: Final = "eth0"
 """What every host calls its link."""
 NETWORK: Final = "10.77.0"
 """Of a switch that nothing else is on, so that it may be anybody's."""
 
+_APART: Final = "apart"
 _SWITCH: Final = "switch"
 _PROGRAMS: Final = ("unshare", "nsenter", "mount", "hostname", "ss")
 _UP_S: Final = 10.0
@@ -188,19 +192,22 @@ class SeparateHost:
 class SeparateHosts:
     """Hosts on one switch, up for the time of a `with`; afterwards nothing of them is left.
 
+    Several may be up at once, each on its own switch.
+
     Args:
-        name: of them all: up to eight letters.
         names: of the hosts.
 
     Raises:
         InputError: not root, or a program is missing.
     """
 
-    def __init__(self, name: str, names: Sequence[str]) -> None:
+    _made: ClassVar = itertools.count()
+
+    def __init__(self, names: Sequence[str]) -> None:
         require()
         if missing := [one for one in _PROGRAMS if shutil.which(one) is None]:
             raise InputError(f"the program {' and '.join(missing)} is not installed")
-        self._cluster = f"apart-{name}"
+        self._cluster = f"{_APART}-{os.getpid()}-{next(self._made)}"
         self._switch = f"{self._cluster}-{_SWITCH}"
         self._hosts = {
             one: SeparateHost(one, f"{NETWORK}.{10 + number}", self._cluster)
@@ -216,7 +223,8 @@ class SeparateHosts:
         return iter(self._hosts.values())
 
     def __enter__(self) -> Self:
-        """Bring all of them up."""
+        """Bring all of them up; what a crash left of others goes."""
+        _remove(_orphaned())
         try:
             ip("netns", "add", self._switch)
             ip("link", "add", _SWITCH, "type", "bridge", namespace=self._switch)
@@ -234,14 +242,24 @@ class SeparateHosts:
         self.close()
 
     def close(self) -> None:
-        """Take all away, with whatever runs on them; also what a crash left of them."""
-        everything = [host.namespace for host in self] + [self._switch]
-        kill_all_in(*everything)
+        """Take all away, with whatever runs on them."""
+        _remove([host.namespace for host in self] + [self._switch])
         for host in self:
             host.take_in()
-        for namespace in everything:
-            with contextlib.suppress(KernelRefusedError):  # it was never made
-                ip("netns", "delete", namespace)
+
+
+def _orphaned() -> list[str]:
+    """Return the namespaces of hosts whose maker is dead."""
+    made = re.compile(rf"{_APART}-(\d+)-")
+    names = (str(one["name"]) for one in ip_json("netns", "list"))
+    return [one for one in names if (of := made.match(one)) and not is_alive(int(of[1]))]
+
+
+def _remove(namespaces: Sequence[str]) -> None:
+    kill_all_in(*namespaces)
+    for namespace in namespaces:
+        with contextlib.suppress(KernelRefusedError):  # it was never made, or another took it away
+            ip("netns", "delete", namespace)
 
 
 @contextlib.contextmanager
