@@ -29,6 +29,11 @@ print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], __name__, neig
     "leaves": "import sys; sys.exit(7)",
     "says_why": "import sys; sys.exit('no such corpus')",
     "raises": "x = 1\nraise ArithmeticError('the loss is NaN')\n",
+    "writes": """
+import sys
+from pathlib import Path
+Path(out).write_text(str({"s3fs", "castor_runtime.persistent.machine_share"} <= set(sys.modules)))
+""",
     "waits": """
 import subprocess, sys, time
 from pathlib import Path
@@ -77,7 +82,7 @@ async def live(folder: Path, pid: int, link: Any) -> None:
     await forks.open()
     life = Life(folder, forks)
     found = life.found
-    forks.preload(read_script(Path(life.script("speaks"))))
+    forks.preload(read_script(Path(life.script("speaks"))), ["s3://bucket/job"])
     await forks.wait_ready()
     for name in ("leaves", "says_why", "raises"):
         found[name] = await life.ends(name)
@@ -88,6 +93,9 @@ async def live(folder: Path, pid: int, link: Any) -> None:
     called = folder / "called"
     call = await forks.start_call("a call", "os:mkdir", {"path": str(called)}, folder / "call.log")
     found["call"] = [await forks.wait_end(call), called.is_dir()]
+    given = {"path_name": life.script("writes"), "init_globals": {"out": str(folder / "at_hand")}}
+    writer = await forks.start_call("a writer", "runpy:run_path", given, folder / "writer.log")
+    found["at_hand"] = [await forks.wait_end(writer), (folder / "at_hand").read_text()]
     bad = await forks.start_call("bad", "os:no_such", {}, folder / "bad.log")
     found["bad_call"] = [await forks.wait_end(bad), last_words(folder / "bad.log")]
 

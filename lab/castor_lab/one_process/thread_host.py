@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class ThreadHost:
         self._calls: dict[int, threading.Thread] = {}
         self._ends: dict[int, asyncio.Future[int]] = {}
 
-    def preload(self, files: ScriptFiles) -> None:
+    def preload(self, files: ScriptFiles, tiers: Sequence[str]) -> None:
         """Nothing to do."""
 
     async def wait_ready(self) -> None:

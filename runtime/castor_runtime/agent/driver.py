@@ -208,7 +208,7 @@ class Agent:
         deciding.add_done_callback(lambda _: self._events.put_nowait(Tick()))
         try:
             await self._machine.link.open()
-            self._host.preload(self._admitted.files)
+            self._host.preload(self._admitted.files, self._spec.persistence.tiers)
             while self._exit is None:
                 await self._take(await self._events.get())
                 self._write_record()

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,13 @@ class TrainerForkLink(ForkServerLink):
 
         self._waiting = asyncio.create_task(wait())
 
-    def preload(self, files: ScriptFiles) -> None:
-        """Have the server hold these files, and import what the script imports."""
+    def preload(self, files: ScriptFiles, tiers: Sequence[str]) -> None:
+        """Have the server hold these files, and import what the script imports.
+
+        And what writing to these tiers takes: else each upload begins with a second of that.
+        """
         sources = {path: b64encode(source).decode() for path, source in files.sources.items()}
-        self.send("preload", script=files.script, sources=sources)
+        self.send("preload", script=files.script, sources=sources, tiers=list(tiers))
 
     async def start_trainer(
         self,

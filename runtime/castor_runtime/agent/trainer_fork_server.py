@@ -4,7 +4,7 @@ It is forked from the agent before the agent starts its first thread, has one th
 never touches a GPU: a CUDA context does not survive a fork. Its trainers die with it, and it
 dies with the agent. It is asked, beside what every `ForkServer` is:
 
-- {"op": "preload", "script", "sources": {path: base64}};
+- {"op": "preload", "script", "sources": {path: base64}, "tiers": [url]};
 - {"op": "start", "name", "script", "arguments", "environment", "log"}: a trainer;
 - {"op": "call", "name", "function": "module:name", "arguments", "log"}: any other process.
 """
@@ -12,7 +12,9 @@ dies with the agent. It is asked, beside what every `ForkServer` is:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -20,7 +22,7 @@ import sys
 import threading
 import traceback
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from castor_runtime.agent.preload import preload
 from castor_runtime.agent.script_files import ScriptFiles, hold, run_held
 from castor_runtime.fork_server import ForkServer
 from castor_runtime.named import named
+from castor_runtime.persistent.address import require_usable
 from castor_runtime.processes import die_with_parent
 
 
@@ -70,6 +73,7 @@ class TrainerForkServer(ForkServer):
             sources = {path: b64decode(text) for path, text in request["sources"].items()}
             hold(ScriptFiles(request["script"], sources))
             preload(Path(request["script"]))
+            _import_writers(request["tiers"])
             gc.collect()
             gc.freeze()  # so that a child's collector does not copy the pages that all share
         elif request["op"] == "start":
@@ -86,6 +90,14 @@ class TrainerForkServer(ForkServer):
             crashed=1,
             leads_group=True,
         )
+
+
+def _import_writers(tiers: Sequence[str]) -> None:
+    """Import what the processes need that write to these tiers."""
+    for tier in tiers:
+        importlib.import_module("castor_runtime.persistent.machine_share")
+        with contextlib.suppress(ValueError):  # who writes will say it
+            require_usable(tier)
 
 
 def _lead_group() -> None:

@@ -6,7 +6,7 @@ as threads of their own process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,11 @@ class TrainerHost(Protocol):
         """Its process."""
         ...
 
-    def preload(self, files: ScriptFiles) -> None:
-        """Have these files at hand, and what the script imports: starts are quick from then on."""
+    def preload(self, files: ScriptFiles, tiers: Sequence[str]) -> None:
+        """Have these files at hand, what the script imports, and what writing to `tiers` takes.
+
+        Starts are quick from then on.
+        """
         ...
 
     async def wait_ready(self) -> object:
