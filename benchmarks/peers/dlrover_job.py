@@ -19,7 +19,6 @@ _START_S = 60.0
 def main() -> int:
     """Run it with the ranks and the program of the command line; return its exit code."""
     ranks, *program = sys.argv[1:]
-    began = time.time()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,14 +38,6 @@ def main() -> int:
     finally:
         master.kill()
         master.wait()
-        _remove_memory_since(began)
-
-
-def _remove_memory_since(began: float) -> None:
-    """Remove the shared memory that DLRover leaves behind for a restart that does not come."""
-    for path in Path("/dev/shm").glob("standalone_*_ckpt_shm_*"):
-        if path.stat().st_ctime >= began:
-            path.unlink()
 
 
 def _wait_for(port: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from leftovers import remove_left_since
 from memory import Sampler, tree
 from systems import BIN, FLOORS, HERE, System, environment
 
@@ -93,6 +94,7 @@ def run(
     shutil.rmtree(tier, ignore_errors=True)
     tier.mkdir()
     measured = Measured()
+    began_s = time.time()
     process = _start(system, ranks, state_bytes, WARM_UP + iterations, out, tier)
     logs = Logs(out / "log", ranks)
     deadline = time.monotonic() + limit_s
@@ -123,6 +125,7 @@ def run(
         sampler.stop()
         _end(process)
         remove_dead()  # a run that was stopped leaves memory for its next life
+        remove_left_since(began_s)
         shutil.rmtree(tier, ignore_errors=True)
     if (out / "run").exists():
         kills += _injected_ns(out / "run")
