@@ -72,11 +72,22 @@ class PacedAccelerator:
         """The given rate."""
         return self._link
 
+    def enter_thread(self) -> None:
+        """Nothing to do."""
+
+    def note_update(self) -> None:
+        """Nothing to do: the CPU does one thing after the other."""
+
+    def moment(self) -> AbstractContextManager[Any]:
+        """Nothing to do, likewise."""
+        return nullcontext()
+
     def pin(self, memory: torch.Tensor) -> None:
         """Nothing to do."""
 
-    def follow_training(self) -> None:
-        """Nothing to do: the CPU does one thing after the other."""
+    def preparing(self) -> AbstractContextManager[Any]:
+        """Nothing to do."""
+        return nullcontext()
 
     def aside(self) -> AbstractContextManager[Any]:
         """Nothing to do."""

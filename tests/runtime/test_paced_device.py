@@ -197,7 +197,7 @@ class Broken:
 
     def pin(self, memory: torch.Tensor) -> None: ...
 
-    def follow_training(self) -> None: ...
+    def enter_thread(self) -> None: ...
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
         return torch.zeros(size_bytes, dtype=torch.uint8)
@@ -270,7 +270,7 @@ def test_live_bytes_are_the_part_in_pieces_of_any_size(
 def test_a_pool_hands_out_what_is_free_and_counts_its_peak(
     steps: list[tuple[bool, int]],
 ) -> None:
-    pool = BufferPool(lambda size: torch.empty(size, dtype=torch.uint8))
+    pool = BufferPool(lambda size: torch.empty(size, dtype=torch.uint8), 1)
     taken: list[tuple[torch.Tensor, int]] = []
     now = peak = 0
     for gives_back, size in steps:

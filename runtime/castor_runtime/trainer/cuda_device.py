@@ -2,13 +2,24 @@
 
 Everything but what is said to the GPU is `castor_runtime.trainer.staged_device`. Times come from
 events, which the GPU itself sets.
+
+What makes it safe beside training, stream by stream (tests/runtime/test_cuda_streams.py checks it):
+
+- State is read after an event that the thread that trains records at the moment itself, on the
+  stream that it uses then, and that has waited for the streams its updates were queued on.
+- Sub-buffers are of the exchange stream's own pool. The allocator gives what training frees back to
+  training's stream at once, while kernels still read it: from that pool a sub-buffer would be
+  written before they are done. One is given back, to be used or freed, when this process has waited
+  for all that was queued with it.
+- Each thread sets its device first: one that does not makes a context on GPU 0, for each rank.
+- Who waits for an event sleeps: a thread that spins would take a core from training.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -49,26 +60,44 @@ class _CudaAccelerator:
         self._arrivals = _cuda.Stream(device)
         self._copies = _cuda.Stream(device)
         self._looks = _cuda.Stream(device)
+        self._updates: Any = None
+        """The stream on which the state was changed last."""
         self._copy_link = measure_copy_link(device)
 
     @property
     def copy_link(self) -> Link | None:
         return self._copy_link
 
+    def enter_thread(self) -> None:
+        torch.cuda.set_device(self._device)
+
+    def note_update(self) -> None:
+        self._updates = torch.cuda.current_stream(self._device)
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        training = torch.cuda.current_stream(self._device)
+        if self._updates is not None:
+            training.wait_stream(self._updates)
+        yield
+        for stream in (self._exchanges, self._copies, self._looks):
+            stream.wait_stream(training)
+
     def pin(self, memory: torch.Tensor) -> None:
         pin(memory, self._device)
 
-    def follow_training(self) -> None:
-        training = torch.cuda.default_stream(self._device)
-        self._exchanges.wait_stream(training)
-        self._copies.wait_stream(training)
-        self._looks.wait_stream(training)
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        with torch.cuda.stream(self._exchanges):
+            yield
+        self._copies.wait_stream(self._exchanges)
 
     def aside(self) -> AbstractContextManager[Any]:
         return torch.cuda.stream(self._looks)
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
-        return torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
+        with torch.cuda.stream(self._exchanges):
+            return torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
 
     def exchange(
         self,
@@ -154,7 +183,7 @@ def _copy_all(copies: Sequence[Copy]) -> None:
 
 
 def _event(stream: Any) -> Any:
-    event = _cuda.Event(enable_timing=True)
+    event = _cuda.Event(enable_timing=True, blocking=True)
     event.record(stream)
     return event
 

@@ -63,6 +63,22 @@ class Device(Protocol):
     copy_link: Link | None
     """The hop to CPU memory that received chunks take; None: they are received there."""
 
+    def enter_thread(self) -> None:
+        """Say that the calling thread will use this device; comes before all else."""
+        ...
+
+    def note_update(self) -> None:
+        """Say that the state is about to be changed by what the calling thread asks for."""
+        ...
+
+    def moment(self) -> AbstractContextManager[Any]:
+        """Return what the thread that trains looks at its state in, to have it captured.
+
+        What is captured is the state as all that was asked for before the end of the `with` leaves
+        it: by this thread, and by those that have called `note_update`.
+        """
+        ...
+
     def pin(self, memory: torch.Tensor) -> None:
         """Prepare shared memory for copies.
 
@@ -77,7 +93,7 @@ class Device(Protocol):
         live: Sequence[torch.Tensor | None],
         own: torch.Tensor,
     ) -> None:
-        """Fill `own` from the live tensors, or begin to, from its first byte to its last."""
+        """Fill `own` from the tensors of the last `moment`, or begin to, from its first byte."""
         ...
 
     def aside(self) -> AbstractContextManager[Any]:
@@ -128,6 +144,16 @@ class CpuDevice:
         self._group = group
         self._own = torch.empty(0, dtype=torch.uint8)
         self._captured_ns = time.monotonic_ns()
+
+    def enter_thread(self) -> None:
+        """Nothing to do."""
+
+    def note_update(self) -> None:
+        """Nothing to do: the CPU does one thing after the other."""
+
+    def moment(self) -> AbstractContextManager[Any]:
+        """Nothing to do, likewise."""
+        return nullcontext()
 
     def pin(self, memory: torch.Tensor) -> None:
         """Nothing to do."""

@@ -186,6 +186,7 @@ class Replicator:
 
     def _run(self) -> None:
         try:
+            self._device.enter_thread()
             for replica in (self._own, *self._remote.values()):
                 replica.touch(threads=1)
                 self._device.pin(torch.frombuffer(replica.mapped[1], dtype=torch.uint8))

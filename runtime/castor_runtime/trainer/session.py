@@ -187,7 +187,8 @@ class TrainerSession:
         # Where updates do not wait for replication, all ranks know of it here, and not before.
         self._holds_next = replicator.holds
         encoded = encode(meta())
-        moment = self._moments.take(self._state.live())
+        with self._device.moment():
+            moment = self._moments.take(self._state.live())
         profile, reason = self._due_profile(drift=replicator.drifted)
         drifted = self._watches_spans and self._profiler.has_drifted()
         # What is measured before there is a schedule must not be disturbed (Gemini sec. 5.4).
@@ -212,6 +213,7 @@ class TrainerSession:
 
     def before_update(self) -> None:
         """See `Checkpointer.before_update`."""
+        self._device.note_update()
         self._idle.before_update()
         replicator = self._replicator
         if replicator is None:
@@ -262,7 +264,8 @@ class TrainerSession:
             return
         MetaRooms([self._own], self._ask_for_room, self._timeout_s)
         writing = self._own.begin(self._last, self._settings.generation, None)
-        write_state(writing, self._state.sections, self._state.live, meta)
+        with self._device.moment():
+            write_state(writing, self._state.sections, self._state.live, meta)
 
     def _waiting(self, wait: Callable[[], None]) -> None:
         """Wait for the checkpoint; that is no part of the iteration's timeline."""

@@ -40,20 +40,32 @@ class Accelerator(Protocol):
         """What the copy engine takes for a copy to CPU memory."""
         ...
 
+    def enter_thread(self) -> None:
+        """See `Device.enter_thread`."""
+        ...
+
+    def note_update(self) -> None:
+        """See `Device.note_update`."""
+        ...
+
+    def moment(self) -> AbstractContextManager[Any]:
+        """See `Device.moment`: orders all that is asked for later behind it."""
+        ...
+
     def pin(self, memory: torch.Tensor) -> None:
         """Prepare shared memory for copies."""
         ...
 
-    def follow_training(self) -> None:
-        """Order all that is asked for from here on behind what training has queued so far."""
+    def preparing(self) -> AbstractContextManager[Any]:
+        """Return what live state may be rearranged in; `exchange` and `copy` come after it."""
         ...
 
     def aside(self) -> AbstractContextManager[Any]:
-        """Return what to look at live state in, as it was at the last `follow_training`."""
+        """Return what to look at live state in, as it was at the last `moment`."""
         ...
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
-        """Return device memory, flat, uint8."""
+        """Return device memory, flat, uint8, that nothing asked for earlier still uses."""
         ...
 
     def exchange(
@@ -146,8 +158,8 @@ class StagedDevice:
         self._accelerator = accelerator
         self._gate = gate
         self._sub_buffer_bytes = sub_buffer_bytes
-        self._sending = BufferPool(accelerator.allocate)
-        self._receiving = BufferPool(accelerator.allocate)
+        self._sending = BufferPool(accelerator.allocate, sub_buffer_bytes)
+        self._receiving = BufferPool(accelerator.allocate, sub_buffer_bytes)
         self._changed = threading.Condition()
         self._posted: deque[_Round] = deque()
         self._arrivals: deque[_Round] = deque()
@@ -177,6 +189,18 @@ class StagedDevice:
         with self._changed:
             return tuple(self._intervals)
 
+    def enter_thread(self) -> None:
+        """Say that the calling thread will use this device."""
+        self._accelerator.enter_thread()
+
+    def note_update(self) -> None:
+        """Say that the state is about to be changed by what the calling thread asks for."""
+        self._accelerator.note_update()
+
+    def moment(self) -> AbstractContextManager[Any]:
+        """Return what the thread that trains looks at its state in, to have it captured."""
+        return self._accelerator.moment()
+
     def pin(self, memory: torch.Tensor) -> None:
         """Prepare shared memory for copies.
 
@@ -192,8 +216,9 @@ class StagedDevice:
         own: torch.Tensor,
     ) -> None:
         """Begin to copy `live` into `own`; the part before must be whole."""
-        read = LiveBytes(sections, live, own.numel())  # may copy, so it comes before what follows
-        self._accelerator.follow_training()
+        self._live = LiveBytes((), (), 0)  # gives up what was rearranged for the moment before
+        with self._accelerator.preparing():
+            read = LiveBytes(sections, live, own.numel())  # copies what does not lie in one piece
         with self._changed:
             self._live = read
             self._own = own
@@ -208,7 +233,8 @@ class StagedDevice:
 
     def captured_bytes(self) -> int:
         """Return how many bytes of the own replica, from the first on, are filled."""
-        return self._captured_bytes
+        with self._changed:
+            return self._captured_bytes
 
     def stop_yielding_to_training(self) -> None:
         """Copy the own replica whether or not training communicates."""
@@ -276,6 +302,7 @@ class StagedDevice:
 
     def _guarded(self, run: Callable[[], None]) -> None:
         try:
+            self._accelerator.enter_thread()
             run()
         except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
             with self._changed:

@@ -58,13 +58,15 @@ class BufferPool:
 
     Args:
         allocate: returns device memory of at least that size.
+        least_bytes: of a buffer; so those for shorter pieces do for all that follow.
 
     Attributes:
         peak_bytes: the most that was taken at once.
     """
 
-    def __init__(self, allocate: Callable[[int], torch.Tensor]) -> None:
+    def __init__(self, allocate: Callable[[int], torch.Tensor], least_bytes: int) -> None:
         self._allocate = allocate
+        self._least_bytes = least_bytes
         self._lock = threading.Lock()
         self._free: list[torch.Tensor] = []
         self._taken_bytes = 0
@@ -81,7 +83,7 @@ class BufferPool:
                     return self._free.pop(index)
             if self._free:
                 self._free.pop()
-        return self._allocate(size_bytes)
+        return self._allocate(max(size_bytes, self._least_bytes))
 
     def give_back(self, buffer: torch.Tensor, size_bytes: int) -> None:
         """Take a buffer back of which so many bytes were used."""

@@ -1,0 +1,163 @@
+"""The real device code of GPUs on one that is none: every use of its memory must be ordered.
+
+Training runs beside: it takes memory for activations and frees it while kernels that use it are
+still queued, as training does, and changes the state once a checkpoint lets it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from castor_lab.fake_cuda import FakeCuda, FakeNccl, Stream
+from castor_lab.fake_cuda.threads import TRACKED
+from castor_runtime.state.sections import lay_out, part_bytes
+from castor_runtime.trainer import cuda_device, idle_spans, staged_device, staging
+from castor_runtime.trainer.device import Receive, Send, Transfer
+from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.moment import Moment, Moments
+
+CHUNK = 4096
+LAYERS = 4
+IN_FLIGHT = 3
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    fake = FakeCuda()
+    fake.set_device(fake.device)
+    monkeypatch.setattr(cuda_device, "dist", FakeNccl(fake))
+    monkeypatch.setattr(cuda_device, "_PROBE_BYTES", (1 << 10, 32 << 10))  # no time passes here
+    with fake.installed(staged_device, staging, idle_spans):
+        yield fake
+
+
+class Job:
+    """One rank that trains and checkpoints to itself; the thread that makes it is the training."""
+
+    def __init__(self, cuda: FakeCuda, stream: Stream, *, steps_in_it: bool = True) -> None:
+        self.cuda = cuda
+        self.stream = stream
+        self.steps_in_it = steps_in_it
+        self.gate = Gate()
+        self.device = cuda_device.CudaDevice(None, cuda.device, self.gate, CHUNK)  # type: ignore[arg-type]  # no group
+        shapes = {"flat": (6000,), "turned": (50, 40), "odd": (5,)}
+        self.sections = lay_out([(name, torch.float32, shape) for name, shape in shapes.items()])
+        self.moments = Moments(self.sections, ["odd"], ["flat", "turned"])
+        with cuda.stream(stream):
+            turned = cuda.tensor(torch.randn(40, 50)).t()  # does not lie in one piece
+            self.live = [
+                cuda.tensor(torch.randn(6000)),
+                turned,
+                cuda.tensor(torch.arange(5.0)),
+            ]
+        total = part_bytes(self.sections)
+        self.own, self.remote = cuda.host_memory(total), cuda.host_memory(total)
+        self.number = 0
+
+    def forward(self) -> None:
+        """Queue layers, each with an activation that is freed while they are still queued."""
+        with self.cuda.stream(self.stream):
+            for _ in range(LAYERS):
+                held = [self.cuda.empty(size) for size in (CHUNK, 3 * CHUNK, 8 * CHUNK)]
+                for one in held:
+                    self.cuda.launch("a layer", reads=self.live, writes=[one])
+                del held, one
+
+    def update(self) -> None:
+        with self.cuda.stream(self.stream):
+            self.device.note_update()
+            self.cuda.launch("the update", writes=self.live)
+
+    def iterate(self, chunk_bytes: int) -> None:
+        """Hand a moment over, compute beside its checkpoint, and update once it is done."""
+        stream = self.stream if self.steps_in_it else self.cuda.default
+        with self.cuda.stream(stream), self.device.moment():
+            moment = self.moments.take(self.live)
+        self.gate.close()
+        self.gate.occupy()  # the own replica is copied beside training's traffic
+        queued = threading.Event()  # says nothing of order: only that layers are queued by now
+        failed: list[BaseException] = []
+
+        def checkpoint() -> None:
+            try:
+                assert queued.wait(DEADLINE_S)
+                self.checkpoint(moment, chunk_bytes)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed.append(error)
+
+        replicates = TRACKED.Thread(target=checkpoint, name="replication")
+        replicates.start()
+        self.forward()
+        queued.set()
+        self.gate.open()
+        replicates.join()
+        if failed:
+            raise failed[0]
+        self.update()
+
+    def checkpoint(self, moment: Moment, chunk_bytes: int) -> None:
+        """Do what the replicator's thread does."""
+        self.device.enter_thread()
+        self.device.capture(self.sections, moment.live, self.own)
+        under_way: deque[Transfer] = deque()
+        total = self.own.numel()
+        for start in range(0, total, chunk_bytes):
+            end = min(start + chunk_bytes, total)
+            if len(under_way) == IN_FLIGHT:
+                under_way.popleft().wait()
+            receives = [Receive(0, self.remote[start:end])]
+            self.number += 1
+            under_way.append(
+                self.device.post(self.number, [Send(0, start, end)], receives, lambda *_: None)
+            )
+        self.device.stop_yielding_to_training()
+        for transfer in under_way:
+            transfer.wait()
+        self.device.wait_captured()
+        with self.device.aside():
+            assert not moment.torn()
+        assert torch.equal(self.own, self.remote)
+
+
+def said(cuda: FakeCuda) -> list[str]:
+    return [str(fault) for fault in cuda.faults]
+
+
+@pytest.mark.parametrize("steps_in_it", [True, False])
+@pytest.mark.parametrize("side", [False, True])
+def test_no_use_of_the_gpus_memory_is_unordered(
+    cuda: FakeCuda, side: bool, steps_in_it: bool
+) -> None:
+    stream = cuda.new_stream("a stream of the user's") if side else cuda.default
+    job = Job(cuda, stream, steps_in_it=steps_in_it)
+    job.forward()
+    job.update()
+    for chunk_bytes in (CHUNK, CHUNK, 3 * CHUNK):  # the schedule's chunks grow
+        job.iterate(chunk_bytes)
+    job.device.close()
+    assert said(cuda) == []
+
+
+def test_the_thread_that_trains_never_waits_for_the_gpu(cuda: FakeCuda) -> None:
+    job = Job(cuda, cuda.default)
+    cuda.host_waits_by.clear()
+    job.iterate(CHUNK)
+    job.device.close()
+    assert "thread MainThread" not in cuda.host_waits_by
+
+
+def test_sub_buffers_are_kept(cuda: FakeCuda) -> None:
+    job = Job(cuda, cuda.default)
+    job.forward()
+    for _ in range(3):
+        job.iterate(CHUNK)
+    job.device.close()
+    (kept,) = (size for pool, size in cuda.memory.fresh_bytes.items() if pool != cuda.default.name)
+    turned_bytes = 8192  # a whole copy of the tensor that does not lie in one piece
+    assert 0 < kept <= 2 * IN_FLIGHT * CHUNK + turned_bytes
