@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from castor_lab.fake_cuda.cuda import FakeCuda
+from castor_lab.fake_cuda.streams import Gpu
 
 _ROUND_BYTES = 512
 
@@ -37,7 +35,7 @@ class Memory:
         fresh_bytes: asked of the driver so far, by the stream whose pool it is for.
     """
 
-    def __init__(self, cuda: FakeCuda) -> None:
+    def __init__(self, cuda: Gpu) -> None:
         self.fresh_bytes: dict[str, int] = {}
         self._cuda = cuda
         self._free: dict[str, list[_Block]] = {}

@@ -6,15 +6,32 @@ fake's time, and begins when the stream is free and the thread has asked for it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import Protocol
 
 import numpy as np
 
 from castor_lab.fake_cuda.happens_before import Clock
 from castor_lab.fake_cuda.threads import thread_clock
 
-if TYPE_CHECKING:
-    from castor_lab.fake_cuda.cuda import FakeCuda
+
+class Gpu(Protocol):
+    """What streams, events and memory ask of the GPU that they are of."""
+
+    lock: threading.RLock
+    now_ns: int
+
+    def touch(self, what: str) -> None:
+        """Note what a thread does that has not said which GPU is its own."""
+        ...
+
+    def current_stream(self) -> Stream:
+        """Return the calling thread's."""
+        ...
+
+    def host_waits(self, until_ns: int, clock: Clock, *, spins: bool) -> None:
+        """Have the calling thread wait for the GPU."""
+        ...
 
 
 class Stream:
@@ -29,7 +46,7 @@ class Stream:
         free_ns: when all that is queued is done.
     """
 
-    def __init__(self, cuda: FakeCuda, name: str) -> None:
+    def __init__(self, cuda: Gpu, name: str) -> None:
         self.name = name
         self.clock = Clock()
         self.free_ns = 0
@@ -70,9 +87,7 @@ class Event:
         time_ns: when it is passed, by the fake's time.
     """
 
-    def __init__(
-        self, cuda: FakeCuda, *, enable_timing: bool = False, blocking: bool = False
-    ) -> None:
+    def __init__(self, cuda: Gpu, *, enable_timing: bool = False, blocking: bool = False) -> None:
         self.clock = Clock()
         self.time_ns = 0
         self._cuda = cuda

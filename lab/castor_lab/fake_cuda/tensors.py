@@ -6,12 +6,36 @@ A subclass of torch's own: views, copies and arithmetic are torch's, done at onc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from castor_lab.fake_cuda.cuda import FakeCuda
+from castor_lab.fake_cuda.memory import Memory
+from castor_lab.fake_cuda.streams import Stream
+
+
+class Watcher(Protocol):
+    """What tensors ask of the GPU whose memory they are in, or are copied to and from."""
+
+    device: torch.device
+    memory: Memory
+
+    def current_stream(self) -> Stream:
+        """Return the calling thread's."""
+        ...
+
+    def launch(
+        self, what: str, *, reads: Sequence[torch.Tensor] = (), writes: Sequence[torch.Tensor] = ()
+    ) -> None:
+        """Queue what uses these tensors."""
+        ...
+
+    def host_uses(
+        self, what: str, *, reads: Sequence[torch.Tensor] = (), writes: Sequence[torch.Tensor] = ()
+    ) -> None:
+        """Have the calling thread use memory of the processor."""
+        ...
+
 
 _WAITING = {"item", "tolist", "equal", "__bool__", "__float__", "__int__", "cpu", "numpy"}
 """Operations whose result the processor looks at: it waits for it."""
@@ -22,7 +46,7 @@ _DEVICE: Any = torch.Tensor.device
 class Tensor(torch.Tensor):
     """A tensor in memory that is watched: the fake GPU's, or the processor's."""
 
-    gpu: FakeCuda
+    gpu: Watcher
 
     @classmethod
     def __torch_function__(
@@ -38,7 +62,7 @@ class Tensor(torch.Tensor):
         return _run(cuda, func, args, named)
 
 
-def watched(cuda: FakeCuda, tensor: torch.Tensor) -> Tensor:
+def watched(cuda: Watcher, tensor: torch.Tensor) -> Tensor:
     """Return the tensor as one whose uses are noted."""
     made = tensor.as_subclass(Tensor)
     made.gpu = cuda
@@ -56,7 +80,7 @@ def extent(tensor: torch.Tensor) -> tuple[int, int]:
         return low, low + (last + 1) * tensor.element_size()
 
 
-def _run(cuda: FakeCuda, func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
+def _run(cuda: Watcher, func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
     name = getattr(func, "__name__", "")
     if func == _DEVICE.__get__:
         return cuda.device if cuda.memory.holds(extent(args[0])[0]) else torch.device("cpu")
@@ -79,7 +103,7 @@ def _run(cuda: FakeCuda, func: Any, args: Sequence[Any], named: dict[str, Any]) 
 
 
 def _as_new(
-    cuda: FakeCuda, name: str, given: Sequence[torch.Tensor], result: torch.Tensor
+    cuda: Watcher, name: str, given: Sequence[torch.Tensor], result: torch.Tensor
 ) -> Tensor:
     """Put what an operation has made into memory of the GPU."""
     with torch._C.DisableTorchFunctionSubclass():
@@ -91,14 +115,14 @@ def _as_new(
 
 
 def _copies_and_waits(
-    cuda: FakeCuda, name: str, given: Sequence[torch.Tensor], named: Mapping[str, Any]
+    cuda: Watcher, name: str, given: Sequence[torch.Tensor], named: Mapping[str, Any]
 ) -> bool:
     both = name == "copy_" and not named.get("non_blocking")
     return both and len({cuda.memory.holds(extent(one)[0]) for one in given}) == 2
 
 
 def _note(
-    cuda: FakeCuda,
+    cuda: Watcher,
     name: str,
     reads: Sequence[torch.Tensor],
     writes: Sequence[torch.Tensor],
