@@ -100,7 +100,8 @@ def command_of(plan: Plan, run: PlannedRun, out: Path, cluster: str, iterations:
     options = [
         *("--cluster", cluster, "--nodes", plan.nodes, "--scheme", run.scheme),
         *("--buffer", plan.buffer, "--sub-buffers", plan.sub_buffers, "--mu", plan.mu),
-        *("--paced-copy", f"{round(run.link_mbps * plan.copy_share)}mbit"),
+        # As Gemini sends: out of the accelerator's memory, received through sub-buffers.
+        *("--send", "nccl", "--paced-copy", f"{round(run.link_mbps * plan.copy_share)}mbit"),
         *("--standby", run.standby),
         *(word for kill in run.kills for word in ("--kill", kill)),
     ]

@@ -17,10 +17,11 @@ import torch.distributed as dist
 from castor_lab.paced_device import PacedAccelerator
 from castor_runtime.arena.segments import create_file
 from castor_runtime.state.sections import lay_out, part_bytes
+from castor_runtime.trainer.copy_engine import Span
 from castor_runtime.trainer.cuda_device import CudaDevice, measure_copy_link, pin
 from castor_runtime.trainer.device import Device, Receive, Send, Transfer
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.staged_device import Span, StagedDevice
+from castor_runtime.trainer.staged_device import StagedDevice
 from castor_runtime.trainer.staging import Copy
 
 MIB = 1 << 20
@@ -134,7 +135,7 @@ def sub_buffers(device: torch.device, size_bytes: int, chunk_bytes: int) -> list
             for _ in range(4):  # the first allocates
                 memory.fill_(7)
                 began = time.monotonic()
-                staged.capture(sections, live, own)
+                staged.capture(sections, live, own, lambda: None)
                 _send_to_self(staged, own, remote, chunk_bytes, in_flight)
                 times.append(time.monotonic() - began)
             same = torch.equal(own, remote)
@@ -160,7 +161,7 @@ class Loopback(PacedAccelerator):
     """For a rehearsal without a GPU: what is sent is what is received."""
 
     def __init__(self) -> None:
-        super().__init__(None, 8_000_000_000)
+        super().__init__((None,), 8_000_000_000)
 
     def exchange(
         self,

@@ -1,8 +1,9 @@
 """A stand-in for a GPU's copy engine: the same steps in CPU memory, copies at a given rate.
 
-For machines without a GPU. Received chunks go through sub-buffers, and copies to the replicas'
-shared memory take as long as they would over a hop of `copy_bps`, so that schemes differ as they do
-beside a GPU. A run with it is labelled "paced", as runs with paced layers are.
+For machines without a GPU. Copies to the replicas' shared memory take as long as they would over a
+hop of `copy_bps`. As on a GPU, a job's `send` says what is sent: the own replica, once it is copied
+(`PacedCapture`), or live state, received through sub-buffers (`PacedDevice`), so that schemes
+differ as they do in Gemini. A run with it is labelled "paced", as runs with paced layers are.
 """
 
 from __future__ import annotations
@@ -13,31 +14,53 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from castor_policy.chunk_schedule import Link
+from castor_policy.job_options import NCCL
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.device import post_gloo
+from castor_runtime.trainer.captured_device import CapturedDevice
+from castor_runtime.trainer.copy_engine import Span
+from castor_runtime.trainer.device import Device
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.staged_device import Span, StagedDevice
+from castor_runtime.trainer.staged_device import StagedDevice
 from castor_runtime.trainer.staging import Copy
+from castor_runtime.trainer.striped_gloo import Groups, post_gloo, wait_all
 
 PACED_ALPHA_NS = 20_000
 """Start-up time of a paced copy; that of an asynchronous copy to pinned memory is of this size."""
 
 
 def paced_device(
-    settings: TrainerSettings, gate: Gate, group: dist.ProcessGroup, sub_buffer_bytes: int
-) -> PacedDevice:
+    settings: TrainerSettings, gate: Gate, groups: Groups, sub_buffer_bytes: int
+) -> Device:
     """Return the device of a job that names this function (`castor_lab.pacing.PACED_DEVICE`)."""
-    return PacedDevice(group, gate, settings.device.paced_copy_bps, sub_buffer_bytes)
+    copy_bps = settings.device.paced_copy_bps
+    if settings.traffic.send == NCCL:
+        return PacedDevice(groups, gate, copy_bps, sub_buffer_bytes)
+    return PacedCapture(groups, copy_bps, sub_buffer_bytes)
+
+
+class PacedCapture(CapturedDevice):
+    """A copy engine that sleeps, and gloo out of the own replica.
+
+    Args:
+        groups: gloo's, for nothing but checkpoints.
+        copy_bps: rate of the copy engine, bits per second, > 0.
+        piece_bytes: in which the own replica is copied.
+
+    Raises:
+        ValueError: the rate is not positive.
+    """
+
+    def __init__(self, groups: Groups, copy_bps: int, piece_bytes: int) -> None:
+        super().__init__(PacedAccelerator(groups, copy_bps), groups, piece_bytes)
 
 
 class PacedDevice(StagedDevice):
-    """gloo, and a copy engine that sleeps.
+    """gloo in place of NCCL, out of sub-buffers, and a copy engine that sleeps.
 
     Args:
-        group: gloo's, for nothing but checkpoints.
+        groups: gloo's, for nothing but checkpoints.
         gate: knows when training communicates.
         copy_bps: rate of the copy engine, bits per second, > 0.
         sub_buffer_bytes: R/p, the size of the pieces in which the own replica is copied.
@@ -46,25 +69,23 @@ class PacedDevice(StagedDevice):
         ValueError: the rate is not positive.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup, gate: Gate, copy_bps: int, sub_buffer_bytes: int
-    ) -> None:
-        super().__init__(PacedAccelerator(group, copy_bps), gate, sub_buffer_bytes)
+    def __init__(self, groups: Groups, gate: Gate, copy_bps: int, sub_buffer_bytes: int) -> None:
+        super().__init__(PacedAccelerator(groups, copy_bps), gate, sub_buffer_bytes)
 
 
 class PacedAccelerator:
     """An `Accelerator` in CPU memory.
 
     Args:
-        group: gloo's; None: the default group.
+        groups: gloo's.
         copy_bps: rate of the copy engine, bits per second, > 0.
 
     Raises:
         ValueError: the rate is not positive.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, copy_bps: int) -> None:
-        self._group = group
+    def __init__(self, groups: Groups, copy_bps: int) -> None:
+        self._groups = groups
         self._link = Link(PACED_ALPHA_NS, copy_bps)
 
     @property
@@ -107,12 +128,10 @@ class PacedAccelerator:
         """Gather, and start gloo's sends and receives, tagged by the round."""
         _copy_all(gathers)
         began_ns = time.monotonic_ns()
-        works = post_gloo(self._group, number, outgoing, incoming)
+        works = post_gloo(self._groups, number, outgoing, incoming)
 
         def wait() -> Span:
-            for work in works:
-                if work is not None:
-                    work.wait()
+            wait_all(works)
             return began_ns, time.monotonic_ns()
 
         return wait

@@ -15,6 +15,10 @@ from castor_policy.interleaving import EAGER, NONE
 from castor_policy.membership import LIMITS, WatchLimits
 from castor_policy.option import OptionError, Options, Unit, option
 
+CPU = "cpu"
+NCCL = "nccl"
+"""What checkpoints are sent by: see `TrafficOptions.send`."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrafficOptions(Options):
@@ -33,6 +37,13 @@ class TrafficOptions(Options):
         "Iterations from one checkpoint in memory to the next.",
         metavar="N",
         least=1,
+    )
+    send: str = option(
+        CPU,
+        Unit.TEXT,
+        "What sends them from a GPU: cpu (over TCP, from their copy in CPU memory), or nccl (from "
+        "the GPU's memory; not proved safe beside training's own collectives).",
+        names=(CPU, NCCL),
     )
     mu: float = option(
         defaults.MU, Unit.SHARE, "Share of an idle span that is used.", above=0, most=1

@@ -107,7 +107,9 @@ def write_run(
         replicas=((0, 1), (1, 0), (2, 3), (3, 2)),
         script="/somewhere/gpt2_tiny.py",
         arguments=("--hidden", str(hidden), "--layers", str(LAYERS), "--iterations", "12"),
-        traffic=TrafficOptions(scheme=scheme, mu=0.9, buffer_bytes=2_000_000, sub_buffers=4),
+        traffic=TrafficOptions(
+            scheme=scheme, mu=0.9, buffer_bytes=2_000_000, sub_buffers=4, send="nccl"
+        ),
         device=DeviceOptions(paced_copy_bps=300_000_000),
     )
     result = {

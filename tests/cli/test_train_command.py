@@ -76,6 +76,8 @@ def accepted(*arguments: str) -> None:
         (("--placement", "rings"), "did you mean ring?"),
         (("--scheme", "pipeline"), "did you mean pipelined?"),
         (("--scheme", "none", "--persist", "store"), "--persist: scheme none takes no checkpoint"),
+        (("--send", "nccl"), "--send: nccl sends from GPUs, and training is on the CPU here"),
+        (("--send", "ncll"), "did you mean nccl?"),
         (("--mu", "0"), "--mu: expected a share above 0 and up to 1, not 0"),
         (("--mu", "1.1"), "--mu: expected a share"),
         (("--mu", "nan"), "--mu: expected a share"),
@@ -227,11 +229,13 @@ def test_how_traffic_is_scheduled_comes_from_the_options(
 ) -> None:
     accepted("train", script, "--scheme", "none")
     arguments = ("--mu", "0.8", "--buffer", "4MB", "--sub-buffers", "8", "--paced-copy", "400mbit")
-    accepted("train", script, "--scheme", "pipelined", *arguments)
+    accepted("train", script, "--scheme", "pipelined", "--send", "nccl", *arguments)
     plain, chosen = (found.spec for found in options)
     assert plain.traffic == TrafficOptions(scheme="none")
     assert plain.device == DeviceOptions()
-    given = TrafficOptions(scheme="pipelined", mu=0.8, buffer_bytes=4_000_000, sub_buffers=8)
+    given = TrafficOptions(
+        scheme="pipelined", send="nccl", mu=0.8, buffer_bytes=4_000_000, sub_buffers=8
+    )
     assert chosen.traffic == given
     assert chosen.device == DeviceOptions(maker=PACED_DEVICE, paced_copy_bps=400_000_000)
     assert JobSpec.from_json(chosen.to_json()) == chosen

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from castor_lab.paced_device import PacedDevice
+from castor_lab.paced_device import PacedCapture, PacedDevice
 from castor_policy.chunk_schedule import Link
 from castor_policy.job_options import TrafficOptions
 from castor_runtime.arena import PartLayout, Replica, SegmentOwner
@@ -87,7 +87,7 @@ def until(done: Callable[[], bool]) -> None:
 class Rank:
     """One rank's memory and device for one case."""
 
-    def __init__(self, rank: int, folder: Path, group: Any, case: dict[str, Any]) -> None:
+    def __init__(self, rank: int, folder: Path, groups: list[Any], case: dict[str, Any]) -> None:
         self.case = case
         world = dist.get_world_size()
         rows = tuple(
@@ -110,9 +110,11 @@ class Rank:
         )
         self.gate = Gate()
         if case["device"] == "paced":
-            self.device: Any = PacedDevice(group, self.gate, case["copy_bps"], case["chunk"])
+            self.device: Any = PacedDevice(groups, self.gate, case["copy_bps"], case["chunk"])
+        elif case["device"] == "captured":
+            self.device = PacedCapture(groups, case["copy_bps"], case["chunk"])
         else:
-            self.device = CountingDevice(group)
+            self.device = CountingDevice(groups)
         self.calls = [0, 0]
         self.exchange = Exchange(
             self.settings, self.device, self.gate, lambda: self.call(0), lambda: self.call(1)
@@ -150,12 +152,19 @@ class Rank:
         live = live_of(rank, self.case, number)
         parts = {other: Part(held.begin(number, 1, None)) for other, held in self.replicas.items()}
         own = parts.pop(rank)
-        self.device.capture(sections_of(rank, self.case), live, own.data)
+        self.freed_ns = 0
+
+        def update() -> None:
+            for tensor in live:
+                if tensor is not None:
+                    tensor.zero_()  # nothing may be read of it any more
+            assert self.freed_ns == 0, "the state is told to be free once"
+            self.freed_ns = time.monotonic_ns()
+
+        self.device.capture(sections_of(rank, self.case), live, own.data, update)
         training()
         done = self.exchange.run(own, parts, self.traffic)
-        for tensor in live:
-            if tensor is not None:
-                tensor.zero_()  # the update: nothing may be read of it any more
+        assert self.freed_ns, "the state is free by then"
         own.digest_up_to(own.data.numel())
         right, whole = {}, True
         for other, part in {rank: own, **parts}.items():
@@ -189,20 +198,27 @@ class Rank:
         self.gate.open()
 
 
-def run_case(rank: int, folder: Path, group: Any, case: dict[str, Any]) -> dict[str, Any]:
+def run_case(rank: int, folder: Path, groups: list[Any], case: dict[str, Any]) -> dict[str, Any]:
     dist.barrier()
-    one = Rank(rank, folder, group, case)
+    one = Rank(rank, folder, groups, case)
     log: list[tuple[str, int]] = []
     outcome: dict[str, Any] = {"right": [], "whole": [], "done": []}
     if case["leaves"] == rank:
         os._exit(0)
+    opened_ns = 0
+
+    def open_gate() -> None:
+        nonlocal opened_ns
+        opened_ns = time.monotonic_ns()
+        one.gate.open()
+
     for number in range(case["checkpoints"]):
         log.clear()
         one.calls = [0, 0]
         one.gate.close()
         training = threading.Thread(target=one.play, args=(log,), daemon=True)
         if not case["plays"]:
-            training = threading.Timer(case["pause_s"], one.gate.open)
+            training = threading.Timer(case["pause_s"], open_gate)
             training.daemon = True
         done, right, whole = one.checkpoint(number, training.start)
         training.join()
@@ -211,19 +227,22 @@ def run_case(rank: int, folder: Path, group: Any, case: dict[str, Any]) -> dict[
         outcome["done"].append(
             [done.sent_bytes, done.network_s, done.sent_s, done.captured_s, *one.calls]
         )
+        outcome["freed_ns"] = one.freed_ns
+        outcome["opened_ns"] = opened_ns
     outcome["log"] = log
     outcome["pieces"] = [
         [piece.span, piece.replica, piece.start, piece.end]
         for piece in one.traffic.pieces(one.replicas[rank].data_bytes)
     ]
-    if isinstance(one.device, PacedDevice):
-        outcome["intervals"] = [
-            [i.kind, i.number, i.began_ns, i.ended_ns, i.size_bytes] for i in one.device.intervals()
-        ]
-        outcome["peak_bytes"] = one.device.peak_buffer_bytes
-        one.device.close()
-    else:
+    if isinstance(one.device, CountingDevice):
         outcome["most_under_way"] = one.device.most
+        return outcome
+    outcome["intervals"] = [
+        [i.kind, i.number, i.began_ns, i.ended_ns, i.size_bytes] for i in one.device.intervals()
+    ]
+    if isinstance(one.device, PacedDevice):
+        outcome["peak_bytes"] = one.device.peak_buffer_bytes
+    one.device.close()
     return outcome
 
 
@@ -233,9 +252,9 @@ def run_rank(rank: int, world: int, folder: Path, cases: list[dict[str, Any]]) -
     )
     results: dict[str, Any] = {}
     for case in cases:
-        group = dist.new_group(backend="gloo")
+        groups = [dist.new_group(backend="gloo") for _ in range(case.get("stripes", 1))]
         try:
-            results[case["name"]] = run_case(rank, folder, group, case)
+            results[case["name"]] = run_case(rank, folder, groups, case)
         except Exception as error:  # noqa: BLE001 - a result like any other
             results[case["name"]] = {"error": repr(error), "trace": traceback.format_exc()}
     (folder / f"{rank}.json").write_text(json.dumps(results))

@@ -16,10 +16,19 @@ import torch
 from castor_lab.fake_cuda import FakeCuda, FakeNccl, Stream
 from castor_lab.fake_cuda.threads import TRACKED
 from castor_runtime.state.sections import lay_out, part_bytes
-from castor_runtime.trainer import cuda_device, idle_spans, staged_device, staging
+from castor_runtime.trainer import (
+    captured_device,
+    cuda_device,
+    idle_spans,
+    staged_device,
+    staging,
+    striped_gloo,
+)
+from castor_runtime.trainer.captured_device import CapturedDevice
 from castor_runtime.trainer.device import Receive, Send, Transfer
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.moment import Moment, Moments
+from castor_runtime.trainer.staged_device import StagedDevice
 
 CHUNK = 4096
 LAYERS = 4
@@ -33,19 +42,41 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     fake.set_device(fake.device)
     monkeypatch.setattr(cuda_device, "dist", FakeNccl(fake))
     monkeypatch.setattr(cuda_device, "_PROBE_BYTES", (1 << 10, 32 << 10))  # no time passes here
-    with fake.installed(staged_device, staging, idle_spans):
+    monkeypatch.setattr(striped_gloo, "dist", FakeGloo())
+    with fake.installed(captured_device, staged_device, staging, idle_spans):
         yield fake
+
+
+class FakeGloo:
+    """Sends of the processor's memory to this very rank: the thread that posts reads it."""
+
+    ProcessGroup = object
+
+    def __init__(self) -> None:
+        self._targets: dict[int, torch.Tensor] = {}
+
+    def irecv(self, target: torch.Tensor, _rank: int, _group: None, *, tag: int) -> None:
+        self._targets[tag] = target
+
+    def isend(self, source: torch.Tensor, _rank: int, _group: None, *, tag: int) -> None:
+        self._targets.pop(tag).copy_(source)
 
 
 class Job:
     """One rank that trains and checkpoints to itself; the thread that makes it is the training."""
 
-    def __init__(self, cuda: FakeCuda, stream: Stream, *, steps_in_it: bool = True) -> None:
+    def __init__(
+        self, cuda: FakeCuda, stream: Stream, *, steps_in_it: bool = True, send: str = "nccl"
+    ) -> None:
         self.cuda = cuda
         self.stream = stream
         self.steps_in_it = steps_in_it
         self.gate = Gate()
-        self.device = cuda_device.CudaDevice(None, cuda.device, self.gate, CHUNK)  # type: ignore[arg-type]  # no group
+        self.device: CapturedDevice | StagedDevice = (
+            cuda_device.CudaCapture((None,), cuda.device, CHUNK)
+            if send == "cpu"
+            else cuda_device.CudaDevice(None, cuda.device, self.gate, CHUNK)  # type: ignore[arg-type]  # no group
+        )
         shapes = {"flat": (6000,), "turned": (50, 40), "odd": (5,)}
         self.sections = lay_out([(name, torch.float32, shape) for name, shape in shapes.items()])
         self.moments = Moments(self.sections, ["odd"], ["flat", "turned"])
@@ -104,7 +135,13 @@ class Job:
     def checkpoint(self, moment: Moment, chunk_bytes: int) -> None:
         """Do what the replicator's thread does."""
         self.device.enter_thread()
-        self.device.capture(self.sections, moment.live, self.own)
+        freed: list[tuple[str, ...]] = []
+
+        def state_free() -> None:
+            with self.device.aside():
+                freed.append(moment.torn())
+
+        self.device.capture(self.sections, moment.live, self.own, state_free)
         under_way: deque[Transfer] = deque()
         total = self.own.numel()
         for start in range(0, total, chunk_bytes):
@@ -120,8 +157,7 @@ class Job:
         for transfer in under_way:
             transfer.wait()
         self.device.wait_captured()
-        with self.device.aside():
-            assert not moment.torn()
+        assert freed == [()]
         assert torch.equal(self.own, self.remote)
 
 
@@ -129,13 +165,14 @@ def said(cuda: FakeCuda) -> list[str]:
     return [str(fault) for fault in cuda.faults]
 
 
+@pytest.mark.parametrize("send", ["cpu", "nccl"])
 @pytest.mark.parametrize("steps_in_it", [True, False])
 @pytest.mark.parametrize("side", [False, True])
 def test_no_use_of_the_gpus_memory_is_unordered(
-    cuda: FakeCuda, side: bool, steps_in_it: bool
+    cuda: FakeCuda, side: bool, steps_in_it: bool, send: str
 ) -> None:
     stream = cuda.new_stream("a stream of the user's") if side else cuda.default
-    job = Job(cuda, stream, steps_in_it=steps_in_it)
+    job = Job(cuda, stream, steps_in_it=steps_in_it, send=send)
     job.forward()
     job.update()
     for chunk_bytes in (CHUNK, CHUNK, 3 * CHUNK):  # the schedule's chunks grow
@@ -144,12 +181,23 @@ def test_no_use_of_the_gpus_memory_is_unordered(
     assert said(cuda) == []
 
 
-def test_the_thread_that_trains_never_waits_for_the_gpu(cuda: FakeCuda) -> None:
-    job = Job(cuda, cuda.default)
+@pytest.mark.parametrize("send", ["cpu", "nccl"])
+def test_the_thread_that_trains_never_waits_for_the_gpu(cuda: FakeCuda, send: str) -> None:
+    job = Job(cuda, cuda.default, send=send)
     cuda.host_waits_by.clear()
     job.iterate(CHUNK)
     job.device.close()
     assert "thread MainThread" not in cuda.host_waits_by
+
+
+def test_what_is_sent_from_cpu_memory_takes_none_of_the_gpus(cuda: FakeCuda) -> None:
+    job = Job(cuda, cuda.default, send="cpu")
+    for _ in range(3):
+        job.iterate(CHUNK)
+    job.device.close()
+    turned_bytes = 8192  # a whole copy of the tensor that does not lie in one piece
+    kept = [size for pool, size in cuda.memory.fresh_bytes.items() if pool != cuda.default.name]
+    assert sum(kept) <= turned_bytes
 
 
 def test_sub_buffers_are_kept(cuda: FakeCuda) -> None:

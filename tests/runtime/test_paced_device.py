@@ -54,13 +54,31 @@ CASES: list[dict[str, Any]] = [
     ),
 ]
 NAMES = [case["name"] for case in CASES]
+CAPTURED: list[dict[str, Any]] = [
+    case | {"name": f"captured-{case['name']}", "device": "captured"}
+    for case in CASES
+    if not case["plays"]
+]
+CAPTURED += [
+    CAPTURED[0]
+    | {"name": "captured-late", "scheme": "pipelined", "spans_ns": SPANS_NS}
+    # Training communicates until long after the copies are done.
+    | {"pause_s": 1.0},
+    CAPTURED[0]
+    | {"name": "captured-striped", "stripes": 3, "larger_by": 1000}
+    | {"sizes": [500_000, 1, 77], "chunk": 1 << 20, "copy_bps": 8_000_000_000},
+]
+CAPTURED_NAMES = [case["name"] for case in CAPTURED]
 RunCases = Callable[[int, Path, list[dict[str, Any]]], list[dict[str, Any]]]
-LOST = [PLAIN | {"name": "lost", "leaves": 1, "sizes": [200_000]}]
+LOST = [
+    PLAIN | {"name": name, "device": name, "leaves": 1, "sizes": [200_000]}
+    for name in ("paced", "captured")
+]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory, run_cases: RunCases) -> list[dict[str, Any]]:
-    return run_cases(3, tmp_path_factory.mktemp("ranks"), CASES)
+    return run_cases(3, tmp_path_factory.mktemp("ranks"), CASES + CAPTURED)
 
 
 def intervals(result: dict[str, Any], kind: str) -> list[tuple[int, int, int, int]]:
@@ -72,9 +90,9 @@ def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[1] < b[2] and b[1] < a[2]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *CAPTURED_NAMES])
 def test_every_replica_is_what_its_source_had(ranks: list[dict[str, Any]], name: str) -> None:
-    (case,) = (case for case in CASES if case["name"] == name)
+    (case,) = (case for case in CASES + CAPTURED if case["name"] == name)
     for results in ranks:
         result = results[name]
         assert "error" not in result, result["trace"]
@@ -82,6 +100,27 @@ def test_every_replica_is_what_its_source_had(ranks: list[dict[str, Any]], name:
         assert all(result["whole"])
         for *_, began, ended in result["done"]:
             assert began == ended
+
+
+@pytest.mark.parametrize("name", [*NAMES, *CAPTURED_NAMES])
+def test_all_bytes_sent_are_counted(ranks: list[dict[str, Any]], name: str) -> None:
+    for results in ranks:
+        size_bytes = sum(end - start for _, _, start, end in results[name]["pieces"])
+        assert [done[0] for done in results[name]["done"]] == [size_bytes] * 2
+
+
+@pytest.mark.parametrize("name", CAPTURED_NAMES)
+def test_a_captured_state_is_free_once_its_copy_is_whole(
+    ranks: list[dict[str, Any]], name: str
+) -> None:
+    # The program overwrites the live state as soon as it is told: what is sent later is the copy.
+    for results in ranks:
+        own = intervals(results[name], "own")
+        assert [row[0] for row in own] == list(range(len(own)))
+        assert results[name]["freed_ns"] >= own[-1][2]
+        assert intervals(results[name], "receive") == intervals(results[name], "copy") == []
+        if name == "captured-late":
+            assert results[name]["freed_ns"] < results[name]["opened_ns"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -184,10 +223,13 @@ def test_a_blocking_own_copy_follows_the_chunks(ranks: list[dict[str, Any]]) -> 
             assert captured_s > sent_s
 
 
-def test_a_lost_peer_is_an_error_and_no_hang(tmp_path: Path, run_cases: RunCases) -> None:
-    (survivor,) = run_cases(2, tmp_path, LOST)
+@pytest.mark.parametrize("device", ["paced", "captured"])
+def test_a_lost_peer_is_an_error_and_no_hang(
+    tmp_path: Path, run_cases: RunCases, device: str
+) -> None:
+    (survivor,) = run_cases(2, tmp_path, [case for case in LOST if case["name"] == device])
     # Raised where it is met first: in posting, or in waiting.
-    assert "RuntimeError" in survivor["lost"]["error"]
+    assert "RuntimeError" in survivor[device]["error"]
 
 
 class Broken:

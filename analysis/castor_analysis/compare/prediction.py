@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from castor_analysis.compare.measured_run import COMPLETE, IDLE, ITERATION, NETWORK
 from castor_analysis.compare.settings import Setting
 from castor_policy.interleaving import NONE
+from castor_policy.job_options import CPU
 from castor_sim.iteration.case import load_iteration, measured_case
 from castor_sim.iteration.measured import MeasuredHop, MeasuredProfile
 from castor_sim.iteration.run import IterationCase, scheme_names, simulate_iteration
@@ -79,7 +80,9 @@ class FromProfile:
             )
         if setting.link_bps and setting.link_bps != profile.link:
             profile = profile.at_link(setting.link_bps)
-        if setting.paced_copy_bps:
+        if setting.send == CPU:  # what arrives lies in CPU memory
+            profile = profile.model_copy(update={"copy_to_cpu": None})
+        elif setting.paced_copy_bps:
             # The stand-in's rate is a setting, as a link's bandwidth is.
             alpha = profile.copy_to_cpu.alpha if profile.copy_to_cpu else 0
             hop = MeasuredHop.model_construct(alpha=alpha, bandwidth=setting.paced_copy_bps)

@@ -13,10 +13,11 @@ from castor_configs.errors import InputError
 from castor_configs.readable import format_bps, format_bytes
 from castor_policy.agents.job_spec import PROTOCOL, JobSpec
 from castor_policy.interleaving import NONE
+from castor_policy.job_options import CPU
 from castor_records.result import Result
 from castor_records.run_files import RunFiles
 
-TRAFFIC: Final = ("replicas", "mu", "buffer", "sub_buffers", "copies")
+TRAFFIC: Final = ("replicas", "mu", "buffer", "sub_buffers", "copies", "send")
 """Keys of a point's setting that only a scheme with checkpoints has."""
 
 _ITERATIONS: Final = "--iterations"
@@ -40,6 +41,7 @@ class Setting:
         buffer_bytes, sub_buffers: R and p.
         shortest_span_s: idle spans below it are left alone.
         paced_copy_bps: of the stand-in for a GPU's copy engine; 0: none.
+        send: what checkpoints are sent by; "nccl": what arrives takes the hop to CPU memory.
     """
 
     link_bps: int
@@ -55,6 +57,7 @@ class Setting:
     sub_buffers: int
     shortest_span_s: float
     paced_copy_bps: int
+    send: str = CPU
 
     @property
     def model(self) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -86,6 +89,7 @@ class Setting:
                 "buffer": format_bytes(self.buffer_bytes),
                 "sub_buffers": self.sub_buffers,
                 "copies": format_bps(self.paced_copy_bps) if self.paced_copy_bps else "-",
+                "send": self.send,
             }
         return found
 
@@ -162,6 +166,7 @@ def _setting(spec: JobSpec, rates: Mapping[str, Any]) -> Setting:
         sub_buffers=traffic.sub_buffers,
         shortest_span_s=traffic.shortest_span_s,
         paced_copy_bps=spec.device.paced_copy_bps,
+        send=traffic.send,
     )
 
 

@@ -50,11 +50,13 @@ def spec_of(given: GivenJob, job: Job) -> JobSpec:
     """
     from castor_policy.option import OptionError
     from castor_runtime.launcher.storage_check import check_tiers
-    from castor_runtime.launcher.train_options import check_launch, job_spec
+    from castor_runtime.launcher.train_options import check_launch, check_send, job_spec
 
     try:
         spec = job_spec(job)
         check_launch(job.launch)
+        if job.launch.agents == "local":
+            check_send(spec)
         check_tiers(spec.persistence.tiers)
     except OptionError as error:
         raise given.fault(error) from error

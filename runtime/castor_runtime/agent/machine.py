@@ -40,6 +40,7 @@ from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.ports import Ports
 from castor_runtime.trainer.agent_link import ENVIRONMENT, TrainerSettings
+from castor_runtime.trainer.nccl_order import launch_order
 from castor_runtime.transport import PeerClient
 
 
@@ -161,6 +162,7 @@ class Machine:
             **rendezvous.environment(plan.rendezvous),
             **self._interfaces,
             "PYTHONUNBUFFERED": "1",
+            **launch_order(self.spec.traffic.send),
             ENVIRONMENT: settings.to_json(),
         }
 

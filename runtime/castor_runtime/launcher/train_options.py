@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from castor_configs.job import Job, LaunchOptions
 from castor_configs.nearest import nearest_name
 from castor_configs.schemes import SCHEMES
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.job_options import NCCL
 from castor_policy.option import OptionError
 from castor_policy.placement import Placement, place
 from castor_runtime.operators import LOCAL, check_operator
@@ -116,6 +118,26 @@ def check_launch(launch: LaunchOptions) -> None:
             )
     if not local and launch.standby:
         raise OptionError("standby", "external agents are standbys by their own --standby")
+
+
+def check_send(spec: JobSpec) -> None:
+    """Refuse to send by NCCL what is trained on this machine's processors.
+
+    Raises:
+        OptionError: there is no GPU here, nor a stand-in for one.
+    """
+    stands_for_one = spec.device.maker or spec.device.paced_copy_bps
+    if spec.traffic.send == NCCL and not stands_for_one and not _trains_on_gpus():
+        raise OptionError(
+            "traffic.send",
+            "nccl sends from GPUs, and training is on the CPU here: leave it at cpu, the default",
+        )
+
+
+def _trains_on_gpus() -> bool:
+    # By what the drivers of NVIDIA and AMD leave: importing torch would take seconds.
+    there = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+    return there and os.environ.get("DS_ACCELERATOR") != "cpu"
 
 
 def check_script(script: Path, castor_options: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""A GPU: NCCL out of its memory, and a copy stream into shared memory that is pinned.
+"""A GPU: a copy stream into shared memory that is pinned; and NCCL out of its memory, where asked.
 
-Everything but what is said to the GPU is `castor_runtime.trainer.staged_device`. Times come from
-events, which the GPU itself sets.
+Everything but what is said to the GPU is `castor_runtime.trainer.captured_device`, and
+`castor_runtime.trainer.staged_device` with NCCL. Times come from events, which the GPU itself sets.
 
 What makes it safe beside training, stream by stream (tests/runtime/test_cuda_streams.py checks it):
 
@@ -26,9 +26,12 @@ import torch
 import torch.distributed as dist
 
 from castor_policy.chunk_schedule import Link
+from castor_runtime.trainer.captured_device import CapturedDevice
+from castor_runtime.trainer.copy_engine import Span
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.staged_device import Span, StagedDevice
+from castor_runtime.trainer.staged_device import StagedDevice
 from castor_runtime.trainer.staging import Copy
+from castor_runtime.trainer.striped_gloo import Groups
 
 _PROBE_BYTES = (1 << 20, 32 << 20)
 _PROBE_REPETITIONS = 5
@@ -52,21 +55,28 @@ class CudaDevice(StagedDevice):
         super().__init__(_CudaAccelerator(group, device), gate, sub_buffer_bytes)
 
 
-class _CudaAccelerator:
-    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
-        self._group = group
+class CudaCapture(CapturedDevice):
+    """A copy stream, and gloo.
+
+    Args:
+        groups: gloo's, for nothing but checkpoints.
+        device: of this rank.
+        piece_bytes: in which the own replica is copied.
+    """
+
+    def __init__(self, groups: Groups, device: torch.device, piece_bytes: int) -> None:
+        super().__init__(_CudaCopies(device), groups, piece_bytes)
+
+
+class _CudaCopies:
+    def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._exchanges = _cuda.Stream(device)
-        self._arrivals = _cuda.Stream(device)
         self._copies = _cuda.Stream(device)
         self._looks = _cuda.Stream(device)
+        self._follow = [self._copies, self._looks]
+        """Streams that come after what training has asked for at a moment."""
         self._updates: Any = None
         """The stream on which the state was changed last."""
-        self._copy_link = measure_copy_link(device)
-
-    @property
-    def copy_link(self) -> Link | None:
-        return self._copy_link
 
     def enter_thread(self) -> None:
         torch.cuda.set_device(self._device)
@@ -80,20 +90,43 @@ class _CudaAccelerator:
         if self._updates is not None:
             training.wait_stream(self._updates)
         yield
-        for stream in (self._exchanges, self._copies, self._looks):
+        for stream in self._follow:
             stream.wait_stream(training)
 
     def pin(self, memory: torch.Tensor) -> None:
         pin(memory, self._device)
+
+    def preparing(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self._copies)
+
+    def aside(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self._looks)
+
+    def copy(self, copies: Sequence[Copy]) -> Span:
+        with torch.cuda.stream(self._copies):
+            began = _event(self._copies)
+            _copy_all(copies)
+            return _span(began, _event(self._copies))
+
+
+class _CudaAccelerator(_CudaCopies):
+    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
+        super().__init__(device)
+        self._group = group
+        self._exchanges = _cuda.Stream(device)
+        self._arrivals = _cuda.Stream(device)
+        self._follow.append(self._exchanges)
+        self._copy_link = measure_copy_link(device)
+
+    @property
+    def copy_link(self) -> Link | None:
+        return self._copy_link
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
         with torch.cuda.stream(self._exchanges):
             yield
         self._copies.wait_stream(self._exchanges)
-
-    def aside(self) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(self._looks)
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
         with torch.cuda.stream(self._exchanges):
@@ -122,12 +155,6 @@ class _CudaAccelerator:
                 return _span(began, _event(self._arrivals))
 
         return wait
-
-    def copy(self, copies: Sequence[Copy]) -> Span:
-        with torch.cuda.stream(self._copies):
-            began = _event(self._copies)
-            _copy_all(copies)
-            return _span(began, _event(self._copies))
 
 
 def pin(memory: torch.Tensor, device: torch.device) -> None:

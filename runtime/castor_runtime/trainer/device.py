@@ -1,10 +1,13 @@
 """How bytes get from live state to shared memory and to peers: the protocol, and the CPU's way.
 
 All ways do the same steps for the replicator: `capture` begins to fill this machine's own replica,
-`post` starts a round of sends and receives, and what it returns is waited for. On the CPU the own
-replica is what is sent, so the live state is free once it is captured. Where training's memory is
-not the CPU's (`castor_runtime.trainer.staged_device`) pieces are sent out of live state, which
-spares the way over PCIe, and the state is free when all is sent and the own replica is whole.
+`post` starts a round of sends and receives, and what it returns is waited for.
+
+- `CpuDevice` sends the own replica; the live state is free when `capture` returns.
+- `castor_runtime.trainer.captured_device` sends the own replica while a copy engine fills it out of
+  an accelerator's memory; the state is free once it is whole.
+- `castor_runtime.trainer.staged_device` sends live state, out of the accelerator's memory; the
+  state is free when all is sent and the own replica is whole.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section, copy_section
+from castor_runtime.trainer.striped_gloo import Groups, post_gloo, wait_all
 
 Arrived = Callable[[int, int], None]
 """Is told when a round's network time began and ended, in nanoseconds of CLOCK_MONOTONIC."""
@@ -57,9 +60,6 @@ class Transfer(Protocol):
 class Device(Protocol):
     """A way to capture and to exchange; see the module's head."""
 
-    sends_live: bool
-    """Live state is read until all rounds were waited for, not just until `capture` returns."""
-
     copy_link: Link | None
     """The hop to CPU memory that received chunks take; None: they are received there."""
 
@@ -92,8 +92,17 @@ class Device(Protocol):
         sections: Sequence[Section],
         live: Sequence[torch.Tensor | None],
         own: torch.Tensor,
+        state_free: Callable[[], None],
     ) -> None:
-        """Fill `own` from the tensors of the last `moment`, or begin to, from its first byte."""
+        """Fill `own` from the tensors of the last `moment`, or begin to, from its first byte.
+
+        Args:
+            sections: where each tensor lies.
+            live: the tensors.
+            own: shared memory.
+            state_free: called once, in any thread, as soon as nothing reads the live state any
+                more; at the latest within `wait_captured`, which raises what it raises.
+        """
         ...
 
     def aside(self) -> AbstractContextManager[Any]:
@@ -110,6 +119,8 @@ class Device(Protocol):
 
     def wait_captured(self) -> int:
         """Return when `own` is whole: since when, in nanoseconds of CLOCK_MONOTONIC.
+
+        Called when all rounds of the part were waited for.
 
         Raises:
             RuntimeError: a copy failed.
@@ -134,14 +145,13 @@ class CpuDevice:
     """memcpy and gloo, straight between the two machines' shared memory.
 
     Args:
-        group: gloo's, for nothing but checkpoints.
+        groups: gloo's, for nothing but checkpoints.
     """
 
-    sends_live = False
     copy_link: Link | None = None
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self._group = group
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
         self._own = torch.empty(0, dtype=torch.uint8)
         self._captured_ns = time.monotonic_ns()
 
@@ -163,12 +173,14 @@ class CpuDevice:
         sections: Sequence[Section],
         live: Sequence[torch.Tensor | None],
         own: torch.Tensor,
+        state_free: Callable[[], None],
     ) -> None:
         """Copy section by section; done on return."""
         for section, tensor in zip(sections, live, strict=True):
             copy_section(section, own, tensor)
         self._own = own
         self._captured_ns = time.monotonic_ns()
+        state_free()
 
     def aside(self) -> AbstractContextManager[Any]:
         """Nothing to do."""
@@ -191,34 +203,30 @@ class CpuDevice:
         """Start gloo's sends and receives, tagged by the round."""
         outgoing = [(send.rank, self._own[send.start : send.end]) for send in sends]
         incoming = [(receive.rank, receive.target) for receive in receives]
-        return _Direct(post_gloo(self._group, number, outgoing, incoming), arrived)
+        return Direct(post_gloo(self._groups, number, outgoing, incoming), arrived)
 
 
-def post_gloo(
-    group: dist.ProcessGroup | None,
-    tag: int,
-    outgoing: Sequence[tuple[int, torch.Tensor]],
-    incoming: Sequence[tuple[int, torch.Tensor]],
-) -> list[Any]:
-    """Start sends and receives with those ranks; return what to wait for."""
-    works = [dist.irecv(target, rank, group, tag=tag) for rank, target in incoming]
-    return works + [dist.isend(source, rank, group, tag=tag) for rank, source in outgoing]
+class Direct:
+    """A round that is received where it belongs: a `Transfer`.
 
+    Args:
+        works: what to wait for.
+        arrived: see `Device.post`.
+    """
 
-class _Direct:
     def __init__(self, works: Sequence[Any], arrived: Arrived) -> None:
         self._began_ns = time.monotonic_ns()
         self._works = works
         self._arrived: Arrived | None = arrived
 
     def wait_arrived(self) -> None:
+        """See `Transfer`."""
         if self._arrived is None:
             return
-        for work in self._works:
-            if work is not None:
-                work.wait()
+        wait_all(self._works)
         self._arrived(self._began_ns, time.monotonic_ns())
         self._arrived = None
 
     def wait(self) -> None:
+        """See `Transfer`."""
         self.wait_arrived()

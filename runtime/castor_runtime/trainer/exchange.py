@@ -120,6 +120,8 @@ class Exchange:
     def run(self, own: Part, parts: Mapping[int, Part], traffic: Traffic) -> Exchanged:
         """Do all rounds of a checkpoint; on return all of it lies in CPU memory, here.
 
+        The live state is free then, too.
+
         Args:
             own: the part that the device captures, whose pieces go to `settings.holders()`.
             parts: filled with those of `settings.sources()`, by rank.

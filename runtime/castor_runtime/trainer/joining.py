@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from castor_policy.job_options import NCCL
 from castor_runtime.arena import ControlBlock, RankControl, TrainerPhase
 from castor_runtime.named import named
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.cuda_device import CudaDevice
+from castor_runtime.trainer.cuda_device import CudaCapture, CudaDevice
 from castor_runtime.trainer.device import CpuDevice, Device
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.nccl_order import check_nccl
+from castor_runtime.trainer.striped_gloo import stripes
 
 
 def open_counters(settings: TrainerSettings) -> RankControl:
@@ -44,8 +49,49 @@ def new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
     return group
 
 
+@dataclass(frozen=True, slots=True)
+class Exchanging:
+    """What checkpoints are exchanged by.
+
+    Attributes:
+        groups: of all ranks, which nothing else uses: gloo's, or one of NCCL's.
+        device: where the pieces lie that are sent.
+    """
+
+    groups: tuple[dist.ProcessGroup, ...]
+    device: torch.device
+
+
+def open_exchange(
+    settings: TrainerSettings,
+    device: torch.device,
+    control: dist.ProcessGroup,
+    make_group: NewGroup,
+    timeout: timedelta,
+) -> Exchanging:
+    """Make the groups of the exchange; every rank does so at the same point.
+
+    Args:
+        settings: of the trainer.
+        device: where the live state is.
+        control: a gloo group of all ranks.
+        make_group: makes another one.
+        timeout: of a transfer.
+
+    Raises:
+        ValueError: the job asks for NCCL, which cannot be used here.
+    """
+    if settings.traffic.send == NCCL and not settings.device.maker:
+        check_nccl(device, settings.traffic.scheme)
+        return Exchanging((make_group("nccl", timeout),), device)
+    count = torch.tensor([stripes(settings.ranks_per_machine, _cores())])
+    dist.all_reduce(count, dist.ReduceOp.MIN, control)
+    groups = tuple(make_group("gloo", timeout) for _ in range(int(count)))
+    return Exchanging(groups, torch.device("cpu"))
+
+
 def choose_device(
-    settings: TrainerSettings, device: torch.device, gate: Gate, group: dist.ProcessGroup
+    settings: TrainerSettings, device: torch.device, gate: Gate, exchanging: Exchanging
 ) -> Device:
     """Return the way by which bytes leave training's memory.
 
@@ -53,13 +99,19 @@ def choose_device(
         settings: of the trainer.
         device: where the live state is.
         gate: is open while checkpoint traffic may go on.
-        group: of the exchange.
+        exchanging: what by.
     """
-    traffic = settings.traffic
+    traffic, groups = settings.traffic, exchanging.groups
     sub_buffer_bytes = traffic.buffer_bytes // traffic.sub_buffers or traffic.chunk_bytes
-    if device.type == "cuda":
-        return CudaDevice(group, device, gate, sub_buffer_bytes)
     if settings.device.maker:
-        stand_in: Device = named(settings.device.maker)(settings, gate, group, sub_buffer_bytes)
+        stand_in: Device = named(settings.device.maker)(settings, gate, groups, sub_buffer_bytes)
         return stand_in
-    return CpuDevice(group)
+    if device.type != "cuda":
+        return CpuDevice(groups)
+    if traffic.send == NCCL:
+        return CudaDevice(groups[0], device, gate, sub_buffer_bytes)
+    return CudaCapture(groups, device, sub_buffer_bytes)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

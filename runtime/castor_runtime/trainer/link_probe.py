@@ -22,6 +22,7 @@ import torch.distributed as dist
 from castor_policy.chunk_schedule import Link
 from castor_policy.link_fit import fit_link
 from castor_records.events.training import LinkMeasured
+from castor_runtime.trainer.striped_gloo import post_gloo, wait_all
 
 _FIRST_TAG = 1 << 20
 """Above those of real rounds."""
@@ -67,9 +68,9 @@ class LinkProbe:
     """One rank's part in a measurement; every rank makes one and calls `measure`.
 
     Args:
-        group: that checkpoints travel on.
+        groups: that checkpoints travel on.
         control: a gloo group of all ranks.
-        device: where pieces lie.
+        device: where the pieces lie that are sent.
         holders: ranks that this one sends to.
         sources: ranks that it receives from.
         in_flight: rounds that are under way at once, >= 1.
@@ -78,14 +79,14 @@ class LinkProbe:
     def __init__(
         self,
         *,
-        group: dist.ProcessGroup,
+        groups: Sequence[dist.ProcessGroup],
         control: dist.ProcessGroup,
         device: torch.device,
         holders: Sequence[int],
         sources: Sequence[int],
         in_flight: int,
     ) -> None:
-        self._group = group
+        self._groups = groups
         self._control = control
         self._device = device
         self._holders = holders
@@ -116,8 +117,7 @@ class LinkProbe:
         dist.barrier(self._control)
         began_ns = time.monotonic_ns()
         works = [work for sends, receives in pieces for work in self._post(sends, receives)]
-        for work in works:
-            work.wait()
+        wait_all(works)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return (time.monotonic_ns() - began_ns) // self._in_flight
@@ -135,21 +135,16 @@ class LinkProbe:
         self._tag += 1
         if self._device.type == "cuda":
             operations = [
-                dist.P2POp(dist.isend, piece, rank, self._group)
+                dist.P2POp(dist.isend, piece, rank, self._groups[0])
                 for piece, rank in zip(sends, self._holders, strict=True)
             ] + [
-                dist.P2POp(dist.irecv, piece, rank, self._group)
+                dist.P2POp(dist.irecv, piece, rank, self._groups[0])
                 for piece, rank in zip(receives, self._sources, strict=True)
             ]
             return list(dist.batch_isend_irecv(operations)) if operations else []
-        works = [
-            dist.irecv(piece, rank, self._group, tag=self._tag)
-            for piece, rank in zip(receives, self._sources, strict=True)
-        ] + [
-            dist.isend(piece, rank, self._group, tag=self._tag)
-            for piece, rank in zip(sends, self._holders, strict=True)
-        ]
-        return [work for work in works if work is not None]
+        outgoing = list(zip(self._holders, sends, strict=True))
+        incoming = list(zip(self._sources, receives, strict=True))
+        return post_gloo(self._groups, self._tag, outgoing, incoming)
 
     def _all_largest(self, value: int) -> int:
         shared = torch.tensor([value], dtype=torch.int64)

@@ -215,14 +215,15 @@ class Replicator:
         own = self._begin(self._own, capture.iteration)
         parts = {rank: self._begin(held, capture.iteration) for rank, held in self._remote.items()}
         try:
-            self._device.capture(self._sections, capture.moment.live, own.data)
-            torn: tuple[str, ...] = ()
-            if not self._device.sends_live:
-                torn = self._free_state(capture.moment)
+            torn: list[str] = []
+            self._device.capture(
+                self._sections,
+                capture.moment.live,
+                own.data,
+                lambda: torn.extend(self._free_state(capture.moment)),
+            )
             captured = time.monotonic()
-            exchanged = self._exchange.run(own, parts, self._traffic)
-            if self._device.sends_live:
-                torn = self._free_state(capture.moment)
+            exchanged = self._exchange.run(own, parts, self._traffic)  # the state is free by then
             sent = time.monotonic()
             own.digest_up_to(own.data.numel())
             metas = self._exchange_records(own, capture.meta, parts, torn=bool(torn))
@@ -241,7 +242,7 @@ class Replicator:
             else:
                 part.writing.commit(meta, part.digests)
         if not self._agree(capture, torn=bool(torn)):
-            self._leave_out(capture.iteration, torn)
+            self._leave_out(capture.iteration, tuple(torn))
             return
         ended = time.monotonic()
         self._listener.completed(
@@ -262,7 +263,7 @@ class Replicator:
         return Part(replica.begin(iteration, self._settings.generation, self._agreed))
 
     def _free_state(self, moment: Moment) -> tuple[str, ...]:
-        """Let the state change, which is copied; return what has changed already."""
+        """Let the state change, which is copied; return what has changed already. In any thread."""
         with self._device.aside():
             torn = moment.torn()
         with self._changed:

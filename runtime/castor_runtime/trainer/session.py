@@ -34,7 +34,13 @@ from castor_runtime.trainer.checkpoint_steps import Capture, Replicas, Route
 from castor_runtime.trainer.collective_count import CollectiveCount
 from castor_runtime.trainer.final_state import write_state
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
-from castor_runtime.trainer.joining import NewGroup, choose_device, new_group, open_counters
+from castor_runtime.trainer.joining import (
+    NewGroup,
+    choose_device,
+    new_group,
+    open_counters,
+    open_exchange,
+)
 from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
 from castor_runtime.trainer.loading import Loader
 from castor_runtime.trainer.meta_room import MetaRooms
@@ -95,9 +101,11 @@ class TrainerSession:
         # Every rank makes the groups in this order.
         self._control = make_group("gloo", timeout)
         self._gate = Gate()
-        self._group = make_group("nccl" if state.device().type == "cuda" else "gloo", timeout)
-        self._collectives.leave_out(self._control, self._group)
-        self._device = choose_device(settings, state.device(), self._gate, self._group)
+        self._exchanging = open_exchange(
+            settings, state.device(), self._control, make_group, timeout
+        )
+        self._collectives.leave_out(self._control, *self._exchanging.groups)
+        self._device = choose_device(settings, state.device(), self._gate, self._exchanging)
         self._idle = IdleSpans(self._gate)
         self._watches_spans = settings.traffic.scheme != EAGER
         self._profiler = Profiler(settings.traffic.profile_iterations)
@@ -288,9 +296,9 @@ class TrainerSession:
             return None
         alone = settings.traffic.scheme in ("unpipelined", "naive")
         measured = LinkProbe(
-            group=self._group,
+            groups=self._exchanging.groups,
             control=self._control,
-            device=self._state.device(),
+            device=self._exchanging.device,
             holders=settings.holders(),
             sources=[rank for rank, _ in settings.sources()],
             in_flight=1 if alone else settings.traffic.sub_buffers,

@@ -17,51 +17,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
+from castor_runtime.trainer.copy_engine import CopyEngine, Interval, Span
 from castor_runtime.trainer.device import Arrived, Receive, Send
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.staging import BufferPool, Copy, LiveBytes
 
-Span = tuple[int, int]
-"""When something began and ended, in nanoseconds of CLOCK_MONOTONIC."""
 
-
-class Accelerator(Protocol):
+class Accelerator(CopyEngine, Protocol):
     """What differs between a GPU and its stand-in."""
 
     @property
     def copy_link(self) -> Link | None:
         """What the copy engine takes for a copy to CPU memory."""
-        ...
-
-    def enter_thread(self) -> None:
-        """See `Device.enter_thread`."""
-        ...
-
-    def note_update(self) -> None:
-        """See `Device.note_update`."""
-        ...
-
-    def moment(self) -> AbstractContextManager[Any]:
-        """See `Device.moment`: orders all that is asked for later behind it."""
-        ...
-
-    def pin(self, memory: torch.Tensor) -> None:
-        """Prepare shared memory for copies."""
-        ...
-
-    def preparing(self) -> AbstractContextManager[Any]:
-        """Return what live state may be rearranged in; `exchange` and `copy` come after it."""
-        ...
-
-    def aside(self) -> AbstractContextManager[Any]:
-        """Return what to look at live state in, as it was at the last `moment`."""
         ...
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
@@ -81,30 +54,6 @@ class Accelerator(Protocol):
             What blocks until all is done, and says from when to when it was under way.
         """
         ...
-
-    def copy(self, copies: Sequence[Copy]) -> Span:
-        """Copy from device to CPU memory, as one operation of the copy engine; done on return."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Something that took place during a checkpoint.
-
-    Attributes:
-        kind: "receive" (a round under way on the network), "copy" (its chunks go to CPU memory), or
-            "own" (a part of the own replica does).
-        number: of the round, or of the part of the own replica.
-        began_ns: CLOCK_MONOTONIC.
-        ended_ns: likewise.
-        size_bytes: received or copied.
-    """
-
-    kind: str
-    number: int
-    began_ns: int
-    ended_ns: int
-    size_bytes: int
 
 
 class _Round:
@@ -151,8 +100,6 @@ class StagedDevice:
         sub_buffer_bytes: R/p, the size of the pieces in which the own replica is copied.
     """
 
-    sends_live = True
-
     def __init__(self, accelerator: Accelerator, gate: Gate, sub_buffer_bytes: int) -> None:
         self.copy_link = accelerator.copy_link
         self._accelerator = accelerator
@@ -166,6 +113,7 @@ class StagedDevice:
         self._intervals: list[Interval] = []
         self._live = LiveBytes((), (), 0)
         self._own = torch.empty(0, dtype=torch.uint8)
+        self._state_free: Callable[[], None] = lambda: None
         self._captured_bytes = 0
         self._captured_ns = time.monotonic_ns()
         self._hurries = False
@@ -214,6 +162,7 @@ class StagedDevice:
         sections: Sequence[Section],
         live: Sequence[torch.Tensor | None],
         own: torch.Tensor,
+        state_free: Callable[[], None],
     ) -> None:
         """Begin to copy `live` into `own`; the part before must be whole."""
         self._live = LiveBytes((), (), 0)  # gives up what was rearranged for the moment before
@@ -222,6 +171,7 @@ class StagedDevice:
         with self._changed:
             self._live = read
             self._own = own
+            self._state_free = state_free
             self._captured_bytes = 0
             self._hurries = False
             self._intervals = []
@@ -245,10 +195,13 @@ class StagedDevice:
     def wait_captured(self) -> int:
         """Return when the own replica is whole: since when, in nanoseconds of CLOCK_MONOTONIC.
 
+        All was sent by then, so the live state is free.
+
         Raises:
             RuntimeError: a copy failed.
         """
         self.wait_until(lambda: self._captured_bytes == self._own.numel())
+        self._state_free()
         return self._captured_ns
 
     def post(

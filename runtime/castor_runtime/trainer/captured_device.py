@@ -1,0 +1,181 @@
+"""Checkpoints of an accelerator's state, sent by the CPU: the own replica is filled, and sent.
+
+The copy engine fills the own replica piece after piece, straight after the update and whether or
+not training communicates: the way to CPU memory is not the network. A round is posted once its
+bytes are there, and goes over gloo from shared memory into the peers' shared memory. The live state
+is free when the own replica is whole: what waits for no more than that does not wait for the
+network (`update_after="capture"`, and the first few iterations' settling).
+
+No kernel runs on the accelerator for it, no memory is taken there, and training's communicators are
+alone: nothing of a checkpoint can be in one of NCCL's circles (docs/runtime.md, "Sending from
+GPUs"). `castor_runtime.trainer.staged_device` is the other way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from castor_policy.chunk_schedule import Link
+from castor_runtime.state.sections import Section
+from castor_runtime.trainer.copy_engine import CopyEngine, Interval
+from castor_runtime.trainer.device import Arrived, Direct, Receive, Send
+from castor_runtime.trainer.staging import LiveBytes
+from castor_runtime.trainer.striped_gloo import Groups, post_gloo
+
+
+class CapturedDevice:
+    """The `Device` that sends what it has captured; see the module's head.
+
+    Args:
+        engine: copies out of the accelerator's memory.
+        groups: gloo's, for nothing but checkpoints.
+        piece_bytes: in which the own replica is copied.
+    """
+
+    copy_link: Link | None = None
+
+    def __init__(self, engine: CopyEngine, groups: Groups, piece_bytes: int) -> None:
+        self._engine = engine
+        self._groups = groups
+        self._piece_bytes = piece_bytes
+        self._changed = threading.Condition()
+        self._live: LiveBytes | None = None
+        self._own = torch.empty(0, dtype=torch.uint8)
+        self._state_free: Callable[[], None] = lambda: None
+        self._captured_bytes = 0
+        self._captured_ns = time.monotonic_ns()
+        self._intervals: list[Interval] = []
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="castor-capture", daemon=True)
+        self._thread.start()
+
+    def intervals(self) -> tuple[Interval, ...]:
+        """Return the copies since the last `capture`, in their order."""
+        with self._changed:
+            return tuple(self._intervals)
+
+    def enter_thread(self) -> None:
+        """Say that the calling thread will use this device."""
+        self._engine.enter_thread()
+
+    def note_update(self) -> None:
+        """Say that the state is about to be changed by what the calling thread asks for."""
+        self._engine.note_update()
+
+    def moment(self) -> AbstractContextManager[Any]:
+        """Return what the thread that trains looks at its state in, to have it captured."""
+        return self._engine.moment()
+
+    def pin(self, memory: torch.Tensor) -> None:
+        """Prepare shared memory for copies.
+
+        Raises:
+            RuntimeError: the driver refuses it.
+        """
+        self._engine.pin(memory)
+
+    def capture(
+        self,
+        sections: Sequence[Section],
+        live: Sequence[torch.Tensor | None],
+        own: torch.Tensor,
+        state_free: Callable[[], None],
+    ) -> None:
+        """Begin to copy `live` into `own`; the part before must be whole."""
+        with self._engine.preparing():
+            read = LiveBytes(sections, live, own.numel())  # copies what does not lie in one piece
+        with self._changed:
+            self._own = own
+            self._state_free = state_free
+            self._captured_bytes = 0
+            self._captured_ns = time.monotonic_ns()
+            self._intervals = []
+            self._live = read
+            self._changed.notify_all()
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """Return what to look at captured live state in: training does not wait for it."""
+        return self._engine.aside()
+
+    def captured_bytes(self) -> int:
+        """Return how many bytes of the own replica, from the first on, are filled."""
+        with self._changed:
+            return self._captured_bytes
+
+    def stop_yielding_to_training(self) -> None:
+        """Nothing to do: it does not yield."""
+
+    def wait_captured(self) -> int:
+        """Return when the own replica is whole: since when, in nanoseconds of CLOCK_MONOTONIC.
+
+        Raises:
+            RuntimeError: a copy failed, or the state turned out to be of no use.
+        """
+        self._wait_until(lambda: self._live is None)
+        return self._captured_ns
+
+    def post(
+        self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
+    ) -> Direct:
+        """Start the round once what it sends is captured; see `Device.post`.
+
+        Raises:
+            RuntimeError: a copy failed.
+        """
+        end = max((send.end for send in sends), default=0)
+        self._wait_until(lambda: self._captured_bytes >= end)
+        outgoing = [(send.rank, self._own[send.start : send.end]) for send in sends]
+        incoming = [(receive.rank, receive.target) for receive in receives]
+        return Direct(post_gloo(self._groups, number, outgoing, incoming), arrived)
+
+    def close(self) -> None:
+        """End the thread; nothing may be under way."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _wait_until(self, done: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: done() or self._failure is not None)
+            if self._failure is not None:
+                raise RuntimeError(f"a capture failed: {self._failure}") from self._failure
+
+    def _run(self) -> None:
+        try:
+            self._engine.enter_thread()
+            while self._has_next():
+                self._fill()
+                self._state_free()
+                with self._changed:
+                    self._live = None
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _has_next(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._live is not None or self._closing)
+            return self._live is not None
+
+    def _fill(self) -> None:
+        live = self._live
+        assert live is not None, "there is something to capture"
+        for start in range(0, self._own.numel(), self._piece_bytes):
+            target = self._own[start : start + self._piece_bytes]
+            span = self._engine.copy(live.copies(start, target))
+            with self._changed:
+                number = start // self._piece_bytes
+                self._intervals.append(Interval("own", number, *span, target.numel()))
+                self._captured_bytes = start + target.numel()
+                self._captured_ns = span[1]
+                self._changed.notify_all()
