@@ -28,6 +28,7 @@ from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.busy import BUSY_LIMIT_S
 from castor_runtime.trainer.engine_monitor import EngineMonitor
 from castor_runtime.trainer.engines import state_of
+from castor_runtime.trainer.joining import training_timeout_s
 from castor_runtime.trainer.random_state import capture_random_state
 from castor_runtime.trainer.session import TrainerSession
 from castor_runtime.trainer.unheld_state import refuse_foreign_state
@@ -47,7 +48,9 @@ class Checkpointer:
         state: the user's own state by name, made whole again by `resume`.
         meta_bytes: a hint, room for the user's and the small states together at the start; None:
             twice what they take now and 64 KiB. Where they grow, room is made in time.
-        timeout_s: how long a transfer waits for a peer that is silent.
+        timeout_s: how long a transfer waits for a peer that is silent; None: as long as training's
+            own collectives do (`init_process_group(timeout=)`, 600 s from DeepSpeed), so that
+            whatever holds a rank up there is not an error here first.
         update_after: what the optimizer's update waits for. "replication": until every replica has
             arrived (invariant 2), so that a failure costs no more than the iteration in flight.
             "capture": until the state is copied, as other checkpointers have it; where a transfer
@@ -64,9 +67,11 @@ class Checkpointer:
         state: Mapping[str, Stateful] | None = None,
         *,
         meta_bytes: int | None = None,
-        timeout_s: float = 300.0,
+        timeout_s: float | None = None,
         update_after: Literal["replication", "capture"] = "replication",
     ) -> None:
+        if timeout_s is not None and not timeout_s > 0:
+            raise ValueError(f"timeout_s is above 0, or None, not {timeout_s}")
         if update_after not in ("replication", "capture"):
             raise ValueError(f'update_after is "replication" or "capture", not {update_after!r}')
         self._state = state_of(engine)
@@ -86,7 +91,8 @@ class Checkpointer:
         needed = len(encode(self._meta()))
         capacity = 2 * needed + _META_SLACK_BYTES if meta_bytes is None else meta_bytes
         capacity = -(-capacity // _PAGE_BYTES) * _PAGE_BYTES
-        self._session = TrainerSession(settings, self._state, capacity, timeout_s, update_after)
+        waits_s = training_timeout_s() if timeout_s is None else timeout_s
+        self._session = TrainerSession(settings, self._state, capacity, waits_s, update_after)
         self._monitor = EngineMonitor(engine, settings.generation, self._session.log.warn)
         if self._state.optimizer is not None:
             self._state.optimizer.register_step_pre_hook(lambda *_: self.before_update())

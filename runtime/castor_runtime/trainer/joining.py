@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,6 +48,14 @@ def new_group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
     group = dist.new_group(backend=backend, timeout=timeout)
     assert isinstance(group, dist.ProcessGroup)
     return group
+
+
+def training_timeout_s() -> float:
+    """Return how long training's own collectives wait for a rank that does not come, in seconds."""
+    world = dist.group.WORLD
+    assert world is not None, "the engine has made the default group"
+    backends: list[Any] = [world._get_backend(device) for device in world._device_types]
+    return max(float(one.options._timeout.total_seconds()) for one in backends)
 
 
 @dataclass(frozen=True, slots=True)
