@@ -52,7 +52,11 @@ def complete(tier: Tier, iteration: int, generation: int = 1, size: int = 1000) 
 
 @pytest.fixture(autouse=True)
 def few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what fails tried again once by each of the two that do: their waits grow with tries."""
+    """Have what fails tried again once by each of the two that do: their waits grow with tries.
+
+    On a slow machine these take longer than a command waits for a tier that is away.
+    """
+    monkeypatch.setattr(storage_check, "_LOOK_S", 100.0)
     monkeypatch.setitem(address._S3_TIMES["config_kwargs"]["retries"], "max_attempts", 2)
     monkeypatch.setattr(import_module("s3fs").S3FileSystem, "retries", 2)
 
@@ -161,9 +165,8 @@ def test_an_s3fs_that_is_too_old_or_missing_is_refused(monkeypatch: pytest.Monke
 
 
 def test_a_missing_bucket_ends_the_command_and_one_that_is_away_does_not(
-    s3: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    s3: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(storage_check, "_LOOK_S", 100.0)  # all of its tries, on a slow machine
     with pytest.raises(OptionError, match="s3://nowhere/x is in no bucket or folder that is there"):
         check_tiers([f"s3://nowhere/x?endpoint_url={s3}"])
     check_tiers([f"s3://bucket/x?endpoint_url={s3}", "s3://b/x?endpoint_url=http://127.0.0.1:9"])
