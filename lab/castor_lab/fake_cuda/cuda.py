@@ -183,6 +183,7 @@ class FakeCuda:
             "current_stream": self.current_stream,
             "default_stream": lambda _device=None: self.default,
             "set_device": self.set_device,
+            "is_current_stream_capturing": lambda: False,
             "synchronize": self.synchronize,
             "cudart": lambda: SimpleNamespace(cudaHostRegister=lambda *_: 0),
         }

@@ -30,8 +30,9 @@ class IterationEnded(Event):
         iteration: which one.
         loss: as the script gave it; null: it gave none.
         seconds: since the iteration before ended, or since loading.
-        idle_s: of them, neither a collective nor checkpoint traffic was under way on this rank.
-        train_busy_s: of them, a collective was under way.
+        idle_s: of them, neither a collective nor checkpoint traffic was under way on this rank; of
+            the iteration before, where a GPU trains.
+        train_busy_s: of them, a collective was under way; likewise.
     """
 
     kind: ClassVar[str] = "iteration_ended"

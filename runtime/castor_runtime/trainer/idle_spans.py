@@ -1,9 +1,9 @@
 """Measure when the network is idle, and let checkpoint traffic go in those spans.
 
-DeepSpeed sends everything through one backend object, `deepspeed.comm.comm.cdb`; its collectives
-are wrapped. The network is busy from the issue of a collective to its end. Of an asynchronous one
-gloo tells the end by the work's future, whether anybody waits for it or not; where that is not to
-be had (on CUDA, whose futures are done when the work is queued) it is when it has been waited for.
+The network is busy from the issue of a collective to its end. Of an asynchronous one gloo tells the
+end by the work's future, whether anybody waits for it or not; where that is not to be had it is
+when it has been waited for. That is as the host sees it, which is right where the host does the
+work; where a GPU does, it is `castor_runtime.trainer.stream_spans`.
 
 An iteration begins when `engine.step` has ended. Its idle spans last until the state may first
 change (`before_update`); the update is none, and neither is a wait for a checkpoint, which is taken
@@ -12,33 +12,15 @@ out of all times. (Gemini, sec. 5.4, profiles idle timespans over the first iter
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from castor_runtime.trainer.span_profile import CollectiveTimes, IterationTimeline
+from castor_runtime.trainer.watched_collectives import WatchedCollectives
 
-_COLLECTIVES = (
-    "all_reduce",
-    "all_reduce_coalesced",
-    "reduce",
-    "reduce_scatter",
-    "reduce_scatter_tensor",
-    "broadcast",
-    "all_gather",
-    "all_gather_into_tensor",
-    "all_gather_base",
-    "all_gather_coalesced",
-    "all_to_all_single",
-    "all_to_all",
-    "gather",
-    "scatter",
-)
+_LOOK_EVERY_S = 0.001
 
 
 class Gate:
@@ -50,6 +32,7 @@ class Gate:
         self._open = False
         self._in_traffic = False
         self._on_change: Callable[[], None] = lambda: None
+        self._look: Callable[[], None] | None = None
 
     @property
     def in_traffic(self) -> bool:
@@ -64,6 +47,10 @@ class Gate:
     def listen(self, on_change: Callable[[], None]) -> None:
         """Have `on_change` called after each change, in the thread that makes it."""
         self._on_change = on_change
+
+    def look_with(self, look: Callable[[], None]) -> None:
+        """Have `look` called by who asks and waits, again and again, to say what has changed."""
+        self._look = look
 
     def close(self) -> None:
         """Begin an iteration: only span 0 may go."""
@@ -94,12 +81,16 @@ class Gate:
 
     def has_begun(self, span: int) -> bool:
         """Return whether `wait` for that span would return at once."""
+        if self._look is not None:
+            self._look()
         return self._open or self._span >= span
 
     def wait(self, span: int) -> None:
         """Return once pieces of `span` may go."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.has_begun(span))
+        again_s = None if self._look is None else _LOOK_EVERY_S
+        while not self.has_begun(span):
+            with self._changed:
+                self._changed.wait_for(lambda: self._open or self._span >= span, again_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +132,7 @@ class _Collective:
         )
 
 
-class IdleSpans:
+class IdleSpans(WatchedCollectives[_Collective]):
     """Watches the collectives of DeepSpeed; one watcher a process. Safe to use from any thread.
 
     Args:
@@ -149,9 +140,9 @@ class IdleSpans:
     """
 
     def __init__(self, gate: Gate) -> None:
+        super().__init__()
         self._gate = gate
         self._lock = threading.Lock()
-        self._wrapped: list[tuple[Any, str]] = []
         self._iteration = 0
         self._collectives: list[_Collective] = []
         self._under_way = 0
@@ -161,19 +152,6 @@ class IdleSpans:
         self._waited_ns = 0
         self._before_update_ns: int | None = None
         self._origin_ns = self._accounted_ns = time.monotonic_ns()
-
-    def install(self, backend: Any) -> None:
-        """Wrap the collectives of `backend`; `remove` takes the wrappers away."""
-        for name in _COLLECTIVES:
-            if hasattr(backend, name):
-                setattr(backend, name, self._watching(name, getattr(backend, name)))
-                self._wrapped.append((backend, name))
-
-    def remove(self) -> None:
-        """Undo `install`."""
-        for backend, name in self._wrapped:
-            delattr(backend, name)
-        self._wrapped.clear()
 
     def end_iteration(self) -> tuple[IterationTimeline, NetworkUse]:
         """Return what the iteration that ends here was like; begin the next one."""
@@ -202,6 +180,14 @@ class IdleSpans:
         with self._lock:
             if self._before_update_ns is None:
                 self._before_update_ns = time.monotonic_ns()
+
+    def close_gate(self) -> None:
+        """Begin the checkpoint of a moment: only span 0 may go."""
+        self._gate.close()
+
+    def open_gate(self) -> None:
+        """Let all that is left of the checkpoint go."""
+        self._gate.open()
 
     def waited(self, wait_ns: int) -> None:
         """Say that the main thread has just waited for a checkpoint for so long."""
@@ -234,27 +220,8 @@ class IdleSpans:
         self._accounted_ns = now_ns
         return now_ns
 
-    def _watching(self, op: str, collective: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(collective)
-        def watched(*arguments: Any, **named: Any) -> Any:
-            given = (*arguments, *named.values())
-            record = self._begin(op, max(map(_bytes_in, given), default=0))
-            try:
-                handle = collective(*arguments, **named)
-            except BaseException:
-                self._end(record)
-                raise
-            if handle is None or not hasattr(handle, "wait"):
-                self._end(record)
-                record.waited_ns, record.resumed_ns = record.issued_ns, record.ended_ns
-                return handle
-            if any(map(_on_cpu, given)):
-                _when_over(handle, functools.partial(self._end, record))
-            return _Watched(handle, record, functools.partial(self._end, record))
-
-        return watched
-
-    def _begin(self, op: str, size_bytes: int) -> _Collective:
+    def _begin(self, op: str, size_bytes: int, *, on_cpu: bool) -> _Collective:
+        del on_cpu  # its work tells its end
         with self._lock:
             now_ns = self._account()
             record = _Collective(op, size_bytes, now_ns, self._iteration)
@@ -279,47 +246,11 @@ class IdleSpans:
             # Released with the lock held, so that no collective begins in between unseen.
             self._gate.release(len(self._collectives))
 
+    def _blocked(self, record: _Collective) -> None:
+        record.waited_ns, record.resumed_ns = record.issued_ns, record.ended_ns
 
-class _Watched:
-    """A collective's handle that says when it was waited for; else the handle itself."""
+    def _waits(self, record: _Collective) -> None:
+        record.waited_ns = time.monotonic_ns()
 
-    def __init__(self, handle: Any, record: _Collective, ended: Callable[[], None]) -> None:
-        self._handle = handle
-        self._record = record
-        self._ended = ended
-
-    def wait(self, *arguments: Any, **named: Any) -> Any:
-        first = self._record.waited_ns < 0
-        if first:
-            self._record.waited_ns = time.monotonic_ns()
-        try:
-            return self._handle.wait(*arguments, **named)
-        finally:
-            self._ended()
-            if first:
-                self._record.resumed_ns = time.monotonic_ns()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._handle, name)
-
-
-def _when_over(handle: Any, ended: Callable[[], None]) -> None:
-    """Have `ended` called when the collective is over, if its work has a future."""
-    try:
-        future = handle.get_future()
-    except (AttributeError, RuntimeError):
-        return  # its end is then known when it has been waited for
-    future.then(lambda _: ended())
-
-
-def _bytes_in(given: Any) -> int:
-    if isinstance(given, torch.Tensor):
-        return given.numel() * given.element_size()
-    if isinstance(given, list | tuple):
-        return sum(map(_bytes_in, given))
-    return 0
-
-
-def _on_cpu(given: Any) -> bool:
-    tensors: Iterable[Any] = given if isinstance(given, list | tuple) else (given,)
-    return any(isinstance(one, torch.Tensor) and one.device.type == "cpu" for one in tensors)
+    def _resumes(self, record: _Collective) -> None:
+        record.resumed_ns = time.monotonic_ns()

@@ -15,10 +15,12 @@ from castor_policy.job_options import NCCL
 from castor_runtime.arena import ControlBlock, RankControl, TrainerPhase
 from castor_runtime.named import named
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.cuda_clock import CudaClock
 from castor_runtime.trainer.cuda_device import CudaCapture, CudaDevice
 from castor_runtime.trainer.device import CpuDevice, Device
-from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.idle_spans import Gate, IdleSpans
 from castor_runtime.trainer.nccl_order import check_nccl
+from castor_runtime.trainer.stream_spans import StreamSpans
 from castor_runtime.trainer.striped_gloo import stripes
 
 
@@ -97,6 +99,20 @@ def open_exchange(
     dist.all_reduce(count, dist.ReduceOp.MIN, control)
     groups = tuple(make_group("gloo", timeout) for _ in range(int(count)))
     return Exchanging(groups, torch.device("cpu"))
+
+
+Spans = IdleSpans | StreamSpans
+"""What watches training's collectives."""
+
+
+def choose_spans(device: torch.device, gate: Gate) -> Spans:
+    """Return what watches collectives: by the host's clock, or where a GPU does them by the GPU's.
+
+    Args:
+        device: where the live state is.
+        gate: is told of their pauses.
+    """
+    return StreamSpans(gate, CudaClock(device)) if device.type == "cuda" else IdleSpans(gate)
 
 
 def choose_device(

@@ -33,10 +33,12 @@ from castor_runtime.trainer.busy import BusySections
 from castor_runtime.trainer.checkpoint_steps import Capture, Replicas, Route
 from castor_runtime.trainer.collective_count import CollectiveCount
 from castor_runtime.trainer.final_state import write_state
-from castor_runtime.trainer.idle_spans import Gate, IdleSpans
+from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.joining import (
     NewGroup,
+    Spans,
     choose_device,
+    choose_spans,
     new_group,
     open_counters,
     open_exchange,
@@ -106,7 +108,7 @@ class TrainerSession:
         )
         self._collectives.leave_out(self._control, *self._exchanging.groups)
         self._device = choose_device(settings, state.device(), self._gate, self._exchanging)
-        self._idle = IdleSpans(self._gate)
+        self._idle = choose_spans(state.device(), self._gate)
         self._watches_spans = settings.traffic.scheme != EAGER
         self._profiler = Profiler(settings.traffic.profile_iterations)
         self._moments = Moments(state.sections, state.clone_at_capture, state.trained)
@@ -174,12 +176,12 @@ class TrainerSession:
             )
         began = time.monotonic()
         self._last = iteration
-        timeline, use = self._idle.end_iteration()
-        self.log.iteration_ended(
-            iteration, loss, began - self._ended_at, use if self._watches_spans else None
-        )
+        measured = self._idle.end_iteration()
+        use = measured[1] if measured is not None and self._watches_spans else None
+        self.log.iteration_ended(iteration, loss, began - self._ended_at, use)
         self._ended_at = began
-        self._profiler.add(timeline)
+        if measured is not None:
+            self._profiler.add(measured[0])
         if self._replicator is None:
             self._due_profile(drift=False)
         elif is_due(iteration, self._settings.traffic.checkpoint_every):
@@ -190,7 +192,7 @@ class TrainerSession:
         self, replicator: Replicator, meta: Callable[[], dict[str, Any]], began: float
     ) -> None:
         self._taken = self._last
-        self._gate.open()
+        self._idle.open_gate()
         self._waiting(replicator.wait_complete)
         # Where updates do not wait for replication, all ranks know of it here, and not before.
         self._holds_next = replicator.holds
@@ -203,7 +205,7 @@ class TrainerSession:
         blocks = self._settings.traffic.scheme == "blocking" or (
             self._watches_spans and self._profiler.profile is None
         )
-        self._gate.close()
+        self._idle.close_gate()
         self.log.handed_over()
         replicator.start(Capture(self._last, encoded, moment, profile, reason, drifted))
         if blocks or moment.settling:
@@ -227,7 +229,7 @@ class TrainerSession:
         if replicator is None:
             return
         with self.log.blocked():
-            self._gate.open()
+            self._idle.open_gate()
             only_captured = self._update_after == "capture" and not self._holds_next
             self._waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)
             # An iteration that had to be left out is no place to hold at: it would be lost.
@@ -257,6 +259,7 @@ class TrainerSession:
                 self._replicator.wait_complete()
             self._replicator.close()
         self._idle.remove()
+        self.log.tell_iterations(self._last)
         self._counters.phase = TrainerPhase.FINISHED
         self._heartbeat.stop()
 
@@ -391,7 +394,7 @@ class TrainerSession:
         return agree_on_link(copy_link, self._control)
 
 
-def _watch(idle: IdleSpans) -> None:
+def _watch(idle: Spans) -> None:
     comm = sys.modules.get("deepspeed.comm.comm")
     if comm is not None and comm.cdb is not None:
         idle.install(comm.cdb)

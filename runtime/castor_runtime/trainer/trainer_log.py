@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from castor_policy.interleaving import EAGER
 from castor_records.events.training import (
@@ -24,9 +24,20 @@ from castor_runtime.trainer.agent_link import AgentLink, TrainerSettings
 from castor_runtime.trainer.checkpoint_steps import Completed, Scheduled
 from castor_runtime.trainer.idle_spans import NetworkUse
 from castor_runtime.trainer.link_probe import LinkMeasurement
+from castor_runtime.trainer.losses import Loss, read_loss
 from castor_runtime.trainer.span_profile import SpanProfile
 
 _SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An iteration that is told once its loss is known."""
+
+    iteration: int
+    loss: Loss
+    seconds: float
+    use: NetworkUse | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +75,51 @@ class TrainerLog:
         self._blocked_s = 0.0
         self._blocked_since_s: float | None = None
         self.newest: NewestCheckpoint | None = None
+        self._telling = threading.Lock()
+        self._untold: deque[_Ended] = deque()
 
     # ---- training -------------------------------------------------------------------------------
 
     def iteration_ended(
         self, iteration: int, loss: Any, seconds: float, use: NetworkUse | None
     ) -> None:
-        """Tell of an iteration; `use`: of its idle spans, where they are watched."""
+        """Tell of an iteration once its loss is known; on the CPU that is now.
+
+        Nothing waits for that. A checkpoint holds what the iteration left: it is told after it.
+
+        Args:
+            iteration: which.
+            loss: as the script gave it.
+            seconds: that it took.
+            use: of its idle spans, where they are watched.
+        """
         self._counters.iteration = iteration
-        self._link.event(
-            IterationEnded(
-                **self._who,
-                iteration=iteration,
-                loss=_number(loss),
-                seconds=seconds,
-                idle_s=None if use is None else use.idle_ns / 1e9,
-                train_busy_s=None if use is None else use.train_busy_ns / 1e9,
+        ended = _Ended(iteration, read_loss(loss), seconds, use)
+        with self._telling:
+            self._untold.append(ended)
+            self._tell(-1)
+
+    def tell_iterations(self, up_to: int) -> None:
+        """Tell of all iterations up to this one; waits where a loss is not known."""
+        with self._telling:
+            self._tell(up_to)
+
+    def _tell(self, up_to: int) -> None:
+        while self._untold and (
+            self._untold[0].iteration <= up_to or self._untold[0].loss.is_known()
+        ):
+            ended = self._untold.popleft()
+            use = ended.use
+            self._link.event(
+                IterationEnded(
+                    **self._who,
+                    iteration=ended.iteration,
+                    loss=ended.loss.number(),
+                    seconds=ended.seconds,
+                    idle_s=None if use is None else use.idle_ns / 1e9,
+                    train_busy_s=None if use is None else use.train_busy_ns / 1e9,
+                )
             )
-        )
 
     def busy(self, iteration: int, what: str, seconds: float) -> None:
         """Tell of a time in which the trainer had reason to be silent."""
@@ -125,6 +163,7 @@ class TrainerLog:
 
     def completed(self, completed: Completed) -> None:
         """Tell of an iteration that is complete on every rank."""
+        self.tell_iterations(completed.iteration)
         self._counters.agreed = completed.iteration
         since_s = self._blocked_since_s  # the update waits for this very moment, if it waits
         waited_s = 0.0 if since_s is None else time.monotonic() - since_s
@@ -149,6 +188,7 @@ class TrainerLog:
 
     def left_out(self, iteration: int, torn: tuple[str, ...]) -> None:
         """Tell of an iteration that has no checkpoint, and of the sections that changed here."""
+        self.tell_iterations(iteration)
         self._link.event(CheckpointLeftOut(**self._who, iteration=iteration, changed=torn))
         if torn:
             more = f" and {len(torn) - _SHOWN} more" if len(torn) > _SHOWN else ""
@@ -159,9 +199,3 @@ class TrainerLog:
             )
             self.warn(said)
             sys.stderr.write(f"castor: rank {self._settings.rank}: {said}\n")
-
-
-def _number(loss: Any) -> float | None:
-    if loss is None:
-        return None
-    return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
