@@ -1,8 +1,11 @@
-"""Which of a replica's two buffers may be written, and which iterations may be offered.
+"""Which of a replica's buffers may be written, and which iterations may be offered.
 
-Every replica has two buffers, one complete and one in progress (Gemini, sec. 7.1). Double buffering
+A replica has two buffers, one complete and one in progress (Gemini, sec. 7.1). Double buffering
 alone keeps one iteration that all shards share only if nobody writes over the newest iteration that
 is complete *everywhere*: a rank may be one iteration ahead of the others when a machine dies.
+
+To save memory a rank's own replica may have a single buffer, which is written over only once all
+remote replicas of the newer iteration are agreed on (docs/invariants.md, "Less memory").
 """
 
 from __future__ import annotations
@@ -10,6 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
+
+FAST: Final = "fast"
+"""Two buffers for every replica: the live state is free as soon as it is captured."""
+
+SAVING: Final = "saving"
+"""One for the own replica, two for the others'."""
 
 
 class BufferState(IntEnum):
@@ -48,16 +58,55 @@ class BufferHeader:
             )
 
 
-def buffer_to_write(headers: Sequence[BufferHeader], agreed: int | None) -> int:
+def buffers_of(mode: str, replicas: int, *, is_own: bool) -> int:
+    """Return how many buffers a replica has.
+
+    Args:
+        mode: `FAST` or `SAVING`.
+        replicas: m, the own one included. With one there is no peer to fall back on: it needs two.
+        is_own: whether it is of a part that its own machine trains.
+    """
+    return 1 if mode == SAVING and is_own and replicas > 1 else 2
+
+
+def shards_in_memory(mode: str, replicas: int) -> int:
+    """Return how many shards' memory checkpoints take on a machine that holds m: 2m, or 2m - 1.
+
+    Args:
+        mode: `FAST` or `SAVING`.
+        replicas: m.
+    """
+    own = buffers_of(mode, replicas, is_own=True)
+    return own + (replicas - 1) * buffers_of(mode, replicas, is_own=False)
+
+
+def fills_own_last(buffers: int) -> bool:
+    """Whether an own replica of so many buffers is filled after the agreement on the remote ones.
+
+    With one buffer: before it, what it holds is still needed.
+    """
+    return buffers == 1
+
+
+def buffer_to_write(headers: Sequence[BufferHeader], agreed: int | None, iteration: int) -> int:
     """Return the index of the buffer that the next capture or transfer may overwrite.
 
     Never the complete buffer of `agreed`, the newest iteration known to be complete on every rank
     (None: none is); where several hold it, the one of the newest generation is kept. What is not
     complete goes first, then the oldest iteration; of equals the lower index.
 
+    An only buffer may be written over by what is agreed on itself: peers hold that whole.
+
+    Args:
+        headers: of the replica's buffers.
+        agreed: see above; for an own replica of one buffer: the newest that all peers have.
+        iteration: what is to be written.
+
     Raises:
         ValueError: every buffer is the kept one, or there is none.
     """
+    if len(headers) == 1 and iteration == agreed:
+        return 0
     kept = max(
         (
             (header.generation, index)
@@ -69,8 +118,8 @@ def buffer_to_write(headers: Sequence[BufferHeader], agreed: int | None) -> int:
     free = [index for index in range(len(headers)) if index != kept]
     if not free:
         raise ValueError(
-            f"none of {len(headers)} buffers may be written while iteration {agreed} is the newest "
-            "on every rank; give each replica two buffers"
+            f"none of {len(headers)} buffers may be written with iteration {iteration} while "
+            f"{agreed} is the newest on every rank; give the replica two buffers, or agree first"
         )
     return min(free, key=lambda index: _worth(headers[index]))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from castor_policy import defaults
+from castor_policy.checkpoint_memory import FAST, SAVING
 from castor_policy.interleaving import EAGER, NONE
 from castor_policy.membership import LIMITS, WatchLimits
 from castor_policy.option import OptionError, Options, Unit, option
@@ -88,6 +89,14 @@ class TrafficOptions(Options):
 class MemoryOptions(Options):
     """What checkpoints may take of a machine's memory."""
 
+    mode: str = option(
+        FAST,
+        Unit.TEXT,
+        "fast: two buffers of each of m replicas, 2m shards a machine; saving: 2m - 1, and updates "
+        "wait a little longer for checkpoints.",
+        flag="memory",
+        names=(FAST, SAVING),
+    )
     limit_bytes: int = option(
         0,
         Unit.BYTES,

@@ -199,10 +199,12 @@ def test_an_agent_that_wakes_after_a_standby_took_its_place_disturbs_nobody(
 
 
 def test_two_ranks_on_each_of_two_machines(castor_train: Any, baseline: Any) -> None:
-    shape = ("--nodes", "2", "--ranks-per-node", "2")
+    shape = ("--nodes", "2", "--ranks-per-node", "2", "--memory", "saving")
     trial = castor_train(*shape, "--kill", "machine:1@10", "--kill", "rank:0@20")
     check_end(trial, baseline(4, 30))
     machine, process = trial.recoveries
     check_recovery(machine, "hardware", own(rank_2="node-0", rank_3="node-0"))
-    check_recovery(process, "software", own())
+    # Its only own buffer may just have been written over.
+    torn = "0" in process["sources"] and process["sources"]["0"] == "peer:node-1"
+    check_recovery(process, "software", own(rank_0="node-1") if torn else own())
     check_redundancy(trial)

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor_policy.checkpoint_memory import BufferHeader, BufferState, buffer_to_write, offered
+from castor_policy.checkpoint_memory import (
+    FAST,
+    SAVING,
+    BufferHeader,
+    BufferState,
+    buffer_to_write,
+    buffers_of,
+    fills_own_last,
+    offered,
+    shards_in_memory,
+)
 
 EMPTY = BufferHeader(BufferState.EMPTY)
 
@@ -29,7 +39,7 @@ def every_header() -> list[BufferHeader]:
 def test_of_all_pairs_what_the_ranks_agreed_on_is_kept_and_the_rest_goes_by_worth() -> None:
     for pair in itertools.product(every_header(), repeat=2):
         for agreed in (None, 0, 1, 2, 7):
-            chosen = buffer_to_write(pair, agreed)
+            chosen = buffer_to_write(pair, agreed, 9)
             written, kept = pair[chosen], pair[1 - chosen]
             # What is lost is never the only copy of the agreed iteration.
             if agreed in offered(pair):
@@ -61,7 +71,7 @@ def test_of_all_pairs_what_the_ranks_agreed_on_is_kept_and_the_rest_goes_by_wort
     ],
 )
 def test_by_hand(headers: list[BufferHeader], agreed: int | None, chosen: int) -> None:
-    assert buffer_to_write(headers, agreed) == chosen
+    assert buffer_to_write(headers, agreed, 9) == chosen
 
 
 @given(st.lists(st.sampled_from(["write 0", "write 1", "crash 0", "crash 1"]), max_size=60))
@@ -73,7 +83,7 @@ def test_two_ranks_always_share_the_iteration_they_agreed_on(steps: list[str]) -
         verb, rank = step.split()[0], int(step.split()[1])
         if ahead[rank] > agreed:
             continue  # invariant 2: the next iteration waits for the others
-        index = buffer_to_write(buffers[rank], agreed)
+        index = buffer_to_write(buffers[rank], agreed, 9)
         buffers[rank][index] = BufferHeader(BufferState.WRITING, agreed + 1, 0)
         if verb == "write":
             buffers[rank][index] = complete(agreed + 1)
@@ -91,10 +101,27 @@ def test_only_what_is_complete_is_offered() -> None:
 
 
 def test_with_a_single_buffer_there_is_no_safe_choice() -> None:
-    assert buffer_to_write([complete(3)], 2) == 0
+    assert buffer_to_write([complete(3)], 2, 4) == 0
     for headers, agreed in (([complete(3)], 3), ([], None)):
-        with pytest.raises(ValueError, match="give each replica two buffers"):
-            buffer_to_write(headers, agreed)
+        with pytest.raises(ValueError, match="give the replica two buffers, or agree first"):
+            buffer_to_write(headers, agreed, 9)
+
+
+def test_an_only_buffer_is_written_over_by_what_is_agreed_on() -> None:
+    for header in every_header():
+        assert buffer_to_write([header], 9, 9) == 0
+    # Of two the agreed one stays, whatever is written.
+    assert buffer_to_write([complete(9), complete(4)], 9, 9) == 1
+
+
+def test_saving_takes_a_buffer_less_where_there_is_a_peer() -> None:
+    for replicas in range(1, 5):
+        assert shards_in_memory(FAST, replicas) == 2 * replicas
+        assert shards_in_memory(SAVING, replicas) == max(2, 2 * replicas - 1)
+        for mode in (FAST, SAVING):
+            assert buffers_of(mode, replicas, is_own=False) == 2
+            own = buffers_of(mode, replicas, is_own=True)
+            assert fills_own_last(own) == (mode == SAVING and replicas > 1)
 
 
 @pytest.mark.parametrize("state", [BufferState.WRITING, BufferState.COMPLETE])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -559,3 +560,32 @@ def test_memory_of_another_size_is_not_given_away(folder: Path) -> None:
         with pytest.raises(ValueError, match="cannot hold"):
             arena.reassign(0, PartLayout(rank=1, data_bytes=8192, meta_bytes=100, chunk_bytes=4096))
         assert arena.ranks == (0,)
+
+
+def test_a_replica_of_one_buffer_is_written_over_by_what_is_agreed_on(folder: Path) -> None:
+    part = replace(PART, buffers=1)
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
+        arena.add_parts([part])
+        assert arena.memory_bytes == part.segment_bytes < PART.segment_bytes
+        replica = arena.replica(part.rank)
+        write(replica, 4, None)
+        with pytest.raises(ValueError, match="agree first"):
+            replica.begin(5, 0, 4)
+        assert_holds(replica, 4)
+        replica.begin(5, 0, 5)
+        assert replica.offered() == frozenset()
+        write(replica, 5, 5)
+        arena.make_room(part.rank, 5000)
+        writing = replica.begin(6, 0, 6)
+        writing.commit(b"m" * 5000)
+        assert replica.snapshot(6).meta == b"m" * 5000
+    with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as again:
+        # Two are to be there: it is made anew. One is enough: two are kept as they are.
+        assert again.missing([part]) == []
+        assert again.add_parts([PART]) == frozenset()
+        write(again.replica(PART.rank), 7, None)
+        assert again.missing([part]) == []
+        assert_holds(again.replica(PART.rank), 7)
+        other = replace(part, rank=7)
+        with pytest.raises(ValueError, match="cannot hold"):
+            again.reassign(PART.rank, other)

@@ -55,6 +55,9 @@ def explore(
         str, typer.Option(metavar="NAME", help="Break the protocol on purpose (docs/explore.md).")
     ] = "",
     *,
+    memory: Annotated[
+        str | None, typer.Option(metavar="MODE", help="fast or saving, as of castor train.")
+    ] = None,
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Say what was not reached; several times slower.")
     ] = False,
@@ -70,8 +73,8 @@ def explore(
     The runtime's own worker and root run in a simulated cluster. Exit code 1
     and a shrunk schedule with its replay command if an invariant breaks; 3 if
     the explorer itself fails. The job's size is drawn by each seed; an option
-    that gives one of its numbers leaves the others at 4 machines of 1 rank, 2
-    replicas, 1 standby and 12 iterations, a checkpoint of each.
+    that gives one of these leaves the others at 4 machines of 1 rank, 2
+    replicas, 1 standby and 12 iterations, a checkpoint of each in fast memory.
 
     Example: castor explore --seeds 10000 --jobs 2
     """
@@ -89,8 +92,9 @@ def explore(
         "iterations": iterations,
         "checkpoint_every": checkpoint_every,
         "domains": domains,
+        "memory": memory,
     }
-    given = {name: size for name, size in sizes.items() if size is not None}
+    given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
     try:
         shape = Shape(**given) if given else None
     except ValueError as error:

@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from castor_policy.agents.documents import Document, int_rows
+from castor_policy.checkpoint_memory import SAVING, buffers_of
 from castor_policy.job_options import JobOptions
+from castor_policy.option import OptionError
 
 PROTOCOL = 4
 """Goes up when a document changes its meaning; agents of different protocols do not mix."""
@@ -70,6 +72,13 @@ class JobSpec(JobOptions, Document):
             made = f"{self.started_ns % (1 << 64):016x}"
             object.__setattr__(self, "run", made)
         check_run(self.run)
+        peers = [frozenset(row[1:]) for row in self.replicas if len(row) > 1]
+        if self.memory.mode == SAVING and len(set(peers)) < len(peers):
+            raise OptionError(
+                "memory.mode",
+                "saving needs a placement in which no two machines keep their replicas on the very "
+                "same others: choose fast, or another placement",
+            )
 
     @classmethod
     def _check_version(cls, record: Mapping[str, Any]) -> None:
@@ -100,6 +109,11 @@ class JobSpec(JobOptions, Document):
     def shards_held_by(self, machine: int) -> list[int]:
         """Return the shards that `machine` keeps a replica of, its own first."""
         return [machine, *self._shards_held.get(machine, ())]
+
+    def buffers_of(self, machine: int, rank: int) -> int:
+        """Return how many buffers `machine` has for the part of `rank`."""
+        replicas = len(self.replicas[machine])
+        return buffers_of(self.memory.mode, replicas, is_own=rank in self.ranks_of(machine))
 
     @cached_property
     def _shards_held(self) -> dict[int, list[int]]:

@@ -22,6 +22,7 @@ from castor_policy.agents.events import (
 from castor_policy.agents.evidence import tells_of_lost_peer
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
+from castor_policy.checkpoint_memory import SAVING
 from castor_policy.recovery import Tier
 from castor_records.events.failures import Resumed, Retrieved, TrainerStarted
 from castor_records.events.line import event_of
@@ -37,6 +38,7 @@ from castor_runtime.agent.trainer_host import TrainerHost
 from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
+from castor_runtime.arena.own_turn import let_turns_end
 from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.ports import Ports
 from castor_runtime.trainer.agent_link import ENVIRONMENT, TrainerSettings
@@ -78,6 +80,7 @@ class Machine:
         self.generation = 0
         self.number: int | None = None
         self.trainers: dict[int, int] = {}
+        self._ended: set[int] = set()
         self._folder = options.folder
         self._listen = options.listen
         self._ports = Ports.parse(options.ports).of_rendezvous
@@ -103,13 +106,29 @@ class Machine:
     async def stop_trainers(self) -> None:
         """Kill the trainers, and give up what was begun for them."""
         self._watchdog.stop()
+        await self._let_turns_end()
         self._beside.cancel()
         await self._host.kill_all()
         await self._beside.wait()
         self.trainers.clear()
+        self._ended.clear()
         self._offers.clear()
         self._asked.clear()
         self._described.clear()
+
+    async def _let_turns_end(self) -> None:
+        """Where memory is saved, let the trainers finish what they have begun to write over."""
+        if self.spec.memory.mode != SAVING or self.number is None or not self.trainers:
+            return
+        ranks = self.spec.ranks_of(self.number)
+
+        def is_whole(local: int, iteration: int) -> bool:
+            return iteration in self.memory.replica(ranks[local]).offered()
+
+        def has_ended(local: int) -> bool:
+            return ranks[local] not in self.trainers or ranks[local] in self._ended
+
+        await let_turns_end(self.control.ranks, is_whole, has_ended)
 
     def start_trainers(self, plan: Plan, machine: int) -> None:
         """Fork this machine's trainers of the plan's generation."""
@@ -168,6 +187,7 @@ class Machine:
 
     async def _wait_for_end(self, generation: int, local: int, rank: int, said_before: int) -> None:
         code = await self._host.wait_end(self.trainers[rank])
+        self._ended.add(rank)
         said = log_end(self._folder / f"rank-{rank}.log", said_before) if code else ""
         self._emit(
             TrainerEnded(

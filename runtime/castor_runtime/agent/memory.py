@@ -50,10 +50,9 @@ class RankLayout:
     chunk_bytes: int
     fingerprint: str
 
-    @property
-    def part(self) -> PartLayout:
-        """The layout of its segment."""
-        return PartLayout(self.rank, self.data_bytes, self.meta_bytes, self.chunk_bytes)
+    def part(self, buffers: int) -> PartLayout:
+        """Return the layout of its segment, of so many buffers."""
+        return PartLayout(self.rank, self.data_bytes, self.meta_bytes, self.chunk_bytes, buffers)
 
     def to_json(self) -> str:
         """Return it as it stands in the store."""
@@ -162,21 +161,23 @@ class CheckpointMemory:
             ForeignCheckpointError: memory of that name belongs to another job or topology.
             KeyError: a layout is missing.
         """
-        wanted = [layouts[rank] for rank in self._spec.ranks_held_by(machine)]
-        fingerprint = bytes.fromhex(wanted[0].fingerprint)
+        layout = layouts[self._spec.ranks_held_by(machine)[0]]
+        wanted = [
+            layouts[rank].part(self._spec.buffers_of(machine, rank))
+            for rank in self._spec.ranks_held_by(machine)
+        ]
+        fingerprint = bytes.fromhex(layout.fingerprint)
         if self._arena is None:
             self._arena = Arena(self._spec.job, self._spec.run, self._agent, fingerprint)
-        ranks = {layout.rank for layout in wanted}
+        ranks = {part.rank for part in wanted}
         unwanted = [rank for rank in self._arena.ranks if rank not in ranks]
-        for part in self._arena.missing([layout.part for layout in wanted]):
+        for part in self._arena.missing(wanted):
             fitting = (r for r in unwanted if self._fits(r, part))
             if (rank := next(fitting, None)) is not None:
                 self._arena.reassign(rank, part)
                 unwanted.remove(rank)
         self._arena.remove_parts(unwanted)
-        self._arena.add_parts(
-            [layout.part for layout in wanted], limit_bytes=self._spec.memory.limit_bytes or None
-        )
+        self._arena.add_parts(wanted, limit_bytes=self._spec.memory.limit_bytes or None)
 
     def _fits(self, rank: int, part: PartLayout) -> bool:
         return self.replica(rank).part.is_like(part)

@@ -29,10 +29,12 @@ from typing import Any
 from castor_runtime.agent import rendezvous
 from castor_runtime.agent.preload import preload
 from castor_runtime.agent.script_files import ScriptFiles, hold, run_held
+from castor_runtime.arena.own_turn import TURN_S
 from castor_runtime.fork_server import ForkServer
 from castor_runtime.named import named
 from castor_runtime.persistent.address import require_usable
 from castor_runtime.processes import die_with_parent
+from castor_runtime.trainer.last_copy import wait_for_last_copy
 
 
 def fork_trainer_server() -> tuple[int, socket.socket]:
@@ -116,6 +118,7 @@ def _ended_by(work: Callable[[], object]) -> int:
     except BaseException:  # noqa: BLE001 - a trainer's traceback belongs into its log
         traceback.print_exc()
         code = 1
+    wait_for_last_copy(TURN_S)
     if code == 0:
         # os._exit follows, which spares a forked process the torch runtime's own tear-down.
         threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter's own end does

@@ -14,7 +14,6 @@ from castor_runtime.arena.budget import check_budget, check_growth
 from castor_runtime.arena.errors import ForeignCheckpointError
 from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.arena.layout import (
-    BUFFERS,
     HEADER_BYTES,
     LAYOUT_VERSION,
     PartLayout,
@@ -62,7 +61,7 @@ class Arena:
 
     @property
     def memory_bytes(self) -> int:
-        """Size of all segments: two buffers a part, their headers, and what grew."""
+        """Size of all segments: their headers, their buffers, and what grew."""
         return sum(replica.memory_bytes for replica in self._replicas.values())
 
     @property
@@ -168,7 +167,8 @@ class Arena:
                 try:
                     check_growth(
                         rank,
-                        BUFFERS * pages(factor * meta_bytes),
+                        replica.part.buffers * pages(factor * meta_bytes),
+                        buffers=replica.part.buffers,
                         held_bytes=self.memory_bytes,
                         limit_bytes=self._limit_bytes,
                         folder=self._folder,
@@ -240,7 +240,7 @@ class Arena:
                 )
             return (
                 found.rank == part.rank
-                and found.is_like(part)
+                and found.holds(part)
                 and path.stat().st_size >= found.segment_bytes
             )
         except FileNotFoundError:

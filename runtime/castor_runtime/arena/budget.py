@@ -48,7 +48,7 @@ def check_budget(
     Raises:
         InputError: they do not fit; the error shows what needs how much, and what there is.
     """
-    rows = [(f"part of rank {part.rank}, 2 buffers", part.segment_bytes) for part in parts]
+    rows = [(_row(f"part of rank {part.rank}", part.buffers), part.segment_bytes) for part in parts]
     _require(rows, live_note, limit_bytes, held_bytes, folder)
 
 
@@ -56,6 +56,7 @@ def check_growth(
     rank: int,
     more_bytes: int,
     *,
+    buffers: int,
     held_bytes: int,
     limit_bytes: int | None = None,
     folder: Path = SHARED_MEMORY,
@@ -65,6 +66,7 @@ def check_growth(
     Args:
         rank: whose part.
         more_bytes: what they would take more.
+        buffers: of the part.
         held_bytes: what is in memory already, which counts against `limit_bytes` only.
         limit_bytes: most that checkpoints may take here; None or 0: what there is.
         folder: where the machine's shared memory is.
@@ -72,9 +74,13 @@ def check_growth(
     Raises:
         InputError: it does not fit; the error shows what needs how much, and what there is.
     """
-    rows = [(f"state of rank {rank} that grew, 2 buffers", more_bytes)]
+    rows = [(_row(f"state of rank {rank} that grew", buffers), more_bytes)]
     note = "what state_dict() returns for Checkpointer(state=...), or the model's buffers, grew"
     _require(rows, note, limit_bytes, held_bytes, folder)
+
+
+def _row(what: str, buffers: int) -> str:
+    return f"{what}, {buffers} buffer{'' if buffers == 1 else 's'}"
 
 
 def _require(

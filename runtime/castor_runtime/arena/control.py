@@ -59,7 +59,7 @@ class _Slot:
 class RankControl:
     """The counters of one local rank. The trainer writes them; the agent reads, and clears.
 
-    But `hold` is the agent's to write.
+    But `hold` and `last_word` are the agent's to write.
 
     Raises:
         ValueError: a value set is outside 0..2^64-1.
@@ -76,6 +76,8 @@ class RankControl:
     shared_collectives = _Slot(5, "Those of groups that every rank is in: all count the same.")
     busy_until_ns = _Slot(6, "CLOCK_MONOTONIC until which it may be silent: a busy section.")
     hold = _Slot(7, "1: the agent asks all ranks to hold once their next checkpoint is complete.")
+    turned = _Slot(8, "The newest iteration that its only own buffer is, or is being, turned to.")
+    last_word = _Slot(9, "Which turn may still be made before it is killed: see `arena.own_turn`.")
 
     @property
     def phase(self) -> TrainerPhase:

@@ -1,4 +1,4 @@
-"""The layout of a segment of checkpoint memory: one held part, two buffers.
+"""The layout of a segment of checkpoint memory: one held part, its buffers.
 
 All numbers are little-endian. A page is 4096 bytes whatever the machine's own is.
 
@@ -6,7 +6,8 @@ All numbers are little-endian. A page is 4096 bytes whatever the machine's own i
                0  magic "CASTORCM"        8  layout version u32     12  header bytes u32
               16  fingerprint 16 bytes   32  rank i64               40  data bytes u64
               48  metadata capacity u64  56  chunk bytes u64        64  job, 64 bytes, zero-padded
-             128  agent, 64 bytes       192  run, 8 bytes          200  xxh3_64 of bytes 0..199
+             128  agent, 64 bytes       192  run, 8 bytes          200  buffers u32, 1 or 2
+             204  zero u32              208  xxh3_64 of bytes 0..207
     1024   room for metadata that outgrew its capacity; zeros: there is none yet
                0  offset u64               8  capacity u64          16  xxh3_64 of bytes 0..15
     2048   header of buffer 0            2176  header of buffer 1
@@ -15,8 +16,8 @@ All numbers are little-endian. A page is 4096 bytes whatever the machine's own i
               40  metadata offset u64     48  xxh3_64 of bytes 0..47, seeded with 1 + the index
     4096   buffer 0: data, from a page's start; then, from a page's start, its record: one xxh3_64
                a chunk (u64), then the metadata; padded to a page
-    ...    buffer 1, likewise
-    ...    what grew: at the room's offset its capacity twice, for buffer 0 and buffer 1
+    ...    buffer 1, likewise, if there are two
+    ...    what grew: at the room's offset its capacity for each buffer, that of buffer 0 first
 
 Metadata grow while training goes on, so the file grows at its end, and nothing that is mapped
 moves. A buffer's header says where its own metadata lie (0: behind its table), so that what was
@@ -31,7 +32,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import xxhash
 
@@ -39,14 +40,16 @@ from castor_policy.agents.job_spec import check_run
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 
 MAGIC = b"CASTORCM"
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 PAGE_BYTES = 4096
 HEADER_BYTES = PAGE_BYTES
 BUFFERS = 2
+"""The most that a part has: one complete, one in progress."""
+
 FINGERPRINT_BYTES = 16
 NAME_BYTES = 64
 
-_FIXED = struct.Struct("<8sII16sqQQQ64s64s8s")
+_FIXED = struct.Struct("<8sII16sqQQQ64s64s8sI4x")
 _DIGEST = struct.Struct("<Q")
 _BUFFER = struct.Struct("<I4xqqQQQ")
 _ROOM = struct.Struct("<QQ")
@@ -66,6 +69,7 @@ class PartLayout:
         meta_bytes: capacity for metadata (counters, random states, the user's state) before any
             room is added.
         chunk_bytes: the unit of transfer and of digests; the last chunk may be shorter.
+        buffers: one or two; see `castor_policy.checkpoint_memory.buffers_of`.
 
     Raises:
         ValueError: a size is out of range.
@@ -75,6 +79,7 @@ class PartLayout:
     data_bytes: int
     meta_bytes: int
     chunk_bytes: int
+    buffers: int = BUFFERS
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -86,6 +91,8 @@ class PartLayout:
             )
         if self.meta_bytes < 0:
             raise ValueError(f"meta_bytes must be 0 or more, not {self.meta_bytes}")
+        if not 1 <= self.buffers <= BUFFERS:
+            raise ValueError(f"buffers must be 1 or {BUFFERS}, not {self.buffers}")
 
     @property
     def chunks(self) -> int:
@@ -104,12 +111,19 @@ class PartLayout:
 
     @property
     def segment_bytes(self) -> int:
-        """Size of the whole segment before it grows: the header and two buffers."""
-        return HEADER_BYTES + BUFFERS * self.buffer_bytes
+        """Size of the whole segment before it grows: the header and the buffers."""
+        return HEADER_BYTES + self.buffers * self.buffer_bytes
 
     def is_like(self, other: PartLayout) -> bool:
         """Whether it holds the same data, of whatever rank; metadata are given room as needed."""
-        return (self.data_bytes, self.chunk_bytes) == (other.data_bytes, other.chunk_bytes)
+        mine = (self.data_bytes, self.chunk_bytes, self.buffers)
+        return mine == (other.data_bytes, other.chunk_bytes, other.buffers)
+
+    def holds(self, wanted: PartLayout) -> bool:
+        """Whether a segment of this layout may hold what is wanted: it may have a buffer more."""
+        return self.buffers >= wanted.buffers and self.is_like(
+            replace(wanted, buffers=self.buffers)
+        )
 
     def data_offset(self, buffer: int) -> int:
         """Return where the data of `buffer` starts in the segment, in bytes."""
@@ -184,7 +198,7 @@ class MetaRoom:
 
     Attributes:
         offset: where that of buffer 0 starts, in bytes; that of buffer 1 follows.
-        capacity_bytes: for each of the two.
+        capacity_bytes: for each buffer.
     """
 
     offset: int = 0
@@ -218,6 +232,7 @@ def pack_fixed(owner: SegmentOwner, part: PartLayout) -> bytes:
         owner.job.encode(),
         owner.agent.encode(),
         bytes.fromhex(owner.run),
+        part.buffers,
     )
     return packed + _DIGEST.pack(xxhash.xxh3_64_intdigest(packed))
 
@@ -237,11 +252,12 @@ def unpack_fixed(header: bytes) -> tuple[SegmentOwner, PartLayout] | None:
         header[: _FIXED.size]
     ):
         return None
-    _, _, _, fingerprint, rank, data, meta, chunk, job, agent, run = _FIXED.unpack_from(header)
+    _, _, _, fingerprint, rank, data, meta, chunk, *names, buffers = _FIXED.unpack_from(header)
+    job, agent, run = names
     owner = SegmentOwner(
         job.rstrip(b"\0").decode(), run.hex(), agent.rstrip(b"\0").decode(), fingerprint
     )
-    return owner, PartLayout(rank, data, meta, chunk)
+    return owner, PartLayout(rank, data, meta, chunk, buffers)
 
 
 def buffer_header_offset(buffer: int) -> int:

@@ -18,7 +18,6 @@ import xxhash
 from castor_policy.checkpoint_memory import BufferHeader, BufferState
 from castor_runtime.arena.errors import WritingLostError
 from castor_runtime.arena.layout import (
-    BUFFERS,
     BufferRecord,
     MetaRoom,
     PartLayout,
@@ -121,14 +120,14 @@ class MappedPart:
         self.ask_for_room(self, meta_bytes)
 
     def grow(self, capacity_bytes: int) -> None:
-        """Add room for metadata: twice that size of memory. Contents stay; readers need not know.
+        """Add room for metadata, in each buffer. Contents stay, and readers need not know.
 
         Raises:
             OSError: there is not so much memory.
         """
         capacity_bytes = pages(capacity_bytes)
         room = MetaRoom(pages(self.memory_bytes), capacity_bytes)
-        grow_file(self._descriptor, room.offset, BUFFERS * capacity_bytes)
+        grow_file(self._descriptor, room.offset, self.part.buffers * capacity_bytes)
         self._view[room_span()] = pack_room(room)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One held part: two buffers in a segment that an agent and its trainers map at once.
+"""One held part: one or two buffers in a segment that an agent and its trainers map at once.
 
 One writer at a time; readers may look at any moment. See `castor_runtime.arena.layout`.
 """
@@ -24,7 +24,6 @@ from castor_runtime.arena.errors import (
     IterationMissingError,
 )
 from castor_runtime.arena.layout import (
-    BUFFERS,
     BufferRecord,
     PartLayout,
     SegmentOwner,
@@ -51,7 +50,7 @@ class Replica(MappedPart):
     def create(
         cls, name: str, owner: SegmentOwner, part: PartLayout, *, folder: Path = SHARED_MEMORY
     ) -> Replica:
-        """Make a new segment with two empty buffers in place of one of that name.
+        """Make a new segment with empty buffers in place of one of that name.
 
         Raises:
             OSError: it cannot be made.
@@ -59,7 +58,7 @@ class Replica(MappedPart):
         path = folder / name
         mapped = create_file(path, part.segment_bytes)
         replica = cls(path, mapped, owner, part)
-        for buffer in range(BUFFERS):
+        for buffer in range(part.buffers):
             replica.store(buffer, BufferRecord(BufferHeader(BufferState.EMPTY)))
         fixed = pack_fixed(owner, part)
         replica._view[: len(fixed)] = fixed
@@ -110,7 +109,7 @@ class Replica(MappedPart):
 
     def headers(self) -> tuple[BufferHeader, ...]:
         """Return the buffers' headers; one whose own digest does not match counts as CORRUPT."""
-        return tuple(self.record(buffer).header for buffer in range(BUFFERS))
+        return tuple(self.record(buffer).header for buffer in range(self.part.buffers))
 
     def offered(self) -> frozenset[int]:
         """Return the iterations that are complete here."""
@@ -122,13 +121,14 @@ class Replica(MappedPart):
         Args:
             iteration: what will be written.
             generation: the attempt that writes it.
-            agreed: the newest iteration known to be complete on every rank, which is kept.
+            agreed: the newest iteration known to be complete on every rank, which is kept; for an
+                own replica of one buffer the newest that all peers have: see `buffer_to_write`.
 
         Raises:
-            ValueError: iteration or generation is negative.
+            ValueError: iteration or generation is negative, or no buffer may be written.
         """
         header = BufferHeader(BufferState.WRITING, iteration, generation)
-        buffer = buffer_to_write(self.headers(), agreed)
+        buffer = buffer_to_write(self.headers(), agreed, iteration)
         self.store(buffer, BufferRecord(header))
         return Writing(self, buffer, header)
 
@@ -225,7 +225,7 @@ class Replica(MappedPart):
     def _find(self, iteration: int) -> tuple[int, BufferRecord]:
         found = [
             (record.header.generation, buffer, record)
-            for buffer in range(BUFFERS)
+            for buffer in range(self.part.buffers)
             if (record := self.record(buffer)).header.state is BufferState.COMPLETE
             and record.header.iteration == iteration
         ]

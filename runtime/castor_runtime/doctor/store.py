@@ -139,12 +139,15 @@ async def planned(store: EtcdStore, name: str) -> Planned | None:
     spec = (await read_view(store, name)).spec
     keys, _ = await store.get_prefix(layout_prefix(name))
     layouts = [RankLayout.from_message(json.loads(key.value)) for key in keys]
-    parts = {layout.rank: layout.part for layout in layouts}
+    parts = {layout.rank: layout for layout in layouts}
     if spec is None or len(parts) < spec.machines * spec.ranks_per_machine:
         return None
 
     def held(machine: int) -> int:
-        return sum(parts[rank].segment_bytes for rank in spec.ranks_held_by(machine))
+        return sum(
+            parts[rank].part(spec.buffers_of(machine, rank)).segment_bytes
+            for rank in spec.ranks_held_by(machine)
+        )
 
     def own(machine: int) -> int:
         return sum(parts[rank].data_bytes for rank in spec.ranks_of(machine))

@@ -24,9 +24,10 @@ import torch
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
 from castor_runtime.trainer.copy_engine import CopyEngine, Interval
-from castor_runtime.trainer.device import Arrived, Direct, Receive, Send
+from castor_runtime.trainer.device import Arrived, Direct, Receive, Send, post_direct
+from castor_runtime.trainer.live_pieces import LivePieces
 from castor_runtime.trainer.staging import LiveBytes
-from castor_runtime.trainer.striped_gloo import Groups, post_gloo
+from castor_runtime.trainer.striped_gloo import Groups
 
 
 class CapturedDevice:
@@ -46,6 +47,7 @@ class CapturedDevice:
         self._piece_bytes = piece_bytes
         self._changed = threading.Condition()
         self._live: LiveBytes | None = None
+        self._pieces = LivePieces(engine.copy, self._allocate)
         self._own = torch.empty(0, dtype=torch.uint8)
         self._state_free: Callable[[], None] = lambda: None
         self._captured_bytes = 0
@@ -99,13 +101,34 @@ class CapturedDevice:
             self._intervals = []
             self._live = read
             self._changed.notify_all()
+        self._pieces.let_go()
+
+    def hold_live(
+        self, sections: Sequence[Section], live: Sequence[torch.Tensor | None], size_bytes: int
+    ) -> None:
+        """See `Device.hold_live`."""
+        with self._engine.preparing():
+            self._pieces.hold(sections, live, size_bytes)  # copies what does not lie in one piece
+        with self._changed:
+            self._captured_bytes = size_bytes
+            self._captured_ns = time.monotonic_ns()
+            self._intervals = []
+
+    def read(self, start: int, target: torch.Tensor) -> None:
+        """See `Device.read`."""
+        self._pieces.read(start, target)
+
+    def _allocate(self, size_bytes: int) -> torch.Tensor:
+        memory = torch.empty(max(size_bytes, self._piece_bytes), dtype=torch.uint8)
+        self._engine.pin(memory)
+        return memory
 
     def aside(self) -> AbstractContextManager[Any]:
         """Return what to look at captured live state in: training does not wait for it."""
         return self._engine.aside()
 
     def captured_bytes(self) -> int:
-        """Return how many bytes of the own replica, from the first on, are filled."""
+        """Return how many bytes, from the first on, are filled in the own replica, or read."""
         with self._changed:
             return self._captured_bytes
 
@@ -131,9 +154,8 @@ class CapturedDevice:
         """
         end = max((send.end for send in sends), default=0)
         self._wait_until(lambda: self._captured_bytes >= end)
-        outgoing = [(send.rank, self._own[send.start : send.end]) for send in sends]
-        incoming = [(receive.rank, receive.target) for receive in receives]
-        return Direct(post_gloo(self._groups, number, outgoing, incoming), arrived)
+        own = None if self._pieces.is_held else self._own
+        return post_direct(self._groups, number, (sends, receives), arrived, own, self._pieces)
 
     def close(self) -> None:
         """End the thread; nothing may be under way."""

@@ -8,6 +8,9 @@ All ways do the same steps for the replicator: `capture` begins to fill this mac
   an accelerator's memory; the state is free once it is whole.
 - `castor_runtime.trainer.staged_device` sends live state, out of the accelerator's memory; the
   state is free when all is sent and the own replica is whole.
+
+Where memory is saved (`castor_runtime.trainer.own_last`) `hold_live` comes in place of
+`capture`: all of them send live state then, and the own replica is filled by `read`, later.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import torch
 
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section, copy_section
+from castor_runtime.trainer.live_pieces import LivePieces
+from castor_runtime.trainer.staging import Copy
 from castor_runtime.trainer.striped_gloo import Groups, post_gloo, wait_all
 
 Arrived = Callable[[int, int], None]
@@ -105,12 +110,26 @@ class Device(Protocol):
         """
         ...
 
+    def hold_live(
+        self, sections: Sequence[Section], live: Sequence[torch.Tensor | None], size_bytes: int
+    ) -> None:
+        """Send the tensors of the last `moment`, as a part of that size, and fill no replica."""
+        ...
+
+    def read(self, start: int, target: torch.Tensor) -> None:
+        """Fill `target`, in CPU memory, with the bytes from `start` on of what `hold_live` got.
+
+        Raises:
+            RuntimeError: a copy failed.
+        """
+        ...
+
     def aside(self) -> AbstractContextManager[Any]:
         """Return what to look at captured live state in: training does not wait for it."""
         ...
 
     def captured_bytes(self) -> int:
-        """Return how many bytes of `own`, from the first on, are filled."""
+        """Return how many bytes, from the first on, are filled in `own`, or may be read."""
         ...
 
     def stop_yielding_to_training(self) -> None:
@@ -153,6 +172,8 @@ class CpuDevice:
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._own = torch.empty(0, dtype=torch.uint8)
+        self._pieces = LivePieces(_copy_all, lambda size: torch.empty(size, dtype=torch.uint8))
+        self._captured_bytes = 0
         self._captured_ns = time.monotonic_ns()
 
     def enter_thread(self) -> None:
@@ -179,8 +200,22 @@ class CpuDevice:
         for section, tensor in zip(sections, live, strict=True):
             copy_section(section, own, tensor)
         self._own = own
+        self._captured_bytes = own.numel()
         self._captured_ns = time.monotonic_ns()
+        self._pieces.let_go()
         state_free()
+
+    def hold_live(
+        self, sections: Sequence[Section], live: Sequence[torch.Tensor | None], size_bytes: int
+    ) -> None:
+        """See `Device.hold_live`."""
+        self._pieces.hold(sections, live, size_bytes)
+        self._captured_bytes = size_bytes
+        self._captured_ns = time.monotonic_ns()
+
+    def read(self, start: int, target: torch.Tensor) -> None:
+        """See `Device.read`."""
+        self._pieces.read(start, target)
 
     def aside(self) -> AbstractContextManager[Any]:
         """Nothing to do."""
@@ -188,7 +223,7 @@ class CpuDevice:
 
     def captured_bytes(self) -> int:
         """All of it."""
-        return self._own.numel()
+        return self._captured_bytes
 
     def stop_yielding_to_training(self) -> None:
         """Nothing to do."""
@@ -201,9 +236,43 @@ class CpuDevice:
         self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
     ) -> Transfer:
         """Start gloo's sends and receives, tagged by the round."""
-        outgoing = [(send.rank, self._own[send.start : send.end]) for send in sends]
-        incoming = [(receive.rank, receive.target) for receive in receives]
-        return Direct(post_gloo(self._groups, number, outgoing, incoming), arrived)
+        own = None if self._pieces.is_held else self._own
+        return post_direct(self._groups, number, (sends, receives), arrived, own, self._pieces)
+
+
+def post_direct(
+    groups: Groups,
+    number: int,
+    moves: tuple[Sequence[Send], Sequence[Receive]],
+    arrived: Arrived,
+    own: torch.Tensor | None,
+    pieces: LivePieces,
+) -> Direct:
+    """Start a round over gloo that is received where it belongs.
+
+    Args:
+        groups: gloo's.
+        number: see `Device.post`, as for what follows.
+        moves: what is sent and received.
+        arrived: likewise.
+        own: the part that is sent; None: `pieces` of live state are.
+        pieces: see there.
+    """
+    sends, receives = moves
+    outgoing: list[tuple[int, torch.Tensor]] = []
+    given_back: list[Callable[[], None]] = []
+    for send in sends:
+        if own is not None:
+            outgoing.append((send.rank, own[send.start : send.end]))
+        else:
+            piece, give_back = pieces.take(send.start, send.end)
+            outgoing.append((send.rank, piece))
+            given_back.append(give_back)
+    incoming = [(receive.rank, receive.target) for receive in receives]
+    posted = Direct(post_gloo(groups, number, outgoing, incoming), arrived, given_back)
+    if given_back:
+        pieces.sends(posted.wait_arrived)
+    return posted
 
 
 class Direct:
@@ -212,11 +281,15 @@ class Direct:
     Args:
         works: what to wait for.
         arrived: see `Device.post`.
+        sent: is called when all was sent and received.
     """
 
-    def __init__(self, works: Sequence[Any], arrived: Arrived) -> None:
+    def __init__(
+        self, works: Sequence[Any], arrived: Arrived, sent: Sequence[Callable[[], None]]
+    ) -> None:
         self._began_ns = time.monotonic_ns()
         self._works = works
+        self._sent = sent
         self._arrived: Arrived | None = arrived
 
     def wait_arrived(self) -> None:
@@ -224,9 +297,19 @@ class Direct:
         if self._arrived is None:
             return
         wait_all(self._works)
+        for sent in self._sent:
+            sent()
         self._arrived(self._began_ns, time.monotonic_ns())
         self._arrived = None
 
     def wait(self) -> None:
         """See `Transfer`."""
         self.wait_arrived()
+
+
+def _copy_all(copies: Sequence[Copy]) -> None:
+    for source, target in copies:
+        if source is None:
+            target.zero_()
+        else:
+            target.copy_(source)

@@ -10,6 +10,7 @@ posted.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,43 @@ from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.traffic import Piece, Traffic
 
 
-class Part:
-    """A buffer that is being filled in byte order; digests its chunks as they become whole.
+class Digested(ABC):
+    """A part whose chunks are digested as they become whole.
+
+    Args:
+        size_bytes: of the part.
+        chunk_bytes: of a chunk; the last may be shorter.
+
+    Attributes:
+        size_bytes: of the part.
+        digests: of the chunks that were digested so far, in their order.
+    """
+
+    def __init__(self, size_bytes: int, chunk_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.digests: list[int] = []
+        self._chunk_bytes = chunk_bytes
+
+    @abstractmethod
+    def end(self, meta: bytes | None) -> None:
+        """Make the buffer that it fills, if any, complete with that metadata; None: give it up."""
+
+    @abstractmethod
+    def digest(self, start: int, end: int) -> int:
+        """Return the digest of the chunk of bytes [start, end)."""
+
+    def digest_up_to(self, end: int, *, at_most: int | None = None) -> None:
+        """Digest the chunks that end at or before `end`, or the first `at_most` of them."""
+        while (start := len(self.digests) * self._chunk_bytes) < self.size_bytes and at_most != 0:
+            chunk_end = min(start + self._chunk_bytes, self.size_bytes)
+            if chunk_end > end:
+                return
+            self.digests.append(self.digest(start, chunk_end))
+            at_most = None if at_most is None else at_most - 1
+
+
+class Part(Digested):
+    """A buffer that is being filled in byte order.
 
     Args:
         writing: the buffer.
@@ -33,18 +69,19 @@ class Part:
     def __init__(self, writing: Writing) -> None:
         self.writing = writing
         self.data = torch.frombuffer(writing.data, dtype=torch.uint8)
-        self.digests: list[int] = []
+        super().__init__(self.data.numel(), writing.chunk_bytes)
 
-    def digest_up_to(self, end: int, *, at_most: int | None = None) -> None:
-        """Digest the chunks that end at or before `end`, or the first `at_most` of them."""
-        size, total = self.writing.chunk_bytes, self.data.numel()
-        while len(self.digests) < self.writing.chunks and at_most != 0:
-            index = len(self.digests)
-            if min((index + 1) * size, total) > end:
-                return
-            with self.writing.chunk(index) as chunk:
-                self.digests.append(chunk_digest(chunk))
-            at_most = None if at_most is None else at_most - 1
+    def end(self, meta: bytes | None) -> None:
+        """See `Digested.end`; nothing may be missing of what is made complete."""
+        if meta is None:
+            self.writing.abandon()
+        else:
+            self.writing.commit(meta, self.digests)
+
+    def digest(self, start: int, end: int) -> int:
+        """See `Digested.digest`."""
+        with self.writing.data[start:end] as chunk:
+            return chunk_digest(chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +154,13 @@ class Exchange:
         self._network = _NetworkTime()
         self._landed_ns = 0
 
-    def run(self, own: Part, parts: Mapping[int, Part], traffic: Traffic) -> Exchanged:
+    def run(self, own: Digested, parts: Mapping[int, Part], traffic: Traffic) -> Exchanged:
         """Do all rounds of a checkpoint; on return all of it lies in CPU memory, here.
 
         The live state is free then, too.
 
         Args:
-            own: the part that the device captures, whose pieces go to `settings.holders()`.
+            own: the part that the device captures, or reads, and sends to `settings.holders()`.
             parts: filled with those of `settings.sources()`, by rank.
             traffic: what travels when.
 
@@ -133,10 +170,10 @@ class Exchange:
         self._under_way.clear()
         self._network = _NetworkTime()
         self._landed_ns = began_ns = time.monotonic_ns()
-        mine = traffic.pieces(own.data.numel())
+        mine = traffic.pieces(own.size_bytes)
         holders = self._settings.holders()
         theirs = {
-            rank: (replica, traffic.pieces(parts[rank].data.numel()))
+            rank: (replica, traffic.pieces(parts[rank].size_bytes))
             for rank, replica in self._settings.sources()
         }
         limit = traffic.pieces_in_flight

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from castor_policy.job_options import NCCL
-from castor_runtime.arena import ControlBlock, RankControl, TrainerPhase
+from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.named import named
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.cuda_clock import CudaClock
@@ -24,8 +24,8 @@ from castor_runtime.trainer.stream_spans import StreamSpans
 from castor_runtime.trainer.striped_gloo import stripes
 
 
-def open_counters(settings: TrainerSettings) -> RankControl:
-    """Return this trainer's counters in its agent's control block, in phase STARTING.
+def open_counters(settings: TrainerSettings) -> ControlBlock:
+    """Return its agent's control block, in which this trainer's counters are in phase STARTING.
 
     Raises:
         ValueError: the counters are of another run.
@@ -36,9 +36,8 @@ def open_counters(settings: TrainerSettings) -> RankControl:
             f"{settings.control} is of run {block.run}, this trainer of run {settings.run}: start "
             "trainers by `castor agent`"
         )
-    counters = block.rank(settings.local_rank)
-    counters.phase = TrainerPhase.STARTING
-    return counters
+    block.rank(settings.local_rank).phase = TrainerPhase.STARTING
+    return block
 
 
 NewGroup = Callable[[str, timedelta], dist.ProcessGroup]

@@ -10,6 +10,9 @@ One checkpoint at a time, the same steps on every rank, over process groups that
 5. agree: all ranks committed. Only then is the iteration complete, and only then may the buffer of
    the iteration before be overwritten (docs/invariants.md, 1 and 2).
 
+Where memory is saved the own replica has no second buffer to capture into: live state is sent, and
+captured after that agreement, by `castor_runtime.trainer.own_last`.
+
 Where the live state turns out to have changed while it was read (`castor_runtime.trainer.moment`),
 that iteration is left out on all ranks, and the one before stays what there is.
 
@@ -20,17 +23,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
 import torch
 import torch.distributed as dist
-import xxhash
 
+from castor_policy.checkpoint_memory import fills_own_last
 from castor_policy.interleaving import EAGER, NONE
 from castor_runtime.arena import Replica
+from castor_runtime.arena.own_turn import OwnTurn
 from castor_runtime.state.sections import Section, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.checkpoint_steps import (
@@ -41,18 +44,13 @@ from castor_runtime.trainer.checkpoint_steps import (
     Route,
     Scheduled,
 )
-from castor_runtime.trainer.exchange import Exchange, Part
+from castor_runtime.trainer.exchange import Digested, Exchange, Part
+from castor_runtime.trainer.last_copy import last_copy
 from castor_runtime.trainer.moment import Moment
+from castor_runtime.trainer.own_last import Agreement, LivePart, OwnLast
+from castor_runtime.trainer.records import Records, ReplicationError
 from castor_runtime.trainer.span_profile import fold_spans
 from castor_runtime.trainer.traffic import Traffic
-
-_U64 = (1 << 64) - 1
-_RECORD_HEAD = 3
-"""Words of a record before the digests: size and digest of the meta, and whether it is torn."""
-
-
-class ReplicationError(RuntimeError):
-    """A checkpoint could not be completed: a peer is gone, or bytes arrived damaged."""
 
 
 class Replicator:
@@ -66,6 +64,7 @@ class Replicator:
         agreed: the iteration that all ranks have loaded; None if they have loaded none from memory.
         before_first: blocks until buffers may be overwritten.
         asked_to_hold: says whether this machine's agent asks all ranks to hold.
+        turn: this rank's, to write over its own replica where that has one buffer.
         listener: told of each checkpoint.
     """
 
@@ -79,16 +78,21 @@ class Replicator:
         agreed: int | None,
         before_first: Callable[[], None],
         asked_to_hold: Callable[[], bool],
+        turn: OwnTurn,
         listener: Listener,
     ) -> None:
         self._settings = settings
         self._sections = sections
         self._own = replicas.own
+        self._own_last: OwnLast | None = None
+        if fills_own_last(self._own.part.buffers):
+            self._own_last = OwnLast(self._own, route.device, turn, lambda: self._closing)
         self._remote = dict(sorted(replicas.remote.items()))
         self._rooms = replicas.rooms
         self._route = route
         self._device = route.device
         self._control = route.control
+        self._records = Records(settings, route.control, replicas)
         self._exchange = Exchange(settings, route.device, route.gate, *route.transfers)
         self._agreed = agreed
         self._before_first: Callable[[], None] | None = before_first
@@ -212,36 +216,31 @@ class Replicator:
             self._before_first = None
         self._reschedule(capture, part_bytes(self._sections))
         self._rooms.note(self._own, len(capture.meta))
-        own = self._begin(self._own, capture.iteration)
+        own = self._begin_own(capture)
         parts = {rank: self._begin(held, capture.iteration) for rank, held in self._remote.items()}
         try:
             torn: list[str] = []
-            self._device.capture(
-                self._sections,
-                capture.moment.live,
-                own.data,
-                lambda: torn.extend(self._free_state(capture.moment)),
-            )
+            self._capture_into(own, capture.moment, torn)
             captured = time.monotonic()
-            exchanged = self._exchange.run(own, parts, self._traffic)  # the state is free by then
+            exchanged = self._exchange.run(own, parts, self._traffic)
+            if isinstance(own, LivePart):
+                torn += self._torn(capture.moment)  # it is read once more
             sent = time.monotonic()
-            own.digest_up_to(own.data.numel())
-            metas = self._exchange_records(own, capture.meta, parts, torn=bool(torn))
+            own.digest_up_to(own.size_bytes)
+            metas = self._records.exchange(own, capture.meta, parts, torn=bool(torn))
         except BaseException:
             for part in (own, *parts.values()):
-                part.writing.abandon()
+                part.end(None)
             raise
-        if torn:
-            own.writing.abandon()
-        else:
-            own.writing.commit(capture.meta, own.digests)
+        own.end(None if torn else capture.meta)
         for rank, part in parts.items():
-            meta = metas[rank]
-            if meta is None:
-                part.writing.abandon()
-            else:
-                part.writing.commit(meta, part.digests)
-        if not self._agree(capture, torn=bool(torn)):
+            part.end(metas[rank])
+        if isinstance(own, LivePart):
+            is_complete = self._agree_and_turn(capture, own, torn=bool(torn))
+            captured = time.monotonic()
+        else:
+            is_complete = self._agree(capture, torn=bool(torn))
+        if not is_complete:
             self._leave_out(capture.iteration, tuple(torn))
             return
         ended = time.monotonic()
@@ -262,14 +261,41 @@ class Replicator:
     def _begin(self, replica: Replica, iteration: int) -> Part:
         return Part(replica.begin(iteration, self._settings.generation, self._agreed))
 
+    def _begin_own(self, capture: Capture) -> Part | LivePart:
+        if self._own_last is None:
+            return self._begin(self._own, capture.iteration)
+        return self._own_last.begin(self._sections, capture.moment.live)
+
+    def _capture_into(self, own: Digested, moment: Moment, torn: list[str]) -> None:
+        """Have the own replica filled, unless that comes last.
+
+        Args:
+            own: the part.
+            moment: the live state, which is free at the latest when all is exchanged.
+            torn: gets what has changed of it by then.
+        """
+        if isinstance(own, Part):
+            self._device.capture(
+                self._sections,
+                moment.live,
+                own.data,
+                lambda: torn.extend(self._free_state(moment)),
+            )
+
+    def _torn(self, moment: Moment) -> tuple[str, ...]:
+        with self._device.aside():
+            return moment.torn()
+
     def _free_state(self, moment: Moment) -> tuple[str, ...]:
         """Let the state change, which is copied; return what has changed already. In any thread."""
-        with self._device.aside():
-            torn = moment.torn()
+        torn = self._torn(moment)
+        self._let_change()
+        return torn
+
+    def _let_change(self) -> None:
         with self._changed:
             self._state_busy = False
             self._changed.notify_all()
-        return torn
 
     def _leave_out(self, iteration: int, torn: tuple[str, ...]) -> None:
         """Give up what is here of an iteration that some rank could not capture."""
@@ -278,60 +304,42 @@ class Replicator:
         self._left_out = iteration
         self._listener.left_out(iteration, torn)
 
-    def _exchange_records(
-        self, own: Part, meta: bytes, parts: Mapping[int, Part], *, torn: bool
-    ) -> dict[int, bytes | None]:
-        """Send digests and meta to the holders; check those received.
-
-        Returns:
-            The metas received; None for a part that is to be left out.
-        """
-        record = _pack_record(own.digests, meta, torn=torn)
-        metas = {
-            rank: torch.empty(part.writing.chunks + _RECORD_HEAD, dtype=torch.int64)
-            for rank, part in parts.items()
-        }
-        self._swap(0, record, metas)
-        own.writing.make_room(len(meta))
-        for rank, table in metas.items():
-            self._rooms.note(self._remote[rank], int(table[0]))
-            parts[rank].writing.make_room(int(table[0]))
-        bodies = {
-            rank: torch.empty(int(table[0]), dtype=torch.uint8) for rank, table in metas.items()
-        }
-        self._swap(1, torch.frombuffer(bytearray(meta), dtype=torch.uint8), bodies)
-        received: dict[int, bytes | None] = {}
-        for rank, table in metas.items():
-            words = [int(word) & _U64 for word in table]
-            if words[2]:  # it changed while it was sent: nothing need match
-                received[rank] = None
-                continue
-            body = bodies[rank].numpy().tobytes()
-            if words[_RECORD_HEAD:] != parts[rank].digests or words[1] != xxhash.xxh3_64_intdigest(
-                body
-            ):
-                raise ReplicationError(f"the part of rank {rank} arrived damaged")
-            received[rank] = body
-        return received
-
-    def _swap(self, tag: int, outgoing: torch.Tensor, incoming: Mapping[int, torch.Tensor]) -> None:
-        works = [
-            dist.irecv(target, rank, self._control, tag=tag) for rank, target in incoming.items()
-        ]
-        works += [
-            dist.isend(outgoing, rank, self._control, tag=tag) for rank in self._settings.holders()
-        ]
-        for work in works:
-            if work is not None:
-                work.wait()
-
     def _agree(self, capture: Capture, *, torn: bool) -> bool:
         """Agree that all ranks have committed; False if one had to leave the iteration out."""
+        shared = self._words(capture, torn=torn)
+        dist.all_reduce(shared, dist.ReduceOp.MIN, self._control)
+        return self._take(shared, capture)
+
+    def _agree_and_turn(self, capture: Capture, own: LivePart, *, torn: bool) -> bool:
+        """Agree on the remote replicas, then write over the own one; False: it is left out."""
+        assert self._own_last is not None, "it has made the part"
+        iteration = capture.iteration
+        with last_copy():
+            shared = self._words(capture, torn=torn)
+            work = dist.all_reduce(shared, dist.ReduceOp.MIN, self._control, async_op=True)
+            agreement = Agreement(work)
+            told = self._own_last.wait_agreed(agreement, iteration)
+            if told and not self._take(shared, capture):
+                self._let_change()
+                return False
+            generation = self._settings.generation
+            whole = self._own_last.turn(own, capture.meta, iteration, generation)
+        self._let_change()
+        if not told:  # another rank of this machine was quicker, or a peer is gone
+            agreement.wait()
+            self._take(shared, capture)
+        turned = torch.tensor([int(whole)], dtype=torch.int64)
+        dist.all_reduce(turned, dist.ReduceOp.MIN, self._control)
+        return bool(turned[0])
+
+    def _words(self, capture: Capture, *, torn: bool) -> torch.Tensor:
         # MIN: a rank that has drifted, whose state was torn, or that is to hold says -1.
         hold = self._holds or self._asked_to_hold()
         mine = [capture.iteration, -int(capture.drifted), -int(torn), -int(hold)]
-        shared = torch.tensor(mine, dtype=torch.int64)
-        dist.all_reduce(shared, dist.ReduceOp.MIN, self._control)
+        return torch.tensor(mine, dtype=torch.int64)
+
+    def _take(self, shared: torch.Tensor, capture: Capture) -> bool:
+        """Take in what all ranks agreed on; False if one had to leave the iteration out."""
         lowest = int(shared[0])
         if lowest != capture.iteration:
             raise ReplicationError(
@@ -371,8 +379,3 @@ class Replicator:
         dist.all_reduce(total, dist.ReduceOp.SUM, self._control)
         world = dist.get_world_size(self._control)
         return tuple(int(span) // world for span in total)
-
-
-def _pack_record(digests: Sequence[int], meta: bytes, *, torn: bool) -> torch.Tensor:
-    words = [len(meta), xxhash.xxh3_64_intdigest(meta), int(torn), *digests]
-    return torch.from_numpy(np.array(words, dtype=np.uint64).view(np.int64))

@@ -21,6 +21,7 @@ from castor_policy.chunk_schedule import Link
 from castor_policy.interleaving import EAGER, NONE
 from castor_policy.period import is_due
 from castor_runtime.arena import Replica, TrainerPhase
+from castor_runtime.arena.own_turn import OwnTurn
 from castor_runtime.state.meta import encode
 from castor_runtime.state.protocol import DamagedError, State, Stateful
 from castor_runtime.state.sections import (
@@ -91,7 +92,8 @@ class TrainerSession:
         self._meta_bytes = meta_bytes
         self._timeout_s = timeout_s
         self._update_after = update_after
-        self._counters = open_counters(settings)
+        self._control_block = open_counters(settings)
+        self._counters = self._control_block.rank(settings.local_rank)
         self._collectives = CollectiveCount(self._counters)
         self._heartbeat = Heartbeat(self._counters, self._collectives.update)
         self._link = AgentLink(settings.socket)
@@ -383,6 +385,7 @@ class TrainerSession:
             agreed=int(order["iteration"]) if in_memory else None,
             before_first=self._link.wait_redundant,
             asked_to_hold=lambda: bool(self._counters.hold),
+            turn=OwnTurn(self._control_block.ranks, self._settings.local_rank),
             listener=self.log,
         )
 

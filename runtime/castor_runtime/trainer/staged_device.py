@@ -114,7 +114,7 @@ class StagedDevice:
         self._live = LiveBytes((), (), 0)
         self._own = torch.empty(0, dtype=torch.uint8)
         self._state_free: Callable[[], None] = lambda: None
-        self._captured_bytes = 0
+        self._captured_bytes = self._readable_bytes = 0
         self._captured_ns = time.monotonic_ns()
         self._hurries = False
         self._failure: BaseException | None = None
@@ -172,19 +172,38 @@ class StagedDevice:
             self._live = read
             self._own = own
             self._state_free = state_free
-            self._captured_bytes = 0
+            self._captured_bytes = self._readable_bytes = 0
             self._hurries = False
             self._intervals = []
             self._changed.notify_all()
+
+    def hold_live(
+        self, sections: Sequence[Section], live: Sequence[torch.Tensor | None], size_bytes: int
+    ) -> None:
+        """See `Device.hold_live`."""
+        self._live = LiveBytes((), (), 0)
+        with self._accelerator.preparing():
+            read = LiveBytes(sections, live, size_bytes)
+        with self._changed:
+            self._live = read
+            self._own = torch.empty(0, dtype=torch.uint8)
+            self._state_free = lambda: None
+            self._captured_bytes = 0
+            self._readable_bytes = size_bytes
+            self._intervals = []
+
+    def read(self, start: int, target: torch.Tensor) -> None:
+        """See `Device.read`."""
+        self._accelerator.copy(self._live.copies(start, target))
 
     def aside(self) -> AbstractContextManager[Any]:
         """Return what to look at captured live state in: training does not wait for it."""
         return self._accelerator.aside()
 
     def captured_bytes(self) -> int:
-        """Return how many bytes of the own replica, from the first on, are filled."""
+        """Return how many bytes, from the first on, are filled in the own replica, or read."""
         with self._changed:
-            return self._captured_bytes
+            return self._readable_bytes or self._captured_bytes
 
     def stop_yielding_to_training(self) -> None:
         """Copy the own replica whether or not training communicates."""

@@ -264,6 +264,9 @@ class SimulatedAgent:
         # What was begun may answer until it is given up: before the trainers end, or after.
         late = self.draw.random() < _GIVEN_UP_LATE
         stuck_until_s = self.host.stop_stuck_until_s if self.trains() else 0.0
+        turned = max((trainer.turned for trainer in self.trainers.values()), default=0)
+        for trainer in self.trainers.values():
+            trainer.turn_at_last(turned)
         self.stop_trainers(give_up=not late)
         then = self._give_up if late else _nothing
         self.hold(self.draw.uniform(*_STOP_S), then, stuck_until_s)

@@ -133,7 +133,12 @@ def _newest_of_all(_method: object) -> Any:
 
 def _first_buffer(_method: object) -> Any:
     """Write over the newest complete iteration before the next one is whole everywhere."""
-    return lambda _headers, _agreed: 0
+    return lambda _headers, _agreed, _iteration: 0
+
+
+def _only_buffer_at_once(chosen: Callable[..., int]) -> Any:
+    """Write over an only buffer without an agreement."""
+    return lambda headers, *others: 0 if len(headers) == 1 else chosen(headers, *others)
 
 
 def _past_counts(gathered: Callable[..., Any]) -> Any:
@@ -177,6 +182,14 @@ VARIANTS = (
         "buffer-reused-early",
         "the newest whole iteration is written over",
         (Patch(checkpoint_memory, "buffer_to_write", _first_buffer),),
+    ),
+    Variant(
+        "own-overwritten-early",
+        "the only buffer of an own replica is written over before the remote ones are agreed on",
+        (
+            Patch(checkpoint_memory, "fills_own_last", _returns(value=False)),
+            Patch(checkpoint_memory, "buffer_to_write", _only_buffer_at_once),
+        ),
     ),
     Variant(
         "plan-without-its-revision",

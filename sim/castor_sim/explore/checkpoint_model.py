@@ -33,7 +33,10 @@ def flipped(chunk: Chunk) -> Chunk:
 
 
 class Replica:
-    """One rank's part on one machine: two buffers, each with a header and a table of digests.
+    """One rank's part on one machine: its buffers, each with a header and a table of digests.
+
+    Args:
+        buffers: how many.
 
     Attributes:
         headers: of the buffers.
@@ -43,15 +46,15 @@ class Replica:
 
     __slots__ = ("_chunks", "_digests", "given_up", "headers")
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: int) -> None:
         self.given_up = 0
-        self.headers = [BufferHeader(BufferState.EMPTY), BufferHeader(BufferState.EMPTY)]
-        self._chunks: list[list[Chunk]] = [[], []]
-        self._digests: list[list[Chunk]] = [[], []]
+        self.headers = [BufferHeader(BufferState.EMPTY) for _ in range(buffers)]
+        self._chunks: list[list[Chunk]] = [[] for _ in range(buffers)]
+        self._digests: list[list[Chunk]] = [[] for _ in range(buffers)]
 
     def begin(self, iteration: int, generation: int, agreed: int | None) -> int:
         """Take a buffer to write `iteration` to and return its index; header first."""
-        index = checkpoint_memory.buffer_to_write(self.headers, agreed)
+        index = checkpoint_memory.buffer_to_write(self.headers, agreed, iteration)
         self.headers[index] = BufferHeader(BufferState.WRITING, iteration, generation)
         self._chunks[index], self._digests[index] = [], []
         return index

@@ -28,9 +28,9 @@ def leave(spec: JobSpec, hosts: Sequence[Host], newest: int) -> None:
         truth.trained(iteration, 1)
     for number, host in enumerate(hosts):
         for rank in spec.ranks_held_by(number % spec.machines):
-            replica = Replica()
+            replica = Replica(spec.buffers_of(number % spec.machines, rank))
             for iteration in (newest - 1, newest):
-                index = replica.begin(iteration, 1, newest - 2)
+                index = replica.begin(iteration, 1, iteration - len(replica.headers) + 1)
                 part = part_of(truth.state_on(truth.line(iteration), rank))
                 for chunk in part:
                     replica.write(index, chunk)

@@ -2,13 +2,14 @@
 
 The order of steps is the runtime's: update, take a buffer, copy and send chunks, compare digests,
 header last, and an all-reduce that makes the iteration agreed. The next update waits for that
-(invariant 2).
+(invariant 2). An own replica of one buffer is filled after it, and then the update waits for that.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
+from castor_policy import checkpoint_memory
 from castor_policy.period import is_due
 from castor_sim.explore.checkpoint_model import Chunk
 from castor_sim.explore.roles import Agent, Trainer
@@ -23,6 +24,8 @@ _CHUNK_S = (0.02, 0.15)  # between a part's first chunk and its last
 _AGREE_S = (0.001, 0.03)  # until a rank learns of an all-reduce
 _NOTICE_S = (0.02, 1.0)  # until a rank sees a dead peer's connection break
 _NOTICES = 0.7  # the others hang in the collective
+_HEARS = 0.5  # of an agreement that a rank was lost in, others may still hear
+_WAITS_FOR_TURN = 50  # so many times a rank that could turn looks whether its machine does
 
 MOST_NOTICES = 16
 """So many chances a rank has to see that peers have gone: as many as matter, of however many."""
@@ -42,6 +45,8 @@ class SimulatedGroup:
         self._may_notice: list[Trainer] | None = None  # by rank; None: to be found anew
         self._computed = False
         self._copies = 0  # of the iteration that is being captured
+        self._turns = 0  # own replicas of one buffer that hold it
+        self._due = 0  # the newest iteration whose remote replicas are all there
         self._holds = False  # all have agreed to go no further
 
     def join(self, trainer: Trainer) -> None:
@@ -76,11 +81,22 @@ class SimulatedGroup:
                 self._notices[other.rank] += 1
                 self._world.after(draw.uniform(*_NOTICE_S), self._notice, other, trainer)
 
-    def _notice(self, trainer: Trainer, lost: Trainer) -> None:
+    def _notice(self, trainer: Trainer, lost: Trainer, looks: int = 0) -> None:
         # Nobody hears through a cut that a connection has broken.
         connects = self._world.network.connects(lost.agent.name, trainer.agent.name)
-        if trainer.can_run() and connects:
-            trainer.end(LOST_PEER)
+        if not (trainer.can_run() and connects):
+            return
+        if self._own_last() and trainer.turned < self._due == trainer.capturing:
+            mates = trainer.agent.trainers.values()
+            if any(mate.turned == self._due for mate in mates):
+                trainer.begin_turn()
+            elif looks < _WAITS_FOR_TURN:
+                self._world.after(BLOCKED_S, self._notice, trainer, lost, looks + 1)
+                return
+        trainer.end(LOST_PEER)
+
+    def _own_last(self) -> bool:
+        return checkpoint_memory.fills_own_last(self._world.spec.buffers_of(0, 0))
 
     def redundant(self, agent: Agent) -> None:
         """Begin captures that waited for the machine's replicas to be settled."""
@@ -120,7 +136,7 @@ class SimulatedGroup:
         if self._fail_by_the_script(after_the_update=False):
             return
         self._computed = False
-        self._copies = 0
+        self._copies = self._turns = 0
         self._world.monitor.collective_ended(self._generation)
         for member in self._ordered():
             self._world.after(member.agent.draw.uniform(*_SKEW_S), self._update, member)
@@ -180,6 +196,8 @@ class SimulatedGroup:
         for machine in sorted(spec.shards_held_by(member.machine)):
             is_own = machine == member.machine
             receivers = spec.replicas[machine] if is_own else (member.machine,)
+            if is_own and self._own_last():
+                receivers = receivers[1:]
             sender = self._members[machine * spec.ranks_per_machine + local]
             for place in receivers:
                 receiver = self._members[place * spec.ranks_per_machine + local]
@@ -211,13 +229,48 @@ class SimulatedGroup:
         self._world.monitor.copied(sender, receiver, untouched=committed and first[0] == last[0])
         self._world.monitor.stored(receiver.agent, sender.rank, replica, index)
         self._copies += 1
-        if self._copies == self._needed * len(self._world.spec.replicas[0]):
-            self._world.monitor.completed(self._generation, sender.iteration)
-            asked = [member.agent.hold_asked for member in self._members.values()]
-            self._holds = self._holds or self._generation in asked
-            for member in self._ordered():
-                delay_s = member.agent.draw.uniform(*_AGREE_S)
-                self._world.after(delay_s, self._agree, member, sender.iteration)
+        own_last = self._own_last()
+        if self._copies == self._needed * (len(self._world.spec.replicas[0]) - own_last):
+            if own_last:
+                self._due = sender.iteration
+                for member in self._ordered():
+                    delay_s = member.agent.draw.uniform(*_AGREE_S)
+                    self._world.after(delay_s, self._turn, member, sender.iteration)
+            else:
+                self._complete(sender.iteration)
+
+    def _turn(self, member: Trainer, iteration: int) -> None:
+        """Hear that all remote replicas are there, and write over the own one."""
+        if not member.alive or member.turned == iteration:
+            return
+        if not self._is_whole() and member.agent.draw.random() >= _HEARS:
+            return  # its agreement fails
+        if self._is_blocked():
+            self._world.after(BLOCKED_S, self._turn, member, iteration)
+            return
+        member.begin_turn()
+        copy_s = member.agent.draw.uniform(*_CHUNK_S) * member.agent.host.slowness
+        self._world.after(copy_s, self._end_turn, member, iteration)
+
+    def _end_turn(self, member: Trainer, iteration: int) -> None:
+        if not member.alive:
+            return
+        if not member.can_run():
+            self._world.after(BLOCKED_S, self._end_turn, member, iteration)
+            return
+        member.end_turn()
+        self._turns += 1
+        if self._turns == self._needed:
+            self._complete(iteration)
+
+    def _complete(self, iteration: int) -> None:
+        """Have all ranks agree that an iteration is complete."""
+        self._world.monitor.completed(self._generation, iteration)
+        asked = [member.agent.hold_asked for member in self._members.values()]
+        self._holds = self._holds or self._generation in asked
+        for member in self._ordered():
+            delay_s = member.agent.draw.uniform(*_AGREE_S)
+            self._world.after(delay_s, self._agree, member, iteration)
 
     def _agree(self, member: Trainer, iteration: int) -> None:
         if not member.alive:

@@ -78,7 +78,7 @@ def _(_: Forget, world: Surroundings, agent: Agent) -> None:
 def _(effect: StartTrainers, world: Surroundings, agent: Agent) -> None:
     generation, machine = effect.plan.generation, effect.machine
     for rank in world.spec.ranks_held_by(machine):
-        agent.host.memory.setdefault(rank, Replica())
+        agent.host.memory.setdefault(rank, Replica(world.spec.buffers_of(machine, rank)))
     for rank in world.spec.ranks_of(machine):
         group = world.group((generation, effect.plan.rendezvous))
         agent.trainers[rank] = SimulatedTrainer(world, agent, group, rank, machine, generation)
@@ -150,8 +150,10 @@ def _inspect(world: Surroundings, agent: Agent, effect: Inspect) -> None:
         agent.see(MemoryRefused(effect.generation, "no memory"))
         return
     held = set(world.spec.ranks_held_by(effect.machine))
-    for rank in set(agent.host.memory) - held:
-        del agent.host.memory[rank]
+    for rank, replica in list(agent.host.memory.items()):
+        wanted = world.spec.buffers_of(effect.machine, rank) if rank in held else 0
+        if not 0 < wanted <= len(replica.headers):
+            del agent.host.memory[rank]
     holdings: dict[int, tuple[int, ...]] = {}
     for rank, replica in sorted(agent.host.memory.items()):
         if effect.thorough:

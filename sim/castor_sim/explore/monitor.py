@@ -12,6 +12,7 @@ from dataclasses import replace
 from castor_policy.agents.agent_report import State
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.wish import Wish
+from castor_policy.checkpoint_memory import fills_own_last
 from castor_policy.recovery import Tier
 from castor_sim.explore.asked import Asked
 from castor_sim.explore.attempts import Attempts
@@ -78,6 +79,7 @@ class Monitor:
             self._loads[plan.generation] = plan
             self._check_sources(plan)
             self._check_iteration(plan)
+            self._lose_behind(plan)
             self._stored.add(plan.iteration)
         elif plan.phase == Phase.FAILED:
             self._attempts.check_given_up(plan, begun_in_vain=self._begun_in_vain())
@@ -388,6 +390,16 @@ class Monitor:
                 if replica is None or index is None or not replica.is_intact(index):
                     return False
         return True
+
+    def _lose_behind(self, plan: Plan) -> None:
+        """Count own replicas of one buffer as lost that do not hold what is loaded."""
+        for place, name in enumerate(plan.agents):
+            agent = self._scene.agents.get(name)
+            for rank in self._scene.spec.ranks_of(place) if agent is not None else ():
+                replica = agent.host.memory.get(rank) if agent is not None else None
+                only = replica is not None and fills_own_last(len(replica.headers))
+                if replica is not None and only and replica.find(plan.iteration) is None:
+                    self._lost.add((place, rank))
 
     def _lose(self, place: int) -> None:
         self._lost.update((place, rank) for rank in self._scene.spec.ranks_held_by(place))

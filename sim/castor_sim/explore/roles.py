@@ -75,6 +75,8 @@ class Trainer(Protocol):
     kept: int
     captured: int
     capturing: int
+    turned: int
+    turning: int | None
 
     @property
     def group(self) -> Group:
@@ -94,6 +96,15 @@ class Trainer(Protocol):
 
     def agree(self, iteration: int) -> None:
         """Learn that every rank has all replicas of `iteration`."""
+
+    def begin_turn(self) -> None:
+        """Write over the only own buffer."""
+
+    def end_turn(self) -> None:
+        """Be done with it."""
+
+    def turn_at_last(self, newest: int) -> None:
+        """Do what is left to do of a turn."""
 
     def leave(self, *, said: bool) -> None:
         """End with code 0 in the middle of training."""

@@ -65,6 +65,8 @@ class SimulatedTrainer:
         "ready",
         "resumed",
         "state",
+        "turned",
+        "turning",
         "world",
     )
 
@@ -97,6 +99,8 @@ class SimulatedTrainer:
         self.kept = 0  # newest iteration that was loaded, or agreed on since
         self.captured = 0  # newest iteration whose capture is over; no update before it is
         self.capturing = 0  # the one that is being captured
+        self.turned = 0  # newest iteration that the only own buffer was, or is being, turned to
+        self.turning: int | None = None  # that buffer, while it is
 
     def begin(self) -> None:
         """Come up; then ask what to load."""
@@ -173,6 +177,46 @@ class SimulatedTrainer:
         self._show_progress()
         persist_parts(self.world, self.agent, self.generation)
 
+    # ---- an own replica of one buffer: see `castor_runtime.arena.own_turn` ---------------------
+
+    def begin_turn(self) -> None:
+        """Write over the only own buffer: all remote replicas are agreed on."""
+        replica = self.agent.host.memory[self.rank]
+        self.turned = self.iteration
+        self.turning = replica.begin(self.iteration, self.generation, self.iteration)
+        replica.write(self.turning, (self.state, 0))
+
+    def end_turn(self) -> None:
+        """Be done with it; nothing if it is not under way."""
+        if self.turning is None:
+            return
+        index, self.turning = self.turning, None
+        replica = self.agent.host.memory[self.rank]
+        replica.write(index, (self.state, 1))
+        replica.commit(index, part_of(self.state))
+        self.world.monitor.stored(self.agent, self.rank, replica, index)
+
+    def turn_at_last(self, newest: int) -> None:
+        """Do what is left to do of a turn, as its agent says before it kills it.
+
+        Args:
+            newest: the iteration that a trainer of this machine has turned to.
+        """
+        behind = self.turned < newest == self.capturing
+        if not self.alive or not (behind or self.turning is not None):
+            return
+        if not self.can_run():
+            self._lose_own()
+            return
+        if behind:
+            self.begin_turn()
+        self.end_turn()
+
+    def _lose_own(self) -> None:
+        """Be gone with what the own replica was to hold, or without what the others' hold."""
+        self.turning = None
+        self.world.monitor.flipped(self.machine, self.rank)
+
     def hold(self) -> None:
         """Go no further, and tell the agent."""
         self.holds = True
@@ -193,6 +237,7 @@ class SimulatedTrainer:
         if self.alive:
             if code not in (0, LOST_PEER):
                 self.world.monitor.blame.struck(self.generation, self.rank)
+            self._leave_own(killed=code < 0)
             self.alive = False
             self.world.note(f"rank {self.rank} of generation {self.generation} ends: {code}")
             late = self.agent.draw.random() < _TOLD_LATE
@@ -202,10 +247,20 @@ class SimulatedTrainer:
                 self.group.lost(self)
 
     def kill(self) -> None:
-        """End the process by its own agent's hand."""
+        """End the process by its own agent's hand, or with its agent."""
         if self.alive:
+            self._leave_own(killed=True)
             self.alive = False
             self.group.lost(self)
+
+    def _leave_own(self, *, killed: bool) -> None:
+        """Let a turn end with the process: a process that ends by itself waits for it."""
+        if self.turning is None:
+            return
+        if killed:
+            self._lose_own()
+        else:
+            self.end_turn()
 
     def _later(self, delay_s: float, what: object, *arguments: object) -> None:
         self.world.after(delay_s * self.agent.host.slowness, self._go_on, what, arguments)

@@ -19,8 +19,14 @@ from castor_policy.agents.store_keys import (
     wishes_prefix,
 )
 from castor_policy.agents.wish import Wish
+from castor_policy.checkpoint_memory import FAST, SAVING
 from castor_policy.defaults import CHECKPOINT_EVERY
-from castor_policy.job_options import PersistenceOptions, RecoveryOptions, TrafficOptions
+from castor_policy.job_options import (
+    MemoryOptions,
+    PersistenceOptions,
+    RecoveryOptions,
+    TrafficOptions,
+)
 from castor_policy.membership import WatchLimits
 from castor_policy.placement import place
 from castor_policy.store import Delete, StoreEvent, Txn
@@ -63,12 +69,14 @@ class Shape:
     iterations: int = 12
     checkpoint_every: int = CHECKPOINT_EVERY
     domains: int = 0
+    memory: str = FAST
 
     def __post_init__(self) -> None:
         if min(self.ranks_per_machine, self.iterations, self.checkpoint_every) < 1:
             raise ValueError("give at least 1 rank a machine, 1 iteration and a period of 1")
         if min(self.standby, self.domains) < 0:
             raise ValueError("give at least 0 standbys and 0 failure domains")
+        MemoryOptions(mode=self.memory)
         place("mixed", self.machines, self.replicas)
 
     def spec(self) -> JobSpec:
@@ -86,6 +94,7 @@ class Shape:
             limits=WatchLimits(lease_s=3.0),
             persistence=PersistenceOptions(tiers=("storage",), every_s=1.0, storage_s=30.0),
             recovery=RecoveryOptions(gather_s=20.0),
+            memory=MemoryOptions(mode=self.memory),
         )
 
 
@@ -114,8 +123,10 @@ def drawn_shape(seed: int) -> Shape:
     draw = random.Random(f"castor explore shape {seed}")  # noqa: S311 - a simulation, no secret
     weights = [weight for weight, _ in _SHAPES]
     shape = draw.choices([shape for _, shape in _SHAPES], weights)[0]
-    every = draw.choice(_PERIODS)
-    return replace(shape, checkpoint_every=every, domains=draw.choice(_DOMAINS))
+    every, domains = draw.choice(_PERIODS), draw.choice(_DOMAINS)
+    return replace(
+        shape, checkpoint_every=every, domains=domains, memory=draw.choice((FAST, SAVING))
+    )
 
 
 class World:
