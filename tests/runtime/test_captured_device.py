@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor_runtime.state.sections import lay_out, part_bytes
-from castor_runtime.trainer import captured_device
+from castor_runtime.trainer import device as device_module
 from castor_runtime.trainer.captured_device import CapturedDevice
 from castor_runtime.trainer.copy_engine import Span
 from castor_runtime.trainer.device import Send
@@ -62,7 +62,7 @@ class Sent:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.posted: list[tuple[int, bytes]] = []
         self.some = threading.Event()
-        monkeypatch.setattr(captured_device, "post_gloo", self.post)
+        monkeypatch.setattr(device_module, "post_gloo", self.post)
 
     def post(self, _groups: Any, tag: int, outgoing: Any, _incoming: Any) -> list[Any]:
         self.posted += [(tag, piece.numpy().tobytes()) for _, piece in outgoing]
@@ -99,6 +99,32 @@ def test_a_round_is_posted_once_its_bytes_are_captured(sent: Sent) -> None:
     assert freed.is_set()
     assert sent.posted == [(7, own[100:200].numpy().tobytes())]
     assert own[:100].tolist() == list(range(100))
+    device.close()
+
+
+def test_live_state_is_sent_through_a_few_buffers_where_the_own_replica_comes_last(
+    sent: Sent,
+) -> None:
+    engine, pinned = Held(), []
+    engine.pin = pinned.append  # type: ignore[method-assign]
+    engine.may.release(99)
+    device, own = started(engine, lambda: None)
+    device.wait_captured()
+    arrived = [0]
+    device.hold_live(SECTIONS, LIVE, own.numel())
+    assert device.captured_bytes() == own.numel()
+    for number in range(9):  # more than there are buffers, and none is waited for by the caller
+        start = 30 * number
+        device.post(number, [Send(1, start, start + 30)], [], lambda *_: arrived.append(1))
+    assert [piece for _, piece in sent.posted] == [
+        own[30 * number : 30 * number + 30].numpy().tobytes() for number in range(9)
+    ]
+    assert len(pinned) == 4
+    assert len(arrived) == 1 + 9 - 4
+    again = torch.empty_like(own)
+    device.read(0, again)
+    assert torch.equal(again, own)
+    device.wait_captured()
     device.close()
 
 
