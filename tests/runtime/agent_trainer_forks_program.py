@@ -34,6 +34,20 @@ import sys
 from pathlib import Path
 Path(out).write_text(str({"s3fs", "castor_runtime.persistent.machine_share"} <= set(sys.modules)))
 """,
+    "computes": """
+import torch, computing
+torch.ones(4_000_000).add_(1).sum()
+print("threads", torch.get_num_threads())
+""",
+    "computing": """
+import torch
+torch.set_num_threads(3)
+assert torch.ones(4_000_000).add_(1).sum() == 8_000_000  # what several threads would share
+""",
+    "uses_gpu": "import using\n",
+    "using": "import torch\ntorch.cuda._initialized = True\n",
+    "uses_no_gpu": "import unusing\nprint('it runs')\n",
+    "unusing": "import torch\ntorch.cuda._initialized = False\n",
     "waits": """
 import subprocess, sys, time
 from pathlib import Path
@@ -98,6 +112,10 @@ async def live(folder: Path, pid: int, link: Any) -> None:
     found["at_hand"] = [await forks.wait_end(writer), (folder / "at_hand").read_text()]
     bad = await forks.start_call("bad", "os:no_such", {}, folder / "bad.log")
     found["bad_call"] = [await forks.wait_end(bad), last_words(folder / "bad.log")]
+
+    for name in ("computes", "uses_gpu", "uses_no_gpu"):
+        forks.preload(read_script(Path(life.script(name))), [])
+        found[name] = await asyncio.wait_for(life.ends(name), 60)
 
     trainer = await life.run("waits", 0, str(folder / "child"))
     child = await life.wait_for(folder / "child")

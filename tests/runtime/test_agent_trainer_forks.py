@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -28,8 +29,9 @@ def played(how: str, folder: Path) -> dict[str, Any]:
         [sys.executable, str(PROGRAM), how, str(folder)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
+        env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
     )
     assert ended.returncode == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
@@ -54,6 +56,20 @@ def test_how_a_trainer_ended_is_told(life: dict[str, Any]) -> None:
 
 def test_the_host_has_one_thread(life: dict[str, Any]) -> None:
     assert life["threads"] == 1
+
+
+def test_a_script_may_compute_while_it_is_imported(life: dict[str, Any]) -> None:
+    """Its threads do not reach the trainer's process, which would wait for them for ever."""
+    assert life["computes"]["code"] == 0
+    assert "threads 3" in life["computes"]["log"], "as many as it has asked for"
+
+
+def test_a_script_that_uses_a_gpu_while_it_is_imported_is_told(life: dict[str, Any]) -> None:
+    refused = life["uses_gpu"]
+    assert refused["code"] == 1
+    assert "uses_gpu.py imports using, which uses the GPU while it is imported" in refused["log"]
+    assert "or import the module in main()" in refused["last_words"]
+    assert life["uses_no_gpu"] == {"code": 0, "log": "it runs\n", "last_words": "it runs"}
 
 
 def test_functions_are_called_in_a_process_of_their_own(life: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import os
 import sys
 from pathlib import Path
 
+from castor_runtime.agent.import_effects import import_effects
 from castor_runtime.agent.script_files import held, hold
 
 MODULES = (
@@ -37,8 +38,9 @@ def preload(script: Path | None = None) -> None:
 
     From then on this process, and all that are forked from it, run `script` as it is now.
 
-    Nothing here may start a thread or touch a GPU: the process is forked afterwards. An import of
-    the script's that fails is left to the trainer, which will say so in its own log.
+    Nothing here may start a thread or touch a GPU: the process is forked afterwards (what the
+    script's imports do of that: `castor_runtime.agent.import_effects`). An import of the script's
+    that fails is left to the trainer, which will say so in its own log.
     """
     # Asking CUDA's runtime for devices would make every forked child unable to use them.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -46,8 +48,9 @@ def preload(script: Path | None = None) -> None:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    for name in MODULES:
-        importlib.import_module(name)
+    with import_effects().held():
+        for name in MODULES:
+            importlib.import_module(name)
     _leave_arguments_unprinted()
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         _keep_to_the_network()
@@ -84,18 +87,14 @@ def _import_as(script: Path, source: bytes) -> None:
         tree = ast.parse(source, filename=str(script))
     except (SyntaxError, ValueError):
         return
+    names: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.append(node.module)
     sys.path.insert(0, str(script.resolve().parent))
     try:
-        for node in tree.body:
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                names = [node.module]
-            for name in names:
-                try:
-                    importlib.import_module(name)
-                except Exception:  # noqa: BLE001, S112 - the trainer will say it
-                    continue
+        import_effects().import_all(script, names)
     finally:
         sys.path.pop(0)

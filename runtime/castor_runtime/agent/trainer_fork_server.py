@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from castor_runtime.agent import rendezvous
+from castor_runtime.agent.import_effects import import_effects
 from castor_runtime.agent.preload import preload
 from castor_runtime.agent.script_files import ScriptFiles, hold, run_held
 from castor_runtime.arena.own_turn import TURN_S
@@ -131,9 +132,9 @@ def _run_script(request: dict[str, Any]) -> None:
     script = request["script"]
     sys.argv = [script, *request["arguments"]]
     sys.path.insert(0, str(Path(script).resolve().parent))
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdigit() and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(threads))  # it read the variable at import
-    if "torch" in sys.modules:
-        rendezvous.install()
+    effects = import_effects()
+    effects.check()
+    threads = os.environ.get("OMP_NUM_THREADS", "")  # torch read the variable at import
+    effects.release(int(threads) if threads.isdigit() else None)
+    rendezvous.install()
     run_held(script)
