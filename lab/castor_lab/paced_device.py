@@ -106,6 +106,9 @@ class PacedAccelerator:
     def pin(self, memory: torch.Tensor) -> None:
         """Nothing to do."""
 
+    def unpin(self) -> None:
+        """Nothing to do."""
+
     def preparing(self) -> AbstractContextManager[Any]:
         """Nothing to do."""
         return nullcontext()

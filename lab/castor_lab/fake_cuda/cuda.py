@@ -185,7 +185,9 @@ class FakeCuda:
             "set_device": self.set_device,
             "is_current_stream_capturing": lambda: False,
             "synchronize": self.synchronize,
-            "cudart": lambda: SimpleNamespace(cudaHostRegister=lambda *_: 0),
+            "cudart": lambda: SimpleNamespace(
+                cudaHostRegister=lambda *_: 0, cudaHostUnregister=lambda *_: 0
+            ),
         }
         with (
             mock.patch.multiple(torch.cuda, **stands),

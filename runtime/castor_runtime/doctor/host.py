@@ -115,7 +115,7 @@ def _gib(size_bytes: int) -> str:
 
 
 def locked_memory() -> Finding:
-    """Look at the limit of memory that may be locked, which RDMA and pinned buffers take."""
+    """Look at the limit of memory that may be locked: of RDMA, not of what CUDA pins."""
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if limit == resource.RLIM_INFINITY:
         return good("locked memory", "unlimited")

@@ -76,12 +76,12 @@ class CapturedDevice:
         return self._engine.moment()
 
     def pin(self, memory: torch.Tensor) -> None:
-        """Prepare shared memory for copies.
-
-        Raises:
-            RuntimeError: the driver refuses it.
-        """
+        """See `Device.pin`."""
         self._engine.pin(memory)
+
+    def unpin(self) -> None:
+        """See `Device.unpin`."""
+        self._engine.unpin()
 
     def capture(
         self,

@@ -31,7 +31,11 @@ class CopyEngine(Protocol):
         ...
 
     def pin(self, memory: torch.Tensor) -> None:
-        """Prepare shared memory for copies."""
+        """See `castor_runtime.trainer.device.Device.pin`."""
+        ...
+
+    def unpin(self) -> None:
+        """See `castor_runtime.trainer.device.Device.unpin`."""
         ...
 
     def preparing(self) -> AbstractContextManager[Any]:

@@ -29,6 +29,7 @@ from castor_policy.chunk_schedule import Link
 from castor_runtime.trainer.captured_device import CapturedDevice
 from castor_runtime.trainer.copy_engine import Span
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.pinning import HostPins
 from castor_runtime.trainer.staged_device import StagedDevice
 from castor_runtime.trainer.staging import Copy
 from castor_runtime.trainer.striped_gloo import Groups
@@ -77,6 +78,7 @@ class _CudaCopies:
         """Streams that come after what training has asked for at a moment."""
         self._updates: Any = None
         """The stream on which the state was changed last."""
+        self._pins = HostPins(_cuda.cudart, self.enter_thread)
 
     def enter_thread(self) -> None:
         torch.cuda.set_device(self._device)
@@ -94,7 +96,10 @@ class _CudaCopies:
             stream.wait_stream(training)
 
     def pin(self, memory: torch.Tensor) -> None:
-        pin(memory, self._device)
+        self._pins.pin(memory)
+
+    def unpin(self) -> None:
+        self._pins.unpin()
 
     def preparing(self) -> AbstractContextManager[Any]:
         return torch.cuda.stream(self._copies)
@@ -105,7 +110,7 @@ class _CudaCopies:
     def copy(self, copies: Sequence[Copy]) -> Span:
         with torch.cuda.stream(self._copies):
             began = _event(self._copies)
-            _copy_all(copies)
+            _copy_all(self._pins.split(copies))
             return _span(began, _event(self._copies))
 
 
@@ -155,25 +160,6 @@ class _CudaAccelerator(_CudaCopies):
                 return _span(began, _event(self._arrivals))
 
         return wait
-
-
-def pin(memory: torch.Tensor, device: torch.device) -> None:
-    """Register memory with the driver, so that copies run at full speed and beside other work.
-
-    Args:
-        memory: of the CPU.
-        device: whose driver it is registered with.
-
-    Raises:
-        RuntimeError: the driver refuses it, most often by `ulimit -l`.
-    """
-    torch.cuda.set_device(device)
-    result = _cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
-    if int(result) != 0:
-        raise RuntimeError(
-            f"cudaHostRegister of {memory.numel()} B failed with error {int(result)}: "
-            "raise the limit of locked memory (ulimit -l)"
-        )
 
 
 def measure_copy_link(device: torch.device) -> Link:

@@ -85,11 +85,11 @@ class Device(Protocol):
         ...
 
     def pin(self, memory: torch.Tensor) -> None:
-        """Prepare shared memory for copies.
+        """Prepare memory of the CPU for copies; without it they are slower, and right."""
+        ...
 
-        Raises:
-            RuntimeError: the driver refuses it.
-        """
+    def unpin(self) -> None:
+        """Let go of what was prepared: nothing is copied any more."""
         ...
 
     def capture(
@@ -187,6 +187,9 @@ class CpuDevice:
         return nullcontext()
 
     def pin(self, memory: torch.Tensor) -> None:
+        """Nothing to do."""
+
+    def unpin(self) -> None:
         """Nothing to do."""
 
     def capture(

@@ -194,11 +194,14 @@ class Replicator:
             for replica in (self._own, *self._remote.values()):
                 replica.touch(threads=1)
                 self._device.pin(torch.frombuffer(replica.mapped[1], dtype=torch.uint8))
+            if self._own_last is not None:
+                self._device.pin(self._own_last.through)
             while (capture := self._next()) is not None:
                 self._replicate(capture)
                 with self._changed:
                     self._capture = None
                     self._changed.notify_all()
+            self._device.unpin()
         except BaseException as error:  # noqa: BLE001 - raised in the main thread
             with self._changed:
                 self._failure = error

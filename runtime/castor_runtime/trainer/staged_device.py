@@ -150,12 +150,12 @@ class StagedDevice:
         return self._accelerator.moment()
 
     def pin(self, memory: torch.Tensor) -> None:
-        """Prepare shared memory for copies.
-
-        Raises:
-            RuntimeError: the driver refuses it.
-        """
+        """See `Device.pin`."""
         self._accelerator.pin(memory)
+
+    def unpin(self) -> None:
+        """See `Device.unpin`."""
+        self._accelerator.unpin()
 
     def capture(
         self,
