@@ -80,6 +80,21 @@ def shards_in_memory(mode: str, replicas: int) -> int:
     return own + (replicas - 1) * buffers_of(mode, replicas, is_own=False)
 
 
+def smaller(mode: str, replicas: int) -> list[tuple[str, int]]:
+    """Return what takes less memory than this mode and number of replicas, what keeps most first.
+
+    Returns:
+        Modes and numbers of replicas: as many replicas in less memory before fewer of them.
+    """
+    found = [
+        (other, count)
+        for count in range(replicas, 0, -1)
+        for other in ((FAST, SAVING) if count > 1 else (FAST,))
+    ]
+    held = shards_in_memory(mode, replicas)
+    return [choice for choice in found if shards_in_memory(*choice) < held]
+
+
 def fills_own_last(buffers: int) -> bool:
     """Whether an own replica of so many buffers is filled after the agreement on the remote ones.
 

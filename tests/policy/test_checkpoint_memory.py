@@ -18,6 +18,7 @@ from castor_policy.checkpoint_memory import (
     fills_own_last,
     offered,
     shards_in_memory,
+    smaller,
 )
 
 EMPTY = BufferHeader(BufferState.EMPTY)
@@ -122,6 +123,12 @@ def test_saving_takes_a_buffer_less_where_there_is_a_peer() -> None:
             assert buffers_of(mode, replicas, is_own=False) == 2
             own = buffers_of(mode, replicas, is_own=True)
             assert fills_own_last(own) == (mode == SAVING and replicas > 1)
+
+
+def test_what_takes_less_memory_keeps_as_many_replicas_as_it_can() -> None:
+    assert smaller(FAST, 3) == [(SAVING, 3), (FAST, 2), (SAVING, 2), (FAST, 1)]
+    assert smaller(SAVING, 3) == [(FAST, 2), (SAVING, 2), (FAST, 1)]
+    assert smaller(FAST, 1) == []
 
 
 @pytest.mark.parametrize("state", [BufferState.WRITING, BufferState.COMPLETE])

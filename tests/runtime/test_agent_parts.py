@@ -10,8 +10,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from castor_policy.agents.events import Progressed, TrainerHung, WorkerEvent
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.job_options import MemoryOptions, TrafficOptions
 from castor_policy.membership import WatchLimits
+from castor_policy.option import OptionError
+from castor_runtime.agent import memory as agent_memory
 from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.trainer_link import TrainerLink
 from castor_runtime.agent.watchdog import Watchdog
-from castor_runtime.arena import ControlBlock, Replica, TrainerPhase
+from castor_runtime.arena import ControlBlock, Replica, Snapshot, TrainerPhase
 from castor_runtime.transport import PartMissingError
 
 pytestmark = pytest.mark.long  # together, not one by one
@@ -250,7 +254,7 @@ def memory(job: JobSpec, agent: str = "node-0") -> Iterator[CheckpointMemory]:
 def test_a_layout_is_the_same_from_a_trainer_and_from_the_store() -> None:
     (layout, _) = layouts().values()
     assert RankLayout.from_message(json.loads(layout.to_json())) == layout
-    assert layout.part.data_bytes == DATA
+    assert layout.part(2).data_bytes == DATA
 
 
 def test_what_is_held_outlives_the_agent_and_is_offered_again() -> None:
@@ -310,6 +314,56 @@ def test_the_final_state_is_the_newest_that_all_ranks_of_the_machine_have() -> N
         fill(held.replica(0), 21, 4)  # another machine's: not its to speak of
         digest = hashlib.sha256(bytes([3]) * DATA).hexdigest()
         assert asyncio.run(held.final_digests(1)) == (20, {1: digest})
+
+
+def test_final_states_of_a_machines_ranks_are_hashed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = threading.Barrier(2, timeout=60.0)
+
+    def waits_for_the_other(snapshot: Snapshot) -> str:
+        both.wait()
+        return f"of {snapshot.rank}"
+
+    monkeypatch.setattr(agent_memory, "_sha256", waits_for_the_other)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    job = replace(spec(), ranks_per_machine=2)
+    with memory(job) as held:
+        sizes = {r: RankLayout(r, DATA, 4096, CHUNK, FINGERPRINT) for r in range(4)}
+        held.hold(1, sizes)
+        for rank in (2, 3):
+            fill(held.replica(rank), 20, rank)
+        assert asyncio.run(held.final_digests(1)) == (20, {2: "of 2", 3: "of 3"})
+
+
+def test_saving_memory_gives_the_own_part_one_buffer() -> None:
+    with memory(spec(memory=MemoryOptions(mode="saving"))) as held:
+        held.hold(1, layouts())
+        assert [held.replica(rank).part.buffers for rank in (0, 1)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "mode", "said"),
+    [
+        (90000, "fast", r"What would fit: --memory saving, about 7\d\.\d+ KiB"),
+        (60000, "fast", r"What would fit: --memory fast --replicas 1, about \d+\.\d+ KiB"),
+        (60000, "saving", r"What would fit: --memory fast --replicas 1, about \d+\.\d+ KiB"),
+        (20000, "saving", r"Not even one replica fits, about \d+\.\d+ KiB: more machines"),
+    ],
+)
+def test_where_it_does_not_fit_a_sentence_says_what_would(
+    limit_bytes: int, mode: str, said: str
+) -> None:
+    options = MemoryOptions(mode=mode, limit_bytes=limit_bytes)
+    with memory(spec(memory=options)) as held, pytest.raises(InputError, match=said):
+        held.hold(0, layouts())
+
+
+def test_a_placement_that_saving_cannot_do_with_is_refused() -> None:
+    alike = ((0, 1, 2), (1, 0, 3), (2, 0, 3), (3, 1, 2))
+    with pytest.raises(OptionError, match="no two machines keep their replicas on the very same"):
+        JobSpec("j", 4, 1, "own", alike, "train.py", memory=MemoryOptions(mode="saving"))
+    JobSpec("j", 4, 1, "own", alike, "train.py")
 
 
 def test_a_budget_that_does_not_hold_it_is_refused_with_its_numbers() -> None:

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from castor_policy.agents.job_spec import JobSpec
-from castor_policy.checkpoint_memory import newest_generation
+from castor_policy.checkpoint_memory import newest_generation, shards_in_memory, smaller
 from castor_runtime.arena import (
     SHARED_MEMORY,
     Arena,
@@ -24,6 +26,7 @@ from castor_runtime.arena import (
     Snapshot,
     segment_name,
 )
+from castor_runtime.arena.budget import shown
 from castor_runtime.arena.leftovers import mark_kept, unmark_kept
 from castor_runtime.transport import PartMissingError
 
@@ -177,7 +180,14 @@ class CheckpointMemory:
                 self._arena.reassign(rank, part)
                 unwanted.remove(rank)
         self._arena.remove_parts(unwanted)
-        self._arena.add_parts(wanted, limit_bytes=self._spec.memory.limit_bytes or None)
+        shard_bytes = sum(
+            layouts[rank].part(1).buffer_bytes for rank in self._spec.ranks_of(machine)
+        )
+        self._arena.add_parts(
+            wanted,
+            limit_bytes=self._spec.memory.limit_bytes or None,
+            what_fits=partial(_what_fits, self._spec, shard_bytes),
+        )
 
     def _fits(self, rank: int, part: PartLayout) -> bool:
         return self.replica(rank).part.is_like(part)
@@ -254,10 +264,20 @@ class CheckpointMemory:
         if not common:
             raise LookupError(f"machine {machine} holds no complete iteration of its ranks")
         iteration = max(common)
-        return iteration, {
-            rank: await asyncio.to_thread(_sha256, self.replica(rank).snapshot(iteration))
-            for rank in ranks
-        }
+        # At once: SHA-256 of one takes a core, and gives Python's lock up for it.
+        pool = ThreadPoolExecutor(min(len(ranks), os.cpu_count() or 1), "castor-final")
+        try:
+            digests = await asyncio.gather(
+                *(
+                    asyncio.wrap_future(
+                        pool.submit(_sha256, self.replica(rank).snapshot(iteration))
+                    )
+                    for rank in ranks
+                )
+            )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return iteration, dict(zip(ranks, digests, strict=True))
 
     def forget(self) -> None:
         """Give the memory back, an earlier life's too; the job may yet need this agent."""
@@ -288,6 +308,18 @@ class CheckpointMemory:
 
     def _ranks(self) -> tuple[int, ...]:
         return self._arena.ranks if self._arena else ()
+
+
+def _what_fits(spec: JobSpec, shard_bytes: int, there_bytes: int) -> str:
+    """Return a sentence on what of a job would fit where it does not, after the others."""
+    replicas = max(map(len, spec.replicas))
+    for mode, count in smaller(spec.memory.mode, replicas):
+        needed = shards_in_memory(mode, count) * shard_bytes
+        if needed <= there_bytes:
+            fewer = "" if count == replicas else f" --replicas {count}"
+            return f". What would fit: --memory {mode}{fewer}, about {shown(needed)}"
+    least = shown(2 * shard_bytes)
+    return f". Not even one replica fits, about {least}: more machines make smaller shards"
 
 
 def _sha256(snapshot: Snapshot) -> str:

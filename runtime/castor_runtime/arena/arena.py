@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -84,6 +84,7 @@ class Arena:
         *,
         live_note: str = "the trainers' own memory is in use already",
         limit_bytes: int | None = None,
+        what_fits: Callable[[int], str] = lambda _: "",
     ) -> frozenset[int]:
         """Make a segment for each part, or re-attach to the intact one of an earlier life.
 
@@ -94,6 +95,7 @@ class Arena:
             parts: what is to be held; ranks held before stay.
             live_note: see `check_budget`.
             limit_bytes: most that this arena may take; None or 0: what there is.
+            what_fits: see `check_budget`.
 
         Returns:
             The ranks whose segments were there already, contents and all.
@@ -117,6 +119,7 @@ class Arena:
                     live_note=live_note,
                     limit_bytes=limit_bytes,
                     held_bytes=sum(self._size_bytes(rank) for rank in held),
+                    what_fits=what_fits,
                     folder=self._folder,
                 )
             for part in parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from castor_configs.errors import InputError
@@ -34,6 +34,7 @@ def check_budget(
     live_note: str,
     limit_bytes: int | None = None,
     held_bytes: int = 0,
+    what_fits: Callable[[int], str] = lambda _: "",
     folder: Path = SHARED_MEMORY,
 ) -> None:
     """See whether `parts` can be held, before any memory is taken.
@@ -43,13 +44,14 @@ def check_budget(
         live_note: a line on what else needs memory, which goes under the table.
         limit_bytes: most that checkpoints may take here; None or 0: what there is.
         held_bytes: what is in memory already, which counts against `limit_bytes` only.
+        what_fits: given the bytes that there are, returns what to say of a choice that fits them.
         folder: where the machine's shared memory is.
 
     Raises:
         InputError: they do not fit; the error shows what needs how much, and what there is.
     """
     rows = [(_row(f"part of rank {part.rank}", part.buffers), part.segment_bytes) for part in parts]
-    _require(rows, live_note, limit_bytes, held_bytes, folder)
+    _require(rows, live_note, limit_bytes, held_bytes, folder, what_fits)
 
 
 def check_growth(
@@ -89,6 +91,7 @@ def _require(
     limit_bytes: int | None,
     held_bytes: int,
     folder: Path,
+    what_fits: Callable[[int], str] = lambda _: "",
 ) -> None:
     needed = sum(size_bytes for _, size_bytes in rows)
     promised = _promised_bytes(folder)
@@ -115,7 +118,14 @@ def _require(
     raise InputError(
         f"checkpoint memory does not fit on this machine:\n{table}\n  {note}\n"
         "hold fewer replicas, use fewer ranks a machine, or give it more memory"
+        + what_fits(min(there for _, there in sources))
     )
+
+
+def shown(size_bytes: int) -> str:
+    """Return a size as the tables of this module show it."""
+    exponent, unit = next(u for u in _UNITS if size_bytes >= 1 << u[0] or u is _UNITS[-1])
+    return f"{size_bytes / 2**exponent:.3f} {unit}"
 
 
 def cgroup_free_bytes(own: str, root: Path) -> list[int]:
