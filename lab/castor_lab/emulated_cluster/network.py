@@ -175,6 +175,9 @@ class Network:
         """
         return place_on(self._hosts.place(agent), self._storage.address)
 
+    def left(self, agent: str) -> None:
+        """Nothing to do: it keeps its host."""
+
     def cut(self, agent: str) -> None:
         """Cut the link of an agent's host, both directions."""
         if (host := self._hosts.of(agent)) is not None:

@@ -61,6 +61,10 @@ class Site(Protocol):
         """
         ...
 
+    def left(self, agent: str) -> None:
+        """Hear that an agent's process has ended; it may be started again."""
+        ...
+
     def to_json(self) -> dict[str, Any] | None:
         """Return what run.json says of it as `cluster`; None for nothing."""
         ...
@@ -84,6 +88,9 @@ class ThisMachine:
     def place(self, agent: str) -> Place:  # noqa: ARG002 - the same for all
         """Return a place with nothing of its own."""
         return Place()
+
+    def left(self, agent: str) -> None:
+        """Nothing to do."""
 
     def to_json(self) -> dict[str, Any] | None:
         """Return None."""

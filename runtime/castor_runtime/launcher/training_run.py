@@ -42,6 +42,7 @@ from castor_runtime.launcher.run_end import GRACE_S, RunEnd
 from castor_runtime.launcher.run_folder import RunFolder
 from castor_runtime.launcher.run_record import run_record
 from castor_runtime.launcher.screen import Screen
+from castor_runtime.launcher.shared_gpus import SharedGpus
 from castor_runtime.launcher.site import Site, ThisMachine
 from castor_runtime.launcher.stored_job import StoredJob
 from castor_runtime.launcher.supervisor import Supervisor
@@ -85,6 +86,8 @@ class TrainingRun:
     ) -> None:
         self.options = options
         self._site = site or ThisMachine()
+        if options.local_agents:
+            self._site = SharedGpus(self._site, options.spec.ranks_per_machine)
         self._observer = observer or Observer()
         self.spec = options.spec
         if not options.resume:
@@ -367,6 +370,7 @@ class TrainingRun:
     # ---- small things ----------------------------------------------------------------------
 
     def _exited(self, end: AgentExit) -> None:
+        self._site.left(end.name)
         self._supervisor.exited(end)
 
     def _agent_options(self, name: str, standby: bool) -> AgentOptions:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+_cuda: Any = torch.cuda  # which has no types for some of its names
+
 
 def capture_random_state() -> dict[str, Any]:
     """Return the states of python's, numpy's, torch's and the current CUDA device's generators."""
@@ -17,7 +19,7 @@ def capture_random_state() -> dict[str, Any]:
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - the user's draws, not ours
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if _cuda.is_initialized():  # else asking would make a context on a GPU that nobody uses
         state["cuda"] = torch.cuda.get_rng_state()
         state["cuda_tracker"] = dict(_tracker().get_states())
     return state
