@@ -99,9 +99,9 @@ class SharedGpus:
             spare = f" and {standbys} to stand by" if standbys else ""
             each = f"{ranks} rank{'s' if ranks > 1 else ''} each"
             raise InputError(
-                f"{machines} emulated machines{spare}, of {each}, need {needed} GPUs, and this computer has {len(gpus)}: train with fewer "
-                "(--nodes, --ranks-per-node, --standby), or on the CPU: DS_ACCELERATOR=cpu castor "
-                "train ...",
+                f"{machines} emulated machines{spare}, of {each}, need {needed} GPUs, and this "
+                f"computer has {len(gpus)}: train with fewer (--nodes, --ranks-per-node, "
+                "--standby), or on the CPU: DS_ACCELERATOR=cpu castor train ...",
                 key="--nodes",
             )
         cut = range(0, len(gpus) - ranks + 1, ranks)
