@@ -161,7 +161,7 @@ class Loopback(PacedAccelerator):
     """For a rehearsal without a GPU: what is sent is what is received."""
 
     def __init__(self) -> None:
-        super().__init__((None,), 8_000_000_000)
+        super().__init__(lambda *_: [], 8_000_000_000)
 
     def exchange(
         self,

@@ -20,31 +20,31 @@ from castor_policy.job_options import NCCL
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.captured_device import CapturedDevice
 from castor_runtime.trainer.copy_engine import Span
-from castor_runtime.trainer.device import Device
+from castor_runtime.trainer.device import Device, Post, wait_all
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.joining import Exchanging
 from castor_runtime.trainer.staged_device import StagedDevice
 from castor_runtime.trainer.staging import Copy
-from castor_runtime.trainer.striped_gloo import Groups, post_gloo, wait_all
 
 PACED_ALPHA_NS = 20_000
 """Start-up time of a paced copy; that of an asynchronous copy to pinned memory is of this size."""
 
 
 def paced_device(
-    settings: TrainerSettings, gate: Gate, groups: Groups, sub_buffer_bytes: int
+    settings: TrainerSettings, gate: Gate, exchanging: Exchanging, sub_buffer_bytes: int
 ) -> Device:
     """Return the device of a job that names this function (`castor_lab.pacing.PACED_DEVICE`)."""
     copy_bps = settings.device.paced_copy_bps
     if settings.traffic.send == NCCL:
-        return PacedDevice(groups, gate, copy_bps, sub_buffer_bytes)
-    return PacedCapture(groups, copy_bps, sub_buffer_bytes)
+        return PacedDevice(exchanging.post, gate, copy_bps, sub_buffer_bytes)
+    return PacedCapture(exchanging.post, copy_bps, sub_buffer_bytes)
 
 
 class PacedCapture(CapturedDevice):
-    """A copy engine that sleeps, and gloo out of the own replica.
+    """A copy engine that sleeps, and what is sent from the own replica.
 
     Args:
-        groups: gloo's, for nothing but checkpoints.
+        post: by which pieces travel.
         copy_bps: rate of the copy engine, bits per second, > 0.
         piece_bytes: in which the own replica is copied.
 
@@ -52,15 +52,15 @@ class PacedCapture(CapturedDevice):
         ValueError: the rate is not positive.
     """
 
-    def __init__(self, groups: Groups, copy_bps: int, piece_bytes: int) -> None:
-        super().__init__(PacedAccelerator(groups, copy_bps), groups, piece_bytes)
+    def __init__(self, post: Post, copy_bps: int, piece_bytes: int) -> None:
+        super().__init__(PacedAccelerator(post, copy_bps), post, piece_bytes)
 
 
 class PacedDevice(StagedDevice):
-    """gloo in place of NCCL, out of sub-buffers, and a copy engine that sleeps.
+    """CPU memory in place of the GPU's, and a copy engine that sleeps.
 
     Args:
-        groups: gloo's, for nothing but checkpoints.
+        post: by which pieces travel.
         gate: knows when training communicates.
         copy_bps: rate of the copy engine, bits per second, > 0.
         sub_buffer_bytes: R/p, the size of the pieces in which the own replica is copied.
@@ -69,23 +69,23 @@ class PacedDevice(StagedDevice):
         ValueError: the rate is not positive.
     """
 
-    def __init__(self, groups: Groups, gate: Gate, copy_bps: int, sub_buffer_bytes: int) -> None:
-        super().__init__(PacedAccelerator(groups, copy_bps), gate, sub_buffer_bytes)
+    def __init__(self, post: Post, gate: Gate, copy_bps: int, sub_buffer_bytes: int) -> None:
+        super().__init__(PacedAccelerator(post, copy_bps), gate, sub_buffer_bytes)
 
 
 class PacedAccelerator:
     """An `Accelerator` in CPU memory.
 
     Args:
-        groups: gloo's.
+        post: by which pieces travel.
         copy_bps: rate of the copy engine, bits per second, > 0.
 
     Raises:
         ValueError: the rate is not positive.
     """
 
-    def __init__(self, groups: Groups, copy_bps: int) -> None:
-        self._groups = groups
+    def __init__(self, post: Post, copy_bps: int) -> None:
+        self._post = post
         self._link = Link(PACED_ALPHA_NS, copy_bps)
 
     @property
@@ -128,10 +128,10 @@ class PacedAccelerator:
         outgoing: Sequence[tuple[int, torch.Tensor]],
         incoming: Sequence[tuple[int, torch.Tensor]],
     ) -> Callable[[], Span]:
-        """Gather, and start gloo's sends and receives, tagged by the round."""
+        """Gather, and start sends and receives, tagged by the round."""
         _copy_all(gathers)
         began_ns = time.monotonic_ns()
-        works = post_gloo(self._groups, number, outgoing, incoming)
+        works = self._post(number, outgoing, incoming)
 
         def wait() -> Span:
             wait_all(works)

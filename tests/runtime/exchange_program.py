@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,18 @@ from castor_policy.job_options import TrafficOptions
 from castor_runtime.arena import PartLayout, Replica, SegmentOwner
 from castor_runtime.state.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.device import Arrived, CpuDevice, Receive, Send, Transfer
+from castor_runtime.trainer.device import (
+    Arrived,
+    CpuDevice,
+    Post,
+    Receive,
+    Send,
+    Transfer,
+    post_gloo,
+)
 from castor_runtime.trainer.exchange import Exchange, Exchanged, Part
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.tcp_streams import TcpStreams
 from castor_runtime.trainer.traffic import Traffic
 
 DTYPES = [torch.float32, torch.uint8, torch.bfloat16, torch.int64]
@@ -77,6 +87,19 @@ def expected(rank: int, case: dict[str, Any], round_number: int) -> torch.Tensor
     return part
 
 
+def post_of(rank: int, case: dict[str, Any]) -> Post:
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    if "streams" not in case:
+        return partial(post_gloo, group)
+    world, remote = dist.get_world_size(), range(1, case["replicas"])
+    holders = [(rank + step) % world for step in remote]
+    sources = [(rank - step) % world for step in remote]
+    return TcpStreams(
+        group, holders, sources, case["streams"], address="127.0.0.1", timeout_s=DEADLINE_S
+    ).post
+
+
 def until(done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not done():
@@ -87,7 +110,7 @@ def until(done: Callable[[], bool]) -> None:
 class Rank:
     """One rank's memory and device for one case."""
 
-    def __init__(self, rank: int, folder: Path, groups: list[Any], case: dict[str, Any]) -> None:
+    def __init__(self, rank: int, folder: Path, post: Post, case: dict[str, Any]) -> None:
         self.case = case
         world = dist.get_world_size()
         rows = tuple(
@@ -110,11 +133,11 @@ class Rank:
         )
         self.gate = Gate()
         if case["device"] == "paced":
-            self.device: Any = PacedDevice(groups, self.gate, case["copy_bps"], case["chunk"])
+            self.device: Any = PacedDevice(post, self.gate, case["copy_bps"], case["chunk"])
         elif case["device"] == "captured":
-            self.device = PacedCapture(groups, case["copy_bps"], case["chunk"])
+            self.device = PacedCapture(post, case["copy_bps"], case["chunk"])
         else:
-            self.device = CountingDevice(groups)
+            self.device = CountingDevice(post)
         self.calls = [0, 0]
         self.exchange = Exchange(
             self.settings, self.device, self.gate, lambda: self.call(0), lambda: self.call(1)
@@ -198,9 +221,9 @@ class Rank:
         self.gate.open()
 
 
-def run_case(rank: int, folder: Path, groups: list[Any], case: dict[str, Any]) -> dict[str, Any]:
+def run_case(rank: int, folder: Path, post: Post, case: dict[str, Any]) -> dict[str, Any]:
     dist.barrier()
-    one = Rank(rank, folder, groups, case)
+    one = Rank(rank, folder, post, case)
     log: list[tuple[str, int]] = []
     outcome: dict[str, Any] = {"right": [], "whole": [], "done": []}
     if case["leaves"] == rank:
@@ -252,9 +275,8 @@ def run_rank(rank: int, world: int, folder: Path, cases: list[dict[str, Any]]) -
     )
     results: dict[str, Any] = {}
     for case in cases:
-        groups = [dist.new_group(backend="gloo") for _ in range(case.get("stripes", 1))]
         try:
-            results[case["name"]] = run_case(rank, folder, groups, case)
+            results[case["name"]] = run_case(rank, folder, post_of(rank, case), case)
         except Exception as error:  # noqa: BLE001 - a result like any other
             results[case["name"]] = {"error": repr(error), "trace": traceback.format_exc()}
     (folder / f"{rank}.json").write_text(json.dumps(results))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -22,7 +22,6 @@ from castor_runtime.trainer import (
     idle_spans,
     staged_device,
     staging,
-    striped_gloo,
 )
 from castor_runtime.trainer.captured_device import CapturedDevice
 from castor_runtime.trainer.device import Receive, Send, Transfer
@@ -42,24 +41,19 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     fake.set_device(fake.device)
     monkeypatch.setattr(cuda_device, "dist", FakeNccl(fake))
     monkeypatch.setattr(cuda_device, "_PROBE_BYTES", (1 << 10, 32 << 10))  # no time passes here
-    monkeypatch.setattr(striped_gloo, "dist", FakeGloo())
     with fake.installed(captured_device, staged_device, staging, idle_spans):
         yield fake
 
 
-class FakeGloo:
-    """Sends of the processor's memory to this very rank: the thread that posts reads it."""
-
-    ProcessGroup = object
-
-    def __init__(self) -> None:
-        self._targets: dict[int, torch.Tensor] = {}
-
-    def irecv(self, target: torch.Tensor, _rank: int, _group: None, *, tag: int) -> None:
-        self._targets[tag] = target
-
-    def isend(self, source: torch.Tensor, _rank: int, _group: None, *, tag: int) -> None:
-        self._targets.pop(tag).copy_(source)
+def to_itself(
+    _tag: int,
+    outgoing: Sequence[tuple[int, torch.Tensor]],
+    incoming: Sequence[tuple[int, torch.Tensor]],
+) -> list[None]:
+    """Send the processor's memory to this very rank: the thread that posts reads it."""
+    for (_, source), (_, target) in zip(outgoing, incoming, strict=True):
+        target.copy_(source)
+    return []
 
 
 class Job:
@@ -73,7 +67,7 @@ class Job:
         self.steps_in_it = steps_in_it
         self.gate = Gate()
         self.device: CapturedDevice | StagedDevice = (
-            cuda_device.CudaCapture((None,), cuda.device, CHUNK)
+            cuda_device.CudaCapture(to_itself, cuda.device, CHUNK)
             if send == "cpu"
             else cuda_device.CudaDevice(None, cuda.device, self.gate, CHUNK)  # type: ignore[arg-type]  # no group
         )

@@ -53,7 +53,8 @@ def test_checkpoints_wait_for_a_peer_as_long_as_training_does(waits_s: float) ->
     control = new_group("gloo", timeout)
     exchanging = open_exchange(SETTINGS, CPU, control, new_group, timeout)
     assert exchanging.device == CPU
-    for group in (control, *exchanging.groups):
+    for group in (control, exchanging.group):
+        assert group is not None
         backend = group._get_backend(CPU)
         assert backend.options._timeout == timeout  # type: ignore[attr-defined]  # no stub
 

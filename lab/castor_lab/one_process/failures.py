@@ -56,7 +56,7 @@ def garble(trainer: TrainerThread) -> None:
     """Have a piece of the next checkpoint arrive damaged."""
     settled(trainer)
     assert trainer.session is not None, "it trains"
-    group = trainer.session._exchanging.groups[0]
+    group = trainer.session._exchanging.group
     assert isinstance(group, MemoryGroup), "it was made by the trainer"
     trainer.meeting.garble(group.group)
 

@@ -2,7 +2,7 @@
 
 The copy engine fills the own replica piece after piece, straight after the update and whether or
 not training communicates: the way to CPU memory is not the network. A round is posted once its
-bytes are there, and goes over gloo from shared memory into the peers' shared memory. The live state
+bytes are there, and goes over TCP from shared memory into the peers' shared memory. The live state
 is free when the own replica is whole: what waits for no more than that does not wait for the
 network (`update_after="capture"`, and the first few iterations' settling).
 
@@ -24,10 +24,9 @@ import torch
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
 from castor_runtime.trainer.copy_engine import CopyEngine, Interval
-from castor_runtime.trainer.device import Arrived, Direct, Receive, Send, post_direct
+from castor_runtime.trainer.device import Arrived, Direct, Post, Receive, Send, post_direct
 from castor_runtime.trainer.live_pieces import LivePieces
 from castor_runtime.trainer.staging import LiveBytes
-from castor_runtime.trainer.striped_gloo import Groups
 
 
 class CapturedDevice:
@@ -35,15 +34,15 @@ class CapturedDevice:
 
     Args:
         engine: copies out of the accelerator's memory.
-        groups: gloo's, for nothing but checkpoints.
+        post: by which pieces in CPU memory travel.
         piece_bytes: in which the own replica is copied.
     """
 
     copy_link: Link | None = None
 
-    def __init__(self, engine: CopyEngine, groups: Groups, piece_bytes: int) -> None:
+    def __init__(self, engine: CopyEngine, post: Post, piece_bytes: int) -> None:
         self._engine = engine
-        self._groups = groups
+        self._post = post
         self._piece_bytes = piece_bytes
         self._changed = threading.Condition()
         self._live: LiveBytes | None = None
@@ -155,7 +154,7 @@ class CapturedDevice:
         end = max((send.end for send in sends), default=0)
         self._wait_until(lambda: self._captured_bytes >= end)
         own = None if self._pieces.is_held else self._own
-        return post_direct(self._groups, number, (sends, receives), arrived, own, self._pieces)
+        return post_direct(self._post, number, (sends, receives), arrived, own, self._pieces)
 
     def close(self) -> None:
         """End the thread; nothing may be under way."""

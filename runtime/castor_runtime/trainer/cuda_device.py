@@ -28,11 +28,11 @@ import torch.distributed as dist
 from castor_policy.chunk_schedule import Link
 from castor_runtime.trainer.captured_device import CapturedDevice
 from castor_runtime.trainer.copy_engine import Span
+from castor_runtime.trainer.device import Post
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.pinning import HostPins
 from castor_runtime.trainer.staged_device import StagedDevice
 from castor_runtime.trainer.staging import Copy
-from castor_runtime.trainer.striped_gloo import Groups
 
 _PROBE_BYTES = (1 << 20, 32 << 20)
 _PROBE_REPETITIONS = 5
@@ -57,16 +57,16 @@ class CudaDevice(StagedDevice):
 
 
 class CudaCapture(CapturedDevice):
-    """A copy stream, and gloo.
+    """A copy stream, and what is sent from CPU memory.
 
     Args:
-        groups: gloo's, for nothing but checkpoints.
+        post: by which pieces in CPU memory travel.
         device: of this rank.
         piece_bytes: in which the own replica is copied.
     """
 
-    def __init__(self, groups: Groups, device: torch.device, piece_bytes: int) -> None:
-        super().__init__(_CudaCopies(device), groups, piece_bytes)
+    def __init__(self, post: Post, device: torch.device, piece_bytes: int) -> None:
+        super().__init__(_CudaCopies(device), post, piece_bytes)
 
 
 class _CudaCopies:
@@ -144,13 +144,10 @@ class _CudaAccelerator(_CudaCopies):
         outgoing: Sequence[tuple[int, torch.Tensor]],
         incoming: Sequence[tuple[int, torch.Tensor]],
     ) -> Callable[[], Span]:
-        del number  # NCCL has no tags: rounds are told apart by their order, the same on all ranks
-        operations = [dist.P2POp(dist.irecv, to, rank, self._group) for rank, to in incoming]
-        operations += [dist.P2POp(dist.isend, what, rank, self._group) for rank, what in outgoing]
         with torch.cuda.stream(self._exchanges):
             _copy_all(gathers)
             began = _event(self._exchanges)
-            works = dist.batch_isend_irecv(operations) if operations else []
+            works = post_nccl(self._group, number, outgoing, incoming)
 
         def wait() -> Span:
             with torch.cuda.stream(self._arrivals):
@@ -160,6 +157,19 @@ class _CudaAccelerator(_CudaCopies):
                 return _span(began, _event(self._arrivals))
 
         return wait
+
+
+def post_nccl(
+    group: dist.ProcessGroup,
+    tag: int,
+    outgoing: Sequence[tuple[int, torch.Tensor]],
+    incoming: Sequence[tuple[int, torch.Tensor]],
+) -> list[Any]:
+    """Start sends and receives over a group of NCCL's: a `Post`, once the group is given."""
+    del tag  # NCCL has none: rounds are told apart by their order, the same on all ranks
+    operations = [dist.P2POp(dist.irecv, to, rank, group) for rank, to in incoming]
+    operations += [dist.P2POp(dist.isend, what, rank, group) for rank, what in outgoing]
+    return list(dist.batch_isend_irecv(operations)) if operations else []
 
 
 def measure_copy_link(device: torch.device) -> Link:

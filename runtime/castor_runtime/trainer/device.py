@@ -22,12 +22,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section, copy_section
 from castor_runtime.trainer.live_pieces import LivePieces
 from castor_runtime.trainer.staging import Copy
-from castor_runtime.trainer.striped_gloo import Groups, post_gloo, wait_all
+
+Post = Callable[
+    [int, Sequence[tuple[int, torch.Tensor]], Sequence[tuple[int, torch.Tensor]]], list[Any]
+]
+"""Starts a round's sends and receives, each a rank and flat bytes; returns what to wait for."""
 
 Arrived = Callable[[int, int], None]
 """Is told when a round's network time began and ended, in nanoseconds of CLOCK_MONOTONIC."""
@@ -161,16 +166,16 @@ class Device(Protocol):
 
 
 class CpuDevice:
-    """memcpy and gloo, straight between the two machines' shared memory.
+    """memcpy, and what is sent goes straight between the two machines' shared memory.
 
     Args:
-        groups: gloo's, for nothing but checkpoints.
+        post: by which pieces in CPU memory travel.
     """
 
     copy_link: Link | None = None
 
-    def __init__(self, groups: Groups) -> None:
-        self._groups = groups
+    def __init__(self, post: Post) -> None:
+        self._post = post
         self._own = torch.empty(0, dtype=torch.uint8)
         self._pieces = LivePieces(_copy_all, lambda size: torch.empty(size, dtype=torch.uint8))
         self._captured_bytes = 0
@@ -238,23 +243,23 @@ class CpuDevice:
     def post(
         self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
     ) -> Transfer:
-        """Start gloo's sends and receives, tagged by the round."""
+        """Start sends and receives, tagged by the round."""
         own = None if self._pieces.is_held else self._own
-        return post_direct(self._groups, number, (sends, receives), arrived, own, self._pieces)
+        return post_direct(self._post, number, (sends, receives), arrived, own, self._pieces)
 
 
 def post_direct(
-    groups: Groups,
+    post: Post,
     number: int,
     moves: tuple[Sequence[Send], Sequence[Receive]],
     arrived: Arrived,
     own: torch.Tensor | None,
     pieces: LivePieces,
 ) -> Direct:
-    """Start a round over gloo that is received where it belongs.
+    """Start a round that is received where it belongs.
 
     Args:
-        groups: gloo's.
+        post: by which pieces in CPU memory travel.
         number: see `Device.post`, as for what follows.
         moves: what is sent and received.
         arrived: likewise.
@@ -272,10 +277,32 @@ def post_direct(
             outgoing.append((send.rank, piece))
             given_back.append(give_back)
     incoming = [(receive.rank, receive.target) for receive in receives]
-    posted = Direct(post_gloo(groups, number, outgoing, incoming), arrived, given_back)
+    posted = Direct(post(number, outgoing, incoming), arrived, given_back)
     if given_back:
         pieces.sends(posted.wait_arrived)
     return posted
+
+
+def post_gloo(
+    group: dist.ProcessGroup | None,
+    tag: int,
+    outgoing: Sequence[tuple[int, torch.Tensor]],
+    incoming: Sequence[tuple[int, torch.Tensor]],
+) -> list[Any]:
+    """Start sends and receives over a group of gloo's: a `Post`, once the group is given."""
+    works = [dist.irecv(target, rank, group, tag=tag) for rank, target in incoming]
+    return works + [dist.isend(source, rank, group, tag=tag) for rank, source in outgoing]
+
+
+def wait_all(works: Sequence[Any]) -> None:
+    """Return when all of it was sent and received.
+
+    Raises:
+        RuntimeError: a peer is gone.
+    """
+    for work in works:
+        if work is not None:
+            work.wait()
 
 
 class Direct:

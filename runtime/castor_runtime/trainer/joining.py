@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.named import named
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.cuda_clock import CudaClock
-from castor_runtime.trainer.cuda_device import CudaCapture, CudaDevice
-from castor_runtime.trainer.device import CpuDevice, Device
+from castor_runtime.trainer.cuda_device import CudaCapture, CudaDevice, post_nccl
+from castor_runtime.trainer.device import CpuDevice, Device, Post, post_gloo
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
 from castor_runtime.trainer.nccl_order import check_nccl
 from castor_runtime.trainer.stream_spans import StreamSpans
-from castor_runtime.trainer.striped_gloo import stripes
+from castor_runtime.trainer.stripes import streams_each
+from castor_runtime.trainer.tcp_streams import TcpStreams, own_address
 
 
 def open_counters(settings: TrainerSettings) -> ControlBlock:
@@ -64,12 +66,14 @@ class Exchanging:
     """What checkpoints are exchanged by.
 
     Attributes:
-        groups: of all ranks, which nothing else uses: gloo's, or one of NCCL's.
+        post: starts a round.
         device: where the pieces lie that are sent.
+        group: of all ranks, which nothing else uses: gloo's or NCCL's; None: TCP without any.
     """
 
-    groups: tuple[dist.ProcessGroup, ...]
+    post: Post
     device: torch.device
+    group: dist.ProcessGroup | None = None
 
 
 def open_exchange(
@@ -79,7 +83,7 @@ def open_exchange(
     make_group: NewGroup,
     timeout: timedelta,
 ) -> Exchanging:
-    """Make the groups of the exchange; every rank does so at the same point.
+    """Make what checkpoints are exchanged by; every rank does so at the same point.
 
     Args:
         settings: of the trainer.
@@ -90,14 +94,28 @@ def open_exchange(
 
     Raises:
         ValueError: the job asks for NCCL, which cannot be used here.
+        StreamError: a peer cannot be reached.
     """
-    if settings.traffic.send == NCCL and not settings.device.maker:
+    cpu = torch.device("cpu")
+    stands_in = bool(settings.device.maker)
+    if settings.traffic.send == NCCL and not stands_in:
         check_nccl(device, settings.traffic.scheme)
-        return Exchanging((make_group("nccl", timeout),), device)
-    count = torch.tensor([stripes(settings.ranks_per_machine, _cores())])
+        group = make_group("nccl", timeout)
+        return Exchanging(partial(post_nccl, group), device, group)
+    if settings.traffic.send == NCCL or (device.type == "cpu" and not stands_in):
+        group = make_group("gloo", timeout)
+        return Exchanging(partial(post_gloo, group), cpu, group)
+    count = torch.tensor([streams_each(settings.ranks_per_machine, len(os.sched_getaffinity(0)))])
     dist.all_reduce(count, dist.ReduceOp.MIN, control)
-    groups = tuple(make_group("gloo", timeout) for _ in range(int(count)))
-    return Exchanging(groups, torch.device("cpu"))
+    streams = TcpStreams(
+        control,
+        settings.holders(),
+        [rank for rank, _ in settings.sources()],
+        int(count),
+        address=own_address(),
+        timeout_s=timeout.total_seconds(),
+    )
+    return Exchanging(streams.post, cpu)
 
 
 Spans = IdleSpans | StreamSpans
@@ -125,17 +143,15 @@ def choose_device(
         gate: is open while checkpoint traffic may go on.
         exchanging: what by.
     """
-    traffic, groups = settings.traffic, exchanging.groups
+    traffic = settings.traffic
     sub_buffer_bytes = traffic.buffer_bytes // traffic.sub_buffers or traffic.chunk_bytes
     if settings.device.maker:
-        stand_in: Device = named(settings.device.maker)(settings, gate, groups, sub_buffer_bytes)
+        maker = named(settings.device.maker)
+        stand_in: Device = maker(settings, gate, exchanging, sub_buffer_bytes)
         return stand_in
     if device.type != "cuda":
-        return CpuDevice(groups)
+        return CpuDevice(exchanging.post)
     if traffic.send == NCCL:
-        return CudaDevice(groups[0], device, gate, sub_buffer_bytes)
-    return CudaCapture(groups, device, sub_buffer_bytes)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+        assert exchanging.group is not None, "it is NCCL's"
+        return CudaDevice(exchanging.group, device, gate, sub_buffer_bytes)
+    return CudaCapture(exchanging.post, device, sub_buffer_bytes)

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from castor_policy.chunk_schedule import Link
 from castor_policy.link_fit import fit_link
 from castor_records.events.training import LinkMeasured
-from castor_runtime.trainer.striped_gloo import post_gloo, wait_all
+from castor_runtime.trainer.device import Post, wait_all
 
 _FIRST_TAG = 1 << 20
 """Above those of real rounds."""
@@ -68,7 +68,7 @@ class LinkProbe:
     """One rank's part in a measurement; every rank makes one and calls `measure`.
 
     Args:
-        groups: that checkpoints travel on.
+        post: by which checkpoints travel.
         control: a gloo group of all ranks.
         device: where the pieces lie that are sent.
         holders: ranks that this one sends to.
@@ -79,14 +79,14 @@ class LinkProbe:
     def __init__(
         self,
         *,
-        groups: Sequence[dist.ProcessGroup],
+        post: Post,
         control: dist.ProcessGroup,
         device: torch.device,
         holders: Sequence[int],
         sources: Sequence[int],
         in_flight: int,
     ) -> None:
-        self._groups = groups
+        self._send = post
         self._control = control
         self._device = device
         self._holders = holders
@@ -133,18 +133,9 @@ class LinkProbe:
 
     def _post(self, sends: Sequence[torch.Tensor], receives: Sequence[torch.Tensor]) -> list[Any]:
         self._tag += 1
-        if self._device.type == "cuda":
-            operations = [
-                dist.P2POp(dist.isend, piece, rank, self._groups[0])
-                for piece, rank in zip(sends, self._holders, strict=True)
-            ] + [
-                dist.P2POp(dist.irecv, piece, rank, self._groups[0])
-                for piece, rank in zip(receives, self._sources, strict=True)
-            ]
-            return list(dist.batch_isend_irecv(operations)) if operations else []
         outgoing = list(zip(self._holders, sends, strict=True))
         incoming = list(zip(self._sources, receives, strict=True))
-        return post_gloo(self._groups, self._tag, outgoing, incoming)
+        return self._send(self._tag, outgoing, incoming)
 
     def _all_largest(self, value: int) -> int:
         shared = torch.tensor([value], dtype=torch.int64)

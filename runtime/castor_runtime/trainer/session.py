@@ -108,7 +108,8 @@ class TrainerSession:
         self._exchanging = open_exchange(
             settings, state.device(), self._control, make_group, timeout
         )
-        self._collectives.leave_out(self._control, *self._exchanging.groups)
+        apart = (self._control, self._exchanging.group)
+        self._collectives.leave_out(*(group for group in apart if group is not None))
         self._device = choose_device(settings, state.device(), self._gate, self._exchanging)
         self._idle = choose_spans(state.device(), self._gate)
         self._watches_spans = settings.traffic.scheme != EAGER
@@ -301,7 +302,7 @@ class TrainerSession:
             return None
         alone = settings.traffic.scheme in ("unpipelined", "naive")
         measured = LinkProbe(
-            groups=self._exchanging.groups,
+            post=self._exchanging.post,
             control=self._control,
             device=self._exchanging.device,
             holders=settings.holders(),
