@@ -131,6 +131,9 @@ def test_what_does_not_fit_is_said_with_what_does() -> None:
     assert one.candidate is not None
     assert one.candidate.replicas == 1
     assert any("do not fit; 1 does" in reason for reason in reasons(one))
+    assert any("With --memory saving two take" in reason for reason in reasons(one))
+    less = advise(replace(PAPER, memory_bytes=3 * shard - 1))
+    assert not any("--memory saving" in reason for reason in reasons(less))
     none = advise(replace(PAPER, memory_bytes=shard))
     assert none.candidate is None
     document = advice_json(none)

@@ -72,6 +72,28 @@ def test_shared_memory_of_a_containers_default(tmp_path: Path, needs: Callable[.
     assert "--shm-size" in found.advice
 
 
+@pytest.mark.parametrize(
+    ("mounted", "kernel", "health", "found"),
+    [
+        ("rw,huge=advise", "always [never]", Health.GOOD, "may use them (huge=advise)"),
+        ("rw", "always [never] force", Health.NOTE, "none in /shm: 2,048 pages of 4 KiB"),
+        ("rw", "never [force]", Health.GOOD, "may use them"),
+        ("rw,huge=always", "never [deny]", Health.NOTE, "none in /shm"),
+        ("rw,huge=always", None, Health.NOTE, "this kernel has none"),
+    ],
+)
+def test_huge_pages_are_as_the_file_system_is_mounted(
+    tmp_path: Path, mounted: str, kernel: str | None, health: Health, found: str
+) -> None:
+    mounts, said = tmp_path / "mounts", tmp_path / "shmem_enabled"
+    mounts.write_text(f"tmpfs /shm tmpfs ro 0 0\ntmpfs /shm tmpfs {mounted} 0 0\n")
+    if kernel is not None:
+        said.write_text(kernel)
+    looked = host.huge_pages(8 << 20, Path("/shm"), mounts, said)
+    assert (looked.health, found in looked.found) == (health, True), looked
+    assert ("remount,huge=advise" in looked.advice) == ("none in" in found)
+
+
 def test_a_limit_of_locked_memory() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     try:

@@ -211,6 +211,12 @@ def _memory_reason(advice: Advice) -> str:
             f" Two replicas would need {format_bytes(wanted.memory_bytes)} and do not fit; "
             f"{max(fitting)} does."
         )
+        saving = wanted.memory_bytes - case.setup.job.shard_bytes  # 2m - 1 shards of 2m
+        if saving <= case.budget_bytes:
+            text += (
+                f" With --memory saving two take {format_bytes(saving)} and fit: choose "
+                "--replicas 2 then."
+            )
     return text
 
 

@@ -290,7 +290,8 @@ def _checkpoints(story: Story) -> str:
     ]
     if size is not None and story.machines:
         each = size * story.replicas * _BUFFERS / story.machines
-        rows.append(("memory for it on each machine: two buffers a copy", format_bytes(each)))
+        what = "memory for it on each machine: two buffers a copy (one less with --memory saving)"
+        rows.append((what, format_bytes(each)))
     rows.append(("speed of the link, the slowest rank's", _or(found.bandwidth_bps, format_bps)))
     if found.persisted or found.persist_failed:
         rows.append(("persistent checkpoints that every machine wrote", str(found.persisted)))

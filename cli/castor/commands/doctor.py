@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from castor.commands.agent_flags import name_of, takes_agent_flags
 from castor.commands.asking import StoreUrl, ask
 from castor.commands.reading import read_option
 from castor_configs.errors import InputError
+from castor_policy.checkpoint_memory import FAST, shards_in_memory
 
 if TYPE_CHECKING:
     from castor_runtime.doctor.finding import Finding
@@ -46,9 +48,13 @@ def doctor(
         typer.Option(
             metavar="SIZE",
             help="That checkpoints take on this host; default: as the job in the store plans, "
-            "else twice --state-bytes for each of two copies.",
+            "else twice --state-bytes for each of two copies, or as --memory says.",
         ),
     ] = "",
+    memory_mode: Annotated[
+        str,
+        typer.Option("--memory", metavar="MODE", help="As of castor train, with --state-bytes."),
+    ] = FAST,
     state_bytes: Annotated[
         str,
         typer.Option(
@@ -80,11 +86,15 @@ def doctor(
     Example: castor doctor --interface eth0 --ports 7000-7019 --store etcd://10.0.0.1:2379
     --job gpt2 --secret FILE --nproc-per-node 8 --state-bytes 15GB --meet 5 train.py
     """
+    from castor_configs.option_tables import read_value
     from castor_configs.quantities import parse_bytes
-    from castor_runtime.arena.layout import BUFFERS
+    from castor_policy.job_options import MemoryOptions
+    from castor_policy.option import options_of
     from castor_runtime.doctor import credentials, host
 
     given = context.params
+    wanted = options_of(MemoryOptions)["mode"]
+    mode = str(read_option(partial(read_value, wanted), memory_mode, "--memory"))
     memory = read_option(parse_bytes, shared_memory, "--shared-memory") if shared_memory else None
     state = read_option(parse_bytes, state_bytes, "--state-bytes") if state_bytes else None
     at_finding, at = host.address(given["listen"], given["interface"])
@@ -98,11 +108,12 @@ def doctor(
     if asked.planned is not None:
         memory = memory or asked.planned.memory_bytes
     elif memory is None and state is not None:
-        memory = BUFFERS * _replicas() * state
+        memory = shards_in_memory(mode, _replicas()) * state
     held = 0 if asked.planned is None else asked.planned.held_bytes
     found = [
         *own,
         host.shared_memory(memory, held_bytes=held),
+        host.huge_pages(memory),
         host.locked_memory(),
         host.clock(),
         host.gpus(nproc_per_node),

@@ -20,6 +20,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is the very place, not a tem
 PREFIX = "castor-"
 
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module has no name for it
+_MADV_HUGEPAGE = 14
 _TOUCH_BYTES = 32 << 20
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFAULT)
 
@@ -162,6 +163,8 @@ def _populate(path: Path, mapped: mmap.mmap, start: int, end: int) -> None:
     # mmap.madvise holds Python's lock while it runs, and would stop an agent's heartbeats.
     anchor = ctypes.c_char.from_buffer(mapped)
     address = ctypes.addressof(anchor) + start
+    # Where the file system may (huge=advise), pages are of 2 MiB; elsewhere it changes nothing.
+    _LIBC.madvise(address, end - start, _MADV_HUGEPAGE)
     while _LIBC.madvise(address, end - start, _MADV_POPULATE_WRITE) != 0:
         number = ctypes.get_errno()
         if number == errno.EINVAL:

@@ -20,6 +20,8 @@ from castor_runtime.doctor.finding import Finding, bad, good, note
 from castor_runtime.ports import ANY_PORT, Ports, kernel_range
 
 _GIB: Final = 1 << 30
+_MOUNTS = Path("/proc/self/mounts")
+_HUGE_PAGES_OF_SHARED_MEMORY = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 _DOCKERS_DEFAULT: Final = 64 << 20
 _TIME_ERROR: Final = 5
 _NVIDIA_S: Final = 20.0
@@ -105,9 +107,41 @@ def shared_memory(
     if size <= _DOCKERS_DEFAULT:
         return bad(what, f"{found}: a container's default", larger)
     if needed_bytes is None:
-        formula = "2 · copies · 12 bytes · parameters / machines: compare it, --shared-memory SIZE"
+        formula = (
+            "2 · copies (one less with --memory saving) · 12 bytes · parameters / machines: "
+            "compare it, --shared-memory SIZE"
+        )
         return note(what, found, formula)
     return good(what, found)
+
+
+def huge_pages(
+    needed_bytes: int | None,
+    folder: Path = SHARED_MEMORY,
+    mounts: Path = _MOUNTS,
+    kernel: Path = _HUGE_PAGES_OF_SHARED_MEMORY,
+) -> Finding:
+    """Look whether checkpoint memory may lie in huge pages: fewer of them are quicker to pin.
+
+    Args:
+        needed_bytes: by this host; None: not known.
+        folder: where shared memory is.
+        mounts: what the kernel says of file systems.
+        kernel: and of huge pages in shared memory; it may not be there.
+    """
+    what = "huge pages"
+    lines = [line.split() for line in mounts.read_text(encoding="utf-8").splitlines()]
+    options = next((line[3] for line in reversed(lines) if line[1] == str(folder)), "")
+    said = next((one[5:] for one in options.split(",") if one.startswith("huge=")), "never")
+    try:
+        forced = kernel.read_text(encoding="utf-8")
+    except OSError:
+        return note(what, "this kernel has none for shared memory", "nothing is wrong without them")
+    if "[force]" in forced or ("[deny]" not in forced and said != "never"):
+        return good(what, f"{folder} may use them (huge={said})")
+    pages = "" if needed_bytes is None else f": {needed_bytes // 4096:,} pages of 4 KiB"
+    advice = f"mount -o remount,huge=advise {folder}; Castor asks for them, nothing else has to"
+    return note(what, f"none in {folder}{pages}", advice)
 
 
 def _gib(size_bytes: int) -> str:

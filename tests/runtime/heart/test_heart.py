@@ -29,7 +29,13 @@ from castor_lab.one_process.failures import (
     settled,
     wait_until_offered,
 )
-from castor_policy.job_options import PersistenceOptions, RecoveryOptions, TrafficOptions
+from castor_policy.checkpoint_memory import FAST, SAVING
+from castor_policy.job_options import (
+    MemoryOptions,
+    PersistenceOptions,
+    RecoveryOptions,
+    TrafficOptions,
+)
 from castor_policy.membership import WatchLimits
 from castor_records.events.event import Event, of_kind
 from castor_records.events.failures import Detected, Planned, Redundant, Replaced, Retrieved
@@ -264,7 +270,7 @@ def test_a_group_that_loses_all_its_memory_is_loaded_from_storage(
 
 
 def test_with_three_copies_two_neighbours_may_be_lost(make: Make, whole: Whole) -> None:
-    cluster = make(replicas=RING_OF_THREE)
+    cluster = make(replicas=RING_OF_THREE, memory=MemoryOptions(mode=SAVING))
     cluster.at(3, 4, lose(cluster, "node-0", "node-1", memory=True))
     outcome = cluster.run()
     ends(outcome, whole[1])
@@ -285,7 +291,7 @@ def test_a_second_failure_while_the_first_is_recovered_from(make: Make, whole: W
 def test_a_machine_may_be_lost_at_any_moment_of_a_recovery(
     make: Make, whole: Whole, moment: type[Event]
 ) -> None:
-    cluster = make(standby=2, lease_s=1.0)
+    cluster = make(standby=2, lease_s=1.0, memory=MemoryOptions(mode=SAVING))
     cluster.at(1, 5, lose(cluster, "node-1", memory=True, comes_back=False))
     cluster.when(
         moment, 2, lambda: cluster.lose("node-2", memory=True, comes_back=False, silently=True)
@@ -301,7 +307,7 @@ def test_a_machine_may_be_lost_at_any_moment_of_a_recovery(
 def test_one_machine_after_the_other_of_a_group_may_lose_its_memory(
     make: Make, whole: Whole
 ) -> None:
-    cluster = make(standby=2)
+    cluster = make(standby=2, memory=MemoryOptions(mode=SAVING))
     cluster.at(2, 3, lose(cluster, "node-2", memory=True, comes_back=False))
     cluster.at(3, 6, lose(cluster, "node-3", memory=True, comes_back=False))
     outcome = cluster.run()
@@ -314,7 +320,8 @@ def test_one_machine_after_the_other_of_a_group_may_lose_its_memory(
 def test_random_failures_end_in_the_same_bits(make: Make, whole: Whole, seed: int) -> None:
     draw = random.Random(f"heart {seed}")
     ranks = draw.choice((1, 2))
-    cluster = make(ranks, lease_s=1.0)
+    mode = (FAST, SAVING)[seed % 2]
+    cluster = make(ranks, lease_s=1.0, memory=MemoryOptions(mode=mode))
     told = []
     for step in sorted(draw.sample(range(1, ITERATIONS), 3)):
         rank, machine = draw.randrange(4 * ranks), draw.randrange(4)
