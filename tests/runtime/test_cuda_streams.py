@@ -60,11 +60,18 @@ class Job:
     """One rank that trains and checkpoints to itself; the thread that makes it is the training."""
 
     def __init__(
-        self, cuda: FakeCuda, stream: Stream, *, steps_in_it: bool = True, send: str = "nccl"
+        self,
+        cuda: FakeCuda,
+        stream: Stream,
+        *,
+        steps_in_it: bool = True,
+        send: str = "nccl",
+        saves: bool = False,
     ) -> None:
         self.cuda = cuda
         self.stream = stream
         self.steps_in_it = steps_in_it
+        self.saves = saves
         self.gate = Gate()
         self.device: CapturedDevice | StagedDevice = (
             cuda_device.CudaCapture(to_itself, cuda.device, CHUNK)
@@ -135,9 +142,12 @@ class Job:
             with self.device.aside():
                 freed.append(moment.torn())
 
-        self.device.capture(self.sections, moment.live, self.own, state_free)
-        under_way: deque[Transfer] = deque()
         total = self.own.numel()
+        if self.saves:
+            self.device.hold_live(self.sections, moment.live, total)
+        else:
+            self.device.capture(self.sections, moment.live, self.own, state_free)
+        under_way: deque[Transfer] = deque()
         for start in range(0, total, chunk_bytes):
             end = min(start + chunk_bytes, total)
             if len(under_way) == IN_FLIGHT:
@@ -151,6 +161,10 @@ class Job:
         for transfer in under_way:
             transfer.wait()
         self.device.wait_captured()
+        if self.saves:  # the own replica comes last, out of the same live state
+            for start in range(0, total, CHUNK):
+                self.device.read(start, self.own[start : start + CHUNK])
+            state_free()
         assert freed == [()]
         assert torch.equal(self.own, self.remote)
 
@@ -170,6 +184,17 @@ def test_no_use_of_the_gpus_memory_is_unordered(
     job.forward()
     job.update()
     for chunk_bytes in (CHUNK, CHUNK, 3 * CHUNK):  # the schedule's chunks grow
+        job.iterate(chunk_bytes)
+    job.device.close()
+    assert said(cuda) == []
+
+
+@pytest.mark.parametrize("send", ["cpu", "nccl"])
+def test_nor_where_the_own_replica_comes_last(cuda: FakeCuda, send: str) -> None:
+    job = Job(cuda, cuda.new_stream("a stream of the user's"), send=send, saves=True)
+    job.forward()
+    job.update()
+    for chunk_bytes in (CHUNK, 3 * CHUNK):
         job.iterate(chunk_bytes)
     job.device.close()
     assert said(cuda) == []
