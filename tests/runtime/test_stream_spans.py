@@ -198,6 +198,17 @@ def test_a_wait_for_a_checkpoint_is_no_part_of_the_timeline(cuda: FakeCuda) -> N
     assert use.idle_ns == pytest.approx(72 * MS, rel=NEAR)
 
 
+def test_training_is_blocked_once_the_gpu_has_nothing_to_do(cuda: FakeCuda) -> None:
+    spans = Training(cuda, "blocking").spans
+    spans.end_iteration()
+    cuda.launch("a layer", takes_ns=10 * MS)
+    spans.open_gate()
+    assert spans.stands_since_s() == cuda.now_ns / 1e9, "it is busy"
+    cuda.host_works(25 * MS)
+    stands_ns = cuda.now_ns - spans.stands_since_s() * 1e9
+    assert stands_ns == pytest.approx(15 * MS, rel=NEAR)
+
+
 def test_traffic_of_checkpoints_is_told_from_idle_time(cuda: FakeCuda) -> None:
     training = Training(cuda, "blocking")
     spans = training.spans

@@ -189,6 +189,10 @@ class IdleSpans(WatchedCollectives[_Collective]):
         """Let all that is left of the checkpoint go."""
         self._gate.open()
 
+    def stands_since_s(self) -> float:
+        """Return since when training has nothing to do where its thread waits: since it does."""
+        return 0.0
+
     def waited(self, wait_ns: int) -> None:
         """Say that the main thread has just waited for a checkpoint for so long."""
         with self._lock:

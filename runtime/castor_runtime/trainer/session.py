@@ -231,7 +231,7 @@ class TrainerSession:
         replicator = self._replicator
         if replicator is None:
             return
-        with self.log.blocked():
+        with self.log.blocked(self._idle.stands_since_s):
             self._idle.open_gate()
             only_captured = self._update_after == "capture" and not self._holds_next
             self._waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)

@@ -231,6 +231,15 @@ class StreamSpans(WatchedCollectives[_Collective]):
         else:
             self._current.opens = self._clock.mark()
 
+    def stands_since_s(self) -> float:
+        """Return since when the GPU has nothing to do, where the host waits behind an open gate.
+
+        Seconds of CLOCK_MONOTONIC; the time now, while the GPU has something to do.
+        """
+        opens = None if self._current is None else self._current.opens
+        stands = opens is not None and opens.passed()
+        return (opens.ns() if opens is not None and stands else self._now_ns()) / 1e9
+
     def waited(self, _wait_ns: int) -> None:
         """Say that the main thread has just waited for a checkpoint."""
         current = self._current

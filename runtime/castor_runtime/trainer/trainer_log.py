@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +73,7 @@ class TrainerLog:
         self._link = link
         self._counters = counters
         self._blocked_s = 0.0
-        self._blocked_since_s: float | None = None
+        self._waits: Callable[[], float] | None = None
         self.newest: NewestCheckpoint | None = None
         self._telling = threading.Lock()
         self._untold: deque[_Ended] = deque()
@@ -140,12 +140,22 @@ class TrainerLog:
     # ---- how long training waits ----------------------------------------------------------------
 
     @contextmanager
-    def blocked(self) -> Iterator[None]:
-        """Count the time within as one in which training waits for its checkpoint."""
-        self._blocked_since_s = began_s = time.monotonic()
+    def blocked(self, since_s: Callable[[], float]) -> Iterator[None]:
+        """Count the time within as one in which training waits for its checkpoint.
+
+        Args:
+            since_s: returns since when what trains has had nothing to do, in seconds of
+                CLOCK_MONOTONIC: a GPU may still be busy where its host waits.
+        """
+        began_s = time.monotonic()
+
+        def waits() -> float:
+            return max(0.0, time.monotonic() - max(began_s, since_s()))
+
+        self._waits = waits
         yield
-        self._blocked_since_s = None
-        self._blocked_s += time.monotonic() - began_s
+        self._waits = None
+        self._blocked_s += waits()
 
     def handed_over(self) -> None:
         """Count anew, for the next checkpoint."""
@@ -165,8 +175,8 @@ class TrainerLog:
         """Tell of an iteration that is complete on every rank."""
         self.tell_iterations(completed.iteration)
         self._counters.agreed = completed.iteration
-        since_s = self._blocked_since_s  # the update waits for this very moment, if it waits
-        waited_s = 0.0 if since_s is None else time.monotonic() - since_s
+        waits = self._waits  # the update waits for this very moment, if it waits
+        waited_s = 0.0 if waits is None else waits()
         stall_s = self._blocked_s + waited_s
         self.newest = NewestCheckpoint(completed.iteration, completed.seconds, stall_s)
         traffic = completed.traffic
