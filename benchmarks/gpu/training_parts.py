@@ -43,12 +43,13 @@ class Runs:
     """`castor train` again and again, each into a folder of its own.
 
     Args:
-        gpu: that it trains on.
         out: folder of them all.
+        on_cpu: DeepSpeed is to train there; and emulated machines get no GPUs to themselves, of
+            which there is one.
     """
 
-    def __init__(self, gpu: Gpu, out: Path) -> None:
-        self._environment = os.environ | ({"DS_ACCELERATOR": "cpu"} if gpu.rehearses else {})
+    def __init__(self, out: Path, *, on_cpu: bool) -> None:
+        self._environment = os.environ | ({"DS_ACCELERATOR": "cpu"} if on_cpu else {})
         self._out = out
         self._made = 0
 
@@ -78,7 +79,7 @@ class Runs:
 
 def training(gpu: Gpu, options: Namespace) -> list[Line]:
     """Train ZeRO-3 with one rank: twice without checkpoints, with them, and with a kill."""
-    runs = Runs(gpu, options.runs / "training")
+    runs = Runs(options.runs / "training", on_cpu=gpu.rehearses)
     small = ("--layers", "2", "--hidden", "64", "--sequence", "32") if gpu.rehearses else ()
     iterations = 24 if gpu.rehearses else 40
     words = [*small, "--iterations", str(iterations)]
@@ -103,10 +104,10 @@ def training(gpu: Gpu, options: Namespace) -> list[Line]:
 
 def two_ranks(gpu: Gpu, options: Namespace) -> list[Line]:
     """Train two ranks on one GPU, whose checkpoints the CPU sends: overhead, and a kill."""
-    runs = Runs(gpu, options.runs / "two-ranks")
+    runs = Runs(options.runs / "two-ranks", on_cpu=True)
     sizes = (0.001, 0.004) if gpu.rehearses else (1.0, 4.0, 10.0)
     pair = ("--nodes", "2", "--replicas", "2", "--scheme", "pipelined")
-    seconds = ("--seconds", "0.05", "--width", "128") if gpu.rehearses else ()
+    seconds = ("--seconds", "0.05", "--width", "128", "--device", "cpu") if gpu.rehearses else ()
     lines: list[Line] = []
     for size in sizes:
         told = runs._out / f"times-{size:g}"

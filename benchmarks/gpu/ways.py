@@ -24,11 +24,16 @@ _COPIES_BPS = 8_000_000_000
 """What the stand-in's copy engine does."""
 
 
+def _post_nothing(_number: int, _outgoing: object, _incoming: object) -> list[object]:
+    """There is nobody to send to."""
+    return []
+
+
 class Loopback(PacedAccelerator):
     """For a rehearsal without a GPU: what is sent is what is received."""
 
     def __init__(self) -> None:
-        super().__init__((None,), _COPIES_BPS)
+        super().__init__(_post_nothing, _COPIES_BPS)
 
     def exchange(
         self,
@@ -49,9 +54,9 @@ class OwnWay:
 
     def __init__(self, gpu: Gpu, piece_bytes: int) -> None:
         self.device: CapturedDevice = (
-            CapturedDevice(Loopback(), (), piece_bytes)
+            CapturedDevice(Loopback(), _post_nothing, piece_bytes)
             if gpu.rehearses
-            else CudaCapture((), gpu.device, piece_bytes)
+            else CudaCapture(_post_nothing, gpu.device, piece_bytes)
         )
 
     def capture(
