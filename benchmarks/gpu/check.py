@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/gpu/check.py --out docs/results/gpu-HOST
 
-Takes under 8 minutes, and writes a page (check.md) and all figures (check.json) into --out, with
+Takes under 8 minutes, and writes a page (gpu.md) and all figures (gpu.json) into --out, with
 date, hardware and versions. Each part is a process of its own, so that one that hangs or breaks the
 GPU's context is a line of the page, and the others go on. Ends with 0 if every part ran and
 everything was right, 1 if not, 2 without CUDA.
@@ -235,11 +235,11 @@ def main() -> int:
         "right": right,
         "results": {title: [asdict(line) for line in lines] for title, lines in results.items()},
     }
-    write_text(options.out / "check.json", json.dumps(record, indent=1) + "\n")
+    write_text(options.out / "gpu.json", json.dumps(record, indent=1) + "\n")
     written = page(results, record)
-    write_text(options.out / "check.md", written)
+    write_text(options.out / "gpu.md", written)
     print(written)
-    print(f"written to {options.out}/check.md and check.json", file=sys.stderr)
+    print(f"written to {options.out}: the page, and gpu.json", file=sys.stderr)
     return 0 if right else 1
 
 
