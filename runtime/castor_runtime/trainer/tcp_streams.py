@@ -160,7 +160,7 @@ class TcpStreams:
         """Start sends and receives with those ranks; return what to wait for.
 
         Args:
-            tag: the same at sender and receiver; ever larger.
+            tag: of the round, the same at both ends, which post rounds in the same order.
             outgoing: rank and what is sent: CPU memory, flat, uint8.
             incoming: rank and where to, of the size that is sent.
         """
