@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,6 +139,10 @@ class PacedAccelerator:
             return began_ns, time.monotonic_ns()
 
         return wait
+
+    def begin(self, copies: Sequence[Copy]) -> Callable[[], Span]:
+        """Copy when it is waited for."""
+        return partial(self.copy, copies)
 
     def copy(self, copies: Sequence[Copy]) -> Span:
         """Copy, and sleep for what a slower hop would have taken longer."""

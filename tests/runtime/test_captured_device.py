@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -47,6 +48,9 @@ class Held:
 
     def aside(self) -> AbstractContextManager[Any]:
         return nullcontext()
+
+    def begin(self, copies: Sequence[Copy]) -> Callable[[], Span]:
+        return partial(self.copy, copies)
 
     def copy(self, copies: Sequence[Copy]) -> Span:
         assert self.may.acquire(timeout=WAIT_S)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,10 +24,13 @@ import torch
 
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
-from castor_runtime.trainer.copy_engine import CopyEngine, Interval
+from castor_runtime.trainer.copy_engine import CopyEngine, Interval, Span
 from castor_runtime.trainer.device import Arrived, Direct, Post, Receive, Send, post_direct
 from castor_runtime.trainer.live_pieces import LivePieces
 from castor_runtime.trainer.staging import LiveBytes
+
+_QUEUED = 2
+"""Pieces that the copy engine has to do at once."""
 
 
 class CapturedDevice:
@@ -191,12 +195,22 @@ class CapturedDevice:
     def _fill(self) -> None:
         live = self._live
         assert live is not None, "there is something to capture"
+        # The next piece is queued before this one is waited for: the engine is never idle.
+        queued: deque[tuple[int, int, Callable[[], Span]]] = deque()
         for start in range(0, self._own.numel(), self._piece_bytes):
             target = self._own[start : start + self._piece_bytes]
-            span = self._engine.copy(live.copies(start, target))
-            with self._changed:
-                number = start // self._piece_bytes
-                self._intervals.append(Interval("own", number, *span, target.numel()))
-                self._captured_bytes = start + target.numel()
-                self._captured_ns = span[1]
-                self._changed.notify_all()
+            wait = self._engine.begin(live.copies(start, target))
+            queued.append((start, target.numel(), wait))
+            if len(queued) == _QUEUED:
+                self._finish(*queued.popleft())
+        while queued:
+            self._finish(*queued.popleft())
+
+    def _finish(self, start: int, size_bytes: int, wait: Callable[[], Span]) -> None:
+        span = wait()
+        with self._changed:
+            number = start // self._piece_bytes
+            self._intervals.append(Interval("own", number, *span, size_bytes))
+            self._captured_bytes = start + size_bytes
+            self._captured_ns = span[1]
+            self._changed.notify_all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,6 +44,10 @@ class CopyEngine(Protocol):
 
     def aside(self) -> AbstractContextManager[Any]:
         """Return what to look at live state in, as it was at the last `moment`."""
+        ...
+
+    def begin(self, copies: Sequence[Copy]) -> Callable[[], Span]:
+        """Queue such an operation; return what blocks until it is done, and says when it was."""
         ...
 
     def copy(self, copies: Sequence[Copy]) -> Span:

@@ -107,11 +107,15 @@ class _CudaCopies:
     def aside(self) -> AbstractContextManager[Any]:
         return torch.cuda.stream(self._looks)
 
-    def copy(self, copies: Sequence[Copy]) -> Span:
+    def begin(self, copies: Sequence[Copy]) -> Callable[[], Span]:
         with torch.cuda.stream(self._copies):
             began = _event(self._copies)
             _copy_all(self._pins.split(copies))
-            return _span(began, _event(self._copies))
+            ended = _event(self._copies)
+        return lambda: _span(began, ended)
+
+    def copy(self, copies: Sequence[Copy]) -> Span:
+        return self.begin(copies)()
 
 
 class _CudaAccelerator(_CudaCopies):
