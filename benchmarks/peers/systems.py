@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,13 +60,13 @@ def dlrover_run(ranks: int, out: Path, program: Sequence[str]) -> list[str]:
     return [sys.executable, str(HERE / "dlrover_job.py"), str(ranks), *program]
 
 
-def castor_train(ranks: int, out: Path, program: Sequence[str]) -> list[str]:
+def castor_train(memory: str, ranks: int, out: Path, program: Sequence[str]) -> list[str]:
     """One machine a rank, m = 2, one standby; a machine is killed after the rank has recovered."""
     script, *options = program
     return [
         *(str(BIN / "castor"), "train", script, "--nodes", str(ranks), "--standby", "1"),
-        *("--replicas", "2", "--out", str(out / "run"), "--quiet", "--", *options),
-        "--machine-loss",
+        *("--replicas", "2", "--memory", memory, "--out", str(out / "run"), "--quiet"),
+        *("--", *options, "--machine-loss"),
     ]
 
 
@@ -76,10 +77,19 @@ SYSTEMS: dict[str, System] = {
         "Castor",
         "castor-ckpt",
         "peer_castor.py",
-        castor_train,
+        partial(castor_train, "fast"),
         peer_copy=True,
         note="updates go on once the state is copied, as in the others; by default Castor's wait "
         "until the replicas have arrived (Checkpointer's update_after)",
+    ),
+    "castor-saving": System(
+        "Castor, memory saved",
+        "castor-ckpt",
+        "peer_castor.py",
+        partial(castor_train, "saving"),
+        peer_copy=True,
+        note="one buffer less (--memory saving): the state is copied once the peers have theirs, "
+        "and updates wait for that",
     ),
     "lm-resiliency": System(
         "lm-resiliency",

@@ -138,8 +138,9 @@ class Machine:
 
     async def _run_trainers(self, plan: Plan, machine: int) -> None:
         await self._host.wait_ready()
+        for counters in self.control.ranks:  # all of them first: what ranks turned to is compared
+            counters.clear()
         for local, rank in enumerate(self.spec.ranks_of(machine)):
-            self.control.rank(local).clear()
             self.control.rank(local).hold = int(self._hold == plan.generation)
             log = self._folder / f"rank-{rank}.log"
             said_before = log.stat().st_size if log.exists() else 0
