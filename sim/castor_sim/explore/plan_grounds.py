@@ -56,13 +56,17 @@ def _check_offered(spec: JobSpec, plan: Plan, gathered: Sequence[Gathered]) -> N
 
 
 def _check_copies(spec: JobSpec, plan: Plan, gathered: Sequence[Gathered]) -> None:
-    """Check that nobody drops an older replica for one that it does not have (17)."""
+    """Check that nobody drops an older replica for one that it does not have (17).
+
+    Of a shard: where one of a machine's ranks alone has the older iteration, that is no copy.
+    """
     for older in _recoverable(spec, gathered):
         for place, found in enumerate(gathered if older < plan.iteration else ()):
-            for rank in spec.ranks_held_by(place):
-                held = found.holdings.get(rank, ())
-                if older in held and plan.iteration not in held:
-                    what = f"{name_of(plan)}: machine {place} drops rank {rank} at {older}"
+            for shard in spec.shards_held_by(place):
+                held = [set(found.holdings.get(rank, ())) for rank in spec.ranks_of(shard)]
+                whole = set.intersection(*held)
+                if older in whole and plan.iteration not in whole:
+                    what = f"{name_of(plan)}: machine {place} drops shard {shard} at {older}"
                     raise Violation(17, f"{what}, which every rank could load")
 
 

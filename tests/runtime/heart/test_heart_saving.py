@@ -98,6 +98,11 @@ def test_who_is_killed_in_the_midst_of_it_loads_that_iteration_from_its_peer(
 
     def die(trainer: TrainerThread) -> None:
         assert torn.wait(_PATIENCE_S)
+        give_up_s = time.monotonic() + _PATIENCE_S
+        others = [(cluster.agent_of(machine)._memory, machine) for machine in (0, 1, 3)]
+        while not all(BREAKS_AT in memory.replica(rank).offered() for memory, rank in others):
+            assert time.monotonic() < give_up_s, "the others do not turn"
+            time.sleep(0.002)
         trainer.killed.set()
         trainer.die()
 
@@ -105,7 +110,6 @@ def test_who_is_killed_in_the_midst_of_it_loads_that_iteration_from_its_peer(
     cluster.at(2, BREAKS_AT, die)
     outcome = cluster.run()
     ends(outcome, whole)
-    # The others were waited for: all of them have it themselves.
     assert plans(outcome) == [("scratch", 0), ("peer", BREAKS_AT)]
     assert sources(outcome, 2) == ["own_memory", "own_memory", "peer:node-3", "own_memory"]
     assert outcome.redone == 0
