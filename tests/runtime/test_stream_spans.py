@@ -15,6 +15,7 @@ from castor_lab.fake_cuda import FakeCuda, FakeNccl
 from castor_runtime.trainer.cuda_clock import CudaClock
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
 from castor_runtime.trainer.joining import choose_spans
+from castor_runtime.trainer.span_profile import SpanProfile
 from castor_runtime.trainer.stream_spans import StreamSpans, covered_ns
 
 MS = 1_000_000
@@ -225,6 +226,26 @@ def test_traffic_of_checkpoints_is_told_from_idle_time(cuda: FakeCuda) -> None:
     _, use = spans.end_iteration() or pytest.fail("it is the second")
     assert use.train_busy_ns == pytest.approx(30 * MS, rel=NEAR)
     assert use.idle_ns == pytest.approx(10 * MS, rel=NEAR)
+
+
+def test_streams_that_wait_for_nobody_make_no_time_negative(cuda: FakeCuda) -> None:
+    training = Training(cuda, "blocking")
+    spans, late = training.spans, cuda.new_stream("a stream of the user's")
+    cuda.launch("a layer", takes_ns=20 * MS)
+    spans.end_iteration()
+    with cuda.stream(late):  # ahead of the default one, and then behind it
+        training.nccl.all_gather_into_tensor(training.piece, training.piece)
+        cuda.launch("a layer", takes_ns=90 * MS)
+        training.nccl.all_gather_into_tensor(training.piece, training.piece)
+        spans.before_update()
+    spans.waited(MS)
+    spans.end_iteration()
+    timeline, use = spans.end_iteration() or pytest.fail("it is the second")
+    SpanProfile(timeline, 1, 0.0).to_event(generation=0, rank=0, iteration=1).check()
+    times = [timeline.before_update_ns, timeline.update_ns, use.idle_ns, use.train_busy_ns]
+    times += [time for one in timeline.collectives for time in (one.issued_ns, one.ended_ns)]
+    assert min(times) >= 0
+    assert timeline.before_update_ns + timeline.update_ns <= timeline.iteration_ns
 
 
 def test_what_is_never_waited_for_lasts_until_the_end(cuda: FakeCuda) -> None:

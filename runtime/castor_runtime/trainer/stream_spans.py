@@ -105,7 +105,8 @@ class _Collective:
 
     def times(self, origin_ns: int, end_ns: int) -> CollectiveTimes:
         def since(mark: Mark | None) -> int:
-            return mark.ns() - origin_ns if mark is not None and mark.passed() else -1
+            known = mark is not None and mark.passed()
+            return max(0, mark.ns() - origin_ns) if mark is not None and known else -1
 
         return CollectiveTimes(
             self.op,
@@ -113,7 +114,7 @@ class _Collective:
             since(self.issued),
             since(self.waited),
             since(self.resumed),
-            self.interval(end_ns)[1] - origin_ns,
+            max(0, self.interval(end_ns)[1] - origin_ns),
         )
 
 
@@ -143,10 +144,21 @@ class _Iteration:
     over: int = 0
     said: tuple[bool, int] = (False, 0)
 
+    def wait(self) -> None:
+        """Wait until all that began in it has: a stream of the user's may be behind the others."""
+        issued = [one.issued for one in (*self.collectives, *self.later)]
+        for mark in (self.began, self.origin, self.before_update, self.resumed, *issued):
+            if mark is not None:
+                mark.wait()
+
     def timeline(self, end: Mark) -> IterationTimeline:
-        origin_ns, end_ns = self.origin.ns(), end.ns()
-        before_ns = end_ns if self.before_update is None else self.before_update.ns()
-        waited_ns = 0 if self.resumed is None else self.resumed.ns() - before_ns
+        """Return what it was like; streams that do not wait for each other are no time apart."""
+        origin_ns = self.origin.ns()
+        end_ns = max(origin_ns, end.ns())
+        before_ns = _within(self.before_update, origin_ns, end_ns)
+        waited_ns = 0
+        if self.resumed is not None:
+            waited_ns = _within(self.resumed, before_ns, end_ns) - before_ns
         return IterationTimeline(
             tuple(one.times(origin_ns, end_ns) for one in self.collectives),
             before_update_ns=before_ns - origin_ns,
@@ -207,6 +219,7 @@ class StreamSpans(WatchedCollectives[_Collective]):
                 return None
             iteration, end = self._ended.popleft()
         end.wait()
+        iteration.wait()
         timeline = iteration.timeline(end)
         with self._lock:
             use = iteration.use(end, self._transfers_since(iteration.began.ns()))
@@ -330,6 +343,10 @@ def covered_ns(intervals: Iterable[Interval], within: Interval) -> int:
 
 def _is_over(collective: _Collective) -> bool:
     return collective.ended is not None and collective.ended.passed()
+
+
+def _within(mark: Mark | None, low_ns: int, high_ns: int) -> int:
+    return high_ns if mark is None else min(max(mark.ns(), low_ns), high_ns)
 
 
 def _ns(mark: Mark | None, otherwise_ns: int) -> int:
