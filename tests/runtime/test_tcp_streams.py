@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -107,7 +108,8 @@ def test_who_has_no_token_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None
     strangers: list[socket.socket] = []
 
     def after_strangers(address: tuple[str, int], timeout: float) -> socket.socket:
-        for said in (b"x" * 24, b""):  # of the right length; gone again
+        # Each says who is waited for, and has no token; or is gone again.
+        for said in (*(bytes(16) + struct.pack("!II", rank, 0) for rank in (0, 1)), b""):
             stranger = real(address, timeout=timeout)
             stranger.sendall(said)
             stranger.shutdown(socket.SHUT_WR)
@@ -119,7 +121,7 @@ def test_who_has_no_token_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None
     target = torch.zeros(BYTES, dtype=torch.uint8)
     wait_all([*one.post(0, [(1, some(0))], []), *other.post(0, [], [(0, target)])])
     assert torch.equal(target, some(0))
-    assert len(strangers) == 8
+    assert len(strangers) == 12
     for stranger in strangers:
         assert stranger.recv(1) == b"", "it was turned away"
         stranger.close()
