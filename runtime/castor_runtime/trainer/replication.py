@@ -30,7 +30,7 @@ from fractions import Fraction
 import torch
 import torch.distributed as dist
 
-from castor_policy.checkpoint_memory import fills_own_last
+from castor_policy.checkpoint_memory import buffers_of, fills_own_last
 from castor_policy.interleaving import EAGER, NONE
 from castor_runtime.arena import Replica
 from castor_runtime.arena.own_turn import OwnTurn
@@ -85,7 +85,9 @@ class Replicator:
         self._sections = sections
         self._own = replicas.own
         self._own_last: OwnLast | None = None
-        if fills_own_last(self._own.part.buffers):
+        # By the job, the same on all ranks: a standby may have made a buffer more.
+        copies = len(settings.replicas[settings.machine])
+        if fills_own_last(buffers_of(settings.memory.mode, copies, is_own=True)):
             self._own_last = OwnLast(self._own, route.device, turn, lambda: self._closing)
         self._remote = dict(sorted(replicas.remote.items()))
         self._rooms = replicas.rooms
