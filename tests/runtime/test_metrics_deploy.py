@@ -195,7 +195,8 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(
             for which, expression in queries().items()
         }
         assert len(answers("up == 1")) == 3
-        assert not answers("ALERTS")
+        # What has to last for a quarter of an hour may be pending in so short a job.
+        assert not answers('ALERTS{alertstate="firing"}')
     finally:
         for one in running:
             one.close()
