@@ -162,6 +162,14 @@ def test_schedules_that_once_failed_pass(faults: tuple[Fault, ...]) -> None:
         (2231, (Fault("stuck", 3.5, 1, value=1.0), Fault("crash", 3.5, 2, value=1.0))),
         # An error that recurs counted as one before the first iteration: who had trained was lost.
         (4144, (Fault("crash", 3.8, 0, value=1.0), Fault("error", 4.9, 1, other=2, value=1.0))),
+        (
+            9448,  # a rank left while it started, which is waited for: the checker was too strict
+            (
+                Fault("leave", 3.4, 0, other=1, value=1.0, after="gather", lag_s=0.108),
+                Fault("loss", 3.526, 1, span_s=5.915, value=0.6),
+                Fault("stop", 3.7, 1, value=1.0),
+            ),
+        ),
     ],
 )
 def test_seeds_that_once_failed_pass(seed: int, faults: tuple[Fault, ...]) -> None:

@@ -13,7 +13,8 @@ from castor_sim.explore.roles import Scene, Trainer
 from castor_sim.explore.schedule import WISHES, Fault
 
 IN_TIME_S: Mapping[str, float] = {WishKind.STOP: 3.0, WishKind.CHECKPOINT: 10.0}
-"""The job ends so long after it was asked to, and all faults are over."""
+"""The job ends so long after it was asked to, all faults are over, and the last recovery began: a
+rank that left while it started is waited for as long as a start may take."""
 
 _OF_STORAGE = ("mount", "full", "silent")
 """Faults that persistent storage may have for good."""
@@ -34,6 +35,7 @@ class Asked:
         self._is_stored = kinds.isdisjoint(_OF_STORAGE)
         self._leaves = any(fault.kind == "drain" for fault in faults)
         self._standing: dict[str, tuple[Wish, float]] = {}
+        self._gathers_since_s = 0.0
 
     def data_lost(self) -> None:
         """Take in that the store has lost them: who knows of them writes them again."""
@@ -65,13 +67,17 @@ class Asked:
     def planned(self, plan: Plan, progress: Mapping[tuple[int, int], Trainer]) -> None:
         """Check that a generation that was asked for goes on from where the last one held (24).
 
+        And when a job has finished, that it was not asked to end long before (23).
+
         Args:
             plan: it.
             progress: by generation and rank, who trained.
 
         Raises:
-            Violation: something was trained that is lost.
+            Violation: something was trained that is lost, or what was asked for took too long.
         """
+        if plan.phase == Phase.GATHER:
+            self._gathers_since_s = self._scene.now_s
         if plan.asked_for and plan.phase in (Phase.GATHER, Phase.LOAD):
             before = plan.generation - 1
             ended = [t.iteration for (of, _), t in progress.items() if of == before]
@@ -88,7 +94,7 @@ class Asked:
             if wish.kind == WishKind.CHECKPOINT and not self._is_stored:
                 continue  # it may never be
             limit_s = IN_TIME_S.get(wish.kind)
-            waited_s = self._scene.now_s - max(since_s, quiet_s)
+            waited_s = self._scene.now_s - max(since_s, quiet_s, self._gathers_since_s)
             if limit_s is not None and waited_s > limit_s:
                 raise Violation(23, f"{wish.kind} is not done after {waited_s:.1f} s")
 
