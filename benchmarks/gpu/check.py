@@ -152,7 +152,10 @@ def run(name: str, left_s: float, options: argparse.Namespace) -> list[Line]:
         return [Line(f"LEFT OUT: {ALL_S:g} s were over", None, "", right=False)]
     again = ["--out", str(options.out), "--megabytes", str(options.megabytes)]
     command = [sys.executable, __file__, "--part", name, *again]
-    environment = os.environ | part.environment
+    # A part that is killed while DeepSpeed builds an optimizer would leave a lock in the user's own
+    # cache, behind which whoever trains next waits for ever.
+    extensions = {"TORCH_EXTENSIONS_DIR": str((options.out / "extensions" / name).resolve())}
+    environment = os.environ | extensions | part.environment
     if options.rehearse:
         command.append("--rehearse")
         environment |= {"DS_ACCELERATOR": "cpu"}
