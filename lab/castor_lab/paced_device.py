@@ -25,7 +25,7 @@ from castor_runtime.trainer.device import Device, Post, wait_all
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.joining import Exchanging
 from castor_runtime.trainer.staged_device import StagedDevice
-from castor_runtime.trainer.staging import Copy
+from castor_runtime.trainer.staging import Copy, copy_all
 
 PACED_ALPHA_NS = 20_000
 """Start-up time of a paced copy; that of an asynchronous copy to pinned memory is of this size."""
@@ -130,7 +130,7 @@ class PacedAccelerator:
         incoming: Sequence[tuple[int, torch.Tensor]],
     ) -> Callable[[], Span]:
         """Gather, and start sends and receives, tagged by the round."""
-        _copy_all(gathers)
+        copy_all(gathers)
         began_ns = time.monotonic_ns()
         works = self._post(number, outgoing, incoming)
 
@@ -147,16 +147,8 @@ class PacedAccelerator:
     def copy(self, copies: Sequence[Copy]) -> Span:
         """Copy, and sleep for what a slower hop would have taken longer."""
         began_ns = time.monotonic_ns()
-        _copy_all(copies)
+        copy_all(copies)
         due_ns = began_ns + self._link.transfer_ns(sum(target.numel() for _, target in copies))
         while (now_ns := time.monotonic_ns()) < due_ns:
             time.sleep((due_ns - now_ns) / 1e9)
         return began_ns, now_ns
-
-
-def _copy_all(copies: Sequence[Copy]) -> None:
-    for source, target in copies:
-        if source is None:
-            target.zero_()
-        else:
-            target.copy_(source)

@@ -94,7 +94,7 @@ def test_a_round_is_posted_once_its_bytes_are_captured(sent: Sent) -> None:
     )
     posting.start()
     engine.may.release()
-    device._wait_until(lambda: device.captured_bytes() == 128)
+    device.wait_until(lambda: device.captured_bytes() == 128)
     assert not sent.posted, "byte 128 is not there yet"
     assert not freed.is_set()
     engine.may.release(2)

@@ -16,13 +16,7 @@ import torch
 from castor_lab.fake_cuda import FakeCuda, FakeNccl, Stream
 from castor_lab.fake_cuda.threads import TRACKED
 from castor_runtime.state.sections import lay_out, part_bytes
-from castor_runtime.trainer import (
-    captured_device,
-    cuda_device,
-    idle_spans,
-    staged_device,
-    staging,
-)
+from castor_runtime.trainer import cuda_device, engine_device, idle_spans, staging
 from castor_runtime.trainer.captured_device import CapturedDevice
 from castor_runtime.trainer.device import Receive, Send, Transfer
 from castor_runtime.trainer.idle_spans import Gate
@@ -41,7 +35,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     fake.set_device(fake.device)
     monkeypatch.setattr(cuda_device, "dist", FakeNccl(fake))
     monkeypatch.setattr(cuda_device, "_PROBE_BYTES", (1 << 10, 32 << 10))  # no time passes here
-    with fake.installed(captured_device, staged_device, staging, idle_spans):
+    with fake.installed(engine_device, staging, idle_spans):
         yield fake
 
 

@@ -248,7 +248,7 @@ class Broken:
     def exchange(self, *_given: Any) -> Callable[[], Span]:
         return lambda: (1, 2)
 
-    def copy(self, _copies: Sequence[Copy]) -> Span:
+    def begin(self, _copies: Sequence[Copy]) -> Callable[[], Span]:
         raise OSError("no engine")
 
 

@@ -13,19 +13,17 @@ GPUs"). `castor_runtime.trainer.staged_device` is the other way.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
-from castor_runtime.trainer.copy_engine import CopyEngine, Interval, Span
+from castor_runtime.trainer.copy_engine import CopyEngine, Span
 from castor_runtime.trainer.device import Arrived, Direct, Post, Receive, Send, post_direct
+from castor_runtime.trainer.engine_device import EngineDevice
 from castor_runtime.trainer.live_pieces import LivePieces
 from castor_runtime.trainer.staging import LiveBytes
 
@@ -33,7 +31,7 @@ _QUEUED = 2
 """Pieces that the copy engine has to do at once."""
 
 
-class CapturedDevice:
+class CapturedDevice(EngineDevice):
     """The `Device` that sends what it has captured; see the module's head.
 
     Args:
@@ -45,46 +43,11 @@ class CapturedDevice:
     copy_link: Link | None = None
 
     def __init__(self, engine: CopyEngine, post: Post, piece_bytes: int) -> None:
-        self._engine = engine
+        super().__init__(engine, "a capture failed", piece_bytes)
         self._post = post
-        self._piece_bytes = piece_bytes
-        self._changed = threading.Condition()
         self._live: LiveBytes | None = None
-        self._pieces = LivePieces(engine.copy, self._allocate)
-        self._own = torch.empty(0, dtype=torch.uint8)
-        self._state_free: Callable[[], None] = lambda: None
-        self._captured_bytes = 0
-        self._captured_ns = time.monotonic_ns()
-        self._intervals: list[Interval] = []
-        self._failure: BaseException | None = None
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="castor-capture", daemon=True)
-        self._thread.start()
-
-    def intervals(self) -> tuple[Interval, ...]:
-        """Return the copies since the last `capture`, in their order."""
-        with self._changed:
-            return tuple(self._intervals)
-
-    def enter_thread(self) -> None:
-        """Say that the calling thread will use this device."""
-        self._engine.enter_thread()
-
-    def note_update(self) -> None:
-        """Say that the state is about to be changed by what the calling thread asks for."""
-        self._engine.note_update()
-
-    def moment(self) -> AbstractContextManager[Any]:
-        """Return what the thread that trains looks at its state in, to have it captured."""
-        return self._engine.moment()
-
-    def pin(self, memory: torch.Tensor) -> None:
-        """See `Device.pin`."""
-        self._engine.pin(memory)
-
-    def unpin(self) -> None:
-        """See `Device.unpin`."""
-        self._engine.unpin()
+        self._pieces = LivePieces(self._copy, self._allocate)
+        self._start({"castor-capture": self._run})
 
     def capture(
         self,
@@ -126,10 +89,6 @@ class CapturedDevice:
         self._engine.pin(memory)
         return memory
 
-    def aside(self) -> AbstractContextManager[Any]:
-        """Return what to look at captured live state in: training does not wait for it."""
-        return self._engine.aside()
-
     def captured_bytes(self) -> int:
         """Return how many bytes, from the first on, are filled in the own replica, or read."""
         with self._changed:
@@ -144,7 +103,7 @@ class CapturedDevice:
         Raises:
             RuntimeError: a copy failed, or the state turned out to be of no use.
         """
-        self._wait_until(lambda: self._live is None)
+        self.wait_until(lambda: self._live is None)
         return self._captured_ns
 
     def post(
@@ -156,35 +115,16 @@ class CapturedDevice:
             RuntimeError: a copy failed.
         """
         end = max((send.end for send in sends), default=0)
-        self._wait_until(lambda: self._captured_bytes >= end)
+        self.wait_until(lambda: self._captured_bytes >= end)
         own = None if self._pieces.is_held else self._own
         return post_direct(self._post, number, (sends, receives), arrived, own, self._pieces)
 
-    def close(self) -> None:
-        """End the thread; nothing may be under way."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
-
-    def _wait_until(self, done: Callable[[], bool]) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: done() or self._failure is not None)
-            if self._failure is not None:
-                raise RuntimeError(f"a capture failed: {self._failure}") from self._failure
-
     def _run(self) -> None:
-        try:
-            self._engine.enter_thread()
-            while self._has_next():
-                self._fill()
-                self._state_free()
-                with self._changed:
-                    self._live = None
-                    self._changed.notify_all()
-        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+        while self._has_next():
+            self._fill()
+            self._state_free()
             with self._changed:
-                self._failure = error
+                self._live = None
                 self._changed.notify_all()
 
     def _has_next(self) -> bool:
@@ -207,10 +147,4 @@ class CapturedDevice:
             self._finish(*queued.popleft())
 
     def _finish(self, start: int, size_bytes: int, wait: Callable[[], Span]) -> None:
-        span = wait()
-        with self._changed:
-            number = start // self._piece_bytes
-            self._intervals.append(Interval("own", number, *span, size_bytes))
-            self._captured_bytes = start + size_bytes
-            self._captured_ns = span[1]
-            self._changed.notify_all()
+        self._own_copied(start, size_bytes, wait())

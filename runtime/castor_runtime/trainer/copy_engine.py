@@ -39,7 +39,7 @@ class CopyEngine(Protocol):
         ...
 
     def preparing(self) -> AbstractContextManager[Any]:
-        """Return what live state may be rearranged in; `copy` comes after it."""
+        """Return what live state may be rearranged in; `begin` comes after it."""
         ...
 
     def aside(self) -> AbstractContextManager[Any]:
@@ -47,11 +47,11 @@ class CopyEngine(Protocol):
         ...
 
     def begin(self, copies: Sequence[Copy]) -> Callable[[], Span]:
-        """Queue such an operation; return what blocks until it is done, and says when it was."""
-        ...
+        """Begin to copy from device to CPU memory, as one operation of the copy engine.
 
-    def copy(self, copies: Sequence[Copy]) -> Span:
-        """Copy from device to CPU memory, as one operation of the copy engine; done on return."""
+        Returns:
+            What blocks until it is done, and says when it was.
+        """
         ...
 
 

@@ -32,7 +32,7 @@ from castor_runtime.trainer.device import Post
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.pinning import HostPins
 from castor_runtime.trainer.staged_device import StagedDevice
-from castor_runtime.trainer.staging import Copy
+from castor_runtime.trainer.staging import Copy, copy_all
 
 _PROBE_BYTES = (1 << 20, 32 << 20)
 _PROBE_REPETITIONS = 5
@@ -110,12 +110,9 @@ class _CudaCopies:
     def begin(self, copies: Sequence[Copy]) -> Callable[[], Span]:
         with torch.cuda.stream(self._copies):
             began = _event(self._copies)
-            _copy_all(self._pins.split(copies))
+            copy_all(self._pins.split(copies))
             ended = _event(self._copies)
         return lambda: _span(began, ended)
-
-    def copy(self, copies: Sequence[Copy]) -> Span:
-        return self.begin(copies)()
 
 
 class _CudaAccelerator(_CudaCopies):
@@ -149,7 +146,7 @@ class _CudaAccelerator(_CudaCopies):
         incoming: Sequence[tuple[int, torch.Tensor]],
     ) -> Callable[[], Span]:
         with torch.cuda.stream(self._exchanges):
-            _copy_all(gathers)
+            copy_all(gathers)
             began = _event(self._exchanges)
             works = post_nccl(self._group, number, outgoing, incoming)
 
@@ -199,14 +196,6 @@ def measure_copy_link(device: torch.device) -> Link:
     per_byte_s = max((seconds[1] - seconds[0]) / (large - small), 1e-15)
     alpha_s = max(0.0, seconds[0] - small * per_byte_s)
     return Link(round(alpha_s * 1e9), round(8 / per_byte_s))
-
-
-def _copy_all(copies: Sequence[Copy]) -> None:
-    for source, target in copies:
-        if source is None:
-            target.zero_()
-        else:
-            target.copy_(source, non_blocking=True)
 
 
 def _event(stream: Any) -> Any:

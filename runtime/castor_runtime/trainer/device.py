@@ -27,7 +27,7 @@ import torch.distributed as dist
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section, copy_section
 from castor_runtime.trainer.live_pieces import LivePieces
-from castor_runtime.trainer.staging import Copy
+from castor_runtime.trainer.staging import copy_all
 
 Post = Callable[
     [int, Sequence[tuple[int, torch.Tensor]], Sequence[tuple[int, torch.Tensor]]], list[Any]
@@ -177,7 +177,7 @@ class CpuDevice:
     def __init__(self, post: Post) -> None:
         self._post = post
         self._own = torch.empty(0, dtype=torch.uint8)
-        self._pieces = LivePieces(_copy_all, lambda size: torch.empty(size, dtype=torch.uint8))
+        self._pieces = LivePieces(copy_all, lambda size: torch.empty(size, dtype=torch.uint8))
         self._captured_bytes = 0
         self._captured_ns = time.monotonic_ns()
 
@@ -335,11 +335,3 @@ class Direct:
     def wait(self) -> None:
         """See `Transfer`."""
         self.wait_arrived()
-
-
-def _copy_all(copies: Sequence[Copy]) -> None:
-    for source, target in copies:
-        if source is None:
-            target.zero_()
-        else:
-            target.copy_(source)

@@ -11,6 +11,7 @@ import xxhash
 
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.checkpoint_steps import Replicas
+from castor_runtime.trainer.device import post_gloo, wait_all
 from castor_runtime.trainer.exchange import Digested, Part
 
 _U64 = (1 << 64) - 1
@@ -84,15 +85,8 @@ class Records:
         return received
 
     def _swap(self, tag: int, outgoing: torch.Tensor, incoming: Mapping[int, torch.Tensor]) -> None:
-        works = [
-            dist.irecv(target, rank, self._control, tag=tag) for rank, target in incoming.items()
-        ]
-        works += [
-            dist.isend(outgoing, rank, self._control, tag=tag) for rank in self._settings.holders()
-        ]
-        for work in works:
-            if work is not None:
-                work.wait()
+        sends = [(rank, outgoing) for rank in self._settings.holders()]
+        wait_all(post_gloo(self._control, tag, sends, list(incoming.items())))
 
 
 def _pack_record(digests: Sequence[int], meta: bytes, *, torn: bool) -> torch.Tensor:

@@ -12,12 +12,9 @@ threads: one sees what arrives, the other drives the copy engine.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -25,6 +22,7 @@ from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
 from castor_runtime.trainer.copy_engine import CopyEngine, Interval, Span
 from castor_runtime.trainer.device import Arrived, Receive, Send
+from castor_runtime.trainer.engine_device import EngineDevice
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.staging import BufferPool, Copy, LiveBytes
 
@@ -88,7 +86,7 @@ class _Round:
         self._device.wait_until(lambda: self.is_done)
 
 
-class StagedDevice:
+class StagedDevice(EngineDevice):
     """The `Device` of state in an accelerator's memory; see the module's head.
 
     How many rounds are under way is for the caller to bound: each takes a sub-buffer for every
@@ -101,61 +99,24 @@ class StagedDevice:
     """
 
     def __init__(self, accelerator: Accelerator, gate: Gate, sub_buffer_bytes: int) -> None:
+        super().__init__(accelerator, "a transfer failed", sub_buffer_bytes)
         self.copy_link = accelerator.copy_link
         self._accelerator = accelerator
         self._gate = gate
-        self._sub_buffer_bytes = sub_buffer_bytes
         self._sending = BufferPool(accelerator.allocate, sub_buffer_bytes)
         self._receiving = BufferPool(accelerator.allocate, sub_buffer_bytes)
-        self._changed = threading.Condition()
         self._posted: deque[_Round] = deque()
         self._arrivals: deque[_Round] = deque()
-        self._intervals: list[Interval] = []
         self._live = LiveBytes((), (), 0)
-        self._own = torch.empty(0, dtype=torch.uint8)
-        self._state_free: Callable[[], None] = lambda: None
-        self._captured_bytes = self._readable_bytes = 0
-        self._captured_ns = time.monotonic_ns()
+        self._readable_bytes = 0
         self._hurries = False
-        self._failure: BaseException | None = None
-        self._closing = False
         gate.listen(self._training_changed)
-        self._threads = [
-            threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
-            for run, name in ((self._see_arrivals, "castor-arrivals"), (self._copy, "castor-copy"))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._start({"castor-arrivals": self._see_arrivals, "castor-copy": self._drive_copies})
 
     @property
     def peak_buffer_bytes(self) -> int:
         """The most that received chunks have taken of device memory at once."""
         return self._receiving.peak_bytes
-
-    def intervals(self) -> tuple[Interval, ...]:
-        """Return what took place since the last `capture`, in the order of the ends."""
-        with self._changed:
-            return tuple(self._intervals)
-
-    def enter_thread(self) -> None:
-        """Say that the calling thread will use this device."""
-        self._accelerator.enter_thread()
-
-    def note_update(self) -> None:
-        """Say that the state is about to be changed by what the calling thread asks for."""
-        self._accelerator.note_update()
-
-    def moment(self) -> AbstractContextManager[Any]:
-        """Return what the thread that trains looks at its state in, to have it captured."""
-        return self._accelerator.moment()
-
-    def pin(self, memory: torch.Tensor) -> None:
-        """See `Device.pin`."""
-        self._accelerator.pin(memory)
-
-    def unpin(self) -> None:
-        """See `Device.unpin`."""
-        self._accelerator.unpin()
 
     def capture(
         self,
@@ -194,11 +155,7 @@ class StagedDevice:
 
     def read(self, start: int, target: torch.Tensor) -> None:
         """See `Device.read`."""
-        self._accelerator.copy(self._live.copies(start, target))
-
-    def aside(self) -> AbstractContextManager[Any]:
-        """Return what to look at captured live state in: training does not wait for it."""
-        return self._accelerator.aside()
+        self._copy(self._live.copies(start, target))
 
     def captured_bytes(self) -> int:
         """Return how many bytes, from the first on, are filled in the own replica, or read."""
@@ -248,37 +205,9 @@ class StagedDevice:
             self._changed.notify_all()
         return started
 
-    def close(self) -> None:
-        """End the threads; nothing may be under way."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def wait_until(self, done: Callable[[], bool]) -> None:
-        """Return when `done`, which is asked after each change.
-
-        Raises:
-            RuntimeError: the network or a copy failed.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: done() or self._failure is not None)
-            if self._failure is not None:
-                raise RuntimeError(f"a transfer failed: {self._failure}") from self._failure
-
     def _training_changed(self) -> None:
         if self._captured_bytes < self._own.numel():
             with self._changed:
-                self._changed.notify_all()
-
-    def _guarded(self, run: Callable[[], None]) -> None:
-        try:
-            self._accelerator.enter_thread()
-            run()
-        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
-            with self._changed:
-                self._failure = error
                 self._changed.notify_all()
 
     def _see_arrivals(self) -> None:
@@ -302,7 +231,7 @@ class StagedDevice:
                     current.is_done = True
                 self._changed.notify_all()
 
-    def _copy(self) -> None:
+    def _drive_copies(self) -> None:
         """Drive the copy engine: chunks that have arrived, else a part of the own replica."""
         while True:
             with self._changed:
@@ -324,7 +253,7 @@ class StagedDevice:
     def _copy_round(self, current: _Round) -> None:
         for receive, buffer in current.received:
             size = receive.target.numel()
-            span = self._accelerator.copy([(buffer[:size], receive.target)])
+            span = self._copy([(buffer[:size], receive.target)])
             self._receiving.give_back(buffer, size)
             with self._changed:
                 self._note("copy", current.number, span, size)
@@ -334,13 +263,9 @@ class StagedDevice:
 
     def _copy_own_part(self) -> None:
         start = self._captured_bytes
-        target = self._own[start : start + self._sub_buffer_bytes]
-        span = self._accelerator.copy(self._live.copies(start, target))
-        with self._changed:
-            self._note("own", start // self._sub_buffer_bytes, span, target.numel())
-            self._captured_bytes = start + target.numel()
-            self._captured_ns = span[1]
-            self._changed.notify_all()
+        target = self._own[start : start + self._piece_bytes]
+        span = self._copy(self._live.copies(start, target))
+        self._own_copied(start, target.numel(), span)
 
     def _note(self, kind: str, number: int, span: Span, size_bytes: int) -> None:
         self._intervals.append(Interval(kind, number, *span, size_bytes))

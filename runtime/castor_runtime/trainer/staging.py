@@ -14,6 +14,15 @@ Copy = tuple[torch.Tensor | None, torch.Tensor]
 """Source, or None for zeros, and target; both flat, uint8, of one size."""
 
 
+def copy_all(copies: Sequence[Copy]) -> None:
+    """Carry copies out: between the processor's memory at once, else queued on this stream."""
+    for source, target in copies:
+        if source is None:
+            target.zero_()
+        else:
+            target.copy_(source, non_blocking=True)
+
+
 class LiveBytes:
     """The live tensors as the bytes of a part; alignment between sections reads as zeros.
 
