@@ -7,7 +7,7 @@ from argparse import Namespace
 
 import torch
 from gpu import MIB, Gpu, Line, shared_memory, verdict
-from ways import own_way
+from ways import begin, capturing, pinned_memory
 
 from castor_runtime.state.sections import lay_out, part_bytes
 from castor_runtime.trainer.cuda_device import measure_copy_link
@@ -40,15 +40,12 @@ def _captured(gpu: Gpu, source: torch.Tensor, memcpy_s: float) -> list[Line]:
     sections = lay_out([("state", torch.uint8, (source.numel(),))])
     total = part_bytes(sections)
     found: list[float] = []
-    with own_way(gpu, 32 * MIB) as way, shared_memory(total) as own:
-        way.device.pin(own)
+    with capturing(gpu, 32 * MIB) as device, pinned_memory(device, total) as own:
         for _ in range(5):
             gpu.cuda.synchronize()
             began = time.perf_counter()
-            with way.device.moment():
-                pass
-            way.capture(sections, [source], own)
-            way.finish()
+            begin(device, sections, [source], own)
+            device.wait_captured()
             found.append(time.perf_counter() - began)
         equal = torch.equal(own[: source.numel()], source.cpu())
     share = memcpy_s / min(found)

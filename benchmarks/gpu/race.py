@@ -13,7 +13,9 @@ from functools import partial
 
 import torch
 from gpu import MIB, Gpu, Line, verdict
-from ways import exchange_way
+from ways import begin, exchanging, pinned_memory, send_to_self
+
+from castor_runtime.state.sections import lay_out, part_bytes
 
 _SIZE_BYTES = 64 * MIB
 _SPIN_S = 0.3
@@ -33,9 +35,14 @@ def race(gpu: Gpu, _: Namespace) -> list[Line]:
     told = "corrupts, as it must" if seen else "unseen: this says nothing"
     lines = [Line("another stream's buffer of training's pool", None, told, seen or gpu.rehearses)]
     for in_flight in (1, 4):
-        with exchange_way(gpu, size_bytes) as way:
-            way.start(size_bytes * in_flight)
-            intact = _is_intact(gpu, size_bytes, partial(way.send_to_self, in_flight))
+        sections = lay_out([("state", torch.uint8, (size_bytes * in_flight,))])
+        total = part_bytes(sections)
+        live = torch.zeros(size_bytes * in_flight, dtype=torch.uint8, device=gpu.device)
+        with exchanging(gpu, size_bytes) as device, pinned_memory(device, 2 * total) as memory:
+            own, remote = memory[:total], memory[total:]
+            begin(device, sections, [live], own)
+            send = partial(send_to_self, device, own, remote, size_bytes, in_flight)
+            intact = _is_intact(gpu, size_bytes, send)
         lines.append(verdict(f"a clone beside Castor's sub-buffers, {in_flight}", equal=intact))
     return lines
 

@@ -6,8 +6,8 @@ import time
 from argparse import Namespace
 
 import torch
-from gpu import MIB, Gpu, Line, shared_memory, verdict
-from ways import exchange_way, send_to_self
+from gpu import MIB, Gpu, Line, verdict
+from ways import begin, exchanging, pinned_memory, send_to_self
 
 from castor_runtime.state.sections import lay_out, part_bytes
 
@@ -26,22 +26,19 @@ def sub_buffers(gpu: Gpu, options: Namespace) -> list[Line]:
     ]
     total = part_bytes(sections)
     for in_flight, kind in ((1, "unpipelined"), (4, "pipelined")):
-        with exchange_way(gpu, chunk_bytes) as way, shared_memory(2 * total) as memory:
-            way.device.pin(memory)
+        with exchanging(gpu, chunk_bytes) as device, pinned_memory(device, 2 * total) as memory:
             own, remote = memory[:total], memory[total:]
             times: list[float] = []
             for _ in range(4):  # the first allocates
                 memory.fill_(7)
                 began = time.monotonic()
-                with way.device.moment():
-                    pass
-                way.device.capture(sections, live, own, lambda: None)
-                send_to_self(way.device, own, remote, chunk_bytes, in_flight)
+                begin(device, sections, live, own)
+                send_to_self(device, own, remote, chunk_bytes, in_flight)
                 times.append(time.monotonic() - began)
             equal = torch.equal(own, remote)
             for section, tensor in zip(sections, live, strict=True):
                 equal = equal and torch.equal(section.view(remote), tensor.cpu())
-            peak_bytes = way.device.peak_buffer_bytes
+            peak_bytes = device.peak_buffer_bytes
         seconds[in_flight] = min(times[1:])
         lines += [
             Line(f"own copy and exchange, {kind}", 2 * total / seconds[in_flight] / 1e9, "GB/s"),

@@ -12,8 +12,8 @@ from typing import Any
 
 import deepspeed
 import torch
-from gpu import MIB, Gpu, Line, shared_memory, verdict
-from ways import own_way
+from gpu import MIB, Gpu, Line, verdict
+from ways import capturing, pinned_memory
 
 from castor_runtime.state.sections import part_bytes
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
@@ -49,25 +49,24 @@ def zero(gpu: Gpu, _: Namespace, variant: str) -> list[Line]:
     side = gpu.cuda.Stream(gpu.device)
     step, equal, compared = _loop(gpu, engine, width, batch, dtype), True, 0
     total = part_bytes(state.sections)
-    with own_way(gpu, 4 * MIB) as way, shared_memory(total) as own:
-        way.device.pin(own)
-        with gpu.cuda.stream(side) if in_side_stream else contextlib.nullcontext():
-            step(update=True)  # makes the optimizer's state
-            for _ in range(_ITERATIONS):
-                step(update=True)
-                with way.device.moment():
-                    live = state.live()
-                    clones = [None if one is None else one.detach().clone() for one in live]
-                own.fill_(7)
-                way.capture(state.sections, live, own)
-                step(update=False)  # forward and backward of the next one
-                way.finish()
-                way.device.note_update()
-                engine.step()
-                for section, clone in zip(state.sections, clones, strict=True):
-                    if clone is not None:
-                        same = torch.equal(section.view(own), clone.cpu())
-                        equal, compared = equal and same, compared + 1
+    stream = gpu.cuda.stream(side) if in_side_stream else contextlib.nullcontext()
+    with capturing(gpu, 4 * MIB) as device, pinned_memory(device, total) as own, stream:
+        step(update=True)  # makes the optimizer's state
+        for _ in range(_ITERATIONS):
+            step(update=True)
+            with device.moment():
+                live = state.live()
+                clones = [None if one is None else one.detach().clone() for one in live]
+            own.fill_(7)
+            device.capture(state.sections, live, own, lambda: None)
+            step(update=False)  # forward and backward of the next one
+            device.wait_captured()
+            device.note_update()
+            engine.step()
+            for section, clone in zip(state.sections, clones, strict=True):
+                if clone is not None:
+                    same = torch.equal(section.view(own), clone.cpu())
+                    equal, compared = equal and same, compared + 1
     return [
         Line(f"{variant}: tensors compared", compared, ""),
         verdict(f"{variant}: captures beside training", equal=equal),
