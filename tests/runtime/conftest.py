@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +22,9 @@ from castor_policy.placement import place
 from castor_runtime.arena import Arena, ControlBlock, JobLock, PartLayout
 from castor_runtime.stores import EmbeddedEtcd
 from castor_runtime.trainer.agent_link import TrainerSettings
+
+if TYPE_CHECKING:
+    from castor_lab.fake_cuda import FakeCuda
 
 HOST = Path(__file__).with_name("checkpointer_host.py")
 EXCHANGE = Path(__file__).with_name("exchange_program.py")
@@ -65,6 +68,17 @@ class Host:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(DEADLINE_S)
+
+
+@pytest.fixture
+def cuda() -> Iterator[FakeCuda]:
+    """A fake GPU in torch's place, and this thread's."""
+    from castor_lab.fake_cuda import FakeCuda  # noqa: PLC0415 - it imports torch
+
+    fake = FakeCuda()
+    fake.set_device(fake.device)
+    with fake.installed():
+        yield fake
 
 
 @pytest.fixture(scope="module")

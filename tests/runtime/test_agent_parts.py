@@ -326,7 +326,6 @@ def test_final_states_of_a_machines_ranks_are_hashed_at_once(
         return f"of {snapshot.rank}"
 
     monkeypatch.setattr(agent_memory, "_sha256", waits_for_the_other)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     job = replace(spec(), ranks_per_machine=2)
     with memory(job) as held:
         sizes = {r: RankLayout(r, DATA, 4096, CHUNK, FINGERPRINT) for r in range(4)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
 from castor_lab.fake_cuda import FakeCuda
@@ -25,14 +23,6 @@ class Link:
 
     def told(self) -> list[tuple[int, float | None]]:
         return [(event.iteration, event.loss) for event in self.events]
-
-
-@pytest.fixture
-def cuda() -> Iterator[FakeCuda]:
-    fake = FakeCuda()
-    fake.set_device(fake.device)
-    with fake.installed():
-        yield fake
 
 
 def log_to(link: Link) -> TrainerLog:

@@ -76,14 +76,6 @@ class Training:
         return [end - begin for begin, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
-@pytest.fixture
-def cuda() -> Iterator[FakeCuda]:
-    fake = FakeCuda()
-    fake.set_device(fake.device)
-    with fake.installed():
-        yield fake
-
-
 @pytest.mark.parametrize("way", ["blocking", "asynchronous", "aside"])
 def test_spans_are_those_of_the_gpu(cuda: FakeCuda, way: str) -> None:
     training = Training(cuda, way)

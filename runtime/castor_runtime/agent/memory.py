@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -265,18 +264,8 @@ class CheckpointMemory:
             raise LookupError(f"machine {machine} holds no complete iteration of its ranks")
         iteration = max(common)
         # At once: SHA-256 of one takes a core, and gives Python's lock up for it.
-        pool = ThreadPoolExecutor(min(len(ranks), os.cpu_count() or 1), "castor-final")
-        try:
-            digests = await asyncio.gather(
-                *(
-                    asyncio.wrap_future(
-                        pool.submit(_sha256, self.replica(rank).snapshot(iteration))
-                    )
-                    for rank in ranks
-                )
-            )
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        snapshots = [self.replica(rank).snapshot(iteration) for rank in ranks]
+        digests = await asyncio.gather(*(asyncio.to_thread(_sha256, one) for one in snapshots))
         return iteration, dict(zip(ranks, digests, strict=True))
 
     def forget(self) -> None:

@@ -24,12 +24,17 @@ _ASK = "import torch; print(torch.cuda.device_count())"
 _ASK_S = 120.0
 
 
+def is_driver_here() -> bool:
+    """Return whether a GPU's driver is on this computer; asks no library, which takes seconds."""
+    return any(Path(driver).exists() for driver in _DRIVERS)
+
+
 def count_gpus() -> int:
     """Return how many GPUs torch could use here.
 
     Another process is asked: one that has used a GPU cannot fork others that do.
     """
-    if not any(Path(driver).exists() for driver in _DRIVERS):
+    if not is_driver_here():
         return 0
     done = subprocess.run(  # noqa: S603 - this very interpreter
         [sys.executable, "-c", _ASK], capture_output=True, text=True, timeout=_ASK_S, check=False

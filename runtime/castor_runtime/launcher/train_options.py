@@ -17,6 +17,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.job_options import NCCL
 from castor_policy.option import OptionError
 from castor_policy.placement import Placement, place
+from castor_runtime.launcher.shared_gpus import is_driver_here
 from castor_runtime.operators import LOCAL, check_operator
 from castor_runtime.store_address import parse_store
 
@@ -135,9 +136,7 @@ def check_send(spec: JobSpec) -> None:
 
 
 def _trains_on_gpus() -> bool:
-    # By what the drivers of NVIDIA and AMD leave: importing torch would take seconds.
-    there = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
-    return there and os.environ.get("DS_ACCELERATOR") != "cpu"
+    return is_driver_here() and os.environ.get("DS_ACCELERATOR") != "cpu"
 
 
 def check_script(script: Path, castor_options: Sequence[str]) -> None:

@@ -395,10 +395,13 @@ class Monitor:
         """Count own replicas of one buffer as lost that do not hold what is loaded."""
         for place, name in enumerate(plan.agents):
             agent = self._scene.agents.get(name)
-            for rank in self._scene.spec.ranks_of(place) if agent is not None else ():
-                replica = agent.host.memory.get(rank) if agent is not None else None
-                only = replica is not None and fills_own_last(len(replica.headers))
-                if replica is not None and only and replica.find(plan.iteration) is None:
+            if agent is None:
+                continue
+            for rank in self._scene.spec.ranks_of(place):
+                replica = agent.host.memory.get(rank)
+                if replica is None or not fills_own_last(len(replica.headers)):
+                    continue
+                if replica.find(plan.iteration) is None:
                     self._lost.add((place, rank))
 
     def _lose(self, place: int) -> None:
