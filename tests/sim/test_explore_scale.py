@@ -80,19 +80,19 @@ def test_what_the_root_did_not_look_at_would_have_changed_nothing(
 ) -> None:
     """A root that looks at every report, at the time of the last look, decides nothing more."""
     handle, decide, seen = Root.handle, Root._decide, Counter[str]()
-    looked_s: dict[int, float] = {}
+    looked_s: dict[Root, float] = {}
 
     def decided(self: Root, now_s: float) -> list[RootEffect]:
-        looked_s[id(self)] = now_s
+        looked_s[self] = now_s
         return decide(self, now_s)
 
     def handled(
         self: Root, event: RootEvent, now_s: float, at_s: float | None = None
     ) -> list[RootEffect]:
-        before = looked_s.pop(id(self), now_s)
+        before = looked_s.pop(self, now_s)
         effects = handle(self, event, now_s, at_s)
-        looked = id(self) in looked_s
-        looked_s.setdefault(id(self), before)
+        looked = self in looked_s
+        looked_s.setdefault(self, before)
         seen["looked" if looked else "counted"] += 1
         if not looked and isinstance(event, ReportChanged):
             eager = copy.copy(self)

@@ -52,10 +52,10 @@ def count(apart: tuple[dist.ProcessGroup, ...]) -> tuple[int, int]:
 def _begun(group: dist.ProcessGroup) -> int:
     """Return how many collectives of a group were begun here; 0 where its backends do not say."""
     # A group may have a backend a device ("cpu:gloo,cuda:nccl"); several devices may share one.
-    begun: dict[int, int] = {}
+    begun: dict[object, int] = {}
     for device in group._device_types:
         with contextlib.suppress(RuntimeError):
             backend = group._get_backend(device)
             number = backend._get_sequence_number_for_group  # type: ignore[attr-defined]  # no stub
-            begun[id(backend)] = int(number())
+            begun[backend] = int(number())
     return sum(begun.values())
