@@ -7,7 +7,6 @@ damage, and figures from the rest would say something else than what was measure
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,9 +33,9 @@ class EventTail:
     def read(self) -> list[Entry[Event]]:
         """Return the events that were added since the last call."""
         try:
+            if self.path.stat().st_size == self._offset:  # mostly: no file is opened for it
+                return []
             with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size == self._offset:
-                    return []
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:

@@ -16,6 +16,7 @@ agents/NAME/        agent.json, agent.log, events.jsonl, final.json, rank-R.log
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,12 @@ class RunFiles:
 
     def agent_names(self) -> list[str]:
         """Return the agents that have a folder, sorted."""
-        return sorted(path.name for path in self.path.glob("agents/*") if path.is_dir())
+        # Asked for many times a second by who follows the logs: a glob takes ten times as long.
+        try:
+            with os.scandir(self.path / "agents") as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
 
     def run(self) -> RunRecord:
         """Return run.json.

@@ -378,6 +378,17 @@ def test_progress_is_told_at_first_and_then_not_for_every_iteration() -> None:
     assert made.report.iteration == 8
 
 
+def test_progress_that_came_too_soon_to_be_told_is_told_by_a_tick() -> None:
+    made = training()
+    told(made, Progressed(1, 7, 6), now_s=10.0)
+    assert told(made, Progressed(1, 8, 7), now_s=10.0 + REPORT_PROGRESS_S / 2) == []
+    assert told(made, Tick(), now_s=10.0 + REPORT_PROGRESS_S * 0.9) == []
+    (said,) = told(made, Tick(), now_s=10.0 + REPORT_PROGRESS_S)
+    assert isinstance(said, Report)
+    assert (said.report.iteration, said.report.complete) == (8, 7)
+    assert told(made, Tick(), now_s=10.0 + 2 * REPORT_PROGRESS_S) == []
+
+
 def test_however_many_machines_there_are_they_tell_their_progress_no_oftener() -> None:
     writes = []
     for machine in range(0, 1000, 50):

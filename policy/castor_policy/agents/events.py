@@ -278,7 +278,7 @@ class MemoryRefused:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """The newest iteration that this machine's trainers have all finished.
+    """The newest iteration that this machine's trainers have all finished, whenever it changes.
 
     `agreed`: the newest of which they know that all its replicas have arrived everywhere.
     """

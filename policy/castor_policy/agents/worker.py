@@ -106,7 +106,8 @@ class Worker(WorkerContact):
     @_takes.on(Tick, PlanLost)
     def _tick(self, _: Tick | PlanLost, now_s: float) -> list[WorkerEffect]:
         leaves = self._leaving.due(now_s, is_needed=self._is_needed())
-        return [*self._campaign(now_s), *self._watch_isolation(now_s), *leaves]
+        told = self._progress_due(now_s)
+        return [*told, *self._campaign(now_s), *self._watch_isolation(now_s), *leaves]
 
     # ---- the plan ----------------------------------------------------------------------------
 
@@ -305,21 +306,21 @@ class Worker(WorkerContact):
         # Without checkpoints there is nothing to complete.
         complete = event.iteration if self.spec.traffic.scheme == "none" else event.agreed
         self._progress = (event.iteration, complete)
-        if self._is_told(self.plan, complete, now_s):
-            effects += self._change(iteration=event.iteration, complete=complete)
-        return effects
+        return [*effects, *self._progress_due(now_s)]
 
-    def _is_told(self, plan: Plan, complete: int, now_s: float) -> bool:
-        """Whether to say now how far this machine is: seldom, and not when all others do."""
-        newer = self._progress > (self.report.iteration, self.report.complete)
-        first = self.report.iteration == 0 or self.report.complete <= plan.iteration < complete
+    def _progress_due(self, now_s: float) -> list[WorkerEffect]:
+        """Say how far this machine is: seldom, and not when all others do."""
+        iteration, complete = self._progress
+        if self.plan is None or self._progress <= (self.report.iteration, self.report.complete):
+            return []
+        first = self.report.iteration == 0 or self.report.complete <= self.plan.iteration < complete
         every_s = max(REPORT_PROGRESS_S, self.spec.machines / MOST_PROGRESS_PER_S)
-        if not newer or not (first or now_s - self._reported_s >= every_s):
-            return False
+        if not (first or now_s - self._reported_s >= every_s):
+            return []  # a tick will say it
         # All say at once that they have begun; what follows is spread evenly over the time.
         place = (self.machine or 0) / self.spec.machines
         self._reported_s = now_s - first * place * (every_s - REPORT_PROGRESS_S)
-        return True
+        return self._change(iteration=iteration, complete=complete)
 
     @_takes.on(PersistChanged)
     def _persist_changed(self, event: PersistChanged, _: float) -> list[WorkerEffect]:

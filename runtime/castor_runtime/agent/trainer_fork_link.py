@@ -23,7 +23,7 @@ from typing import Any
 from castor_policy.trainer_watch import Stillness
 from castor_runtime.agent.script_files import ScriptFiles
 from castor_runtime.fork_server_link import ForkServerError, ForkServerLink
-from castor_runtime.processes import is_alive, is_stopped, processor_s
+from castor_runtime.processes import activity, is_alive
 
 PING_EVERY_S = 0.5
 
@@ -179,9 +179,9 @@ class TrainerForkLink(ForkServerLink):
             with contextlib.suppress(ForkServerError):
                 self.send("ping")
             await asyncio.sleep(PING_EVERY_S)
-            now_s, busy_s = time.monotonic(), processor_s(self.pid)
+            now_s, (busy_s, stands) = time.monotonic(), activity(self.pid)
             # Not stopped: this time counts for nothing.
-            at_s = 0.0 if is_stopped(self.pid) else now_s
+            at_s = 0.0 if stands else now_s
             held = stopped.observe(now_s, self._pongs, at_s)
             if silent.observe(now_s, self._pongs, busy_s or 0.0) or held:
                 what = "is stopped" if held else "answers nothing"

@@ -10,7 +10,7 @@ from castor_policy.agents.events import Progressed, TrainerHung, TrainersStandin
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.trainer_watch import LOOK_EVERY_S, Hung, Sign, Standing, TrainerWatch
 from castor_runtime.arena import ControlBlock, RankControl
-from castor_runtime.processes import is_stopped, processor_s
+from castor_runtime.processes import activity
 
 
 class Watchdog:
@@ -44,13 +44,13 @@ class Watchdog:
     async def _look(self, generation: int, trainers: Mapping[int, int]) -> None:
         watch = TrainerWatch(self._spec.limits)
         counters = {rank: self._control.rank(local) for local, rank in enumerate(sorted(trainers))}
-        told = False
+        told, progress = False, (0, 0)
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             newest = min(one.iteration for one in counters.values())
-            if newest > 0:
-                agreed = min(one.agreed for one in counters.values())
-                self._emit(Progressed(generation, newest, agreed))
+            before, progress = progress, (newest, min(one.agreed for one in counters.values()))
+            if newest > 0 and progress != before:  # each costs worker, root and journal a turn
+                self._emit(Progressed(generation, *progress))
             signs = {rank: _sign(one, trainers[rank]) for rank, one in counters.items()}
             match watch.observe(time.monotonic(), signs):
                 case Hung(rank, reason):
@@ -68,12 +68,13 @@ class Watchdog:
 
 def _sign(counters: RankControl, pid: int) -> Sign:
     phase = int(counters.phase)
+    used_s, stopped = activity(pid)
     return Sign(
         phase=phase,
         heartbeat=counters.heartbeat,
         collectives=counters.collectives,
         position=(phase, counters.iteration, counters.shared_collectives),
-        processor_s=processor_s(pid),
-        stopped=is_stopped(pid),
+        processor_s=used_s,
+        stopped=stopped,
         busy=time.monotonic_ns() < counters.busy_until_ns,
     )
