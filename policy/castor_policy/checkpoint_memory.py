@@ -103,7 +103,13 @@ def fills_own_last(buffers: int) -> bool:
     return buffers == 1
 
 
-def buffer_to_write(headers: Sequence[BufferHeader], agreed: int | None, iteration: int) -> int:
+def buffer_to_write(
+    headers: Sequence[BufferHeader],
+    agreed: int | None,
+    iteration: int,
+    *,
+    beside_fetch: bool = False,
+) -> int:
     """Return the index of the buffer that the next capture or transfer may overwrite.
 
     Never the complete buffer of `agreed`, the newest iteration known to be complete on every rank
@@ -112,10 +118,14 @@ def buffer_to_write(headers: Sequence[BufferHeader], agreed: int | None, iterati
 
     An only buffer may be written over by what is agreed on itself: peers hold that whole.
 
+    A fetch of `agreed` may be filling the replica, or be about to. By the rule above it takes the
+    first buffer, so who writes beside it takes the last one; where `agreed` is complete, the other.
+
     Args:
         headers: of the replica's buffers.
         agreed: see above; for an own replica of one buffer: the newest that all peers have.
         iteration: what is to be written.
+        beside_fetch: the replica may be fetched meanwhile.
 
     Raises:
         ValueError: every buffer is the kept one, or there is none.
@@ -130,6 +140,8 @@ def buffer_to_write(headers: Sequence[BufferHeader], agreed: int | None, iterati
         ),
         default=(0, -1),
     )[1]
+    if beside_fetch and kept < 0 and len(headers) > 1:
+        return len(headers) - 1
     free = [index for index in range(len(headers)) if index != kept]
     if not free:
         raise ValueError(

@@ -20,6 +20,10 @@ CPU = "cpu"
 NCCL = "nccl"
 """What checkpoints are sent by: see `TrafficOptions.send`."""
 
+WAIT = "wait"
+DEGRADED = "degraded"
+"""What training does while replicas are missing: see `RecoveryOptions.redundancy`."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrafficOptions(Options):
@@ -143,6 +147,13 @@ class PersistenceOptions(Options):
 class RecoveryOptions(Options):
     """How a job recovers, and when it does not try again."""
 
+    redundancy: str = option(
+        WAIT,
+        Unit.TEXT,
+        "After a loss the first checkpoint, and with it the update after it, waits until replicas "
+        "are made again (wait), or is taken beside that (degraded).",
+        names=(WAIT, DEGRADED),
+    )
     max_attempts: int = option(
         5,
         Unit.COUNT,

@@ -55,6 +55,41 @@ def test_of_all_pairs_what_the_ranks_agreed_on_is_kept_and_the_rest_goes_by_wort
                     )
 
 
+def test_a_checkpoint_and_the_fetch_beside_it_never_choose_the_same_buffer() -> None:
+    """Whoever begins first, and however far the other one is: neither sees the other choose."""
+
+    def orders(before: str = "", fetch: str = "fF", checkpoint: str = "cC") -> list[str]:
+        if not fetch and not checkpoint:
+            return [before]
+        firsts = ([fetch] if fetch else []) + ([checkpoint] if checkpoint else [])
+        return [
+            order
+            for first in firsts
+            for order in orders(
+                before + first[0],
+                fetch[1:] if first is fetch else fetch,
+                checkpoint[1:] if first is checkpoint else checkpoint,
+            )
+        ]
+
+    left = [EMPTY, BufferHeader(BufferState.CORRUPT), BufferHeader(BufferState.WRITING, 4, 1)]
+    assert len(orders()) == 6
+    for order in orders():
+        for start in itertools.product(left, repeat=2):
+            headers, places = list(start), {}
+            for step in order:
+                iteration = 4 if step in "fF" else 5
+                if step == "f":
+                    places[4] = buffer_to_write(headers, None, 4)
+                elif step == "c":
+                    places[5] = buffer_to_write(headers, 4, 5, beside_fetch=True)
+                state = BufferState.WRITING if step in "fc" else BufferState.COMPLETE
+                headers[places[iteration]] = BufferHeader(state, iteration, 2)
+            assert sorted(places.values()) == [0, 1]
+    # What was held all along is kept, wherever it is, and is not fetched.
+    assert buffer_to_write([EMPTY, complete(4)], 4, 5, beside_fetch=True) == 0
+
+
 @pytest.mark.parametrize(
     ("headers", "agreed", "chosen"),
     [

@@ -51,6 +51,11 @@ def _(event: f.Planned) -> str:
 
 
 @_label.register
+def _(event: f.Degraded) -> str:  # noqa: ARG001 - it lies on the machine's own track
+    return "trains degraded: replicas are still fetched"
+
+
+@_label.register
 def _(event: f.Redundant) -> str:  # noqa: ARG001 - it lies on the machine's own track
     return "every replica is there"
 

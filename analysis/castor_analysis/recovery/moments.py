@@ -70,6 +70,11 @@ def _(event: f.Planned) -> str:
 
 
 @_words.register
+def _(event: f.Degraded) -> str:  # noqa: ARG001 - whose moment it is says which machine
+    return "trains while its replicas are still fetched (degraded)"
+
+
+@_words.register
 def _(event: f.Corrupt) -> str:
     return f"its copy of rank {event.rank} is damaged: next source"
 

@@ -58,6 +58,9 @@ def explore(
     memory: Annotated[
         str | None, typer.Option(metavar="MODE", help="fast or saving, as of castor train.")
     ] = None,
+    redundancy: Annotated[
+        str | None, typer.Option(metavar="HOW", help="wait or degraded, as of castor train.")
+    ] = None,
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Say what was not reached; several times slower.")
     ] = False,
@@ -93,6 +96,7 @@ def explore(
         "checkpoint_every": checkpoint_every,
         "domains": domains,
         "memory": memory,
+        "redundancy": redundancy,
     }
     given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
     try:

@@ -105,6 +105,16 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class StopFetching:
+    """Give up what is still being fetched for this generation: a checkpoint has replaced it.
+
+    What follows waits until nobody writes it any more.
+    """
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Redundant:
     """Every replica that belongs on this machine is settled: trainers may checkpoint again."""
 
@@ -235,6 +245,7 @@ WorkerEffect: TypeAlias = (
     | Verify
     | Fetch
     | Offer
+    | StopFetching
     | Redundant
     | Finalise
     | Persist

@@ -87,6 +87,12 @@ class PartLoading:
         """Take an answer in and return the next steps."""
         return [*self._take(event), *self._unless_own_are_open()]
 
+    def give_up_fetching(self) -> None:
+        """Be settled without what is still being fetched: a newer checkpoint is whole instead."""
+        self._open.clear()
+        self._sources.clear()
+        self._later.clear()
+
     def _take(self, event: Verified | Fetched | FetchFailed | TrainerRefused) -> list[WorkerEffect]:
         rank = event.rank
         match event:

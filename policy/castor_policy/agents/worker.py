@@ -21,6 +21,7 @@ from castor_policy.agents.effects import (
     Redundant,
     Report,
     StartTrainers,
+    StopFetching,
     StopTrainers,
     WorkerEffect,
 )
@@ -56,6 +57,7 @@ from castor_policy.agents.exit_codes import DO_NOT_REQUEUE, FINISHED, GIVEN_UP
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.worker_contact import WorkerContact
+from castor_policy.job_options import DEGRADED
 from castor_policy.recovery import Tier
 from castor_records.events import failures
 
@@ -231,6 +233,16 @@ class Worker(WorkerContact):
         # What came from storage, or from the start, is in no memory before the next checkpoint is.
         return [*told, *self._redundant()] if self._parts.whole else told
 
+    def _replicated(self) -> list[WorkerEffect]:
+        """A checkpoint has brought all replicas here, also what is still being fetched."""
+        stopped: list[WorkerEffect] = []
+        if not self._may_checkpoint:
+            assert self._parts is not None, "its trainers have loaded them"
+            self._parts.give_up_fetching()
+            self._may_checkpoint = True
+            stopped = [StopFetching(self.generation), Redundant(self.generation)]
+        return [*stopped, *self._redundant()]
+
     def _redundant(self) -> list[WorkerEffect]:
         assert self.machine is not None, "it has parts, so it fills a machine"
         logged = failures.Redundant(generation=self.generation, machine=self.machine)
@@ -241,7 +253,15 @@ class Worker(WorkerContact):
         self._resumed.add(event.rank)
         if len(self._resumed) < self.spec.ranks_per_machine:
             return []
-        return self._change(state=State.RUNNING)
+        told: list[WorkerEffect] = []
+        if self._trains_degraded():
+            assert self.machine is not None, "its trainers have a place"
+            told = [Log(failures.Degraded(generation=self.generation, machine=self.machine))]
+        return [*told, *self._change(state=State.RUNNING)]
+
+    def _trains_degraded(self) -> bool:
+        """Whether checkpoints may be taken while replicas that belong here are still fetched."""
+        return self.spec.recovery.redundancy == DEGRADED and not self._may_checkpoint
 
     @_takes.on(TrainerHeld, answer=True)
     def _trainer_held(self, event: TrainerHeld, _: float) -> list[WorkerEffect]:
@@ -300,9 +320,9 @@ class Worker(WorkerContact):
         if (
             not self.report.redundant
             and event.agreed > self.plan.iteration
-            and self._may_checkpoint
+            and (self._may_checkpoint or self._trains_degraded())
         ):
-            effects += self._redundant()
+            effects += self._replicated()
         # Without checkpoints there is nothing to complete.
         complete = event.iteration if self.spec.traffic.scheme == "none" else event.agreed
         self._progress = (event.iteration, complete)

@@ -259,6 +259,22 @@ class Redundant(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Degraded(Event):
+    """A machine trains while replicas that belong there are still fetched; until `redundant`.
+
+    By the agent, where the job's `redundancy` is "degraded".
+
+    Attributes:
+        generation: of its trainers.
+        machine: which one.
+    """
+
+    kind: ClassVar[str] = "degraded"
+    generation: Count
+    machine: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Corrupt(Event):
     """A part in memory is damaged: its checksum does not hold; by the agent.
 

@@ -61,7 +61,7 @@ class Holding:
         session: StoreSession,
         client: PeerClient,
         emit: Callable[[WorkerEvent], None],
-        begin: Callable[[Coroutine[Any, Any, None]], object],
+        begin: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self.fingerprint = ""
         self._spec = spec
@@ -70,6 +70,7 @@ class Holding:
         self._client = client
         self._emit = emit
         self._begin = begin
+        self._fetches: set[asyncio.Task[None]] = set()
         self._ready = False
         self._storage = StorageView(spec)
         self._beside = BackgroundTasks(lambda why: sys.stderr.write(f"checkpoint memory: {why}\n"))
@@ -177,7 +178,16 @@ class Holding:
 
     def fetch(self, effect: Fetch) -> None:
         """Fetch a part from a peer into own memory."""
-        self._begin(self._fetch(effect))
+        fetching = self._begin(self._fetch(effect))
+        self._fetches.add(fetching)
+        fetching.add_done_callback(self._fetches.discard)
+
+    async def stop_fetching(self) -> None:
+        """Give up what is still being fetched; nobody writes it any more when this returns."""
+        fetches = list(self._fetches)
+        for fetching in fetches:
+            fetching.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
 
     async def _fetch(self, effect: Fetch) -> None:
         began_s = time.monotonic()

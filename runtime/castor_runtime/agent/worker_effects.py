@@ -1,7 +1,7 @@
 """What a worker's effects do in the world: a small function for each of them.
 
-An effect that takes time is begun and answers with an event of its own, except `StopTrainers` and
-`Inspect`: what follows them must not begin before they are done.
+An effect that takes time is begun and answers with an event of its own, except `StopTrainers`,
+`StopFetching` and `Inspect`: what follows them must not begin before they are done.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from castor_policy.agents.effects import (
     Redundant,
     Report,
     StartTrainers,
+    StopFetching,
     StopTrainers,
     Verify,
     WorkerEffect,
@@ -139,6 +140,10 @@ class WorkerEffects:
     @carry_out.register(Offer)
     async def _offer(self, effect: Offer) -> None:
         self._machine.offer(effect)
+
+    @carry_out.register(StopFetching)
+    async def _stop_fetching(self, _: StopFetching) -> None:
+        await self._machine.holding.stop_fetching()
 
     @carry_out.register(Redundant)
     async def _redundant(self, effect: Redundant) -> None:

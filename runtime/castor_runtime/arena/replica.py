@@ -115,7 +115,14 @@ class Replica(MappedPart):
         """Return the iterations that are complete here."""
         return offered(self.headers())
 
-    def begin(self, iteration: int, generation: int, agreed: int | None) -> Writing:
+    def begin(
+        self,
+        iteration: int,
+        generation: int,
+        agreed: int | None,
+        *,
+        beside_fetch: bool = False,
+    ) -> Writing:
         """Take a buffer to write `iteration` into; it counts as WRITING from here on.
 
         Args:
@@ -123,12 +130,13 @@ class Replica(MappedPart):
             generation: the attempt that writes it.
             agreed: the newest iteration known to be complete on every rank, which is kept; for an
                 own replica of one buffer the newest that all peers have: see `buffer_to_write`.
+            beside_fetch: `agreed` may be fetched into the replica meanwhile.
 
         Raises:
             ValueError: iteration or generation is negative, or no buffer may be written.
         """
         header = BufferHeader(BufferState.WRITING, iteration, generation)
-        buffer = buffer_to_write(self.headers(), agreed, iteration)
+        buffer = buffer_to_write(self.headers(), agreed, iteration, beside_fetch=beside_fetch)
         self.store(buffer, BufferRecord(header))
         return Writing(self, buffer, header)
 
@@ -190,6 +198,13 @@ class Replica(MappedPart):
         for buffer, header in enumerate(self.headers()):
             kept = header.state is BufferState.COMPLETE and header.iteration == iteration
             if not kept and header.state in (BufferState.COMPLETE, BufferState.WRITING):
+                self.store(buffer, BufferRecord(BufferHeader(BufferState.EMPTY)))
+
+    def drop(self, iteration: int) -> None:
+        """Empty each complete or half-written buffer of `iteration`."""
+        for buffer, header in enumerate(self.headers()):
+            is_there = header.state in (BufferState.COMPLETE, BufferState.WRITING)
+            if is_there and header.iteration == iteration:
                 self.store(buffer, BufferRecord(BufferHeader(BufferState.EMPTY)))
 
     def reassign(self, part: PartLayout) -> None:

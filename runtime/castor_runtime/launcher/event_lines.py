@@ -76,6 +76,11 @@ def _(event: f.Replaced) -> _Line:
 
 
 @_line.register
+def _(event: f.Degraded) -> _Line:
+    return f"machine {event.machine} trains while its replicas are still fetched", "yellow"
+
+
+@_line.register
 def _(event: f.Redundant) -> _Line:
     return f"machine {event.machine} holds all its replicas", ""
 

@@ -163,6 +163,11 @@ class AgentLink:
                 return self._messages.popleft()
         raise AgentLostError("the agent is gone; it closed the link before it said what to load")
 
+    @property
+    def is_redundant(self) -> bool:
+        """Every replica that belongs on this machine is there again, or will not be fetched."""
+        return self._redundant
+
     def wait_redundant(self) -> None:
         """Wait until every replica that belongs on this machine is there again.
 

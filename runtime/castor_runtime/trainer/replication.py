@@ -2,7 +2,7 @@
 
 One checkpoint at a time, the same steps on every rank, over process groups that nothing else uses:
 
-1. wait until this machine's replicas are re-made (once a generation), then take the buffers;
+1. wait until this machine's replicas may be written (`missing_replicas`), then take the buffers;
 2. capture the live state into the own replica;
 3. send pieces in rounds as the gate releases them, and receive those of other ranks, straight into
    their replicas' buffers; digest each chunk as soon as it is whole;
@@ -46,6 +46,7 @@ from castor_runtime.trainer.checkpoint_steps import (
 )
 from castor_runtime.trainer.exchange import Digested, Exchange, Part
 from castor_runtime.trainer.last_copy import last_copy
+from castor_runtime.trainer.missing_replicas import MissingReplicas
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.own_last import Agreement, LivePart, OwnLast
 from castor_runtime.trainer.records import Records, ReplicationError
@@ -62,7 +63,7 @@ class Replicator:
         replicas: where they lie on this machine.
         route: how they travel.
         agreed: the iteration that all ranks have loaded; None if they have loaded none from memory.
-        before_first: blocks until buffers may be overwritten.
+        missing: says when replicas may be written, and whether some are being fetched meanwhile.
         asked_to_hold: says whether this machine's agent asks all ranks to hold.
         turn: this rank's, to write over its own replica where that has one buffer.
         listener: told of each checkpoint.
@@ -76,7 +77,7 @@ class Replicator:
         route: Route,
         *,
         agreed: int | None,
-        before_first: Callable[[], None],
+        missing: MissingReplicas,
         asked_to_hold: Callable[[], bool],
         turn: OwnTurn,
         listener: Listener,
@@ -97,7 +98,7 @@ class Replicator:
         self._records = Records(settings, route.control, replicas)
         self._exchange = Exchange(settings, route.device, route.gate, *route.transfers)
         self._agreed = agreed
-        self._before_first: Callable[[], None] | None = before_first
+        self._missing = missing
         self._asked_to_hold = asked_to_hold
         self._listener = listener
         self._traffic = Traffic(
@@ -216,13 +217,14 @@ class Replicator:
 
     def _replicate(self, capture: Capture) -> None:
         began = time.monotonic()
-        if self._before_first is not None:
-            self._before_first()
-            self._before_first = None
+        beside_fetch = self._missing.wait(self._agreed)
         self._reschedule(capture, part_bytes(self._sections))
         self._rooms.note(self._own, len(capture.meta))
         own = self._begin_own(capture)
-        parts = {rank: self._begin(held, capture.iteration) for rank, held in self._remote.items()}
+        parts = {
+            rank: self._begin(held, capture.iteration, beside_fetch=beside_fetch)
+            for rank, held in self._remote.items()
+        }
         try:
             torn: list[str] = []
             self._capture_into(own, capture.moment, torn)
@@ -263,8 +265,9 @@ class Replicator:
             )
         )
 
-    def _begin(self, replica: Replica, iteration: int) -> Part:
-        return Part(replica.begin(iteration, self._settings.generation, self._agreed))
+    def _begin(self, replica: Replica, iteration: int, *, beside_fetch: bool = False) -> Part:
+        generation = self._settings.generation
+        return Part(replica.begin(iteration, generation, self._agreed, beside_fetch=beside_fetch))
 
     def _begin_own(self, capture: Capture) -> Part | LivePart:
         if self._own_last is None:
@@ -304,8 +307,9 @@ class Replicator:
 
     def _leave_out(self, iteration: int, torn: tuple[str, ...]) -> None:
         """Give up what is here of an iteration that some rank could not capture."""
-        for replica in (self._own, *self._remote.values()):
-            replica.keep_only(self._agreed)
+        if iteration != self._agreed:  # else only the own replica is not to be had
+            for replica in (self._own, *self._remote.values()):
+                replica.drop(iteration)
         self._left_out = iteration
         self._listener.left_out(iteration, torn)
 

@@ -47,6 +47,7 @@ from castor_runtime.trainer.joining import (
 from castor_runtime.trainer.link_probe import LinkProbe, agree_on_link
 from castor_runtime.trainer.loading import Loader
 from castor_runtime.trainer.meta_room import MetaRooms
+from castor_runtime.trainer.missing_replicas import MissingReplicas
 from castor_runtime.trainer.moment import Moments
 from castor_runtime.trainer.replication import Replicator
 from castor_runtime.trainer.span_profile import Profiler, SpanProfile
@@ -368,11 +369,13 @@ class TrainerSession:
         self, order: Mapping[str, Any], own: Replica, link: Link | None
     ) -> Replicator:
         segments = order["segments"]
-        remote = {rank: self._open(segments[str(rank)]) for rank, _ in self._settings.sources()}
+        settings = self._settings
+        remote = {rank: self._open(segments[str(rank)]) for rank, _ in settings.sources()}
         rooms = MetaRooms([own, *remote.values()], self._ask_for_room, self._timeout_s)
         in_memory = order["tier"] in ("own_memory", "peer")
+        loaded = int(order["iteration"]) if in_memory else None
         return Replicator(
-            self._settings,
+            settings,
             self._state.sections,
             Replicas(own, remote, rooms),
             Route(
@@ -383,10 +386,10 @@ class TrainerSession:
                 self._copy_link(link),
                 (self._idle.transfer_began, self._idle.transfer_ended),
             ),
-            agreed=int(order["iteration"]) if in_memory else None,
-            before_first=self._link.wait_redundant,
+            agreed=loaded,
+            missing=MissingReplicas(settings.recovery.redundancy, loaded, self._link),
             asked_to_hold=lambda: bool(self._counters.hold),
-            turn=OwnTurn(self._control_block.ranks, self._settings.local_rank),
+            turn=OwnTurn(self._control_block.ranks, settings.local_rank),
             listener=self.log,
         )
 

@@ -83,6 +83,7 @@ class SimulatedAgent:
         self.trainers: dict[int, Trainer] = {}
         self.offers: dict[int, Offer] = {}
         self.redundant_generation = 0
+        self.fetches_no_more = 0  # generation whose fetches were given up
         self.work = 0  # goes up when what was begun is given up
         self.persist: Persist | None = None
         self.hold_asked = 0  # generation whose trainers are to hold

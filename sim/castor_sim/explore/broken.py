@@ -133,12 +133,21 @@ def _newest_of_all(_method: object) -> Any:
 
 def _first_buffer(_method: object) -> Any:
     """Write over the newest complete iteration before the next one is whole everywhere."""
-    return lambda _headers, _agreed, _iteration: 0
+    return lambda _headers, _agreed, _iteration, **_beside: 0
 
 
 def _only_buffer_at_once(chosen: Callable[..., int]) -> Any:
     """Write over an only buffer without an agreement."""
-    return lambda headers, *others: 0 if len(headers) == 1 else chosen(headers, *others)
+
+    def at_once(headers: Sequence[BufferHeader], *others: Any, **beside: bool) -> int:
+        return 0 if len(headers) == 1 else chosen(headers, *others, **beside)
+
+    return at_once
+
+
+def _as_if_alone(chosen: Callable[..., int]) -> Any:
+    """Choose a buffer as if nothing were fetched into the replica."""
+    return lambda headers, agreed, iteration, **_beside: chosen(headers, agreed, iteration)
 
 
 def _past_counts(gathered: Callable[..., Any]) -> Any:
@@ -190,6 +199,11 @@ VARIANTS = (
             Patch(checkpoint_memory, "fills_own_last", _returns(value=False)),
             Patch(checkpoint_memory, "buffer_to_write", _only_buffer_at_once),
         ),
+    ),
+    Variant(
+        "written-into-a-fetch",
+        "a checkpoint taken while a replica is fetched takes the buffer that the fetch fills",
+        (Patch(checkpoint_memory, "buffer_to_write", _as_if_alone),),
     ),
     Variant(
         "plan-without-its-revision",

@@ -52,9 +52,18 @@ class Replica:
         self._chunks: list[list[Chunk]] = [[] for _ in range(buffers)]
         self._digests: list[list[Chunk]] = [[] for _ in range(buffers)]
 
-    def begin(self, iteration: int, generation: int, agreed: int | None) -> int:
+    def begin(
+        self,
+        iteration: int,
+        generation: int,
+        agreed: int | None,
+        *,
+        beside_fetch: bool = False,
+    ) -> int:
         """Take a buffer to write `iteration` to and return its index; header first."""
-        index = checkpoint_memory.buffer_to_write(self.headers, agreed, iteration)
+        index = checkpoint_memory.buffer_to_write(
+            self.headers, agreed, iteration, beside_fetch=beside_fetch
+        )
         self.headers[index] = BufferHeader(BufferState.WRITING, iteration, generation)
         self._chunks[index], self._digests[index] = [], []
         return index

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from castor_policy import checkpoint_memory
+from castor_policy.job_options import DEGRADED
 from castor_policy.period import is_due
 from castor_sim.explore.checkpoint_model import Chunk
 from castor_sim.explore.roles import Agent, Trainer
@@ -101,7 +102,7 @@ class SimulatedGroup:
     def redundant(self, agent: Agent) -> None:
         """Begin captures that waited for the machine's replicas to be settled."""
         for member in self._ordered():
-            if member.agent is agent and member.iteration > member.captured:
+            if member.agent is agent and member.iteration > max(member.captured, member.capturing):
                 self._capture(member)
 
     def _ordered(self) -> list[Trainer]:
@@ -188,7 +189,7 @@ class SimulatedGroup:
 
     def _capture(self, member: Trainer) -> None:
         """Begin to copy: what is sent goes where the receiver has begun as well."""
-        if member.agent.redundant_generation != self._generation:
+        if self._may_be_fetching(member) and not self._goes_beside(member):
             return
         member.capturing = member.iteration
         spec = self._world.spec
@@ -204,11 +205,23 @@ class SimulatedGroup:
                 if sender.capturing == receiver.capturing == member.iteration:
                     self._begin_copy(sender, receiver)
 
+    def _may_be_fetching(self, member: Trainer) -> bool:
+        """Whether the member's machine has not settled yet what belongs there."""
+        return member.agent.redundant_generation != self._generation
+
+    def _goes_beside(self, member: Trainer) -> bool:
+        """Whether a checkpoint is taken though what was loaded is still fetched."""
+        degraded = self._world.spec.recovery.redundancy == DEGRADED
+        return degraded and member.agreed is not None and member.agreed == member.loaded
+
     def _begin_copy(self, sender: Trainer, receiver: Trainer) -> None:
         if not (sender.alive and receiver.alive):
             return
         replica = receiver.agent.host.memory[sender.rank]
-        index = replica.begin(sender.iteration, self._generation, receiver.agreed)
+        beside = sender is not receiver and self._may_be_fetching(receiver)
+        index = replica.begin(
+            sender.iteration, self._generation, receiver.agreed, beside_fetch=beside
+        )
         first = (sender.state, 0)
         replica.write(index, first)
         slowness = max(sender.agent.host.slowness, receiver.agent.host.slowness)

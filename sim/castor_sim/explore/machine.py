@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import singledispatch
 
 from castor_policy.agents.effects import (
@@ -17,6 +18,7 @@ from castor_policy.agents.effects import (
     PingPeers,
     Redundant,
     StartTrainers,
+    StopFetching,
     Verify,
     WorkerEffect,
 )
@@ -30,6 +32,8 @@ from castor_policy.agents.events import (
     StorageRead,
     Verified,
 )
+from castor_policy.checkpoint_memory import BufferHeader, BufferState
+from castor_policy.job_options import DEGRADED
 from castor_sim.explore.checkpoint_model import Chunk, Replica
 from castor_sim.explore.persisting import persist_parts
 from castor_sim.explore.roles import Agent
@@ -39,6 +43,7 @@ from castor_sim.explore.trainer import SimulatedTrainer
 _READ_S = (0.01, 0.1)
 _CONNECT_S = (0.001, 0.05)
 _FETCH_S = (0.02, 0.3)
+_BESIDE_S = (0.02, 4.0)  # of a replica beside training: checkpoints come before it, or after
 _REFUSED_S = (0.01, 1.0)
 _STORAGE_LATE = 0.05  # of the inspections, that storage answers later than memory
 _STORAGE_S = (0.1, 5.0)
@@ -92,7 +97,7 @@ def _(effect: Verify, _: Surroundings, agent: Agent) -> None:
 
 @carry_out.register(Fetch)
 def _(effect: Fetch, world: Surroundings, agent: Agent) -> None:
-    _begin(agent, _CONNECT_S, lambda: _fetch(world, agent, effect))
+    _begin_fetch(agent, effect, _CONNECT_S, lambda: _fetch(world, agent, effect))
 
 
 @carry_out.register(Offer)
@@ -100,6 +105,11 @@ def _(effect: Offer, _: Surroundings, agent: Agent) -> None:
     agent.offers[effect.rank] = effect
     if effect.rank in agent.trainers:
         agent.trainers[effect.rank].load()
+
+
+@carry_out.register(StopFetching)
+def _(effect: StopFetching, _: Surroundings, agent: Agent) -> None:
+    agent.fetches_no_more = effect.generation
 
 
 @carry_out.register(Redundant)
@@ -140,6 +150,18 @@ def _begin(agent: Agent, span_s: tuple[float, float], what: object) -> None:
 def _end(agent: Agent, work: int, what: object) -> None:
     if work == agent.work and callable(what):
         what()
+
+
+def _begin_fetch(
+    agent: Agent, effect: Fetch, span_s: tuple[float, float], step: Callable[[], None]
+) -> None:
+    """Do a step of a fetch in the background, unless what it fetches is wanted no more."""
+
+    def unless_stopped() -> None:
+        if agent.fetches_no_more != effect.generation:
+            step()
+
+    _begin(agent, span_s, unless_stopped)
 
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -218,8 +240,15 @@ def _fetch(world: Surroundings, agent: Agent, effect: Fetch) -> None:
         return
     # The table of digests comes first; whoever fetches holds what comes against it.
     digests, first = theirs.digests(place), theirs.chunks(place)[:1]
-    slow_s = (_FETCH_S[0] * peer.host.slowness, _FETCH_S[1] * peer.host.slowness)
-    _begin(agent, slow_s, lambda: _fetched(world, agent, effect, peer, index, digests, first))
+    beside = world.spec.recovery.redundancy == DEGRADED and not effect.urgent
+    least_s, most_s = _BESIDE_S if beside else _FETCH_S
+    slow_s = (least_s * peer.host.slowness, most_s * peer.host.slowness)
+    _begin_fetch(
+        agent,
+        effect,
+        slow_s,
+        lambda: _fetched(world, agent, effect, peer, index, digests, first),
+    )
 
 
 def _fetched(
@@ -239,6 +268,8 @@ def _fetched(
     place = theirs.find(effect.iteration) if theirs is not None else None
     # The last chunk is read now, from what is there now.
     last = theirs.chunks(place)[1:] if theirs is not None and place is not None else []
+    taken = BufferHeader(BufferState.WRITING, effect.iteration, effect.generation)
+    world.monitor.fetched(agent, effect.rank, is_alone=replica.headers[index] == taken)
     for chunk in [*first, *last]:
         replica.write(index, chunk)
     if not replica.commit(index, digests):

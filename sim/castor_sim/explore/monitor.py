@@ -18,6 +18,7 @@ from castor_sim.explore.asked import Asked
 from castor_sim.explore.attempts import Attempts
 from castor_sim.explore.blame import Blame
 from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
+from castor_sim.explore.degraded import gives_up_own
 from castor_sim.explore.given_back import check_given_back, check_needless
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
@@ -180,6 +181,16 @@ class Monitor:
         if not untouched:
             what = f"rank {sender.rank} on its way to {receiver.agent.name}"
             raise Violation(2, f"{what} was overwritten at one of its ends")
+
+    def fetched(self, agent: Agent, rank: int, *, is_alone: bool) -> None:
+        """Check that nobody else has taken the buffer that a fetch writes (2)."""
+        if not is_alone:
+            raise Violation(2, f"rank {rank} is fetched into a buffer of {agent.name} in use")
+
+    def turns(self, trainer: Trainer) -> None:
+        """Take in that an only own copy is written over from now on."""
+        if self._plan is not None and gives_up_own(self._scene, self._plan, trainer):
+            self._lost.add((trainer.machine, trainer.rank))
 
     def stored(self, agent: Agent, rank: int, replica: Replica, index: int) -> None:
         """Check a part that has become complete (invariant 2)."""

@@ -72,6 +72,7 @@ class Trainer(Protocol):
     iteration: int
     state: int
     agreed: int | None
+    loaded: int
     kept: int
     captured: int
     capturing: int
@@ -147,6 +148,7 @@ class Agent(Protocol):
     trainers: dict[int, Trainer]
     offers: dict[int, Offer]
     redundant_generation: int
+    fetches_no_more: int
     work: int
     persist: Persist | None
     hold_asked: int

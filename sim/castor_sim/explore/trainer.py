@@ -59,6 +59,7 @@ class SimulatedTrainer:
         "hung_since_s",
         "iteration",
         "kept",
+        "loaded",
         "machine",
         "progress_s",
         "rank",
@@ -96,6 +97,7 @@ class SimulatedTrainer:
         self.iteration = 0
         self.state = 0
         self.agreed: int | None = None
+        self.loaded = 0
         self.kept = 0  # newest iteration that was loaded, or agreed on since
         self.captured = 0  # newest iteration whose capture is over; no update before it is
         self.capturing = 0  # the one that is being captured
@@ -122,7 +124,7 @@ class SimulatedTrainer:
         if found is None:
             self.agent.trainer_said(TrainerRefused(self.generation, self.rank))
             return
-        self.iteration = self.captured = self.kept = offer.iteration
+        self.iteration = self.captured = self.kept = self.loaded = offer.iteration
         self.state = found[0][0]
         self.agreed = self.iteration if offer.tier in (Tier.OWN_MEMORY, Tier.PEER) else None
         self.resumed = True
@@ -183,6 +185,7 @@ class SimulatedTrainer:
         """Write over the only own buffer: all remote replicas are agreed on."""
         replica = self.agent.host.memory[self.rank]
         self.turned = self.iteration
+        self.world.monitor.turns(self)
         self.turning = replica.begin(self.iteration, self.generation, self.iteration)
         replica.write(self.turning, (self.state, 0))
 

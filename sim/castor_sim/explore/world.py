@@ -22,6 +22,8 @@ from castor_policy.agents.wish import Wish
 from castor_policy.checkpoint_memory import FAST, SAVING
 from castor_policy.defaults import CHECKPOINT_EVERY
 from castor_policy.job_options import (
+    DEGRADED,
+    WAIT,
     MemoryOptions,
     PersistenceOptions,
     RecoveryOptions,
@@ -70,6 +72,7 @@ class Shape:
     checkpoint_every: int = CHECKPOINT_EVERY
     domains: int = 0
     memory: str = FAST
+    redundancy: str = WAIT
 
     def __post_init__(self) -> None:
         if min(self.ranks_per_machine, self.iterations, self.checkpoint_every) < 1:
@@ -77,6 +80,7 @@ class Shape:
         if min(self.standby, self.domains) < 0:
             raise ValueError("give at least 0 standbys and 0 failure domains")
         MemoryOptions(mode=self.memory)
+        RecoveryOptions(redundancy=self.redundancy)
         place("mixed", self.machines, self.replicas)
 
     def spec(self) -> JobSpec:
@@ -93,7 +97,7 @@ class Shape:
             traffic=TrafficOptions(checkpoint_every=self.checkpoint_every),
             limits=WatchLimits(lease_s=3.0),
             persistence=PersistenceOptions(tiers=("storage",), every_s=1.0, storage_s=30.0),
-            recovery=RecoveryOptions(gather_s=20.0),
+            recovery=RecoveryOptions(redundancy=self.redundancy, gather_s=20.0),
             memory=MemoryOptions(mode=self.memory),
         )
 
@@ -125,7 +129,11 @@ def drawn_shape(seed: int) -> Shape:
     shape = draw.choices([shape for _, shape in _SHAPES], weights)[0]
     every, domains = draw.choice(_PERIODS), draw.choice(_DOMAINS)
     return replace(
-        shape, checkpoint_every=every, domains=domains, memory=draw.choice((FAST, SAVING))
+        shape,
+        checkpoint_every=every,
+        domains=domains,
+        memory=draw.choice((FAST, SAVING)),
+        redundancy=draw.choice((WAIT, WAIT, DEGRADED)),
     )
 
 
