@@ -204,7 +204,7 @@ class Member:
             case told.Verify(generation, rank):
                 self._see(Verified(generation, rank, True))
             case told.Fetch(generation, rank):
-                self._see(Fetched(generation, rank, effect.source, 1, 0.0))
+                self._see(Fetched(generation, rank, effect.sources, 1, 0.0))
             case told.Offer(generation, rank):
                 self._spawn(self._resume(generation, rank))
             case told.PingPeers(addresses):

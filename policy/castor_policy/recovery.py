@@ -79,6 +79,27 @@ def assign_sources(
     return heaviest
 
 
+def sources_at_once(
+    planned: Sequence[Sequence[int]], shard: int, left: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the machines that one shard is fetched from at once.
+
+    The first that is left, which the plan has chosen, and with it every holder that no other lost
+    shard is to come from: what `assign_sources` has spread stays spread. Holders that send to
+    several share their link fairly between them, so over equal links nobody waits longer than
+    `heaviest` shards take one link, which is what the simulator reckons with. Where holders' links
+    are slower than the receiver's, or one of them stalls, it takes less than with one holder.
+
+    Args:
+        planned: for each shard its sources, in the plan's order; its own machine first if that
+            has it.
+        shard: the one that is fetched.
+        left: the sources that have not been tried, in the plan's order; not empty.
+    """
+    taken = {row[0] for other, row in enumerate(planned) if other not in (shard, row[0])}
+    return (left[0], *(machine for machine in left[1:] if machine not in taken))
+
+
 def newest_safe(copies: Sequence[Sequence[int]]) -> int:
     """Return the newest candidate of which every copy exists that an older one has; -1: none.
 

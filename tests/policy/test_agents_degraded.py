@@ -53,7 +53,7 @@ def trains_without_a_replica(redundancy: str) -> tuple[Worker, list[WorkerEffect
         PlanChanged(gather, 2),
         Inspected(1, {}, (), "node-0:99"),
         PlanChanged(load, 3),
-        Fetched(1, 0, 1, 8, 0.1),
+        Fetched(1, 0, (1,), 8, 0.1),
     ):
         told(made, event)
     resumed = told(made, TrainerResumed(1, 0))
@@ -69,7 +69,7 @@ def test_it_is_told_that_a_machine_trains_degraded() -> None:
     assert not [e for e in trains_without_a_replica(WAIT)[1] if isinstance(e, Log)]
 
 
-@pytest.mark.parametrize("late", [Fetched(1, 1, 1, 8, 0.1), FetchFailed(1, 1, 1, "gone")])
+@pytest.mark.parametrize("late", [Fetched(1, 1, (1,), 8, 0.1), FetchFailed(1, 1, "gone")])
 def test_a_checkpoint_ends_what_is_still_fetched_and_nothing_is_asked_for_again(
     late: WorkerEvent,
 ) -> None:
@@ -86,6 +86,6 @@ def test_a_checkpoint_ends_what_is_still_fetched_and_nothing_is_asked_for_again(
 
 def test_a_fetch_that_ends_before_a_checkpoint_makes_redundancy_whole_as_ever() -> None:
     made, _ = trains_without_a_replica(DEGRADED)
-    assert Redundant(1) in told(made, Fetched(1, 1, 1, 8, 0.1))
+    assert Redundant(1) in told(made, Fetched(1, 1, (1,), 8, 0.1))
     assert made.report.redundant
     assert StopFetching(1) not in told(made, Progressed(1, 7, agreed=6), 10.0)

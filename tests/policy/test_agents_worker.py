@@ -57,6 +57,7 @@ from castor_policy.agents.store_contact import STANDBY_CAMPAIGN_S
 from castor_policy.agents.worker import MOST_PROGRESS_PER_S, REPORT_PROGRESS_S, Worker
 from castor_policy.membership import WatchLimits
 from castor_policy.placement import place
+from castor_records.events.failures import Retrieved
 
 NAMES = ("node-0", "node-1", "node-2", "node-3")
 
@@ -249,13 +250,13 @@ def test_what_is_missing_is_fetched_own_parts_first_and_redundancy_waits_for_all
     gathered(made, {})
     effects = told(made, PlanChanged(load(tier="peer"), 3))
     fetches = [effect for effect in effects if isinstance(effect, Fetch)]
-    assert fetches == [Fetch(1, 0, 5, 1, "node-1:1", urgent=True)]
-    assert told(made, Fetched(1, 0, 1, 8, 0.1)) == [
+    assert fetches == [Fetch(1, 0, 5, (1,), ("node-1:1",), urgent=True)]
+    assert told(made, Fetched(1, 0, (1,), 8, 0.1)) == [
         Offer(1, 0, 5, "peer"),
-        Fetch(1, 1, 5, 1, "node-1:1", urgent=False),
+        Fetch(1, 1, 5, (1,), ("node-1:1",), urgent=False),
     ]
-    assert told(made, Fetched(1, 1, 1, 8, 0.1))[0] == Redundant(1)
-    assert told(made, Fetched(1, 1, 1, 8, 0.1)) == []
+    assert told(made, Fetched(1, 1, (1,), 8, 0.1))[0] == Redundant(1)
+    assert told(made, Fetched(1, 1, (1,), 8, 0.1)) == []
 
 
 @pytest.mark.parametrize("found", [Verified(1, 0, intact=False), TrainerRefused(1, 0)])
@@ -265,10 +266,10 @@ def test_a_corrupt_part_is_fetched_and_without_a_source_the_generation_fails(
     made = worker()
     gathered(made, {0: (5,), 1: (5,)})
     told(made, PlanChanged(load(), 3))
-    assert told(made, found) == [Fetch(1, 0, 5, 1, "node-1:1", urgent=True)]
-    told(made, FetchFailed(1, 0, 1, "corrupt too"))
+    assert told(made, found) == [Fetch(1, 0, 5, (1,), ("node-1:1",), urgent=True)]
+    told(made, FetchFailed(1, 0, "corrupt too"))
     assert (made.report.state, made.report.kind) == (State.FAILED, "corrupt")
-    assert told(made, Fetched(1, 0, 1, 8, 0.1)) == []
+    assert told(made, Fetched(1, 0, (1,), 8, 0.1)) == []
 
 
 def test_a_replica_of_others_that_cannot_be_had_holds_nothing_up() -> None:
@@ -276,8 +277,37 @@ def test_a_replica_of_others_that_cannot_be_had_holds_nothing_up() -> None:
     gathered(made, {0: (5,)})
     told(made, PlanChanged(load(), 3))
     verified = told(made, Verified(1, 0, intact=True))
-    assert verified[-1] == Fetch(1, 1, 5, 1, "node-1:1", urgent=False)
-    assert told(made, FetchFailed(1, 1, 1, "gone"))[0] == Redundant(1)
+    assert verified[-1] == Fetch(1, 1, 5, (1,), ("node-1:1",), urgent=False)
+    assert told(made, FetchFailed(1, 1, "gone"))[0] == Redundant(1)
+
+
+def loaded_from(sources: tuple[tuple[int, ...], ...]) -> tuple[Worker, list[WorkerEffect]]:
+    """Return the worker of machine 0 of four that all hold everything, and what it fetches."""
+    made = worker(job(replicas=4))
+    gathered(made, {})
+    effects = told(made, PlanChanged(replace(load(tier="peer"), sources=sources), 3))
+    return made, [effect for effect in effects if isinstance(effect, Fetch)]
+
+
+def test_all_holders_are_asked_at_once_and_all_that_sent_are_named() -> None:
+    made, fetches = loaded_from(((1, 2, 3), (1, 2, 3), (2, 1, 3), (3, 1, 2)))
+    addresses = ("node-1:1", "node-2:1", "node-3:1")
+    assert fetches == [Fetch(1, 0, 5, (1, 2, 3), addresses, urgent=True)]
+    logged = [
+        e.event for e in made.handle(Fetched(1, 0, (3, 1), 8, 0.1), 1.0) if isinstance(e, Log)
+    ]
+    retrieved = [event for event in logged if isinstance(event, Retrieved)]
+    assert [(one.source, one.source_machine) for one in retrieved] == [("peer:node-3,node-1", 3)]
+
+
+def test_a_holder_that_another_rank_waits_for_is_asked_when_the_others_have_failed() -> None:
+    # Machine 3 is lost, too, and fetches from 2.
+    made, fetches = loaded_from(((1, 2), (1, 2), (2, 1), (2, 1)))
+    assert fetches == [Fetch(1, 0, 5, (1,), ("node-1:1",), urgent=True)]
+    later = Fetch(1, 0, 5, (2,), ("node-2:1",), urgent=True)
+    assert told(made, FetchFailed(1, 0, "gone")) == [later]
+    told(made, FetchFailed(1, 0, "gone too"))
+    assert made.report.state == State.FAILED
 
 
 @pytest.mark.parametrize("tier", ["storage", "scratch"])
@@ -560,7 +590,7 @@ def test_a_replica_that_cannot_be_had_leaves_the_machine_degraded_until_the_next
     made = worker()
     gathered(made, {0: (5,)})
     told(made, PlanChanged(load(), 3), Verified(1, 0, intact=True))
-    told(made, FetchFailed(1, 1, 1, "gone"))
+    told(made, FetchFailed(1, 1, "gone"))
     assert not made.report.redundant
     told(made, Progressed(1, 7, agreed=6), now_s=10.0)
     assert made.report.redundant

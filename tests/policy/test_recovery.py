@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from fractions import Fraction
 from itertools import combinations, product
 
 import numba
@@ -27,6 +29,7 @@ from castor_policy.recovery import (
     choose,
     newest_safe,
     plan_recovery,
+    sources_at_once,
 )
 
 Holdings = dict[int, dict[int, set[int]]]
@@ -199,6 +202,59 @@ def test_the_load_is_near_the_best_possible(placement: Placement, data) -> None:
     # Greedy assignment of unit jobs to allowed machines: within 1 + ceil(log2(machines)) of the
     # best (Azar, Naor and Rom, "The competitiveness of on-line assignments", 1995).
     assert plan.heaviest_load <= best * (1 + (machines - 1).bit_length())
+
+
+def fetched_by(asked: dict[int, tuple[int, ...]]) -> Fraction:
+    """When the last shard has come, in times that one takes over a link.
+
+    Holders share theirs evenly between those that still fetch; what one of them cannot take up,
+    for its own link is full, nobody gets.
+    """
+    now, left = Fraction(0), dict.fromkeys(asked, Fraction(1))
+    while left:
+        busy = Counter(holder for rank in left for holder in asked[rank])
+        rates = {
+            rank: min(Fraction(1), sum((Fraction(1, busy[h]) for h in asked[rank]), Fraction(0)))
+            for rank in left
+        }
+        step = min(left[rank] / rates[rank] for rank in left)
+        now += step
+        left = {r: left[r] - step * rates[r] for r in left if left[r] > step * rates[r]}
+    return now
+
+
+@settings(max_examples=3 * settings.default.max_examples)
+@given(placements, st.data())
+def test_all_holders_at_once_take_no_longer_than_the_plans_one(placement: Placement, data) -> None:
+    machines = placement.machines
+    dead = data.draw(st.sets(st.integers(0, machines - 1), min_size=1, max_size=5))
+    if not placement.survives(dead):
+        return
+    live = [machine for machine in range(machines) if machine not in dead]
+    holdings = {machine: {rank: {1} for rank in placement.shards_on(machine)} for machine in live}
+    plan = plan_recovery(placement, holdings, None)
+    able = [[machine for machine in row if machine not in dead] for row in placement.replicas]
+    firsts = [plan.peers.get(rank, rank) for rank in range(machines)]
+    planned = [
+        (first, *(machine for machine in row if machine != first))
+        for first, row in zip(firsts, able, strict=True)
+    ]
+    asked = {rank: sources_at_once(planned, rank, planned[rank]) for rank in dead}
+    for rank, holders in asked.items():
+        assert holders[0] == plan.peers[rank]
+        assert set(holders) <= set(able[rank])
+        if dead == {rank}:
+            assert set(holders) == set(able[rank])
+    assert fetched_by(asked) <= plan.heaviest_load
+
+
+def test_who_is_planned_for_another_is_left_to_it() -> None:
+    # Ring of 5 with m = 3, 0 and 1 are lost: 0 can only be had from 2, and 1 from 2 and 3.
+    planned = [(2,), (3, 2), (2, 3, 4), (3, 4), (4,)]
+    assert sources_at_once(planned, 1, (3, 2)) == (3,)
+    assert sources_at_once(planned, 1, (2,)) == (2,)
+    assert fetched_by({0: (2,), 1: (3,)}) == 1
+    assert fetched_by({0: (2,), 1: (3, 2)}) == Fraction(3, 2)
 
 
 def test_greedy_may_miss_the_best_spread() -> None:

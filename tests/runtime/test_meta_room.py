@@ -171,7 +171,7 @@ def test_a_peer_is_fetched_from_whose_metadata_have_grown(
             "127.0.0.1", credentials=secret, run=RUN, source=Holder(), status=dict
         ) as server:
             writing = arena.replica(3).begin(1, 2, None)
-            await PeerClient(secret, RUN).fetch(server.address, 3, 1, FINGERPRINT, writing)
+            await PeerClient(secret, RUN).fetch([server.address], 3, 1, FINGERPRINT, writing)
 
     if limit_bytes is None:
         asyncio.run(fetch())

@@ -31,8 +31,8 @@ from castor_runtime.transport import (
     ServerLimits,
     Timeouts,
 )
-from castor_runtime.transport.channel import connected, greet_server
-from castor_runtime.transport.client import parse_address
+from castor_runtime.transport.channel import greet_server
+from castor_runtime.transport.dialler import connected, parse_address
 from castor_runtime.transport.wire import Kind, pack_count
 
 pytestmark = pytest.mark.long  # together, not one by one
@@ -212,7 +212,7 @@ def test_a_part_arrives_whole(size: int, chunk: int, meta: bytes, streams: int) 
         async with serving(source) as server:
             writing = sink.begin(ITERATION, 2, None)
             client = PeerClient(SECRET, RUN, streams=streams)
-            stats = await client.fetch(server.address, 3, ITERATION, FINGERPRINT, writing)
+            stats = await client.fetch([server.address], 3, ITERATION, FINGERPRINT, writing)
         assert stats.bytes == size + len(meta)
         assert stats.reconnections == stats.asked_again == 0
 
@@ -226,7 +226,9 @@ def test_the_source_is_asked_in_the_loop() -> None:
     async def fetch() -> None:
         async with serving(source=holder) as server:
             writing = sink.begin(ITERATION, 2, None)
-            await PeerClient(SECRET, RUN).fetch(server.address, 0, ITERATION, FINGERPRINT, writing)
+            await PeerClient(SECRET, RUN).fetch(
+                [server.address], 0, ITERATION, FINGERPRINT, writing
+            )
 
     size = 4 << 20
     with filled(0, size, 1 << 20) as source, replica(0, size, 1 << 20) as sink:
@@ -245,7 +247,7 @@ def test_a_cut_connection_is_resumed(cuts: list[int], streams: int) -> None:
             async with proxy.running() as address:
                 writing = sink.begin(ITERATION, 2, None)
                 stats = await PeerClient(SECRET, RUN, streams=streams).fetch(
-                    address, 0, ITERATION, FINGERPRINT, writing
+                    [address], 0, ITERATION, FINGERPRINT, writing
                 )
         return stats.reconnections, proxy.connections
 
@@ -264,7 +266,7 @@ def test_only_missing_chunks_are_asked_again() -> None:
             async with proxy.running() as address:
                 writing = sink.begin(ITERATION, 2, None)
                 await PeerClient(SECRET, RUN, streams=1).fetch(
-                    address, 0, ITERATION, FINGERPRINT, writing
+                    [address], 0, ITERATION, FINGERPRINT, writing
                 )
         return proxy.bytes_sent
 
@@ -289,7 +291,7 @@ def test_a_flipped_byte_is_found(offset: int, streams: int) -> None:
             writing = sink.begin(ITERATION, 2, None)
             try:
                 stats = await PeerClient(SECRET, RUN, streams=streams).fetch(
-                    address, 0, ITERATION, FINGERPRINT, writing
+                    [address], 0, ITERATION, FINGERPRINT, writing
                 )
             except PeerRefusedError:
                 return None
@@ -313,7 +315,7 @@ def test_damage_in_the_peers_memory_is_an_error(streams: int) -> None:
             writing = sink.begin(ITERATION, 2, None)
             client = PeerClient(SECRET, RUN, streams=streams)
             with pytest.raises(CorruptPartError, match=r"rank 0, iteration 7 .*chunk 5 "):
-                await client.fetch(server.address, 0, ITERATION, FINGERPRINT, writing)
+                await client.fetch([server.address], 0, ITERATION, FINGERPRINT, writing)
 
     with filled() as source, replica() as sink:
         source.snapshot(ITERATION).data[5 * 4096 + 17] ^= 1
@@ -328,7 +330,7 @@ def test_a_part_that_is_not_held_is_missing(rank: int, iteration: int) -> None:
             writing = sink.begin(ITERATION, 2, None)
             with pytest.raises(PartMissingError, match=f"rank {rank}, iteration {iteration}"):
                 await PeerClient(SECRET, RUN).fetch(
-                    server.address, rank, iteration, FINGERPRINT, writing
+                    [server.address], rank, iteration, FINGERPRINT, writing
                 )
 
     with filled() as source, replica() as sink:
@@ -349,7 +351,7 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_mixed() -> None:
             writing = sink.begin(ITERATION, 2, None)
             with pytest.raises(PartMissingError, match="replaced"):
                 await PeerClient(SECRET, RUN, streams=1).fetch(
-                    address, 0, ITERATION, FINGERPRINT, writing
+                    [address], 0, ITERATION, FINGERPRINT, writing
                 )
 
     with filled(0) as first, filled(1) as second, replica() as sink:
@@ -373,7 +375,7 @@ def test_sizes_are_compared_before_anything_is_received(
             writing = sink.begin(ITERATION, 2, None)
             with pytest.raises(PeerRefusedError, match=named):
                 await PeerClient(SECRET, RUN).fetch(
-                    server.address, 0, ITERATION, FINGERPRINT, writing
+                    [server.address], 0, ITERATION, FINGERPRINT, writing
                 )
             assert not any(writing.data)
 
@@ -388,7 +390,7 @@ def test_a_foreign_checkpoint_is_refused_by_name() -> None:
             writing = sink.begin(ITERATION, 2, None)
             with pytest.raises(PeerRefusedError, match=f"{FINGERPRINT.hex()}.*{'00' * 16}"):
                 await PeerClient(SECRET, RUN).fetch(
-                    server.address, 0, ITERATION, bytes(16), writing
+                    [server.address], 0, ITERATION, bytes(16), writing
                 )
             assert not any(writing.data)
 
@@ -401,7 +403,7 @@ def test_a_dead_peer_is_unreachable() -> None:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         writing = sink.begin(ITERATION, 2, None)
-        fetching = PeerClient(SECRET, RUN).fetch(address, 0, ITERATION, FINGERPRINT, writing)
+        fetching = PeerClient(SECRET, RUN).fetch([address], 0, ITERATION, FINGERPRINT, writing)
         with pytest.raises(PeerUnreachableError, match=f"{address}.*refused"):
             asyncio.run(fetching)
 
@@ -413,7 +415,7 @@ def test_a_peer_that_accepts_and_says_nothing_is_given_up() -> None:
         timeouts = Timeouts(connect_s=0.2, handshake_s=0.2, silence_s=0.2, patience_s=0.3)
         client = PeerClient(SECRET, RUN, timeouts=timeouts)
         with pytest.raises(PeerUnreachableError, match=r"timed out|silent"):
-            asyncio.run(client.fetch(address, 0, ITERATION, FINGERPRINT, writing))
+            asyncio.run(client.fetch([address], 0, ITERATION, FINGERPRINT, writing))
         with pytest.raises(PeerUnreachableError, match=address):
             asyncio.run(client.ping(address, 0.2))
 
@@ -426,7 +428,7 @@ def test_a_server_that_comes_back_is_asked_for_the_rest() -> None:
         async with proxy.running() as through:
             writing = sink.begin(ITERATION, 2, None)
             fetching = asyncio.create_task(
-                PeerClient(SECRET, RUN).fetch(through, 0, ITERATION, FINGERPRINT, writing)
+                PeerClient(SECRET, RUN).fetch([through], 0, ITERATION, FINGERPRINT, writing)
             )
             while proxy.bytes_sent < 100_000:
                 await asyncio.sleep(0.002)
@@ -450,7 +452,7 @@ def test_a_cancelled_fetch_leaves_no_thread_that_writes() -> None:
             async with proxy.running() as through:
                 writing = sink.begin(ITERATION, 2, None)
                 fetching = asyncio.create_task(
-                    PeerClient(SECRET, RUN).fetch(through, 0, ITERATION, FINGERPRINT, writing)
+                    PeerClient(SECRET, RUN).fetch([through], 0, ITERATION, FINGERPRINT, writing)
                 )
                 while proxy.bytes_sent < 50_000:
                     await asyncio.sleep(0.002)
@@ -474,7 +476,7 @@ def test_many_fetchers_at_once_all_get_their_parts() -> None:
             await asyncio.gather(
                 *(
                     PeerClient(SECRET, RUN, streams=1 + number % 3).fetch(
-                        server.address,
+                        [server.address],
                         sink.rank,
                         ITERATION,
                         FINGERPRINT,
@@ -500,7 +502,7 @@ def test_a_receiver_that_stalls_holds_nobody_up() -> None:
                 began = time.monotonic()
                 writing = sink.begin(ITERATION, 2, None)
                 await PeerClient(SECRET, RUN).fetch(
-                    server.address, 0, ITERATION, FINGERPRINT, writing
+                    [server.address], 0, ITERATION, FINGERPRINT, writing
                 )
                 return time.monotonic() - began
             finally:

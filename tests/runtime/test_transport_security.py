@@ -36,8 +36,8 @@ from castor_runtime.transport import (
     Timeouts,
 )
 from castor_runtime.transport.admission import GRACE_S, Admission
-from castor_runtime.transport.channel import Channel, connected, greet_client, greet_server
-from castor_runtime.transport.client import parse_address
+from castor_runtime.transport.channel import Channel, greet_client, greet_server
+from castor_runtime.transport.dialler import connected, parse_address
 from castor_runtime.transport.wire import MAGIC, Challenge, Frame, Kind, Seal
 
 pytestmark = pytest.mark.long  # all of it starts real processes, many times
@@ -120,7 +120,7 @@ def ping(address: str, credentials: Any = SECRET, timeout_s: float = 30.0) -> di
 def fetch(address: str, credentials: Any = SECRET) -> Buffer:
     buffer = Buffer()
     client = PeerClient(credentials, RUN)
-    asyncio.run(client.fetch(address, 0, 1, FINGERPRINT, buffer))
+    asyncio.run(client.fetch([address], 0, 1, FINGERPRINT, buffer))
     return buffer
 
 
@@ -172,7 +172,7 @@ def test_peers_of_two_runs_of_one_name_refuse_each_other_by_name(
         stranger = PeerClient(SECRET, other)
         calls = (
             stranger.ping(address, 10.0),
-            stranger.fetch(address, 0, 1, FINGERPRINT, buffer := Buffer()),
+            stranger.fetch([address], 0, 1, FINGERPRINT, buffer := Buffer()),
         )
         for call in calls:
             with pytest.raises(PeerRefusedError, match=rf"run {RUN} of this job, .* run {other}"):
@@ -547,7 +547,7 @@ def test_a_large_part_travels_under_tls(certificates: Path) -> None:
         )
         async with made:
             client = PeerClient(credentials, RUN)
-            await client.fetch(made.address, 0, 1, FINGERPRINT, buffer)
+            await client.fetch([made.address], 0, 1, FINGERPRINT, buffer)
         return bytes(buffer.data)
 
     assert asyncio.run(carry()) == data

@@ -81,16 +81,17 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Fetch a part from machine `source` into own memory; answer `Fetched` or `FetchFailed`.
+    """Fetch a part into own memory from all `sources` at once; answer `Fetched` or `FetchFailed`.
 
+    `addresses`: of their checkpoint servers, in the same order.
     `urgent`: a trainer of this machine waits for it; the others make redundancy whole again.
     """
 
     generation: int
     rank: int
     iteration: int
-    source: int
-    address: str
+    sources: tuple[int, ...]
+    addresses: tuple[str, ...]
     urgent: bool
 
 

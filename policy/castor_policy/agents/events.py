@@ -179,25 +179,27 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A part has come from machine `source`, whole, and is complete in own memory."""
+    """A part has come, whole, and is complete in own memory.
+
+    `sources`: the machines that it came from, who sent most of it first.
+    """
 
     generation: int
     rank: int
-    source: int
+    sources: tuple[int, ...]
     size_bytes: int
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class FetchFailed:
-    """Machine `source` could not give the part: dead, without it, or with a corrupt copy.
+    """None of the machines asked could give the part: dead, without it, or with a corrupt copy.
 
-    `unreached`: it gave no answer, or refused this machine: which of the two is at fault is open.
+    `unreached`: they gave no answer, or refused this machine: who of them is at fault is open.
     """
 
     generation: int
     rank: int
-    source: int
     reason: str
     unreached: bool = False
 

@@ -2,8 +2,8 @@
 
 The plan has fixed the iteration for all ranks; here only sources change (invariants 5 and 7).
 Own memory is read against its checksums before it is offered, then the peers that the plan names
-are tried in its order. A rank whose every source has failed ends the generation: the next one is
-planned without the copies that were found bad.
+are asked, all at once that no other rank waits for, then the rest. A rank whose every source has
+failed ends the generation: the next one is planned without the copies that were found bad.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from castor_policy.agents.events import Fetched, FetchFailed, TrainerRefused, Ve
 from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
-from castor_policy.recovery import Tier
+from castor_policy.recovery import Tier, sources_at_once
 from castor_records.events.failures import Corrupt, Retrieved
 
 
@@ -75,7 +75,7 @@ class PartLoading:
             self._sources[rank] = [m for m in plan.sources[shard] if m != self._machine]
             if rank not in self._held:
                 self._open.add(rank)
-                effects += self._next_source(rank, "not in own memory")
+                effects += self._next_sources(rank, "not in own memory")
             elif rank in self._own:
                 self._open.add(rank)
                 effects.append(Verify(plan.generation, rank, plan.iteration))
@@ -103,28 +103,30 @@ class PartLoading:
             case Verified() | TrainerRefused():
                 self._open.add(rank)
                 self._damaged |= rank in self._own
-                return [self._corrupt(rank), *self._next_source(rank, "own copy is corrupt")]
-            case Fetched(_, _, source, size_bytes, seconds):
+                return [self._corrupt(rank), *self._next_sources(rank, "own copy is corrupt")]
+            case Fetched(_, _, sources, size_bytes, seconds):
                 self._open.discard(rank)
-                name = f"peer:{self._plan.agents[source]}"
-                found = self._retrieved(rank, name, source, size_bytes, seconds)
+                name = "peer:" + ",".join(self._plan.agents[source] for source in sources)
+                found = self._retrieved(rank, name, sources[0], size_bytes, seconds)
                 return [found, self._offer(rank, Tier.PEER)] if rank in self._own else [found]
-            case FetchFailed(_, _, _, reason, unreached):
+            case FetchFailed(_, _, reason, unreached):
                 if rank in self._own:
                     self._unreached |= unreached
                     self._damaged |= not unreached
-                return self._next_source(rank, reason)
+                return self._next_sources(rank, reason)
 
-    def _next_source(self, rank: int, why: str) -> list[WorkerEffect]:
-        sources = self._sources.get(rank, [])
-        if sources:
-            source = sources.pop(0)
+    def _next_sources(self, rank: int, why: str) -> list[WorkerEffect]:
+        left = self._sources.get(rank, [])
+        if left:
+            shard = rank // self._spec.ranks_per_machine
+            sources = sources_at_once(self._plan.sources, shard, left)
+            self._sources[rank] = [machine for machine in left if machine not in sources]
             fetch = Fetch(
                 self._plan.generation,
                 rank,
                 self._plan.iteration,
-                source,
-                self._plan.addresses[source],
+                sources,
+                tuple(self._plan.addresses[machine] for machine in sources),
                 urgent=rank in self._own,
             )
             if fetch.urgent:

@@ -224,8 +224,9 @@ class Retrieved(Event):
         rank: real: whose part it is.
         own: real: the machine trains this rank; else it is a replica kept for another.
         iteration: which one.
-        source: real: own_memory, peer:AGENT, storage or scratch.
-        source_machine: real: the peer's number; -1: none sent it.
+        source: real: own_memory, peer:AGENT (of several at once peer:AGENT,AGENT, who sent most
+            first), storage or scratch.
+        source_machine: real: the first peer's number; -1: none sent it.
         bytes: real: how much was sent.
         seconds: real: how long that took.
     """

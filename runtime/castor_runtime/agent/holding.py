@@ -177,7 +177,7 @@ class Holding:
         self._emit(Verified(generation, rank, await self._memory.verify(rank, iteration)))
 
     def fetch(self, effect: Fetch) -> None:
-        """Fetch a part from a peer into own memory."""
+        """Fetch a part from its holders into own memory."""
         fetching = self._begin(self._fetch(effect))
         self._fetches.add(fetching)
         fetching.add_done_callback(self._fetches.discard)
@@ -196,21 +196,22 @@ class Holding:
                 effect.iteration, effect.generation, None
             )
             got = await self._client.fetch(
-                effect.address,
+                effect.addresses,
                 effect.rank,
                 effect.iteration,
                 bytes.fromhex(self.fingerprint),
                 writing,
             )
         except (PeerError, ArenaError) as error:
-            reason = f"machine {effect.source}: {error}"
+            machines = ", ".join(map(str, effect.sources))
+            reason = f"machine{'s' * (len(effect.sources) > 1)} {machines}: {error}"
             unreached = isinstance(error, PeerUnreachableError | PeerRefusedError)
-            self._emit(
-                FetchFailed(effect.generation, effect.rank, effect.source, reason, unreached)
-            )
+            self._emit(FetchFailed(effect.generation, effect.rank, reason, unreached))
             return
         seconds = time.monotonic() - began_s
-        self._emit(Fetched(effect.generation, effect.rank, effect.source, got.bytes, seconds))
+        machine_at = dict(zip(effect.addresses, effect.sources, strict=True))
+        sources = tuple(machine_at[address] for address in got.chunks_from)
+        self._emit(Fetched(effect.generation, effect.rank, sources, got.bytes, seconds))
 
     async def _publish(self, layout: RankLayout) -> RankLayout:
         rank = str(layout.rank)

@@ -78,7 +78,7 @@ async def rate_from(client: PeerClient, address: str) -> float:
     """
     best = 0.0
     for step, size_bytes in enumerate(STEPS_BYTES):
-        took = await client.fetch(address, 0, step, _FINGERPRINT, _Discarded(size_bytes))
+        took = await client.fetch([address], 0, step, _FINGERPRINT, _Discarded(size_bytes))
         best = max(best, took.bytes / took.seconds)
         if took.seconds > ENOUGH_S:
             break

@@ -13,7 +13,7 @@ from typing import Final, Self
 from castor_runtime.doctor.link_rate import ProbeSource
 from castor_runtime.ports import ANY_PORT, Ports
 from castor_runtime.transport import Credentials, PeerServer
-from castor_runtime.transport.stream import parse_address
+from castor_runtime.transport.dialler import parse_address
 
 AGENTS: Final = "agents"
 """An agent's own port, asked as its peers ask it: who has another secret is refused."""

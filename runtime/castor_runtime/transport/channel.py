@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import xxhash
+
 from castor_runtime.transport.credentials import Credentials
 from castor_runtime.transport.errors import BrokenFrameError, PeerRefusedError
 from castor_runtime.transport.peer_certificates import reason, stranger
@@ -140,26 +142,15 @@ class Channel:
             raise BrokenFrameError(f"a {frame.kind.name} that is no JSON object")
         return document
 
-    def receive_data(self, into: memoryview, *, timeout_s: float) -> None:
-        """Receive the body of a CHUNK into place; its length has been compared before."""
-        receive_into(self._connection, into, _deadline(timeout_s))
+    def receive_data(self, into: memoryview, *, timeout_s: float) -> int:
+        """Receive the body of a CHUNK into place, and return the digest of what arrived.
 
-
-def connected(address: tuple[str, int], timeout_s: float, own: str = "") -> socket.socket:
-    """Return a connection to a host and port.
-
-    Args:
-        address: host and port.
-        timeout_s: until it stands.
-        own: the address of this host that it comes from; "": as the system chooses.
-
-    Raises:
-        OSError: there is none within that time.
-    """
-    source = (own, 0) if own else None
-    connection = socket.create_connection(address, timeout=timeout_s, source_address=source)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+        Its length has been compared before.
+        """
+        # Each slice as it comes: by the end of a chunk its beginning has left the caches.
+        digest = xxhash.xxh3_64()
+        receive_into(self._connection, into, _deadline(timeout_s), digest.update)
+        return digest.intdigest()
 
 
 def secured_client(
@@ -329,8 +320,13 @@ def send_all(
                     on_stall()
 
 
-def receive_into(connection: socket.socket, into: memoryview, deadline_s: float) -> None:
-    """Fill `into` before the deadline (by the monotonic clock).
+def receive_into(
+    connection: socket.socket,
+    into: memoryview,
+    deadline_s: float,
+    arrived: Callable[[memoryview], None] = lambda _: None,
+) -> None:
+    """Fill `into` before the deadline (by the monotonic clock); `arrived` sees each piece of it.
 
     Raises:
         OSError: the connection is lost or the deadline has passed.
@@ -340,8 +336,10 @@ def receive_into(connection: socket.socket, into: memoryview, deadline_s: float)
         connection.settimeout(_remaining(deadline_s))
         with into[received : received + _SLICE_BYTES] as piece:
             count = connection.recv_into(piece)
-        if not count:
-            raise ConnectionResetError("the connection was closed by the peer")
+            if not count:
+                raise ConnectionResetError("the connection was closed by the peer")
+            with piece[:count] as came:
+                arrived(came)
         received += count
 
 

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from castor_runtime.transport.channel import Channel
 from castor_runtime.transport.credentials import Credentials
+from castor_runtime.transport.dialler import Dialler, parse_address
 from castor_runtime.transport.errors import (
     BrokenFrameError,
     PeerRefusedError,
     PeerUnreachableError,
 )
-from castor_runtime.transport.stream import Dialler, expect, parse_address
+from castor_runtime.transport.stream import expect
 from castor_runtime.transport.timeouts import Timeouts
 from castor_runtime.transport.wire import Kind, unpack_piece
 

@@ -23,8 +23,6 @@ from castor_policy.agents.effects import (
     WorkerEffect,
 )
 from castor_policy.agents.events import (
-    Fetched,
-    FetchFailed,
     Finalised,
     Inspected,
     MemoryRefused,
@@ -32,9 +30,8 @@ from castor_policy.agents.events import (
     StorageRead,
     Verified,
 )
-from castor_policy.checkpoint_memory import BufferHeader, BufferState
-from castor_policy.job_options import DEGRADED
-from castor_sim.explore.checkpoint_model import Chunk, Replica
+from castor_sim.explore.checkpoint_model import Replica
+from castor_sim.explore.fetching import PartFetch, peer_at
 from castor_sim.explore.persisting import persist_parts
 from castor_sim.explore.roles import Agent
 from castor_sim.explore.surroundings import Surroundings
@@ -42,9 +39,6 @@ from castor_sim.explore.trainer import SimulatedTrainer
 
 _READ_S = (0.01, 0.1)
 _CONNECT_S = (0.001, 0.05)
-_FETCH_S = (0.02, 0.3)
-_BESIDE_S = (0.02, 4.0)  # of a replica beside training: checkpoints come before it, or after
-_REFUSED_S = (0.01, 1.0)
 _STORAGE_LATE = 0.05  # of the inspections, that storage answers later than memory
 _STORAGE_S = (0.1, 5.0)
 _PING_S = (0.01, 0.3)
@@ -97,7 +91,13 @@ def _(effect: Verify, _: Surroundings, agent: Agent) -> None:
 
 @carry_out.register(Fetch)
 def _(effect: Fetch, world: Surroundings, agent: Agent) -> None:
-    _begin_fetch(agent, effect, _CONNECT_S, lambda: _fetch(world, agent, effect))
+    def step(span_s: tuple[float, float], what: Callable[[], None]) -> None:
+        _begin_fetch(agent, effect, span_s, what)
+
+    def end(span_s: tuple[float, float], what: Callable[[], None]) -> None:
+        _begin(agent, span_s, what)
+
+    step(_CONNECT_S, PartFetch(world, agent, effect, step, end).start)
 
 
 @carry_out.register(Offer)
@@ -218,78 +218,12 @@ def _verify(agent: Agent, effect: Verify) -> None:
 # ---- peers ---------------------------------------------------------------------------------------
 
 
-def _peer(world: Surroundings, agent: Agent, address: str) -> Agent | None:
-    """Return the agent at an address if it can be reached and answers."""
-    peer = world.at(address)
-    if peer is None or not world.network.connects(agent.name, peer.name):
-        return None
-    return None if peer.paused or peer.host.paused else peer
-
-
-def _fetch(world: Surroundings, agent: Agent, effect: Fetch) -> None:
-    replica = agent.host.memory[effect.rank]
-    index = replica.begin(effect.iteration, effect.generation, None)
-    peer = _peer(world, agent, effect.address)
-    if peer is None:
-        _fail(agent, effect, "cannot be reached", unreached=True)
-        return
-    theirs = peer.host.memory.get(effect.rank)
-    place = theirs.find(effect.iteration) if theirs is not None else None
-    if theirs is None or place is None:
-        _fail(agent, effect, "does not have the part")
-        return
-    # The table of digests comes first; whoever fetches holds what comes against it.
-    digests, first = theirs.digests(place), theirs.chunks(place)[:1]
-    beside = world.spec.recovery.redundancy == DEGRADED and not effect.urgent
-    least_s, most_s = _BESIDE_S if beside else _FETCH_S
-    slow_s = (least_s * peer.host.slowness, most_s * peer.host.slowness)
-    _begin_fetch(
-        agent,
-        effect,
-        slow_s,
-        lambda: _fetched(world, agent, effect, peer, index, digests, first),
-    )
-
-
-def _fetched(
-    world: Surroundings,
-    agent: Agent,
-    effect: Fetch,
-    peer: Agent,
-    index: int,
-    digests: list[Chunk],
-    first: list[Chunk],
-) -> None:
-    if _peer(world, agent, effect.address) is not peer:
-        _fail(agent, effect, "went away", unreached=True)
-        return
-    replica = agent.host.memory[effect.rank]
-    theirs = peer.host.memory.get(effect.rank)
-    place = theirs.find(effect.iteration) if theirs is not None else None
-    # The last chunk is read now, from what is there now.
-    last = theirs.chunks(place)[1:] if theirs is not None and place is not None else []
-    taken = BufferHeader(BufferState.WRITING, effect.iteration, effect.generation)
-    world.monitor.fetched(agent, effect.rank, is_alone=replica.headers[index] == taken)
-    for chunk in [*first, *last]:
-        replica.write(index, chunk)
-    if not replica.commit(index, digests):
-        _fail(agent, effect, "sent chunks that differ from their digests")
-        return
-    world.monitor.stored(agent, effect.rank, replica, index)
-    agent.see(Fetched(effect.generation, effect.rank, effect.source, len(digests), 0.0))
-
-
-def _fail(agent: Agent, effect: Fetch, reason: str, *, unreached: bool = False) -> None:
-    said = FetchFailed(effect.generation, effect.rank, effect.source, reason, unreached)
-    _begin(agent, _REFUSED_S, lambda: agent.see(said))
-
-
 @carry_out.register(PingPeers)
 def _(effect: PingPeers, world: Surroundings, agent: Agent) -> None:
     def answered() -> None:
         known = {}
         for machine, address in sorted(effect.addresses.items()):
-            peer = _peer(world, agent, address)
+            peer = peer_at(world, agent, address)
             if peer is not None:
                 plan = peer.worker.plan
                 known[machine] = plan.generation if plan is not None else 0
