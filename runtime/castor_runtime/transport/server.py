@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -37,6 +38,8 @@ _BACKLOG = 1024
 # How long a server that is closed waits for its threads, which have been woken.
 _CLOSE_S = 5.0
 _ACCEPT_AGAIN_S = 0.1
+# A send takes a core: of a large machine's a quarter, for its trainers start meanwhile.
+_SENDS = max(4, min(32, (os.cpu_count() or 1) // 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class ServerLimits:
 
     connections: int = 256
     strangers: int = 512
-    sends: int = 4
+    sends: int = _SENDS
 
     def __post_init__(self) -> None:
         if min(self.connections, self.strangers, self.sends) < 1:

@@ -186,6 +186,17 @@ def test_an_agent_that_lost_its_memory_fetches_from_the_peer_that_holds_it(
     assert outcome.redone == 0
 
 
+def test_a_lost_part_of_which_two_machines_have_a_replica_comes_from_them_together(
+    make: Make, whole: Whole
+) -> None:
+    cluster = make(2, replicas=RING_OF_THREE)
+    cluster.at(1, 3, lose(cluster, "node-0", memory=True))
+    outcome = cluster.run()
+    ends(outcome, whole[2])
+    came_from = {name for rank in (0, 1) for name in sources(outcome, rank)[-1][5:].split(",")}
+    assert came_from <= {"node-1", "node-2"}  # of a small part one may have sent all
+
+
 def test_a_standby_takes_a_lost_machines_place_and_fetches_its_parts(
     make: Make, whole: Whole
 ) -> None:

@@ -50,11 +50,11 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldUp]:
     fetch = PeerClient.fetch
 
     async def fetched(
-        self: PeerClient, address: str, rank: int, iteration: int, mark: bytes, writing: Any
+        self: PeerClient, addresses: Any, rank: int, iteration: int, mark: bytes, writing: Any
     ) -> Any:
         if (rank, iteration) == (HELD, LOST_AT):
             await held.stand_still(writing)
-        return await fetch(self, address, rank, iteration, mark, writing)
+        return await fetch(self, addresses, rank, iteration, mark, writing)
 
     monkeypatch.setattr(PeerClient, "fetch", fetched)
     yield held
