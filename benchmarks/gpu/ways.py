@@ -77,7 +77,7 @@ def send_to_self(
             under_way.popleft().wait()
         under_way.append(
             device.post(
-                number, [Send(0, start, end)], [Receive(0, remote[start:end])], lambda *_: None
+                number, [Send(0, start, end)], [Receive(0, remote[start:end])], lambda *_: None, []
             )
         )
     device.stop_yielding_to_training()

@@ -24,7 +24,7 @@ from castor_runtime.trainer.copy_engine import Span
 from castor_runtime.trainer.device import Device, Post, wait_all
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.joining import Exchanging
-from castor_runtime.trainer.staged_device import StagedDevice
+from castor_runtime.trainer.staged_device import Crossing, StagedDevice
 from castor_runtime.trainer.staging import Copy, copy_all
 
 PACED_ALPHA_NS = 20_000
@@ -85,6 +85,8 @@ class PacedAccelerator:
         ValueError: the rate is not positive.
     """
 
+    launches_in_order = False
+
     def __init__(self, post: Post, copy_bps: int) -> None:
         self._post = post
         self._link = Link(PACED_ALPHA_NS, copy_bps)
@@ -128,17 +130,24 @@ class PacedAccelerator:
         gathers: Sequence[Copy],
         outgoing: Sequence[tuple[int, torch.Tensor]],
         incoming: Sequence[tuple[int, torch.Tensor]],
-    ) -> Callable[[], Span]:
-        """Gather, and start sends and receives, tagged by the round."""
+        landings: Sequence[Copy],
+    ) -> Crossing:
+        """Gather, and start sends and receives, tagged by the round; copy out when asked."""
         copy_all(gathers)
         began_ns = time.monotonic_ns()
         works = self._post(number, outgoing, incoming)
 
-        def wait() -> Span:
+        def arrived() -> Span:
             wait_all(works)
             return began_ns, time.monotonic_ns()
 
-        return wait
+        def landed() -> Sequence[Span]:
+            return [self.copy([landing]) for landing in landings]
+
+        return Crossing(arrived, landed, lambda wait: wait())
+
+    def follow_training(self, work: Any) -> None:
+        """Nothing to do: rounds are posted by time."""
 
     def begin(self, copies: Sequence[Copy]) -> Callable[[], Span]:
         """Copy when it is waited for."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from castor_runtime.trainer.device import (
     post_gloo,
 )
 from castor_runtime.trainer.exchange import Exchange, Exchanged, Part
-from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.idle_spans import Gate, IdleSpans
+from castor_runtime.trainer.launches import ByPosition, ByTime
 from castor_runtime.trainer.tcp_streams import TcpStreams
 from castor_runtime.trainer.traffic import Traffic
 
@@ -51,7 +53,12 @@ class CountingDevice(CpuDevice):
     now = 0
 
     def post(
-        self, number: int, sends: list[Send], receives: list[Receive], arrived: Arrived
+        self,
+        number: int,
+        sends: Sequence[Send],
+        receives: Sequence[Receive],
+        arrived: Arrived,
+        after: Sequence[Transfer],
     ) -> Transfer:
         def counted(began_ns: int, ended_ns: int) -> None:
             self.now -= 1
@@ -59,7 +66,7 @@ class CountingDevice(CpuDevice):
 
         self.now += 1
         self.most = max(self.most, self.now)
-        return super().post(number, sends, receives, counted)
+        return super().post(number, sends, receives, counted, after)
 
 
 def live_of(rank: int, case: dict[str, Any], round_number: int) -> list[torch.Tensor | None]:
@@ -139,8 +146,16 @@ class Rank:
         else:
             self.device = CountingDevice(post)
         self.calls = [0, 0]
+        in_order = case.get("launches") == "position"
+        self.launches = ByPosition(self.gate, lambda _work: None) if in_order else ByTime(self.gate)
         self.exchange = Exchange(
-            self.settings, self.device, self.gate, lambda: self.call(0), lambda: self.call(1)
+            self.settings,
+            self.device,
+            self.gate,
+            self.launches,
+            [part_bytes(sections_of(other, case)) for other in range(world)],
+            lambda: self.call(0),
+            lambda: self.call(1),
         )
         self.replicas = {
             other: Replica.create(
@@ -269,6 +284,74 @@ def run_case(rank: int, folder: Path, post: Post, case: dict[str, Any]) -> dict[
     return outcome
 
 
+class Collectives:
+    """What training communicates by; notes what this process launches, in its order."""
+
+    def __init__(self, launched: list[str]) -> None:
+        self.launched = launched
+        self.some = dist.new_group([0, 1], backend="gloo")
+        self.calls = 0
+
+    def all_reduce(self, tensor: torch.Tensor, group: Any = None, *, async_op: bool = False) -> Any:
+        self.calls += 1
+        self.launched.append(f"{'all' if group is None else 'some'} {self.calls}")
+        return dist.all_reduce(tensor, group=group, async_op=async_op)
+
+
+def run_in_order(rank: int, folder: Path, post: Post, case: dict[str, Any]) -> dict[str, Any]:
+    """Train beside the exchanges, on each rank at a pace of its own."""
+    launched: list[str] = []
+    collectives = Collectives(launched)
+
+    def noted(number: int, *moves: Any) -> list[Any]:
+        launched.append(f"round {number}")
+        return post(number, *moves)
+
+    one = Rank(rank, folder, noted, case)
+    spans = IdleSpans(one.gate)
+    spans.tell_passed(one.launches.passed)
+    spans.install(collectives)
+    chance = random.Random(rank)
+    outcome: dict[str, Any] = {"launched": [], "right": [], "failed": []}
+
+    def exchange(number: int) -> None:
+        time.sleep(chance.uniform(0, 0.01))
+        try:
+            _, right, _ = one.checkpoint(number, lambda: None)
+            outcome["right"].append(list(right.values()))
+        except Exception:  # noqa: BLE001 - a result like any other
+            outcome["failed"].append(traceback.format_exc())
+            one.launches.fail()
+
+    for number, layers in enumerate(case["layers"]):
+        launched.clear()
+        collectives.calls = 0
+        spans.end_iteration()
+        one.gate.close()
+        one.launches.expect()
+        replicates = threading.Thread(target=exchange, args=(number,), daemon=True)
+        replicates.start()
+        one.launches.handed_over()
+        for layer in range(layers):
+            time.sleep(chance.uniform(0, 0.02))
+            work = collectives.all_reduce(torch.ones(100), async_op=layer % 2 == 0)
+            if layer == 1:
+                collectives.all_reduce(torch.ones(100), collectives.some)
+            if work is not None:
+                work.wait()
+        time.sleep(chance.uniform(0, 0.02))
+        launched.append("the update")
+        spans.before_update()
+        one.gate.open()
+        one.launches.let_all_go()
+        replicates.join(DEADLINE_S)
+        outcome["launched"].append(list(launched))
+    outcome["spans"] = one.traffic.round_spans(
+        [part_bytes(sections_of(other, case)) for other in range(dist.get_world_size())]
+    )
+    return outcome
+
+
 def run_rank(rank: int, world: int, folder: Path, cases: list[dict[str, Any]]) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
@@ -276,7 +359,8 @@ def run_rank(rank: int, world: int, folder: Path, cases: list[dict[str, Any]]) -
     results: dict[str, Any] = {}
     for case in cases:
         try:
-            results[case["name"]] = run_case(rank, folder, post_of(rank, case), case)
+            run = run_in_order if "launches" in case else run_case
+            results[case["name"]] = run(rank, folder, post_of(rank, case), case)
         except Exception as error:  # noqa: BLE001 - a result like any other
             results[case["name"]] = {"error": repr(error), "trace": traceback.format_exc()}
     (folder / f"{rank}.json").write_text(json.dumps(results))

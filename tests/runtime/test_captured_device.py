@@ -90,7 +90,7 @@ def test_a_round_is_posted_once_its_bytes_are_captured(sent: Sent) -> None:
     engine, freed = Held(), threading.Event()
     device, own = started(engine, sent, freed.set)
     posting = threading.Thread(
-        target=lambda: device.post(7, [Send(1, 100, 200)], [], lambda *_: None)
+        target=lambda: device.post(7, [Send(1, 100, 200)], [], lambda *_: None, [])
     )
     posting.start()
     engine.may.release()
@@ -119,7 +119,7 @@ def test_live_state_is_sent_through_a_few_buffers_where_the_own_replica_comes_la
     assert device.captured_bytes() == own.numel()
     for number in range(9):  # more than there are buffers, and none is waited for by the caller
         start = 30 * number
-        device.post(number, [Send(1, start, start + 30)], [], lambda *_: arrived.append(1))
+        device.post(number, [Send(1, start, start + 30)], [], lambda *_: arrived.append(1), [])
     assert [piece for _, piece in sent.posted] == [
         own[30 * number : 30 * number + 30].numpy().tobytes() for number in range(9)
     ]
@@ -145,7 +145,7 @@ def test_what_fails_in_the_thread_is_raised_where_it_is_waited_for(sent: Sent, w
     with pytest.raises(RuntimeError, match=f"a capture failed: {what}"):
         device.wait_captured()
     with pytest.raises(RuntimeError, match=f"a capture failed: {what}"):
-        device.post(1, [Send(1, 0, own.numel())], [], lambda *_: None)
+        device.post(1, [Send(1, 0, own.numel())], [], lambda *_: None, [])
     assert not sent.posted
     device.close()
 
@@ -157,7 +157,7 @@ def test_the_next_capture_is_sent_from_its_own_bytes(sent: Sent) -> None:
     device.wait_captured()
     other = torch.zeros_like(first)
     device.capture(SECTIONS, [None, LIVE[1]], other, lambda: freed.append(2))
-    device.post(1, [Send(1, 0, 100)], [], lambda *_: None)
+    device.post(1, [Send(1, 0, 100)], [], lambda *_: None, [])
     device.wait_captured()
     assert sent.posted == [(1, bytes(100))]
     assert freed == [0, 1, 2]

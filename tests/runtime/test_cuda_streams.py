@@ -7,8 +7,7 @@ still queued, as training does, and changes the state once a checkpoint lets it.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -16,10 +15,11 @@ import torch
 from castor_lab.fake_cuda import FakeCuda, FakeNccl, Stream
 from castor_lab.fake_cuda.threads import TRACKED
 from castor_runtime.state.sections import lay_out, part_bytes
-from castor_runtime.trainer import cuda_device, engine_device, idle_spans, staging
+from castor_runtime.trainer import cuda_device, engine_device, idle_spans, launches, staging
 from castor_runtime.trainer.captured_device import CapturedDevice
 from castor_runtime.trainer.device import Receive, Send, Transfer
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.joining import choose_launches
 from castor_runtime.trainer.moment import Moment, Moments
 from castor_runtime.trainer.staged_device import StagedDevice
 
@@ -35,7 +35,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     fake.set_device(fake.device)
     monkeypatch.setattr(cuda_device, "dist", FakeNccl(fake))
     monkeypatch.setattr(cuda_device, "_PROBE_BYTES", (1 << 10, 32 << 10))  # no time passes here
-    with fake.installed(engine_device, staging, idle_spans):
+    with fake.installed(engine_device, staging, idle_spans, launches):
         yield fake
 
 
@@ -72,6 +72,9 @@ class Job:
             if send == "cpu"
             else cuda_device.CudaDevice(None, cuda.device, self.gate, CHUNK)  # type: ignore[arg-type]  # no group
         )
+        self.launches = choose_launches(self.device, self.gate)
+        self.nccl = FakeNccl(cuda)
+        self.gathered = cuda.empty(CHUNK)
         shapes = {"flat": (6000,), "turned": (50, 40), "odd": (5,)}
         self.sections = lay_out([(name, torch.float32, shape) for name, shape in shapes.items()])
         self.moments = Moments(self.sections, ["odd"], ["flat", "turned"])
@@ -90,10 +93,25 @@ class Job:
         """Queue layers, each with an activation that is freed while they are still queued."""
         with self.cuda.stream(self.stream):
             for _ in range(LAYERS):
-                held = [self.cuda.empty(size) for size in (CHUNK, 3 * CHUNK, 8 * CHUNK)]
-                for one in held:
-                    self.cuda.launch("a layer", reads=self.live, writes=[one])
-                del held, one
+                self.layer()
+
+    def layer(self) -> None:
+        held = [self.cuda.empty(size) for size in (CHUNK, 3 * CHUNK, 8 * CHUNK)]
+        for one in held:
+            self.cuda.launch("a layer", reads=self.live, writes=[one])
+
+    def backward(self) -> None:
+        """Queue a collective before each layer, and rounds behind some of them."""
+        with self.cuda.stream(self.stream):
+            for layer in range(LAYERS):
+                is_async = layer % 2 == 0
+                work = self.nccl.all_gather_into_tensor(
+                    self.gathered, self.gathered, async_op=is_async
+                )
+                self.launches.passed(work)
+                if work is not None:
+                    work.wait()
+                self.layer()
 
     def update(self) -> None:
         with self.cuda.stream(self.stream):
@@ -107,6 +125,7 @@ class Job:
             moment = self.moments.take(self.live)
         self.gate.close()
         self.gate.occupy()  # the own replica is copied beside training's traffic
+        self.launches.expect()
         queued = threading.Event()  # says nothing of order: only that layers are queued by now
         failed: list[BaseException] = []
 
@@ -116,12 +135,18 @@ class Job:
                 self.checkpoint(moment, chunk_bytes)
             except BaseException as error:  # noqa: BLE001 - raised below
                 failed.append(error)
+                self.launches.fail()
 
         replicates = TRACKED.Thread(target=checkpoint, name="replication")
         replicates.start()
         self.forward()
         queued.set()
+        with self.cuda.stream(stream):
+            self.launches.handed_over()
+        self.backward()
         self.gate.open()
+        with self.cuda.stream(stream):
+            self.launches.let_all_go()
         replicates.join()
         if failed:
             raise failed[0]
@@ -141,16 +166,27 @@ class Job:
             self.device.hold_live(self.sections, moment.live, total)
         else:
             self.device.capture(self.sections, moment.live, self.own, state_free)
-        under_way: deque[Transfer] = deque()
-        for start in range(0, total, chunk_bytes):
+        under_way: list[Transfer] = []
+        starts = range(0, total, chunk_bytes)
+
+        def launch(index: int) -> None:
+            start = starts[index]
             end = min(start + chunk_bytes, total)
-            if len(under_way) == IN_FLIGHT:
-                under_way.popleft().wait()
             receives = [Receive(0, self.remote[start:end])]
+            after = (
+                under_way[index - IN_FLIGHT : index - IN_FLIGHT + 1] if index >= IN_FLIGHT else []
+            )
             self.number += 1
             under_way.append(
-                self.device.post(self.number, [Send(0, start, end)], receives, lambda *_: None)
+                self.device.post(
+                    self.number, [Send(0, start, end)], receives, lambda *_: None, after
+                )
             )
+
+        # Some at the hand-over, some behind each collective, and some are left for the update.
+        self.launches.begin([index // 2 for index in range(len(starts))], launch)
+        for index in range(len(starts)):
+            self.launches.wait(index)
         self.device.stop_yielding_to_training()
         for transfer in under_way:
             transfer.wait()
@@ -194,13 +230,37 @@ def test_nor_where_the_own_replica_comes_last(cuda: FakeCuda, send: str) -> None
     assert said(cuda) == []
 
 
+def test_on_the_gpu_too_a_round_comes_after_its_collective(cuda: FakeCuda) -> None:
+    job = Job(cuda, cuda.default)
+    job.nccl = FakeNccl(cuda, takes_ns=1_000_000)  # the host is far ahead of it
+    job.iterate(CHUNK)
+    job.device.close()
+    rounds = cuda_device.dist.busy_ns  # type: ignore[attr-defined]  # the fixture's
+    ended = [0, *(end for _, end in job.nccl.busy_ns)]
+    positions = [index // 2 for index in range(len(rounds))]
+    assert max(positions) > 0
+    for position, (began_ns, _) in zip(positions, rounds, strict=True):
+        assert began_ns >= ended[min(position, LAYERS)]
+
+
 @pytest.mark.parametrize("send", ["cpu", "nccl"])
-def test_the_thread_that_trains_never_waits_for_the_gpu(cuda: FakeCuda, send: str) -> None:
+def test_the_thread_that_trains_never_waits_for_the_gpu(
+    cuda: FakeCuda, send: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = Job(cuda, cuda.default, send=send)
+    waits: list[str] = []
+    wait_until = job.device.wait_until
+
+    def noted(done: Callable[[], bool]) -> None:
+        waits.append(threading.current_thread().name)
+        wait_until(done)
+
+    monkeypatch.setattr(job.device, "wait_until", noted)
     cuda.host_waits_by.clear()
     job.iterate(CHUNK)
     job.device.close()
     assert "thread MainThread" not in cuda.host_waits_by
+    assert set(waits) == {"replication"}, "nor for a thread that does"
 
 
 def test_what_is_sent_from_cpu_memory_takes_none_of_the_gpus(cuda: FakeCuda) -> None:

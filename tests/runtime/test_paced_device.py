@@ -17,7 +17,7 @@ from castor_policy.interleaving import SCHEMES
 from castor_runtime.state.sections import copy_section, lay_out, part_bytes
 from castor_runtime.trainer.device import Receive
 from castor_runtime.trainer.idle_spans import Gate
-from castor_runtime.trainer.staged_device import Span, StagedDevice
+from castor_runtime.trainer.staged_device import Crossing, Span, StagedDevice
 from castor_runtime.trainer.staging import BufferPool, Copy, LiveBytes
 from castor_runtime.trainer.traffic import Traffic
 
@@ -237,6 +237,7 @@ class Broken:
     """A copy engine that fails, on a network that brings zeros."""
 
     copy_link = Link(1, 1)
+    launches_in_order = False
 
     def pin(self, memory: torch.Tensor) -> None: ...
 
@@ -245,8 +246,11 @@ class Broken:
     def allocate(self, size_bytes: int) -> torch.Tensor:
         return torch.zeros(size_bytes, dtype=torch.uint8)
 
-    def exchange(self, *_given: Any) -> Callable[[], Span]:
-        return lambda: (1, 2)
+    def exchange(self, *_given: Any) -> Crossing:
+        def landed() -> list[Span]:
+            raise OSError("no engine")
+
+        return Crossing(lambda: (1, 2), landed, lambda wait: wait())
 
     def begin(self, _copies: Sequence[Copy]) -> Callable[[], Span]:
         raise OSError("no engine")
@@ -256,10 +260,10 @@ def test_a_copy_that_fails_is_raised_where_it_is_waited_for() -> None:
     device = StagedDevice(Broken(), Gate(), 8)
     arrived: list[tuple[int, int]] = []
     target = torch.ones(8, dtype=torch.uint8)
-    sent = device.post(0, [], [], lambda *span: arrived.append(span))
+    sent = device.post(0, [], [], lambda *span: arrived.append(span), [])
     sent.wait()
     assert arrived == [(1, 2)]
-    received = device.post(1, [], [Receive(1, target)], lambda *span: arrived.append(span))
+    received = device.post(1, [], [Receive(1, target)], lambda *span: arrived.append(span), [])
     with pytest.raises(RuntimeError, match="a transfer failed: no engine"):
         received.wait()
     with pytest.raises(RuntimeError, match="a transfer failed: no engine"):

@@ -27,6 +27,10 @@ class Work:
         self._cuda.current_stream().wait_event(self._done)
         return True
 
+    def get_future(self) -> Work:
+        """Return what has such a `wait` too, as a future of NCCL's does."""
+        return self
+
 
 class FakeNccl:
     """One rank's communicator.

@@ -16,13 +16,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
 from castor_runtime.trainer.copy_engine import CopyEngine, Span
-from castor_runtime.trainer.device import Arrived, Direct, Post, Receive, Send, post_direct
+from castor_runtime.trainer.device import (
+    Arrived,
+    Direct,
+    Post,
+    Receive,
+    Send,
+    Transfer,
+    post_direct,
+)
 from castor_runtime.trainer.engine_device import EngineDevice
 from castor_runtime.trainer.live_pieces import LivePieces
 from castor_runtime.trainer.staging import LiveBytes
@@ -41,6 +50,7 @@ class CapturedDevice(EngineDevice):
     """
 
     copy_link: Link | None = None
+    launches_in_order = False
 
     def __init__(self, engine: CopyEngine, post: Post, piece_bytes: int) -> None:
         super().__init__(engine, "a capture failed", piece_bytes)
@@ -106,14 +116,23 @@ class CapturedDevice(EngineDevice):
         self.wait_until(lambda: self._live is None)
         return self._captured_ns
 
+    def follow_training(self, work: Any) -> None:
+        """Nothing to do: what is sent is the processor's."""
+
     def post(
-        self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
+        self,
+        number: int,
+        sends: Sequence[Send],
+        receives: Sequence[Receive],
+        arrived: Arrived,
+        after: Sequence[Transfer],
     ) -> Direct:
         """Start the round once what it sends is captured; see `Device.post`.
 
         Raises:
             RuntimeError: a copy failed.
         """
+        del after  # there are no sub-buffers
         end = max((send.end for send in sends), default=0)
         self.wait_until(lambda: self._captured_bytes >= end)
         own = None if self._pieces.is_held else self._own

@@ -13,6 +13,7 @@ from castor_records.events import training
 from castor_runtime.arena import Replica
 from castor_runtime.trainer.device import Device
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.launches import Launches
 from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.span_profile import SpanProfile
@@ -41,7 +42,8 @@ class Route:
     Attributes:
         device: how to copy and exchange.
         control: a gloo group of all ranks that nothing else uses.
-        gate: releases pieces.
+        gate: knows when training communicates.
+        launches: releases pieces.
         link: measured, the same on all ranks; None if nothing travels, or by no schedule.
         copy_link: from the buffer for received pieces to CPU memory, likewise; None: there is none.
         transfers: called when pieces begin to be under way, and when they have arrived.
@@ -50,6 +52,7 @@ class Route:
     device: Device
     control: dist.ProcessGroup
     gate: Gate
+    launches: Launches
     link: Link | None
     copy_link: Link | None
     transfers: tuple[Callable[[], None], Callable[[], None]]

@@ -10,7 +10,10 @@ What makes it safe beside training, stream by stream (tests/runtime/test_cuda_st
 - Sub-buffers are of the exchange stream's own pool. The allocator gives what training frees back to
   training's stream at once, while kernels still read it: from that pool a sub-buffer would be
   written before they are done. One is given back, to be used or freed, when this process has waited
-  for all that was queued with it.
+  for all that was queued with it, or when the exchange stream has.
+- A round is queued as a whole, copies to CPU memory too, and who posts it waits for nothing. The
+  exchange stream does one round after the other, each after the collective that it was posted
+  behind (`castor_runtime.trainer.launches`), so that a host that is ahead sends nothing early.
 - Each thread sets its device first: one that does not makes a context on GPU 0, for each rank.
 - Who waits for an event sleeps: a thread that spins would take a core from training.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise, starmap
 from typing import Any
 
 import torch
@@ -31,7 +35,7 @@ from castor_runtime.trainer.copy_engine import Span
 from castor_runtime.trainer.device import Post
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.pinning import HostPins
-from castor_runtime.trainer.staged_device import StagedDevice
+from castor_runtime.trainer.staged_device import Crossing, StagedDevice
 from castor_runtime.trainer.staging import Copy, copy_all
 
 _PROBE_BYTES = (1 << 20, 32 << 20)
@@ -116,11 +120,14 @@ class _CudaCopies:
 
 
 class _CudaAccelerator(_CudaCopies):
+    launches_in_order = True
+
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
         super().__init__(device)
         self._group = group
         self._exchanges = _cuda.Stream(device)
-        self._arrivals = _cuda.Stream(device)
+        self._landings = _cuda.Stream(device)
+        self._joins = _cuda.Stream(device)
         self._follow.append(self._exchanges)
         self._copy_link = measure_copy_link(device)
 
@@ -144,20 +151,34 @@ class _CudaAccelerator(_CudaCopies):
         gathers: Sequence[Copy],
         outgoing: Sequence[tuple[int, torch.Tensor]],
         incoming: Sequence[tuple[int, torch.Tensor]],
-    ) -> Callable[[], Span]:
+        landings: Sequence[Copy],
+    ) -> Crossing:
         with torch.cuda.stream(self._exchanges):
             copy_all(gathers)
             began = _event(self._exchanges)
-            works = post_nccl(self._group, number, outgoing, incoming)
+            for work in post_nccl(self._group, number, outgoing, incoming):
+                work.wait()
+            arrived = _event(self._exchanges)
+        with torch.cuda.stream(self._landings):
+            self._landings.wait_event(arrived)
+            landed = [_event(self._landings)]
+            for landing in landings:
+                copy_all(self._pins.split([landing]))
+                landed.append(_event(self._landings))
+        return Crossing(
+            lambda: _span(began, arrived),
+            lambda: list(starmap(_span, pairwise(landed))),
+            lambda _wait: self._exchanges.wait_event(landed[-1]),
+        )
 
-        def wait() -> Span:
-            with torch.cuda.stream(self._arrivals):
-                self._arrivals.wait_event(began)
-                for work in works:
-                    work.wait()
-                return _span(began, _event(self._arrivals))
-
-        return wait
+    def follow_training(self, work: Any) -> None:
+        training = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._joins):
+            self._joins.wait_stream(training)
+            if work is not None and hasattr(work, "get_future"):
+                # Not work.wait(): that lets go of tensors which are training's to wait for first.
+                work.get_future().wait()
+        self._exchanges.wait_stream(self._joins)
 
 
 def post_nccl(

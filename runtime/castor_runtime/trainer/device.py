@@ -73,6 +73,9 @@ class Device(Protocol):
     copy_link: Link | None
     """The hop to CPU memory that received chunks take; None: they are received there."""
 
+    launches_in_order: bool
+    """Rounds must be launched in one order with training's collectives, the same on all ranks."""
+
     def enter_thread(self) -> None:
         """Say that the calling thread will use this device; comes before all else."""
         ...
@@ -151,8 +154,21 @@ class Device(Protocol):
         """
         ...
 
+    def follow_training(self, work: Any) -> None:
+        """Have rounds that are posted next come after what the calling thread has asked for.
+
+        Args:
+            work: likewise a collective that was not waited for, by its handle; None: there is none.
+        """
+        ...
+
     def post(
-        self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
+        self,
+        number: int,
+        sends: Sequence[Send],
+        receives: Sequence[Receive],
+        arrived: Arrived,
+        after: Sequence[Transfer],
     ) -> Transfer:
         """Start round `number` of the part that is captured.
 
@@ -161,6 +177,8 @@ class Device(Protocol):
             sends: of the own part.
             receives: of other ranks' parts.
             arrived: called once, in any thread, when everything was sent and received.
+            after: rounds whose sub-buffers this one may take, once they are done; each round is
+                named once.
         """
         ...
 
@@ -173,6 +191,7 @@ class CpuDevice:
     """
 
     copy_link: Link | None = None
+    launches_in_order = False
 
     def __init__(self, post: Post) -> None:
         self._post = post
@@ -240,10 +259,19 @@ class CpuDevice:
         """Return when `capture` returned."""
         return self._captured_ns
 
+    def follow_training(self, work: Any) -> None:
+        """Nothing to do, likewise."""
+
     def post(
-        self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
+        self,
+        number: int,
+        sends: Sequence[Send],
+        receives: Sequence[Receive],
+        arrived: Arrived,
+        after: Sequence[Transfer],
     ) -> Transfer:
-        """Start sends and receives, tagged by the round."""
+        """Start sends and receives, tagged by the round; there are no sub-buffers."""
+        del after
         own = None if self._pieces.is_held else self._own
         return post_direct(self._post, number, (sends, receives), arrived, own, self._pieces)
 

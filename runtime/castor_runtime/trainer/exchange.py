@@ -1,17 +1,16 @@
 """The rounds of a checkpoint: pieces go to the holders, and those of the sources arrive.
 
-The k-th piece of every rank travels in round k, once the gate has let its idle span begin. What has
-arrived in a replica's buffer is digested chunk by chunk as it becomes whole. How many rounds may be
-under way is the scheme's: see `castor_policy.in_flight`. No rank waits for another in a circle:
-the one whose next round has the lowest number has only rounds under way that all others have
-posted.
+The k-th piece of every rank travels in round k, which is launched when its idle span has begun
+(`castor_runtime.trainer.launches`). What has arrived in a replica's buffer is digested chunk by
+chunk as it becomes whole. How many rounds may be under way is the scheme's: see
+`castor_policy.in_flight`. No rank waits for another in a circle: the one whose next round has the
+lowest number has only rounds under way that all others have posted.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from castor_runtime.arena import Writing, chunk_digest
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.device import Device, Receive, Send, Transfer
 from castor_runtime.trainer.idle_spans import Gate
+from castor_runtime.trainer.launches import Launches
 from castor_runtime.trainer.traffic import Piece, Traffic
 
 
@@ -105,8 +105,21 @@ class Exchanged:
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    transfer: Transfer
-    ends: Mapping[int, int]
+    """What this rank does in a round.
+
+    Attributes:
+        number: the same on all ranks, who may have nothing to do in some.
+        span: releases it, on all ranks alike.
+        sends: at most one, to a holder.
+        arriving: what is received, by the rank whose part it is of.
+        room_from: rounds before that one, by their index, have given up their sub-buffers.
+    """
+
+    number: int
+    span: int
+    sends: Sequence[Send]
+    arriving: Mapping[int, Piece]
+    room_from: int
 
 
 class _NetworkTime:
@@ -131,7 +144,9 @@ class Exchange:
     Args:
         settings: of the trainer.
         device: how to exchange.
-        gate: releases pieces.
+        gate: knows whether training communicates any more.
+        launches: says when each round is launched, and in which thread.
+        sizes_bytes: of all ranks' parts.
         transfer_began: called when a round begins to move bytes.
         transfer_ended: called when it has ended, in any thread; as often as `transfer_began`, but
             after an error.
@@ -142,15 +157,22 @@ class Exchange:
         settings: TrainerSettings,
         device: Device,
         gate: Gate,
+        launches: Launches,
+        sizes_bytes: Sequence[int],
         transfer_began: Callable[[], None] = lambda: None,
         transfer_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._device = device
         self._gate = gate
+        self._launches = launches
+        self._sizes_bytes = frozenset(sizes_bytes)
         self._transfer_began = transfer_began
         self._transfer_ended = transfer_ended
-        self._under_way: deque[_Round] = deque()
+        self._rounds: Sequence[_Round] = ()
+        self._parts: Mapping[int, Part] = {}
+        self._transfers: list[Transfer] = []
+        self._finished = 0
         self._network = _NetworkTime()
         self._landed_ns = 0
 
@@ -167,18 +189,43 @@ class Exchange:
         Raises:
             RuntimeError: a peer is gone, or the device failed.
         """
-        self._under_way.clear()
         self._network = _NetworkTime()
         self._landed_ns = began_ns = time.monotonic_ns()
+        self._parts, self._transfers, self._finished = parts, [], 0
+        self._rounds = self._plan(own, traffic)
+        self._launches.begin([one.span for one in self._rounds], self._launch)
+        for index, one in enumerate(self._rounds):
+            self._finish_before(one.room_from)
+            if not self._launches.is_due(index):
+                self._wait_arrived()  # there is nothing else to do, and this is when to see it
+            self._launches.wait(index)
+            if self._gate.is_open and traffic.scheme != "blocking":
+                # Training communicates no more in this iteration. ("blocking" sends before
+                # training: there the own copy follows the chunks.)
+                self._device.stop_yielding_to_training()
+            own.digest_up_to(self._device.captured_bytes(), at_most=1)
+        self._wait_arrived()
+        self._device.stop_yielding_to_training()
+        self._finish_before(len(self._rounds))
+        captured_ns = self._device.wait_captured()
+        return Exchanged(
+            sum(send.end - send.start for one in self._rounds for send in one.sends),
+            self._network.seconds,
+            (self._landed_ns - began_ns) / 1e9,
+            max(0, captured_ns - began_ns) / 1e9,
+        )
+
+    def _plan(self, own: Digested, traffic: Traffic) -> list[_Round]:
+        """Return what this rank does in which round."""
         mine = traffic.pieces(own.size_bytes)
         holders = self._settings.holders()
         theirs = {
-            rank: (replica, traffic.pieces(parts[rank].size_bytes))
+            rank: (replica, traffic.pieces(self._parts[rank].size_bytes))
             for rank, replica in self._settings.sources()
         }
-        limit = traffic.pieces_in_flight
-        sent_bytes = 0
-        for number in range(max([len(mine), *(len(pieces) for _, pieces in theirs.values())])):
+        rounds: list[_Round] = []
+        room_from = 0
+        for number, span in enumerate(traffic.round_spans(self._sizes_bytes)):
             sends = [
                 Send(holders[piece.replica], piece.start, piece.end)
                 for piece in mine[number : number + 1]
@@ -190,69 +237,55 @@ class Exchange:
             }
             if not sends and not arriving:
                 continue
-            pieces_now = (*mine[number : number + 1], *arriving.values())
-            self._wait_for_span(max(piece.span for piece in pieces_now), traffic)
-            self._make_room(max(1, len(arriving)), limit, parts)
-            self._post(number, sends, arriving, parts)
-            sent_bytes += sum(send.end - send.start for send in sends)
-            own.digest_up_to(self._device.captured_bytes(), at_most=1)
-        for under_way in self._under_way:
-            under_way.transfer.wait_arrived()
-        self._device.stop_yielding_to_training()
-        while self._under_way:
-            self._finish_oldest(parts)
-        captured_ns = self._device.wait_captured()
-        return Exchanged(
-            sent_bytes,
-            self._network.seconds,
-            (self._landed_ns - began_ns) / 1e9,
-            max(0, captured_ns - began_ns) / 1e9,
-        )
+            room_from = _room_from(rounds, room_from, len(arriving), traffic.pieces_in_flight)
+            rounds.append(_Round(number, span, sends, arriving, room_from))
+        return rounds
 
-    def _wait_for_span(self, span: int, traffic: Traffic) -> None:
-        if not self._gate.has_begun(span):
-            # There is nothing else to do, and this is when to see that they have arrived.
-            for under_way in self._under_way:
-                under_way.transfer.wait_arrived()
-            self._gate.wait(span)
-        if self._gate.is_open and traffic.scheme != "blocking":
-            # Training communicates no more in this iteration. ("blocking" sends before training:
-            # there the own copy follows the chunks.)
-            self._device.stop_yielding_to_training()
-
-    def _make_room(self, wanted: int, limit: int | None, parts: Mapping[int, Part]) -> None:
-        """Finish rounds until there are sub-buffers for the next, or none is under way."""
-        if limit is None:
-            return
-        taken = [max(1, len(under_way.ends)) for under_way in self._under_way]
-        while taken and sum(taken) + wanted > limit:
-            self._finish_oldest(parts)
-            taken.pop(0)
-
-    def _post(
-        self,
-        number: int,
-        sends: Sequence[Send],
-        arriving: Mapping[int, Piece],
-        parts: Mapping[int, Part],
-    ) -> None:
+    def _launch(self, index: int) -> None:
+        """Launch a round; in the thread that `Launches` says."""
+        one = self._rounds[index]
+        gave_room = self._rounds[index - 1].room_from if index else 0
         receives = [
-            Receive(rank, parts[rank].data[piece.start : piece.end])
-            for rank, piece in arriving.items()
+            Receive(rank, self._parts[rank].data[piece.start : piece.end])
+            for rank, piece in one.arriving.items()
         ]
         self._transfer_began()
-        transfer = self._device.post(number, sends, receives, self._arrived)
-        self._under_way.append(
-            _Round(transfer, {rank: piece.end for rank, piece in arriving.items()})
+        after = self._transfers[gave_room : one.room_from]
+        self._transfers.append(
+            self._device.post(one.number, one.sends, receives, self._arrived, after)
         )
 
     def _arrived(self, began_ns: int, ended_ns: int) -> None:
         self._network.add(began_ns, ended_ns)
         self._transfer_ended()
 
-    def _finish_oldest(self, parts: Mapping[int, Part]) -> None:
-        oldest = self._under_way.popleft()
-        oldest.transfer.wait()
-        self._landed_ns = time.monotonic_ns()
-        for rank, end in oldest.ends.items():
-            parts[rank].digest_up_to(end)
+    def _wait_arrived(self) -> None:
+        for transfer in self._transfers[self._finished :]:
+            transfer.wait_arrived()
+
+    def _finish_before(self, index: int) -> None:
+        """Wait until what came in rounds before that one lies in CPU memory, and digest it."""
+        while self._finished < index:
+            self._transfers[self._finished].wait()
+            self._landed_ns = time.monotonic_ns()
+            for rank, piece in self._rounds[self._finished].arriving.items():
+                self._parts[rank].digest_up_to(piece.end)
+            self._finished += 1
+
+
+def _room_from(rounds: Sequence[_Round], room_from: int, arriving: int, limit: int | None) -> int:
+    """Return which rounds must have given up sub-buffers before one more: those before that index.
+
+    Args:
+        rounds: before it.
+        room_from: of the last of them.
+        arriving: pieces that come in the new one.
+        limit: sub-buffers that there are; None: any number. One round may always be under way.
+    """
+    if limit is None:
+        return room_from
+    taken = sum(max(1, len(one.arriving)) for one in rounds[room_from:])
+    while room_from < len(rounds) and taken + max(1, arriving) > limit:
+        taken -= max(1, len(rounds[room_from].arriving))
+        room_from += 1
+    return room_from

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from castor_runtime.trainer.span_profile import CollectiveTimes, IterationTimeline
 from castor_runtime.trainer.watched_collectives import WatchedCollectives
 
-_LOOK_EVERY_S = 0.001
+LOOK_EVERY_S = 0.001
+"""How often who waits at a gate looks what has changed."""
 
 
 class Gate:
@@ -52,6 +53,11 @@ class Gate:
         """Have `look` called by who asks and waits, again and again, to say what has changed."""
         self._look = look
 
+    def look(self) -> None:
+        """See what has changed."""
+        if self._look is not None:
+            self._look()
+
     def close(self) -> None:
         """Begin an iteration: only span 0 may go."""
         with self._changed:
@@ -81,13 +87,12 @@ class Gate:
 
     def has_begun(self, span: int) -> bool:
         """Return whether `wait` for that span would return at once."""
-        if self._look is not None:
-            self._look()
+        self.look()
         return self._open or self._span >= span
 
     def wait(self, span: int) -> None:
         """Return once pieces of `span` may go."""
-        again_s = None if self._look is None else _LOOK_EVERY_S
+        again_s = None if self._look is None else LOOK_EVERY_S
         while not self.has_begun(span):
             with self._changed:
                 self._changed.wait_for(lambda: self._open or self._span >= span, again_s)
@@ -114,6 +119,7 @@ class _Collective:
     size_bytes: int
     issued_ns: int
     iteration: int
+    with_all: bool
     waited_ns: int = -1
     resumed_ns: int = -1
     ended_ns: int = -1
@@ -129,6 +135,7 @@ class _Collective:
             since(self.waited_ns),
             since(self.resumed_ns),
             since(now_ns if self.ended_ns < 0 else self.ended_ns),
+            self.with_all,
         )
 
 
@@ -145,6 +152,7 @@ class IdleSpans(WatchedCollectives[_Collective]):
         self._lock = threading.Lock()
         self._iteration = 0
         self._collectives: list[_Collective] = []
+        self._spans = 0
         self._under_way = 0
         self._transfers = 0
         self._idle_ns = 0
@@ -169,7 +177,7 @@ class IdleSpans(WatchedCollectives[_Collective]):
             use = NetworkUse(self._idle_ns, self._train_busy_ns)
             self._iteration += 1
             self._collectives = []
-            self._under_way = 0
+            self._spans = self._under_way = 0
             self._idle_ns = self._train_busy_ns = self._waited_ns = 0
             self._before_update_ns = None
             self._origin_ns = now_ns
@@ -224,16 +232,17 @@ class IdleSpans(WatchedCollectives[_Collective]):
         self._accounted_ns = now_ns
         return now_ns
 
-    def _begin(self, op: str, size_bytes: int, *, on_cpu: bool) -> _Collective:
+    def _begin(self, op: str, size_bytes: int, *, on_cpu: bool, with_all: bool) -> _Collective:
         del on_cpu  # its work tells its end
         with self._lock:
             now_ns = self._account()
-            record = _Collective(op, size_bytes, now_ns, self._iteration)
+            record = _Collective(op, size_bytes, now_ns, self._iteration, with_all)
             if self._under_way == 0:
                 self._gate.occupy()
             self._under_way += 1
             if self._before_update_ns is None:
                 self._collectives.append(record)
+                self._spans += with_all
             return record
 
     def _end(self, record: _Collective) -> None:
@@ -248,7 +257,7 @@ class IdleSpans(WatchedCollectives[_Collective]):
             if self._under_way:
                 return
             # Released with the lock held, so that no collective begins in between unseen.
-            self._gate.release(len(self._collectives))
+            self._gate.release(self._spans)
 
     def _blocked(self, record: _Collective) -> None:
         record.waited_ns, record.resumed_ns = record.issued_ns, record.ended_ns

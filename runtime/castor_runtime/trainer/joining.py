@@ -20,6 +20,7 @@ from castor_runtime.trainer.cuda_clock import CudaClock
 from castor_runtime.trainer.cuda_device import CudaCapture, CudaDevice, post_nccl
 from castor_runtime.trainer.device import CpuDevice, Device, Post, post_gloo
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
+from castor_runtime.trainer.launches import ByPosition, ByTime, Launches
 from castor_runtime.trainer.nccl_order import check_nccl
 from castor_runtime.trainer.stream_spans import StreamSpans
 from castor_runtime.trainer.stripes import streams_each
@@ -130,6 +131,16 @@ def choose_spans(device: torch.device, gate: Gate) -> Spans:
         gate: is told of their pauses.
     """
     return StreamSpans(gate, CudaClock(device)) if device.type == "cuda" else IdleSpans(gate)
+
+
+def choose_launches(device: Device, gate: Gate) -> Launches:
+    """Return what launches the rounds of a checkpoint: in one order on all ranks, where asked for.
+
+    Args:
+        device: asks for it.
+        gate: knows which idle span has begun.
+    """
+    return ByPosition(gate, device.follow_training) if device.launches_in_order else ByTime(gate)
 
 
 def choose_device(

@@ -123,6 +123,11 @@ class Moments:
         self._probes: dict[str, _Probe] = {}
         self._settled = 0
 
+    @property
+    def is_settling(self) -> bool:
+        """Whether the next moment is one of the first few; ranks that take as many say the same."""
+        return self._settled < _SETTLING_MOMENTS
+
     def take(self, live: Sequence[torch.Tensor | None]) -> Moment:
         """Return the state of now. Copies nothing but what may change before the next update."""
         held: list[torch.Tensor | None] = []
@@ -139,7 +144,7 @@ class Moments:
                 seen.append((section.name, tensor, self._sight(section.name, tensor)))
             else:
                 watched.append((section.name, tensor))
-        settling = bool(watched) and self._settled < _SETTLING_MOMENTS
+        settling = bool(watched) and self.is_settling
         return Moment(self, held, seen, watched, settling=settling)
 
     def _sight(self, name: str, tensor: torch.Tensor) -> _Sight:

@@ -1,17 +1,22 @@
-"""Whether checkpoints may be sent by NCCL: its launches beside training's, from a second thread.
+"""Whether checkpoints may be sent by NCCL: its launches beside training's.
 
 NCCL asks that operations of different communicators are launched in one order on all devices; else
-they can wait for each other in a circle. Castor's rounds are posted by a thread of their own when a
-span begins, which is no point of the program that all ranks pass in one order with training's
-collectives. Two things are therefore asked for:
+they can wait for each other in a circle. That takes two things:
 
-- NCCL that keeps the order in which a process launched them (`NCCL_LAUNCH_ORDER_IMPLICIT`, since
-  2.26): no order of streams and kernels on one device can then differ from the host's. It does not
-  make the hosts' orders the same on all ranks.
-- or the scheme "blocking", under which training waits for each checkpoint: the training thread
-  launches nothing while a round is under way, and the order is the same everywhere.
+- The hosts launch in one order on all ranks. Rounds are launched by the thread that trains, at
+  points that all ranks pass in the same order (`castor_runtime.trainer.launches`).
+- Each device keeps its host's order, though training's collectives and the rounds are on streams
+  that do not wait for each other. `NCCL_LAUNCH_ORDER_IMPLICIT` does that, since NCCL 2.26; with
+  older ones only the scheme "blocking" is let through, under which training waits for each
+  checkpoint and launches nothing while a round is under way.
 
-So "blocking" is safe by its order, and every other scheme is not proved so.
+Why there is no circle then: take the first operation in the order that never ends. All before it
+have ended. A rank that has not launched it waits for something, a lock of the driver's, memory, a
+collective's end: but for nothing else than what it has launched itself, and all that comes before.
+So it goes on, and launches it; and on the device nothing that comes later is in its way.
+
+What is not in this order is what a script does to NCCL from a thread of its own beside the one that
+trains. No run on a GPU has tried any of it yet.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ def launch_order(send: str) -> dict[str, str]:
 
 
 def check_nccl(device: torch.device, scheme: str) -> None:
-    """Refuse NCCL where it cannot send, or where it keeps no order of launches.
+    """Refuse NCCL where it cannot send, or where a device does not keep its host's order.
 
     Args:
         device: where the live state is.
@@ -56,7 +61,7 @@ def check_nccl(device: torch.device, scheme: str) -> None:
 
 
 def refuse_unordered(version: tuple[int, ...], implicit: str, scheme: str) -> None:
-    """Refuse an NCCL that may launch in another order than the process did; see the module's head.
+    """Refuse an NCCL whose device may not keep the host's order; see the module's head.
 
     Args:
         version: of NCCL.
@@ -77,6 +82,6 @@ def refuse_unordered(version: tuple[int, ...], implicit: str, scheme: str) -> No
     if implicit != "1":
         raise ValueError(f"send is nccl, and {VARIABLE} is not set to 1: {needs}")
     sys.stderr.write(
-        f"castor: checkpoints are sent by NCCL under scheme {scheme}: that this cannot hang beside "
-        "training's own collectives is not proved\n"
+        f"castor: checkpoints are sent by NCCL under scheme {scheme}, launched in one order with "
+        "training's collectives: no run on a GPU has tried that yet\n"
     )

@@ -36,6 +36,7 @@ from castor_runtime.arena import Replica
 from castor_runtime.arena.own_turn import OwnTurn
 from castor_runtime.state.sections import Section, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.agreements import agree_on_sizes
 from castor_runtime.trainer.checkpoint_steps import (
     Capture,
     Completed,
@@ -96,7 +97,14 @@ class Replicator:
         self._device = route.device
         self._control = route.control
         self._records = Records(settings, route.control, replicas)
-        self._exchange = Exchange(settings, route.device, route.gate, *route.transfers)
+        self._exchange = Exchange(
+            settings,
+            route.device,
+            route.gate,
+            route.launches,
+            agree_on_sizes(part_bytes(sections), route.control),
+            *route.transfers,
+        )
         self._agreed = agreed
         self._missing = missing
         self._asked_to_hold = asked_to_hold
@@ -209,6 +217,7 @@ class Replicator:
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
+            self._route.launches.fail()
 
     def _next(self) -> Capture | None:
         with self._changed:

@@ -8,14 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NoReturn
-
-import torch
-import torch.distributed as dist
 
 from castor_policy.chunk_schedule import Link
 from castor_policy.interleaving import EAGER, NONE
@@ -24,12 +21,9 @@ from castor_runtime.arena import Replica, TrainerPhase
 from castor_runtime.arena.own_turn import OwnTurn
 from castor_runtime.state.meta import encode
 from castor_runtime.state.protocol import DamagedError, State, Stateful
-from castor_runtime.state.sections import (
-    fingerprint,
-    part_bytes,
-    sections_digest,
-)
+from castor_runtime.state.sections import part_bytes
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
+from castor_runtime.trainer.agreements import agree_on_attempt, agree_on_fingerprint
 from castor_runtime.trainer.busy import BusySections
 from castor_runtime.trainer.checkpoint_steps import Capture, Replicas, Route
 from castor_runtime.trainer.collective_count import CollectiveCount
@@ -39,6 +33,7 @@ from castor_runtime.trainer.joining import (
     NewGroup,
     Spans,
     choose_device,
+    choose_launches,
     choose_spans,
     new_group,
     open_counters,
@@ -112,14 +107,21 @@ class TrainerSession:
         apart = (self._control, self._exchanging.group)
         self._collectives.leave_out(*(group for group in apart if group is not None))
         self._device = choose_device(settings, state.device(), self._gate, self._exchanging)
+        self._launches = choose_launches(self._device, self._gate)
         self._idle = choose_spans(state.device(), self._gate)
+        self._idle.tell_passed(self._launches.passed)
         self._watches_spans = settings.traffic.scheme != EAGER
         self._profiler = Profiler(settings.traffic.profile_iterations)
         self._moments = Moments(state.sections, state.clone_at_capture, state.trained)
-        self._fingerprint = self._agree_on_fingerprint()
+        self._fingerprint = agree_on_fingerprint(settings, state.sections, self._control)
         self._send_layout()
+        most = len(settings.persistence.tiers)
         self._loader = Loader(
-            settings, state, self._fingerprint, self._open, self._agree_on_attempt
+            settings,
+            state,
+            self._fingerprint,
+            self._open,
+            lambda names: agree_on_attempt(names, most, self._control),
         )
         self._resumed = False
         self.from_start = False
@@ -196,11 +198,13 @@ class TrainerSession:
         self, replicator: Replicator, meta: Callable[[], dict[str, Any]], began: float
     ) -> None:
         self._taken = self._last
-        self._idle.open_gate()
+        self._let_all_go()
         self._waiting(replicator.wait_complete)
         # Where updates do not wait for replication, all ranks know of it here, and not before.
         self._holds_next = replicator.holds
         encoded = encode(meta())
+        # Rounds that are launched in one order wait on all ranks for the first few, or on none.
+        settles = self._device.launches_in_order and self._moments.is_settling
         with self._device.moment():
             moment = self._moments.take(self._state.live())
         profile, reason = self._due_profile(drift=replicator.drifted)
@@ -210,10 +214,13 @@ class TrainerSession:
             self._watches_spans and self._profiler.profile is None
         )
         self._idle.close_gate()
+        self._launches.expect()
         self.log.handed_over()
         replicator.start(Capture(self._last, encoded, moment, profile, reason, drifted))
-        if blocks or moment.settling:
+        self._waiting(self._launches.handed_over)
+        if blocks or settles or moment.settling:
             self._gate.open()
+            self._launches.let_all_go()
             self._waiting(replicator.wait_complete if blocks else replicator.wait_state_free)
         self.log.add_blocked(time.monotonic() - began)
 
@@ -233,12 +240,17 @@ class TrainerSession:
         if replicator is None:
             return
         with self.log.blocked(self._idle.stands_since_s):
-            self._idle.open_gate()
+            self._let_all_go()
             only_captured = self._update_after == "capture" and not self._holds_next
             self._waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)
             # An iteration that had to be left out is no place to hold at: it would be lost.
             if replicator.holds and not only_captured and replicator.agreed == self._taken:
                 self._hold(replicator)
+
+    def _let_all_go(self) -> None:
+        """Let what is left of the checkpoint go: training asks for no more traffic before it."""
+        self._idle.open_gate()
+        self._launches.let_all_go()
 
     def _hold(self, replicator: Replicator) -> NoReturn:
         """Go no further: every rank is here, and all that was trained is complete everywhere.
@@ -254,12 +266,12 @@ class TrainerSession:
         if self._settings.traffic.scheme == NONE:
             self._keep_final_state(meta)
         if self._replicator is not None:
-            self._gate.open()
+            self._let_all_go()
             self._replicator.wait_complete()
             # Nothing else would stand for the end, where the last one is not due or was left out.
             if self._taken != self._last or self._replicator.left_out == self._last:
                 self._checkpoint(self._replicator, meta, time.monotonic())
-                self._gate.open()
+                self._let_all_go()
                 self._replicator.wait_complete()
             self._replicator.close()
         self._idle.remove()
@@ -313,31 +325,6 @@ class TrainerSession:
         self.log.measured(measured)
         return measured.agreed
 
-    def _agree_on_fingerprint(self) -> str:
-        world = dist.get_world_size(self._control)
-        expected = len(self._settings.replicas) * self._settings.ranks_per_machine
-        if world != expected:
-            raise ValueError(f"{world} ranks train, but Castor started {expected}: use them all")
-        mine = torch.frombuffer(bytearray(sections_digest(self._state.sections)), dtype=torch.uint8)
-        digests = [torch.empty_like(mine) for _ in range(world)]
-        dist.all_gather(digests, mine, self._control)
-        return fingerprint(
-            [digest.numpy().tobytes() for digest in digests],
-            self._settings.ranks_per_machine,
-            self._settings.replicas,
-        )
-
-    def _agree_on_attempt(self, names: Sequence[bytes]) -> bytes | None:
-        """Return the first of rank 0's names, 16 bytes each, that every rank has."""
-        most = len(self._settings.persistence.tiers)
-        listed = b"".join(names).ljust(16 * most, b"\0")
-        mine = torch.frombuffer(bytearray(listed), dtype=torch.uint8)
-        every = [torch.empty_like(mine) for _ in range(dist.get_world_size(self._control))]
-        dist.all_gather(every, mine, self._control)
-        held = [[one.numpy()[16 * i : 16 * i + 16].tobytes() for i in range(most)] for one in every]
-        common = (name for name in held[0] if any(name) and all(name in one for one in held))
-        return next(common, None)
-
     def _send_layout(self) -> None:
         folder = Path(self._settings.folder or Path(self._settings.socket).parent)
         template = folder / f"template-{self._settings.rank}"
@@ -382,6 +369,7 @@ class TrainerSession:
                 self._device,
                 self._control,
                 self._gate,
+                self._launches,
                 link,
                 self._copy_link(link),
                 (self._idle.transfer_began, self._idle.transfer_ended),

@@ -1,8 +1,9 @@
 """What one iteration's traffic looks like: its collectives, and the idle spans between them.
 
-There is one idle span before each collective, and one more before the update: span k lies between
-the end of all collectives before k and the issue of k, and lasts 0 ns where they overlap. So all
-ranks, which run the same program, have the same spans, and one schedule fits them all.
+There is one idle span before each collective of all ranks, and one more before the update: span k
+lies between the end of all collectives before k and the issue of k, less those of some ranks only,
+and lasts 0 ns where they overlap. So all ranks, which run the same program, have the same spans,
+and one schedule fits them all.
 
 Iterations differ by a few per cent (Gemini sec. 5.4 measured under 10 %); a profile takes medians
 over several. The first iterations of DeepSpeed differ altogether: it fetches parameters as it meets
@@ -35,6 +36,7 @@ class CollectiveTimes:
             it was never waited for.
         resumed_ns: when the main thread went on; -1 likewise.
         ended_ns: when it was over, waited for or not.
+        with_all: whether all ranks take part.
     """
 
     op: str
@@ -43,6 +45,7 @@ class CollectiveTimes:
     waited_ns: int
     resumed_ns: int
     ended_ns: int
+    with_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,14 @@ class IterationTimeline:
     @property
     def spans_ns(self) -> tuple[int, ...]:
         """Its idle spans; see the module's head."""
-        spans: list[int] = []
+        spans: list[int] = [0]
         busy_until_ns = 0
         for collective in self.collectives:
-            spans.append(max(0, collective.issued_ns - busy_until_ns))
+            spans[-1] += max(0, collective.issued_ns - busy_until_ns)
             busy_until_ns = max(busy_until_ns, collective.ended_ns)
-        spans.append(max(0, self.before_update_ns - busy_until_ns))
+            if collective.with_all:
+                spans.append(0)
+        spans[-1] += max(0, self.before_update_ns - busy_until_ns)
         return tuple(spans)
 
     @property
@@ -208,6 +213,7 @@ def _typical_collective(measured: Sequence[CollectiveTimes]) -> CollectiveTimes:
         waited_ns=_median([one.waited_ns for one in measured]),
         resumed_ns=_median([one.resumed_ns for one in measured]),
         ended_ns=_median([one.ended_ns for one in measured]),
+        with_all=measured[0].with_all,
     )
 
 

@@ -5,30 +5,54 @@ A chunk is received into a sub-buffer beside the live state and copied to CPU me
 replica, in pieces, while training communicates, when no chunk arrives; once the last chunk was sent
 it need not wait any more. Chunks go before pieces of the own replica.
 
+A round takes over the sub-buffers of earlier ones, which the caller names: how it waits for them
+is the accelerator's, on a GPU by a stream that waits and no thread. So who posts is not held up.
+
 This is everything but the accelerator itself, so that what runs on a GPU
 (`castor_runtime.trainer.cuda_device`) is what runs, and is tested, beside a stand-in for one. Two
-threads: one sees what arrives, the other drives the copy engine.
+threads: one sees what arrives, the other what is copied, and drives the copy of the own replica.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
 from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section
 from castor_runtime.trainer.copy_engine import CopyEngine, Interval, Span
-from castor_runtime.trainer.device import Arrived, Receive, Send
+from castor_runtime.trainer.device import Arrived, Receive, Send, Transfer
 from castor_runtime.trainer.engine_device import EngineDevice
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.staging import BufferPool, Copy, LiveBytes
 
 
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A round as the accelerator does it.
+
+    Attributes:
+        arrived: blocks until all was sent and received; says from when to when it was under way.
+        landed: called after that; blocks until what came lies in CPU memory, and says from when to
+            when each of the copies was made.
+        make_way: has rounds that this thread posts next come after that; it is given what blocks
+            the thread until then, and may do without.
+    """
+
+    arrived: Callable[[], Span]
+    landed: Callable[[], Sequence[Span]]
+    make_way: Callable[[Callable[[], None]], None]
+
+
 class Accelerator(CopyEngine, Protocol):
     """What differs between a GPU and its stand-in."""
+
+    launches_in_order: bool
+    """See `castor_runtime.trainer.device.Device.launches_in_order`."""
 
     @property
     def copy_link(self) -> Link | None:
@@ -45,12 +69,21 @@ class Accelerator(CopyEngine, Protocol):
         gathers: Sequence[Copy],
         outgoing: Sequence[tuple[int, torch.Tensor]],
         incoming: Sequence[tuple[int, torch.Tensor]],
-    ) -> Callable[[], Span]:
-        """Do the copies `gathers` within device memory, then send and receive by rank.
+        landings: Sequence[Copy],
+    ) -> Crossing:
+        """Begin a round: copy within device memory, send and receive by rank, copy out of it.
 
-        Returns:
-            What blocks until all is done, and says from when to when it was under way.
+        Args:
+            number: of the round.
+            gathers: the copies before, within device memory.
+            outgoing: what is sent, by rank.
+            incoming: what is received, by rank.
+            landings: the copies of that to CPU memory.
         """
+        ...
+
+    def follow_training(self, work: Any) -> None:
+        """See `castor_runtime.trainer.device.Device.follow_training`."""
         ...
 
 
@@ -61,23 +94,22 @@ class _Round:
         self,
         device: StagedDevice,
         number: int,
-        sent: Sequence[tuple[torch.Tensor, int]],
-        received: Sequence[tuple[Receive, torch.Tensor]],
+        sent: list[tuple[torch.Tensor, int]],
+        received: list[tuple[torch.Tensor, int]],
+        crossing: Crossing,
         arrived: Arrived,
     ) -> None:
         self.number = number
         self.sent = sent
+        """Sub-buffers that it holds to send from, and how much of each."""
         self.received = received
+        """Likewise those that it receives into."""
+        self.sizes_bytes = [size for _, size in received]
+        self.crossing = crossing
         self.arrived = arrived
         self.has_arrived = False
         self.is_done = False
-        self.wait_for_network: Callable[[], Span] = lambda: (0, 0)
         self._device = device
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes received."""
-        return sum(receive.target.numel() for receive, _ in self.received)
 
     def wait_arrived(self) -> None:
         self._device.wait_until(lambda: self.has_arrived)
@@ -101,6 +133,7 @@ class StagedDevice(EngineDevice):
     def __init__(self, accelerator: Accelerator, gate: Gate, sub_buffer_bytes: int) -> None:
         super().__init__(accelerator, "a transfer failed", sub_buffer_bytes)
         self.copy_link = accelerator.copy_link
+        self.launches_in_order = accelerator.launches_in_order
         self._accelerator = accelerator
         self._gate = gate
         self._sending = BufferPool(accelerator.allocate, sub_buffer_bytes)
@@ -180,10 +213,23 @@ class StagedDevice(EngineDevice):
         self._state_free()
         return self._captured_ns
 
+    def follow_training(self, work: Any) -> None:
+        """See `Device.follow_training`."""
+        self._accelerator.follow_training(work)
+
     def post(
-        self, number: int, sends: Sequence[Send], receives: Sequence[Receive], arrived: Arrived
+        self,
+        number: int,
+        sends: Sequence[Send],
+        receives: Sequence[Receive],
+        arrived: Arrived,
+        after: Sequence[Transfer],
     ) -> _Round:
         """Gather the pieces to send, and start to exchange; see `Device.post`."""
+        for one in after:
+            assert isinstance(one, _Round), "it was posted here"
+            one.crossing.make_way(one.wait)
+            self._give_back(one)
         gathers: list[Copy] = []
         sent, outgoing = [], []
         for send in sends:
@@ -192,14 +238,15 @@ class StagedDevice(EngineDevice):
             sent.append((buffer, size))
             gathers += self._live.copies(send.start, buffer[:size])
             outgoing.append((send.rank, buffer[:size]))
-        received, incoming = [], []
+        received, incoming, landings = [], [], []
         for receive in receives:
             size = receive.target.numel()
             buffer = self._receiving.take(size)
-            received.append((receive, buffer))
+            received.append((buffer, size))
             incoming.append((receive.rank, buffer[:size]))
-        started = _Round(self, number, sent, received, arrived)
-        started.wait_for_network = self._accelerator.exchange(number, gathers, outgoing, incoming)
+            landings.append((buffer[:size], receive.target))
+        crossing = self._accelerator.exchange(number, gathers, outgoing, incoming, landings)
+        started = _Round(self, number, sent, received, crossing, arrived)
         with self._changed:
             self._posted.append(started)
             self._changed.notify_all()
@@ -218,14 +265,15 @@ class StagedDevice(EngineDevice):
                 if not self._posted:
                     return
                 current = self._posted.popleft()
-            began_ns, ended_ns = current.wait_for_network()
-            for buffer, size in current.sent:
-                self._sending.give_back(buffer, size)
+            began_ns, ended_ns = current.crossing.arrived()
+            self._give_back(current, received=False)
             current.arrived(began_ns, ended_ns)  # not under the lock: it takes others
             with self._changed:
-                self._note("receive", current.number, (began_ns, ended_ns), current.size_bytes)
+                self._note(
+                    "receive", current.number, (began_ns, ended_ns), sum(current.sizes_bytes)
+                )
                 current.has_arrived = True
-                if current.received:
+                if current.sizes_bytes:
                     self._arrivals.append(current)
                 else:
                     current.is_done = True
@@ -244,22 +292,32 @@ class StagedDevice(EngineDevice):
             if current is None:
                 self._copy_own_part()
             else:
-                self._copy_round(current)
+                self._see_landing(current)
 
     def _may_copy_own(self) -> bool:
         left = self._captured_bytes < self._own.numel()
         return left and (self._hurries or self._gate.in_traffic)
 
-    def _copy_round(self, current: _Round) -> None:
-        for receive, buffer in current.received:
-            size = receive.target.numel()
-            span = self._copy([(buffer[:size], receive.target)])
-            self._receiving.give_back(buffer, size)
-            with self._changed:
-                self._note("copy", current.number, span, size)
+    def _see_landing(self, current: _Round) -> None:
+        spans = current.crossing.landed()
+        self._give_back(current)
         with self._changed:
+            for span, size in zip(spans, current.sizes_bytes, strict=True):
+                self._note("copy", current.number, span, size)
             current.is_done = True
             self._changed.notify_all()
+
+    def _give_back(self, current: _Round, *, received: bool = True) -> None:
+        """Take back the sub-buffers that a round still holds: all, or those it sends from."""
+        with self._changed:
+            sent, current.sent = current.sent, []
+            came: list[tuple[torch.Tensor, int]] = []
+            if received:
+                came, current.received = current.received, []
+        for buffer, size in sent:
+            self._sending.give_back(buffer, size)
+        for buffer, size in came:
+            self._receiving.give_back(buffer, size)
 
     def _copy_own_part(self) -> None:
         start = self._captured_bytes

@@ -95,6 +95,7 @@ class _Collective:
     op: str
     size_bytes: int
     on_cpu: bool
+    with_all: bool
     issued: Mark
     waited: Mark | None = None
     resumed: Mark | None = None
@@ -115,6 +116,7 @@ class _Collective:
             since(self.waited),
             since(self.resumed),
             max(0, self.interval(end_ns)[1] - origin_ns),
+            self.with_all,
         )
 
 
@@ -131,6 +133,7 @@ class _Iteration:
         resumed: the host has waited for a checkpoint since.
         opens: the gate opens here.
         over: so many collectives are over, and all before them.
+        spans: how many of those are of all ranks.
         said: what the gate was told of last: whether training communicates, and the span.
     """
 
@@ -142,6 +145,7 @@ class _Iteration:
     resumed: Mark | None = None
     opens: Mark | None = None
     over: int = 0
+    spans: int = 0
     said: tuple[bool, int] = (False, 0)
 
     def wait(self) -> None:
@@ -173,15 +177,16 @@ class _Iteration:
         return NetworkUse(within[1] - within[0] - used_ns, covered_ns(busy, within))
 
     def state(self) -> tuple[bool, int]:
-        """Return whether training communicates, and how many collectives are over."""
+        """Return whether training communicates, and how many collectives of all ranks are over."""
         while self.over < len(self.collectives) and _is_over(self.collectives[self.over]):
+            self.spans += self.collectives[self.over].with_all
             self.over += 1
         for one in self.collectives[self.over :]:
             if not one.issued.passed():
                 break
             if not _is_over(one):
-                return True, self.over
-        return False, self.over
+                return True, self.spans
+        return False, self.spans
 
 
 class StreamSpans(WatchedCollectives[_Collective]):
@@ -304,8 +309,8 @@ class StreamSpans(WatchedCollectives[_Collective]):
         now = [(self._since_ns, self._now_ns())] if self._under_way else []
         return [*self._transfers, *now]
 
-    def _begin(self, op: str, size_bytes: int, *, on_cpu: bool) -> _Collective:
-        record = _Collective(op, size_bytes, on_cpu, self._mark(on_cpu=on_cpu))
+    def _begin(self, op: str, size_bytes: int, *, on_cpu: bool, with_all: bool) -> _Collective:
+        record = _Collective(op, size_bytes, on_cpu, with_all, self._mark(on_cpu=on_cpu))
         with self._lock:
             current = self._current
             if current is not None:

@@ -7,9 +7,10 @@ together; that keeps NCCL's paired sends and receives in one order everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 
 from castor_configs.schemes import SCHEMES
 from castor_policy.chunk_schedule import Chunk, Link, Schedule, check_complete, leave_short
@@ -105,6 +106,19 @@ class Traffic:
         )
         check_complete(schedule, len(self.spans_ns), part_bytes, self.remote_copies)
         return schedule
+
+    def round_spans(self, sizes_bytes: Collection[int]) -> tuple[int, ...]:
+        """Return the span of each round, the latest of any rank's piece in it: the same for all.
+
+        Args:
+            sizes_bytes: of all ranks' parts.
+        """
+        spans: list[int] = []
+        for size_bytes in set(sizes_bytes):
+            pieces = self.pieces(size_bytes)
+            spans += [0] * (len(pieces) - len(spans))
+            spans[: len(pieces)] = map(max, spans, (piece.span for piece in pieces))
+        return tuple(accumulate(spans, max))
 
     def pieces(self, part_bytes: int) -> tuple[Piece, ...]:
         """Return the pieces of a part of that size, in the order of sending."""

@@ -1,7 +1,7 @@
 """DeepSpeed's collectives, watched: who calls one, who waits for it, and when.
 
 DeepSpeed sends everything through one backend object, `deepspeed.comm.comm.cdb`; its collectives
-are wrapped.
+are wrapped. Whether all ranks take part in one is told by the group that it is called with.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 
 _COLLECTIVES = (
     "all_reduce",
@@ -39,6 +40,14 @@ class WatchedCollectives(ABC, Generic[Record]):
 
     def __init__(self) -> None:
         self._wrapped: list[tuple[Any, str]] = []
+        self._passed: Callable[[Any], None] = lambda _work: None
+
+    def tell_passed(self, passed: Callable[[Any], None]) -> None:
+        """Have `passed` called after each collective of all ranks was called, in that thread.
+
+        It gets the collective's handle; None for one that was waited for within its call.
+        """
+        self._passed = passed
 
     def install(self, backend: Any) -> None:
         """Wrap the collectives of `backend`; `remove` takes the wrappers away."""
@@ -54,7 +63,7 @@ class WatchedCollectives(ABC, Generic[Record]):
         self._wrapped.clear()
 
     @abstractmethod
-    def _begin(self, op: str, size_bytes: int, *, on_cpu: bool) -> Record:
+    def _begin(self, op: str, size_bytes: int, *, on_cpu: bool, with_all: bool) -> Record:
         """Note that a collective is about to be called."""
 
     @abstractmethod
@@ -78,19 +87,23 @@ class WatchedCollectives(ABC, Generic[Record]):
         def watched(*arguments: Any, **named: Any) -> Any:
             given = (*arguments, *named.values())
             on_cpu = any(map(_on_cpu, given))
-            record = self._begin(op, max(map(_bytes_in, given), default=0), on_cpu=on_cpu)
+            with_all = not any(map(_is_of_some, given))
+            size_bytes = max(map(_bytes_in, given), default=0)
+            record = self._begin(op, size_bytes, on_cpu=on_cpu, with_all=with_all)
             try:
                 handle = collective(*arguments, **named)
             except BaseException:
                 self._end(record)
                 raise
-            if handle is None or not hasattr(handle, "wait"):
+            is_awaited = handle is None or not hasattr(handle, "wait")
+            if is_awaited:
                 self._end(record)
                 self._blocked(record)
-                return handle
-            if on_cpu:
+            elif on_cpu:
                 _when_over(handle, functools.partial(self._end, record))
-            return _Watched(handle, record, self)
+            if with_all:
+                self._passed(None if is_awaited else handle)
+            return handle if is_awaited else _Watched(handle, record, self)
 
         return watched
 
@@ -126,6 +139,13 @@ def _when_over(handle: Any, ended: Callable[[], None]) -> None:
     except (AttributeError, RuntimeError):
         return  # its end is then known when it has been waited for
     future.then(lambda _: ended())
+
+
+def _is_of_some(given: Any) -> bool:
+    """Whether it is a group that not all ranks are in."""
+    if given is dist.GroupMember.NON_GROUP_MEMBER:
+        return True
+    return isinstance(given, dist.ProcessGroup) and given.size() < dist.get_world_size()
 
 
 def _bytes_in(given: Any) -> int:
