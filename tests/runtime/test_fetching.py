@@ -32,18 +32,16 @@ class Model:
             for _ in range(streams)
         ]
         self.brought: list[int] = []
-        self.waiting = chunks + 1  # for the metadata, too
 
     def step(self, deed: str, share: Share) -> None:
         if self.fetching.is_over_for(share):
             self.lose(share)
             return
         while len(share.under_way) < 2:
-            # It would wait for others, and there is no other thread here.
-            wanted = self.fetching.take(share, wait=not share.under_way and self.waiting > 0)
-            if wanted is None:
+            # Where nothing is left it would wait for others, and there is no other thread here.
+            wait = not share.under_way and bool(self.fetching._pending)
+            if self.fetching.take(share, wait=wait) is None:
                 break
-            self.waiting -= max(1, wanted.count)
         match deed:
             case "give up":
                 self.lose(share)
@@ -58,7 +56,6 @@ class Model:
             case _ if share.under_way[0].is_meta:
                 self.fetching.arrived_meta(share, b"meta")
             case "damage":
-                self.waiting += 1
                 self.fetching.corrupt(share)
             case _:
                 index = share.under_way[0].first
@@ -66,7 +63,6 @@ class Model:
                 self.fetching.arrived(share, digest(index))
 
     def lose(self, share: Share) -> None:
-        self.waiting += sum(max(1, wanted.count) for wanted in share.under_way)
         self.fetching.give_back(share)
 
 
@@ -127,4 +123,4 @@ def test_a_fast_stream_leaves_a_first_range_to_a_slow_one() -> None:
     model.step("bring", fast)
     assert len(fast.under_way) <= 1
     model.step("lose", slow)
-    assert model.waiting > 0
+    assert model.fetching._pending

@@ -1,11 +1,13 @@
 """Parts of a checkpoint from one agent's memory into another's, over TCP.
 
-A `PeerServer` offers the parts that its agent holds; a `PeerClient` fetches one straight into the
-checkpoint memory that it shall live in. Every connection is authenticated both ways (`JobSecret` or
-`MutualTls`), every chunk is verified when it arrives, and a fetch outlives dropped connections.
+A `PeerServer` offers the parts that its agent holds; a `PeerClient` fetches one from all its
+holders straight into the checkpoint memory that it shall live in. Every connection is authenticated
+both ways (`JobSecret` or `MutualTls`), every chunk is verified when it arrives, and a fetch outlives
+dropped connections and all holders but one.
 
 From here outwards: `wire` (frames and their seals), `channel` (one authenticated connection),
-`fetching` (what several streams of one fetch share), `client`, `turns` (who may send), `server`.
+`dialler` (opens them), `fetching` (what the streams of one fetch share), `stream`, `client`,
+`turns` (who may send), `server`.
 Beside parts an agent tells its peers how it is, what has happened and what its logs say: `telling`
 is the server's side of that, `reading` the other.
 """
