@@ -2,8 +2,8 @@
 
 A `PeerServer` offers the parts that its agent holds; a `PeerClient` fetches one from all its
 holders straight into the checkpoint memory that it shall live in. Every connection is authenticated
-both ways (`JobSecret` or `MutualTls`), every chunk is verified when it arrives, and a fetch outlives
-dropped connections and all holders but one.
+both ways (`JobSecret` or `MutualTls`), every chunk is verified when it arrives, and a fetch
+outlives dropped connections and all holders but one.
 
 From here outwards: `wire` (frames and their seals), `channel` (one authenticated connection),
 `dialler` (opens them), `fetching` (what the streams of one fetch share), `stream`, `client`,
