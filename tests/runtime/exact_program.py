@@ -5,7 +5,8 @@
 Each case: four iterations, the state is taken as a checkpoint takes it, three more; then a new
 engine, built alike from other weights, gets that state and does the same three. Together the cases
 use every option of `exact_configurations.TRIED`. Writes into OUT what each came to ("exact", what
-was different, or the error), and each option that was used, with its values.
+was different, or the error), by which sentence each of `REFUSED` is refused, and each option that
+was used, with its values.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,14 @@ class Case:
         options: of DeepSpeed, beside those that every case has.
         zero: of its section `zero_optimization`.
         optimizer: makes one for the model; None: the configuration names it.
+        groups: of parameters for the optimizer that the configuration names; None: one of all.
         scale: of the loss in two iterations.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     zero: dict[str, Any] = field(default_factory=dict)
     optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] | None = None
+    groups: Callable[[torch.nn.Module], list[dict[str, Any]]] | None = None
     scale: int = 1
 
     def __or__(self, other: Case) -> Case:
@@ -77,6 +80,15 @@ def scheduled(kind: str, **params: Any) -> Case:
 
 def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def without_decay_of_biases(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Two groups, as most trainers of transformers make them."""
+    parameters = trained(model)
+    return [
+        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": 0.1},
+        {"params": [one for one in parameters if one.ndim < 2], "weight_decay": 0.0},
+    ]
 
 
 def with_frozen_group(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -232,6 +244,22 @@ CASES: dict[str, Case] = {
     "NAdam, OneCycle": named("NAdam")
     | scheduled("OneCycle", cycle_min_lr=1e-3, cycle_max_lr=1e-2, cycle_first_step_size=3),
     **{kind: named(kind) for kind in KINDS},
+    "two groups, WarmupLR, bf16": Case(
+        {
+            "bf16": BF16,
+            "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 20}},
+        },
+        groups=without_decay_of_biases,
+    ),
+    "a client's fused AdamW": Case(
+        optimizer=lambda model: torch.optim.AdamW(trained(model), lr=1e-2, fused=True)
+    ),
+    "a client's AdamW, amsgrad, a rate that is a tensor": Case(
+        UNTESTED,
+        optimizer=lambda model: torch.optim.AdamW(
+            trained(model), lr=torch.tensor(1e-2), amsgrad=True
+        ),
+    ),
     "a client's Adafactor": Case(
         UNTESTED, optimizer=lambda model: torch.optim.Adafactor(trained(model), lr=1e-2)
     ),
@@ -243,6 +271,20 @@ CASES: dict[str, Case] = {
         optimizer=with_frozen_group,
     ),
 }
+
+
+MUON = named("Muon", momentum=0.9, torch_adam=True)
+REFUSED: dict[str, Case] = {
+    "stage 0": Case({"bf16": BF16}, {"stage": 0}),
+    "stage 1": Case({"bf16": BF16}, {"stage": 1}),
+    "stage 2": Case({"bf16": BF16}, {"stage": 2}),
+    "no stage": Case({"zero_optimization": {}}),
+    "Muon": replace(MUON, zero={"reduce_scatter": False}),
+    "Muon, momentum in memory": replace(
+        MUON, zero={"reduce_scatter": False, "save_muon_momentum_buffer_in_memory": True}
+    ),
+}
+"""What engines are made of, and no checkpoints taken. (Twin-Flow makes one beside a GPU only.)"""
 
 
 class Net(torch.nn.Module):
@@ -267,7 +309,8 @@ class Net(torch.nn.Module):
 def build(case: Case, seed: int) -> Any:
     torch.manual_seed(seed)
     model = Net()
-    options: dict[str, Any] = {"model_parameters": trained(model)}
+    parameters = case.groups(model) if case.groups else trained(model)
+    options: dict[str, Any] = {"model_parameters": parameters}
     if case.optimizer is not None:
         options = {"optimizer": case.optimizer(model)}
     return deepspeed.initialize(model=model, config=case.configuration(), **options)[0]
@@ -314,9 +357,13 @@ def try_case(case: Case) -> str:
 
     assert state.optimizer is not None
     state.optimizer.register_step_pre_hook(before_update)
+    unheld: set[str] = set()
     for iteration in range(BEFORE):
         train(engine, iteration, 1, case.scale)
-        ended.update(digests(engine, state))
+        now = digests(engine, state)
+        # Nobody asked before it: an update that a checkpoint cannot hold back, or none at all.
+        unheld.update(name for name in ended if now[name] != ended[name] and name[:6] != "buffer")
+        ended.update(now)
     ended.clear()
     part = torch.zeros(part_bytes(state.sections), dtype=torch.uint8)
     for section, tensor in zip(state.sections, state.live(), strict=True):
@@ -337,7 +384,18 @@ def try_case(case: Case) -> str:
     if encode(state.meta()) != encode(again.meta()):
         differ.append("meta")
     differ += [f"{name}, which moves before the step" for name in sorted(moved)]
+    differ += [f"{name}, which moves without the step's hook" for name in sorted(unheld)]
     return ", ".join(differ) or "exact"
+
+
+def try_refused(case: Case) -> str:
+    """Return the sentence by which a case is refused; "" where it is not."""
+    engine = build(case, seed=0)
+    try:
+        DeepSpeedState(engine)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -359,11 +417,12 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - the test shows it, for each case
             found[name] = f"{type(error).__name__}: {error}"
         gc.collect()
+    refused = {name: try_refused(case) for name, case in REFUSED.items()}
     used: dict[str, list[Any]] = {}
     for case in CASES.values():
         for key, value in leaves(case.configuration()):
             used.setdefault(key, []).append(value)
-    Path(sys.argv[1]).write_text(json.dumps({"found": found, "used": used}))
+    Path(sys.argv[1]).write_text(json.dumps({"found": found, "refused": refused, "used": used}))
 
 
 if __name__ == "__main__":

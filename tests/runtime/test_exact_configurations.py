@@ -63,6 +63,8 @@ def test_what_people_use_is_taken() -> None:
         (zero(zero_quantized_gradients=True), "zero_quantized_gradients = True"),
         (zero(zero_quantized_nontrainable_weights=True), "scales of quantized frozen parameters"),
         (zero(of_a_later_version={"deep": 3}), "zero_optimization.of_a_later_version.deep = 3"),
+        ({"zero_optimization": {"stage": 0}}, "zero_optimization.stage = 0"),
+        ({"zero_optimization": {"stage": 1}}, "zero_optimization.stage = 1"),
         ({"zero_optimization": {"stage": 2}}, "zero_optimization.stage = 2"),
         ({"optimizer": {"type": "Muon"}}, "optimizer.type = 'Muon'"),
         ({"optimizer": {"type": "OneBitAdam"}}, "optimizer.type = 'OneBitAdam'"),
@@ -132,6 +134,14 @@ def test_states_are_not_taken_away_under_a_checkpoint() -> None:
         engine.offload_states()
 
 
+REFUSALS = {
+    **{f"stage {stage}": f"ZeRO stage 3, this one has stage {stage}" for stage in (0, 1, 2)},
+    "no stage": "ZeRO stage 3, this one has stage 0",
+    "Muon": "Muon changes its momentum before the optimizer's step",
+    "Muon, momentum in memory": "save_muon_momentum_buffer_in_memory = True",
+}
+
+
 @pytest.mark.long
 def test_every_option_that_is_said_to_be_tried_is_exact(
     make_cluster: Callable[..., Any], tmp_path: Path
@@ -140,6 +150,10 @@ def test_every_option_that_is_said_to_be_tried_is_exact(
     make_cluster(1, 1).run("script", {"arguments": [str(program), str(out)]}).results()
     trials = json.loads(out.read_text())
     assert {name: came for name, came in trials["found"].items() if came != "exact"} == {}
+    assert {name for name, said in trials["refused"].items() if not said} == set()
+    for name, said in REFUSALS.items():
+        assert said in trials["refused"].pop(name)
+    assert trials["refused"] == {}
     used = {key.replace(STAGE_3, ""): values for key, values in trials["used"].items()}
     untried = {key for key in TRIED if key.replace(STAGE_3, "") not in used}
     assert untried == set()
