@@ -14,6 +14,7 @@ the check itself works. Its figures mean nothing.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -125,6 +126,9 @@ def hardware() -> dict[str, Any]:
 def one_part(options: argparse.Namespace) -> int:
     """Run a part in this process; its lines go into a file."""
     gpu = Gpu(rehearses=options.rehearse)
+    if options.rehearse:
+        # DeepSpeed would compile its collectives of CPUs for each part: minutes, and of no use.
+        vars(importlib.import_module("deepspeed.comm.torch"))["build_shm_op"] = lambda: None
     # DeepSpeed asks for them, though there is a group.
     os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
     with tempfile.TemporaryDirectory() as folder:
