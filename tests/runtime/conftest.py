@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,8 +252,13 @@ class Generation:
             threading.Thread(target=self._serve, args=(link,), daemon=True).start()
 
     def _serve(self, link: socket.socket) -> None:
+        # Closed here: left to the garbage collector it warns in whatever test runs then.
+        with link, link.makefile("rb") as lines:
+            self._take(link, lines)
+
+    def _take(self, link: socket.socket, lines: Iterable[bytes]) -> None:
         rank = -1
-        for line in link.makefile("rb"):
+        for line in lines:
             message = json.loads(line)
             with self._changed:
                 if message["op"] == "hello":
