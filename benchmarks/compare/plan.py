@@ -75,6 +75,8 @@ class Plan:
         copy_share: rate of the stand-in for a GPU's copy engine, over the link's.
         seed: of the training program.
         median_max, worst_max: errors beyond these fail the command.
+        noise_s: but for those of points that are off by no more than this: a phase of hundredths of
+            a second, seen once, says what else the machine did then.
     """
 
     runs: tuple[PlannedRun, ...]
@@ -90,6 +92,7 @@ class Plan:
     seed: int = 0
     median_max: float
     worst_max: float
+    noise_s: float = 0.0
 
     def bucket(self, hidden: int) -> int:
         """Return the parameters of about a layer."""
@@ -181,4 +184,5 @@ SHORT = Plan(
     paced_layer_ms=_PACED_MS,
     median_max=0.25,
     worst_max=1.00,
+    noise_s=0.25,
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -201,11 +202,16 @@ def compare(out: Path, runs: list[Path]) -> dict[str, Any]:
 def judge(plan: Plan, document: dict[str, Any]) -> list[str]:
     """Return what is beyond the plan's bounds."""
     wrong = []
-    for name, bound in (("median_error", plan.median_max), ("worst_error", plan.worst_max)):
-        error = document[name]
-        if error is None or error > bound:
-            found = "none" if error is None else f"{error:.1%}"
-            wrong.append(f"{name.replace('_', ' ')} is {found}, beyond {bound:.0%}")
+    median = document["median_error"]
+    if median is None or median > plan.median_max:
+        found = "none" if median is None else f"{median:.1%}"
+        wrong.append(f"median error is {found}, beyond {plan.median_max:.0%}")
+    for point in document["held_out"]:
+        measured, simulated = point["measured"], point["simulated"]
+        error = math.inf if point["error"] is None else abs(point["error"])
+        if error > plan.worst_max and abs(simulated - measured) > plan.noise_s:
+            what = f"{point['quantity']}: {measured:.3g} measured, {simulated:.3g} simulated"
+            wrong.append(f"{what}, an error of {error:.1%}, beyond {plan.worst_max:.0%}")
     return wrong
 
 

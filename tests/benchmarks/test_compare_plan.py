@@ -81,14 +81,30 @@ def test_only_a_finished_run_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("median", "worst", "wrong"),
-    [(0.01, 0.02, 0), (0.5, 0.02, 1), (0.5, 1.9, 2), (None, None, 2)],
+    ("median", "points", "wrong"),
+    [
+        (0.01, [(1.0, 1.02)], 0),
+        (0.5, [(1.0, 1.02)], 1),
+        (0.5, [(1.0, 2.9)], 2),
+        (0.01, [(1.0, 2.9), (2.0, 4.5), (0.3, 0.8)], 3),
+        (0.01, [(0.025, 0.056), (0.1, 0.34)], 0),  # of no account: the machine's noise
+        (0.01, [(0.0, 0.5)], 1),
+        (None, [], 1),
+    ],
 )
 def test_errors_beyond_the_bounds_fail(
-    median: float | None, worst: float | None, wrong: int
+    median: float | None, points: list[tuple[float, float]], wrong: int
 ) -> None:
-    document = {"median_error": median, "worst_error": worst}
-    assert len(run.judge(plan.SHORT, document)) == wrong
+    held_out = [
+        {
+            "quantity": "recovery_total_s",
+            "measured": measured,
+            "simulated": simulated,
+            "error": (simulated - measured) / measured if measured else None,
+        }
+        for measured, simulated in points
+    ]
+    assert len(run.judge(plan.SHORT, {"median_error": median, "held_out": held_out})) == wrong
 
 
 def test_a_command_past_its_time_is_ended() -> None:
