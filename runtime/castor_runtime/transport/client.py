@@ -125,7 +125,15 @@ class PeerClient:
         failures: list[PeerError] = []
         reconnections = asked_again = 0
         while True:
-            fetching = await self._fetch(left, rank, iteration, fingerprint, writing)
+            request = PartRequest(
+                fetch=secrets.token_hex(8),
+                rank=rank,
+                iteration=iteration,
+                fingerprint=fingerprint.hex(),
+                data_bytes=writing.data.nbytes,
+                chunk_bytes=writing.chunk_bytes,
+            )
+            fetching = await self._fetch(left, request, writing)
             reconnections += fetching.reconnections
             asked_again += fetching.asked_again
             if (failure := fetching.failure) is None:
@@ -143,22 +151,9 @@ class PeerClient:
         )
 
     async def _fetch(
-        self,
-        addresses: Sequence[str],
-        rank: int,
-        iteration: int,
-        fingerprint: bytes,
-        writing: WritablePart,
+        self, addresses: Sequence[str], request: PartRequest, writing: WritablePart
     ) -> Fetching:
         """Fetch one checkpoint, and commit it unless that fails."""
-        request = PartRequest(
-            fetch=secrets.token_hex(8),
-            rank=rank,
-            iteration=iteration,
-            fingerprint=fingerprint.hex(),
-            data_bytes=writing.data.nbytes,
-            chunk_bytes=writing.chunk_bytes,
-        )
         chunks = chunk_count(request.data_bytes, request.chunk_bytes)
         each = min(self._streams, max(1, chunks), max(1, _MOST_STREAMS // len(addresses)))
         fetching = Fetching(request, dict.fromkeys(addresses, each), writing.make_room)
