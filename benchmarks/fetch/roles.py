@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from castor_runtime.arena import SHARED_MEMORY, PartLayout, Replica
+from castor_runtime.arena.digests import chunk_digests
 from castor_runtime.arena.layout import SegmentOwner
 from castor_runtime.transport import JobSecret, PeerClient, PeerServer
 
@@ -114,7 +114,7 @@ def receive(name: str, mib: int, chunk_mib: int) -> None:
                 "fetch": lambda: _fetch(asked["addresses"], writing),  # noqa: B023
                 "bare": lambda: _receive_bare(asked["bare"], writing.data),  # noqa: B023
                 "memcpy": lambda: _copy(writing.data),  # noqa: B023
-                "digest": lambda: _digest(writing.data, chunk_mib << 20),  # noqa: B023
+                "digest": lambda: chunk_digests(writing.data, replica.part),  # noqa: B023
             }
             began_s, used_s = time.monotonic(), cpu_s()
             ways[asked["way"]]()
@@ -151,12 +151,6 @@ def _copy(into: memoryview) -> None:
     if not _FROM:  # the first round pays for its pages
         _FROM.append(np.full(len(into), 7, np.uint8))
     np.frombuffer(into, np.uint8)[:] = _FROM[0]
-
-
-def _digest(data: memoryview, chunk_bytes: int) -> None:
-    for start in range(0, len(data), chunk_bytes):
-        with data[start : start + chunk_bytes] as chunk:
-            xxhash.xxh3_64_intdigest(chunk)
 
 
 if __name__ == "__main__":
