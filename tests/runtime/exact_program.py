@@ -25,7 +25,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from castor_runtime.state.meta import decode, encode
-from castor_runtime.state.sections import copy_section, part_bytes
+from castor_runtime.state.sections import WholeSections, copy_section, part_bytes
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 
 BEFORE, AFTER = 4, 3
@@ -373,7 +373,7 @@ def try_case(case: Case) -> str:
     losses = train(engine, BEFORE, AFTER, case.scale)
     engine_again = build(case, seed=1)
     again = DeepSpeedState(engine_again)
-    again.restore(part, decode(meta))
+    again.restore(WholeSections.of(part, state.sections), decode(meta))
     losses_again = train(engine_again, BEFORE, AFTER, case.scale)
     end, end_again = digests(engine, state), digests(engine_again, again)
     differ = [name for name in end if end[name] != end_again.get(name)]

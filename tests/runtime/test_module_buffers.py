@@ -10,7 +10,7 @@ import torch
 
 from castor_runtime.state.meta import decode, encode
 from castor_runtime.state.module_buffers import ModuleBuffers
-from castor_runtime.state.sections import copy_section, lay_out, part_bytes, views
+from castor_runtime.state.sections import WholeSections, copy_section, lay_out, part_bytes
 
 CPU = torch.device("cpu")
 
@@ -109,7 +109,7 @@ def test_a_fresh_module_gets_the_buffers_of_the_moment(change: Callable[[Any], N
     fresh = Outer()
     restored = ModuleBuffers(fresh, CPU)
     assert lay_out(restored.tensors()) == sections
-    restored.restore(small, views(part, sections))
+    restored.restore(small, WholeSections.of(part, sections))
     assert described(fresh) == described(module)
     # What came back departs from the plan as what was saved did: the next checkpoint holds it.
     assert encode(restored.small()) == encode(buffers.small())

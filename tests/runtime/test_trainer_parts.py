@@ -24,6 +24,7 @@ from castor_policy.job_options import TrafficOptions
 from castor_runtime.state.meta import MetaError, decode, encode
 from castor_runtime.state.sections import (
     ALIGNMENT,
+    WholeSections,
     copy_section,
     fingerprint,
     lay_out,
@@ -214,7 +215,8 @@ def test_an_optimizer_goes_on_in_a_fresh_one(
         for live, (_, dtype, shape) in zip(state.live(), state.tensors(), strict=True)
     ]
     fresh_parameters, fresh = make()
-    OptimizerState(fresh, fresh_parameters, [0, 1]).restore(small, tensors)
+    held = WholeSections(dict(zip([name for name, _, _ in state.tensors()], tensors, strict=True)))
+    OptimizerState(fresh, fresh_parameters, [0, 1]).restore(small, held)
     for source, target in zip(parameters, fresh_parameters, strict=True):
         target.data.copy_(source.data)
     train(parameters, optimizer, 2)
@@ -263,7 +265,8 @@ def test_an_optimizer_may_make_change_and_drop_its_tensors(steps: int) -> None:
     small = decode(encode(state.small()))
     tensors = [torch.zeros(5) if live is None else live.clone() for live in state.live()]
     fresh_parameter, fresh = make()
-    OptimizerState(fresh, [fresh_parameter], [0]).restore(small, tensors)
+    held = WholeSections(dict(zip([name for name, _, _ in state.tensors()], tensors, strict=True)))
+    OptimizerState(fresh, [fresh_parameter], [0]).restore(small, held)
     fresh_parameter.data.copy_(parameter.data)
     assert set(fresh.state[fresh_parameter]) == set(optimizer.state[parameter])
     train(parameter, optimizer, 4)

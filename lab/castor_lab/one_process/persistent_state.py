@@ -12,6 +12,7 @@ import torch
 from castor_runtime.persistent.reading import whole_part
 from castor_runtime.state.meta import decode
 from castor_runtime.state.protocol import PersistentPart
+from castor_runtime.state.sections import WholeSections
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.tensor_state import TensorState
 
@@ -95,7 +96,8 @@ class PersistentTensorState(TensorState):
         (state,) = saved["optimizer_state_dict"]["state"].values()
         self._weight.detach().copy_(saved["fp32_flat_groups"][0])
         assert self._optimizer_state is not None, "it was given one"
-        self._optimizer_state.restore(meta["optimizer"], [state["momentum_buffer"]])
+        moments = WholeSections({self.sections[-1].name: state["momentum_buffer"]})
+        self._optimizer_state.restore(meta["optimizer"], moments)
         self._iteration = int(meta["iteration"])
         return meta
 

@@ -320,8 +320,8 @@ class Resumed(Event):
         tier: simulated: own_memory, peer, storage or scratch.
         lost_progress_ns: simulated: training time that has to be done again.
         wait: real: how long the trainer waited for its part.
-        verify: real: how long it took to check the part, where it came from memory.
-        restore: real: how long it took to copy the part, where it came from memory.
+        verify: real, in earlier versions: how long it took to check the part before `restore`.
+        restore: real: how long it took to copy and check the part, where it came from memory.
         storage: real: how long it took to read and copy the part, where it came from storage.
     """
 

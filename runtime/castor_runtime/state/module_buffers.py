@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from castor_runtime.state.sections import Sections
+
 _Tied = dict[tuple[str, ...], torch.Tensor]
 """Tensors by all their names."""
 
@@ -121,16 +123,16 @@ class ModuleBuffers:
             owner._buffers.pop(leaf, None)
             owner._non_persistent_buffers_set.discard(leaf)
 
-    def restore(self, small: Mapping[str, Any], sections: Mapping[str, torch.Tensor]) -> None:
-        """Set the buffers to what `small` told, and the others to those sections that are given."""
+    def restore(self, small: Mapping[str, Any], held: Sections) -> None:
+        """Set the buffers to what `small` told, and the others to those sections that there are."""
         self.reshape(small)
         now = _registered(self._module)
         departed = departed_names(small)
         for planned in self._planned:
             name = _section(planned)
             target = now.get(planned.names[0])
-            if name in sections and target is not None and departed.isdisjoint(planned.names):
-                target.data.copy_(sections[name])
+            if name in held and target is not None and departed.isdisjoint(planned.names):
+                held.copy(name, target.data)
 
     def _owner(self, name: str) -> tuple[torch.nn.Module, str]:
         owner, _, leaf = name.rpartition(".")

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from castor_runtime.pacing import Pacer
-from castor_runtime.state.sections import Section
+from castor_runtime.state.sections import Section, Sections
 
 
 class Stateful(Protocol):
@@ -30,7 +30,7 @@ class Stateful(Protocol):
 
 
 class DamagedError(Exception):
-    """What was to be loaded is not whole; nothing was changed."""
+    """What was to be loaded is not whole; something else has to be loaded in its place."""
 
 
 class NoPersistentFormError(ValueError):
@@ -104,12 +104,15 @@ class State(Protocol):
         """
         ...
 
-    def restore(self, part: torch.Tensor, meta: Mapping[str, Any]) -> None:
-        """Set the live state; may be collective.
+    def restore(self, held: Sections, meta: Mapping[str, Any]) -> None:
+        """Set the live state. What is collective comes after `held.check`.
 
         Args:
-            part: bytes laid out as `sections`, on the CPU.
+            held: `sections`, as they are in the checkpoint.
             meta: what `meta` returned.
+
+        Raises:
+            DamagedError: the checkpoint is not whole; `restore` is called again, with another.
         """
         ...
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
+from typing import Protocol
 
 import torch
 
@@ -93,9 +94,67 @@ def copy_section(section: Section, part: torch.Tensor, live: torch.Tensor | None
         section.view(part).copy_(live.detach())
 
 
-def views(part: torch.Tensor, sections: Sequence[Section]) -> dict[str, torch.Tensor]:
-    """Return every section of `part` by name, without copying."""
-    return {section.name: section.view(part) for section in sections}
+class Sections(Protocol):
+    """What live state is loaded from: a part's sections, by name.
+
+    They may be damaged, and may be found to be so as late as when they are read; `check` has been
+    called and has returned before anything is done that cannot be done a second time.
+    """
+
+    def __contains__(self, name: str, /) -> bool:
+        """Whether there is such a section."""
+        ...
+
+    def __getitem__(self, name: str, /) -> torch.Tensor:
+        """Return a section, on the CPU, for reading only.
+
+        Raises:
+            DamagedError: it is not whole.
+        """
+        ...
+
+    def copy(self, name: str, live: torch.Tensor) -> None:
+        """Set a live tensor of the section's dtype and shape to it.
+
+        Raises:
+            DamagedError: it is not whole; the live tensor may hold any of it.
+        """
+        ...
+
+    def check(self) -> None:
+        """Look at what nobody has read, and wait for copies that are still under way.
+
+        Raises:
+            DamagedError: not all is whole.
+        """
+        ...
+
+
+class WholeSections:
+    """Sections that are known to be whole, such as those of files that were checked before."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    @classmethod
+    def of(cls, part: torch.Tensor, sections: Sequence[Section]) -> WholeSections:
+        """Return those of a part (flat, uint8), without copying."""
+        return cls({section.name: section.view(part) for section in sections})
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is such a section."""
+        return name in self._tensors
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a section."""
+        return self._tensors[name]
+
+    def copy(self, name: str, live: torch.Tensor) -> None:
+        """Set a live tensor to a section."""
+        live.copy_(self._tensors[name])
+
+    def check(self) -> None:
+        """Do nothing."""
 
 
 def sections_digest(sections: Sequence[Section]) -> bytes:

@@ -19,7 +19,7 @@ from castor_runtime.state.extra_state import extra_state_modules
 from castor_runtime.state.meta import decode
 from castor_runtime.state.module_buffers import ModuleBuffers
 from castor_runtime.state.protocol import PersistentPart, Stateful
-from castor_runtime.state.sections import Section, lay_out, views
+from castor_runtime.state.sections import Section, Sections, WholeSections, lay_out
 from castor_runtime.trainer.exact_configurations import refuse_inexact, refuse_inexact_engine
 from castor_runtime.trainer.optimizer_state import OptimizerState
 from castor_runtime.trainer.running_powers import RunningPowers
@@ -120,24 +120,26 @@ class DeepSpeedState:
         meta["running_powers"] = self._powers.first
         return meta
 
-    def restore(self, part: torch.Tensor, meta: Mapping[str, Any]) -> None:
+    def restore(self, held: Sections, meta: Mapping[str, Any]) -> None:
         """Set the live state; collective, as parameters that every rank keeps whole are gathered.
 
         Args:
-            part: bytes laid out as `sections`, on the CPU.
+            held: what the live tensors are set to.
             meta: what `meta` returned.
+
+        Raises:
+            DamagedError: the checkpoint is not whole.
         """
-        found = views(part, self.sections)
         zero = self._zero
         zero.checkpoint_event_prologue()
         for index, master in enumerate(zero.fp32_partitioned_groups_flat):
-            master.data.copy_(found[f"fp32/{index}"])
-        moments = [found[name] for name, _, _ in self._optimizer_state.tensors()]
-        self._optimizer_state.restore(meta["optimizer"], moments)
-        self._restore_outside(meta)
-        self._buffers.restore(meta["buffers"], found)
+            held.copy(f"fp32/{index}", master.data)
+        self._optimizer_state.restore(meta["optimizer"], held)
+        self._buffers.restore(meta["buffers"], held)
         for name, parameter in self._frozen:
-            parameter.ds_tensor.data.copy_(found[f"frozen/{name}"])
+            held.copy(f"frozen/{name}", parameter.ds_tensor.data)
+        held.check()
+        self._restore_outside(meta)
         for index, master in enumerate(zero.fp32_partitioned_groups_flat):
             zero.fp16_partitioned_groups_flat[index].data.copy_(master.data)
             zero._unflatten_partitioned_parameters(index)
@@ -166,7 +168,7 @@ class DeepSpeedState:
         meta = decode(loaded.meta)
         self._optimizer_state.restore_attributes(meta["optimizer"])
         self._restore_outside(meta)
-        self._buffers.restore(meta["buffers"], loaded.extra)
+        self._buffers.restore(meta["buffers"], WholeSections(loaded.extra))
         self._restore_schedules(meta)
         return meta
 

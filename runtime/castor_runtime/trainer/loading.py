@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from castor_runtime.arena import ArenaError, Replica
 from castor_runtime.pacing import storage_pacer
 from castor_runtime.state.meta import decode
 from castor_runtime.state.protocol import DamagedError, PersistentPart, State, Stateful
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.checked_sections import CheckedSections
 from castor_runtime.trainer.random_state import restore_random_state
 
 
@@ -40,15 +39,21 @@ class Loader:
         self._fingerprint = fingerprint
         self._open_replica = open_replica
         self._agree = agree
+        self._begun = False
 
     def load(self, order: Mapping[str, Any], user: Mapping[str, Stateful]) -> dict[str, float]:
         """Load as ordered; return the seconds by part.
 
         Raises:
-            DamagedError: what was to be loaded is not whole; nothing was changed.
+            DamagedError: what was to be loaded is not whole; something else has to be loaded.
+            RuntimeError: nothing else is there, and the state is no longer that of the start.
         """
         tier = order["tier"]
         if tier == "scratch":
+            if self._begun:
+                raise RuntimeError(
+                    "a damaged checkpoint was loaded in part: start the trainer anew"
+                )
             return {}
         began = time.monotonic()
         if tier == "storage":
@@ -71,17 +76,14 @@ class Loader:
         replica = self._open_replica(order["segments"][str(self._settings.rank)])
         try:
             snapshot = replica.snapshot(iteration)
-            # Before anything is loaded: restoring is collective, and is not begun a second time.
-            damaged = replica.verify(iteration, workers=2)
         except ArenaError as error:
             raise DamagedError(str(error)) from error
-        if damaged:
-            raise DamagedError(f"chunks {damaged[:8]} of iteration {iteration} are damaged")
-        verified = time.monotonic()
         meta = decode(snapshot.meta)
-        self._state.restore(torch.frombuffer(snapshot.data, dtype=torch.uint8), meta)
-        seconds = {"verify": verified - began, "restore": time.monotonic() - verified}
-        return meta, seconds
+        held = CheckedSections(snapshot, self._state.sections)
+        self._begun = True
+        self._state.restore(held, meta)
+        held.check()
+        return meta, {"restore": time.monotonic() - began}
 
     def _load_from_storage(self, tiers: tuple[str, ...], iteration: int) -> dict[str, Any]:
         return self._state.restore_persistent(

@@ -24,6 +24,7 @@ from castor_runtime.state.optimizer_attributes import (
     put_back_attributes,
     snapshot_attributes,
 )
+from castor_runtime.state.sections import Sections
 
 _OF_THE_PROCESS = ("params", "param_names")
 """What a group holds of this process: parameters, and the names that torch keeps of them."""
@@ -104,25 +105,25 @@ class OptimizerState:
         """Return path and type of attributes that have moved and that no checkpoint holds."""
         return [] if self.has_own_state_dict else self._attributes.unheld()
 
-    def restore(self, small: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> None:
-        """Set the optimizer to what `small` returned and to `tensors`, in the order of `tensors`.
+    def restore(self, small: Mapping[str, Any], held: Sections) -> None:
+        """Set the optimizer to what `small` returned, and its long tensors to their sections.
 
         Tensors are copied in place where the optimizer has them, and made where it does not.
+
+        Raises:
+            DamagedError: a section is not whole.
         """
         if "own" in small:
-            names = [name for name, _, _ in self.tensors()]
-            self._load_own(small["own"], dict(zip(names, tensors, strict=True)))
+            self._load_own(small["own"], held)
         self.restore_attributes(small)
-        remaining = iter(tensors)
         for layout in self._layouts:
-            mine = small["inner"][layout.prefix] if layout.prefix else small
-            layout.restore(mine, [next(remaining) for _ in layout.tensors()])
+            layout.restore(small["inner"][layout.prefix] if layout.prefix else small, held)
 
     def restore_attributes(self, small: Mapping[str, Any]) -> None:
         """Set only what lies outside the optimizer's state: DeepSpeed's own loading leaves that."""
         self._attributes.restore(small.get("attributes", {}))
 
-    def _load_own(self, own: Any, found: Mapping[str, torch.Tensor]) -> None:
+    def _load_own(self, own: Any, found: Sections) -> None:
         """Call the optimizer's own `load_state_dict`; groups stay the objects that they were.
 
         torch makes new groups at each loading. DeepSpeed and schedules, and a wrapped optimizer
@@ -189,10 +190,13 @@ class _Layout:
 
     def tensors(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         return [
-            (f"{self.prefix}{key}/{index}", dtype, tuple(parameter.shape))
+            (self._section(index, key), dtype, tuple(parameter.shape))
             for index, parameter in enumerate(self._parameters)
             for key, dtype in self._long[index].items()
         ]
+
+    def _section(self, index: int, key: str) -> str:
+        return f"{self.prefix}{key}/{index}"
 
     def live(self) -> list[torch.Tensor | None]:
         return [
@@ -230,21 +234,19 @@ class _Layout:
             and value.shape == self._parameters[index].shape
         )
 
-    def restore(self, small: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> None:
+    def restore(self, small: Mapping[str, Any], held: Sections) -> None:
         optimizer = self._optimizer
         for group, options in zip(optimizer.param_groups, small["param_groups"], strict=True):
             group.update(options)
-        remaining = iter(tensors)
         for index, parameter in enumerate(self._parameters):
-            found = {key: next(remaining) for key in self._long[index]}
             values = small["state"][index]
             if values is None:
                 optimizer.state.pop(parameter, None)
                 continue
             absent = small.get("absent", {}).get(index, ())
             found = {
-                key: source
-                for key, source in found.items()
+                key: dtype
+                for key, dtype in self._long[index].items()
                 if key not in values and key not in absent
             }
             state = optimizer.state[parameter]
@@ -253,13 +255,13 @@ class _Layout:
             for key, value in values.items():
                 device = self._device_of(index, key, value)
                 state[key] = value if device is None else value.to(device)
-            for key, source in found.items():
-                held = state.get(key)
+            for key, dtype in found.items():
+                live = state.get(key)
                 # torch's own loading may have cast it to the parameter's dtype.
-                if held is None or held.dtype != source.dtype or held.shape != parameter.shape:
-                    state[key] = torch.empty_like(parameter, dtype=source.dtype)
+                if live is None or live.dtype != dtype or live.shape != parameter.shape:
+                    state[key] = torch.empty_like(parameter, dtype=dtype)
                     state[key].requires_grad_(False)
-                state[key].data.copy_(source)
+                held.copy(self._section(index, key), state[key].data)
 
     def _device_of(self, index: int, key: str, value: object) -> torch.device | None:
         """Return where a value that is no long tensor belongs; None for what is no tensor."""
@@ -280,7 +282,7 @@ def _with_names(tree: Any, held: Mapping[int, str]) -> Any:
     return tree
 
 
-def _with_tensors(tree: Any, found: Mapping[str, torch.Tensor]) -> Any:
+def _with_tensors(tree: Any, found: Sections) -> Any:
     if isinstance(tree, Mapping):
         if set(tree) == {_SECTION}:
             return found[tree[_SECTION]].clone()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from castor_runtime.state.protocol import NoPersistentFormError, PersistentPart, Stateful
-from castor_runtime.state.sections import Section, lay_out, views
+from castor_runtime.state.sections import Section, Sections, lay_out
 from castor_runtime.trainer.optimizer_state import OptimizerState
 
 _NO_FORM = "plain tensors have no persistent form: train without --persist"
@@ -90,14 +90,12 @@ class TensorState:
         small = self._optimizer_state.small() if self._optimizer_state else None
         return {"iteration": self._iteration, "optimizer": small}
 
-    def restore(self, part: torch.Tensor, meta: Mapping[str, Any]) -> None:
-        """Copy a part into the live tensors."""
-        found = views(part, self.sections)
+    def restore(self, held: Sections, meta: Mapping[str, Any]) -> None:
+        """Set the live tensors."""
         for name, tensor in self._tensors.items():
-            tensor.detach().copy_(found[name])
+            held.copy(name, tensor.detach())
         if self._optimizer_state is not None:
-            moments = [found[name] for name, _, _ in self._optimizer_state.tensors()]
-            self._optimizer_state.restore(meta["optimizer"], moments)
+            self._optimizer_state.restore(meta["optimizer"], held)
         self._iteration = meta["iteration"]
 
     def restore_persistent(self, part: PersistentPart) -> dict[str, Any]:
