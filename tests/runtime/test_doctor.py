@@ -161,7 +161,9 @@ def test_what_the_command_says(tmp_path: Path) -> None:
 
     code, found = doctor("--store", "etcd://no-such-host.invalid:1")
     assert (code, found["name of the store"]["health"]) == (1, "bad")
-    assert {"address", "ports", "credentials", "shared memory", "clock", "GPUs"} <= set(found)
+    assert {"address", "ports", "credentials", "shared memory", "clock", "GPUs", "NUMA"} <= set(
+        found
+    )
     code, found = doctor("--store", "etcd://127.0.0.1:1?unknown=1")
     assert (code, found["store's address"]["health"]) == (1, "bad")
     plain = CliRunner().invoke(app, ["doctor"])

@@ -117,6 +117,7 @@ def doctor(
         host.locked_memory(),
         host.clock(),
         host.gpus(nproc_per_node),
+        host.numa(),
         *of_store,
     ]
     _print(found, as_json=as_json)

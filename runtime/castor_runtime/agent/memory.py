@@ -20,13 +20,16 @@ from castor_runtime.arena import (
     ArenaError,
     IterationMissingError,
     JobLock,
+    NearGpus,
     PartLayout,
     Replica,
     Snapshot,
+    Topology,
     segment_name,
 )
 from castor_runtime.arena.budget import shown
 from castor_runtime.arena.leftovers import mark_kept, unmark_kept
+from castor_runtime.arena.numa import SYSTEM
 from castor_runtime.transport import PartMissingError
 
 _TOUCH_THREADS = max(1, min(8, (os.cpu_count() or 2) // 2))
@@ -95,17 +98,26 @@ class CheckpointMemory:
         agent: name of the agent; a later life of it finds the same memory again.
         home: the agent's folder, for whoever comes with another run of the job's name.
         comes_again: somebody may start this agent again after its death; see `Holder`.
+        system: under which what the kernel says of GPUs and NUMA nodes is; see `Topology`.
 
     Raises:
         InputError: another run of the job's name lives on this machine.
     """
 
     def __init__(
-        self, spec: JobSpec, agent: str, *, home: Path | str = "", comes_again: bool = False
+        self,
+        spec: JobSpec,
+        agent: str,
+        *,
+        home: Path | str = "",
+        comes_again: bool = False,
+        system: Path = SYSTEM,
     ) -> None:
         self._spec = spec
         self._agent = agent
         self._lock = JobLock(spec.job, spec.run, home=home, comes_again=comes_again)
+        gpu_nodes = Topology.read(system).gpu_nodes(os.environ)  # which trainers inherit
+        self._near = NearGpus(gpu_nodes, spec.ranks_per_machine)
         self._arena: Arena | None = None
         self._left = False
 
@@ -170,12 +182,20 @@ class CheckpointMemory:
         ]
         fingerprint = bytes.fromhex(layout.fingerprint)
         if self._arena is None:
-            self._arena = Arena(self._spec.job, self._spec.run, self._agent, fingerprint)
+            self._arena = Arena(
+                self._spec.job,
+                self._spec.run,
+                self._agent,
+                fingerprint,
+                place=self._near.place,
+            )
         ranks = {part.rank for part in wanted}
         unwanted = [rank for rank in self._arena.ranks if rank not in ranks]
         for part in self._arena.missing(wanted):
-            fitting = (r for r in unwanted if self._fits(r, part))
-            if (rank := next(fitting, None)) is not None:
+            fitting = [rank for rank in unwanted if self._fits(rank, part)]
+            if fitting:
+                # Its pages stay on the node where they are: a recovery would wait for the copy.
+                rank = min(fitting, key=lambda held: not self._lies_alike(held, part.rank))
                 self._arena.reassign(rank, part)
                 unwanted.remove(rank)
         self._arena.remove_parts(unwanted)
@@ -190,6 +210,9 @@ class CheckpointMemory:
 
     def _fits(self, rank: int, part: PartLayout) -> bool:
         return self.replica(rank).part.is_like(part)
+
+    def _lies_alike(self, held: int, rank: int) -> bool:
+        return self._near.node_of(held) == self._near.node_of(rank)
 
     async def make_room(self, rank: int, meta_bytes: int) -> None:
         """Have room for metadata of that size in the part of `rank`, ahead of need if it can be.

@@ -18,6 +18,7 @@ from castor_runtime.arena.errors import (
 )
 from castor_runtime.arena.job_lock import JobLock
 from castor_runtime.arena.layout import LAYOUT_VERSION, PartLayout, SegmentOwner
+from castor_runtime.arena.numa import NearGpus, Topology
 from castor_runtime.arena.removal import remove_dead
 from castor_runtime.arena.replica import Replica
 from castor_runtime.arena.segments import SHARED_MEMORY, control_name, segment_name
@@ -32,11 +33,13 @@ __all__ = [
     "ForeignCheckpointError",
     "IterationMissingError",
     "JobLock",
+    "NearGpus",
     "PartLayout",
     "RankControl",
     "Replica",
     "SegmentOwner",
     "Snapshot",
+    "Topology",
     "TrainerPhase",
     "Writing",
     "WritingLostError",

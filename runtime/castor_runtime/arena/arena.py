@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -44,6 +46,8 @@ class Arena:
         agent: name of the agent.
         fingerprint: 16 bytes that say what the checkpoints are of.
         folder: where the machine's shared memory is.
+        place: is called with the rank and the mapping of each new segment, before a page of it is
+            taken: see `NearGpus.place`.
 
     Raises:
         InputError: another user runs a job of that name here.
@@ -51,10 +55,18 @@ class Arena:
     """
 
     def __init__(
-        self, job: str, run: str, agent: str, fingerprint: bytes, *, folder: Path = SHARED_MEMORY
+        self,
+        job: str,
+        run: str,
+        agent: str,
+        fingerprint: bytes,
+        *,
+        folder: Path = SHARED_MEMORY,
+        place: Callable[[int, mmap.mmap], None] = lambda *_: None,
     ) -> None:
         self.owner = SegmentOwner(job, run, agent, fingerprint)
         self._folder = folder
+        self._place = place
         self._lock = JobLock(job, run, folder=folder)
         self._replicas: dict[int, Replica] = {}
         self._limit_bytes: int | None = None
@@ -257,7 +269,13 @@ class Arena:
             held.close()
         name = self._path(part.rank).name
         if anew:
-            self._replicas[part.rank] = Replica.create(name, self.owner, part, folder=self._folder)
+            self._replicas[part.rank] = Replica.create(
+                name,
+                self.owner,
+                part,
+                folder=self._folder,
+                place=partial(self._place, part.rank),
+            )
         else:
             self._replicas[part.rank] = Replica.open(
                 name, fingerprint=self.owner.fingerprint, folder=self._folder

@@ -5,7 +5,9 @@ One writer at a time; readers may look at any moment. See `castor_runtime.arena.
 
 from __future__ import annotations
 
+import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,15 +50,29 @@ class Replica(MappedPart):
 
     @classmethod
     def create(
-        cls, name: str, owner: SegmentOwner, part: PartLayout, *, folder: Path = SHARED_MEMORY
+        cls,
+        name: str,
+        owner: SegmentOwner,
+        part: PartLayout,
+        *,
+        folder: Path = SHARED_MEMORY,
+        place: Callable[[mmap.mmap], None] = lambda _: None,
     ) -> Replica:
         """Make a new segment with empty buffers in place of one of that name.
+
+        Args:
+            name: of the segment in `folder`.
+            owner: whom it belongs to.
+            part: rank and sizes.
+            folder: where the machine's shared memory is.
+            place: is called with the mapping before any page of it is taken.
 
         Raises:
             OSError: it cannot be made.
         """
         path = folder / name
         mapped = create_file(path, part.segment_bytes)
+        place(mapped)
         replica = cls(path, mapped, owner, part)
         for buffer in range(part.buffers):
             replica.store(buffer, BufferRecord(BufferHeader(BufferState.EMPTY)))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import mmap
 import os
 import resource
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from castor_configs.errors import InputError
 from castor_runtime.agent.rendezvous import address_of, interface_of
-from castor_runtime.arena import SHARED_MEMORY, available_bytes
+from castor_runtime.arena import SHARED_MEMORY, Topology, available_bytes
+from castor_runtime.arena.numa import SYSTEM, prefer_node, why_refused
 from castor_runtime.doctor.finding import Finding, bad, good, note
 from castor_runtime.ports import ANY_PORT, Ports, kernel_range
 
@@ -142,6 +144,40 @@ def huge_pages(
     pages = "" if needed_bytes is None else f": {needed_bytes // 4096:,} pages of 4 KiB"
     advice = f"mount -o remount,huge=advise {folder}; Castor asks for them, nothing else has to"
     return note(what, f"none in {folder}{pages}", advice)
+
+
+def numa(root: Path = SYSTEM, environment: Mapping[str, str] = os.environ) -> Finding:
+    """Look whether checkpoint memory will lie on the NUMA node of the GPU that uses it.
+
+    Args:
+        root: under which what the kernel and the driver say is; see `Topology`.
+        environment: of trainers, which may say which GPUs they use.
+    """
+    what = "NUMA"
+    topology = Topology.read(root)
+    if len(topology.nodes) < 2:
+        return good(what, "one node: all memory is as near")
+    found, gpu_nodes = f"{len(topology.nodes)} nodes", topology.gpu_nodes(environment)
+    if not gpu_nodes:
+        return good(
+            what, f"{found}; no GPU of NVIDIA's is used: memory is where the kernel puts it"
+        )
+    at: dict[int | None, list[str]] = {}
+    for gpu, node in enumerate(gpu_nodes):
+        at.setdefault(node, []).append(str(gpu))
+    known = {node: ", ".join(of) for node, of in at.items() if node is not None}
+    for node, of in sorted(known.items()):
+        found += f"; node {node} has GPUs {of}"
+        try:
+            with mmap.mmap(-1, mmap.PAGESIZE) as page:
+                prefer_node(page, node)
+        except OSError as error:
+            advice = "checkpoint memory will lie where the kernel puts it, and copies cross sockets"
+            return note(what, f"{found}; refused: {why_refused(node, error)}", advice)
+    if None in at:
+        advice = "their checkpoint memory is not placed; a virtual machine's host may tell it more"
+        return note(what, f"{found}; not known of GPUs {', '.join(at[None])}", advice)
+    return good(what, f"{found}: checkpoint memory will be there")
 
 
 def _gib(size_bytes: int) -> str:
