@@ -20,6 +20,7 @@ from castor_runtime.trainer.joining import (
     open_exchange,
     training_timeout_s,
 )
+from castor_runtime.trainer.tcp_streams import TcpStreams
 
 CPU = torch.device("cpu")
 SETTINGS = TrainerSettings(
@@ -53,10 +54,11 @@ def test_checkpoints_wait_for_a_peer_as_long_as_training_does(waits_s: float) ->
     control = new_group("gloo", timeout)
     exchanging = open_exchange(SETTINGS, CPU, control, new_group, timeout)
     assert exchanging.device == CPU
-    for group in (control, exchanging.group):
-        assert group is not None
-        backend = group._get_backend(CPU)
-        assert backend.options._timeout == timeout  # type: ignore[attr-defined]  # no stub
+    backend = control._get_backend(CPU)
+    assert backend.options._timeout == timeout  # type: ignore[attr-defined]  # no stub
+    streams = exchanging.post.__self__  # type: ignore[attr-defined]  # a method of theirs
+    assert isinstance(streams, TcpStreams)
+    assert streams._timeout_s == waits_s
 
 
 def test_training_on_the_cpu_is_sent_by_it_and_by_nothing_else(waits_s: float) -> None:

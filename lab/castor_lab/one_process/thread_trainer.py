@@ -9,14 +9,18 @@ import threading
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from castor_lab.one_process.memory_group import Meeting, MemoryGroup
 from castor_runtime.state.protocol import State
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.device import post_gloo
+from castor_runtime.trainer.joining import Exchanging, NewGroup
 from castor_runtime.trainer.random_state import capture_random_state
 from castor_runtime.trainer.session import TrainerSession
 
@@ -30,6 +34,19 @@ class KilledError(BaseException):
 
 class LeftError(BaseException):
     """The training program ends with code 0, wherever it is: no code of it is to hear of it."""
+
+
+def _in_memory(
+    settings: TrainerSettings,
+    device: torch.device,
+    control: dist.ProcessGroup,
+    make_group: NewGroup,
+    timeout: timedelta,
+) -> Exchanging:
+    """Exchange by a group too: a thread that is killed leaves its connections open, a group not."""
+    del settings, control
+    group = make_group("gloo", timeout)
+    return Exchanging(partial(post_gloo, group), device, group)
 
 
 class TrainerThread:
@@ -99,6 +116,7 @@ class TrainerThread:
             _TIMEOUT_S,
             "replication",
             make_group=self.make_group,
+            exchange_by=_in_memory,
         )
         return self.session
 

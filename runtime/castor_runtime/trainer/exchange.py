@@ -260,8 +260,11 @@ class Exchange:
         self._transfer_ended()
 
     def _wait_arrived(self) -> None:
-        for transfer in self._transfers[self._finished :]:
-            transfer.wait_arrived()
+        in_place = self._device.copy_link is None
+        for index in range(self._finished, len(self._transfers)):
+            self._transfers[index].wait_arrived()
+            if in_place:  # while what follows is still under way
+                self._finish_before(index + 1)
 
     def _finish_before(self, index: int) -> None:
         """Wait until what came in rounds before that one lies in CPU memory, and digest it."""

@@ -18,7 +18,7 @@ from castor_runtime.named import named
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.cuda_clock import CudaClock
 from castor_runtime.trainer.cuda_device import CudaCapture, CudaDevice, post_nccl
-from castor_runtime.trainer.device import CpuDevice, Device, Post, post_gloo
+from castor_runtime.trainer.device import CpuDevice, Device, Post
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
 from castor_runtime.trainer.launches import ByPosition, ByTime, Launches
 from castor_runtime.trainer.nccl_order import check_nccl
@@ -69,7 +69,7 @@ class Exchanging:
     Attributes:
         post: starts a round.
         device: where the pieces lie that are sent.
-        group: of all ranks, which nothing else uses: gloo's or NCCL's; None: TCP without any.
+        group: of all ranks, which nothing else uses; None: they do not go over one.
     """
 
     post: Post
@@ -97,15 +97,10 @@ def open_exchange(
         ValueError: the job asks for NCCL, which cannot be used here.
         StreamError: a peer cannot be reached.
     """
-    cpu = torch.device("cpu")
-    stands_in = bool(settings.device.maker)
-    if settings.traffic.send == NCCL and not stands_in:
+    if settings.traffic.send == NCCL and not settings.device.maker:
         check_nccl(device, settings.traffic.scheme)
         group = make_group("nccl", timeout)
         return Exchanging(partial(post_nccl, group), device, group)
-    if settings.traffic.send == NCCL or (device.type == "cpu" and not stands_in):
-        group = make_group("gloo", timeout)
-        return Exchanging(partial(post_gloo, group), cpu, group)
     count = torch.tensor([streams_each(settings.ranks_per_machine, len(os.sched_getaffinity(0)))])
     dist.all_reduce(count, dist.ReduceOp.MIN, control)
     streams = TcpStreams(
@@ -116,8 +111,13 @@ def open_exchange(
         address=own_address(),
         timeout_s=timeout.total_seconds(),
     )
-    return Exchanging(streams.post, cpu)
+    return Exchanging(streams.post, torch.device("cpu"))
 
+
+OpenExchange = Callable[
+    [TrainerSettings, torch.device, dist.ProcessGroup, NewGroup, timedelta], Exchanging
+]
+"""`open_exchange`, or what stands for it where ranks share a process."""
 
 Spans = IdleSpans | StreamSpans
 """What watches training's collectives."""

@@ -31,6 +31,7 @@ from castor_runtime.trainer.final_state import write_state
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.joining import (
     NewGroup,
+    OpenExchange,
     Spans,
     choose_device,
     choose_launches,
@@ -62,6 +63,7 @@ class TrainerSession:
         timeout_s: of transfers.
         update_after: "replication" or "capture"; see `Checkpointer`.
         make_group: makes a process group of all ranks, who call it at the same points.
+        exchange_by: makes what checkpoints are exchanged by.
 
     Attributes:
         log: what is told to the agent.
@@ -80,6 +82,7 @@ class TrainerSession:
         timeout_s: float,
         update_after: str,
         make_group: NewGroup = new_group,
+        exchange_by: OpenExchange = open_exchange,
     ) -> None:
         if settings.traffic.scheme != NONE:  # an unknown scheme is an error now
             Traffic(settings.traffic.scheme, settings.traffic.chunk_bytes, 0)
@@ -101,9 +104,7 @@ class TrainerSession:
         # Every rank makes the groups in this order.
         self._control = make_group("gloo", timeout)
         self._gate = Gate()
-        self._exchanging = open_exchange(
-            settings, state.device(), self._control, make_group, timeout
-        )
+        self._exchanging = exchange_by(settings, state.device(), self._control, make_group, timeout)
         apart = (self._control, self._exchanging.group)
         self._collectives.leave_out(*(group for group in apart if group is not None))
         self._device = choose_device(settings, state.device(), self._gate, self._exchanging)
