@@ -22,6 +22,7 @@ from castor_policy.agents.events import (
 )
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.store_keys import layout_prefix
+from castor_policy.job_options import DEGRADED
 from castor_runtime.agent.memory import CheckpointMemory, RankLayout
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.agent.storage_view import AT_ONCE_S, StorageView
@@ -201,6 +202,8 @@ class Holding:
                 effect.iteration,
                 bytes.fromhex(self.fingerprint),
                 writing,
+                # The first update waits for others' parts, too, unless training goes on degraded.
+                urgent=effect.urgent or self._spec.recovery.redundancy != DEGRADED,
             )
         except (PeerError, ArenaError) as error:
             machines = ", ".join(map(str, effect.sources))

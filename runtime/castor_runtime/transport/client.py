@@ -92,6 +92,8 @@ class PeerClient:
         iteration: int,
         fingerprint: bytes,
         writing: WritablePart,
+        *,
+        urgent: bool = False,
     ) -> FetchStats:
         """Fill `writing` with a part that several peers hold, from all of them at once; commit it.
 
@@ -108,6 +110,8 @@ class PeerClient:
             iteration: which checkpoint.
             fingerprint: what it must be of.
             writing: where it goes.
+            urgent: training waits for it: where cores are short its threads go first, here and at
+                the holders.
 
         Raises:
             PeerUnreachableError: no connection lasts long enough. This and the others: of all
@@ -132,6 +136,7 @@ class PeerClient:
                 fingerprint=fingerprint.hex(),
                 data_bytes=writing.data.nbytes,
                 chunk_bytes=writing.chunk_bytes,
+                urgent=urgent,
             )
             fetching = await self._fetch(left, request, writing)
             reconnections += fetching.reconnections

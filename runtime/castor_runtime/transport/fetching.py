@@ -66,6 +66,7 @@ class PartRequest:
         fingerprint: what it has to be of, hex.
         data_bytes: size of the data, as planned here.
         chunk_bytes: size of a chunk, as planned here.
+        urgent: training waits for it; see `go_first`.
     """
 
     fetch: str
@@ -74,6 +75,7 @@ class PartRequest:
     fingerprint: str
     data_bytes: int
     chunk_bytes: int
+    urgent: bool = False
 
     def of(self, address: str) -> str:
         """Return what is fetched from that holder, for people."""

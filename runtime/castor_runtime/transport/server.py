@@ -20,12 +20,9 @@ from castor_runtime.transport import channel as channels
 from castor_runtime.transport.admission import Admission
 from castor_runtime.transport.channel import Channel
 from castor_runtime.transport.credentials import Credentials
-from castor_runtime.transport.errors import (
-    BrokenFrameError,
-    PartMissingError,
-    PeerRefusedError,
-)
+from castor_runtime.transport.errors import BrokenFrameError, PartMissingError, PeerRefusedError
 from castor_runtime.transport.parts import PartSource, ReadablePart, chunk_count, chunk_size
+from castor_runtime.transport.priority import go_first
 from castor_runtime.transport.telling import Telling, Told
 from castor_runtime.transport.timeouts import Timeouts
 from castor_runtime.transport.turns import SendTurns, Turn
@@ -280,6 +277,7 @@ class _Session:
         self._timeouts = server.timeouts
         self._part: ReadablePart | None = None
         self._fetch = ""
+        self._is_first = False
 
     def run(self) -> None:
         """Answer until the peer leaves.
@@ -359,6 +357,9 @@ class _Session:
             self._answer(Kind.FAILURE, {"code": "refused", "message": message})
             return
         self._part = part
+        if request.get("urgent") is True and not self._is_first:
+            self._is_first = True  # this thread serves one connection, of one fetch
+            go_first()
         self._answer(
             Kind.PART,
             {

@@ -14,6 +14,7 @@ from castor_runtime.transport.errors import (
 )
 from castor_runtime.transport.fetching import ChunkRange, Fetching, PartRequest
 from castor_runtime.transport.parts import chunk_size
+from castor_runtime.transport.priority import go_first
 from castor_runtime.transport.timeouts import Timeouts
 from castor_runtime.transport.wire import Frame, Kind, pack_count
 
@@ -54,6 +55,8 @@ class Stream:
     def run(self) -> None:
         """Fetch until nothing is left; failures are told to the fetch, none is raised."""
         failures = 0
+        if self._request.urgent:
+            go_first()
         try:
             while not self._fetching.is_over_for(self._share):
                 self._has_progressed = False
@@ -164,6 +167,7 @@ def open_part(
             "rank": request.rank,
             "iteration": request.iteration,
             "fingerprint": request.fingerprint,
+            "urgent": request.urgent,
         },
         timeout_s=timeouts.silence_s,
     )

@@ -25,7 +25,7 @@ sealed header vouches for by `digest`, its xxh3_64.
     kind     from    index          body
     PING     client                 empty
     STATUS   server                 JSON object
-    OPEN     client                 JSON: fetch, rank, iteration, fingerprint (hex)
+    OPEN     client                 JSON: fetch, rank, iteration, fingerprint (hex), urgent
     PART     server                 JSON: data_bytes, chunk_bytes, meta_bytes, identity, fingerprint
     GET      client  first chunk    u32: number of chunks
     CHUNK    server  chunk          data, `digest` is set
