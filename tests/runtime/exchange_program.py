@@ -1,4 +1,4 @@
-"""Real ranks over gloo that exchange parts: a list of cases on stdin, results as JSON on stdout.
+"""Real ranks that exchange parts over TCP: a list of cases on stdin, results as JSON on stdout.
 
 Run as `exchange_program.py WORLD FOLDER`. Every rank is a fork of this process; all do all cases.
 """
@@ -13,7 +13,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from castor_runtime.trainer.device import (
     Receive,
     Send,
     Transfer,
-    post_gloo,
 )
 from castor_runtime.trainer.exchange import Exchange, Exchanged, Part
 from castor_runtime.trainer.idle_spans import Gate, IdleSpans
@@ -97,13 +95,11 @@ def expected(rank: int, case: dict[str, Any], round_number: int) -> torch.Tensor
 def post_of(rank: int, case: dict[str, Any]) -> Post:
     group = dist.new_group(backend="gloo")
     assert isinstance(group, dist.ProcessGroup)
-    if "streams" not in case:
-        return partial(post_gloo, group)
     world, remote = dist.get_world_size(), range(1, case["replicas"])
     holders = [(rank + step) % world for step in remote]
     sources = [(rank - step) % world for step in remote]
     return TcpStreams(
-        group, holders, sources, case["streams"], address="127.0.0.1", timeout_s=DEADLINE_S
+        group, holders, sources, case.get("streams", 1), address="127.0.0.1", timeout_s=DEADLINE_S
     ).post
 
 

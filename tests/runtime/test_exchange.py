@@ -1,4 +1,4 @@
-"""The rounds of a checkpoint between real ranks over gloo, straight between their memories."""
+"""The rounds of a checkpoint between real ranks over TCP, straight between their memories."""
 
 from __future__ import annotations
 
@@ -114,4 +114,4 @@ def test_the_bound_is_p_but_for_two_schemes() -> None:
 
 def test_a_lost_peer_is_an_error_and_no_hang(tmp_path: Path, run_cases: RunCases) -> None:
     (survivor,) = run_cases(2, tmp_path, LOST)
-    assert "RuntimeError" in survivor["lost"]["error"]
+    assert "StreamError" in survivor["lost"]["error"]
