@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,8 +176,10 @@ def run(name: str, left_s: float, options: argparse.Namespace) -> list[Line]:
         try:
             process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
             return [Line(f"FAILED: not done within {limit_s:.0f} s; see {log}", None, "", False)]
+        finally:  # also where the check itself is ended
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode == 0:
         return [Line(**line) for line in json.loads(_lines(options.out, name).read_text())]
     said = log.read_text().splitlines() or [""]
@@ -219,6 +222,7 @@ def main() -> int:
         return 2
     if options.part:
         return one_part(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options.out.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
     results: dict[str, list[Line]] = {}

@@ -13,6 +13,7 @@ import argparse
 import json
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def main() -> int:
     unknown = sorted(set(asked.systems) - set(SYSTEMS))
     if unknown:
         raise SystemExit(f"no such systems: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
+    # Ended by a signal, the system that is measured must end as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(stderr=True, highlight=False)
     sizes = QUICK if asked.quick else FULL
     if asked.ranks:
