@@ -302,7 +302,7 @@ def test_a_second_failure_while_the_first_is_recovered_from(make: Make, whole: W
 def test_a_machine_may_be_lost_at_any_moment_of_a_recovery(
     make: Make, whole: Whole, moment: type[Event]
 ) -> None:
-    cluster = make(standby=2, lease_s=1.0, memory=MemoryOptions(mode=SAVING))
+    cluster = make(standby=2, lease_s=2.0, memory=MemoryOptions(mode=SAVING))
     cluster.at(1, 5, lose(cluster, "node-1", memory=True, comes_back=False))
     cluster.when(
         moment, 2, lambda: cluster.lose("node-2", memory=True, comes_back=False, silently=True)
