@@ -84,7 +84,8 @@ def throughput(
     iterations = 2 * block * (pairs + 1)
     limit_s = START_LIMIT_S + _ITERATION_LIMIT_S * iterations
     with castor(out, ranks, job, replicas=replicas) as run:
-        run.wait(lambda: run.ended(iterations), f"iteration {iterations}", limit_s)
+        # To look is to read all logs: twenty times a second it would take its part of the cores.
+        run.wait(lambda: run.ended(iterations), f"iteration {iterations}", limit_s, poll_s=2.0)
         ended = of_kind(run.logs()[0], "iteration_ended")[2 * block : iterations]
     blocks = [_block_s(ended[i : i + block]) for i in range(0, len(ended), block)]
     without, checkpointed = blocks[0::2], blocks[1::2]

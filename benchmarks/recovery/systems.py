@@ -67,8 +67,10 @@ class SystemRun:
         """Return each rank's records so far."""
         return read_logs(self.out / "records", self.ranks)
 
-    def wait(self, done: Callable[[], bool], what: str, limit_s: float) -> None:
-        """Return once `done`.
+    def wait(
+        self, done: Callable[[], bool], what: str, limit_s: float, poll_s: float = POLL_S
+    ) -> None:
+        """Return once `done`, which is asked every `poll_s`.
 
         Raises:
             RunError: it did not happen in time, or the job ended.
@@ -79,7 +81,7 @@ class SystemRun:
                 raise RunError(f"ended with {self.process.returncode} before {what}: {self.tail()}")
             if time.monotonic() > deadline:
                 raise RunError(f"no sign of {what} in {limit_s:.0f} s: {self.tail()}")
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
 
     def ended(self, iteration: int) -> bool:
         """Say whether all ranks have ended that iteration."""
