@@ -50,11 +50,17 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldUp]:
     fetch = PeerClient.fetch
 
     async def fetched(
-        self: PeerClient, addresses: Any, rank: int, iteration: int, mark: bytes, writing: Any
+        self: PeerClient,
+        addresses: Any,
+        rank: int,
+        iteration: int,
+        mark: bytes,
+        writing: Any,
+        **options: Any,
     ) -> Any:
         if (rank, iteration) == (HELD, LOST_AT):
             await held.stand_still(writing)
-        return await fetch(self, addresses, rank, iteration, mark, writing)
+        return await fetch(self, addresses, rank, iteration, mark, writing, **options)
 
     monkeypatch.setattr(PeerClient, "fetch", fetched)
     yield held
