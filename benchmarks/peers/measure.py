@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from leftovers import remove_left_since
-from memory import Sampler, tree
+from memory import Sampler, shared_bytes, tree
 from systems import BIN, FLOORS, HERE, System, environment
 
 from castor_records.run_files import RunFiles
@@ -95,13 +95,17 @@ def run(
     tier.mkdir()
     measured = Measured()
     began_s = time.time()
+    shared_before = shared_bytes()
     process = _start(system, ranks, state_bytes, WARM_UP + iterations, out, tier)
     logs = Logs(out / "log", ranks)
     deadline = time.monotonic() + limit_s
     kills: list[int] = []
     try:
         sampler = Sampler(
-            process.pid, tier, lambda: logs.saved() >= WARM_UP, lambda: _standby(out / "run")
+            process.pid,
+            shared_before,
+            lambda: logs.saved() >= WARM_UP,
+            lambda: _standby(out / "run"),
         )
         _wait(process, lambda: logs.saved() >= WARM_UP, deadline)
         sampler.stop()

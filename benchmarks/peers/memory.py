@@ -1,8 +1,11 @@
-"""Memory that processes really take: proportional set size, so that shared pages count once."""
+"""Memory that processes really take: what is their own, and what all share once.
+
+Shared memory is the whole machine's, less what it was before: summed by process while somebody maps
+a segment, whose pages then count half for each, the halves are of different moments.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,19 +19,19 @@ class Usage:
     """Bytes at one instant.
 
     Attributes:
-        processes_bytes: of all processes but those of a standby machine.
-        files_bytes: files in memory that no process maps.
+        processes_bytes: of all processes but those of a standby machine, without shared memory.
+        shared_bytes: shared memory and files in memory, mapped or not, but the standby's.
         standby_bytes: of a standby machine, which no peer has.
     """
 
     processes_bytes: int
-    files_bytes: int
+    shared_bytes: int
     standby_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """All of it, without the standby's."""
-        return self.processes_bytes + self.files_bytes
+        return self.processes_bytes + self.shared_bytes
 
 
 def tree(root: int) -> list[int]:
@@ -40,22 +43,38 @@ def tree(root: int) -> list[int]:
         return []
 
 
-def usage(root: int, tier: Path, standby: int | None = None) -> Usage:
-    """Measure a process, its descendants, and the files under `tier`."""
-    spare = set() if standby is None else set(tree(standby))
+def shared_bytes() -> int:
+    """Return what shared memory and files in memory take on this machine."""
+    return _fields(Path("/proc/meminfo"))["Shmem"]
+
+
+def usage(root: int, shared_before: int, standby: int | None = None) -> Usage:
+    """Measure a process, its descendants, and the shared memory since it was `shared_before`."""
+    spare = [] if standby is None else tree(standby)
+    own = sum(_pss_bytes(pid)[0] for pid in tree(root) if pid not in spare)
+    spares = [_pss_bytes(pid) for pid in spare]
+    spare_shared = sum(shared for _, shared in spares)  # mapped by nobody else
     return Usage(
-        sum(_pss_bytes(pid) for pid in tree(root) if pid not in spare),
-        sum(path.stat().st_blocks * 512 for path in tier.rglob("*") if path.is_file()),
-        sum(_pss_bytes(pid) for pid in spare),
+        own,
+        shared_bytes() - shared_before - spare_shared,
+        sum(private for private, _ in spares) + spare_shared,
     )
 
 
-def _pss_bytes(pid: int) -> int:
+def _pss_bytes(pid: int) -> tuple[int, int]:
+    """Return a process's part of what it maps: without shared memory, and of that."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        fields = _fields(Path(f"/proc/{pid}/smaps_rollup"))
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+        return 0, 0
+    shared = fields.get("Pss_Shmem", 0)
+    return fields.get("Pss", 0) - shared, shared
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Read "Name:   123 kB" lines as bytes."""
+    lines = (line.partition(":") for line in path.read_text().splitlines())
+    return {name: int(rest.split()[0]) * 1024 for name, _, rest in lines if rest.endswith(" kB")}
 
 
 class Sampler:
@@ -67,14 +86,15 @@ class Sampler:
     def __init__(
         self,
         root: int,
-        tier: Path,
+        shared_before: int,
         until: Callable[[], bool],
         standby: Callable[[], int | None],
     ) -> None:
         self.peak_bytes = 0
         self.last_bytes = 0
         self.standby_bytes = 0
-        self._root, self._tier, self._until, self._standby = root, tier, until, standby
+        self._root, self._shared_before = root, shared_before
+        self._until, self._standby = until, standby
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -86,7 +106,6 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._stop.wait(0.5) and not self._until():
-            with contextlib.suppress(FileNotFoundError):  # a file went between listing and size
-                now = usage(self._root, self._tier, self._standby())
-                self.last_bytes, self.standby_bytes = now.total_bytes, now.standby_bytes
-                self.peak_bytes = max(self.peak_bytes, self.last_bytes)
+            now = usage(self._root, self._shared_before, self._standby())
+            self.last_bytes, self.standby_bytes = now.total_bytes, now.standby_bytes
+            self.peak_bytes = max(self.peak_bytes, self.last_bytes)

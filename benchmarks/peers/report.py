@@ -40,8 +40,9 @@ ratio to Castor (above 1: Castor is better). A rank's state is 64 float32 tensor
 the trainer may change its state. *Replicated or usable*: until a copy that outlives the rank is
 complete: on a peer where the system has peers (marked ⇄), in the node's memory where it has none.
 *Restore*: from there into the live tensors; Castor's in a new process and verified against its
-checksums. *Memory*: proportional set size of all processes, agents and launcher too, and files in
-memory, at its peak; the live state is 1. *Kill*: until every rank has ended another iteration.
+checksums. *Memory*: of all processes, agents and launcher too, with shared memory and files in
+memory counted once, at its peak; the live state is 1. *Kill*: until every rank has ended another
+iteration.
 Systems whose tier is files have it in tmpfs."""
 _GOALS_FOR = (2, 1 << 30)
 
