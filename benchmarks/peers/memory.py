@@ -45,7 +45,7 @@ def tree(root: int) -> list[int]:
 
 def shared_bytes() -> int:
     """Return what shared memory and files in memory take on this machine."""
-    return _fields(Path("/proc/meminfo"))["Shmem"]
+    return int(psutil.virtual_memory().shared)
 
 
 def usage(root: int, shared_before: int, standby: int | None = None) -> Usage:

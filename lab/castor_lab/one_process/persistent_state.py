@@ -96,8 +96,9 @@ class PersistentTensorState(TensorState):
         (state,) = saved["optimizer_state_dict"]["state"].values()
         self._weight.detach().copy_(saved["fp32_flat_groups"][0])
         assert self._optimizer_state is not None, "it was given one"
-        moments = WholeSections({self.sections[-1].name: state["momentum_buffer"]})
-        self._optimizer_state.restore(meta["optimizer"], moments)
+        ((name, _, _),) = self._optimizer_state.tensors()
+        held = WholeSections({name: state["momentum_buffer"]})
+        self._optimizer_state.restore(meta["optimizer"], held)
         self._iteration = int(meta["iteration"])
         return meta
 

@@ -134,6 +134,10 @@ class Snapshot:
     _buffer: int = field(repr=False)
     _record: BufferRecord = field(repr=False)
 
+    def chunk_span(self, chunk: int) -> tuple[int, int]:
+        """See `PartLayout.chunk_span`."""
+        return self._mapped.part.chunk_span(chunk)
+
     def is_current(self) -> bool:
         """Say whether the buffer is still the same complete one: ask after reading the data."""
         return self._mapped.record(self._buffer) == self._record

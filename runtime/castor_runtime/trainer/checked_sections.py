@@ -67,7 +67,7 @@ class CheckedSections:
         into = live.detach().view(-1).view(torch.uint8)
         start, end = section.offset, section.offset + section.size_bytes
         for chunk in self._chunks(start, end):
-            first, last = self._span(chunk)
+            first, last = self._snapshot.chunk_span(chunk)
             if start <= first and last <= end and chunk not in self._whole:
                 self._check(chunk, into[first - start : last - start])
             else:
@@ -90,7 +90,7 @@ class CheckedSections:
         """Compare a chunk with its digest, once; copy it on the way."""
         if chunk in self._whole:
             return
-        start, end = self._span(chunk)
+        start, end = self._snapshot.chunk_span(chunk)
         digest = xxhash.xxh3_64()
         for first in range(start, end, _BLOCK_BYTES):
             last = min(first + _BLOCK_BYTES, end)
@@ -105,8 +105,3 @@ class CheckedSections:
     def _chunks(self, start: int, end: int) -> range:
         chunk_bytes = self._snapshot.chunk_bytes
         return range(start // chunk_bytes, -(-end // chunk_bytes))
-
-    def _span(self, chunk: int) -> tuple[int, int]:
-        chunk_bytes = self._snapshot.chunk_bytes
-        start = chunk * chunk_bytes
-        return start, min(start + chunk_bytes, self._snapshot.data.nbytes)

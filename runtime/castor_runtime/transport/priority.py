@@ -15,12 +15,11 @@ NICENESS_LESS = 10
 
 
 def go_first() -> None:
-    """Give this thread more of the processor than others, where the system lets this process.
+    """Give this thread more of the processor than others, where the system lets it; once for all.
 
     It does root, and whoever has CAP_SYS_NICE or a limit on niceness (`ulimit -e`).
     """
-    # Linux gives each thread a niceness of its own.
-    thread = threading.get_native_id()
-    niceness = os.getpriority(os.PRIO_PROCESS, thread) - NICENESS_LESS
+    # Linux gives each thread a niceness of its own; the process's is its first thread's.
+    niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) - NICENESS_LESS
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

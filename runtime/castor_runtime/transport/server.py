@@ -277,7 +277,6 @@ class _Session:
         self._timeouts = server.timeouts
         self._part: ReadablePart | None = None
         self._fetch = ""
-        self._is_first = False
 
     def run(self) -> None:
         """Answer until the peer leaves.
@@ -357,9 +356,8 @@ class _Session:
             self._answer(Kind.FAILURE, {"code": "refused", "message": message})
             return
         self._part = part
-        if request.get("urgent") is True and not self._is_first:
-            self._is_first = True  # this thread serves one connection, of one fetch
-            go_first()
+        if request.get("urgent") is True:
+            go_first()  # this thread serves one connection, of one fetch
         self._answer(
             Kind.PART,
             {
