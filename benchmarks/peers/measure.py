@@ -22,7 +22,7 @@ from castor_records.run_files import RunFiles
 from castor_runtime.arena import remove_dead
 
 WARM_UP = 3
-_POLL_S = 0.02
+_POLL_S = 0.1
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ class CastorPeer:
 
     def wait_usable(self, iteration: int) -> None:
         while self._counters.agreed < iteration:
-            time.sleep(0.002)
+            time.sleep(0.005)
             self._checkpointer.before_update()  # raises what ended the checkpoint thread
 
     def restore(self) -> None:

@@ -35,14 +35,14 @@ FLOOR_OF = {
     "fetch_s": "gloo one way",
 }
 _LEGEND = """\
-Medians over the timed iterations of interleaved rounds, the slowest rank of each; in brackets the
-ratio to Castor (above 1: Castor is better). A rank's state is 64 float32 tensors. *Blocked*: until
-the trainer may change its state. *Replicated or usable*: until a copy that outlives the rank is
-complete: on a peer where the system has peers (marked ⇄), in the node's memory where it has none.
-*Restore*: from there into the live tensors; Castor's in a new process and verified against its
-checksums. *Memory*: of all processes, agents and launcher too, with shared memory and files in
-memory counted once, at its peak; the live state is 1. *Kill*: until every rank has ended another
-iteration.
+Medians over the timed iterations of interleaved rounds, the slowest rank of each, and of the floors
+over the same rounds; in brackets the ratio to Castor (above 1: Castor is better). A rank's state is
+64 float32 tensors. *Blocked*: until the trainer may change its state. *Replicated or usable*: until
+a copy that outlives the rank is complete: on a peer where the system has peers (marked ⇄), in the
+node's memory where it has none. *Restore*: from there into the live tensors; Castor's in a new
+process and verified against its checksums. *Memory*: of all processes, agents and launcher too,
+with shared memory and files in memory counted once, at its peak; the live state is 1. *Kill*: until
+every rank has ended another iteration.
 Systems whose tier is files have it in tmpfs."""
 _GOALS_FOR = (2, 1 << 30)
 
@@ -113,7 +113,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"`{result['command']}`, {result['seconds']} s, commit {result['commit']}: "
         f"{machine['cores']} "
         f"cores ({machine['processor']}), {machine['memory_gib']} GiB, no GPU, Python "
-        f"{machine['python']}, gloo on loopback, torch on one thread a rank.",
+        f"{machine['python']}, gloo on loopback, torch on one thread a rank. Huge pages: "
+        f"{machine['huge_pages']}.",
         *(
             ["", "**Others used the machine at the same time.** Read the ratios."]
             if result["busy_machine"]

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import measure
@@ -27,6 +28,7 @@ from rich.console import Console
 from systems import SYSTEMS
 
 from castor_analysis.provenance import commit
+from castor_runtime.doctor.host import huge_pages
 
 MIB = 1 << 20
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +115,7 @@ def _case(
             yield {
                 "ranks": ranks,
                 "state_bytes": mib * MIB,
-                "floors": {what: min(floor[what] for floor in floors) for what in floors[0]},
+                "floors": {what: median(floor[what] for floor in floors) for what in floors[0]},
                 "systems": {
                     done: summary(SYSTEMS[done], those, ranks * mib * MIB)
                     for done, those in runs.items()
@@ -132,6 +134,7 @@ def _machine() -> dict[str, Any]:
         "cores": cpus.count("processor\t"),
         "memory_gib": round(int(memory) / MIB, 1),
         "python": sys.version.split()[0],
+        "huge_pages": huge_pages(None).found,
         "load_average": Path("/proc/loadavg").read_text().split()[0],
     }
 

@@ -26,6 +26,8 @@ TARGET_WAIT_S: Final = 60.0
 """For a fault whose target is not there, such as a trainer that is being restarted."""
 
 _AGAIN_S = 0.01
+_LOOK_EVERY_S = 0.01
+"""While faults are to come: one "at iteration 10" comes that late at most."""
 
 
 class Injector(Observer):
@@ -71,6 +73,11 @@ class Injector(Observer):
         self._schedule.saw(event, now_s)
         if isinstance(event, IterationEnded):
             self._iteration = event.iteration
+
+    @property
+    def look_every_s(self) -> float:
+        """See `Observer.look_every_s`."""
+        return _LOOK_EVERY_S if self._schedule.waiting else super().look_every_s
 
     def poll(self, now_s: float) -> None:
         """Begin what is due."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from castor_policy.agents.job_spec import JobSpec
 from castor_records.events.event import Event
@@ -12,6 +12,9 @@ from castor_runtime.agent.options import AgentOptions
 from castor_runtime.launcher.own_etcd import OwnEtcd
 from castor_runtime.launcher.result_file import Outcome
 from castor_runtime.launcher.run_folder import RunFolder
+
+LOOK_EVERY_S: Final = 0.1
+"""Where nothing is planned: a look takes about a millisecond of the cores that may train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,13 @@ class Observer:
     def saw(self, event: Event, now_s: float) -> None:
         """Take in what an agent has logged; `now_s` is a monotonic clock's."""
 
+    @property
+    def look_every_s(self) -> float:
+        """How often the run is looked at now: `saw` and `poll` are called as late as that."""
+        return LOOK_EVERY_S
+
     def poll(self, now_s: float) -> None:
-        """Do what is due; called every few milliseconds."""
+        """Do what is due."""
 
     async def asked(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer what came over the run's control socket.

@@ -54,9 +54,6 @@ from castor_runtime.stores import EtcdStore, open_store
 from castor_runtime.stores.versions import fault_of
 from castor_runtime.transport import JobSecret
 
-POLL_S: Final = 0.01
-"""Logs are looked at this often: a fault "at iteration 10" comes that late at most."""
-
 _TABLE_EVERY_S: Final = 0.25
 
 
@@ -338,7 +335,7 @@ class TrainingRun:
             if time.monotonic() - self._table_at_s >= _TABLE_EVERY_S:
                 self._table_at_s = time.monotonic()
                 self._screen.table(self._job.view, self.folder.records())
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(self._observer.look_every_s)
 
     def _read_logs(self) -> None:
         for entry in self._log.read():
