@@ -4,34 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from castor_runtime.arena.segments import PREFIX, SHARED_MEMORY
 
+_AGAIN_S = 0.2
 
-def remove_left_since(began_s: float, folder: Path = SHARED_MEMORY) -> list[str]:
+
+def remove_left_since(
+    began_s: float, folder: Path = SHARED_MEMORY, patience_s: float = 10.0
+) -> list[str]:
     """Remove this user's files in shared memory that a run made, and no process maps any more.
 
-    Castor's own are left to `castor_runtime.arena.remove_dead`.
+    A killed process maps them until it is gone, which takes a while with much memory: it is waited
+    for. Castor's own files are left to `castor_runtime.arena.remove_dead`.
 
     Args:
         began_s: when the run began, of CLOCK_REALTIME.
         folder: of the files.
+        patience_s: how long to wait for files that are mapped.
 
     Returns:
         Their names.
     """
-    mapped = _mapped(folder)
+    give_up_s = time.monotonic() + patience_s
     removed: list[str] = []
+    while _remove_unmapped(began_s, folder, removed) and time.monotonic() < give_up_s:
+        time.sleep(_AGAIN_S)
+    return removed
+
+
+def _remove_unmapped(began_s: float, folder: Path, removed: list[str]) -> bool:
+    """Remove what nobody maps, and add it to `removed`; say whether something else is left."""
+    mapped = _mapped(folder)
+    left = False
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
             own = found.st_uid == os.getuid() and path.is_file()
-            in_use = path.name in mapped or path.name.startswith(PREFIX)
-            if own and not in_use and found.st_ctime >= began_s:
+            if not own or path.name.startswith(PREFIX) or found.st_ctime < began_s:
+                continue
+            if path.name in mapped:
+                left = True
+            else:
                 path.unlink()
                 removed.append(path.name)
-    return removed
+    return left
 
 
 def _mapped(folder: Path) -> set[str]:

@@ -26,5 +26,19 @@ def test_what_nobody_maps_any_more_goes(tmp_path: Path, monkeypatch: pytest.Monk
     descriptor = os.open(files["mapped"], os.O_RDWR)
     with mmap.mmap(descriptor, mmap.PAGESIZE):
         os.close(descriptor)
-        assert remove_left_since(began_s, tmp_path) == ["left"]
+        assert remove_left_since(began_s, tmp_path, patience_s=0) == ["left"]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["before", "castor-run", "mapped"]
+
+
+def test_a_process_that_is_still_dying_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(PEERS))
+    import leftovers  # noqa: PLC0415 - of a folder of scripts
+
+    file = tmp_path / "left"
+    file.write_bytes(b"x" * mmap.PAGESIZE)
+    looks = [{"left"}, {"left"}, set()]
+    monkeypatch.setattr(leftovers, "_mapped", lambda _: looks.pop(0))
+    assert leftovers.remove_left_since(file.stat().st_ctime, tmp_path) == ["left"]
+    assert not file.exists()
