@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,15 +31,18 @@ def test_what_nobody_maps_any_more_goes(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(one.name for one in tmp_path.iterdir()) == ["before", "castor-run", "mapped"]
 
 
-def test_a_process_that_is_still_dying_is_waited_for(
+def test_what_is_mapped_by_a_process_that_is_still_dying_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(PEERS))
-    import leftovers  # noqa: PLC0415 - of a folder of scripts
+    from leftovers import remove_left_since  # noqa: PLC0415 - of a folder of scripts
 
     file = tmp_path / "left"
     file.write_bytes(b"x" * mmap.PAGESIZE)
-    looks = [{"left"}, {"left"}, set()]
-    monkeypatch.setattr(leftovers, "_mapped", lambda _: looks.pop(0))
-    assert leftovers.remove_left_since(file.stat().st_ctime, tmp_path) == ["left"]
+    with file.open("r+b") as opened:
+        mapped = mmap.mmap(opened.fileno(), mmap.PAGESIZE)
+    unmapping = threading.Timer(0.3, mapped.close)
+    unmapping.start()
+    assert remove_left_since(file.stat().st_ctime, tmp_path) == ["left"]
     assert not file.exists()
+    unmapping.join()

@@ -14,38 +14,15 @@ from typing import Any
 
 import torch
 
-from castor_lab.paced_device import PacedAccelerator
+from castor_lab.paced_device import PacedDevice
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.device import Device, Post
+from castor_runtime.trainer.device import Device
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.joining import Exchanging
 from castor_runtime.trainer.launches import ByPosition
-from castor_runtime.trainer.staged_device import Crossing, StagedDevice
-from castor_runtime.trainer.staging import Copy
 
 COPY_BPS = 8_000_000_000
-
-
-class OrderedAccelerator(PacedAccelerator):
-    """CPU memory, with launches as a GPU's under NCCL."""
-
-    launches_in_order = True
-
-    def __init__(self, post: Post, tell: Callable[[str], None]) -> None:
-        super().__init__(post, COPY_BPS)
-        self._tell = tell
-
-    def exchange(
-        self,
-        number: int,
-        gathers: Sequence[Copy],
-        outgoing: Sequence[tuple[int, torch.Tensor]],
-        incoming: Sequence[tuple[int, torch.Tensor]],
-        landings: Sequence[Copy],
-    ) -> Crossing:
-        """Tell of it first."""
-        self._tell(f"round {number}")
-        return super().exchange(number, gathers, outgoing, incoming, landings)
+Pieces = Sequence[tuple[int, torch.Tensor]]
 
 
 class LoggedLaunches(ByPosition):
@@ -74,5 +51,11 @@ def ordered_device(
     lines = log.open("w", buffering=1)
     LoggedLaunches.tell = staticmethod(lambda what: print(what, file=lines))
     joining.ByPosition = LoggedLaunches
-    accelerator = OrderedAccelerator(exchanging.post, LoggedLaunches.tell)
-    return StagedDevice(accelerator, gate, sub_buffer_bytes)
+
+    def post(number: int, outgoing: Pieces, incoming: Pieces) -> list[Any]:
+        LoggedLaunches.tell(f"round {number}")
+        return exchanging.post(number, outgoing, incoming)
+
+    device = PacedDevice(post, gate, COPY_BPS, sub_buffer_bytes)
+    device.launches_in_order = True
+    return device
