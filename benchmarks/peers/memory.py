@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from castor_runtime.processes import memory_fields
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -64,17 +66,11 @@ def usage(root: int, shared_before: int, standby: int | None = None) -> Usage:
 def _pss_bytes(pid: int) -> tuple[int, int]:
     """Return a process's part of what it maps: without shared memory, and of that."""
     try:
-        fields = _fields(Path(f"/proc/{pid}/smaps_rollup"))
+        fields = memory_fields(Path(f"/proc/{pid}/smaps_rollup"))
     except OSError:
         return 0, 0
     shared = fields.get("Pss_Shmem", 0)
     return fields.get("Pss", 0) - shared, shared
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """Read "Name:   123 kB" lines as bytes."""
-    lines = (line.partition(":") for line in path.read_text().splitlines())
-    return {name: int(rest.split()[0]) * 1024 for name, _, rest in lines if rest.endswith(" kB")}
 
 
 class Sampler:

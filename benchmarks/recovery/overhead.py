@@ -16,6 +16,8 @@ from samples import Spread
 from scale import BYTES_PER_PARAMETER, LAYERS, hidden_for, parameters
 from systems import START_LIMIT_S, CastorRun, SystemRun, castor, warm_start
 
+from castor_runtime.processes import memory_fields
+
 _ITERATION_LIMIT_S = 30.0
 _SAMPLE_S = 0.05
 
@@ -238,7 +240,7 @@ def _watch(run: SystemRun, pids: Callable[[], list[int]], iterations: int) -> li
 
 
 def _raise_peak(peaks: dict[int, Memory], pid: int) -> None:
-    status = _fields(Path(f"/proc/{pid}/status"))
+    status = memory_fields(Path(f"/proc/{pid}/status"))
     private = status["RssAnon"] + status["RssFile"]
     before = peaks.get(pid)
     if before is None or private > before.private:
@@ -249,15 +251,5 @@ def _raise_peak(peaks: dict[int, Memory], pid: int) -> None:
 
 
 def _shares(pid: int) -> tuple[int, int]:
-    rollup = _fields(Path(f"/proc/{pid}/smaps_rollup"))
+    rollup = memory_fields(Path(f"/proc/{pid}/smaps_rollup"))
     return rollup["Pss"] - rollup["Pss_Shmem"], rollup["Private_Clean"] + rollup["Private_Dirty"]
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """Read "Name:   123 kB" lines as bytes."""
-    found = {}
-    for line in path.read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if rest.endswith(" kB"):
-            found[name] = int(rest.split()[0]) * 1024
-    return found

@@ -59,6 +59,16 @@ def _stat(pid: int) -> list[str] | None:
     return text.rpartition(b")")[2].decode("ascii").split()
 
 
+def memory_fields(path: Path) -> dict[str, int]:
+    """Return in bytes what a file of /proc (status, meminfo, ...) gives as "Name:   123 kB".
+
+    Raises:
+        OSError: it is not there, or is another user's.
+    """
+    lines = (line.partition(":") for line in path.read_text(encoding="utf-8").splitlines())
+    return {name: int(rest.split()[0]) * 1024 for name, _, rest in lines if rest.endswith(" kB")}
+
+
 def is_alive(pid: int) -> bool:
     """Say whether `pid` runs or is stopped; a zombie is dead.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from castor_configs.errors import InputError
 from castor_runtime.arena.layout import PartLayout
 from castor_runtime.arena.segments import PREFIX, SHARED_MEMORY
+from castor_runtime.processes import memory_fields
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -20,10 +21,7 @@ def available_bytes() -> int:
 
     Reclaimable page cache counts as available.
     """
-    meminfo = dict(
-        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
-    )
-    free = int(meminfo["MemAvailable"].split()[0]) * 1024
+    free = memory_fields(Path("/proc/meminfo"))["MemAvailable"]
     limits = cgroup_free_bytes(Path("/proc/self/cgroup").read_text(), _CGROUPS)
     return min([free, *limits])
 
