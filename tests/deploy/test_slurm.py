@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from castor.app import app
 from castor_configs.errors import InputError
+from castor_lab.faults.machines import suspend
 from castor_lab.separate_hosts.hosts import SeparateHost
 from castor_lab.separate_hosts.slurm_cluster import PROGRAMS, SlurmCluster
 
@@ -143,6 +144,19 @@ def ends(deployment: Any, slurm: SlurmCluster, hosts: list[SeparateHost]) -> Non
     wait_until(lambda: not slurm.tasks(), slurm.tasks)
     assert not any("/mnt/castor" in one for host in hosts for one in host.processes().values())
     wait_until(lambda: "told\nclean --job j\n" in said(came_to), lambda: said(came_to))
+
+    # Cancelled, and its agent ends before its shell is told: Slurm signals them one by one.
+    submitted = slurm.type("castor", "slurm", *own, "--nnodes", "1", "--job", "late", "t.py")
+    wait_until(lambda: any(map(agent, hosts)), slurm.tasks)
+    (host,) = filter(agent, hosts)
+    (step,) = (pid for pid, words in host.processes().items() if words.startswith("slurmstepd:"))
+    suspend(step)
+    slurm.type("scancel", submitted.split()[-1])
+    host.path("/mnt/code").write_text("93")
+    wait_until(lambda: "clean --job late" in said(host, "late"), lambda: said(host, "late"))
+    assert "told" not in said(host, "late")
+    os.kill(step, signal.SIGCONT)
+    wait_until(lambda: not slurm.tasks(), slurm.tasks)
 
 
 def test_the_line_says_how_many_tasks(tmp_path: Path) -> None:

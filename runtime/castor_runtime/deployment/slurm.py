@@ -23,14 +23,17 @@ _BODY = """
 task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 # Its time will be over: the agent gives its place away. Cancelled: told twice, it ends at once.
 {agent}
-case $told$code in {ended}) exit "$code";; esac
+case $told$code in {ended}) settled=yes;; *) settled=;; esac
 # The controller may be slow, or away for a while: it is asked until it has answered.
 for _ in $(seq 720); do
-  case $(squeue --noheader --jobs="$task" --format=%T) in
+  case $settled$(squeue --noheader --jobs="$task" --format=%T) in
+    # It was cancelled: nobody comes again for this node's memory. Slurm tells one process after
+    # another: the agent may have ended before this shell was told.
+    *COMPLETING|*CANCELLED) {castor} clean --job {job}; break;;
+    # Nothing is gained by starting the agent again.
+    yes*) break;;
     # The time is over, or the agent died: this task waits in the queue, and comes back as a spare.
     RUNNING) scontrol requeue "$task" && break;;
-    # It was cancelled: nobody comes again for this node's memory.
-    COMPLETING|CANCELLED) {castor} clean --job {job}; break;;
   esac
   sleep 5
 done
