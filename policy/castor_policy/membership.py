@@ -1,7 +1,10 @@
 """Who is alive: what fails, who sees it, and after how long.
 
     what fails                        who sees it            after
-    a machine, or its agent           the store, its lease   `Lease`: low_s to high_s
+    a machine, or its agent           those around it        at once where its host says so, else
+                                                             `unreached_s`; if another takes its
+                                                             place (`agents.neighbours`)
+    the same, nobody to take it       the store, its lease   `Lease`: low_s to high_s
     a trainer: it ends                its agent              `EXIT_S`, as the root knows it
     a trainer: its process is still   its agent              `WatchLimits.hang_s`
     all trainers: nothing goes on     the agents; the root   `stall_factor` iterations, `stall_s` or
@@ -35,6 +38,8 @@ EXIT_S = 0.05
 
 Measured on one machine: 32 ms in the median, 58 ms at most (docs/results/recovery.md, d).
 """
+
+SHORTEST_UNREACHED_S = 0.4
 
 SHORTEST_LEASE_S = 1.0
 LONGEST_LEASE_S = 600.0
@@ -124,6 +129,8 @@ class WatchLimits(Options):
 
     Attributes:
         lease_s: an agent that has not renewed for so long is dead; see `Lease`.
+        unreached_s: an agent that its neighbours cannot reach for so long is dead, if another can
+            take its place (`agents.neighbours`); 0: only its lease says so.
         hang_s: a trainer whose process stood still, or was stopped, for so long is hung.
         stall_factor: no sign of life for so many times the median iteration is a stall,
         stall_s: but never sooner than this, for evaluations and the user's own checkpoints.
@@ -137,6 +144,16 @@ class WatchLimits(Options):
         least=SHORTEST_LEASE_S,
         most=LONGEST_LEASE_S,
         why="etcd's leases are no shorter",
+    )
+    unreached_s: float = option(
+        0.75,
+        Unit.SECONDS,
+        "A machine that its neighbours cannot reach for so long is lost, if another can take its "
+        "place; 0: only its lease counts.",
+        least=SHORTEST_UNREACHED_S,
+        most=SHORTEST_LEASE_S,
+        empty=True,
+        why="a packet that is lost is sent again after 0.2 s",
     )
     hang_s: float = option(
         0.8,

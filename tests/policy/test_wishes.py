@@ -71,6 +71,7 @@ def job(replicas: int = 2, **changes: object) -> JobSpec:
 
 def plan(**changes: object) -> Plan:
     base = Plan(3, TERM, Phase.LOAD, NAMES, LIVES, iteration=5, sources=((0,),) * 4)
+    base = replace(base, addresses=tuple(f"{name}:1" for name in NAMES))
     return replace(base, **changes)
 
 

@@ -82,6 +82,7 @@ class AgentReport(Document):
             life's memory (IDLE); 0 otherwise.
         standing: for each rank (as a string) how far it has come (`trainer_watch.Position`), once
             no trainer here has shown a sign of life for the job's limit; empty while they go on.
+        unreached: incarnations of the agents around it that it cannot reach (`neighbours`).
         life: where and since when it runs.
         proof: that it knows the job's secret; "" under TLS, which proves it in every handshake.
         domain: failure domain that its machine fails with (a rack, a switch), by name; "": unknown.
@@ -113,6 +114,7 @@ class AgentReport(Document):
     load_seen: int = 0
     left_generation: int = 0
     standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unreached: tuple[str, ...] = ()
     life: Life = Life()
     proof: str = ""
     domain: str = ""
@@ -132,4 +134,5 @@ class AgentReport(Document):
             "life": Life(**record.get("life", {})),
             "seen": tuple(Sight(**one) for one in record.get("seen", ())),
             "ended": tuple(record.get("ended", ())),
+            "unreached": tuple(record.get("unreached", ())),
         }

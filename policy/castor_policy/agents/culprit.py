@@ -21,6 +21,7 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log
 from castor_policy.agents.evidence import (
     AT_ONCE,
+    GONE,
     OWN,
     Culprit,
     Sight,
@@ -83,7 +84,7 @@ def judge(
     Args:
         spec: the job.
         plan: of the generation that failed; reports of others say nothing of it.
-        lost: machines without their agent, with `SightKind.LEASE`, `SILENT` or `AGENT`.
+        lost: machines without their agent, with one of `GONE` or `SightKind.AGENT`.
         members: the other machines' reports.
         still: no trainer of the job goes on; its ranks are those that did not come.
     """
@@ -128,7 +129,7 @@ def detected(generation: int, culprit: Culprit | None, others: Sequence[str]) ->
         others: what else was seen.
     """
     named = culprit or Culprit(-1, -1, "", SightKind.UNKNOWN, "what failed is not known")
-    gone = named.kind in (SightKind.LEASE, SightKind.SILENT)
+    gone = named.kind in GONE
     return Log(
         Detected(
             generation=generation,
@@ -143,14 +144,15 @@ def detected(generation: int, culprit: Culprit | None, others: Sequence[str]) ->
     )
 
 
-def lease_expired(agent: str) -> str:
-    """Return the cause of the loss of a machine."""
-    return f"the lease of agent {agent} expired"
-
-
-def never_answered(agent: str) -> str:
-    """Return the cause of the loss of a machine that lives and says nothing."""
-    return f"agent {agent} renews its lease and answers nothing"
+def how_lost(agent: str, how: str) -> str:
+    """Return the cause of the loss of a machine, in words; `how`: one of `GONE`."""
+    match how:
+        case SightKind.LEASE:
+            return f"the lease of agent {agent} expired"
+        case SightKind.UNREACHED:
+            return f"its neighbours lost agent {agent}, which takes no new connection"
+        case _:
+            return f"agent {agent} renews its lease and answers nothing"
 
 
 def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int, Sight]]:
@@ -194,8 +196,6 @@ def seen_by(report: AgentReport) -> Sequence[Sight]:
 
 
 def _sight_of_loss(agent: str, how: str) -> Sight:
-    if how == SightKind.LEASE:
-        return Sight(-1, SightKind.LEASE, lease_expired(agent))
-    if how == SightKind.SILENT:
-        return Sight(-1, SightKind.SILENT, never_answered(agent))
+    if how in GONE:
+        return Sight(-1, how, how_lost(agent, how))
     return Sight(-1, SightKind.AGENT, f"agent {agent} was restarted")

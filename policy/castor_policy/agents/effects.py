@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from castor_policy.agents.agent_report import AgentReport
+from castor_policy.agents.neighbours import Neighbour
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.wish import Wish
 from castor_records.events.event import Event
@@ -159,6 +160,28 @@ class PingPeers:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchPeers:
+    """Keep a connection to each of these lives, and to no others.
+
+    Answer `PeerLost` once one cannot be reached for `within_s` seconds, or at once where its host
+    says that nobody listens there any more; and `PeerFound` when one can be reached again.
+    """
+
+    peers: tuple[Neighbour, ...]
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Depose:
+    """Take the root's key from `agent`, if what all agents say is that its machine is lost.
+
+    See `neighbours.may_be_deposed`; fenced by the term that is seen when this is carried out.
+    """
+
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
 class WritePlan:
     """Put the plan into the store if the root's key still has this term (invariant 6).
 
@@ -253,6 +276,8 @@ WorkerEffect: TypeAlias = (
     | Hold
     | AskDrain
     | PingPeers
+    | WatchPeers
+    | Depose
     | Log
     | Exit
 )

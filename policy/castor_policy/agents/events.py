@@ -306,6 +306,20 @@ class PeersAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerLost:
+    """A life of an agent that is watched cannot be reached; see `WatchPeers`."""
+
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """A life that could not be reached can be again."""
+
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passes. The driver sends one at least every `TICK_S`."""
 
@@ -344,6 +358,8 @@ WorkerEvent: TypeAlias = (
     | Progressed
     | Finalised
     | PeersAnswered
+    | PeerLost
+    | PeerFound
     | Tick
 )
 RootEvent: TypeAlias = PlanChanged | PlanLost | ReportChanged | WishChanged | Tick

@@ -23,6 +23,8 @@ class SightKind(StrEnum):
     """A machine's lease expired: it is gone, or cut off."""
     SILENT = "silent"
     """A machine's agent renews its lease and answers nothing; see `patience`."""
+    UNREACHED = "unreached"
+    """A machine's neighbours have no connection to it, and get none; see `neighbours`."""
     AGENT = "agent"
     """An agent was restarted; its trainers died with it."""
     ISOLATED = "isolated"
@@ -54,6 +56,7 @@ class SightKind(StrEnum):
 _STRENGTH: dict[str, int] = {
     SightKind.LEASE: 0,
     SightKind.SILENT: 0,
+    SightKind.UNREACHED: 0,
     SightKind.AGENT: 0,
     SightKind.ISOLATED: 0,
     SightKind.SIGNAL: 1,
@@ -68,6 +71,9 @@ _STRENGTH: dict[str, int] = {
     SightKind.CONNECTION: 4,
     SightKind.UNKNOWN: 5,
 }
+
+GONE = (SightKind.LEASE, SightKind.SILENT, SightKind.UNREACHED)
+"""The machine itself is lost: another takes its place."""
 
 AT_ONCE = 1
 """Sights up to this strength need no other beside them: nothing else makes them happen."""

@@ -1,9 +1,10 @@
 """Which machines of a plan are without an agent, who fills them, and which ones are asked for.
 
-1. A machine is lost when its agent has left the store, or was given up because it never answered.
+1. A machine is lost when its agent has left the store, or was given up because it never answered or
+   its neighbours have lost it.
 2. A lost machine is told of where its place is filled, by the plan and in the event log alike.
-3. Who was given up because storage did not answer it may be answered by now, or never: it fills a
-   place if nobody else does, and a machine is asked for none the less.
+3. Who was given up because storage did not answer it, or because it was cut off, may be so again:
+   it fills a place if nobody else does, and a machine is asked for none the less.
 4. Whoever is free fills an empty place (`seating` says who); for a place that stays empty a machine
    is asked for, and asked for again once nobody has come for `REQUEST_AGAIN_S`.
 """
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.culprit import detected, lease_expired, never_answered
+from castor_policy.agents.culprit import detected, how_lost
 from castor_policy.agents.effects import Log, RequestMachine, RootEffect
 from castor_policy.agents.events import TICK_S
 from castor_policy.agents.evidence import Culprit, SightKind
@@ -59,6 +61,7 @@ class Filling:
         now_s: float,
         at_s: float,
         doubted: Sequence[AgentReport] = (),
+        how: Mapping[str, SightKind] = MappingProxyType({}),
     ) -> tuple[Plan, list[RootEffect]]:
         """Give every machine without a live agent one, or ask for one.
 
@@ -68,8 +71,9 @@ class Filling:
             free: agents that fill no machine, the preferred ones first.
             now_s: the root's steady clock; -inf: nobody is asked for yet.
             at_s: seconds from the job's start, by the clock on the wall.
-            doubted: agents that fill none, and were given up before because storage did not
-                answer them: they take what nobody else does, and a machine is asked for as well.
+            doubted: agents that fill none, and were given up before (rule 3): they take what
+                nobody else does, and a machine is asked for as well.
+            how: as what each agent that was given up is lost; the others left the store.
         """
         agents, incarnations = list(plan.agents), list(plan.incarnations)
         effects: list[RootEffect] = []
@@ -78,7 +82,7 @@ class Filling:
             report = known.get(name)
             if name and report is None:
                 agents[machine] = incarnations[machine] = ""
-                lost.append(_lost(machine, name, is_silent=name in known))
+                lost.append(_lost(machine, name, how.get(name, SightKind.LEASE)))
                 effects.append(detected(plan.generation, lost[-1], plan.seen))
             elif report is not None:
                 incarnations[machine] = report.incarnation
@@ -122,10 +126,8 @@ class Filling:
         return effects
 
 
-def _lost(machine: int, agent: str, *, is_silent: bool) -> Culprit:
-    kind = SightKind.SILENT if is_silent else SightKind.LEASE
-    cause = never_answered(agent) if is_silent else lease_expired(agent)
-    return Culprit(machine, -1, agent, kind, cause)
+def _lost(machine: int, agent: str, kind: SightKind) -> Culprit:
+    return Culprit(machine, -1, agent, kind, how_lost(agent, kind))
 
 
 def _replaced(plan: Plan, machine: int, agent: str) -> Log:

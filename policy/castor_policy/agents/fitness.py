@@ -12,7 +12,7 @@ from dataclasses import replace
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.attempts import recurs_at_start
 from castor_policy.agents.culprit import Verdict
-from castor_policy.agents.evidence import Culprit, SightKind
+from castor_policy.agents.evidence import GONE, Culprit, SightKind
 from castor_policy.agents.gathering import decided
 from castor_policy.agents.history import MOST_FAILURES, PastFailure, often_failed
 from castor_policy.agents.job_spec import JobSpec
@@ -23,8 +23,7 @@ _CAUSE_LENGTH = 160
 
 _OF_THE_MACHINE = frozenset(
     {
-        SightKind.LEASE,
-        SightKind.SILENT,
+        *GONE,
         SightKind.AGENT,
         SightKind.SIGNAL,
         SightKind.EXIT,

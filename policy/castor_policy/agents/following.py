@@ -15,7 +15,7 @@ from castor_policy.agents.attempts import (
 )
 from castor_policy.agents.culprit import MOST_NAMED, Verdict, detected
 from castor_policy.agents.effects import Log
-from castor_policy.agents.evidence import SightKind
+from castor_policy.agents.evidence import GONE, SightKind
 from castor_policy.agents.fitness import remembered, unfit, unserved
 from castor_policy.agents.history import (
     ASIDE_FREE_OF_CHARGE,
@@ -85,7 +85,7 @@ def following(
     told = [
         detected(following.generation, one, following.seen)
         for one in following.culprits or (None,)
-        if one is None or one.kind not in (SightKind.LEASE, SightKind.SILENT)
+        if one is None or one.kind not in GONE
     ]
     for machine, reason in sorted(poor.items()):
         following, log = put_aside(following, machine, reason)

@@ -3,7 +3,7 @@
 A machine whose agent renews its lease and yet never answers (its trainers cannot be killed, its
 storage or its memory hangs, its agent is stuck) would hold the job for ever. After a bound it is
 treated as lost: its place goes to a standby, what its memory holds stays where it is, and it may
-fill a place again once it speaks.
+fill a place again once it speaks. So is one that its neighbours have lost (`neighbours`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.gathering import Awaited
 from castor_policy.agents.job_spec import JobSpec
+
+UNREACHED = "unreached"
+"""Why a machine is given up that its neighbours have lost."""
 
 LONGEST_GAP_S = 1.0
 """The most that one look adds to what was waited: a root that was stopped itself has not waited."""
@@ -33,7 +36,8 @@ class Patience:
     def __init__(self) -> None:
         self._waited_s: dict[Awaited, float] = {}
         self._at_s: float | None = None
-        self._unread: set[tuple[str, str]] = set()
+        self._doubted: set[tuple[str, str]] = set()
+        self._unreached: set[tuple[str, str]] = set()
         self._silent: dict[tuple[str, str], AgentReport] = {}
 
     def wait(self, now_s: float, limits_s: Mapping[Awaited, float]) -> list[Awaited]:
@@ -52,10 +56,18 @@ class Patience:
         return [what for what, limit_s in limits_s.items() if self._waited_s[what] >= limit_s]
 
     def give_up(self, report: AgentReport, step: str) -> None:
-        """Take this agent for lost until it says something else than this; see `Awaited.step`."""
-        if step == "storage":
-            self._unread.add((report.agent, report.incarnation))
-        self._silent[report.agent, report.incarnation] = report
+        """Take this agent for lost until it says something else than this.
+
+        Args:
+            report: its newest one.
+            step: see `Awaited.step`; or `UNREACHED`.
+        """
+        life = report.agent, report.incarnation
+        if step in ("storage", UNREACHED):
+            self._doubted.add(life)
+        if step == UNREACHED:
+            self._unreached.add(life)
+        self._silent[life] = report
 
     def heard(self, report: AgentReport) -> None:
         """Take in what an agent says, which may not be looked at before it says the next thing."""
@@ -71,8 +83,13 @@ class Patience:
         life = report.agent, report.incarnation
         if self._silent.get(life) != report:
             self._silent.pop(life, None)
+            self._unreached.discard(life)
         return life in self._silent
 
+    def is_unreached(self, report: AgentReport) -> bool:
+        """Whether an agent that was given up was so because its neighbours had lost it."""
+        return (report.agent, report.incarnation) in self._unreached
+
     def is_doubted(self, report: AgentReport) -> bool:
-        """Whether storage once did not answer the agent in time: it may not the next time."""
-        return (report.agent, report.incarnation) in self._unread
+        """Whether the agent was cut off once, or from storage: it may be so the next time."""
+        return (report.agent, report.incarnation) in self._doubted

@@ -53,6 +53,8 @@ class Mark:
     IN_VAIN: Final = "in_vain"
     """No tier takes what it holds: it need not be waited for."""
     FINISHED: Final = "finished"
+    MISSES: Final = "misses"
+    """It cannot reach an agent beside it, whatever generation it speaks of."""
 
 
 def marks(spec: JobSpec, plan: Plan, machine: int, report: AgentReport | None) -> frozenset[str]:
@@ -66,8 +68,9 @@ def marks(spec: JobSpec, plan: Plan, machine: int, report: AgentReport | None) -
     """
     if report is None or report.incarnation != plan.incarnations[machine]:
         return frozenset((Mark.LOST,))
+    misses = frozenset((Mark.MISSES,) if report.unreached else ())
     if report.generation != plan.generation:
-        return frozenset()
+        return misses
     gathered, failed = has_gathered(plan, report), report.state == State.FAILED
     found = {
         Mark.REFUSED: report.kind == SightKind.MEMORY,
@@ -84,7 +87,7 @@ def marks(spec: JobSpec, plan: Plan, machine: int, report: AgentReport | None) -
         Mark.IN_VAIN: report.in_vain >= MOST_IN_VAIN,
         Mark.FINISHED: report.state == State.FINISHED,
     }
-    return frozenset((Mark.CURRENT, *(mark for mark, is_so in found.items() if is_so)))
+    return misses | frozenset((Mark.CURRENT, *(mark for mark, is_so in found.items() if is_so)))
 
 
 class RollCall:
@@ -170,7 +173,7 @@ class RollCall:
         return before, after
 
     def _decides_gathering(self, new: frozenset[str]) -> bool:
-        if new & {Mark.REFUSED, Mark.FAILED}:
+        if new & {Mark.REFUSED, Mark.FAILED, Mark.MISSES}:
             return True
         all_gathered = self._counts[Mark.GATHERED] == self._spec.machines
         all_read = self._counts[Mark.READ] == self._spec.machines
@@ -178,7 +181,7 @@ class RollCall:
 
     def _decides_training(self, new: frozenset[str]) -> bool:
         counts, machines = self._counts, self._spec.machines
-        if new & {Mark.LOST, Mark.STRUCK}:
+        if new & {Mark.LOST, Mark.STRUCK, Mark.MISSES}:
             return True
         if Mark.FAILED in new and counts[Mark.FAILED] == 1:
             return True
@@ -196,11 +199,15 @@ class RollCall:
 
     @property
     def is_calm(self) -> bool:
-        """Whether all machines train, or have finished: nothing is waited for, and none holds."""
+        """Whether all machines train, or have finished: nothing is waited for, and none holds.
+
+        And all reach those around them.
+        """
         counts = self._counts
         in_training = counts[Mark.TRAINS] + counts[Mark.FINISHED] == self._spec.machines
         is_loaded = self._plan is not None and self._plan.phase == Phase.LOAD
-        return is_loaded and in_training and counts[Mark.TRAINS] > 0 and not counts[Mark.HELD]
+        waits = counts[Mark.HELD] or counts[Mark.MISSES]
+        return is_loaded and in_training and counts[Mark.TRAINS] > 0 and not waits
 
     def validate(self) -> None:
         """Check the marks of one machine against its report, of the next one each time.

@@ -112,6 +112,7 @@ class Root(RootState):
             return self._begin(now_s)
         if plan.is_over:
             return []
+        self._give_up_unreached(plan)
         return (self._gather if plan.phase == Phase.GATHER else self._watch)(plan, now_s)
 
     def _mend(self, now_s: float) -> list[RootEffect] | None:
@@ -227,7 +228,8 @@ class Root(RootState):
         free = self._free_agents(plan, plan.agents)
         doubted = [one for one in free if self._is_doubted(one)]
         sure = [one for one in free if one not in doubted]
-        return self._filling.fill(plan, known, sure, now_s, self._at_s, doubted)
+        gone = {n: self._how_lost(n) for n in plan.agents if n in known and known[n] is None}
+        return self._filling.fill(plan, known, sure, now_s, self._at_s, doubted, gone)
 
     # ---- LOAD: watch over the trainers -------------------------------------------------------
 

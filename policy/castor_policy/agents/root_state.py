@@ -14,8 +14,9 @@ from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.filling import Filling
 from castor_policy.agents.history import is_aside
 from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.neighbours import lost_early
 from castor_policy.agents.office import Office
-from castor_policy.agents.patience import Patience
+from castor_policy.agents.patience import UNREACHED, Patience
 from castor_policy.agents.persist_rounds import PersistRounds
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.plan_repair import later
@@ -121,6 +122,18 @@ class RootState:
 
     # ---- who is there --------------------------------------------------------------------------
 
+    def _give_up_unreached(self, plan: Plan) -> None:
+        """Take for lost whom their neighbours have lost, before their leases end."""
+        if not any(report.unreached for report in self.reports.values()):
+            return
+        empty = [m for m, report in enumerate(self._members(plan)) if report is None]
+        takers = self._free_agents(plan, plan.agents)
+        sure = sum(not self._is_doubted(one) for one in takers)
+        for machine in lost_early(plan, self.reports, empty, sure):
+            report = self.reports.get(plan.agents[machine])
+            if report is not None:
+                self._patience.give_up(report, UNREACHED)
+
     def _members(self, plan: Plan) -> list[AgentReport | None]:
         """Return for each machine its agent's report; None where it is lost."""
         return [self._member(plan, machine) for machine in range(self.spec.machines)]
@@ -135,7 +148,10 @@ class RootState:
     def _how_lost(self, agent: str) -> SightKind:
         if agent not in self.reports:
             return SightKind.LEASE
-        return SightKind.SILENT if self._live(agent) is None else SightKind.AGENT
+        if self._live(agent) is not None:
+            return SightKind.AGENT
+        unreached = self._patience.is_unreached(self.reports[agent])
+        return SightKind.UNREACHED if unreached else SightKind.SILENT
 
     def _live(self, agent: str) -> AgentReport | None:
         """Return an agent's report, unless it has been silent for too long."""

@@ -28,6 +28,7 @@ from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import ReportChanged, RootChanged, StoreTrouble
 from castor_policy.agents.followed_keys import agents_keys, roots_keys
 from castor_policy.agents.job_change import JobChange, read_report
+from castor_policy.agents.neighbours import may_be_deposed
 from castor_policy.agents.own_report import OwnReport
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.plan_repair import newest_generation
@@ -117,18 +118,34 @@ class StoreView:
 
     @property
     def others_prefix(self) -> str:
-        """What `heard_of_others` wants read: all reports."""
+        """What `heard_of_others` and `term_to_end` want read: all reports."""
         return self._others_prefix
 
     def heard_of_others(self, found: Sequence[KeyValue]) -> None:
         """Take in all reports as they stand, of which this agent follows none but its own."""
+        self._others_know = newest_generation(self._reports_in(found))
+
+    def term_to_end(self, root: str, found: Sequence[KeyValue]) -> int | None:
+        """Return the term of a root that is to be deposed; None: it is not, or has no office.
+
+        Args:
+            root: the agent.
+            found: all reports as they stand.
+        """
+        key = self.root()
+        if key is None or key.value != root:
+            return None
+        may_be = may_be_deposed(self.known_plan(), self._reports_in(found), root)
+        return key.create_revision if may_be else None
+
+    def _reports_in(self, found: Sequence[KeyValue]) -> dict[str, AgentReport]:
         reports: dict[str, AgentReport] = {}
         for item in found:
             with suppress(ValueError):
                 told = self._documents.meaning(item)
                 if isinstance(told, ReportChanged) and told.report is not None:
                     reports[told.agent] = told.report
-        self._others_know = newest_generation(reports)
+        return reports
 
     # ---- what comes in -------------------------------------------------------------------------
 

@@ -62,6 +62,11 @@ def wish(job: str, wanted: Wish) -> Txn:
     return Txn((), (Put(wanted.key(job), wanted.to_json()),))
 
 
+def end_term(job: str, term: int) -> Txn:
+    """Take the root's key away, if it still has this term: of the root itself, or of a lost one."""
+    return Txn((Compare(root_key(job), create_revision=term),), (Delete(root_key(job)),))
+
+
 def root_write(job: str, agent: str, write: RootWrite) -> Txn:
     """Carry out what the root `agent` decided, if its term still is.
 
@@ -80,7 +85,7 @@ def root_write(job: str, agent: str, write: RootWrite) -> Txn:
         case GrantWishes(_, keys, after):
             known = Compare(plan_key(job), mod_revision=after)
             return Txn((fence, known), tuple(Delete(key) for key in keys))
-        case Resign():
-            return Txn((fence,), (Delete(root_key(job)),))
+        case Resign(term):
+            return end_term(job, term)
         case RequestMachine():
             return Txn((fence,), (Put(requests_prefix(job) + write.request, agent),))

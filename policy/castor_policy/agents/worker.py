@@ -109,7 +109,8 @@ class Worker(WorkerContact):
     def _tick(self, _: Tick | PlanLost, now_s: float) -> list[WorkerEffect]:
         leaves = self._leaving.due(now_s, is_needed=self._is_needed())
         told = self._progress_due(now_s)
-        return [*told, *self._campaign(now_s), *self._watch_isolation(now_s), *leaves]
+        asked = [*self._campaign(now_s), *self._depose(), *self._watch_isolation(now_s)]
+        return [*told, *asked, *leaves]
 
     # ---- the plan ----------------------------------------------------------------------------
 
@@ -143,6 +144,8 @@ class Worker(WorkerContact):
             self.generation, self._may_remember = plan.generation, True
             # Trainers first: whoever has this machine's place now must not meet them.
             effects += [StopTrainers(), *self._change(state=State.IDLE, holdings={})]
+            self._neighbours.leave()
+            effects += self._look_around()
         elif is_news:
             effects.append(Report(self.report))
         # While it is not decided what is loaded from where, what is here may be the last of it.
@@ -202,9 +205,11 @@ class Worker(WorkerContact):
         in_memory = plan.tier in (Tier.OWN_MEMORY, Tier.PEER)
         self._parts = PartLoading(self.spec, plan, machine, known.holdings)
         self._contact.ask_anew()
+        self._neighbours.follow(plan, machine)
         return [
             DiscardOtherIterations(plan.iteration if in_memory else None),
             StartTrainers(plan, machine),
+            *self._look_around(),
             *self._change(state=State.LOADING, holdings={}),
             *self._parts.begin(),
             *self._settled(),

@@ -1,5 +1,6 @@
 """What a worker does of its own accord about the store and its peers.
 
+It tells whom of those around it it cannot reach, and deposes a root that is lost (`neighbours`).
 It stands for root where there is none. It stops its trainers when it is cut off from the store and
 from every peer for as long as its lease can have lasted, for then its place may have been given
 away. Where only the store is silent it goes on: peers that answer know of no newer plan.
@@ -7,12 +8,24 @@ away. Where only the store is silent it goes on: peers that answer know of no ne
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
-from castor_policy.agents.effects import Campaign, Exit, PingPeers, StopTrainers, WorkerEffect
+from castor_policy.agents.effects import (
+    Campaign,
+    Depose,
+    Exit,
+    PingPeers,
+    Report,
+    StopTrainers,
+    WatchPeers,
+    WorkerEffect,
+)
 from castor_policy.agents.event_table import EventTable
 from castor_policy.agents.events import (
     NameTaken,
+    PeerFound,
+    PeerLost,
     PeersAnswered,
     RootChanged,
     SessionFailed,
@@ -63,6 +76,8 @@ class WorkerContact(WorkerState):
     @_takes.on(RootChanged)
     def _root_changed(self, event: RootChanged, now_s: float) -> list[WorkerEffect]:
         self._contact.root_changed(event.agent, now_s)
+        # Elected after its machine was lost: it is not gone.
+        self._root, self._root_is_lost = event.agent, False
         return self._campaign(now_s)
 
     def _campaign(self, now_s: float) -> list[WorkerEffect]:
@@ -95,3 +110,31 @@ class WorkerContact(WorkerState):
             return []
         behind = f"a peer knows generation {newest_generation}; this machine was left behind"
         return [*self._fail(SightKind.ISOLATED, behind), StopTrainers()]
+
+    # ---- the machines around it ------------------------------------------------------------------
+
+    @_takes.on(PeerLost)
+    def _peer_lost(self, event: PeerLost, _: float) -> list[WorkerEffect]:
+        if not self._neighbours.lost(event.incarnation):
+            return []
+        self._root_is_lost |= self._neighbours.has_lost(self._root)
+        return [*self._look_around(), *self._depose()]
+
+    @_takes.on(PeerFound)
+    def _peer_found(self, event: PeerFound, _: float) -> list[WorkerEffect]:
+        return self._look_around() if self._neighbours.found(event.incarnation) else []
+
+    def _look_around(self) -> list[WorkerEffect]:
+        """Watch those who are around this machine now, and say whom it cannot reach."""
+        within_s = self.spec.limits.unreached_s
+        if not within_s:
+            return []
+        told: list[WorkerEffect] = [WatchPeers(self._neighbours.watched, within_s)]
+        if self.report.unreached != self._neighbours.unreached:
+            self.report = replace(self.report, unreached=self._neighbours.unreached)
+            told.append(Report(self.report))
+        return told
+
+    def _depose(self) -> list[WorkerEffect]:
+        self._root_is_lost &= self._neighbours.has_lost(self._root)
+        return [Depose(self._root)] if self._root_is_lost else []

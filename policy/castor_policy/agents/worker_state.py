@@ -11,6 +11,7 @@ from castor_policy.agents.events import Inspected
 from castor_policy.agents.evidence import Sight, strongest
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.leaving import Leaving
+from castor_policy.agents.neighbours import Neighbours
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_contact import StoreContact
@@ -68,6 +69,9 @@ class WorkerState:
         self._hold = 0
         self._held: dict[int, int] = {}
         self._leaving = Leaving(agent, incarnation)
+        self._neighbours = Neighbours()
+        self._root = ""
+        self._root_is_lost = False
         self._contact = StoreContact(agent, spec.limits.lease_s, now_s)
         self._reported_s = now_s
 
@@ -147,6 +151,7 @@ class WorkerState:
                 self.generation,
                 persist_failure=self.report.persist_failure,
                 load_seen=self.report.load_seen,
+                unreached=self.report.unreached,
             )
             self.report = replace(blank, **changes)  # type: ignore[arg-type]  # fields of it
         else:

@@ -25,6 +25,7 @@ from castor_policy.agents.filling import Filling
 from castor_policy.agents.gathering import Awaited
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.leaving import Leaving
+from castor_policy.agents.neighbours import Neighbours
 from castor_policy.agents.office import Tenure
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.patience import Patience
@@ -69,7 +70,7 @@ VALUES: Final = reached((events.AgentEvent, WorkerEffect, RootEffect, Tenure, Pl
 """Every class that a line of a journal can hold, but for the machines' states."""
 
 MACHINES: Final = (
-    *(Worker, StoreContact, PartLoading, Leaving),
+    *(Worker, StoreContact, PartLoading, Leaving, Neighbours),
     *(Root, Filling, Patience, PersistRounds, Wishes),
 )
 """The classes that the machines' states are made of; a root's counts are made anew from them."""

@@ -220,6 +220,7 @@ class Agent:
         finally:
             for task in (ticking, watching, telling):
                 task.cancel()
+            self._effects.close()
             # Of the job's end the root may have yet to tell.
             while not (deciding.done() or self._to_decide.empty()):
                 self._decide_on(self._to_decide.get_nowait())

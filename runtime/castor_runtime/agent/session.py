@@ -188,6 +188,14 @@ class StoreSession:
             if self.view.may_campaign():
                 await self._store.transact(txn)
 
+    async def depose(self, root: str) -> None:
+        """Take the office from a root whose machine is lost by what all agents say."""
+        with contextlib.suppress(StoreUnavailableError):
+            found, _ = await self._store.get_prefix(self.view.others_prefix)
+            term = self.view.term_to_end(root, found)
+            if term is not None:
+                await self._store.transact(store_writes.end_term(self._spec.job, term))
+
     async def wish(self, wanted: Wish) -> None:
         """Ask the job's root for something; a store that does not answer is asked again later."""
         with contextlib.suppress(StoreUnavailableError):

@@ -16,6 +16,7 @@ from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import (
     AskDrain,
     Campaign,
+    Depose,
     DiscardOtherIterations,
     Exit,
     Fetch,
@@ -33,10 +34,12 @@ from castor_policy.agents.effects import (
     StopFetching,
     StopTrainers,
     Verify,
+    WatchPeers,
     WorkerEffect,
 )
 from castor_policy.agents.events import AgentEvent, PeersAnswered
 from castor_runtime.agent.machine import Machine
+from castor_runtime.agent.peer_links import PeerLinks
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.transport import PeerClient, PeerError
@@ -77,7 +80,12 @@ class WorkerEffects:
         self._tell = tell
         self._end = end
         self._emit = emit
+        self._links = PeerLinks(client, emit)
         self._campaigning = False
+
+    def close(self) -> None:
+        """End what goes on by itself."""
+        self._links.close()
 
     @singledispatchmethod
     async def carry_out(self, effect: WorkerEffect) -> None:
@@ -105,6 +113,10 @@ class WorkerEffects:
                 await self._session.campaign()
             finally:
                 self._campaigning = False
+
+    @carry_out.register(Depose)
+    async def _depose(self, effect: Depose) -> None:
+        self._beside.spawn(self._session.depose(effect.agent))
 
     @carry_out.register(AskDrain)
     async def _ask_drain(self, effect: AskDrain) -> None:
@@ -174,6 +186,10 @@ class WorkerEffects:
     @carry_out.register(Exit)
     async def _exit(self, effect: Exit) -> None:
         self._end(effect)
+
+    @carry_out.register(WatchPeers)
+    async def _watch_peers(self, effect: WatchPeers) -> None:
+        self._links.watch(effect)
 
     @carry_out.register(PingPeers)
     async def _ping_peers(self, effect: PingPeers) -> None:

@@ -7,7 +7,7 @@ outlives dropped connections and all holders but one.
 
 From here outwards: `wire` (frames and their seals), `channel` (one authenticated connection),
 `dialler` (opens them), `fetching` (what the streams of one fetch share), `stream`, `client`,
-`turns` (who may send), `server`.
+`turns` (who may send), `server`; `link` is a connection that is kept to know that a peer is there.
 Beside parts an agent tells its peers how it is, what has happened and what its logs say: `telling`
 is the server's side of that, `reading` the other.
 """
@@ -23,6 +23,7 @@ from castor_runtime.transport.errors import (
     PeerRefusedError,
     PeerUnreachableError,
 )
+from castor_runtime.transport.link import PeerLink
 from castor_runtime.transport.parts import PartSource, ReadablePart, WritablePart
 from castor_runtime.transport.reading import Listing, PeerClock, PeerReader
 from castor_runtime.transport.server import PeerServer, ServerLimits
@@ -41,6 +42,7 @@ __all__ = [
     "PeerClient",
     "PeerClock",
     "PeerError",
+    "PeerLink",
     "PeerReader",
     "PeerRefusedError",
     "PeerServer",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
+import select
 import socket
 import ssl
 import time
@@ -76,6 +78,23 @@ class Channel:
         frame = Frame(kind, index, len(body))
         message = self._outgoing.pack(frame) + body + self._outgoing.of_body(body)
         send_all(self._connection, memoryview(message), _deadline(timeout_s), on_stall)
+
+    def outlives(self, span_s: float) -> bool:
+        """Wait; return whether the connection still stands then, as far as the kernel knows.
+
+        What the other side has sent is neither read nor looked at.
+
+        Raises:
+            OSError: why it ended, where that is known.
+        """
+        poll = select.poll()
+        poll.register(self._connection, select.POLLRDHUP)  # errors are told of all the same
+        if not poll.poll(span_s * 1000):
+            return True
+        number = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return False
 
     def send_json(self, kind: Kind, document: dict[str, Any], *, timeout_s: float) -> None:
         """Send a frame whose body is a JSON object.
@@ -272,6 +291,12 @@ def _handshake_tls(connection: socket.socket, deadline_s: float) -> None:
     if isinstance(connection, ssl.SSLSocket):
         connection.settimeout(_remaining(deadline_s))
         connection.do_handshake()
+
+
+def end_when_unacknowledged(connection: socket.socket, within_s: float) -> None:
+    """Have the kernel end the connection once what was sent is not acknowledged for so long."""
+    option = socket.TCP_USER_TIMEOUT
+    connection.setsockopt(socket.IPPROTO_TCP, option, max(1, round(within_s * 1000)))
 
 
 def interrupt(connection: socket.socket) -> None:

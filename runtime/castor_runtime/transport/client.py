@@ -18,6 +18,7 @@ from castor_runtime.transport.credentials import Credentials
 from castor_runtime.transport.dialler import Dialler, parse_address
 from castor_runtime.transport.errors import PeerError, PeerRefusedError, PeerUnreachableError
 from castor_runtime.transport.fetching import Fetching, PartRequest, together
+from castor_runtime.transport.link import ATTEMPTS, PeerLink
 from castor_runtime.transport.parts import WritablePart, chunk_count
 from castor_runtime.transport.reading import CLOCK, PeerClock, ask_clock, ping
 from castor_runtime.transport.stream import Stream
@@ -29,6 +30,9 @@ _T = TypeVar("_T")
 # less with four.
 _STREAMS = 2
 _MOST_STREAMS = 16
+
+# A host that goes while its agent greets a link is missed for so long.
+_LINK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class FetchStats:
 
 
 class PeerClient:
-    """Talks to peers' servers; holds no connection between calls.
+    """Talks to peers' servers; but for links, it holds no connection between calls.
 
     Args:
         credentials: what both sides prove.
@@ -208,6 +212,21 @@ class PeerClient:
             ValueError: the address is none, or the timeout is not above 0.
         """
         return await self._asked(address, timeout_s, partial(ask_clock, clock_ns=clock_ns))
+
+    def link(
+        self, address: str, incarnation: str, within_s: float, tell: Callable[[bool], None]
+    ) -> PeerLink:
+        """Return a link to a life of an agent, at its address; see `PeerLink`.
+
+        Raises:
+            ValueError: the address is none.
+        """
+        host, port = parse_address(address)
+        timeouts = replace(
+            self._timeouts, connect_s=within_s / ATTEMPTS, handshake_s=_LINK_S, silence_s=_LINK_S
+        )
+        dialler = self._dialler(host, port, timeouts)
+        return PeerLink(dialler, timeouts, incarnation, within_s, tell)
 
     async def _asked(
         self, address: str, timeout_s: float, ask: Callable[[Channel, Timeouts], _T]

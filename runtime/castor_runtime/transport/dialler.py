@@ -93,8 +93,11 @@ class Dialler:
         self._interrupted = False
         self._lock = threading.Lock()
 
-    def open(self) -> Channel:
+    def open(self, connected_to: Callable[[socket.socket], None] = lambda _: None) -> Channel:
         """Return a new connection; the one before is closed.
+
+        Args:
+            connected_to: told of the connection as soon as the peer's host has accepted it.
 
         Raises:
             PeerRefusedError: one side refuses the other.
@@ -103,6 +106,7 @@ class Dialler:
         self.close()
         connection = connected(self._where, self._timeouts.connect_s, self._own, self._register)
         try:
+            connected_to(connection)
             connection = channels.secured_client(
                 connection, self._context, self._where[0], self._timeouts.handshake_s
             )

@@ -295,6 +295,8 @@ class _Session:
             match frame.kind:
                 case Kind.PING:
                     self._ping(frame)
+                case Kind.BEAT:
+                    self._request(frame)
                 case Kind.LIST | Kind.READ | Kind.TELL:
                     self._tell(frame)
                 case Kind.OPEN:

@@ -37,6 +37,7 @@ sealed header vouches for by `digest`, its xxh3_64.
     READ     client                 JSON: file, offset
     BYTES    server                 u64: size of the file; then its bytes from offset on
     TELL     client                 empty
+    BEAT     client                 empty, and not answered: it keeps a connection in use
     ACCOUNT  server                 what the agent tells of the job (`castor_records.account`)
 
 A STATUS says when the PING came and when it is sent, by the clock of the server's host.
@@ -87,6 +88,7 @@ class Kind(IntEnum):
     BYTES = 13
     TELL = 14
     ACCOUNT = 15
+    BEAT = 16
 
 
 @dataclass(frozen=True, slots=True)

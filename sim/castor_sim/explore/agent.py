@@ -18,6 +18,7 @@ from castor_policy.agents import patience, store_writes
 from castor_policy.agents.effects import (
     AskDrain,
     Campaign,
+    Depose,
     Exit,
     Log,
     Offer,
@@ -26,6 +27,7 @@ from castor_policy.agents.effects import (
     RootEffect,
     RootWrite,
     StopTrainers,
+    WatchPeers,
     WorkerEffect,
     WritePlan,
 )
@@ -49,6 +51,7 @@ from castor_records.events.storing import RootElected
 from castor_sim.explore.checkpoint_model import newest_generation
 from castor_sim.explore.earlier_run import take_up
 from castor_sim.explore.machine import carry_out
+from castor_sim.explore.peer_watch import PeerWatch
 from castor_sim.explore.roles import Host, Trainer
 from castor_sim.explore.session import Session
 from castor_sim.explore.surroundings import Surroundings
@@ -98,6 +101,7 @@ class SimulatedAgent:
         self.lease_counts_from_s = float("-inf")  # by this machine's clock, as the store counts
         self._clock = (world.now_s, world.now_s, 1.0)
         self._trainer_watch = TrainerWatch(world, self)
+        self.peer_watch = PeerWatch(world, self)
         take_up(world.spec, host)
         offered = {rank: replica.offered() for rank, replica in sorted(host.memory.items())}
         self.worker = Worker(
@@ -343,6 +347,16 @@ def _(effect: Report, _: Surroundings, agent: SimulatedAgent) -> None:
 @carry_out.register(Campaign)
 def _(_: Campaign, __: Surroundings, agent: SimulatedAgent) -> None:
     agent.session.campaign()
+
+
+@carry_out.register(Depose)
+def _(effect: Depose, _: Surroundings, agent: SimulatedAgent) -> None:
+    agent.session.depose(effect.agent)
+
+
+@carry_out.register(WatchPeers)
+def _(effect: WatchPeers, _: Surroundings, agent: SimulatedAgent) -> None:
+    agent.peer_watch.watch(effect)
 
 
 @carry_out.register(AskDrain)

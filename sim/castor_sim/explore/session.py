@@ -100,6 +100,22 @@ class Session:
             if not isinstance(answer, Exception):
                 self.view.heard_of_others(answer[0])
 
+        self._read_reports(heard)
+
+    def depose(self, root: str) -> None:
+        """Take the office from a root whose machine is lost by what all agents say."""
+
+        def heard(answer: tuple[list[KeyValue], int] | Exception) -> None:
+            term = None if isinstance(answer, Exception) else self.view.term_to_end(root, answer[0])
+            if term is not None:
+                self._world.note(f"{self._agent.incarnation} deposes {root}")
+                self.transact(store_writes.end_term(self._job, term), lambda _answer: None)
+
+        self._read_reports(heard)
+
+    def _read_reports(
+        self, heard: Callable[[tuple[list[KeyValue], int] | Exception], None]
+    ) -> None:
         reports = Keys.under(self.view.others_prefix)
         self._world.store.request(
             self._agent, lambda model, now_s: model.read(reports, now_s), heard
