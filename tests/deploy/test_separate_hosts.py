@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from castor_records.events.event import of_kind
+from castor_records.events.failures import Detected
+
 pytestmark = pytest.mark.long
 
 ITERATIONS = 100
@@ -78,6 +81,9 @@ def test_a_cable_a_store_and_a_host_are_lost_and_training_ends_as_ever(
     again = hosts["desk"].begin(*line, log=said)
     assert again.wait(240) == 0, said.read_text()
     assert deployment.final(TRAIN) == (ITERATIONS, baseline(TRAIN, ITERATIONS))
+    # Silence, and a host whose every process is gone, are both found long before the lease ends.
+    seen = [one.event for one in of_kind(deployment.events(), Detected)]
+    assert [(one.agent, one.how) for one in seen] == [("b", "unreached"), ("c", "unreached")]
     for node in nodes:
         if node.name != "c":
             # The shell that started it over ssh ends a moment after it.

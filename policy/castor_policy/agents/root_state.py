@@ -127,9 +127,8 @@ class RootState:
         if not any(report.unreached for report in self.reports.values()):
             return
         empty = [m for m, report in enumerate(self._members(plan)) if report is None]
-        takers = self._free_agents(plan, plan.agents)
-        sure = sum(not self._is_doubted(one) for one in takers)
-        for machine in lost_early(plan, self.reports, empty, sure):
+        takers = len(self._free_agents(plan, plan.agents))
+        for machine in lost_early(plan, self.reports, empty, takers):
             report = self.reports.get(plan.agents[machine])
             if report is not None:
                 self._patience.give_up(report, UNREACHED)

@@ -21,11 +21,16 @@ class Blame:
 
     def __init__(self, kinds: Iterable[str]) -> None:
         self._struck: set[tuple[int, int]] = set()
+        self._missed: dict[str, set[str]] = {}
         self._is_seen = set(kinds) <= _OF_ONE_TRAINER
 
     def struck(self, generation: int, rank: int) -> None:
         """Take in that this trainer's end, or its standing still, has its cause in itself."""
         self._struck.add((generation, rank))
+
+    def missed(self, agent: str, by: str) -> None:
+        """Take in that an agent could not reach another one."""
+        self._missed.setdefault(agent, set()).add(by)
 
     def check(self, plan: Plan) -> None:
         """Check who a plan holds responsible for the failure of the generation before."""
@@ -35,6 +40,10 @@ class Blame:
             what = f"nobody is named, and ranks {ranks} of generation {before} were struck"
             raise Violation(18, what)
         for one in plan.culprits:
+            by = self._missed.get(one.agent, set())
+            if one.kind == SightKind.UNREACHED and len(by) < min(2, len(plan.agents) - 1):
+                what = f"machine {one.machine}: {one.cause}, by the word of {sorted(by)} alone"
+                raise Violation(18, what)
             known = (before, one.rank) in self._struck
             # A rank that all others wait for may be slow, or cut off, and is named for that.
             if one.rank >= 0 and one.kind != SightKind.STALL and not known:

@@ -10,6 +10,7 @@ from castor_policy import checkpoint_memory, recovery
 from castor_policy.agents import (
     events,
     gathering,
+    neighbours,
     own_report,
     patience,
     root,
@@ -73,6 +74,11 @@ def _without(*kinds: type) -> Callable[[Any], Any]:
 def _returns(*, value: object) -> Callable[[Any], Any]:
     """Return this, whatever is asked."""
     return lambda _method: lambda *_arguments, **_more: value
+
+
+def _returns_value(value: object) -> Callable[[Any], Any]:
+    """Stand for a constant."""
+    return lambda _constant: value
 
 
 def _united_over_ranks(_method: object) -> Any:
@@ -315,6 +321,11 @@ VARIANTS = (
         "isolated-goes-on",
         "a machine that is cut off from the store and every peer does not stop its trainers",
         (Patch(worker_contact.WorkerContact, "_watch_isolation", _returns(value=[])),),
+    ),
+    Variant(
+        "one-witness",
+        "a machine is given up as soon as one of those around it cannot reach it",
+        (Patch(neighbours, "WITNESSES", _returns_value(1)),),
     ),
     Variant(
         "drained-unheld",

@@ -21,7 +21,12 @@ from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
 from castor_sim.explore.degraded import gives_up_own
 from castor_sim.explore.given_back import check_given_back, check_needless
 from castor_sim.explore.invariants import Violation
-from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
+from castor_sim.explore.plan_grounds import (
+    Gathered,
+    check_gathered,
+    is_known_to_nobody,
+    name_of,
+)
 from castor_sim.explore.roles import Agent, Scene, Trainer
 from castor_sim.explore.schedule import NO_SPACE, Fault
 
@@ -51,6 +56,7 @@ class Monitor:
         self._names: dict[str, str] = {}
         self.blame = Blame(fault.kind for fault in faults)
         self._has_ended = self._is_forgotten = False
+        self._lost_plan: Plan | None = None
         self._awaited: Agent | None = None
         self._taken_along = self._losses = 0
         self._trains = 0
@@ -63,7 +69,7 @@ class Monitor:
         """Check a plan that was written (invariants 4, 5 and 6)."""
         before, self._plan, self._has_ended = self._plan, plan, plan.is_over
         self._check_term(plan)
-        if self._is_written_again(plan):
+        if self._is_written_again(plan) or self._forgets(before):
             return
         if before is not None and _position(plan) < _position(before):
             raise Violation(6, f"the plan went back from {name_of(before)} to {name_of(plan)}")
@@ -91,6 +97,13 @@ class Monitor:
         term = self._scene.root_term()
         if plan.term != term:
             raise Violation(6, f"a plan of term {plan.term} was written in term {term}")
+
+    def _forgets(self, before: Plan | None) -> bool:
+        """Whether the store has lost a plan, and all who could write it again have died."""
+        is_lost = before is not None and before is self._lost_plan
+        if before is not None and is_lost and is_known_to_nobody(before, self._scene.live()):
+            self._is_forgotten = True
+        return is_lost and self._is_forgotten
 
     def _is_written_again(self, plan: Plan) -> bool:
         """Whether it was loaded before: a store that has lost it gets it back, and all goes on."""
@@ -153,8 +166,9 @@ class Monitor:
         """Take in that the store has lost who holds which name.
 
         If it has lost how the job ended, too, whoever was away meanwhile begins it again: there is
-        nobody who could tell.
+        nobody who could tell. Nor is there where all who knew the plan die before they write it.
         """
+        self._lost_plan = self._plan
         self._names.clear()
         self._asked.data_lost()
         # A plan that is being made, or that not all have seen, may go along: one more is due then.
@@ -302,6 +316,8 @@ class Monitor:
 
     def check_end(self, faults: Sequence[Fault]) -> None:
         """Check how it ended: exit codes (11), and what outages of the store did (10)."""
+        if self._is_forgotten and not self._has_ended:
+            return  # it begins anew, as any job does
         codes = self._asked.codes(self.phase() or Phase.FINISHED)
         for name, agent in sorted(self._scene.agents.items()):
             if agent.exited not in codes:

@@ -8,6 +8,8 @@ that is there: a false alarm may cost a swap, and never state.
 
 from __future__ import annotations
 
+import random
+
 from castor_policy.agents.effects import WatchPeers
 from castor_policy.agents.events import PeerFound, PeerLost
 from castor_policy.agents.neighbours import Neighbour
@@ -30,6 +32,8 @@ class PeerWatch:
     def __init__(self, world: Surroundings, agent: Agent) -> None:
         self._world = world
         self._agent = agent
+        # Of its own, so that the schedule of all else stays what it is without these looks.
+        self._draw = random.Random(f"{world.seed} {agent.incarnation} peers")  # noqa: S311 - no secret
         self._wanted = WatchPeers((), 0.0)
         self._silent_since_s: dict[str, float] = {}
         self._bursts_until_s: dict[str, float] = {}
@@ -47,7 +51,7 @@ class PeerWatch:
             self._look_later()
 
     def _look_later(self) -> None:
-        self._agent.later(self._agent.draw.uniform(*_LOOK_S), self._look)
+        self._agent.later(self._draw.uniform(*_LOOK_S), self._look)
 
     def _look(self) -> None:
         self._looking = bool(self._wanted.peers)
@@ -68,11 +72,12 @@ class PeerWatch:
         silent_s = now_s - self._silent_since_s.setdefault(name, now_s)
         if name not in self._lost and (is_dead or silent_s >= self._wanted.within_s):
             self._lost.add(name)
+            self._world.monitor.blame.missed(peer.agent, self._agent.name)
             self._agent.see(PeerLost(name))
 
     def _reach(self, peer: Neighbour) -> tuple[bool, bool]:
         """Return whether it answers; and, if not, whether its host says that it is dead."""
-        now_s, draw = self._world.now_s, self._agent.draw
+        now_s, draw = self._world.now_s, self._draw
         if draw.random() < _BURST:
             self._bursts_until_s[peer.incarnation] = now_s + draw.uniform(*_BURST_S)
         if now_s < self._bursts_until_s.get(peer.incarnation, 0.0):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.recovery import Tier
+from castor_sim.explore.checkpoint_model import newest_generation
 from castor_sim.explore.invariants import Violation
+from castor_sim.explore.roles import Agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,16 @@ class Gathered:
     persistent: frozenset[int] | None
     foreign: str = ""
     """What of it is of another run, or was given up: no plan may rest on it."""
+
+
+def is_known_to_nobody(plan: Plan, live: Iterable[Agent]) -> bool:
+    """Whether no live agent can tell of a plan, or of its generation, by what it knows or holds."""
+    return all(
+        max(newest.generation if newest else 0, newest_generation(agent.host.memory))
+        < plan.generation
+        for agent in live
+        for newest in [agent.view.known_plan()]
+    )
 
 
 def check_gathered(spec: JobSpec, plan: Plan, gathered: Sequence[Gathered]) -> None:
