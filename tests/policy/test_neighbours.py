@@ -136,8 +136,7 @@ def test_every_lost_machine_has_a_witness_on_either_side(
     reports = {
         f"node-{m}": report(f"node-{m}", *(f"node-{o}" for o in of)) for m, of in misses.items()
     }
-    witnesses = min(2, machines - 1)
-    expected = tuple(sorted(gone)) if len(misses) >= witnesses else ()
+    expected = tuple(sorted(gone)) if len(misses) >= 2 else ()
     assert lost_early(plan, reports, (), machines) == expected
 
 
@@ -149,7 +148,7 @@ def test_every_lost_machine_has_a_witness_on_either_side(
     [
         (4, {0: (1,)}, ()),  # one machine's word
         (4, {0: (1,), 2: (1,)}, (1,)),
-        (2, {0: (1,)}, (1,)),  # there is nobody else
+        (2, {0: (1,)}, ()),  # nor where there is nobody else
         (2, {0: (1,), 1: (0,)}, ()),  # each says so of the other
         (3, {0: (1, 2), 1: (0,), 2: (0,)}, (0,)),  # who is cut off misses everybody
         (4, {0: (3, 2), 1: (2, 3), 2: (1, 0), 3: (0, 1)}, ()),  # nobody of either half counts
@@ -158,6 +157,25 @@ def test_every_lost_machine_has_a_witness_on_either_side(
 )
 def test_two_others_must_say_it(machines, misses, expected) -> None:
     assert lost_early(loaded(machines), said(machines, misses), (), 4) == expected
+
+
+def test_of_two_machines_a_spare_is_the_second_witness() -> None:
+    def lost(spare: tuple[str, ...], misses: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
+        told = {"spare-0": report("spare-0", *spare, standby=True)}
+        return lost_early(loaded(2), said(2, misses) | told, (), 1)
+
+    assert lost(("node-1",), {0: (1,)}) == (1,)
+    assert lost(("node-1",), {0: (1,), 1: (0,)}) == (1,)
+    assert lost((), {0: (1,), 1: (0,)}) == (), "the wire between them is cut"
+    assert lost(("node-0", "node-1"), {}) == (), "the spare is"
+
+
+def test_a_spare_watches_two_machines_and_no_more() -> None:
+    around = Neighbours()
+    around.follow(loaded(2), None)
+    assert {one.agent for one in around.watched} == {"node-0", "node-1"}
+    around.follow(loaded(3), None)
+    assert around.watched == ()
 
 
 def test_nothing_is_decided_unless_there_is_somebody_for_every_empty_place() -> None:

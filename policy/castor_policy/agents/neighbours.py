@@ -6,8 +6,9 @@ plan's machines, and past those that are gone to the one behind them. The kernel
 acknowledges what is sent, however loaded or paused the agent is, so that a machine that is merely
 slow is not taken for one that is gone.
 
-1. One machine's word is no evidence: it may be cut off itself. Two must say it, or the only other
-   one; and who is said to be gone by as many as the machine it speaks of does not count.
+1. One agent's word is no evidence: it may be cut off itself. Two must say it; and who is said to be
+   gone by as many as the machine it speaks of does not count. Where there are fewer than three
+   machines, the spares watch them too.
 2. Nothing is decided early unless there are agents for all places that are then empty: a swap costs
    little, a job that waits for a machine which was there costs much. Without them the lease counts.
 3. A machine that was merely cut off finds its place given away in the next plan, and is a spare.
@@ -25,7 +26,7 @@ from castor_policy.agents.history import is_aside
 from castor_policy.agents.plan import Plan
 
 WITNESSES = 2
-"""So many machines must have lost one, where there are as many others."""
+"""So many agents must have lost a machine."""
 
 _MOST_BEYOND = 8
 """No further on either side: a row of machines that are gone is rarely longer."""
@@ -47,24 +48,27 @@ class Neighbour:
 
 
 class Neighbours:
-    """Whom one machine watches, and whom of them it has lost."""
+    """Whom one agent watches, and whom of them it has lost."""
 
     def __init__(self) -> None:
         self._around: tuple[Neighbour, ...] = ()
         self._gone: set[str] = set()
 
-    def follow(self, plan: Plan, machine: int) -> None:
+    def follow(self, plan: Plan, machine: int | None) -> None:
         """Watch the machines of a plan that loads, seen from this one.
 
         Args:
             plan: in phase LOAD.
-            machine: where this one stands in it.
+            machine: where this one stands in it; None: it is a spare.
         """
         everybody = [
             Neighbour(*one)
             for one in zip(plan.agents, plan.incarnations, plan.addresses, strict=True)
         ]
-        self._around = (*everybody[machine + 1 :], *everybody[:machine])
+        if machine is not None:
+            self._around = (*everybody[machine + 1 :], *everybody[:machine])
+        else:
+            self._around = tuple(everybody) if len(everybody) <= WITNESSES else ()
         self._gone &= {one.incarnation for one in self._around}
 
     def leave(self) -> None:
@@ -122,19 +126,20 @@ def lost_early(
         takers: how many agents may take a place.
     """
     machine_of = {name: machine for machine, name in enumerate(plan.incarnations) if name}
-    said: dict[int, set[int]] = {}
-    for witness, agent in enumerate(plan.agents):
-        report = reports.get(agent)
-        if report is None or report.incarnation != plan.incarnations[witness]:
-            continue
-        for name in report.unreached:
-            if name in machine_of and machine_of[name] != witness:
-                said.setdefault(machine_of[name], set()).add(witness)
-    needed = max(1, min(WITNESSES, len(machine_of) - 1))
+    said: dict[int, set[str]] = {}
+    for agent, report in reports.items():
+        if report.unreached and (agent not in plan.agents or report.incarnation in machine_of):
+            for name in machine_of.keys() & set(report.unreached):
+                said.setdefault(machine_of[name], set()).add(report.incarnation)
+
+    def doubts(witness: str) -> int:
+        """Return how many say of a witness itself that it is gone."""
+        return len(said.get(machine_of.get(witness, -1), ()))
+
     lost = tuple(
         machine
         for machine, by in sorted(said.items())
-        if sum(len(said.get(witness, ())) < len(by) for witness in by) >= needed
+        if sum(doubts(witness) < len(by) for witness in by) >= WITNESSES
     )
     return lost if takers >= len({*lost, *empty}) else ()
 

@@ -145,9 +145,11 @@ class Worker(WorkerContact):
             # Trainers first: whoever has this machine's place now must not meet them.
             effects += [StopTrainers(), *self._change(state=State.IDLE, holdings={})]
             self._neighbours.leave()
-            effects += self._look_around()
         elif is_news:
             effects.append(Report(self.report))
+        if is_news:
+            self._neighbours.follow(plan, None)
+        effects += self._look_around()
         # While it is not decided what is loaded from where, what is here may be the last of it.
         decided = plan.phase == Phase.LOAD and self.report.agent not in plan.agents
         if decided and self._may_remember:

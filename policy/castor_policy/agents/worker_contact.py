@@ -129,7 +129,10 @@ class WorkerContact(WorkerState):
         within_s = self.spec.limits.unreached_s
         if not within_s:
             return []
-        told: list[WorkerEffect] = [WatchPeers(self._neighbours.watched, within_s)]
+        told: list[WorkerEffect] = []
+        if self._watched != self._neighbours.watched:
+            self._watched = self._neighbours.watched
+            told.append(WatchPeers(self._watched, within_s))
         if self.report.unreached != self._neighbours.unreached:
             self.report = replace(self.report, unreached=self._neighbours.unreached)
             told.append(Report(self.report))

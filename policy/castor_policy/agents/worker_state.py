@@ -11,7 +11,7 @@ from castor_policy.agents.events import Inspected
 from castor_policy.agents.evidence import Sight, strongest
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.leaving import Leaving
-from castor_policy.agents.neighbours import Neighbours
+from castor_policy.agents.neighbours import Neighbour, Neighbours
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Plan
 from castor_policy.agents.store_contact import StoreContact
@@ -70,6 +70,7 @@ class WorkerState:
         self._held: dict[int, int] = {}
         self._leaving = Leaving(agent, incarnation)
         self._neighbours = Neighbours()
+        self._watched: tuple[Neighbour, ...] = ()
         self._root = ""
         self._root_is_lost = False
         self._contact = StoreContact(agent, spec.limits.lease_s, now_s)

@@ -41,7 +41,7 @@ class Blame:
             raise Violation(18, what)
         for one in plan.culprits:
             by = self._missed.get(one.agent, set())
-            if one.kind == SightKind.UNREACHED and len(by) < min(2, len(plan.agents) - 1):
+            if one.kind == SightKind.UNREACHED and len(by) < 2:
                 what = f"machine {one.machine}: {one.cause}, by the word of {sorted(by)} alone"
                 raise Violation(18, what)
             known = (before, one.rank) in self._struck
