@@ -41,6 +41,9 @@ Measured on one machine: 32 ms in the median, 58 ms at most (docs/results/recove
 
 SHORTEST_UNREACHED_S = 0.4
 
+BEATS = 4
+"""Neighbours hear of each other so many times in the time after which one is lost."""
+
 SHORTEST_LEASE_S = 1.0
 LONGEST_LEASE_S = 600.0
 
@@ -186,6 +189,13 @@ class WatchLimits(Options):
 
 LIMITS = WatchLimits()
 
+UNREACHED_S = LIMITS.unreached_s * (1 + 1 / BEATS)
+"""From the loss of a machine until those around it tell: a beat, and then silence.
+
+That is a host which loses its power or its cable. Where only its processes die, as in an emulated
+cluster, its kernel says so at once: 0.1 to 0.2 s (docs/recovery.md).
+"""
+
 
 def detection_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) -> int:
     """Return the time at which the root takes a machine that failed at `failure_ns` for dead.
@@ -208,14 +218,25 @@ def detection_ns(failure_ns: int, heartbeat_ns: int, poll_ns: int, misses: int) 
 
 
 def known_ns(
-    failure_ns: int, hardware: int, heartbeat_ns: int, poll_ns: int, misses: int, exit_ns: int
+    failure_ns: int,
+    hardware: int,
+    heartbeat_ns: int,
+    poll_ns: int,
+    misses: int,
+    exit_ns: int,
+    unreached_ns: int,
+    has_standby: bool,
 ) -> int:
     """Return when a failure at `failure_ns` is known: a lost machine if `hardware`, else a process.
 
-    An agent sees the end of its machine's processes, and it is known `exit_ns` later; -1: nobody
-    does, so that it is found out as a lost machine is, by its silence (`detection_ns`). Written in
-    the subset of Python that the sweep engine compiles as it stands.
+    An agent sees the end of its machine's processes, and it is known `exit_ns` later; those around
+    a lost machine tell it `unreached_ns` later, if a standby can take its place. -1: nobody does,
+    so that it is found out by its silence (`detection_ns`). Written in the subset of Python that
+    the sweep engine compiles as it stands.
     """
     if not hardware and exit_ns >= 0:
         return failure_ns + exit_ns
-    return detection_ns(failure_ns, heartbeat_ns, poll_ns, misses)
+    silent_ns = detection_ns(failure_ns, heartbeat_ns, poll_ns, misses)
+    if hardware and has_standby and unreached_ns >= 0:
+        return min(silent_ns, failure_ns + unreached_ns)
+    return silent_ns

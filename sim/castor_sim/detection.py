@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 
 from castor_configs.quantities import Nanoseconds
 from castor_configs.schema import ConfigModel, CountOrZero
-from castor_policy.membership import EXIT_S, NS_PER_S, Heartbeats, Lease, check_lease
+from castor_policy.membership import (
+    EXIT_S,
+    NS_PER_S,
+    UNREACHED_S,
+    Heartbeats,
+    Lease,
+    check_lease,
+)
 from castor_sim.strategy_costs import MAX_PHASE_NS
 from castor_sim.tally import Operations
 
@@ -29,6 +36,10 @@ class DetectionConfig(ConfigModel):
     """From a software failure until it is known, where an agent on each machine sees its
     processes exit; by default nobody does, and it is found out as a lost machine is. With a
     `lease` there are agents, and the default is what was measured of them, 50 ms."""
+    unreached: Annotated[Nanoseconds, Field(le=MAX_PHASE_NS)] | None = None
+    """From the loss of a machine until those around it tell, where a standby can take its place; by
+    default nobody does. With a `lease` there are agents, and the default is 0.94 s: a host that
+    falls silent, as `castor train --unreached` has it."""
     lease: Nanoseconds | None = None
     """Castor's own detection, in place of `heartbeat`, `poll` and `misses`: an agent on each
     machine renews a lease of this length, as `castor train --lease` has it."""
@@ -86,4 +97,9 @@ class DetectionConfig(ConfigModel):
         exit_ns = self.process_exit
         if exit_ns is None:
             exit_ns = -1 if self.lease is None else round(EXIT_S * NS_PER_S)
-        return operations._replace(**self.heartbeats()._asdict(), exit_ns=exit_ns)
+        unreached_ns = self.unreached
+        if unreached_ns is None:
+            unreached_ns = -1 if self.lease is None else round(UNREACHED_S * NS_PER_S)
+        return operations._replace(
+            **self.heartbeats()._asdict(), exit_ns=exit_ns, unreached_ns=unreached_ns
+        )

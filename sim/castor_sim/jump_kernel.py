@@ -29,7 +29,7 @@ from castor_policy.recovery import (
 )
 from castor_sim import path
 from castor_sim.compiled import compiled
-from castor_sim.jump_machines import arrive, lose_cloud, lose_fleet, vacant
+from castor_sim.jump_machines import arrive, has_standby, lose_cloud, lose_fleet, vacant
 from castor_sim.strategy_costs import NEVER_NS
 from castor_sim.tally import PENDING
 
@@ -346,7 +346,14 @@ def advance(s_array, a, p, o, replicas, strikes, first, horizon_ns, target):
         if s.queued + 1 >= len(a.queue_ns):
             return FULL - row
         detected_ns = known_ns(
-            now_ns, hardware[row], o.heartbeat_ns, o.poll_ns, o.misses, o.exit_ns
+            now_ns,
+            hardware[row],
+            o.heartbeat_ns,
+            o.poll_ns,
+            o.misses,
+            o.exit_ns,
+            o.unreached_ns,
+            has_standby(s, o),
         )
         _strike(s, a, p, o, now_ns, machines[row], hardware[row] != 0, restore[row], detected_ns)
         s.struck_ns = now_ns

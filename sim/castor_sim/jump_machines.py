@@ -89,10 +89,16 @@ def vacant(s, o):
 
 
 @compiled
+def has_standby(s, o):
+    """Return whether a machine could take a lost one's position now."""
+    return s.standbys > 0 if o.fleet > 0 else s.outstanding < o.standbys
+
+
+@compiled
 def lose_cloud(s, a, o, restore_ns, detected_ns):
     """Use a standby if one is ready, and request a machine."""
     arrival_ns = detected_ns + restore_ns
-    if s.outstanding < o.standbys:
+    if has_standby(s, o):
         s.ready_ns = max(s.ready_ns, detected_ns + o.activation_ns)
     else:
         s.standby_empty += 1

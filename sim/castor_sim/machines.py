@@ -44,6 +44,9 @@ class Machines(Protocol):
     def vacant(self) -> int:
         """Return how many positions wait for a machine."""
 
+    def has_standby(self) -> bool:
+        """Return whether a machine could take a lost one's position now."""
+
 
 class CloudMachines:
     """Machines requested from a provider; see `Operations.dedicated` for who gets which."""
@@ -66,7 +69,7 @@ class CloudMachines:
         """Use a standby if one is ready, and request a machine."""
         operations = self._operations
         arrival_ns = detected_ns + restore_ns
-        if self._outstanding < operations.standbys:
+        if self.has_standby():
             self.ready_ns = max(self.ready_ns, detected_ns + operations.activation_ns)
         else:
             self.standby_empty += 1
@@ -85,6 +88,10 @@ class CloudMachines:
     def vacant(self) -> int:
         """Return the requests beyond what the standbys cover."""
         return max(0, self._outstanding - self._operations.standbys)
+
+    def has_standby(self) -> bool:
+        """Return whether fewer machines are requested than there are standbys."""
+        return self._outstanding < self._operations.standbys
 
 
 class FleetMachines:
@@ -154,3 +161,7 @@ class FleetMachines:
     def vacant(self) -> int:
         """Return the positions that no machine holds."""
         return len(self._waiting)
+
+    def has_standby(self) -> bool:
+        """Return whether a machine of the fleet stands by."""
+        return bool(self._standbys)

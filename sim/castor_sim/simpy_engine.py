@@ -216,6 +216,8 @@ class SimpyEngine:
                 operations.poll_ns,
                 operations.misses,
                 operations.exit_ns,
+                operations.unreached_ns,
+                machines.has_standby(),
             )
             if hardware:
                 position = machines.lose(machine, restore_ns, detected_ns)

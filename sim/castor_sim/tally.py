@@ -39,7 +39,8 @@ class Operations(NamedTuple):
         dedicated: cloud only: 1: a failure that finds no standby waits for a machine requested
             for it alone; 0: for whichever requested machine comes first.
         activation_ns: from detection until a standby has taken over the rank.
-        heartbeat_ns, poll_ns, misses, exit_ns: see `castor_policy.membership.known_ns`.
+        heartbeat_ns, poll_ns, misses, exit_ns, unreached_ns: see
+            `castor_policy.membership.known_ns`.
     """
 
     positions: int
@@ -51,6 +52,7 @@ class Operations(NamedTuple):
     poll_ns: int = 0
     misses: int = 0
     exit_ns: int = -1
+    unreached_ns: int = -1
 
 
 @dataclass(slots=True)

@@ -150,6 +150,25 @@ def test_a_lost_machine_waits_for_its_lease_and_for_a_machine_if_none_stands_by(
     assert len(set(detected_s)) == 1
 
 
+def test_a_machine_that_its_neighbours_tell_of_waits_for_no_lease_while_a_standby_is_there() -> (
+    None
+):
+    told = replace(MODEL.kinds[MACHINE], by_lease=False, detection_s=0.125)
+    model = replace(MODEL, kinds={**MODEL.kinds, MACHINE: told})
+    prediction = predict_ettr(
+        replay_of([Blow(31 * S, 2, True), Blow(90 * S, 2, True)], 150),
+        model,
+        SETTING,
+        replicas=PAIRS,
+        checkpoint_s=0.5,
+        standbys=1,
+        phases=1,
+    )
+    lease = Lease(SETTING.lease_s)
+    spent_s = prediction.tallies[0].detection_ns / S
+    assert 0.125 + lease.low_s <= spent_s <= 0.125 + lease.high_s
+
+
 def test_both_holders_of_a_shard_lost_means_the_start() -> None:
     prediction = predicted([Blow(31 * S, 2, True), Blow(31 * S, 3, True)], 60, standbys=2)
     assert prediction.tallies[0].recovered_scratch == 2

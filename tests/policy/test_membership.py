@@ -66,11 +66,25 @@ def test_no_misses_stand_for_a_detector_that_needs_no_time(failure_ns, heartbeat
     assert detection_ns(failure_ns, heartbeat, poll, 0) == failure_ns
 
 
-@given(st.integers(0, 10**15), st.integers(-1, 5), periods)
-def test_of_a_process_its_agent_tells_and_of_a_machine_its_silence(at_ns, exit_ns, period) -> None:
+@given(st.integers(0, 10**15), st.integers(-1, 5), periods, st.booleans())
+def test_of_a_process_its_agent_tells_and_of_a_machine_its_silence(
+    at_ns, exit_ns, period, has_standby
+) -> None:
     silent_ns = detection_ns(at_ns, *period)
-    assert known_ns(at_ns, 1, *period, exit_ns) == silent_ns
-    assert known_ns(at_ns, 0, *period, exit_ns) == (silent_ns if exit_ns < 0 else at_ns + exit_ns)
+    assert known_ns(at_ns, 1, *period, exit_ns, -1, has_standby) == silent_ns
+    exited_ns = silent_ns if exit_ns < 0 else at_ns + exit_ns
+    assert known_ns(at_ns, 0, *period, exit_ns, 3, has_standby) == exited_ns
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10), periods)
+def test_of_a_machine_those_around_it_tell_if_a_standby_can_take_its_place(
+    at_ns, unreached_ns, period
+) -> None:
+    silent_ns = detection_ns(at_ns, *period)
+    assert known_ns(at_ns, 1, *period, 2, unreached_ns, False) == silent_ns
+    assert known_ns(at_ns, 1, *period, 2, unreached_ns, True) == min(
+        silent_ns, at_ns + unreached_ns
+    )
 
 
 # ---- leases ------------------------------------------------------------------------------------

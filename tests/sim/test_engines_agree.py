@@ -75,6 +75,7 @@ def runs(draw: st.DrawFn) -> dict:
         poll_ns=draw(st.integers(1, 5)),
         misses=draw(st.sampled_from([0, 1, 3])),
         exit_ns=draw(st.sampled_from([-1, 0, 2])),
+        unreached_ns=draw(st.sampled_from([-1, 0, 2])),
     )
     horizon = draw(st.integers(1, 600))
     failure = st.tuples(

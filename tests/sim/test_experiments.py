@@ -10,7 +10,7 @@ from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError
 from castor_configs.find import available_configs
 from castor_configs.load import load_toml
-from castor_policy.membership import EXIT_S, Lease
+from castor_policy.membership import EXIT_S, UNREACHED_S, Lease
 from castor_sim.experiment import Experiment
 from castor_sim.run import Engine, replications, run_once
 from castor_sim.setup import load_setup
@@ -123,6 +123,10 @@ def test_a_lease_of_the_experiment_is_every_strategys(tmp_path: Path) -> None:
     for name in setup.costs:
         assert setup.operations_of(name).misses == 6
         assert setup.operations_of(name).exit_ns == round(EXIT_S * 1e9)
+        assert setup.operations_of(name).unreached_ns == round(UNREACHED_S * 1e9)
+    told = ('detection={lease="2.5s", unreached="0.1s"}',)
+    assert load_setup(written(tmp_path, PLAIN), told).operations.unreached_ns == 10**8
+    assert load_setup(written(tmp_path, PLAIN)).operations.unreached_ns == -1
     assert (
         load_setup(
             written(tmp_path, PLAIN), ('detection={lease="2.5s", process_exit="1s"}',)

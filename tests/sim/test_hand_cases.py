@@ -6,6 +6,8 @@ take 100 unless said otherwise.
 
 from __future__ import annotations
 
+import pytest
+
 from castor_policy.recovery import OWN_MEMORY, PEER, SCRATCH, STORAGE
 from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.tally import Operations, Tally
@@ -255,6 +257,32 @@ def test_an_agent_sees_a_process_exit_before_the_polls_could(all_three) -> None:
     ]:
         tally, _ = all_three(bare, operations, [[0], [1]], rows, horizon_ns=99)
         assert (tally.detection_ns, tally.recoveries) == (detected_ns, recoveries)
+
+
+@pytest.mark.parametrize("fleet", [0, 3])
+def test_those_around_a_lost_machine_tell_if_a_standby_is_there(all_three, fleet: int) -> None:
+    # Polls would know a machine lost at 1 at 15, one lost at 7 at 25; its neighbours at 4 and 10.
+    bare = StrategyCosts(iteration_ns=1000)
+    operations = Operations(
+        2,
+        fleet=fleet,
+        standbys=0 if fleet else 1,
+        heartbeat_ns=3,
+        poll_ns=5,
+        misses=3,
+        unreached_ns=3,
+    )
+    long_ns = 500
+    for rows, detected_ns in [
+        ([(1, 0, 1, long_ns)], 3),
+        # One standby: for the second loss the polls count, and the recovery waits for it.
+        ([(1, 0, 1, long_ns), (1, 1, 1, long_ns)], 14),
+        ([(1, 0, 1, long_ns), (7, 1, 1, long_ns)], 3 + 18),
+        # A process that exits is no lost machine: nobody sees it here.
+        ([(1, 0, 0, 0)], 14),
+    ]:
+        tally, _ = all_three(bare, operations, [[0], [1]], rows, horizon_ns=99)
+        assert tally.detection_ns == detected_ns, rows
 
 
 def test_a_fleet_machine_that_fails_in_its_repair(all_three) -> None:

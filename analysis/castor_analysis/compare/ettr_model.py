@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from castor_analysis.compare.outages import NOBODY, REQUESTED, STANDBY, OutageKind
+from castor_analysis.compare.outages import REQUESTED, STANDBY, OutageKind
 from castor_analysis.compare.points import ITERATIONS, SHARE, Point, SettingValue, quantile
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel
 from castor_policy.membership import Lease
@@ -154,7 +154,9 @@ def predict_ettr(
     Raises:
         ValueError: the model does not know a recovery that the failures call for.
     """
-    recovery = _Recovery.of(model, setting, replay.blows, standbys)
+    # A standby serves once: the machine that is asked for in its place never comes.
+    never_ns = 2 * replay.wall_ns
+    recovery = _Recovery.of(model, setting, replay.blows, standbys, never_ns)
     iteration_ns = round(setting.iteration_s * _NS_PER_S)
     profile = StrategyCosts(
         iteration_ns=iteration_ns,
@@ -168,8 +170,11 @@ def predict_ettr(
     check_costs(profile, positions=len(replicas), horizon_ns=replay.wall_ns)
     operations = Operations(
         positions=len(replicas),
+        standbys=standbys,
+        activation_ns=recovery.activation_ns,
         **Lease(setting.lease_s).heartbeats()._asdict(),
         exit_ns=recovery.exit_ns,
+        unreached_ns=recovery.unreached_ns,
     )
     ratios: list[float] = []
     tallies: list[Tally] = []
@@ -236,6 +241,8 @@ class _Recovery:
     """
 
     exit_ns: int
+    unreached_ns: int
+    activation_ns: int
     restore_ns: tuple[int, ...]
     retrieve_own_ns: int
     retrieve_peer_ns: int
@@ -243,9 +250,21 @@ class _Recovery:
 
     @classmethod
     def of(
-        cls, model: RecoveryModel, setting: OutageSetting, blows: Sequence[Blow], standbys: int
+        cls,
+        model: RecoveryModel,
+        setting: OutageSetting,
+        blows: Sequence[Blow],
+        standbys: int,
+        never_ns: int,
     ) -> _Recovery:
         """Predict what these failures call for.
+
+        Args:
+            model: of the recoveries.
+            setting: of the run.
+            blows: its failures.
+            standbys: machines that stood by when it began.
+            never_ns: longer than the run.
 
         Raises:
             ValueError: the model does not know one of them.
@@ -268,9 +287,14 @@ class _Recovery:
         own_s = phases[RANK]["retrieval"] if RANK in phases else 0.0
         from_peer = [one["retrieval"] for kind, one in phases.items() if kind != RANK]
         exit_s = phases[RANK]["detection"] + before_s(RANK) if RANK in phases else 0.0
+        told = MACHINE in phases and not model.kinds[MACHINE].by_lease
+        restore_s = {MACHINE_ASKED: before_s(MACHINE_ASKED)} if MACHINE_ASKED in phases else {}
+        restore_ns = {RANK: 0, MACHINE: never_ns} | {k: _ns(s) for k, s in restore_s.items()}
         return cls(
             exit_ns=_ns(exit_s),
-            restore_ns=tuple(_ns(before_s(k)) if k.replacement != NOBODY else 0 for k in kinds),
+            unreached_ns=_ns(phases[MACHINE]["detection"]) if told else -1,
+            activation_ns=_ns(before_s(MACHINE)) if MACHINE in phases else 0,
+            restore_ns=tuple(restore_ns[kind] for kind in kinds),
             retrieve_own_ns=_ns(own_s),
             retrieve_peer_ns=_ns(max(from_peer, default=0.0)),
             warm_up_ns=_ns(warm_up_s),

@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from castor_policy.agents.job_spec import check_run
+from castor_policy.membership import BEATS
 from castor_runtime.transport.channel import Channel
 from castor_runtime.transport.credentials import Credentials
 from castor_runtime.transport.dialler import Dialler, parse_address
 from castor_runtime.transport.errors import PeerError, PeerRefusedError, PeerUnreachableError
 from castor_runtime.transport.fetching import Fetching, PartRequest, together
-from castor_runtime.transport.link import ATTEMPTS, PeerLink
+from castor_runtime.transport.link import PeerLink
 from castor_runtime.transport.parts import WritablePart, chunk_count
 from castor_runtime.transport.reading import CLOCK, PeerClock, ask_clock, ping
 from castor_runtime.transport.stream import Stream
@@ -223,7 +224,7 @@ class PeerClient:
         """
         host, port = parse_address(address)
         timeouts = replace(
-            self._timeouts, connect_s=within_s / ATTEMPTS, handshake_s=_LINK_S, silence_s=_LINK_S
+            self._timeouts, connect_s=within_s / BEATS, handshake_s=_LINK_S, silence_s=_LINK_S
         )
         dialler = self._dialler(host, port, timeouts)
         return PeerLink(dialler, timeouts, incarnation, within_s, tell)

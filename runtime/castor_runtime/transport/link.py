@@ -18,15 +18,13 @@ import threading
 import time
 from collections.abc import Callable
 
+from castor_policy.membership import BEATS
 from castor_runtime.transport.channel import Channel, end_when_unacknowledged
 from castor_runtime.transport.dialler import Dialler
 from castor_runtime.transport.errors import PeerRefusedError
 from castor_runtime.transport.reading import ping
 from castor_runtime.transport.timeouts import Timeouts
 from castor_runtime.transport.wire import Kind
-
-ATTEMPTS = 4
-"""A link beats, and tries to connect, so many times in the time after which a peer is lost."""
 
 _UNACKNOWLEDGED = 0.5
 """Of that time, after which a connection ends; the rest is for connecting anew."""
@@ -134,7 +132,7 @@ class PeerLink:
             self._tell(True)
 
     def _stay(self, channel: Channel) -> None:
-        beat_s = self._within_s / ATTEMPTS
+        beat_s = self._within_s / BEATS
         while not self._ended.is_set():
             channel.send(Kind.BEAT, timeout_s=self._within_s)
             stands = channel.outlives(beat_s)
