@@ -128,7 +128,6 @@ def main() -> None:
     if not spare:
         said["handle"] = raised(done.wait)
     said["second"] = collectives(groups)
-    print(rank, said.get("wait"), said.get("seconds"), said.get("connecting"), flush=True)
     out.write_text(json.dumps(said))
     os._exit(0)
 

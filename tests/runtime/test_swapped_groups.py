@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from torch._C._distributed_c10d import TCPStore
 
+pytestmark = pytest.mark.long
+
 PROGRAM = Path(__file__).parent / "groups_program.py"
 
 
