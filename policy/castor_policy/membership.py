@@ -154,7 +154,6 @@ class WatchLimits(Options):
         "A machine that its neighbours cannot reach for so long is lost, if another can take its "
         "place; 0: only its lease counts.",
         least=SHORTEST_UNREACHED_S,
-        most=SHORTEST_LEASE_S,
         empty=True,
         why="a packet that is lost is sent again after 0.2 s",
     )

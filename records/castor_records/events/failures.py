@@ -80,8 +80,8 @@ class Detected(Event):
     Attributes:
         generation: real: the one that the failure leads to.
         failure: real: "hardware" if a machine is gone, else "software".
-        how: real: how it was seen: exit, hang, stall, lease, silent, agent, corrupt, memory,
-            isolated, start and others (`castor_policy.agents.evidence`).
+        how: real: how it was seen: exit, hang, stall, lease, unreached, silent, agent,
+            corrupt, memory, isolated, start and others (`castor_policy.agents.evidence`).
         machine: real: which one is held responsible; null: nobody knows.
         rank: real: whose trainer is; null: none, or nobody knows.
         agent: real: of the machine.
