@@ -82,15 +82,16 @@ def measure_outages(
     say("Castor, machines killed")
     machines = [
         outages.castor_outages(
-            out / f"castor-machine-{lease_s:g}s",
+            out / f"castor-machine-{'standby' if with_standbys else f'{lease_s:g}s'}",
             RANKS,
             scale,
             "machine",
             1 if quick else 4,
             seed + k,
             lease_s,
+            with_standbys=with_standbys,
         )
-        for k, lease_s in ((1, 5.0), (2, 2.0))
+        for k, lease_s, with_standbys in ((4, 5.0, True), (1, 5.0, False), (2, 2.0, False))
     ]
     checkpoint_s = scale.state_bytes / scale.storage_bytes_per_s
     high = outages.highfreq_interval(checkpoint_s, trainer.iteration_s)

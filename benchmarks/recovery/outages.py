@@ -109,7 +109,15 @@ class SystemResult:
 
 
 def castor_outages(
-    out: Path, ranks: int, scale: Scale, kind: str, failures: int, seed: int, lease_s: float = 5.0
+    out: Path,
+    ranks: int,
+    scale: Scale,
+    kind: str,
+    failures: int,
+    seed: int,
+    lease_s: float = 5.0,
+    *,
+    with_standbys: bool = False,
 ) -> SystemResult:
     """Kill ranks or machines at instants uniform in an iteration.
 
@@ -121,10 +129,13 @@ def castor_outages(
         failures: how many.
         seed: of targets and instants.
         lease_s: after which a silent machine is lost.
+        with_standbys: a standby waits for each machine that will be lost.
     """
     rng = random.Random(seed)
     outages: list[Outage] = []
-    with castor(out, ranks, scale.job, "--lease", f"{lease_s}s") as run:
+    standbys = failures if with_standbys else 0
+    options = ("--lease", f"{lease_s}s", "--standby", str(standbys))
+    with castor(out, ranks, scale.job, *options) as run:
         run.wait(lambda: run.ended(_WARM_UP), "the first iterations", START_LIMIT_S)
         iteration_s = iteration_s_of(run.logs())
         for _ in range(failures):
@@ -136,8 +147,9 @@ def castor_outages(
             run.wait(lambda: run.ended(outages[-1].reached + 3), "iterations after", START_LIMIT_S)
         entries, started_ns = run.entries(), run.started_ns
         repeated = _losses_agree(run.logs())
+    found_by = "a standby" if with_standbys else f"lease {lease_s:g} s"
     return SystemResult(
-        name=f"Castor, {'trainer' if kind == 'rank' else f'machine, lease {lease_s:g} s,'} killed",
+        name=f"Castor, {'trainer' if kind == 'rank' else f'machine, {found_by},'} killed",
         interval=1,
         iteration_s=iteration_s,
         checkpoint_s=Spread.of([seconds for seconds, _ in checkpoints(entries)]),

@@ -115,8 +115,9 @@ def outage_table(results: Sequence[SystemResult]) -> Table:
         [
             "From the kill to the end of the first iteration, and of the first that had not been "
             "done before. Castor's failures are uniform in an iteration, the others' stratified "
-            "over their interval. Killed: one trainer, or all of a machine, whose lease has to "
-            "expire first; no standby waits.",
+            "over their interval. Killed: one trainer, or all of a machine. Where standbys wait, "
+            "the machines around it tell (lease 5 s); where none does, its lease has to "
+            "expire first.",
             f"Iterations that were done again gave the same loss bit for bit: {agree}.",
         ],
     )
@@ -170,7 +171,10 @@ def detection_table(results: Sequence[SystemResult]) -> Table:
         "(d) From the kill to its detection",
         ["killed", "failures", "p50", "p99", "most"],
         rows,
-        ["A dead trainer: goal under 100 ms. A dead machine: its lease's time."],
+        [
+            "A dead trainer: goal under 100 ms. A dead machine: at once with a standby, else "
+            "its lease's time."
+        ],
     )
 
 
