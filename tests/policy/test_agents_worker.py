@@ -176,7 +176,7 @@ def test_who_lost_its_place_stops_its_trainers_and_gives_memory_back_once_it_is_
 def test_who_sees_that_a_generation_loads_says_so_once_whatever_becomes_of_it() -> None:
     """Seeds 12603 and 3817 of `castor explore`: a store went back, and nobody told."""
     made = worker()
-    elsewhere = replace(load(), agents=("node-7", "node-1"), incarnations=("x", "i1"))
+    elsewhere = replace(load(), agents=("node-7", *NAMES[1:]), incarnations=("x", "i1", "i2", "i3"))
     assert told(made, PlanChanged(replace(elsewhere, phase=Phase.GATHER), 2)) == []
     report, _ = told(made, PlanChanged(elsewhere, 3))
     assert isinstance(report, Report)
@@ -219,14 +219,14 @@ def test_the_end_of_the_job_ends_trainers_then_the_agent(phase: Phase, code: int
 def test_an_agent_that_comes_back_after_its_place_was_given_away_forgets_once() -> None:
     # castor explore, seed 3122: its old copies made an older iteration look the safer one.
     made = worker()
-    elsewhere = replace(load(), agents=("node-7", "node-1"), incarnations=("x", "i1"))
+    elsewhere = replace(load(), agents=("node-7", *NAMES[1:]), incarnations=("x", "i1", "i2", "i3"))
     assert told(made, PlanChanged(elsewhere, 3))[1:] == [Forget()]
     assert Forget() not in told(made, PlanChanged(replace(elsewhere, generation=9), 4))
 
 
 def test_an_agent_that_comes_back_to_its_own_place_keeps_what_it_holds() -> None:
     made = worker()
-    before = replace(load(), incarnations=("an earlier life", "i1"))
+    before = replace(load(), incarnations=("an earlier life", "i1", "i2", "i3"))
     assert told(made, PlanChanged(before, 3)) == [Report(made.report)]
 
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from castor_policy.agents.agent_report import State
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.wish import Wish
-from castor_policy.checkpoint_memory import fills_own_last
 from castor_policy.recovery import Tier
 from castor_sim.explore.asked import Asked
 from castor_sim.explore.attempts import Attempts
@@ -21,6 +20,7 @@ from castor_sim.explore.checkpoint_model import Chunk, Replica, part_of
 from castor_sim.explore.degraded import gives_up_own
 from castor_sim.explore.given_back import check_given_back, check_needless
 from castor_sim.explore.invariants import Violation
+from castor_sim.explore.lost_replicas import LostReplicas
 from castor_sim.explore.plan_grounds import (
     Gathered,
     check_gathered,
@@ -49,7 +49,7 @@ class Monitor:
         self._loaded: dict[int, tuple[int, str]] = {}
         self._progress: dict[tuple[int, int], Trainer] = {}
         self._whole_iteration: int | None = None
-        self._lost: set[tuple[int, int]] = set()
+        self._lost = LostReplicas(scene)
         self._stored: set[int] = set()
         self._lacked: dict[int, int] = {}
         self._gathered: dict[tuple[int, str], Gathered] = {}
@@ -76,7 +76,7 @@ class Monitor:
         self._asked.planned(plan, self._progress)
         for place, had in enumerate(before.agents if before is not None else ()):
             if had not in ("", plan.agents[place]):
-                self._lose(place)
+                self._lost.lose(place)
         if plan.phase == Phase.GATHER:
             failed = before is not None and before.generation < plan.generation
             if failed and not plan.asked_for:
@@ -86,7 +86,7 @@ class Monitor:
             self._loads[plan.generation] = plan
             self._check_sources(plan)
             self._check_iteration(plan)
-            self._lose_behind(plan)
+            self._lost.lose_behind(plan)
             self._stored.add(plan.iteration)
         elif plan.phase == Phase.FAILED:
             self._attempts.check_given_up(plan, begun_in_vain=self._begun_in_vain())
@@ -204,7 +204,7 @@ class Monitor:
     def turns(self, trainer: Trainer) -> None:
         """Take in that an only own copy is written over from now on."""
         if self._plan is not None and gives_up_own(self._scene, self._plan, trainer):
-            self._lost.add((trainer.machine, trainer.rank))
+            self._lost.add(trainer.machine, trainer.rank)
 
     def stored(self, agent: Agent, rank: int, replica: Replica, index: int) -> None:
         """Check a part that has become complete (invariant 2)."""
@@ -268,11 +268,11 @@ class Monitor:
         """Take in that a machine's memory is gone."""
         for place, name in enumerate(self._plan.agents if self._plan is not None else ()):
             if name == agent.name:
-                self._lose(place)
+                self._lost.lose(place)
 
     def flipped(self, place: int, rank: int) -> None:
         """Take in that a stored part is spoilt."""
-        self._lost.add((place, rank))
+        self._lost.add(place, rank)
 
     def phase(self) -> str:
         """Return the phase that the job is in; "" before its first plan."""
@@ -369,20 +369,16 @@ class Monitor:
         check_gathered(self._scene.spec, plan, gathered)
 
     def _check_iteration(self, plan: Plan) -> None:
-        spec, newest = self._scene.spec, self._whole_iteration
-        survived = all(
-            any(
-                all((place, rank) not in self._lost for rank in spec.ranks_of(shard))
-                for place in row
-            )
-            for shard, row in enumerate(spec.replicas)
-        )
-        if survived and newest is not None and plan.iteration < newest:
-            lost = sorted({place for place, _ in self._lost})
+        newest = self._whole_iteration
+        if (
+            newest is not None
+            and plan.iteration < newest
+            and self._lost.leave_each_shard(plan, newest)
+        ):
             raise Violation(
                 4,
                 f"{name_of(plan)} goes back to {plan.iteration} from {newest}; since that was "
-                f"whole machines {lost} were lost, and every shard has a replica left",
+                f"whole machines {self._lost.places} were lost, and every shard has a replica left",
             )
         self._whole_iteration = min(plan.iteration, newest) if newest is not None else None
 
@@ -417,22 +413,6 @@ class Monitor:
                 if replica is None or index is None or not replica.is_intact(index):
                     return False
         return True
-
-    def _lose_behind(self, plan: Plan) -> None:
-        """Count own replicas of one buffer as lost that do not hold what is loaded."""
-        for place, name in enumerate(plan.agents):
-            agent = self._scene.agents.get(name)
-            if agent is None:
-                continue
-            for rank in self._scene.spec.ranks_of(place):
-                replica = agent.host.memory.get(rank)
-                if replica is None or not fills_own_last(len(replica.headers)):
-                    continue
-                if replica.find(plan.iteration) is None:
-                    self._lost.add((place, rank))
-
-    def _lose(self, place: int) -> None:
-        self._lost.update((place, rank) for rank in self._scene.spec.ranks_held_by(place))
 
 
 def _position(plan: Plan) -> tuple[int, int]:

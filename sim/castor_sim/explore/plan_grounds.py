@@ -26,8 +26,8 @@ class Gathered:
 def is_known_to_nobody(plan: Plan, live: Iterable[Agent]) -> bool:
     """Whether no live agent can tell of a plan, or of its generation, by what it knows or holds."""
     return all(
-        max(newest.generation if newest else 0, newest_generation(agent.host.memory))
-        < plan.generation
+        (newest is None or newest.is_before(plan))
+        and newest_generation(agent.host.memory) < plan.generation
         for agent in live
         for newest in [agent.view.known_plan()]
     )
