@@ -51,7 +51,7 @@ from castor_records.result import Result
 
 MS = 1_000_000
 RANKS = 4
-REAL_LOG = Path(__file__).parents[2] / "docs" / "images" / "recovery-machine.events.jsonl"
+REAL_LOG = Path(__file__).with_name("lease-recovery.events.jsonl")
 """Machine 2 is lost with a standby there, then rank 1 is killed."""
 
 SMALL = OutageSetting(

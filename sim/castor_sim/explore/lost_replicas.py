@@ -63,8 +63,8 @@ class LostReplicas:
     def _is_left(self, plan: Plan, place: int, rank: int, newest: int) -> bool:
         if (place, rank) in self._lost:
             return False
-        # An own one of a single buffer may be ahead of others: no matter where fewer than m are lost
-        # (docs/invariants.md, less memory), but with m machines what was whole may be gone.
+        # An own one of a single buffer may be ahead of others: no matter where fewer than m
+        # machines are lost (docs/invariants.md, less memory); with m, what was whole may be gone.
         own = self._only_buffer(plan, place, rank)
         few = len(self.places) < len(self._scene.spec.replicas[place])
         return own is None or few or own.find(newest) is not None
