@@ -1,19 +1,22 @@
 """Ranks whose groups are replaced, for test_swapped_groups.py; torch.distributed as users call it.
 
-    python groups_program.py PORT RANK OUT [BECOMES]
+    python groups_program.py PORT FOLDER
 
-Three ranks, in generation 1. Rank 1 stops itself while the others wait for it; a spare (BECOMES),
-which was built as rank 0, takes its place in generation 2. What each saw goes into OUT as JSON.
+Three ranks, in generation 1. Rank 1 stops itself while the others wait for it; a spare, which was
+built as rank 0, takes its place in generation 2. Rank 1 goes on at the end. All are forked from
+this process, and meet at the store at PORT. What each saw goes into FOLDER as JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch._C._distributed_c10d import TCPStore
 
+from castor_runtime.trainer.collective_count import count
 from castor_runtime.trainer.swap.errors import CannotSwapError, LostRankError
 from castor_runtime.trainer.swap.groups import Connection, Groups
 
@@ -80,9 +84,8 @@ def raised(what: Any) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def main() -> None:
-    port, rank, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    spare = len(sys.argv) > 4
+def live(rank: int, spare: bool, out: Path) -> None:
+    port = int(sys.argv[1])
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(SIZE), MASTER_ADDR="127.0.0.1")
     os.environ["MASTER_PORT"] = "1"  # nobody listens: no trainer holds a store
     store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=120))
@@ -96,7 +99,7 @@ def main() -> None:
         said["as rank 2"] = raised(lambda: mine.connect_all(store, 2, 2))
         store.set("spare", b"ready")
         store.wait(["ended"])
-        rank = int(sys.argv[4])
+        rank = 1
     else:
         said["first"] = collectives(groups)
         if rank == 1:
@@ -105,7 +108,7 @@ def main() -> None:
             said["woken"] = raised(lambda: summed(1.0))
             said["older"] = raised(lambda: mine.connect_all(store, 1, 1))
             out.write_text(json.dumps(said))
-            os._exit(0)
+            return
         done = dist.all_reduce(torch.ones(1), async_op=True, group=groups[0] if not rank else None)
         ended: list[float] = []
         store.wait(["paused", "spare"])
@@ -120,6 +123,7 @@ def main() -> None:
         said["wait"] = raised(lambda: summed(1.0))
         said["seconds"] = time.monotonic() - ended[0]
         said["call"] = raised(lambda: summed(1.0, groups[2]))
+        said["counted"] = count(())
     began = time.monotonic()
     mine.let_go_all()
     mine.connect_all(store, 2, rank)
@@ -129,7 +133,31 @@ def main() -> None:
         said["handle"] = raised(done.wait)
     said["second"] = collectives(groups)
     out.write_text(json.dumps(said))
-    os._exit(0)
+
+
+def fork(rank: int, name: str, spare: bool = False) -> int:
+    if pid := os.fork():
+        return pid
+    try:
+        live(rank, spare, Path(sys.argv[2], name))
+        os._exit(0)
+    finally:  # whatever is raised, this is no second parent
+        traceback.print_exc()
+        os._exit(1)
+
+
+def main() -> None:
+    ranks = [fork(rank, str(rank)) for rank in range(SIZE)]
+    spare = fork(0, "spare", spare=True)
+    try:
+        for pid in (ranks[0], ranks[2], spare):
+            assert os.waitpid(pid, 0)[1] == 0
+        os.kill(ranks[1], signal.SIGCONT)
+        assert os.waitpid(ranks[1], 0)[1] == 0
+    finally:
+        for pid in (*ranks, spare):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 main()

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from castor_runtime.arena import RankControl
+from castor_runtime.trainer.swap.errors import LostRankError
 
 
 class CollectiveCount:
@@ -54,7 +55,7 @@ def _begun(group: dist.ProcessGroup) -> int:
     # A group may have a backend a device ("cpu:gloo,cuda:nccl"); several devices may share one.
     begun: dict[object, int] = {}
     for device in group._device_types:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, LostRankError):
             backend = group._get_backend(device)
             number = backend._get_sequence_number_for_group  # type: ignore[attr-defined]  # no stub
             begun[backend] = int(number())

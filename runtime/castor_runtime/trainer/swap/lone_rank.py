@@ -17,8 +17,6 @@ from torch._C._distributed_c10d import Work
 
 from castor_runtime.trainer.swap.errors import CannotSwapError
 
-_CPU = torch.device("cpu")
-
 
 class Done(Work):
     """The handle of a collective that is over.
@@ -80,10 +78,6 @@ class LoneRank:
 
     def drop(self) -> None:
         pass
-
-    @property
-    def _device_types(self) -> list[torch.device]:
-        return [_CPU]
 
     def _get_backend(self, device: torch.device) -> Any:
         raise RuntimeError(f"the group has no backend for {device}: it is not connected yet")
