@@ -292,7 +292,7 @@ def test_running_out_of_memory_is_an_input_error(folder: Path) -> None:
 def test_an_older_kernel_takes_its_pages_from_the_file_system(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "_MADV_POPULATE_WRITE", 9999)  # EINVAL, as on Linux before 5.14
+    monkeypatch.setattr(segments, "_MADV_POPULATE_READ", 9999)  # EINVAL, as on Linux before 5.14
     with Arena("job", RUN, "node-0", FINGERPRINT, folder=folder) as arena:
         arena.add_parts([PART])
         writing = arena.replica(0).begin(1, 0, None)

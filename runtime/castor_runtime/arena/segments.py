@@ -19,7 +19,7 @@ from castor_configs.errors import InputError
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is the very place, not a temporary file
 PREFIX = "castor-"
 
-_MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module has no name for it
+_MADV_POPULATE_READ = 22  # Linux 5.14; the mmap module has no name for it
 _MADV_HUGEPAGE = 14
 _TOUCH_BYTES = 32 << 20
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFAULT)
@@ -165,7 +165,9 @@ def _populate(path: Path, mapped: mmap.mmap, start: int, end: int) -> None:
     address = ctypes.addressof(anchor) + start
     # Where the file system may (huge=advise), pages are of 2 MiB; elsewhere it changes nothing.
     _LIBC.madvise(address, end - start, _MADV_HUGEPAGE)
-    while _LIBC.madvise(address, end - start, _MADV_POPULATE_WRITE) != 0:
+    # Not POPULATE_WRITE: it takes pages one by one, 2.5 times as long where they are there already
+    # (0.37 in place of 0.15 s a GiB). Shared memory that was read may be written to at once.
+    while _LIBC.madvise(address, end - start, _MADV_POPULATE_READ) != 0:
         number = ctypes.get_errno()
         if number == errno.EINVAL:
             # An older kernel: take the pages from the file system; to map them is the cheap part.
