@@ -64,6 +64,14 @@ def stop_in_turn(run: RunFolder, training: subprocess.Popen[bytes]) -> int:
             return times
 
 
+def peers_lost(journal: Path) -> int:
+    """Return how often an agent took another for lost, but for the end, when all leave."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    ends_s = lines[-1]["now_s"] - 1.0
+    told = (line for line in lines if line.get("event", {}).get("@") == "events.PeerLost")
+    return sum(line["now_s"] < ends_s for line in told)
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     run = RunFolder(options.out / "run")
     line = [
@@ -92,7 +100,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if training.returncode != 0:
         sys.exit(f"training ended with code {training.returncode}")
     events = merge(run.path.glob("agents/*/events.jsonl"))
-    journals = run.path.glob("agents/*/journal*.jsonl")
     return {
         "castor": __version__,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -102,7 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "load": options.load,
         "stops": stops,
         "stopped_for_s": STOP_FOR_S,
-        "peers_lost": sum(file.read_text().count('"events.PeerLost"') for file in journals),
+        "peers_lost": sum(map(peers_lost, run.path.glob("agents/*/journal*.jsonl"))),
         "detected": [one.event.cause for one in of_kind(events, Detected)],
     }
 

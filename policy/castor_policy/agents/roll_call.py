@@ -53,8 +53,6 @@ class Mark:
     IN_VAIN: Final = "in_vain"
     """No tier takes what it holds: it need not be waited for."""
     FINISHED: Final = "finished"
-    MISSES: Final = "misses"
-    """It cannot reach an agent beside it, whatever generation it speaks of."""
 
 
 def marks(spec: JobSpec, plan: Plan, machine: int, report: AgentReport | None) -> frozenset[str]:
@@ -68,9 +66,8 @@ def marks(spec: JobSpec, plan: Plan, machine: int, report: AgentReport | None) -
     """
     if report is None or report.incarnation != plan.incarnations[machine]:
         return frozenset((Mark.LOST,))
-    misses = frozenset((Mark.MISSES,) if report.unreached else ())
     if report.generation != plan.generation:
-        return misses
+        return frozenset()
     gathered, failed = has_gathered(plan, report), report.state == State.FAILED
     found = {
         Mark.REFUSED: report.kind == SightKind.MEMORY,
@@ -87,7 +84,7 @@ def marks(spec: JobSpec, plan: Plan, machine: int, report: AgentReport | None) -
         Mark.IN_VAIN: report.in_vain >= MOST_IN_VAIN,
         Mark.FINISHED: report.state == State.FINISHED,
     }
-    return misses | frozenset((Mark.CURRENT, *(mark for mark, is_so in found.items() if is_so)))
+    return frozenset((Mark.CURRENT, *(mark for mark, is_so in found.items() if is_so)))
 
 
 class RollCall:
@@ -99,6 +96,7 @@ class RollCall:
 
     Attributes:
         newest_iteration: that any machine has reported in the plan's generation.
+        who_miss: the agents, spares too, that cannot reach one of those around them.
     """
 
     def __init__(self, spec: JobSpec, reports: dict[str, AgentReport]) -> None:
@@ -109,6 +107,7 @@ class RollCall:
         self._marks: list[frozenset[str]] = []
         self._counts: Counter[str] = Counter()
         self.newest_iteration = 0
+        self.who_miss = {name for name, report in reports.items() if report.unreached}
         self._checked = 0
 
     def follow(self, plan: Plan | None) -> None:
@@ -125,7 +124,8 @@ class RollCall:
     def take(self, agent: str, report: AgentReport | None, *, is_asked: bool = False) -> bool:
         """Take a report in; return whether the root has to look at all.
 
-        What it says of a later generation than the plan's always counts: the plan is lost.
+        What it says of a later generation than the plan's always counts: the plan is lost. So does
+        a change of whom it cannot reach and, while anybody misses another, who could take a place.
 
         Args:
             agent: whose it is.
@@ -133,10 +133,7 @@ class RollCall:
             is_asked: something is asked for (`wishes`): that waits for what all machines say, and
                 for somebody to take a place.
         """
-        if report is None:
-            self._reports.pop(agent, None)
-        else:
-            self._reports[agent] = report
+        missed = self._put(agent, report)
         plan = self._plan
         if plan is None:
             return len(self._reports) >= self._spec.machines
@@ -144,13 +141,22 @@ class RollCall:
         before = after = frozenset[str]()
         if machine is not None:
             before, after = self._count(plan, machine, report)
-        if report is not None and is_ahead(plan, report):
+        if missed or (report is not None and is_ahead(plan, report)):
             return True
         if plan.phase == Phase.GATHER and (machine is None or Mark.LOST in after):
             return self._counts[Mark.LOST] > 0  # it may fill a place
         if plan.phase == Phase.LOAD and machine is None:
-            return is_asked
+            return is_asked or bool(self.who_miss)
         return before != after and self._decides(plan.phase, after - before, is_asked=is_asked)
+
+    def _put(self, agent: str, report: AgentReport | None) -> bool:
+        """Replace an agent's report; return whether it misses others than before."""
+        before = self._reports.pop(agent, None)
+        if report is not None:
+            self._reports[agent] = report
+        missed = report.unreached if report is not None else ()
+        (self.who_miss.add if missed else self.who_miss.discard)(agent)
+        return missed != (before.unreached if before is not None else ())
 
     def _decides(self, phase: str, new: frozenset[str], *, is_asked: bool) -> bool:
         if phase == Phase.GATHER:
@@ -173,7 +179,7 @@ class RollCall:
         return before, after
 
     def _decides_gathering(self, new: frozenset[str]) -> bool:
-        if new & {Mark.REFUSED, Mark.FAILED, Mark.MISSES}:
+        if new & {Mark.REFUSED, Mark.FAILED}:
             return True
         all_gathered = self._counts[Mark.GATHERED] == self._spec.machines
         all_read = self._counts[Mark.READ] == self._spec.machines
@@ -181,7 +187,7 @@ class RollCall:
 
     def _decides_training(self, new: frozenset[str]) -> bool:
         counts, machines = self._counts, self._spec.machines
-        if new & {Mark.LOST, Mark.STRUCK, Mark.MISSES}:
+        if new & {Mark.LOST, Mark.STRUCK}:
             return True
         if Mark.FAILED in new and counts[Mark.FAILED] == 1:
             return True
@@ -206,7 +212,7 @@ class RollCall:
         counts = self._counts
         in_training = counts[Mark.TRAINS] + counts[Mark.FINISHED] == self._spec.machines
         is_loaded = self._plan is not None and self._plan.phase == Phase.LOAD
-        waits = counts[Mark.HELD] or counts[Mark.MISSES]
+        waits = counts[Mark.HELD] or self.who_miss
         return is_loaded and in_training and counts[Mark.TRAINS] > 0 and not waits
 
     def validate(self) -> None:

@@ -124,7 +124,7 @@ class RootState:
 
     def _give_up_unreached(self, plan: Plan) -> None:
         """Take for lost whom their neighbours have lost, before their leases end."""
-        if not any(report.unreached for report in self.reports.values()):
+        if not self._roll_call.who_miss:
             return
         empty = [m for m, report in enumerate(self._members(plan)) if report is None]
         takers = len(self._free_agents(plan, plan.agents))
