@@ -258,6 +258,8 @@ class World:
     def start_twin(self, agent: Agent, *, elsewhere: bool) -> None:
         """Start a second agent of a name, on its machine or on another one."""
         host = agent.host
+        if host.paused and not elsewhere:
+            return  # a machine that stands still starts nothing
         if elsewhere:
             lives = 100 * sum(host.name == agent.name for host in self.hosts)
             host = Host(agent.name, host.standby, host.domain, lives=lives)
