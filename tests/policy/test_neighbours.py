@@ -90,6 +90,7 @@ def test_the_next_machine_on_either_side_is_watched_and_past_the_lost_the_one_be
     assert not around.lost("node-3.2"), "of that life it knows nothing"
     assert around.found(life("node-2"))
     assert [one.agent for one in around.watched] == ["node-2", "node-0"]
+    assert around.unreached == (), "of those behind it nothing is known any more"
 
 
 def test_two_machines_watch_each_other_and_one_alone_nobody() -> None:

@@ -63,7 +63,7 @@ class Neighbours:
         """
         everybody = [
             Neighbour(*one)
-            for one in zip(plan.agents, plan.incarnations, plan.addresses, strict=True)
+            for one in zip(plan.agents, plan.incarnations, plan.addresses, strict=False)
         ]
         if machine is not None:
             self._around = (*everybody[machine + 1 :], *everybody[:machine])
@@ -88,6 +88,8 @@ class Neighbours:
         """Take in that this one can be reached again; return whether that is new."""
         is_new = incarnation in self._gone
         self._gone.discard(incarnation)
+        # Behind it nobody is watched any more: of those nothing is known.
+        self._gone &= {one.incarnation for one in self.watched}
         return is_new
 
     @property
