@@ -37,7 +37,7 @@ class Ranks:
         self._until("ready")
         sources = read_script(Path(self._script)).sources
         held = {path: b64encode(source).decode() for path, source in sources.items()}
-        self._send(op="preload", script=self._script, sources=held)
+        self._send(op="preload", script=self._script, sources=held, tiers=[])
         while True:
             self._start()
             if all(code == 0 for code in self._wait()):

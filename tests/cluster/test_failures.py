@@ -20,6 +20,7 @@ from castor_lab.soak.trial import Trial
 from castor_records.events.event import of_kind
 from castor_records.events.failures import (
     Corrupt,
+    Detected,
     Failed,
     Redundant,
     Replaced,
@@ -158,17 +159,19 @@ def test_two_machines_of_one_group_at_once(start: Any, baseline: Any, s3: str) -
     assert trial.processes_left == trial.memory_left == ()
 
 
-def test_an_agent_alone_a_flipped_bit_and_a_standby_that_takes_over(
+def test_a_standby_that_takes_over_a_flipped_bit_and_an_agent_alone(
     castor_train: Any, baseline: Any
 ) -> None:
-    faults = ("--kill", "agent:1@8", "--kill", "flip:0@16", "--kill", "machine:2@23")
+    faults = ("--kill", "machine:2@8", "--kill", "flip:0@16", "--kill", "agent:1@23")
     trial = castor_train("--standby", "1", *faults)
     check_end(trial, baseline(4, 30))
-    agent, flipped, machine = trial.recoveries
-    # An agent's memory outlives it: no peer is needed.
-    check_recovery(agent, "software", own())
-    check_recovery(flipped, "software", own(rank_0="node-1"))
+    machine, flipped, agent = trial.recoveries
     check_recovery(machine, "hardware", own(rank_2="node-3"))
+    check_recovery(flipped, "software", own(rank_0="node-1"))
+    # An agent's memory outlives it, and no standby is left for its place: no peer is needed.
+    check_recovery(agent, "software", own())
+    seen = [entry.event.how for entry in trial.of(Detected)]
+    assert (seen[0], seen[-1]) == ("unreached", "agent")
     corrupt = trial.of(Corrupt)
     assert [(entry.event.machine, entry.event.rank) for entry in corrupt] == [(0, 0)]
     (replaced,) = trial.of(Replaced)

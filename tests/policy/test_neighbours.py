@@ -137,8 +137,9 @@ def test_every_lost_machine_has_a_witness_on_either_side(
     reports = {
         f"node-{m}": report(f"node-{m}", *(f"node-{o}" for o in of)) for m, of in misses.items()
     }
-    expected = tuple(sorted(gone)) if len(misses) >= 2 else ()
-    assert lost_early(plan, reports, (), machines) == expected
+    kept = all(set(row) - gone for row in job(machines).replicas)
+    expected = tuple(sorted(gone)) if len(misses) >= 2 and kept else ()
+    assert lost_early(job(machines), plan, reports, (), machines) == expected
 
 
 # ---- when a machine counts as lost ---------------------------------------------------------------
@@ -153,17 +154,18 @@ def test_every_lost_machine_has_a_witness_on_either_side(
         (2, {0: (1,), 1: (0,)}, ()),  # each says so of the other
         (3, {0: (1, 2), 1: (0,), 2: (0,)}, (0,)),  # who is cut off misses everybody
         (4, {0: (3, 2), 1: (2, 3), 2: (1, 0), 3: (0, 1)}, ()),  # nobody of either half counts
-        (4, {1: (2, 3), 0: (3, 2)}, (2, 3)),
+        (4, {0: (1, 2), 3: (2, 1)}, (1, 2)),
+        (4, {1: (2, 3), 0: (3, 2)}, ()),  # they hold each other's shards, and may come back
     ],
 )
 def test_two_others_must_say_it(machines, misses, expected) -> None:
-    assert lost_early(loaded(machines), said(machines, misses), (), 4) == expected
+    assert lost_early(job(machines), loaded(machines), said(machines, misses), (), 4) == expected
 
 
 def test_of_two_machines_a_spare_is_the_second_witness() -> None:
     def lost(spare: tuple[str, ...], misses: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
         told = {"spare-0": report("spare-0", *spare, standby=True)}
-        return lost_early(loaded(2), said(2, misses) | told, (), 1)
+        return lost_early(job(2), loaded(2), said(2, misses) | told, (), 1)
 
     assert lost(("node-1",), {0: (1,)}) == (1,)
     assert lost(("node-1",), {0: (1,), 1: (0,)}) == (1,)
@@ -181,25 +183,51 @@ def test_a_spare_watches_two_machines_and_no_more() -> None:
 
 def test_nothing_is_decided_unless_there_is_somebody_for_every_empty_place() -> None:
     reports = said(5, {0: (1,), 2: (1,)})
-    assert lost_early(loaded(5), reports, (), 0) == ()
-    assert lost_early(loaded(5), reports, (), 1) == (1,)
-    assert lost_early(loaded(5), reports, (4,), 1) == ()
-    assert lost_early(loaded(5), reports, (4, 1), 2) == (1,)
+    assert lost_early(job(5), loaded(5), reports, (), 0) == ()
+    assert lost_early(job(5), loaded(5), reports, (), 1) == (1,)
+    assert lost_early(job(5), loaded(5), reports, (4,), 1) == ()
+    assert lost_early(job(5), loaded(5), reports, (4, 1), 2) == (1,)
 
 
 def test_an_earlier_life_is_no_witness_and_is_not_missed() -> None:
     reports = said(4, {0: (1,), 2: (1,)})
     other = replace(reports["node-2"], incarnation="node-2.2")
-    assert lost_early(loaded(4), reports | {"node-2": other}, (), 1) == ()
+    assert lost_early(job(4), loaded(4), reports | {"node-2": other}, (), 1) == ()
     restarted = replace(loaded(4), incarnations=("node-0.1", "node-1.2", "node-2.1", "node-3.1"))
-    assert lost_early(restarted, reports, (), 1) == ()
+    assert lost_early(job(4), restarted, reports, (), 1) == ()
+
+
+def test_who_has_not_got_its_replicas_yet_keeps_no_shard() -> None:
+    reports = said(4, {0: (1,), 2: (1,)})
+    anew = replace(reports["node-0"], redundant=False)
+    fresh = replace(loaded(4), tier="scratch", sources=())
+    assert lost_early(job(4), fresh, reports, (), 1) == (1,)
+    assert lost_early(job(4), fresh, reports | {"node-0": anew}, (), 1) == ()
+    # It was loaded from there, so it is there.
+    assert lost_early(job(4), loaded(4), reports | {"node-0": anew}, (), 1) == ()
+    both = replace(loaded(4), sources=((0,), (1, 0), (2,), (3,)))
+    assert lost_early(job(4), both, reports | {"node-0": anew}, (), 1) == (1,)
+    # While all gather, by what they say that they hold.
+    gathers = replace(loaded(4), phase=Phase.GATHER, generation=2)
+    told = {
+        name: replace(one, generation=2, redundant=False, holdings={"0": (5,), "1": (5,)})
+        for name, one in said(4, {0: (1,), 2: (1,)}).items()
+    }
+    others = {"2": (5,), "3": (5,)}
+    told |= {n: replace(told[n], holdings=others) for n in ("node-2", "node-3")}
+    assert lost_early(job(4), gathers, told, (), 1) == (1,)
+    told["node-0"] = replace(told["node-0"], holdings={"0": (5,)})
+    assert lost_early(job(4), gathers, told, (), 1) == ()
 
 
 @given(st.integers(3, 12), st.data())
 def test_whatever_one_machine_says_nobody_is_lost_by_it_alone(machines: int, data) -> None:
     liar = data.draw(st.integers(0, machines - 1))
     misses = data.draw(st.sets(st.integers(0, machines - 1)))
-    assert lost_early(loaded(machines), said(machines, {liar: tuple(misses)}), (), 9) == ()
+    assert (
+        lost_early(job(machines), loaded(machines), said(machines, {liar: tuple(misses)}), (), 9)
+        == ()
+    )
 
 
 # ---- the root ------------------------------------------------------------------------------------
@@ -256,6 +284,15 @@ def test_who_was_only_cut_off_is_a_spare_that_others_are_preferred_to() -> None:
     see(made, *now, now_s=2.0)
     begun = written(made.handle(ReportChanged("node-3", None), 3.0))
     assert begun.agents[3] == "spare-1", "node-1 comes first by its name, and was cut off once"
+
+
+def test_who_has_not_seen_the_newest_generation_load_is_taken_last_for_it_may_be_dead() -> None:
+    # node-9 was given up by a root that is lost itself, and its lease lives.
+    dead = replace(report("node-9", standby=True), standby=False)
+    alive = replace(report("spare-0", standby=True), load_seen=1)
+    made = root(dead, alive)
+    begun = written(made.handle(ReportChanged("node-3", None), 1.0))
+    assert begun.agents[3] == "spare-0"
 
 
 def test_a_machine_that_one_misses_is_no_machine_that_all_train_around() -> None:
@@ -356,9 +393,9 @@ def test_a_roots_term_is_ended_on_the_same_evidence_as_a_machine_is_lost() -> No
     spare = report("spare-0", standby=True)
     both = said(4, {0: (1,), 2: (1,)}).values()
     view, found = seen(*both, spare)
-    assert view.term_to_end("node-1", found) == 5
-    assert view.term_to_end("node-2", found) is None, "it is not in office"
+    assert view.term_to_end(job(), "node-1", found) == 5
+    assert view.term_to_end(job(), "node-2", found) is None, "it is not in office"
     view, found = seen(*both)
-    assert view.term_to_end("node-1", found) is None, "nobody can take its place"
+    assert view.term_to_end(job(), "node-1", found) is None, "nobody can take its place"
     view, found = seen(*said(4, {0: (1,)}).values(), spare)
-    assert view.term_to_end("node-1", found) is None, "one machine says so"
+    assert view.term_to_end(job(), "node-1", found) is None, "one machine says so"

@@ -11,19 +11,22 @@ slow is not taken for one that is gone.
    machines, the spares watch them too.
 2. Nothing is decided early unless there are agents for all places that are then empty: a swap costs
    little, a job that waits for a machine which was there costs much. Without them the lease counts.
-3. A machine that was merely cut off finds its place given away in the next plan, and is a spare.
-4. Who is root is watched as any machine is; those who lost it take the office from its term, on the
+3. Nor is it where a shard would have no replica left. An agent that died alone comes back, within
+   its lease, to memory that is whole: a group whose agents are restarted at once must not lose it.
+4. A machine that was merely cut off finds its place given away in the next plan, and is a spare.
+5. Who is root is watched as any machine is; those who lost it take the office from its term, on the
    same evidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.history import is_aside
-from castor_policy.agents.plan import Plan
+from castor_policy.agents.job_spec import JobSpec
+from castor_policy.agents.plan import Phase, Plan
 
 WITNESSES = 2
 """So many agents must have lost a machine."""
@@ -117,11 +120,16 @@ class Neighbours:
 
 
 def lost_early(
-    plan: Plan, reports: Mapping[str, AgentReport], empty: Iterable[int], takers: int
+    spec: JobSpec,
+    plan: Plan,
+    reports: Mapping[str, AgentReport],
+    empty: Iterable[int],
+    takers: int,
 ) -> tuple[int, ...]:
-    """Return the machines of a plan that others have lost, if there is somebody for their places.
+    """Return the machines of a plan that others have lost, as far as rules 2 and 3 allow.
 
     Args:
+        spec: the job.
         plan: the newest.
         reports: by agent, as the store has them.
         empty: machines of the plan that are lost anyhow.
@@ -143,13 +151,38 @@ def lost_early(
         for machine, by in sorted(said.items())
         if sum(doubts(witness) < len(by) for witness in by) >= WITNESSES
     )
-    return lost if takers >= len({*lost, *empty}) else ()
+    gone = {*lost, *empty}
+    return lost if takers >= len(gone) and _keep_each_shard(spec, plan, reports, gone) else ()
 
 
-def may_be_deposed(plan: Plan | None, reports: Mapping[str, AgentReport], root: str) -> bool:
+def _keep_each_shard(
+    spec: JobSpec, plan: Plan, reports: Mapping[str, AgentReport], gone: Collection[int]
+) -> bool:
+    """Whether machines that are not gone are known to hold each shard."""
+
+    def holds(machine: int, shard: int) -> bool:
+        report = reports.get(plan.agents[machine])
+        if report is None or report.incarnation != plan.incarnations[machine]:
+            return False
+        if plan.phase == Phase.LOAD and plan.sources and machine in plan.sources[shard]:
+            return True
+        if report.generation != plan.generation:
+            return False
+        return report.redundant or all(str(r) in report.holdings for r in spec.ranks_of(shard))
+
+    return all(
+        any(machine not in gone and holds(machine, shard) for machine in row)
+        for shard, row in enumerate(spec.replicas)
+    )
+
+
+def may_be_deposed(
+    spec: JobSpec, plan: Plan | None, reports: Mapping[str, AgentReport], root: str
+) -> bool:
     """Whether the root's machine counts as lost by what all agents say.
 
     Args:
+        spec: the job.
         plan: the newest that is known.
         reports: of all agents, by name.
         root: the agent in office.
@@ -161,4 +194,4 @@ def may_be_deposed(plan: Plan | None, reports: Mapping[str, AgentReport], root: 
         name not in plan.agents and not is_aside(plan.aside, name, report.incarnation)
         for name, report in reports.items()
     )
-    return plan.agents.index(root) in lost_early(plan, reports, empty, takers)
+    return plan.agents.index(root) in lost_early(spec, plan, reports, empty, takers)

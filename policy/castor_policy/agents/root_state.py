@@ -18,7 +18,7 @@ from castor_policy.agents.neighbours import lost_early
 from castor_policy.agents.office import Office
 from castor_policy.agents.patience import UNREACHED, Patience
 from castor_policy.agents.persist_rounds import PersistRounds
-from castor_policy.agents.plan import Plan
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.plan_repair import later
 from castor_policy.agents.roll_call import RollCall
 from castor_policy.agents.wishes import Wishes
@@ -128,7 +128,7 @@ class RootState:
             return
         empty = [m for m, report in enumerate(self._members(plan)) if report is None]
         takers = len(self._free_agents(plan, plan.agents))
-        for machine in lost_early(plan, self.reports, empty, takers):
+        for machine in lost_early(self.spec, plan, self.reports, empty, takers):
             report = self.reports.get(plan.agents[machine])
             if report is not None:
                 self._patience.give_up(report, UNREACHED)
@@ -164,7 +164,11 @@ class RootState:
         return self._patience.is_doubted(free) or self._wishes.is_leaving(free)
 
     def _free_agents(self, plan: Plan | None, taken: Sequence[str]) -> list[AgentReport]:
-        """Live agents that fill no machine; with the job's script, ordinary ones, by name first."""
+        """Live agents that fill no machine; with the job's script, ordinary ones, by name first.
+
+        Last come those that have not said that they saw the newest generation load, as all do:
+        where a lease has not ended yet, who does not may be dead.
+        """
         aside, placed = plan.aside if plan is not None else (), frozenset(taken)
         free = [
             report
@@ -174,8 +178,13 @@ class RootState:
             and not is_aside(aside, report.agent, report.incarnation)
         ]
         script = self.plan.script if self.plan is not None else ""
+        loaded = self.plan.generation - (self.plan.phase == Phase.GATHER) if self.plan else 0
         return sorted(
-            free, key=lambda one: (one.script != script, one.standby, _natural(one.agent))
+            free,
+            key=lambda one: (
+                *(one.script != script, one.load_seen < loaded),
+                *(one.standby, _natural(one.agent)),
+            ),
         )
 
 

@@ -28,6 +28,7 @@ from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.events import ReportChanged, RootChanged, StoreTrouble
 from castor_policy.agents.followed_keys import agents_keys, roots_keys
 from castor_policy.agents.job_change import JobChange, read_report
+from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.neighbours import may_be_deposed
 from castor_policy.agents.own_report import OwnReport
 from castor_policy.agents.plan import Plan
@@ -125,17 +126,18 @@ class StoreView:
         """Take in all reports as they stand, of which this agent follows none but its own."""
         self._others_know = newest_generation(self._reports_in(found))
 
-    def term_to_end(self, root: str, found: Sequence[KeyValue]) -> int | None:
+    def term_to_end(self, spec: JobSpec, root: str, found: Sequence[KeyValue]) -> int | None:
         """Return the term of a root that is to be deposed; None: it is not, or has no office.
 
         Args:
+            spec: the job.
             root: the agent.
             found: all reports as they stand.
         """
         key = self.root()
         if key is None or key.value != root:
             return None
-        may_be = may_be_deposed(self.known_plan(), self._reports_in(found), root)
+        may_be = may_be_deposed(spec, self.known_plan(), self._reports_in(found), root)
         return key.create_revision if may_be else None
 
     def _reports_in(self, found: Sequence[KeyValue]) -> dict[str, AgentReport]:

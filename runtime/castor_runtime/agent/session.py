@@ -192,7 +192,7 @@ class StoreSession:
         """Take the office from a root whose machine is lost by what all agents say."""
         with contextlib.suppress(StoreUnavailableError):
             found, _ = await self._store.get_prefix(self.view.others_prefix)
-            term = self.view.term_to_end(root, found)
+            term = self.view.term_to_end(self._spec, root, found)
             if term is not None:
                 await self._store.transact(store_writes.end_term(self._spec.job, term))
 

@@ -106,7 +106,9 @@ class Session:
         """Take the office from a root whose machine is lost by what all agents say."""
 
         def heard(answer: tuple[list[KeyValue], int] | Exception) -> None:
-            term = None if isinstance(answer, Exception) else self.view.term_to_end(root, answer[0])
+            if isinstance(answer, Exception):
+                return
+            term = self.view.term_to_end(self._world.spec, root, answer[0])
             if term is not None:
                 self._world.note(f"{self._agent.incarnation} deposes {root}")
                 self.transact(store_writes.end_term(self._job, term), lambda _answer: None)
