@@ -186,7 +186,10 @@ def live(rank: int, spare: int | None) -> None:
         "pid": os.getpid(),
         "digest": trainer.digest(),
         "swaps": trainer.seconds,
-        "rank": trainer.engine.global_rank,
+        "ranks": [
+            trainer.engine.global_rank,
+            *(one.ds_zero_partition_rank for one in trainer.engine.module.parameters()),
+        ],
         "padding": trainer.engine.optimizer.groups_padding,
     }
     (FOLDER / f"came-to-{dist.get_rank()}").write_text(json.dumps(came_to))
