@@ -31,6 +31,7 @@ from castor_runtime.launcher.run_folder import RunFolder
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "gpt2_tiny.py"
 PROGRAM = (str(EXAMPLE), "--layers=1", "--hidden=32", "--sequence=32", "--batch=2")
+CASTOR = str(Path(sys.executable).with_name("castor"))
 MACHINES = 4
 STOP_EVERY_S, STOP_FOR_S = 6.0, 2.0
 """Shorter than the default lease, and longer than a machine may be unreached."""
@@ -75,15 +76,8 @@ def peers_lost(journal: Path) -> int:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     run = RunFolder(options.out / "run")
     line = [
-        *(
-            str(Path(sys.executable).with_name("castor")),
-            "train",
-            "--nodes",
-            str(MACHINES),
-            "--standby",
-            "1",
-        ),
-        *("--job", "false-alarms", "--out", str(run.path), "--overwrite", "--quiet"),
+        *(CASTOR, "train", "--nodes", str(MACHINES), "--standby", "1", "--job", "false-alarms"),
+        *("--out", str(run.path), "--overwrite", "--quiet"),
         *(*PROGRAM, f"--iterations={options.iterations}"),
     ]
     load = [

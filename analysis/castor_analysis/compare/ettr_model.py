@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from castor_analysis.compare.outages import REQUESTED, STANDBY, OutageKind
+from castor_analysis.compare.outages import NOBODY, REQUESTED, STANDBY, OutageKind
 from castor_analysis.compare.points import ITERATIONS, SHARE, Point, SettingValue, quantile
 from castor_analysis.compare.recovery_model import OutageSetting, RecoveryModel
 from castor_policy.membership import Lease
@@ -288,13 +288,17 @@ class _Recovery:
         from_peer = [one["retrieval"] for kind, one in phases.items() if kind != RANK]
         exit_s = phases[RANK]["detection"] + before_s(RANK) if RANK in phases else 0.0
         told = MACHINE in phases and not model.kinds[MACHINE].by_lease
-        restore_s = {MACHINE_ASKED: before_s(MACHINE_ASKED)} if MACHINE_ASKED in phases else {}
-        restore_ns = {RANK: 0, MACHINE: never_ns} | {k: _ns(s) for k, s in restore_s.items()}
+
+        def restore_ns(kind: OutageKind) -> int:
+            if kind.replacement == NOBODY:
+                return 0
+            return never_ns if kind.replacement == STANDBY else _ns(before_s(kind))
+
         return cls(
             exit_ns=_ns(exit_s),
             unreached_ns=_ns(phases[MACHINE]["detection"]) if told else -1,
             activation_ns=_ns(before_s(MACHINE)) if MACHINE in phases else 0,
-            restore_ns=tuple(restore_ns[kind] for kind in kinds),
+            restore_ns=tuple(map(restore_ns, kinds)),
             retrieve_own_ns=_ns(own_s),
             retrieve_peer_ns=_ns(max(from_peer, default=0.0)),
             warm_up_ns=_ns(warm_up_s),

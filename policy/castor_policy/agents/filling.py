@@ -11,9 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.culprit import detected, how_lost
@@ -61,7 +60,7 @@ class Filling:
         now_s: float,
         at_s: float,
         doubted: Sequence[AgentReport] = (),
-        how: Mapping[str, SightKind] = MappingProxyType({}),
+        how: Callable[[str], SightKind] = lambda _: SightKind.LEASE,
     ) -> tuple[Plan, list[RootEffect]]:
         """Give every machine without a live agent one, or ask for one.
 
@@ -73,7 +72,7 @@ class Filling:
             at_s: seconds from the job's start, by the clock on the wall.
             doubted: agents that fill none, and were given up before (rule 3): they take what
                 nobody else does, and a machine is asked for as well.
-            how: as what each agent that was given up is lost; the others left the store.
+            how: says as what an agent is lost that left the store, or was given up.
         """
         agents, incarnations = list(plan.agents), list(plan.incarnations)
         effects: list[RootEffect] = []
@@ -82,7 +81,7 @@ class Filling:
             report = known.get(name)
             if name and report is None:
                 agents[machine] = incarnations[machine] = ""
-                lost.append(_lost(machine, name, how.get(name, SightKind.LEASE)))
+                lost.append(_lost(machine, name, how(name)))
                 effects.append(detected(plan.generation, lost[-1], plan.seen))
             elif report is not None:
                 incarnations[machine] = report.incarnation

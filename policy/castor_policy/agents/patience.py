@@ -37,8 +37,8 @@ class Patience:
         self._waited_s: dict[Awaited, float] = {}
         self._at_s: float | None = None
         self._doubted: set[tuple[str, str]] = set()
-        self._unreached: set[tuple[str, str]] = set()
-        self._silent: dict[tuple[str, str], AgentReport] = {}
+        self._given_up: dict[tuple[str, str], tuple[AgentReport, str]] = {}
+        """What each that was given up said last, and why it was."""
 
     def wait(self, now_s: float, limits_s: Mapping[Awaited, float]) -> list[Awaited]:
         """Wait for these, and for nobody else any more; return those that are overdue.
@@ -65,13 +65,11 @@ class Patience:
         life = report.agent, report.incarnation
         if step in ("storage", UNREACHED):
             self._doubted.add(life)
-        if step == UNREACHED:
-            self._unreached.add(life)
-        self._silent[life] = report
+        self._given_up[life] = report, step
 
     def heard(self, report: AgentReport) -> None:
         """Take in what an agent says, which may not be looked at before it says the next thing."""
-        if self._silent:
+        if self._given_up:
             self.is_given_up(report)
 
     def is_given_up(self, report: AgentReport) -> bool:
@@ -81,14 +79,15 @@ class Patience:
             report: its newest one. Once it has said something else, the same counts as new, too.
         """
         life = report.agent, report.incarnation
-        if self._silent.get(life) != report:
-            self._silent.pop(life, None)
-            self._unreached.discard(life)
-        return life in self._silent
+        said, _ = self._given_up.get(life, (None, ""))
+        if said != report:
+            self._given_up.pop(life, None)
+        return life in self._given_up
 
     def is_unreached(self, report: AgentReport) -> bool:
         """Whether an agent that was given up was so because its neighbours had lost it."""
-        return (report.agent, report.incarnation) in self._unreached
+        _, why = self._given_up.get((report.agent, report.incarnation), (None, ""))
+        return why == UNREACHED
 
     def is_doubted(self, report: AgentReport) -> bool:
         """Whether the agent was cut off once, or from storage: it may be so the next time."""

@@ -228,8 +228,7 @@ class Root(RootState):
         free = self._free_agents(plan, plan.agents)
         doubted = [one for one in free if self._is_doubted(one)]
         sure = [one for one in free if one not in doubted]
-        gone = {n: self._how_lost(n) for n in plan.agents if n in known and known[n] is None}
-        return self._filling.fill(plan, known, sure, now_s, self._at_s, doubted, gone)
+        return self._filling.fill(plan, known, sure, now_s, self._at_s, doubted, self._how_lost)
 
     # ---- LOAD: watch over the trainers -------------------------------------------------------
 

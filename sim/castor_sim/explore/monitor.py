@@ -100,10 +100,10 @@ class Monitor:
 
     def _forgets(self, before: Plan | None) -> bool:
         """Whether the store has lost a plan, and all who could write it again have died."""
-        is_lost = before is not None and before is self._lost_plan
-        if before is not None and is_lost and is_known_to_nobody(before, self._scene.live()):
-            self._is_forgotten = True
-        return is_lost and self._is_forgotten
+        if before is None or before is not self._lost_plan:
+            return False
+        self._is_forgotten |= is_known_to_nobody(before, self._scene.live())
+        return self._is_forgotten
 
     def _is_written_again(self, plan: Plan) -> bool:
         """Whether it was loaded before: a store that has lost it gets it back, and all goes on."""
