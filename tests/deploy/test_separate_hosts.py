@@ -70,12 +70,16 @@ def test_a_cable_a_store_and_a_host_are_lost_and_training_ends_as_ever(
     met = {port for node in nodes for _, port in node.listens() if 7001 <= port <= 7019}
     assert len(met) == 1, "of the trainers' rendezvous"
 
-    hosts["b"].unplug()
+    # Whoever comes first fills a place: the last to come is the spare.
+    deployment.wait_until(lambda: any(map(deployment.is_spare, NODES)), said.read_text)
+    spare = next(name for name in NODES if deployment.is_spare(name))
+    cut_off = next(name for name in NODES if deployment.machine(name) == 1)
+    hosts[cut_off].unplug()
     goes_on(5)
-    hosts["b"].plug()
+    hosts[cut_off].plug()
     deployment.restart_etcd()
-    deployment.wait_until(lambda: deployment.is_spare("b"), said.read_text)
-    hosts["c"].kill()
+    deployment.wait_until(lambda: deployment.is_spare(cut_off), said.read_text)
+    hosts[spare].kill()
     goes_on(5)
 
     again = hosts["desk"].begin(*line, log=said)
@@ -83,9 +87,9 @@ def test_a_cable_a_store_and_a_host_are_lost_and_training_ends_as_ever(
     assert deployment.final(TRAIN) == (ITERATIONS, baseline(TRAIN, ITERATIONS))
     # Silence, and a host whose every process is gone, are both found long before the lease ends.
     seen = [one.event for one in of_kind(deployment.events(), Detected)]
-    assert [(one.agent, one.how) for one in seen] == [("b", "unreached"), ("c", "unreached")]
+    assert [(one.agent, one.how) for one in seen] == [(cut_off, "unreached"), (spare, "unreached")]
     for node in nodes:
-        if node.name != "c":
+        if node.name != spare:
             # The shell that started it over ssh ends a moment after it.
             deployment.wait_until(partial(has_ended, node), node.processes)
             assert node.segments() == []

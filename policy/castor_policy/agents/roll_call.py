@@ -141,7 +141,8 @@ class RollCall:
         before = after = frozenset[str]()
         if machine is not None:
             before, after = self._count(plan, machine, report)
-        if missed or (report is not None and is_ahead(plan, report)):
+        # Once the job is over agents end one after the other, and miss each other.
+        if (missed and not plan.is_over) or (report is not None and is_ahead(plan, report)):
             return True
         if plan.phase == Phase.GATHER and (machine is None or Mark.LOST in after):
             return self._counts[Mark.LOST] > 0  # it may fill a place
