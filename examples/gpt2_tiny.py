@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several ranks share the cores of one machine
@@ -53,6 +54,11 @@ def arguments() -> argparse.Namespace:
         metavar="X",
         help="do not compute a layer but wait X ms forward, twice that backward: processors "
         "stay as free as beside a GPU. Results say that compute was paced.",
+    )
+    parser.add_argument(
+        "--in-place",
+        action="store_true",
+        help="go on without a restart where another rank is lost",
     )
     parser.add_argument(
         "--bucket",
@@ -126,9 +132,7 @@ def main() -> None:
         seed=options.seed,
     )
 
-    checkpointer = Checkpointer(engine, state={"sampler": sampler})
-    start = checkpointer.resume()
-    for _ in range(start, options.iterations):
+    def train_iteration() -> None:
         for _ in range(options.accumulate):
             tokens = sampler.next_batch()
             batch = tokens if shape.family == "gpt2" else masked_batch(tokens)
@@ -136,6 +140,11 @@ def main() -> None:
             engine.backward(loss)
             engine.step()
             checkpointer.step(loss=loss)
+
+    checkpointer = Checkpointer(engine, state={"sampler": sampler})
+    while checkpointer.done < options.iterations:
+        with checkpointer.iteration() if options.in_place else nullcontext():
+            train_iteration()
     checkpointer.finish()
     torch.distributed.destroy_process_group()
 

@@ -89,7 +89,7 @@ def live(rank: int, spare: bool, out: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(SIZE), MASTER_ADDR="127.0.0.1")
     os.environ["MASTER_PORT"] = "1"  # nobody listens: no trainer holds a store
     store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=120))
-    mine = Groups(None if spare else Connection(store, 1))
+    mine = Groups(None if spare else lambda: Connection(store, 1))
     mine.install()
     dist.init_process_group(backend="gloo", timeout=timedelta(hours=1))
     groups = [dist.new_group([0, 1]), dist.new_group([2]), dist.new_group(backend="gloo")]

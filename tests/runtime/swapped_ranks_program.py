@@ -70,7 +70,7 @@ class Trainer:
     def __init__(self, spare: int | None) -> None:
         self.is_spare = spare is not None
         self.store = TCPStore("127.0.0.1", PORT, is_master=False, timeout=timedelta(seconds=200))
-        self.groups = Groups(None if self.is_spare else Connection(self.store, 1))
+        self.groups = Groups(None if self.is_spare else lambda: Connection(self.store, 1))
         self.groups.install()
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
         self.engine = build()

@@ -25,6 +25,7 @@ from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.status import status_document
 from castor_runtime.stores import EmbeddedEtcd, open_store
 from castor_runtime.stores.versions import etcd_program, fault_of, parse_version, version_of
+from castor_runtime.trainer import meeting
 from castor_runtime.transport import JobSecret, PeerServer
 
 pytestmark = pytest.mark.long  # all of it starts real processes
@@ -187,7 +188,7 @@ def test_status_asks_a_store_that_wants_a_certificate(tmp_path: Path) -> None:
 
 RANK = """
 import json, os, sys
-from castor_runtime.agent import rendezvous
+from castor_runtime.trainer import meeting
 import torch
 import torch.distributed as dist
 
@@ -204,8 +205,8 @@ def listening():
 
 met = []
 for place in sys.argv[1:]:
-    os.environ.update(rendezvous.environment(place))
-    rendezvous.install()
+    os.environ.update(meeting.environment(place))
+    meeting.install()
     dist.init_process_group("gloo")
     one = torch.ones(1)
     dist.all_reduce(one)
@@ -245,7 +246,7 @@ def test_trainers_of_one_machine_meet_in_a_file_and_others_at_the_address_given_
     assert [rank["sum"] for rank in (*in_file, *at_address)] == [2.0] * 4
     for rank in in_file:  # gloo's own at the loopback address, and no store of torch's
         assert {where.partition(":")[0] for where in rank["listening"]} <= {"0100007F"}
-        number = int(rendezvous.environment(place)["MASTER_PORT"])
+        number = int(meeting.environment(place)["MASTER_PORT"])
         assert not any(where.endswith(f":{number:04X}") for where in rank["listening"])
     assert f"0200007F:{port:04X}" in at_address[0]["listening"]
     for rank in at_address:

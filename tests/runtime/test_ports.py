@@ -12,6 +12,7 @@ import pytest
 from castor_configs.errors import InputError
 from castor_runtime.agent import rendezvous
 from castor_runtime.ports import ANY_PORT, Ports, kernel_range
+from castor_runtime.trainer import meeting
 from castor_runtime.transport import JobSecret, PeerServer
 
 
@@ -77,7 +78,7 @@ def test_peers_and_the_rendezvous_keep_to_the_range(three: Ports, tmp_path: Path
         async with server:
             own = three.of_rendezvous
             places = [rendezvous.choose("127.0.0.1", tmp_path, turn, own) for turn in (0, 1, 2)]
-            return [server.address, *(rendezvous.environment(p)["MASTER_PORT"] for p in places)]
+            return [server.address, *(meeting.environment(p)["MASTER_PORT"] for p in places)]
 
     server, *met = asyncio.run(ports())
     assert server == f"127.0.0.1:{three.first}"

@@ -61,6 +61,10 @@ def explore(
     redundancy: Annotated[
         str | None, typer.Option(metavar="HOW", help="wait or degraded, as of castor train.")
     ] = None,
+    in_place: Annotated[
+        bool | None,
+        typer.Option("--in-place/--restart", help="What the script's trainers do."),
+    ] = None,
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Say what was not reached; several times slower.")
     ] = False,
@@ -97,6 +101,7 @@ def explore(
         "domains": domains,
         "memory": memory,
         "redundancy": redundancy,
+        "in_place": in_place,
     }
     given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
     try:
@@ -263,13 +268,19 @@ def _document(search: Search, violation: Found) -> dict[str, object]:
     }
 
 
+def _flag(name: str, value: object) -> list[str]:
+    if name == "in_place":
+        return ["--in-place" if value else "--restart"]
+    return [f"--{name.replace('_', '-')}", str(value)]
+
+
 def replay_command(search: Search, violation: Found) -> str:
     """Return the command that runs a schedule again, quoted for a shell."""
     from castor_sim.explore.schedule import faults_to_json
 
     words = ["castor", "explore", "--first-seed", str(violation.seed)]
     for name, value in asdict(search.shape_of(violation.seed)).items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        words += _flag(name, value)
     if search.broken:
         words += ["--broken", search.broken]
     return shlex.join([*words, "--replay", faults_to_json(violation.faults)])

@@ -8,17 +8,23 @@ from castor_lab.one_process.cluster import PATIENCE_S, Cluster, Failure
 from castor_lab.one_process.memory_group import MemoryGroup
 from castor_lab.one_process.thread_trainer import TrainerThread
 from castor_runtime.arena import Replica
+from castor_runtime.trainer.trainer_generation import TrainerGeneration
 
 _LOOK_S = 0.002
 
 
+def _here(trainer: TrainerThread) -> TrainerGeneration:
+    assert trainer.session is not None, "it trains"
+    assert trainer.session._here is not None, "it has joined"
+    return trainer.session._here
+
+
 def settled(trainer: TrainerThread) -> int:
     """Wait until the iteration that was handed over is complete on all ranks; return which."""
-    session = trainer.session
-    assert session is not None, "it trains"
-    replicator = session._replicator
+    here = _here(trainer)
+    replicator = here.replicator
     assert replicator is not None, "it checkpoints"
-    session._gate.open()
+    here.gate.open()
     replicator.wait_complete()
     assert replicator.agreed is not None, "an iteration was handed over"
     return replicator.agreed
@@ -55,8 +61,7 @@ def leave(*, says_so: bool) -> Failure:
 def garble(trainer: TrainerThread) -> None:
     """Have a piece of the next checkpoint arrive damaged."""
     settled(trainer)
-    assert trainer.session is not None, "it trains"
-    group = trainer.session._exchanging.group
+    group = _here(trainer).exchanging.group
     assert isinstance(group, MemoryGroup), "it was made by the trainer"
     trainer.meeting.garble(group.group)
 

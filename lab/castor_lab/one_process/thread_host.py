@@ -8,16 +8,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from castor_lab.one_process.memory_group import Meeting
 from castor_lab.one_process.thread_trainer import KilledError, TrainerThread
-from castor_runtime.agent.rendezvous import VARIABLE
 from castor_runtime.agent.script_files import ScriptFiles
 from castor_runtime.named import named
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.meeting import VARIABLE
 
 
 class ThreadHost:
@@ -90,8 +90,13 @@ class ThreadHost:
         """Wait for the end of what was started."""
         return await asyncio.shield(self._ends[pid])
 
-    async def kill_all(self) -> None:
-        """Kill all that was started; wait until no thread of it is left."""
+    async def kill_all(self, keep: Collection[int] = ()) -> None:
+        """Kill all that was started; wait until no thread of it is left.
+
+        Args:
+            keep: nobody: threads share one `torch.distributed`, and none goes on in place.
+        """
+        assert not keep, "a thread says that it cannot go on in place"
         for trainer in self._running.values():
             trainer.kill()
         for pid, call in self._calls.items():

@@ -42,9 +42,10 @@ def _in_memory(
     control: dist.ProcessGroup,
     make_group: NewGroup,
     timeout: timedelta,
+    gives_up: Callable[[], bool],
 ) -> Exchanging:
     """Exchange by a group too: a thread that is killed leaves its connections open, a group not."""
-    del settings, control
+    del settings, control, gives_up
     group = make_group("gloo", timeout)
     return Exchanging(partial(post_gloo, group), device, group)
 
@@ -175,8 +176,8 @@ class TrainerThread:
         has = vars(self.session) if self.session is not None else {}
         if "_heartbeat" in has:
             has["_heartbeat"].stop()
-        if "_gate" in has:
-            has["_gate"].open()
+        if has.get("_here") is not None:
+            has["_here"].gate.open()
         if "_link" in has:
             with contextlib.suppress(OSError):  # closed already
                 has["_link"]._socket.shutdown(socket.SHUT_RDWR)
@@ -186,9 +187,10 @@ class TrainerThread:
 
         Its groups are gone, so it waits for nobody.
         """
-        replicator = vars(self.session).get("_replicator") if self.session is not None else None
-        if replicator is not None:
-            replicator.close()
-        link = vars(self.session).get("_link") if self.session is not None else None
+        has = vars(self.session) if self.session is not None else {}
+        here = has.get("_here")
+        if here is not None and here.replicator is not None:
+            here.replicator.close()
+        link = has.get("_link")
         if link is not None:
             link.close()

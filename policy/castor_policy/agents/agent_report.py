@@ -64,6 +64,7 @@ class AgentReport(Document):
         persistent: complete persistent iterations that it sees; None while storage has not
             answered, which is not "none".
         rendezvous: host:port that its first trainer would use (GATHERED).
+        parked: ranks whose trainers are kept, to go on in place (GATHERED).
         reason: what failed (FAILED): of what was seen, what says most.
         kind: of that, a `SightKind`.
         seen: all that it saw fail in this generation, in order; more may come after `FAILED`.
@@ -99,6 +100,7 @@ class AgentReport(Document):
     holdings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     persistent: tuple[int, ...] | None = ()
     rendezvous: str = ""
+    parked: tuple[int, ...] = ()
     reason: str = ""
     kind: str = ""
     seen: tuple[Sight, ...] = ()
@@ -133,6 +135,7 @@ class AgentReport(Document):
             "standing": standing,
             "life": Life(**record.get("life", {})),
             "seen": tuple(Sight(**one) for one in record.get("seen", ())),
+            "parked": tuple(record.get("parked", ())),
             "ended": tuple(record.get("ended", ())),
             "unreached": tuple(record.get("unreached", ())),
         }

@@ -38,6 +38,17 @@ class StopTrainers:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkTrainers:
+    """Have this machine's trainers leave their generation, and keep those that do.
+
+    They write nothing from then on, and wait for `StartTrainers`, which has them join the plan's
+    generation if that goes on in place. Who cannot, or does not leave in time, is killed. Fetches
+    and verifications are given up. Effects that follow are carried out after it; `Inspected` says
+    who is parked.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Inspect:
     """Look at own memory and at storage; answer with `Inspected` without waiting for storage.
 
@@ -65,7 +76,10 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class StartTrainers:
-    """Start this machine's trainers of the plan's generation."""
+    """Have this machine's trainers join the plan's generation: those parked, the others started.
+
+    Where the plan does not go on in place those parked are killed first.
+    """
 
     plan: Plan
     machine: int
@@ -262,6 +276,7 @@ WorkerEffect: TypeAlias = (
     Report
     | Campaign
     | StopTrainers
+    | ParkTrainers
     | Inspect
     | DiscardOtherIterations
     | Forget

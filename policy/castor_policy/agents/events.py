@@ -132,10 +132,11 @@ class LeaveAsked:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What this machine's memory and the storage hold, its trainers being dead.
+    """What this machine's memory and the storage hold, its trainers being dead or parked.
 
     `holdings` gives for each rank the complete iterations of its part; `persistent` is None where
     storage has not answered yet: `StorageRead` follows once it has. `asked`: of `Inspect`.
+    `parked`: ranks whose trainers are kept (`ParkTrainers`).
     """
 
     generation: int
@@ -143,6 +144,7 @@ class Inspected:
     persistent: tuple[int, ...] | None
     rendezvous: str
     asked: int = 0
+    parked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,21 @@ class TrainerEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainerLostPeer:
+    """A trainer that can go on in place lost its connection to another, and waits.
+
+    Attributes:
+        generation: its trainer's.
+        rank: its trainer's.
+        reason: what its transport said.
+    """
+
+    generation: int
+    rank: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainerHung:
     """A trainer's process stands still: stopped, or stuck in the kernel."""
 
@@ -353,6 +370,7 @@ WorkerEvent: TypeAlias = (
     | TrainerRefused
     | TrainerEnded
     | TrainerHung
+    | TrainerLostPeer
     | TrainersStanding
     | MemoryRefused
     | Progressed

@@ -74,6 +74,8 @@ def decided(
         sources=tuple(sources),
         addresses=tuple(report.address for report in reports),
         rendezvous=reports[0].rendezvous,
+        # What is built without the others has to be loaded over.
+        in_place=in_memory and any(report.parked for report in reports),
         script=reports[0].script,
         waits_for="",
     )

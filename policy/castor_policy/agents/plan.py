@@ -46,6 +46,8 @@ class Plan(Document):
             number first where its own memory has it. Empty for "storage" and "scratch".
         addresses: for each machine the address of its agent's checkpoint server.
         rendezvous: host:port at which the trainers of this generation meet.
+        in_place: some trainers stay from the generation before (phase LOAD): those that are started
+            build their engines without them, and meet them when they load.
         attempts: generations since the last one that completed an iteration: all its replicas
             had arrived.
         thorough: a source was found bad: what is offered now is read against its checksums first.
@@ -78,6 +80,7 @@ class Plan(Document):
     sources: tuple[tuple[int, ...], ...] = ()
     addresses: tuple[str, ...] = ()
     rendezvous: str = ""
+    in_place: bool = False
     attempts: int = 0
     thorough: bool = False
     culprits: tuple[Culprit, ...] = ()

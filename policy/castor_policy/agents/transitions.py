@@ -27,6 +27,7 @@ from castor_policy.agents.events import (
     Tick,
     TrainerEnded,
     TrainerHung,
+    TrainerLostPeer,
     TrainerRefused,
     TrainerResumed,
     Verified,
@@ -92,7 +93,7 @@ WORKER: tuple[Way, ...] = (
         Way(
             here,
             Standing.FAILED,
-            (MemoryRefused, TrainerHung, TrainerEnded, *_CUT_OFF),
+            (MemoryRefused, TrainerHung, TrainerEnded, TrainerLostPeer, *_CUT_OFF),
             "a trainer ends or hangs, memory is short, or it is cut off",
         )
         for here in (Standing.LOADING, Standing.RUNNING)

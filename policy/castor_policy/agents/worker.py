@@ -14,10 +14,9 @@ from castor_policy.agents.effects import (
     Exit,
     Finalise,
     Forget,
-    Hold,
     Inspect,
     Log,
-    Persist,
+    ParkTrainers,
     Redundant,
     Report,
     StartTrainers,
@@ -30,12 +29,8 @@ from castor_policy.agents.events import (
     Fetched,
     FetchFailed,
     Finalised,
-    HoldChanged,
     Inspected,
-    LeaveAsked,
     MemoryRefused,
-    PersistChanged,
-    PersistEnded,
     PlanChanged,
     PlanLost,
     Progressed,
@@ -45,18 +40,18 @@ from castor_policy.agents.events import (
     TrainerEnded,
     TrainerHeld,
     TrainerHung,
+    TrainerLostPeer,
     TrainerRefused,
     TrainerResumed,
     TrainersStanding,
     Verified,
-    WishChanged,
     WorkerEvent,
 )
 from castor_policy.agents.evidence import Sight, SightKind, sight_of_end
 from castor_policy.agents.exit_codes import DO_NOT_REQUEUE, FINISHED, GIVEN_UP
 from castor_policy.agents.parts import PartLoading
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.worker_contact import WorkerContact
+from castor_policy.agents.worker_asked import WorkerAsked
 from castor_policy.job_options import DEGRADED
 from castor_policy.recovery import Tier
 from castor_records.events import failures
@@ -70,10 +65,10 @@ MOST_PROGRESS_PER_S = 50.0
 _UNGATHERED = "this machine had not gathered for this plan"
 
 
-class Worker(WorkerContact):
+class Worker(WorkerAsked):
     """One life of one agent; see `WorkerState` for what it is made with."""
 
-    _takes: ClassVar[EventTable[WorkerEffect]] = EventTable(WorkerContact._takes)
+    _takes: ClassVar[EventTable[WorkerEffect]] = EventTable(WorkerAsked._takes)
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -161,13 +156,14 @@ class Worker(WorkerContact):
         if plan.generation == self.generation and machine == self.machine:
             return []
         self._asked = self._asked + 1 if plan.generation == self.generation else 0
+        stays = machine == self.machine
         self.generation, self.machine = plan.generation, machine
         self._inspected, self._parts = None, None
         self._may_checkpoint = False
         self._resumed, self._ended, self._progress = set(), set(), (0, 0)
         self._held = {}
         return [
-            StopTrainers(),
+            ParkTrainers() if stays else StopTrainers(),
             Inspect(plan.generation, machine, plan.thorough, self._asked),
         ]
 
@@ -193,6 +189,7 @@ class Worker(WorkerContact):
             holdings={str(rank): held for rank, held in sorted(inspected.holdings.items())},
             persistent=inspected.persistent,
             rendezvous=inspected.rendezvous,
+            parked=inspected.parked,
         )
 
     def _load(self, plan: Plan, machine: int) -> list[WorkerEffect]:
@@ -212,7 +209,7 @@ class Worker(WorkerContact):
             DiscardOtherIterations(plan.iteration if in_memory else None),
             StartTrainers(plan, machine),
             *self._look_around(),
-            *self._change(state=State.LOADING, holdings={}),
+            *self._change(state=State.LOADING, holdings={}, parked=()),
             *self._parts.begin(),
             *self._settled(),
             *self._persisting(),
@@ -285,6 +282,10 @@ class Worker(WorkerContact):
     def _trainer_hung(self, event: TrainerHung, _: float) -> list[WorkerEffect]:
         return self._saw(Sight(event.rank, SightKind.HANG, event.reason))
 
+    @_takes.on(TrainerLostPeer, answer=True)
+    def _trainer_lost_peer(self, event: TrainerLostPeer, _: float) -> list[WorkerEffect]:
+        return self._saw(Sight(event.rank, SightKind.CONNECTION, f"lost a peer: {event.reason}"))
+
     @_takes.on(TrainersStanding, answer=True)
     def _trainers_standing(self, event: TrainersStanding, _: float) -> list[WorkerEffect]:
         # Who is missing is the root's to say: it sees the ranks of all machines.
@@ -348,52 +349,3 @@ class Worker(WorkerContact):
         place = (self.machine or 0) / self.spec.machines
         self._reported_s = now_s - first * place * (every_s - REPORT_PROGRESS_S)
         return self._change(iteration=iteration, complete=complete)
-
-    @_takes.on(PersistChanged)
-    def _persist_changed(self, event: PersistChanged, _: float) -> list[WorkerEffect]:
-        self._persist = event.iteration
-        return self._persisting()
-
-    @_takes.on(PersistEnded)
-    def _persist_ended(self, event: PersistEnded, _: float) -> list[WorkerEffect]:
-        changed = event.reason != self.report.persist_failure
-        self.report = replace(self.report, persist_failure=event.reason)
-        if event.everywhere:
-            self._persisted = max(self._persisted, event.iteration)
-            # While it trains nobody waits for it.
-            if self.report.held == event.iteration != self.report.persisted:
-                return self._change(persisted=event.iteration)
-        if event.in_vain and event.iteration == self.report.held:
-            return self._change(in_vain=self.report.in_vain + 1)
-        return [Report(self.report)] if changed else []
-
-    def _persisting(self) -> list[WorkerEffect]:
-        plan = self.plan
-        if self._parts is None or plan is None or self._persist <= plan.iteration:
-            return []
-        return [Persist(self.generation, self._persist)]
-
-    # ---- what the user asks for ----------------------------------------------------------------
-
-    @_takes.on(HoldChanged)
-    def _hold_changed(self, event: HoldChanged, _: float) -> list[WorkerEffect]:
-        self._hold = event.generation
-        return self._holding()
-
-    def _holding(self) -> list[WorkerEffect]:
-        asked = self._parts is not None and self._hold == self.generation
-        return [Hold(self.generation)] if asked and not self._is_over() else []
-
-    @_takes.on(WishChanged)
-    def _wish_changed(self, event: WishChanged, _: float) -> list[WorkerEffect]:
-        return self._leaving.wish_changed(event, is_needed=self._is_needed())
-
-    @_takes.on(LeaveAsked)
-    def _leave_asked(self, event: LeaveAsked, now_s: float) -> list[WorkerEffect]:
-        self._leaving.told(event.patience_s, now_s)
-        return self._leaving.due(now_s, is_needed=self._is_needed())
-
-    def _is_needed(self) -> bool:
-        """Whether this machine has a place, or may get it back."""
-        gathers = self.plan is not None and self.plan.phase == Phase.GATHER
-        return self.machine is not None or gathers

@@ -310,6 +310,22 @@ class TrainerStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerStayed(Event):
+    """A trainer of the generation before goes on in this one, without a restart; by the agent.
+
+    Attributes:
+        generation: that it goes on in.
+        rank: of it.
+        pid: its process.
+    """
+
+    kind: ClassVar[str] = "trainer_stayed"
+    generation: Count
+    rank: Count
+    pid: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
     """Training goes on; by each trainer. Simulated: the job's does.
 

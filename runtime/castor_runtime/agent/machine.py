@@ -15,6 +15,7 @@ from castor_policy.agents.events import (
     TrainerEnded,
     TrainerHeld,
     TrainerHung,
+    TrainerLostPeer,
     TrainerRefused,
     TrainerResumed,
     WorkerEvent,
@@ -24,7 +25,8 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.checkpoint_memory import SAVING
 from castor_policy.recovery import Tier
-from castor_records.events.failures import Resumed, Retrieved, TrainerStarted
+from castor_records.events.event import Event
+from castor_records.events.failures import Resumed, Retrieved, TrainerStarted, TrainerStayed
 from castor_records.events.line import event_of
 from castor_runtime.agent import rendezvous
 from castor_runtime.agent.event_log import EventLog
@@ -32,17 +34,18 @@ from castor_runtime.agent.holding import Holding
 from castor_runtime.agent.log_tail import last_line, log_end
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.options import AgentOptions
+from castor_runtime.agent.parking import Parking
 from castor_runtime.agent.persisting import Described, Persister
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.agent.trainer_host import TrainerHost
 from castor_runtime.agent.trainer_link import TrainerLink
+from castor_runtime.agent.trainer_start import TrainerStart
 from castor_runtime.agent.watchdog import Watchdog
 from castor_runtime.arena import ControlBlock, TrainerPhase
 from castor_runtime.arena.own_turn import let_turns_end
 from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.ports import Ports
-from castor_runtime.trainer.agent_link import ENVIRONMENT, TrainerSettings
-from castor_runtime.trainer.nccl_order import launch_order
+from castor_runtime.processes import is_alive
 from castor_runtime.transport import PeerClient
 
 
@@ -84,8 +87,6 @@ class Machine:
         self._folder = options.folder
         self._listen = options.listen
         self._ports = Ports.parse(options.ports).of_rendezvous
-        # Once: it may ask a name server, and a recovery must not wait for that.
-        self._interfaces = rendezvous.interfaces(options.listen)
         self._host = host
         self._log = log
         self._emit = emit
@@ -94,6 +95,8 @@ class Machine:
         self._persister = Persister(spec, options.folder, host, log, emit)
         self.link = TrainerLink(spec.job, self._on_message)
         self.control = ControlBlock.create(spec.job, spec.run, options.name, spec.ranks_per_machine)
+        self._parking = Parking(self.link)
+        self._starting = TrainerStart(spec, options, self.link.address, self.control.name)
         self._watchdog = Watchdog(spec, self.control, emit)
         self._offers: dict[int, Offer] = {}
         self._asked: set[int] = set()
@@ -107,10 +110,27 @@ class Machine:
         """Kill the trainers, and give up what was begun for them."""
         self._watchdog.stop()
         await self._let_turns_end()
+        await self._end_trainers(frozenset())
+
+    async def park_trainers(self) -> None:
+        """Have the trainers leave that can, and kill the others; give up what was begun for them.
+
+        Where no place in memory is left for a second copy, what they have begun to write over is
+        whole before they leave.
+        """
+        self._watchdog.stop()
+        await self._let_turns_end()
+        alive = {rank: pid for rank, pid in self.trainers.items() if rank not in self._ended}
+        await self._parking.park(alive)
+        await self._end_trainers(self._parking.parked & alive.keys() - self._ended)
+
+    async def _end_trainers(self, parked: frozenset[int]) -> None:
+        """Kill all trainers but those; give up what was begun for any."""
         self._beside.cancel()
-        await self._host.kill_all()
+        await self._host.kill_all({self.trainers[rank] for rank in parked})
         await self._beside.wait()
-        self.trainers.clear()
+        self._parking.forget(parked)
+        self.trainers = {rank: self.trainers[rank] for rank in sorted(parked)}
         self._ended.clear()
         self._offers.clear()
         self._asked.clear()
@@ -138,53 +158,38 @@ class Machine:
 
     async def _run_trainers(self, plan: Plan, machine: int) -> None:
         await self._host.wait_ready()
+        if self.trainers and not plan.in_place:
+            await self._end_parked()
         for counters in self.control.ranks:  # all of them first: what ranks turned to is compared
             counters.clear()
         for local, rank in enumerate(self.spec.ranks_of(machine)):
             self.control.rank(local).hold = int(self._hold == plan.generation)
             log = self._folder / f"rank-{rank}.log"
             said_before = log.stat().st_size if log.exists() else 0
-            pid = await self._host.start_trainer(
-                rank,
-                self.spec.script,
-                self.spec.arguments,
-                self._environment(plan, machine, local, rank),
-                log,
-            )
-            self.trainers[rank] = pid
+            settings = self._starting.settings(plan, machine, local, rank)
+            pid = self.trainers.get(rank, 0)
+            if is_alive(pid):
+                self._parking.join(rank, settings, plan.rendezvous)
+                started: Event = TrainerStayed(generation=plan.generation, rank=rank, pid=pid)
+            else:
+                pid = await self._host.start_trainer(
+                    rank,
+                    self.spec.script,
+                    self.spec.arguments,
+                    self._starting.environment(plan, settings),
+                    log,
+                )
+                self.trainers[rank] = pid
+                started = TrainerStarted(generation=plan.generation, rank=rank, pid=pid)
             self._beside.spawn(self._wait_for_end(plan.generation, local, rank, said_before))
-            self._log.write(TrainerStarted(generation=plan.generation, rank=rank, pid=pid))
+            self._log.write(started)
         self._watchdog.watch(plan.generation, dict(self.trainers))
 
-    def _environment(self, plan: Plan, machine: int, local: int, rank: int) -> dict[str, str]:
-        ranks = self.spec.ranks_per_machine
-        settings = TrainerSettings(
-            job=self.spec.job,
-            run=self.spec.run,
-            rank=rank,
-            machine=machine,
-            local_rank=local,
-            generation=plan.generation,
-            ranks_per_machine=ranks,
-            replicas=self.spec.replicas,
-            socket=self.link.address,
-            control=self.control.name,
-            started_ns=self.spec.started_ns,
-            folder=str(self._folder.resolve()),
-            **self.spec.groups(),
-        )
-        return {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(self.spec.machines * ranks),
-            "LOCAL_RANK": str(local),
-            "LOCAL_WORLD_SIZE": str(ranks),
-            "NODE_RANK": str(machine),
-            **rendezvous.environment(plan.rendezvous),
-            **self._interfaces,
-            "PYTHONUNBUFFERED": "1",
-            **launch_order(self.spec.traffic.send),
-            ENVIRONMENT: settings.to_json(),
-        }
+    async def _end_parked(self) -> None:
+        """Kill the parked trainers: what this generation begins from is in no memory."""
+        await self._host.kill_all()
+        self._parking.forget()
+        self.trainers.clear()
 
     async def _wait_for_end(self, generation: int, local: int, rank: int, said_before: int) -> None:
         code = await self._host.wait_end(self.trainers[rank])
@@ -213,6 +218,10 @@ class Machine:
                 own = {"generation": generation, "rank": rank}
                 self._log.write(Resumed.of_fields(told | own))
                 self._emit(TrainerResumed(generation, rank))
+            case "in_place" | "left":
+                self._parking.hear(message["op"], generation, rank)
+            case "lost_peer":
+                self._emit(TrainerLostPeer(generation, rank, str(message["reason"])))
             case "held":
                 self._emit(TrainerHeld(generation, rank, int(message["iteration"])))
             case "corrupt":
@@ -249,13 +258,14 @@ class Machine:
             self._answer(rank)
 
     async def inspect(self, effect: Inspect) -> None:
-        """Tell the worker what is held here; trainers must be dead."""
+        """Tell the worker what is held here; trainers must be dead or parked."""
         self.generation, self.number = effect.generation, effect.machine
         held, persistent = await self.holding.inspect(
             effect.generation, effect.machine, thorough=effect.thorough
         )
         where = rendezvous.choose(self._listen, self._folder, effect.generation, self._ports)
-        self._emit(Inspected(effect.generation, held, persistent, where, effect.asked))
+        parked = tuple(self.trainers)
+        self._emit(Inspected(effect.generation, held, persistent, where, effect.asked, parked))
 
     def offer(self, effect: Offer) -> None:
         """Let a trainer load, as soon as it asks."""

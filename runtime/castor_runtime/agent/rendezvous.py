@@ -8,34 +8,25 @@ listens at every address of the machine. So:
 2. Others meet at the address that the first machine's agent listens at, and at no other one: keep
    that on a private network. gloo and NCCL are told its interface.
 
-`init_process_group` asks the handler of `env://` for a store, whoever calls it: ours, here.
+Trainers find the place in their environment (`castor_runtime.trainer.meeting`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from castor_runtime.ports import ANY_PORT, Ports
-
-VARIABLE = "CASTOR_RENDEZVOUS"
-"""Set in a trainer's environment: what `choose` returned."""
+from castor_runtime.trainer.meeting import FILE
 
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 """By which gloo, NCCL and torch's RPC are told a network interface."""
-
-_FILE = "?file="
-_BACKLOG = 2048
 
 
 def choose(listen: str, folder: Path, generation: int, ports: Ports = ANY_PORT) -> str:
@@ -60,13 +51,7 @@ def choose(listen: str, folder: Path, generation: int, ports: Ports = ANY_PORT) 
     private.chmod(0o700)
     for old in private.iterdir():
         old.unlink(missing_ok=True)
-    return f"{address}{_FILE}{private / f'{generation}-{secrets.token_hex(4)}'}"
-
-
-def environment(place: str) -> dict[str, str]:
-    """Return what a trainer finds set; scripts may look at torch's own two variables."""
-    address, _, port = place.partition(_FILE)[0].rpartition(":")
-    return {"MASTER_ADDR": address, "MASTER_PORT": port, VARIABLE: place}
+    return f"{address}{FILE}{private / f'{generation}-{secrets.token_hex(4)}'}"
 
 
 def interfaces(listen: str) -> dict[str, str]:
@@ -108,36 +93,3 @@ def address_of(interface: str) -> str:
         if one.family == socket.AF_INET:
             return str(one.address)
     raise ValueError(f"interface {interface} has no IPv4 address")
-
-
-def install() -> None:
-    """Have this process's `env://` meet where its environment says, if it says so."""
-    if VARIABLE in os.environ:
-        # There is no public way to replace a handler, only one to add another scheme's.
-        handlers = vars(importlib.import_module("torch.distributed.rendezvous"))
-        handlers["_rendezvous_handlers"]["env"] = _meet
-
-
-def _meet(
-    _url: str, timeout: timedelta = timedelta(minutes=30), **_options: Any
-) -> Iterator[tuple[Any, int, int]]:
-    dist: Any = importlib.import_module("torch.distributed")
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    address, _, path = os.environ[VARIABLE].partition(_FILE)
-    if path:
-        store = dist.FileStore(path, world)
-        store.set_timeout(timeout)
-    else:
-        host, _, port = address.rpartition(":")
-        own: dict[str, Any] = {"is_master": False}
-        if rank == 0:
-            listener = socket.socket()
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, int(port)))
-            listener.listen(_BACKLOG)
-            own = {"is_master": True, "master_listen_fd": listener.detach()}
-        store = dist.TCPStore(
-            host, int(port), world, timeout=timeout, wait_for_workers=False, **own
-        )
-    yield store, rank, world
-    raise RuntimeError("the trainers of a generation meet once")

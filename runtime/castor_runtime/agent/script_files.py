@@ -49,6 +49,14 @@ class ScriptFiles:
             for path, source in sorted(self.sources.items())
         }
 
+    @property
+    def names_iteration(self) -> bool:
+        """Whether any of them calls a method `iteration`, as who goes on in place does.
+
+        It is asked before the program runs: process groups are made before its Checkpointer is.
+        """
+        return any(b".iteration(" in source for source in self.sources.values())
+
 
 def read_script(script: Path) -> ScriptFiles:
     """Read a script and, module by module, what it imports from its own folder.

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,11 @@ class TrainerForkLink(ForkServerLink):
         """Wait for the end of a process and return its code; negative: the signal."""
         return await asyncio.shield(self._ended[pid])
 
-    async def kill_all(self) -> None:
+    async def kill_all(self, keep: Collection[int] = ()) -> None:
         """Kill every process that was started, with all its children; wait until they are gone.
+
+        Args:
+            keep: processes that are left alone.
 
         One whose start was asked for and is not yet confirmed is waited for, and killed too; a
         server that does not confirm it is lost in the end, and they die with it. Returns after
@@ -122,7 +125,10 @@ class TrainerForkLink(ForkServerLink):
         """
         while starting := list(self._starting.values()):
             await asyncio.wait(starting)
-        running = {pid: end for pid, end in self._ended.items() if not end.done()}
+        kept = {pid: end for pid, end in self._ended.items() if pid in keep}
+        running = {
+            pid: end for pid, end in self._ended.items() if pid not in kept and not end.done()
+        }
         for pid in running:
             _kill_group(pid)
         give_up_s = time.monotonic() + KILL_S
@@ -137,7 +143,7 @@ class TrainerForkLink(ForkServerLink):
         for end in running.values():
             if not end.done():
                 end.set_result(-signal.SIGKILL)  # the server is stopped, or is yet to say it
-        self._ended.clear()
+        self._ended = kept
 
     def close(self) -> None:
         """Let the server end, and with it whatever it started."""

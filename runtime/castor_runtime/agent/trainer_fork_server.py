@@ -26,15 +26,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from castor_runtime.agent import rendezvous
 from castor_runtime.agent.import_effects import import_effects
 from castor_runtime.agent.preload import preload
-from castor_runtime.agent.script_files import ScriptFiles, hold, run_held
+from castor_runtime.agent.script_files import ScriptFiles, held, hold, run_held
 from castor_runtime.arena.own_turn import TURN_S
 from castor_runtime.fork_server import ForkServer
 from castor_runtime.named import named
 from castor_runtime.persistent.address import require_usable
 from castor_runtime.processes import die_with_parent
+from castor_runtime.trainer import meeting
+from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.last_copy import wait_for_last_copy
 
 
@@ -136,5 +137,24 @@ def _run_script(request: dict[str, Any]) -> None:
     effects.check()
     threads = os.environ.get("OMP_NUM_THREADS", "")  # torch read the variable at import
     effects.release(int(threads) if threads.isdigit() else None)
-    rendezvous.install()
+    if held(Path(script)).names_iteration:
+        _make_replaceable_groups()
+    else:
+        meeting.install()
     run_held(script)
+
+
+def _make_replaceable_groups() -> None:
+    """Have this process's groups be such that it can go on in place; see docs/recovery.md."""
+    settings = TrainerSettings.from_environment()
+    assert settings is not None, "an agent starts a trainer with settings"
+    rank, world = settings.rank, len(settings.replicas) * settings.ranks_per_machine
+
+    groups: Any = importlib.import_module("castor_runtime.trainer.swap.groups")
+
+    def meet() -> Any:
+        place = os.environ[meeting.VARIABLE]
+        store = meeting.meet(place, rank, world, meeting.PATIENCE)
+        return groups.Connection(store, settings.generation)
+
+    groups.Groups(None if settings.built_alone else meet).install()

@@ -6,7 +6,7 @@ as threads of their own process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,6 +65,6 @@ class TrainerHost(Protocol):
         """Wait for the end of what was started and return its code; negative: the signal."""
         ...
 
-    async def kill_all(self) -> None:
-        """Kill all that was started; none of it writes checkpoint memory after that."""
+    async def kill_all(self, keep: Collection[int] = ()) -> None:
+        """Kill all that was started, but for the processes `keep`; it writes nothing after that."""
         ...

@@ -62,6 +62,7 @@ class TrainerLink:
             while line := await reader.readline():
                 message = json.loads(line)
                 if message["op"] == "hello":
+                    self._forget(who, writer)  # the same trainer may come to another generation
                     who = (int(message["generation"]), int(message["rank"]))
                     self._writers[who] = writer
                 if who is not None:
@@ -69,10 +70,13 @@ class TrainerLink:
         except (ConnectionResetError, BrokenPipeError):
             pass  # the trainer was killed; its end is told by the host
         finally:
-            if who is not None and self._writers.get(who) is writer:
-                del self._writers[who]
+            self._forget(who, writer)
             with contextlib.suppress(OSError):
                 writer.close()
+
+    def _forget(self, who: tuple[int, int] | None, writer: asyncio.StreamWriter) -> None:
+        if who is not None and self._writers.get(who) is writer:
+            del self._writers[who]
 
 
 def _is_same_user(connection: socket.socket) -> bool:

@@ -1,7 +1,7 @@
 """What a worker's effects do in the world: a small function for each of them.
 
 An effect that takes time is begun and answers with an event of its own, except `StopTrainers`,
-`StopFetching` and `Inspect`: what follows them must not begin before they are done.
+`ParkTrainers`, `StopFetching` and `Inspect`: what follows them must not begin before they are done.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from castor_policy.agents.effects import (
     Inspect,
     Log,
     Offer,
+    ParkTrainers,
     Persist,
     PingPeers,
     Redundant,
@@ -128,6 +129,10 @@ class WorkerEffects:
     @carry_out.register(StopTrainers)
     async def _stop_trainers(self, _: StopTrainers) -> None:
         await self._machine.stop_trainers()
+
+    @carry_out.register(ParkTrainers)
+    async def _park_trainers(self, _: ParkTrainers) -> None:
+        await self._machine.park_trainers()
 
     @carry_out.register(Inspect)
     async def _inspect(self, effect: Inspect) -> None:

@@ -17,6 +17,7 @@ from castor_policy.agents.documents import Document, int_rows
 from castor_policy.job_options import JobOptions
 from castor_records.events.event import Event
 from castor_runtime.arena import RankControl
+from castor_runtime.trainer.swap.errors import LostRankError
 
 ENVIRONMENT = "CASTOR_TRAINER"
 _HEARTBEAT_S = 0.05
@@ -52,6 +53,8 @@ class TrainerSettings(JobOptions, Document):
         control: name of the control segment.
         started_ns: start of the run, CLOCK_REALTIME.
         folder: where files of this machine's trainers go; "" for beside the socket.
+        built_alone: the others are in training: what is made before `Checkpointer.resume` is made
+            without them, and meets them there.
     """
 
     job: str
@@ -66,6 +69,7 @@ class TrainerSettings(JobOptions, Document):
     control: str
     started_ns: int
     folder: str = ""
+    built_alone: bool = False
 
     @classmethod
     def from_environment(
@@ -112,12 +116,13 @@ class AgentLink:
 
     Args:
         path: of the agent's socket.
+        generation: of the trainer, so far.
 
     Raises:
         AgentLostError: nobody listens there.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, generation: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(path)
@@ -128,6 +133,10 @@ class AgentLink:
         self._messages: deque[dict[str, Any]] = deque()
         self._redundant = False
         self._lost = False
+        self._generation = generation
+        self._left_up_to = 0
+        self._joins: deque[dict[str, Any]] = deque()
+        self._on_leave: Callable[[int], None] = lambda _generation: None
         threading.Thread(target=self._read, name="castor-link", daemon=True).start()
 
     def send(self, op: str, **body: object) -> None:
@@ -156,12 +165,11 @@ class AgentLink:
 
         Raises:
             AgentLostError: the agent is gone.
+            LostRankError: it says that this generation is over.
         """
         with self._arrived:
-            self._arrived.wait_for(lambda: self._messages or self._lost)
-            if self._messages:
-                return self._messages.popleft()
-        raise AgentLostError("the agent is gone; it closed the link before it said what to load")
+            self._wait(lambda: bool(self._messages))
+            return self._messages.popleft()
 
     @property
     def is_redundant(self) -> bool:
@@ -175,21 +183,70 @@ class AgentLink:
 
         Raises:
             AgentLostError: the agent is gone.
+            LostRankError: it says that this generation is over.
         """
         with self._arrived:
-            self._arrived.wait_for(lambda: self._redundant or self._lost)
-            if not self._redundant:
-                raise AgentLostError("the agent is gone; it closed the link")
+            self._wait(lambda: self._redundant)
 
     def wait_for_end(self) -> NoReturn:
-        """Wait until the agent ends this trainer, or is gone.
+        """Wait until the agent ends this trainer or its generation, or is gone.
+
+        Raises:
+            AgentLostError: the agent is gone.
+            LostRankError: the generation is over.
+        """
+        with self._arrived:
+            self._wait(lambda: False)
+        raise AssertionError("it waits for ever")
+
+    # ---- one generation after the other ---------------------------------------------------------
+
+    def on_leave(self, call: Callable[[int], None]) -> None:
+        """Have `call` called with a generation that is over, in this link's thread."""
+        self._on_leave = call
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the agent has said that this trainer's generation is over."""
+        return self._left_up_to >= self._generation
+
+    def wait_over(self, limit_s: float) -> bool:
+        """Return whether that is said within so many seconds.
 
         Raises:
             AgentLostError: the agent is gone.
         """
         with self._arrived:
-            self._arrived.wait_for(lambda: self._lost)
-        raise AgentLostError("the agent is gone; it closed the link")
+            self._arrived.wait_for(lambda: self.is_over or self._lost, limit_s)
+            self._require_agent()
+            return self.is_over
+
+    def join_order(self) -> dict[str, Any]:
+        """Wait for the word which generation to join, and be in it from then on.
+
+        Raises:
+            AgentLostError: the agent is gone.
+        """
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._joins or self._lost)
+            self._require_agent()
+            order = self._joins.popleft()
+            self._generation = int(order["generation"])
+            self._messages.clear()
+            self._redundant = False
+            return order
+
+    def _wait(self, holds: Callable[[], bool]) -> None:
+        """Wait until it holds, in this generation."""
+        self._arrived.wait_for(lambda: holds() or self._lost or self.is_over)
+        if self.is_over:
+            raise LostRankError(f"generation {self._generation} is over")
+        if not holds():
+            self._require_agent()
+
+    def _require_agent(self) -> None:
+        if self._lost:
+            raise AgentLostError("the agent is gone; it closed the link")
 
     def close(self) -> None:
         """Close the connection."""
@@ -207,11 +264,18 @@ class AgentLink:
             self._arrived.notify_all()
 
     def _take(self, message: dict[str, Any]) -> None:
+        if message["op"] == "leave":
+            # Before it is told: who is woken finds that nobody can be met in that generation.
+            self._on_leave(int(message["generation"]))
         with self._arrived:
             if message["op"] == "load":
                 self._messages.append(message)
             elif message["op"] == "redundant":
                 self._redundant = True
+            elif message["op"] == "leave":
+                self._left_up_to = max(self._left_up_to, int(message["generation"]))
+            elif message["op"] == "join":
+                self._joins.append(message)
             self._arrived.notify_all()
 
 

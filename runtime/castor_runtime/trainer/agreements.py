@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.distributed as dist
 
+from castor_policy.chunk_schedule import Link
 from castor_runtime.state.sections import Section, fingerprint, sections_digest
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.span_profile import fold_spans
 
 
 def agree_on_fingerprint(
@@ -55,6 +59,59 @@ def agree_on_sizes(size_bytes: int, control: dist.ProcessGroup) -> list[int]:
         control: a gloo group of all ranks.
     """
     return [int.from_bytes(one, "big") for one in _of_all(size_bytes.to_bytes(8, "big"), control)]
+
+
+def agree_on_spans(spans_ns: Sequence[int], control: dist.ProcessGroup) -> tuple[int, ...]:
+    """Return the mean of all ranks' idle spans, of as many as the rank with the fewest has.
+
+    Args:
+        spans_ns: of this rank.
+        control: a gloo group of all ranks.
+    """
+    shared = torch.tensor([len(spans_ns)], dtype=torch.int64)
+    dist.all_reduce(shared, dist.ReduceOp.MIN, control)
+    total = torch.tensor(fold_spans(spans_ns, int(shared)), dtype=torch.int64)
+    dist.all_reduce(total, dist.ReduceOp.SUM, control)
+    return tuple(int(span) // dist.get_world_size(control) for span in total)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a generation of trainers knows of its network, the same on all ranks.
+
+    Attributes:
+        link: the hop that checkpoints take.
+        copy_link: the one to CPU memory; None: there is none.
+        spans_ns: that checkpoints are scheduled in; empty: they are still measured.
+    """
+
+    link: Link
+    copy_link: Link | None = None
+    spans_ns: tuple[int, ...] = ()
+
+
+def agree_on_learned(learned: Learned | None, control: dist.ProcessGroup) -> Learned | None:
+    """Return what the first rank knows that knows anything; None: nobody does.
+
+    Args:
+        learned: what this rank knows; ranks that know anything know the same.
+        control: a gloo group of all ranks.
+    """
+    said = b"" if learned is None else json.dumps(asdict(learned)).encode()
+    sizes = agree_on_sizes(len(said), control)
+    if not any(sizes):
+        return None
+    first = next(rank for rank, size in enumerate(sizes) if size)
+    mine = said if dist.get_rank(control) == first else bytes(sizes[first])
+    told = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
+    dist.broadcast(told, first, control)
+    found = json.loads(told.numpy().tobytes())
+    copy_link = found["copy_link"]
+    return Learned(
+        Link(**found["link"]),
+        None if copy_link is None else Link(**copy_link),
+        tuple(found["spans_ns"]),
+    )
 
 
 def _of_all(said: bytes, control: dist.ProcessGroup) -> list[bytes]:

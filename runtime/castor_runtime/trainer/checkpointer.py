@@ -8,6 +8,14 @@
         engine.step()
         checkpointer.step(loss=loss)
 
+A script that goes on without a restart where another rank is lost writes its loop so:
+
+    while checkpointer.done < iterations:
+        with checkpointer.iteration():
+            loss = engine(sampler.next_batch())
+            engine.backward(loss)
+            engine.step()
+
 Every iteration (or one of each N: `castor train --checkpoint-every N`) is then in the memory of m
 machines before the next one ends. Outside Castor (the script was not started by `castor train` or
 an agent) it does nothing but say so once.
@@ -18,19 +26,21 @@ from __future__ import annotations
 import atexit
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 from castor_runtime.state.meta import encode
-from castor_runtime.state.protocol import Stateful
+from castor_runtime.state.protocol import State, Stateful
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.busy import BUSY_LIMIT_S
 from castor_runtime.trainer.engine_monitor import EngineMonitor
 from castor_runtime.trainer.engines import state_of
+from castor_runtime.trainer.in_place import InPlace
 from castor_runtime.trainer.joining import training_timeout_s
 from castor_runtime.trainer.random_state import capture_random_state
 from castor_runtime.trainer.session import TrainerSession
+from castor_runtime.trainer.swap.errors import CannotSwapError
 from castor_runtime.trainer.unheld_state import refuse_foreign_state
 
 _META_SLACK_BYTES = 64 << 10
@@ -79,6 +89,7 @@ class Checkpointer:
         refuse_foreign_state(self._user)
         settings = TrainerSettings.from_environment()
         self._session: TrainerSession | None = None
+        self._resumed = self._stepped = False
         if settings is None:
             warnings.warn(
                 "not started by castor: nothing is checkpointed; use `castor train SCRIPT`",
@@ -92,7 +103,10 @@ class Checkpointer:
         capacity = 2 * needed + _META_SLACK_BYTES if meta_bytes is None else meta_bytes
         capacity = -(-capacity // _PAGE_BYTES) * _PAGE_BYTES
         waits_s = training_timeout_s() if timeout_s is None else timeout_s
-        self._session = TrainerSession(settings, self._state, capacity, waits_s, update_after)
+        self._refusal, in_place = _in_place(self._state)
+        self._session = TrainerSession(
+            settings, self._state, capacity, waits_s, update_after, in_place=in_place
+        )
         self._monitor = EngineMonitor(engine, settings.generation, self._session.log.warn)
         if self._state.optimizer is not None:
             self._state.optimizer.register_step_pre_hook(lambda *_: self.before_update())
@@ -108,12 +122,69 @@ class Checkpointer:
             AgentLostError: the agent is gone.
             ArenaError: the memory that the agent names cannot be used.
         """
+        self._resumed = True
         if self._session is None:
             return self._state.iteration()
         done = self._session.resume(self._user)
         if self._session.from_start:
             self._watch = self._state.watch_first_iterations(self._user, self._session.log.warn)
         return done
+
+    @property
+    def done(self) -> int:
+        """How many iterations are done, of those that this process knows; see `iteration`.
+
+        Asked first, it resumes: see `resume`.
+        """
+        return self._state.iteration() if self._resumed else self.resume()
+
+    @contextmanager
+    def iteration(self) -> Iterator[None]:
+        """Train an iteration, or a part of one, that is tried again if another rank is lost in it.
+
+            while checkpointer.done < iterations:
+                with checkpointer.iteration():
+                    loss = engine(sampler.next_batch())
+                    engine.backward(loss)
+                    engine.step()
+
+        Its end is a `step()`; call `step(loss=loss)` inside to have the loss shown. Where a rank is
+        lost this process stays: the engine's state, the user's, and random numbers are set back
+        to the newest iteration that all have, out of this machine's memory, and the loop goes on
+        from there, `done` having gone back. Whatever else the loop counts has to go by `done`, or
+        be in `state`. An exception of the script's own leaves as it came.
+
+        Where this process cannot go on (the warning says why) it is restarted, as without this.
+        """
+        session = self._session
+        if not self._resumed:
+            self.resume()
+        self._stepped = False
+        if session is None:
+            yield
+            self._step_once()
+            return
+        if self._refusal:
+            session.log.warn(f"trainers are restarted when one is lost: {self._refusal}")
+            self._refusal = ""
+        session.begins_iteration()
+        if session.is_over:  # told between two iterations
+            self._go_on(session, None)
+        try:
+            yield
+            self._step_once()
+        except Exception as error:
+            if not session.has_lost(error):
+                raise
+            self._go_on(session, error)
+
+    def _step_once(self) -> None:
+        if not self._stepped:
+            self.step()
+
+    def _go_on(self, session: TrainerSession, error: BaseException | None) -> None:
+        session.go_on(error, self._user)
+        self._monitor.follow(session.settings.generation)
 
     def step(self, loss: Any = None) -> None:
         """Checkpoint, if `engine.step()` has just ended an iteration; call it after each one.
@@ -128,6 +199,7 @@ class Checkpointer:
             MetaError: the user's state holds something that a checkpoint cannot.
             SecondEngineError: another engine trains in this process.
         """
+        self._stepped = True
         self._state.stepped()
         if self._session is not None:
             ended = self._session.step(loss, self._meta)
@@ -183,6 +255,14 @@ class Checkpointer:
             "user": {name: held.state_dict() for name, held in self._user.items()},
             "random": capture_random_state(),  # last: a state_dict() may draw
         }
+
+
+def _in_place(state: State) -> tuple[str, InPlace | None]:
+    """Return why this process cannot go on where a rank is lost, or what it takes."""
+    try:
+        return "", InPlace(state)
+    except CannotSwapError as refusal:
+        return str(refusal), None
 
 
 _claimed: list[bool] = []

@@ -9,9 +9,10 @@ each update and after loading its own checkpoints.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +25,9 @@ from castor_runtime.trainer.exact_configurations import refuse_inexact, refuse_i
 from castor_runtime.trainer.optimizer_state import OptimizerState
 from castor_runtime.trainer.running_powers import RunningPowers
 from castor_runtime.trainer.unheld_state import FirstIterations
+
+if TYPE_CHECKING:
+    from castor_runtime.trainer.swap.interrupted_iteration import InterruptedIteration
 
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 _SCHEDULED = ("lr_scheduler", "random_ltd_scheduler", "curriculum_scheduler_legacy")
@@ -171,6 +175,17 @@ class DeepSpeedState:
         self._buffers.restore(meta["buffers"], WholeSections(loaded.extra))
         self._restore_schedules(meta)
         return meta
+
+    def interrupted_iteration(self) -> InterruptedIteration:
+        """Return what makes the engine forget an iteration; ask while it is new.
+
+        Raises:
+            CannotSwapError: it uses what is not known there.
+        """
+        # It looks into DeepSpeed, which not every job has that has Castor.
+        module: Any = importlib.import_module("castor_runtime.trainer.swap.interrupted_iteration")
+        interrupted: InterruptedIteration = module.InterruptedIteration(self._engine)
+        return interrupted
 
     def write_template(self, path: Path) -> None:
         """Write what DeepSpeed's files hold apart from tensors."""

@@ -28,6 +28,10 @@ class EngineMonitor:
         self._generation = generation
         self._warn = warn
 
+    def follow(self, generation: int) -> None:
+        """Write for another generation from now on."""
+        self._generation = generation
+
     def write(self, iteration: int, newest: NewestCheckpoint | None) -> None:
         """Write what is known when an iteration has ended.
 

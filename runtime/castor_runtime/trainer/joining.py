@@ -24,6 +24,7 @@ from castor_runtime.trainer.launches import ByPosition, ByTime, Launches
 from castor_runtime.trainer.nccl_order import check_nccl
 from castor_runtime.trainer.stream_spans import StreamSpans
 from castor_runtime.trainer.stripes import streams_each
+from castor_runtime.trainer.swap.replaceable_group import ReplaceableGroup
 from castor_runtime.trainer.tcp_streams import TcpStreams, own_address
 
 
@@ -58,6 +59,8 @@ def training_timeout_s() -> float:
     """Return how long training's own collectives wait for a rank that does not come, in seconds."""
     world = dist.group.WORLD
     assert world is not None, "the engine has made the default group"
+    if isinstance(world, ReplaceableGroup):
+        return world.timeout.total_seconds()
     backends: list[Any] = [world._get_backend(device) for device in world._device_types]
     return max(float(one.options._timeout.total_seconds()) for one in backends)
 
@@ -70,11 +73,15 @@ class Exchanging:
         post: starts a round.
         device: where the pieces lie that are sent.
         group: of all ranks, which nothing else uses; None: they do not go over one.
+        end: ends with an error whatever is under way; from any thread.
+        close: gives up what was made for it, when nothing is under way.
     """
 
     post: Post
     device: torch.device
     group: dist.ProcessGroup | None = None
+    end: Callable[[], None] = lambda: None
+    close: Callable[[], None] = lambda: None
 
 
 def open_exchange(
@@ -83,6 +90,7 @@ def open_exchange(
     control: dist.ProcessGroup,
     make_group: NewGroup,
     timeout: timedelta,
+    gives_up: Callable[[], bool] = lambda: False,
 ) -> Exchanging:
     """Make what checkpoints are exchanged by; every rank does so at the same point.
 
@@ -92,6 +100,7 @@ def open_exchange(
         control: a gloo group of all ranks.
         make_group: makes another one.
         timeout: of a transfer.
+        gives_up: says that the generation is over.
 
     Raises:
         ValueError: the job asks for NCCL, which cannot be used here.
@@ -110,12 +119,21 @@ def open_exchange(
         int(count),
         address=own_address(),
         timeout_s=timeout.total_seconds(),
+        gives_up=gives_up,
     )
-    return Exchanging(streams.post, torch.device("cpu"))
+    return Exchanging(streams.post, torch.device("cpu"), end=streams.end, close=streams.close)
 
 
 OpenExchange = Callable[
-    [TrainerSettings, torch.device, dist.ProcessGroup, NewGroup, timedelta], Exchanging
+    [
+        TrainerSettings,
+        torch.device,
+        dist.ProcessGroup,
+        NewGroup,
+        timedelta,
+        Callable[[], bool],
+    ],
+    Exchanging,
 ]
 """`open_exchange`, or what stands for it where ranks share a process."""
 

@@ -24,13 +24,19 @@ class MetaRooms:
         replicas: its own, and those of the parts that it receives.
         ask: sends the agent the rank of a part and the size of its metadata in bytes.
         timeout_s: how long to wait where there is no room yet.
+        gives_up: whether not to wait any more.
     """
 
     def __init__(
-        self, replicas: Sequence[Replica], ask: Callable[[int, int], None], timeout_s: float
+        self,
+        replicas: Sequence[Replica],
+        ask: Callable[[int, int], None],
+        timeout_s: float,
+        gives_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ask = ask
         self._timeout_s = timeout_s
+        self._gives_up = gives_up
         self._asked: dict[str, int] = {}
         for replica in replicas:
             replica.ask_for_room = self._wait
@@ -50,7 +56,7 @@ class MetaRooms:
             self._ask(replica.rank, meta_bytes)
         end_s = time.monotonic() + self._timeout_s
         while meta_bytes > replica.meta_bytes:
-            if time.monotonic() >= end_s:
+            if time.monotonic() >= end_s or self._gives_up():
                 raise RoomError(
                     f"rank {replica.rank} has {meta_bytes} bytes of small and user states, there "
                     f"is room for {replica.meta_bytes}, and the agent gave no more within "

@@ -36,7 +36,7 @@ from castor_runtime.arena import Replica
 from castor_runtime.arena.own_turn import OwnTurn
 from castor_runtime.state.sections import Section, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.agreements import agree_on_sizes
+from castor_runtime.trainer.agreements import agree_on_sizes, agree_on_spans
 from castor_runtime.trainer.checkpoint_steps import (
     Capture,
     Completed,
@@ -51,8 +51,10 @@ from castor_runtime.trainer.missing_replicas import MissingReplicas
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.own_last import Agreement, LivePart, OwnLast
 from castor_runtime.trainer.records import Records, ReplicationError
-from castor_runtime.trainer.span_profile import fold_spans
 from castor_runtime.trainer.traffic import Traffic
+
+KEPT = "kept"
+"""Why there is a schedule that the generation before had: see `Capture.reason`."""
 
 
 class Replicator:
@@ -68,6 +70,8 @@ class Replicator:
         asked_to_hold: says whether this machine's agent asks all ranks to hold.
         turn: this rank's, to write over its own replica where that has one buffer.
         listener: told of each checkpoint.
+        spans_ns: that checkpoints travel in from the first one on, which the same ranks, or those
+            before them, have agreed on; empty: they are still to be measured.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Replicator:
         asked_to_hold: Callable[[], bool],
         turn: OwnTurn,
         listener: Listener,
+        spans_ns: tuple[int, ...] = (),
     ) -> None:
         self._settings = settings
         self._sections = sections
@@ -118,6 +123,8 @@ class Replicator:
             mu=Fraction(repr(settings.traffic.mu)),
             shortest_span_ns=round(settings.traffic.shortest_span_s * 1e9),
         )
+        if spans_ns:
+            self._travel_in(spans_ns, (agreed or 0) + 1, KEPT)
         self._drifted = False
         self._holds = False
         self._left_out: int | None = None
@@ -146,6 +153,11 @@ class Replicator:
         Of use once `wait_complete` has returned.
         """
         return self._holds
+
+    @property
+    def spans_ns(self) -> tuple[int, ...]:
+        """That checkpoints travel in, the same on all ranks; empty while they are measured."""
+        return tuple(self._traffic.spans_ns)
 
     @property
     def drifted(self) -> bool:
@@ -180,6 +192,18 @@ class Replicator:
             ReplicationError: the thread has failed.
         """
         self._wait(lambda: self._capture is None)
+
+    def abandon(self) -> None:
+        """Have the thread end, whatever it is at: what it waits for ends with its generation.
+
+        Nothing of it writes into a replica, and nothing reads live state, once this returns.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._route.gate.open()
+        self._route.launches.fail()
+        self._thread.join()
 
     def close(self) -> None:
         """End the thread once it is idle."""
@@ -227,7 +251,7 @@ class Replicator:
     def _replicate(self, capture: Capture) -> None:
         began = time.monotonic()
         beside_fetch = self._missing.wait(self._agreed)
-        self._reschedule(capture, part_bytes(self._sections))
+        self._reschedule(capture)
         self._rooms.note(self._own, len(capture.meta))
         own = self._begin_own(capture)
         parts = {
@@ -370,13 +394,17 @@ class Replicator:
         self._agreed, self._holds = capture.iteration, bool(shared[3])
         return True
 
-    def _reschedule(self, capture: Capture, part_bytes: int) -> None:
+    def _reschedule(self, capture: Capture) -> None:
         """Make one schedule for all ranks: their mean spans, if they measured a link."""
         if capture.profile is None or self._settings.traffic.scheme in (NONE, EAGER):
             return
-        spans_ns = self._agree_on_spans(capture.profile.spans_ns)
+        spans_ns = agree_on_spans(capture.profile.spans_ns, self._control)
         if self._route.link is None or not spans_ns:
             return  # nothing travels, or nothing was measured
+        self._travel_in(spans_ns, capture.iteration, capture.reason)
+
+    def _travel_in(self, spans_ns: tuple[int, ...], iteration: int, reason: str) -> None:
+        """Have checkpoints travel in these spans, which are the same on all ranks."""
         self._traffic = replace(
             self._traffic,
             scheme=self._settings.traffic.scheme,
@@ -384,16 +412,7 @@ class Replicator:
             link=self._route.link,
             copy_link=self._route.copy_link,
         )
-        schedule = self._traffic.schedule(part_bytes)
+        size_bytes = part_bytes(self._sections)
+        schedule = self._traffic.schedule(size_bytes)
         assert schedule is not None, "it has a link"
-        self._listener.scheduled(
-            Scheduled(capture.iteration, capture.reason, self._traffic, schedule, part_bytes)
-        )
-
-    def _agree_on_spans(self, spans_ns: tuple[int, ...]) -> tuple[int, ...]:
-        shared = torch.tensor([len(spans_ns)], dtype=torch.int64)
-        dist.all_reduce(shared, dist.ReduceOp.MIN, self._control)
-        total = torch.tensor(fold_spans(spans_ns, int(shared)), dtype=torch.int64)
-        dist.all_reduce(total, dist.ReduceOp.SUM, self._control)
-        world = dist.get_world_size(self._control)
-        return tuple(int(span) // world for span in total)
+        self._listener.scheduled(Scheduled(iteration, reason, self._traffic, schedule, size_bytes))

@@ -134,14 +134,26 @@ class Profiler:
     def __init__(self, window: int) -> None:
         self._window = window
         self._measured: deque[IterationTimeline] = deque(maxlen=max(window, _KEPT))
-        self._profile: SpanProfile | None = None
+        self._planned_ns: tuple[int, ...] | None = None
         self._first = True
         self._since = 0
 
     @property
-    def profile(self) -> SpanProfile | None:
-        """The last one that was made; None while the first iterations are measured."""
-        return self._profile
+    def is_measuring(self) -> bool:
+        """Whether the first profile is still to be made: nothing may disturb the iterations."""
+        return self._planned_ns is None
+
+    def begin_anew(self, planned_ns: tuple[int, ...]) -> None:
+        """Begin a generation, as all its ranks do.
+
+        Args:
+            planned_ns: the spans that its checkpoints are scheduled by from the start, the same on
+                all ranks; empty: they are to be measured.
+        """
+        self._measured.clear()
+        # Drift is told by what this rank measured itself, where it did.
+        self._planned_ns = (self._planned_ns or planned_ns) if planned_ns else None
+        self._first, self._since = True, 0
 
     def add(self, timeline: IterationTimeline) -> None:
         """Take an iteration in; the first one, in which memory is touched, does not count."""
@@ -157,19 +169,19 @@ class Profiler:
         Args:
             drift: all ranks agreed that the schedule no longer fits.
         """
-        starts = self._profile is None and self._since >= self._window
-        if not starts and not (drift and self._profile is not None and self._since):
+        starts = self.is_measuring and self._since >= self._window
+        if not starts and not (drift and not self.is_measuring and self._since):
             return None
-        self._profile = typical_iteration(list(self._measured)[-min(self._since, self._window) :])
-        self._since = 0
-        return self._profile, "start" if starts else "drift"
+        profile = typical_iteration(list(self._measured)[-min(self._since, self._window) :])
+        self._planned_ns, self._since = profile.spans_ns, 0
+        return profile, "start" if starts else "drift"
 
     def has_drifted(self) -> bool:
         """Return whether a window since the last profile shows other idle spans."""
-        if self._profile is None or self._since < self._window:
+        if self._planned_ns is None or self._since < self._window:
             return False
         recent = [one.spans_ns for one in list(self._measured)[-self._window :]]
-        return has_drifted(self._profile.spans_ns, recent)
+        return has_drifted(self._planned_ns, recent)
 
     def final(self) -> SpanProfile | None:
         """Return a profile of all iterations that are kept; None if there are none."""

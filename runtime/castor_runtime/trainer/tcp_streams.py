@@ -11,13 +11,15 @@ Whoever connects shows the token that the listener has given out over the traine
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import secrets
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -38,6 +40,8 @@ _UNSENT_BYTES = 256 << 10
 with both bounds a core over loopback has a tenth to a fifth less to do."""
 _TIMEVAL = struct.Struct("ll")
 _ADDRESS_BYTES = 64
+_LOOK_S = 0.2
+"""So often who waits for a connection asks whether to wait on."""
 _HELLO_S = 60.0
 """How long somebody who has connected may take to say who he is."""
 
@@ -88,6 +92,10 @@ class _Stream:
         self._asked.put(stripe)
         return stripe
 
+    def end(self) -> None:
+        with contextlib.suppress(OSError):  # the peer was first
+            self._connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._asked.put(None)
         self._thread.join()
@@ -118,6 +126,7 @@ class TcpStreams:
         count: connections to each of them, the same on all ranks.
         address: of this machine, for the others.
         timeout_s: how long a peer may be silent while something is under way.
+        gives_up: whether not to wait any more for those that have yet to connect.
 
     Raises:
         StreamError: a peer cannot be reached, or does not come.
@@ -132,8 +141,10 @@ class TcpStreams:
         *,
         address: str,
         timeout_s: float,
+        gives_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._count = count
+        self._gives_up = gives_up
         self._timeout_s = timeout_s
         token = secrets.token_bytes(16)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -180,11 +191,19 @@ class TcpStreams:
                 ]
         return asked
 
+    def end(self) -> None:
+        """End what is under way, and what is asked for later, with an error; from any thread."""
+        for stream in self._streams():
+            stream.end()
+
     def close(self) -> None:
         """End the threads and the connections; nothing may be under way."""
+        for stream in self._streams():
+            stream.close()
+
+    def _streams(self) -> Iterator[_Stream]:
         for streams in (*self._outgoing.values(), *self._incoming.values()):
-            for stream in streams:
-                stream.close()
+            yield from streams
 
     def _connect(self, where: tuple[str, int, bytes], own: int) -> list[socket.socket]:
         address, port, token = where
@@ -200,9 +219,15 @@ class TcpStreams:
     ) -> dict[int, list[socket.socket]]:
         wanted = {(rank, index) for rank in sources for index in range(self._count)}
         found: dict[tuple[int, int], socket.socket] = {}
-        listener.settimeout(self._timeout_s)
+        listener.settimeout(min(_LOOK_S, self._timeout_s))
+        until_s = time.monotonic() + self._timeout_s
         while wanted - found.keys():
-            one, _ = listener.accept()
+            try:
+                one, _ = listener.accept()
+            except TimeoutError:
+                if self._gives_up() or time.monotonic() > until_s:
+                    raise
+                continue
             one.settimeout(min(_HELLO_S, self._timeout_s))
             try:
                 said, rank, index = _HELLO.unpack(one.recv(_HELLO.size, socket.MSG_WAITALL))

@@ -78,6 +78,14 @@ class TrainerLog:
         self._telling = threading.Lock()
         self._untold: deque[_Ended] = deque()
 
+    def follow(self, settings: TrainerSettings) -> None:
+        """Tell of another generation; what was under way in the one before is forgotten."""
+        self._settings, self._who = settings, settings.who
+        self._blocked_s, self._waits = 0.0, None
+        self.newest = None
+        with self._telling:
+            self._untold.clear()
+
     # ---- training -------------------------------------------------------------------------------
 
     def iteration_ended(

@@ -22,6 +22,7 @@ from castor_policy.agents.effects import (
     Exit,
     Log,
     Offer,
+    ParkTrainers,
     Persist,
     Report,
     RootEffect,
@@ -88,6 +89,7 @@ class SimulatedAgent:
         self.redundant_generation = 0
         self.fetches_no_more = 0  # generation whose fetches were given up
         self.work = 0  # goes up when what was begun is given up
+        self.parked: frozenset[int] = frozenset()  # trainers that have left their generation
         self.persist: Persist | None = None
         self.hold_asked = 0  # generation whose trainers are to hold
         self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -266,6 +268,7 @@ class SimulatedAgent:
 
     def stop_as_told(self) -> None:
         """Kill the trainers; what follows waits until they are gone."""
+        self.parked = frozenset()
         # What was begun may answer until it is given up: before the trainers end, or after.
         late = self.draw.random() < _GIVEN_UP_LATE
         stuck_until_s = self.host.stop_stuck_until_s if self.trains() else 0.0
@@ -275,6 +278,13 @@ class SimulatedAgent:
         self.stop_trainers(give_up=not late)
         then = self._give_up if late else _nothing
         self.hold(self.draw.uniform(*_STOP_S), then, stuck_until_s)
+
+    def park_as_told(self) -> None:
+        """Have the trainers leave that can, and kill the others; what follows waits for it."""
+        able = [one for one in self.trainers.values() if one.resumed and one.can_run()]
+        left = self.parked | {one.rank for one in able if self.world.in_place}
+        self.stop_as_told()
+        self.parked = left
 
     def _give_up(self) -> None:
         self.work += 1
@@ -367,6 +377,11 @@ def _(effect: AskDrain, world: Surroundings, agent: SimulatedAgent) -> None:
 @carry_out.register(StopTrainers)
 def _(_: StopTrainers, __: Surroundings, agent: SimulatedAgent) -> None:
     agent.stop_as_told()
+
+
+@carry_out.register(ParkTrainers)
+def _(_: ParkTrainers, __: Surroundings, agent: SimulatedAgent) -> None:
+    agent.park_as_told()
 
 
 @carry_out.register(Exit)

@@ -20,7 +20,13 @@ from castor_policy.agents import (
     worker_contact,
 )
 from castor_policy.agents.agent_report import AgentReport
-from castor_policy.agents.effects import DiscardOtherIterations, Forget, RootWrite, StopTrainers
+from castor_policy.agents.effects import (
+    DiscardOtherIterations,
+    Forget,
+    ParkTrainers,
+    RootWrite,
+    StopTrainers,
+)
 from castor_policy.agents.events import SessionRenewed
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
@@ -69,6 +75,16 @@ def _without(*kinds: type) -> Callable[[Any], Any]:
         return left
 
     return make
+
+
+def _in_place_always(decide: Callable[..., Plan | None]) -> Any:
+    """Have trainers stay, whatever is loaded."""
+
+    def always(*arguments: Any) -> Plan | None:
+        chosen = decide(*arguments)
+        return None if chosen is None else replace(chosen, in_place=True)
+
+    return always
 
 
 def _returns(*, value: object) -> Callable[[Any], Any]:
@@ -294,8 +310,13 @@ VARIANTS = (
     ),
     Variant(
         "gathered-while-training",
-        "memory is inspected while trainers still run",
-        (Patch(worker.Worker, "_gather", _without(StopTrainers)),),
+        "memory is inspected while trainers still run, in the groups of their old generation",
+        (Patch(worker.Worker, "_gather", _without(StopTrainers, ParkTrainers)),),
+    ),
+    Variant(
+        "in-place-from-scratch",
+        "trainers stay, and others are built without them, where no memory holds what they load",
+        (Patch(root, "decided", _in_place_always),),
     ),
     Variant(
         "failed-write-pending",

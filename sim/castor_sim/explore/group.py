@@ -15,7 +15,7 @@ from castor_policy.period import is_due
 from castor_sim.explore.checkpoint_model import Chunk
 from castor_sim.explore.roles import Agent, Trainer
 from castor_sim.explore.surroundings import GroupKey, Surroundings
-from castor_sim.explore.trainer import BLOCKED_S, LOST_PEER, OWN_ERROR
+from castor_sim.explore.trainer import BLOCKED_S, OWN_ERROR
 
 ITERATION_S = 0.3
 """Time that an iteration computes for."""
@@ -94,7 +94,7 @@ class SimulatedGroup:
             elif looks < _WAITS_FOR_TURN:
                 self._world.after(BLOCKED_S, self._notice, trainer, lost, looks + 1)
                 return
-        trainer.end(LOST_PEER)
+        trainer.lose_peer()
 
     def _own_last(self) -> bool:
         return checkpoint_memory.fills_own_last(self._world.spec.buffers_of(0, 0))

@@ -80,8 +80,14 @@ def _(effect: StartTrainers, world: Surroundings, agent: Agent) -> None:
         agent.host.memory.setdefault(rank, Replica(world.spec.buffers_of(machine, rank)))
     for rank in world.spec.ranks_of(machine):
         group = world.group((generation, effect.plan.rendezvous))
-        agent.trainers[rank] = SimulatedTrainer(world, agent, group, rank, machine, generation)
-        agent.trainers[rank].begin()
+        trainer = SimulatedTrainer(
+            *(world, agent, group, rank, machine, generation),
+            stays=effect.plan.in_place and rank in agent.parked,
+            is_built_alone=effect.plan.in_place,
+        )
+        agent.trainers[rank] = trainer
+        trainer.begin()
+    agent.parked = frozenset()
 
 
 @carry_out.register(Verify)
@@ -188,7 +194,8 @@ def _inspect(world: Surroundings, agent: Agent, effect: Inspect) -> None:
     world.monitor.inspected(agent, effect.generation, holdings, persistent)
     world.meetings += 1
     rendezvous = f"{agent.incarnation}:{world.meetings}"
-    agent.see(Inspected(effect.generation, holdings, persistent, rendezvous, effect.asked))
+    parked = tuple(sorted(agent.parked))
+    agent.see(Inspected(effect.generation, holdings, persistent, rendezvous, effect.asked, parked))
     if late:
         _begin(agent, _STORAGE_S, lambda: _read_storage(world, agent, effect))
 

@@ -116,6 +116,9 @@ class Trainer(Protocol):
     def end(self, code: int) -> None:
         """End the process; who waits for it is told."""
 
+    def lose_peer(self) -> None:
+        """Find that another trainer is gone."""
+
     def kill(self) -> None:
         """End the process by its own agent's hand."""
 
@@ -147,6 +150,7 @@ class Agent(Protocol):
     is_stuck: bool
     trainers: dict[int, Trainer]
     offers: dict[int, Offer]
+    parked: frozenset[int]
     redundant_generation: int
     fetches_no_more: int
     work: int

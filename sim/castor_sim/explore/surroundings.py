@@ -32,6 +32,10 @@ class Surroundings(Scene, Protocol):
         """Of the job."""
 
     @property
+    def in_place(self) -> bool:
+        """Whether the job's script goes on without a restart where another rank is lost."""
+
+    @property
     def run_number(self) -> int:
         """Which run this is, in `truth`."""
 

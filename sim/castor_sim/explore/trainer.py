@@ -10,6 +10,7 @@ from castor_policy.agents.effects import Offer
 from castor_policy.agents.events import (
     Progressed,
     TrainerHeld,
+    TrainerLostPeer,
     TrainerRefused,
     TrainerResumed,
 )
@@ -25,6 +26,9 @@ BLOCKED_S = 0.1
 
 _TOLD_S = (0.01, 0.6)  # until an agent hears of its trainer's end, where that takes long
 _TOLD_LATE = 0.3  # its peers may well be heard of sooner
+
+_COMES_UP_S = (0.05, 0.3)
+_JOINS_S = (0.005, 0.1)
 
 LOST_PEER = 1
 """Exit code of a trainer whose connection to another one broke."""
@@ -43,6 +47,8 @@ class SimulatedTrainer:
         rank: whose part it trains.
         machine: its place.
         generation: of the plan.
+        stays: it was there in the generation before, and has left it.
+        is_built_alone: it was built without the others, who stay; what it begins with is its own.
     """
 
     __slots__ = (
@@ -57,6 +63,7 @@ class SimulatedTrainer:
         "has_trained",
         "holds",
         "hung_since_s",
+        "is_built_alone",
         "iteration",
         "kept",
         "loaded",
@@ -66,6 +73,7 @@ class SimulatedTrainer:
         "ready",
         "resumed",
         "state",
+        "stays",
         "turned",
         "turning",
         "world",
@@ -79,8 +87,13 @@ class SimulatedTrainer:
         rank: int,
         machine: int,
         generation: int,
+        *,
+        stays: bool = False,
+        is_built_alone: bool = False,
     ) -> None:
         self.world = world
+        self.stays = stays
+        self.is_built_alone = is_built_alone
         self.agent = agent
         self.rank = rank
         self.machine = machine
@@ -106,7 +119,8 @@ class SimulatedTrainer:
 
     def begin(self) -> None:
         """Come up; then ask what to load."""
-        self._later(self.agent.draw.uniform(0.05, 0.3), self._came_up)
+        span_s = _JOINS_S if self.stays else _COMES_UP_S
+        self._later(self.agent.draw.uniform(*span_s), self._came_up)
 
     def _came_up(self) -> None:
         self.ready = True
@@ -136,7 +150,9 @@ class SimulatedTrainer:
     def _read(self, offer: Offer) -> list[Chunk] | None:
         """Return the part that is offered; None if it is not there or its digests differ."""
         if offer.tier == Tier.SCRATCH:
-            return part_of(first_state(self.world.run_number, self.rank))
+            # Weights that were drawn without the others are nobody else's.
+            number = -1 if self.is_built_alone else self.world.run_number
+            return part_of(first_state(number, self.rank))
         if offer.tier == Tier.STORAGE:
             name = self.agent.name
             persistent = self.world.storage.read(name, offer.iteration, self.rank)
@@ -248,6 +264,13 @@ class SimulatedTrainer:
             self.agent.later(told_s, self.agent.trainer_ended, self, code)
             if code != 0:
                 self.group.lost(self)
+
+    def lose_peer(self) -> None:
+        """Find that another one is gone: end by that, or wait to be told what to do."""
+        if self.world.in_place:
+            self.agent.trainer_said(TrainerLostPeer(self.generation, self.rank, "closed"))
+        else:
+            self.end(LOST_PEER)
 
     def kill(self) -> None:
         """End the process by its own agent's hand, or with its agent."""

@@ -73,6 +73,7 @@ class Shape:
     domains: int = 0
     memory: str = FAST
     redundancy: str = WAIT
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         if min(self.ranks_per_machine, self.iterations, self.checkpoint_every) < 1:
@@ -122,6 +123,10 @@ _DOMAINS = (0, 0, 2)
 """Agents of most jobs do not say what their machines fail with."""
 
 
+_IN_PLACE = 0.5
+"""Share of the jobs whose script goes on without a restart."""
+
+
 def drawn_shape(seed: int) -> Shape:
     """Return the size of the job that a seed stands for."""
     draw = random.Random(f"castor explore shape {seed}")  # noqa: S311 - a simulation, no secret
@@ -134,6 +139,7 @@ def drawn_shape(seed: int) -> Shape:
         domains=domains,
         memory=draw.choice((FAST, SAVING)),
         redundancy=draw.choice((WAIT, WAIT, DEGRADED)),
+        in_place=draw.random() < _IN_PLACE,
     )
 
 
@@ -161,6 +167,7 @@ class World:
         self.shape = shape
         self.spec = shape.spec()
         self.iterations = shape.iterations
+        self.in_place = shape.in_place
         self.notes: list[str] | None = [] if keep_notes else None
         self._journals = journals
         self.script_error: ScriptError | None = None

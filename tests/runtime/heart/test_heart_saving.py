@@ -42,8 +42,9 @@ def own_last(trainer: TrainerThread) -> OwnLast:
     """What fills the trainer's own replica, between two checkpoints."""
     assert settled(trainer) == BREAKS_AT - 1
     assert trainer.session is not None
-    assert trainer.session._replicator is not None
-    found = trainer.session._replicator._own_last
+    assert trainer.session._here is not None
+    assert trainer.session._here.replicator is not None
+    found = trainer.session._here.replicator._own_last
     assert found is not None
     return found
 

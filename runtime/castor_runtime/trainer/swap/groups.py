@@ -2,13 +2,14 @@
 
 `install` has `torch.distributed` make replaceable groups wherever a gloo group is asked for, by
 whomever: the user's script, DeepSpeed and Castor call what they always called, and are told that
-their groups are gloo's.
+their groups are gloo's. A group of another kind is made as torch makes it, and from then on this
+process cannot go on in place: `refusal` says so.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,16 +44,22 @@ class Groups:
     """The groups that this process made, in that order, which is the same on all ranks.
 
     Args:
-        connection: where groups are connected as they are made, by all ranks at the same point;
-            None: this process is a spare, whose groups are without other ranks until
-            `connect_all`.
+        meet: called once when the first group is made: where groups are connected as they are made,
+            by all ranks at the same point; None: they are without other ranks until `connect_all`.
         make_inside: makes the connections of a group.
+
+    Attributes:
+        refusal: why connections cannot be replaced; "": they can.
     """
 
     def __init__(
-        self, connection: Connection | None = None, make_inside: MakeInside = GlooInside
+        self,
+        meet: Callable[[], Connection] | None = None,
+        make_inside: MakeInside = GlooInside,
     ) -> None:
-        self._connection = connection
+        self.refusal = ""
+        self._meet = meet
+        self._connection: Connection | None = None
         self._make_inside = make_inside
         self._rank = -1
         self._made: list[ReplaceableGroup] = []
@@ -68,12 +75,16 @@ class Groups:
         if dist.is_initialized() or _OURS.upper() in dist.Backend._plugins:
             raise CannotSwapError("process groups exist already, which cannot be replaced")
         dist.Backend.register_backend(_OURS, self._make, extended_api=True, devices=["cpu"])
+        _installed.append(self)
         make_one = distributed_c10d._new_process_group_helper
 
         def replaceable(
             size: int, rank: int, ranks: list[int], backend: str, *more: Any, **named: Any
         ) -> Any:
             kind = _kind(backend)
+            if kind != "gloo":
+                self._refuse(kind)
+                return make_one(size, rank, ranks, backend, *more, **named)
             self._memberships.append(tuple(ranks or range(size)))
             group, store = make_one(size, rank, ranks, _OURS, *more, **named)
             if isinstance(group, ReplaceableGroup):
@@ -127,10 +138,23 @@ class Groups:
         group = ReplaceableGroup(
             asked.group_id, tuple(ranks), self._rank, asked.timeout, self._make_inside
         )
-        if self._connection is not None:
-            group.connect(self._connection.store, self._connection.generation, self._rank)
+        connection = self._connected()
+        if connection is not None:
+            group.connect(connection.store, connection.generation, self._rank)
         self._made.append(group)
         return group
+
+    def _connected(self) -> Connection | None:
+        """Return where groups are connected as they are made; None: they are not."""
+        if self._meet is not None:
+            self._connection, self._meet = self._meet(), None
+        return self._connection
+
+    def _refuse(self, kind: str) -> None:
+        """Note that there is a group whose connections stay; a spare has none to begin with."""
+        self.refusal = f"a group of {kind} was made: only gloo's connections can be replaced"
+        if self._connected() is None:
+            raise CannotSwapError(self.refusal)
 
     def _rendezvous(
         self, _url: str, rank: int = -1, world_size: int = -1, **_others: Any
@@ -138,24 +162,24 @@ class Groups:
         """Stand for torch's, which has rank 0's process hold the store of all the others."""
         rank = int(os.environ["RANK"]) if rank < 0 else rank
         size = int(os.environ["WORLD_SIZE"]) if world_size < 0 else world_size
-        if self._connection is None:
+        connection = self._connected()
+        if connection is None:
             yield HashStore(), rank, size
         else:
-            first = f"first/{self._connection.generation}"
-            yield PrefixStore(first, self._connection.store), rank, size
+            yield PrefixStore(f"first/{connection.generation}", connection.store), rank, size
+
+
+_installed: list[Groups] = []
+
+
+def installed() -> Groups | None:
+    """Return the groups of this process, if it makes replaceable ones."""
+    return _installed[0] if _installed else None
 
 
 def _kind(backend: str) -> str:
-    """Return the only kind of a group's connections.
-
-    Raises:
-        CannotSwapError: there are others than gloo's.
-    """
-    kinds = set(dist.BackendConfig(dist.Backend(backend)).get_device_backend_map().values())
+    """Return the kinds of a group's connections, by their names."""
     if str(backend) == dist.Backend.UNDEFINED and not torch.cuda.is_available():
         return "gloo"
-    if kinds != {"gloo"}:
-        raise CannotSwapError(
-            f"a group of backend {backend} was asked for: only gloo's connections can be replaced"
-        )
-    return "gloo"
+    kinds = set(dist.BackendConfig(dist.Backend(backend)).get_device_backend_map().values())
+    return ", ".join(sorted(kinds))

@@ -209,6 +209,11 @@ class ReplaceableGroup(ProcessGroup):
     def _device_types(self) -> list[torch.device]:
         return [torch.device("cpu")]  # also of a group that has ended, which is counted on
 
+    @property
+    def timeout(self) -> timedelta:
+        """How long a collective may take."""
+        return self._timeout
+
     def _has_hooks(self) -> bool:
         return False
 
