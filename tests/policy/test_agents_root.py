@@ -252,6 +252,23 @@ def test_losses_of_one_second_share_a_plan_where_machines_are_many(
     assert filled.agents == ("node-0", "spare-0", "node-2", "spare-1")
 
 
+def test_who_has_not_heard_that_its_place_was_given_away_is_free_once_it_has() -> None:
+    """Seed 72159 of `castor explore`: what it had gathered for was decided on, and taken back."""
+    plan = gather(3, (*NAMES[:3], ""))
+    others = [gathered(name, {}, generation=3) for name in NAMES[:3]]
+    back = gathered("node-3", {}, generation=3)
+    made = root(plan, others)
+    told(made)
+    assert told(made, ReportChanged("node-3", back)) == []
+    idle = replace(back, state=State.IDLE)
+    assert written(told(made, ReportChanged("node-3", idle))).agents == NAMES
+    made.handle(PlanChanged(gather(3), 11), 2.0)
+    assert written(told(made, ReportChanged("node-3", back))).phase == Phase.LOAD
+    # What it says of an earlier generation is no claim: whoever had a place in it is here again.
+    earlier = replace(back, generation=2)
+    assert written(told(root(plan, [*others, earlier]))).agents == NAMES
+
+
 def test_a_machine_is_asked_for_once_a_minute_until_somebody_fills_the_place() -> None:
     made = root(gather(3), [gathered(name, {}, generation=3) for name in NAMES[:3]])
     first = told(made)

@@ -170,6 +170,13 @@ def test_schedules_that_once_failed_pass(faults: tuple[Fault, ...]) -> None:
                 Fault("stop", 3.7, 1, value=1.0),
             ),
         ),
+        (
+            72159,  # decided on what one said that woke before it heard that its place was gone
+            (
+                Fault("root", 3.0, 2, other=1, span_s=3.089, value=1.0),
+                Fault("pause", 3.1, 2, other=1, span_s=6.299, value=1.0),
+            ),
+        ),
     ],
 )
 def test_seeds_that_once_failed_pass(seed: int, faults: tuple[Fault, ...]) -> None:

@@ -33,6 +33,11 @@ def has_gathered(plan: Plan, report: AgentReport | None) -> bool:
     )
 
 
+def claims_place(plan: Plan, report: AgentReport) -> bool:
+    """Whether an agent speaks as one that has a place in this generation."""
+    return report.generation == plan.generation and report.state != State.IDLE
+
+
 def in_all_storage(reports: Sequence[AgentReport]) -> set[int] | None:
     """Return the persistent iterations that every machine sees; None while one has not read."""
     common: set[int] | None = None

@@ -12,6 +12,7 @@ from castor_policy.agents.agent_report import AgentReport
 from castor_policy.agents.effects import Log, RootEffect, WritePlan
 from castor_policy.agents.evidence import SightKind
 from castor_policy.agents.filling import Filling
+from castor_policy.agents.gathering import claims_place
 from castor_policy.agents.history import is_aside
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.neighbours import lost_early
@@ -167,13 +168,16 @@ class RootState:
         """Live agents that fill no machine; with the job's script, ordinary ones, by name first.
 
         Last come those that have not said that they saw the newest generation load, as all do:
-        where a lease has not ended yet, who does not may be dead.
+        where a lease has not ended yet, who does not may be dead. Who still speaks as one that
+        has a place in the plan's generation has not heard that it was given away, and takes back
+        what it said once it has: it is free when it says that it is idle.
         """
         aside, placed = plan.aside if plan is not None else (), frozenset(taken)
         free = [
             report
             for report in self.reports.values()
             if report.agent not in placed
+            and not (plan is not None and claims_place(plan, report))
             and not self._patience.is_given_up(report)
             and not is_aside(aside, report.agent, report.incarnation)
         ]
