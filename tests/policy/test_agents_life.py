@@ -96,6 +96,22 @@ def test_a_lease_that_nothing_was_read_under_is_not_used(granted: bool) -> None:
     assert keeper.step == GrantLease(RETRY_S, SPEC.limits.lease_s)
 
 
+def test_nothing_is_written_under_a_lease_from_before_the_store_lost_its_data() -> None:
+    """Seed 81898 of `castor explore`: a root revoked the lease that its own key lived by."""
+    view = StoreView(JOB, "a")
+    view.read([], 20, cluster=1)
+    keeper = opened(view)
+    view.read([], 5, cluster=2)
+    assert keeper.lease is None
+    assert keeper.held == 7, "it ends with the agent, if not before"
+    keeper.answered(4.0)  # renewed: the store knows it, from a backup
+    assert keeper.step == GrantLease(0.0, SPEC.limits.lease_s)
+    keeper.answered(8)
+    assert keeper.lease is None
+    keeper.answered(None)
+    assert (keeper.lease, keeper.held, keeper.retired) == (8, 8, 7)
+
+
 # ---- events --------------------------------------------------------------------------------------
 
 

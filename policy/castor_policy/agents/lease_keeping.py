@@ -8,7 +8,8 @@
    that it is gone does, and a new one is asked for at once.
 4. A store that lost data may still know the lease, from before: a fresh one is taken, so that the
    keys that it holds are this store's own; the old one is `retired`, to be revoked once the report
-   stands under the new one, so that nobody takes the agent for gone meanwhile.
+   stands under the new one, so that nobody takes the agent for gone meanwhile. Nothing is written
+   under the old one any more: a root's key that were would end its term as soon as it is revoked.
 """
 
 from __future__ import annotations
@@ -75,13 +76,13 @@ class LeaseKeeper:
         view: what this life has seen of the store.
 
     Attributes:
-        lease: that the agent's keys live by; None while it has none.
         step: what to do next.
+        held: the lease that it has, be it of the store as it was before it lost data.
         retired: a lease that is to be revoked once the report stands under `lease`; or None.
     """
 
     def __init__(self, spec: JobSpec, view: StoreView) -> None:
-        self.lease: int | None = None
+        self.held: int | None = None
         self.retired: int | None = None
         self.step: LeaseStep = GrantLease(0.0, spec.limits.lease_s)
         self._spec = spec
@@ -90,6 +91,14 @@ class LeaseKeeper:
         self._sent_s = 0.0
         self._granted_s = 0.0
         self._epoch = view.epoch
+
+    @property
+    def lease(self) -> int | None:
+        """The lease that the agent's keys are written under; None while it has none of this store.
+
+        Be it that the store has lost data since it was granted (rule 4).
+        """
+        return self.held if self._epoch == self._view.epoch else None
 
     def sent(self, now_s: float) -> None:
         """Take in that `step` is sent now, by the driver's clock."""
@@ -113,7 +122,7 @@ class LeaseKeeper:
             return unanswered(answer)
         match self.step, answer:
             case _, LeaseLostError():
-                self.lease = None
+                self.held = None
                 self.step = GrantLease(0.0, self._spec.limits.lease_s)
                 return [SessionLost()]
             case GrantLease(), int(lease):
@@ -121,7 +130,7 @@ class LeaseKeeper:
                 self.step = ReadAll(0.0)
                 return []
             case ReadAll(), _:
-                self.retired, self.lease = self.lease, self._granted
+                self.retired, self.held = self.held, self._granted
                 self._epoch = self._view.epoch
                 self.step = RenewLease(0.0, self._granted)
                 return [SessionOpened(self._view.plan()[0], self._granted_s)]

@@ -112,9 +112,9 @@ class StoreSession:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._keeper.lease is not None:
+        if self._keeper.held is not None:
             with contextlib.suppress(StoreUnavailableError):
-                await self._store.revoke(self._keeper.lease)
+                await self._store.revoke(self._keeper.held)
         await self._store.close()
 
     # ---- what is known -------------------------------------------------------------------------
