@@ -34,7 +34,8 @@ class Asked:
         self._nothing_fails = kinds <= set(WISHES)
         self._is_stored = kinds.isdisjoint(_OF_STORAGE)
         self._leaves = any(fault.kind == "drain" for fault in faults)
-        self._standing: dict[str, tuple[Wish, float]] = {}
+        self._standing: dict[str, tuple[tuple[Wish, ...], float]] = {}
+        """By key all that was asked for under it, the newest last, and since when."""
         self._gathers_since_s = 0.0
 
     def data_lost(self) -> None:
@@ -46,6 +47,9 @@ class Asked:
     ) -> None:
         """Take in what stands under a key now.
 
+        Where one wish has replaced another, the root may have done the earlier one when it hears of
+        the later one: a job that was to end at once has ended, whatever was asked for next.
+
         Args:
             key: it.
             wish: None if it is taken out.
@@ -56,13 +60,14 @@ class Asked:
             Violation: it is taken out and was not done (23).
         """
         if wish is not None:
-            _, since_s = self._standing.get(key, (wish, self._scene.now_s))
-            self._standing[key] = wish, since_s
+            were, since_s = self._standing.get(key, ((), self._scene.now_s))
+            self._standing[key] = (*were, wish), since_s
         elif key in self._standing:
-            was, _ = self._standing.pop(key)
-            if plan is None or not _is_done(was, plan, stored):
+            were, _ = self._standing.pop(key)
+            may_be_done = [*(was for was in were if was.kind == WishKind.STOP), were[-1]]
+            if plan is None or not any(_is_done(was, plan, stored) for was in may_be_done):
                 what = "no plan" if plan is None else name_of(plan)
-                raise Violation(23, f"{was.kind} {was.agent} is taken out, with {what}")
+                raise Violation(23, f"{were[-1].kind} {were[-1].agent} is taken out, with {what}")
 
     def planned(self, plan: Plan, progress: Mapping[tuple[int, int], Trainer]) -> None:
         """Check that a generation that was asked for goes on from where the last one held (24).
@@ -90,7 +95,7 @@ class Asked:
 
     def _check_in_time(self) -> None:
         quiet_s = self._scene.quiet_since_s()
-        for wish, since_s in self._standing.values():
+        for (*_, wish), since_s in self._standing.values():
             if wish.kind == WishKind.CHECKPOINT and not self._is_stored:
                 continue  # it may never be
             limit_s = IN_TIME_S.get(wish.kind)

@@ -21,14 +21,10 @@ from castor_sim.explore.degraded import gives_up_own
 from castor_sim.explore.given_back import check_given_back, check_needless
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.lost_replicas import LostReplicas
-from castor_sim.explore.plan_grounds import (
-    Gathered,
-    check_gathered,
-    is_known_to_nobody,
-    name_of,
-)
+from castor_sim.explore.outages import Outages
+from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
 from castor_sim.explore.roles import Agent, Scene, Trainer
-from castor_sim.explore.schedule import NO_SPACE, Fault
+from castor_sim.explore.schedule import Fault
 
 _PHASES = (Phase.GATHER, Phase.LOAD, Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
 
@@ -55,10 +51,9 @@ class Monitor:
         self._gathered: dict[tuple[int, str], Gathered] = {}
         self._names: dict[str, str] = {}
         self.blame = Blame(fault.kind for fault in faults)
-        self._has_ended = self._is_forgotten = False
-        self._lost_plan: Plan | None = None
+        self._outages = Outages(scene, faults, self.blame)
+        self._has_ended = False
         self._awaited: Agent | None = None
-        self._taken_along = self._losses = 0
         self._trains = 0
         self._attempts = Attempts(scene)
         self._asked = Asked(scene, faults)
@@ -69,7 +64,7 @@ class Monitor:
         """Check a plan that was written (invariants 4, 5 and 6)."""
         before, self._plan, self._has_ended = self._plan, plan, plan.is_over
         self._check_term(plan)
-        if self._is_written_again(plan) or self._forgets(before):
+        if self._is_written_again(plan) or self._outages.forgets(before):
             return
         if before is not None and _position(plan) < _position(before):
             raise Violation(6, f"the plan went back from {name_of(before)} to {name_of(plan)}")
@@ -82,6 +77,7 @@ class Monitor:
             if failed and not plan.asked_for:
                 self._attempts.begun(plan)
                 self.blame.check(plan)
+                self._outages.begun(plan)
         elif plan.phase == Phase.LOAD:
             self._loads[plan.generation] = plan
             self._check_sources(plan)
@@ -97,13 +93,6 @@ class Monitor:
         term = self._scene.root_term()
         if plan.term != term:
             raise Violation(6, f"a plan of term {plan.term} was written in term {term}")
-
-    def _forgets(self, before: Plan | None) -> bool:
-        """Whether the store has lost a plan, and all who could write it again have died."""
-        if before is None or before is not self._lost_plan:
-            return False
-        self._is_forgotten |= is_known_to_nobody(before, self._scene.live())
-        return self._is_forgotten
 
     def _is_written_again(self, plan: Plan) -> bool:
         """Whether it was loaded before: a store that has lost it gets it back, and all goes on."""
@@ -163,20 +152,10 @@ class Monitor:
         self._asked.changed(key, wish, self._plan, stored)
 
     def data_lost(self) -> None:
-        """Take in that the store has lost who holds which name.
-
-        If it has lost how the job ended, too, whoever was away meanwhile begins it again: there is
-        nobody who could tell. Nor is there where all who knew the plan die before they write it.
-        """
-        self._lost_plan = self._plan
+        """Take in that the store has lost its data, and with them who holds which name."""
+        self._outages.data_lost(self._plan)
         self._names.clear()
         self._asked.data_lost()
-        # A plan that is being made, or that not all have seen, may go along: one more is due then.
-        seen = [agent.view.known_plan() for agent in self._scene.live()]
-        known = self._plan is not None and all(self._plan == plan for plan in seen)
-        self._losses += 1
-        self._taken_along += not known or self.phase() == Phase.GATHER
-        self._is_forgotten = self._has_ended
 
     def renewed(self, agent: Agent) -> None:
         """Check how long an agent believes in its lease (invariant 12)."""
@@ -295,7 +274,7 @@ class Monitor:
 
     def is_over(self) -> bool:
         """Whether the job has ended, and every agent with it."""
-        return self._is_forgotten or (self._has_ended and not self._is_awaited())
+        return self._outages.is_forgotten or (self._has_ended and not self._is_awaited())
 
     def _is_awaited(self) -> bool:
         """Whether an agent is still to end; the one that was found last is asked first."""
@@ -314,21 +293,15 @@ class Monitor:
         ]
         raise Violation(11, f"not finished at {limit_s:.0f} s: {plan}; {'; '.join(states)}")
 
-    def check_end(self, faults: Sequence[Fault]) -> None:
+    def check_end(self) -> None:
         """Check how it ended: exit codes (11), and what outages of the store did (10)."""
-        if self._is_forgotten and not self._has_ended:
+        if self._outages.is_forgotten and not self._has_ended:
             return  # it begins anew, as any job does
         codes = self._asked.codes(self.phase() or Phase.FINISHED)
         for name, agent in sorted(self._scene.agents.items()):
             if agent.exited not in codes:
                 raise Violation(11, f"{name} ended with code {agent.exited}")
-        generation = self._plan.generation if self._plan is not None else 0
-        kinds = {fault.kind for fault in faults}
-        # Who cannot write to a store that lost its data does not come back to it in time.
-        full = any(fault.kind == "store" and fault.value == NO_SPACE for fault in faults)
-        most = 1 + self._taken_along + (full and self._losses)
-        if (kinds <= {"store"} or kinds == {"twin"}) and not 1 <= generation <= most:
-            raise Violation(10, f"it took {generation} generations")
+        self._outages.check(self._plan)
 
     # ---- what must hold ------------------------------------------------------------------------
 

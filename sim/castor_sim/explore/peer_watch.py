@@ -42,9 +42,10 @@ class PeerWatch:
 
     def watch(self, wanted: WatchPeers) -> None:
         """Keep connections to these from now on."""
-        self._wanted = wanted
         kept = {one.incarnation for one in wanted.peers}
-        self._lost &= kept
+        for gone in [one for one in self._wanted.peers if one.incarnation in self._lost - kept]:
+            self._is_missed_no_more(gone)
+        self._wanted = wanted
         self._silent_since_s = {n: s for n, s in self._silent_since_s.items() if n in kept}
         if wanted.peers and not self._looking:
             self._looking = True
@@ -66,7 +67,7 @@ class PeerWatch:
         if answers:
             self._silent_since_s.pop(name, None)
             if name in self._lost:
-                self._lost.discard(name)
+                self._is_missed_no_more(peer)
                 self._agent.see(PeerFound(name))
             return
         silent_s = now_s - self._silent_since_s.setdefault(name, now_s)
@@ -74,6 +75,10 @@ class PeerWatch:
             self._lost.add(name)
             self._world.monitor.blame.missed(peer.agent, self._agent.name)
             self._agent.see(PeerLost(name))
+
+    def _is_missed_no_more(self, peer: Neighbour) -> None:
+        self._lost.discard(peer.incarnation)
+        self._world.monitor.blame.misses_no_more(peer.agent, self._agent.name)
 
     def _reach(self, peer: Neighbour) -> tuple[bool, bool]:
         """Return whether it answers; and, if not, whether its host says that it is dead."""

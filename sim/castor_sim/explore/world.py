@@ -223,7 +223,7 @@ class World:
                 monitor.check_time(self._injector.quiet_since_s() + SETTLE_S)
             step()
             monitor.check()
-        monitor.check_end(self._injector.faults)
+        monitor.check_end()
 
     def struck(self) -> Sequence[tuple[str, str]]:
         """Return the faults that have struck, and in which phase of the job."""
