@@ -177,6 +177,13 @@ def test_schedules_that_once_failed_pass(faults: tuple[Fault, ...]) -> None:
                 Fault("pause", 3.1, 2, other=1, span_s=6.299, value=1.0),
             ),
         ),
+        (
+            98174,  # its machine came up again, and a lease that ended late still held its name
+            (
+                Fault("root", 2.5, 3, span_s=1.522, value=1.0, lag_s=1.5),
+                Fault("lease", 4.3, 3, value=8.0),
+            ),
+        ),
         # To end at once, and to end at a checkpoint, by two who did not know of each other.
         (92480, (Fault("stop", 1.662, 2), Fault("stop", 1.665, 3, value=1.0))),
         # A root was elected under a lease that it gave up next: the store had gone to a backup.

@@ -343,6 +343,7 @@ class Injector:
                 store.apply(lambda model, now_s: model.expire(lease, now_s))
             else:
                 store.model.delay_expiry(lease, late_s)
+                self._world.monitor.names.lease_ends_late(agent.name, late_s)
         except LeaseLostError:
             return
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from castor_policy.agents.agent_report import State
+from castor_policy.agents.exit_codes import REFUSED
 from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.wish import Wish
 from castor_policy.recovery import Tier
@@ -21,6 +22,7 @@ from castor_sim.explore.degraded import gives_up_own
 from castor_sim.explore.given_back import check_given_back, check_needless
 from castor_sim.explore.invariants import Violation
 from castor_sim.explore.lost_replicas import LostReplicas
+from castor_sim.explore.names import Names
 from castor_sim.explore.outages import Outages
 from castor_sim.explore.plan_grounds import Gathered, check_gathered, name_of
 from castor_sim.explore.roles import Agent, Scene, Trainer
@@ -49,7 +51,7 @@ class Monitor:
         self._stored: set[int] = set()
         self._lacked: dict[int, int] = {}
         self._gathered: dict[tuple[int, str], Gathered] = {}
-        self._names: dict[str, str] = {}
+        self.names = Names(scene)
         self.blame = Blame(fault.kind for fault in faults)
         self._outages = Outages(scene, faults, self.blame)
         self._has_ended = False
@@ -134,19 +136,6 @@ class Monitor:
         if any(trainer.alive for life in lives for trainer in life.trainers.values()):
             raise Violation(9, f"{agent.incarnation} forgets while its trainers run")
 
-    def reported(self, name: str, incarnation: str) -> None:
-        """Check that nobody takes the name of an agent that lives, and whose lease does (19).
-
-        Args:
-            name: of the agent whose key has changed.
-            incarnation: who stands there now; "" if the key is gone.
-        """
-        before = self._names.pop(name, "")
-        if incarnation:
-            self._names[name] = incarnation
-            if before not in ("", incarnation) and self._scene.at(before) is not None:
-                raise Violation(19, f"{incarnation} takes the name of {before}")
-
     def wished(self, key: str, wish: Wish | None, stored: Collection[int]) -> None:
         """Check what becomes of a wish (23); see `Asked.changed`."""
         self._asked.changed(key, wish, self._plan, stored)
@@ -154,7 +143,7 @@ class Monitor:
     def data_lost(self) -> None:
         """Take in that the store has lost its data, and with them who holds which name."""
         self._outages.data_lost(self._plan)
-        self._names.clear()
+        self.names.data_lost()
         self._asked.data_lost()
 
     def renewed(self, agent: Agent) -> None:
@@ -299,7 +288,8 @@ class Monitor:
             return  # it begins anew, as any job does
         codes = self._asked.codes(self.phase() or Phase.FINISHED)
         for name, agent in sorted(self._scene.agents.items()):
-            if agent.exited not in codes:
+            refused = agent.exited == REFUSED and self.names.may_be_refused(name)
+            if agent.exited not in codes and not refused:
                 raise Violation(11, f"{name} ended with code {agent.exited}")
         self._outages.check(self._plan)
 

@@ -342,7 +342,7 @@ class World:
                 if self.notes is not None:
                     self.note(_told(event))
                 told = "" if event.value is None else read_report(event.value).incarnation
-                self.monitor.reported(event.key.removeprefix(agents_prefix(JOB)), told)
+                self.monitor.names.reported(event.key.removeprefix(agents_prefix(JOB)), told)
             elif event.key.startswith(wishes_prefix(JOB)):
                 self.note(f"wish: {event.key} {event.value or 'taken out'}")
                 wish = None if event.value is None else Wish.from_json(event.value)
