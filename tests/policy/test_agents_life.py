@@ -96,6 +96,22 @@ def test_a_lease_that_nothing_was_read_under_is_not_used(granted: bool) -> None:
     assert keeper.step == GrantLease(RETRY_S, SPEC.limits.lease_s)
 
 
+def test_a_store_that_was_away_before_it_was_ever_read_may_have_held_more() -> None:
+    view = StoreView(JOB, "a")
+    opened(view)
+    view.read([], 1)
+    opened(view).answered(SILENT)
+    assert not view.was_away, "what it held is known"
+    late = StoreView(JOB, "a")
+    LeaseKeeper(SPEC, late).answered(SILENT)
+    late.read([], 1)
+    late.change(StoreEvent(root_key(JOB), "a", 5, 5))
+    late.begins_to_watch(late.to_watch)
+    office = Tenure.seen_in(late).office
+    assert office is not None
+    assert office.was_away
+
+
 def test_nothing_is_written_under_a_lease_from_before_the_store_lost_its_data() -> None:
     """Seed 81898 of `castor explore`: a root revoked the lease that its own key lived by."""
     view = StoreView(JOB, "a")

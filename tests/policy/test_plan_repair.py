@@ -155,6 +155,18 @@ def test_a_new_job_begins_as_ever() -> None:
     assert (write.plan.generation, write.after) == (1, 0)
 
 
+def test_who_knew_no_other_store_than_one_that_was_away_waits_for_who_did() -> None:
+    """Seed 47928 of `castor explore`: all but one who knew the plan were lost, and it came last."""
+    idle = [report(name, 0, State.IDLE) for name in NAMES]
+    made = root(None, None, *idle, awaited={}, epoch=0, was_away=True)
+    assert told(made, Tick(), 104.9) == []
+    (write,) = told(made, Tick(), 105.0)
+    assert isinstance(write, WritePlan)
+    assert write.plan.generation == 1
+    made = root(None, None, *idle, awaited={}, epoch=0, was_away=True)
+    assert told(made, ReportChanged("spare-0", report("spare-0", 2)), 104.9) == [Resign(4)]
+
+
 @pytest.mark.parametrize("revision", [0, 15])
 def test_a_plan_that_is_deleted_or_spoilt_is_written_again(revision: int) -> None:
     made = root(plan(3), plan(3), *reports(3, 3).values(), awaited={}, epoch=0)

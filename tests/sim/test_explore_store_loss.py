@@ -66,6 +66,13 @@ def test_no_invariant_breaks_when_the_store_loses_its_data() -> None:
                 Fault("agent", 5.2, 0, span_s=3.186),
             ),
         ),
+        (
+            47928,  # the only one that knew was there, and came back later than those who did not
+            (
+                Fault("store", 4.0, 1, span_s=7.0, value=1.0, after="gather", lag_s=0.101),
+                Fault("crash", 4.157, 0, span_s=8.63, value=1.0),
+            ),
+        ),
     ],
 )
 def test_no_generation_is_used_twice(seed: int, faults: tuple[Fault, ...]) -> None:

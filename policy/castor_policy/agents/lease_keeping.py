@@ -114,6 +114,7 @@ class LeaseKeeper:
                 the error. What a read showed is told before.
         """
         if isinstance(answer, StoreUnavailableError):
+            self._view.unanswered()
             self.step = (
                 RenewLease(RETRY_S, self.step.lease)
                 if isinstance(self.step, RenewLease)

@@ -25,6 +25,7 @@ class Office:
         epoch: see `StoreView.epoch`.
         backup_revision: see `StoreView.backup_revision`.
         wishes: see `StoreView.wishes`.
+        was_away: see `StoreView.was_away`.
     """
 
     term: int
@@ -36,6 +37,7 @@ class Office:
     epoch: int = 0
     backup_revision: int = 0
     wishes: Mapping[str, Wish] = field(default_factory=dict)
+    was_away: bool = False
 
     @classmethod
     def seen_in(cls, view: StoreView, term: int) -> Office:
@@ -51,6 +53,7 @@ class Office:
             epoch=view.epoch,
             backup_revision=view.backup_revision,
             wishes=view.wishes(),
+            was_away=view.was_away,
         )
 
 

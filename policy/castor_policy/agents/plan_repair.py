@@ -7,7 +7,8 @@ replica is given up for the store's sake. So:
    gathering, the next generation begins.
 2. Where a report speaks of a later plan than any that the root knows, that one is lost: the next
    generation after it begins, with the same agents, and no generation is ever used twice.
-3. Nobody is taken for dead who has not yet had a lease's time to come back to the new store.
+3. Nobody is taken for dead who has not yet had a lease's time to come back to the new store. A root
+   that knows of no plan, and came while the store was away, waits so long for whoever does.
 4. A root that knows of no plan, where others have had one, gives up its office to them.
 """
 

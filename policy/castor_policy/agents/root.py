@@ -118,8 +118,7 @@ class Root(RootState):
     def _mend(self, now_s: float) -> list[RootEffect] | None:
         """Return what is to be done where the store has lost the plan (`plan_repair`); or None."""
         newest = later(self.plan, self._known)
-        back_by_s = self._since_s + self.spec.limits.lease_s
-        if now_s < back_by_s and is_awaited(newest, self._awaited, self.reports):
+        if self._may_come_back(now_s) and is_awaited(newest, self._awaited, self.reports):
             return []
         is_backups = 0 < self._revision <= self._backup_revision
         plan = repaired(self.plan, self._known, self.reports, is_backups=is_backups)
@@ -130,9 +129,15 @@ class Root(RootState):
             return [Resign(self.term)]
         return None
 
+    def _may_come_back(self, now_s: float) -> bool:
+        """Whether who was there before the store was away has not had a lease's time to return."""
+        return now_s < self._since_s + self.spec.limits.lease_s
+
     # ---- the first generation -------------------------------------------------------------
 
     def _begin(self, now_s: float) -> list[RootEffect]:
+        if self._was_away and self._may_come_back(now_s):
+            return []  # whoever knows of a plan may be on the way
         waited = now_s - self._since_s >= BEGIN_WITHOUT_S
         free = self._free_agents(None, ())
         if self.spec.resumes and not kept_iteration(self.spec, free):

@@ -43,6 +43,7 @@ class RootState:
         self._known = office.known
         self._awaited = office.awaited
         self._backup_revision = office.backup_revision
+        self._was_away = office.was_away
         self._resigned = False
         self._revision = office.revision
         self.reports = {report.agent: report for report in office.reports}

@@ -58,6 +58,8 @@ class StoreView:
             gone; the session creates them again.
         awaited: incarnation of each agent that the newest plan named when the store lost its data,
             and whose report has not come since.
+        was_away: the store did not answer when this life first asked it: it may have lost its data
+            meanwhile, and others may know what it held.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class StoreView:
         self.epoch = 0
         self.missing: dict[str, str] = {}
         self.awaited: dict[str, str] = {}
+        self.was_away = False
         self._agent = agent
         self._others_prefix = agents_prefix(job)
         self._own_key = agents_prefix(job) + agent
@@ -150,6 +153,10 @@ class StoreView:
         return reports
 
     # ---- what comes in -------------------------------------------------------------------------
+
+    def unanswered(self) -> None:
+        """Take in that the store did not answer."""
+        self.was_away |= self._seen.born is None
 
     def read(
         self,
