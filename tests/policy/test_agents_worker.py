@@ -178,12 +178,16 @@ def test_who_sees_that_a_generation_loads_says_so_once_whatever_becomes_of_it() 
     made = worker()
     elsewhere = replace(load(), agents=("node-7", *NAMES[1:]), incarnations=("x", "i1", "i2", "i3"))
     assert told(made, PlanChanged(replace(elsewhere, phase=Phase.GATHER), 2)) == []
+    (again,) = told(made, SessionOpened(None, 0.0))
+    assert isinstance(again, Report)
+    assert (again.report.load_seen, again.report.plan_seen) == (0, 1)
     report, _ = told(made, PlanChanged(elsewhere, 3))
     assert isinstance(report, Report)
     assert (report.report.load_seen, report.report.generation) == (1, 0)
     told(made, PlanChanged(gather(2), 4))
     gathered(made, {}, generation=2)
     assert (made.report.load_seen, made.report.generation) == (1, 2)
+    assert made.report.plan_seen == 2
 
 
 def test_what_an_earlier_life_left_is_told_at_once_and_kept_until_it_is_decided() -> None:

@@ -12,7 +12,7 @@ from castor_policy.agents.events import PlanChanged, PlanLost, ReportChanged, Ti
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.office import Office
 from castor_policy.agents.plan import Phase, Plan
-from castor_policy.agents.plan_repair import LOST, is_awaited, later, repaired
+from castor_policy.agents.plan_repair import LOST, is_awaited, later, newest_generation, repaired
 from castor_policy.agents.root import Root
 from castor_policy.membership import WatchLimits
 
@@ -90,6 +90,17 @@ def test_who_has_seen_it_load_knows_of_more_than_a_gathering() -> None:
     assert mended is not None
     assert mended.generation == 4
     assert repaired(gathering, None, {"spare-0": replace(onlooker, load_seen=2)}) is None
+
+
+def test_who_has_seen_a_plan_in_which_it_has_no_place_says_so() -> None:
+    """Of those who were left one knew that a generation had begun, and had no part in it."""
+    onlooker = {"spare-0": replace(report("spare-0", 0, State.IDLE), plan_seen=3)}
+    assert newest_generation(onlooker) == 3
+    for standing in (None, plan(2), plan(2, Phase.GATHER)):
+        mended = repaired(standing, plan(2), onlooker)
+        assert mended is not None
+        assert mended.generation == 4
+    assert repaired(plan(3, Phase.GATHER), None, onlooker) is None
 
 
 def test_who_has_not_come_back_is_awaited_in_the_life_that_it_had() -> None:

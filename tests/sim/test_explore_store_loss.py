@@ -67,6 +67,14 @@ def test_no_invariant_breaks_when_the_store_loses_its_data() -> None:
             ),
         ),
         (
+            1997,  # an onlooker alone knew that a generation had begun: it did not say so
+            (
+                Fault("crash", 1.0, 2, span_s=1.578),
+                Fault("crash", 2.9, 1, span_s=4.617, value=1.0),
+                Fault("store", 5.9, 0, span_s=7.0, value=1.0),
+            ),
+        ),
+        (
             47928,  # the only one that knew was there, and came back later than those who did not
             (
                 Fault("store", 4.0, 1, span_s=7.0, value=1.0, after="gather", lag_s=0.101),

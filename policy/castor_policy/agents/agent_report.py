@@ -79,6 +79,8 @@ class AgentReport(Document):
         persist_failure: why its last share of a persistent checkpoint was not written; else "".
         load_seen: the newest generation of which this life has seen that it loads, with a part in
             it or without: should the store lose the plan, somebody knows.
+        plan_seen: the newest generation of which this life has seen any plan. Nothing is written
+            for it alone: what an agent says to a store that lost its data tells it.
         left_generation: the newest generation that completed what `holdings` says of an earlier
             life's memory (IDLE); 0 otherwise.
         standing: for each rank (as a string) how far it has come (`trainer_watch.Position`), once
@@ -114,6 +116,7 @@ class AgentReport(Document):
     memory_bytes: int = 0
     persist_failure: str = ""
     load_seen: int = 0
+    plan_seen: int = 0
     left_generation: int = 0
     standing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unreached: tuple[str, ...] = ()

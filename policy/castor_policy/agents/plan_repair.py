@@ -32,7 +32,12 @@ def later(plan: Plan | None, known: Plan | None) -> Plan | None:
 
 def newest_generation(reports: Mapping[str, AgentReport]) -> int:
     """Return the newest generation that any agent speaks of; 0 if none has had a plan."""
-    return max((max(one.generation, one.load_seen) for one in reports.values()), default=0)
+    return max((known_generation(one) for one in reports.values()), default=0)
+
+
+def known_generation(report: AgentReport) -> int:
+    """Return the newest generation that an agent speaks of; 0 if it has had no plan."""
+    return max(report.generation, report.load_seen, report.plan_seen)
 
 
 def repaired(

@@ -21,6 +21,7 @@ from castor_policy.agents.evidence import AT_ONCE, SightKind, strength
 from castor_policy.agents.gathering import has_gathered
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
+from castor_policy.agents.plan_repair import known_generation
 from castor_policy.agents.wishes import MOST_IN_VAIN
 
 
@@ -252,4 +253,4 @@ def counted(
 def is_ahead(plan: Plan, report: AgentReport) -> bool:
     """Whether a report knows of a later plan than this one: the store has lost it."""
     loads = plan.phase == Phase.GATHER and report.load_seen >= plan.generation
-    return loads or max(report.generation, report.load_seen) > plan.generation
+    return loads or known_generation(report) > plan.generation

@@ -116,15 +116,12 @@ class Worker(WorkerAsked):
     def _obey(self, plan: Plan) -> list[WorkerEffect]:
         if self.plan is not None and plan.is_before(self.plan):
             return []
-        self.plan = plan
+        is_news = self._take_note(plan)
         if plan.phase == Phase.FINISHED:
             return [StopTrainers(), Exit(FINISHED)]
         if plan.phase in (Phase.FAILED, Phase.STOPPED):
             stopped = plan.phase == Phase.STOPPED
             return [StopTrainers(), Exit(DO_NOT_REQUEUE if stopped else GIVEN_UP, plan.reason)]
-        is_news = plan.phase == Phase.LOAD and self.report.load_seen < plan.generation
-        if is_news:
-            self.report = replace(self.report, load_seen=plan.generation)
         machine = plan.machine_of(self.report.agent, self.report.incarnation)
         if machine is None:
             return self._superseded(plan, is_news=is_news)

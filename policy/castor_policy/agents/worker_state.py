@@ -13,7 +13,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.leaving import Leaving
 from castor_policy.agents.neighbours import Neighbour, Neighbours
 from castor_policy.agents.parts import PartLoading
-from castor_policy.agents.plan import Plan
+from castor_policy.agents.plan import Phase, Plan
 from castor_policy.agents.store_contact import StoreContact
 from castor_policy.agents.transitions import Standing
 
@@ -117,6 +117,14 @@ class WorkerState:
         if report.redundant and report.generation == self.generation:
             assert self._may_checkpoint, "replicas are told to be there before they are settled"
 
+    def _take_note(self, plan: Plan) -> bool:
+        """Take in that this plan is the newest; return whether it loads, which is news."""
+        seen = self.report.load_seen
+        loads = plan.generation if plan.phase == Phase.LOAD else seen
+        self.plan = plan
+        self.report = replace(self.report, plan_seen=plan.generation, load_seen=max(seen, loads))
+        return loads > seen
+
     def _is_over(self) -> bool:
         """Whether this machine has nothing left to do in its generation."""
         over = self.report.state in (State.FAILED, State.FINISHED)
@@ -152,6 +160,7 @@ class WorkerState:
                 self.generation,
                 persist_failure=self.report.persist_failure,
                 load_seen=self.report.load_seen,
+                plan_seen=self.report.plan_seen,
                 unreached=self.report.unreached,
             )
             self.report = replace(blank, **changes)  # type: ignore[arg-type]  # fields of it
