@@ -154,6 +154,12 @@ class RecoveryOptions(Options):
         "are made again (wait), or is taken beside that (degraded).",
         names=(WAIT, DEGRADED),
     )
+    warm_spares: bool = option(
+        False,
+        Unit.FLAG,
+        "Beside each trainer keep another process, its engine built, that takes its place when it "
+        "dies: where the script goes on in place. Takes the memory of another trainer.",
+    )
     max_attempts: int = option(
         5,
         Unit.COUNT,

@@ -326,6 +326,40 @@ class TrainerStayed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpareStarted(Event):
+    """A warm spare was forked beside a trainer; by the agent.
+
+    Attributes:
+        generation: 0: it has none.
+        rank: whose place it may take.
+        pid: its process.
+        memory_bytes: that its trainer has for itself, as it will have.
+    """
+
+    kind: ClassVar[str] = "spare_started"
+    generation: Count
+    rank: Count
+    pid: Count
+    memory_bytes: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpareTaken(Event):
+    """A warm spare takes its rank's place; by the agent.
+
+    Attributes:
+        generation: that it joins.
+        rank: of it.
+        pid: its process.
+    """
+
+    kind: ClassVar[str] = "spare_taken"
+    generation: Count
+    rank: Count
+    pid: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
     """Training goes on; by each trainer. Simulated: the job's does.
 

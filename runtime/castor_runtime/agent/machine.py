@@ -12,7 +12,6 @@ from castor_policy.agents.effects import Inspect, Offer
 from castor_policy.agents.events import (
     Finalised,
     Inspected,
-    TrainerEnded,
     TrainerHeld,
     TrainerHung,
     TrainerLostPeer,
@@ -20,32 +19,27 @@ from castor_policy.agents.events import (
     TrainerResumed,
     WorkerEvent,
 )
-from castor_policy.agents.evidence import tells_of_lost_peer
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
-from castor_policy.checkpoint_memory import SAVING
 from castor_policy.recovery import Tier
-from castor_records.events.event import Event
-from castor_records.events.failures import Resumed, Retrieved, TrainerStarted, TrainerStayed
+from castor_records.events.failures import (
+    Resumed,
+    Retrieved,
+)
 from castor_records.events.line import event_of
 from castor_runtime.agent import rendezvous
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.holding import Holding
-from castor_runtime.agent.log_tail import last_line, log_end
 from castor_runtime.agent.memory import CheckpointMemory
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.agent.parking import Parking
 from castor_runtime.agent.persisting import Described, Persister
 from castor_runtime.agent.session import StoreSession
 from castor_runtime.agent.trainer_host import TrainerHost
 from castor_runtime.agent.trainer_link import TrainerLink
-from castor_runtime.agent.trainer_start import TrainerStart
-from castor_runtime.agent.watchdog import Watchdog
-from castor_runtime.arena import ControlBlock, TrainerPhase
-from castor_runtime.arena.own_turn import let_turns_end
+from castor_runtime.agent.trainers import Trainers
+from castor_runtime.arena import ControlBlock
 from castor_runtime.background_tasks import BackgroundTasks
 from castor_runtime.ports import Ports
-from castor_runtime.processes import is_alive
 from castor_runtime.transport import PeerClient
 
 
@@ -82,8 +76,6 @@ class Machine:
         self.memory = memory
         self.generation = 0
         self.number: int | None = None
-        self.trainers: dict[int, int] = {}
-        self._ended: set[int] = set()
         self._folder = options.folder
         self._listen = options.listen
         self._ports = Ports.parse(options.ports).of_rendezvous
@@ -95,118 +87,39 @@ class Machine:
         self._persister = Persister(spec, options.folder, host, log, emit)
         self.link = TrainerLink(spec.job, self._on_message)
         self.control = ControlBlock.create(spec.job, spec.run, options.name, spec.ranks_per_machine)
-        self._parking = Parking(self.link)
-        self._starting = TrainerStart(spec, options, self.link.address, self.control.name)
-        self._watchdog = Watchdog(spec, self.control, emit)
+        self.trainers = Trainers(
+            spec, options, host, self.link, self.control, log, emit, self._beside, self._holds
+        )
         self._offers: dict[int, Offer] = {}
         self._asked: set[int] = set()
         self._described: dict[int, Described] = {}
         self._redundant = 0
-        self._hold = 0
 
     # ---- trainers ------------------------------------------------------------------------------
 
     async def stop_trainers(self) -> None:
         """Kill the trainers, and give up what was begun for them."""
-        self._watchdog.stop()
-        await self._let_turns_end()
-        await self._end_trainers(frozenset())
+        await self.trainers.stop()
+        self._forget_asked()
 
     async def park_trainers(self) -> None:
-        """Have the trainers leave that can, and kill the others; give up what was begun for them.
+        """Have the trainers leave that can, and kill the others; give up what was begun for any."""
+        await self.trainers.park()
+        self._forget_asked()
 
-        Where no place in memory is left for a second copy, what they have begun to write over is
-        whole before they leave.
-        """
-        self._watchdog.stop()
-        await self._let_turns_end()
-        alive = {rank: pid for rank, pid in self.trainers.items() if rank not in self._ended}
-        await self._parking.park(alive)
-        await self._end_trainers(self._parking.parked & alive.keys() - self._ended)
-
-    async def _end_trainers(self, parked: frozenset[int]) -> None:
-        """Kill all trainers but those; give up what was begun for any."""
-        self._beside.cancel()
-        await self._host.kill_all({self.trainers[rank] for rank in parked})
-        await self._beside.wait()
-        self._parking.forget(parked)
-        self.trainers = {rank: self.trainers[rank] for rank in sorted(parked)}
-        self._ended.clear()
+    def _forget_asked(self) -> None:
         self._offers.clear()
         self._asked.clear()
         self._described.clear()
 
-    async def _let_turns_end(self) -> None:
-        """Where memory is saved, let the trainers finish what they have begun to write over."""
-        if self.spec.memory.mode != SAVING or self.number is None or not self.trainers:
-            return
-        ranks = self.spec.ranks_of(self.number)
-
-        def is_whole(local: int, iteration: int) -> bool:
-            return iteration in self.memory.replica(ranks[local]).offered()
-
-        def has_ended(local: int) -> bool:
-            return ranks[local] not in self.trainers or ranks[local] in self._ended
-
-        await let_turns_end(self.control.ranks, is_whole, has_ended)
-
     def start_trainers(self, plan: Plan, machine: int) -> None:
-        """Fork this machine's trainers of the plan's generation."""
+        """Have this machine's trainers join the plan's generation, or start."""
         self.generation, self.number = plan.generation, machine
         (self._folder / "final.json").unlink(missing_ok=True)
-        self._beside.spawn(self._run_trainers(plan, machine))
-
-    async def _run_trainers(self, plan: Plan, machine: int) -> None:
-        await self._host.wait_ready()
-        if self.trainers and not plan.in_place:
-            await self._end_parked()
-        for counters in self.control.ranks:  # all of them first: what ranks turned to is compared
-            counters.clear()
-        for local, rank in enumerate(self.spec.ranks_of(machine)):
-            self.control.rank(local).hold = int(self._hold == plan.generation)
-            log = self._folder / f"rank-{rank}.log"
-            said_before = log.stat().st_size if log.exists() else 0
-            settings = self._starting.settings(plan, machine, local, rank)
-            pid = self.trainers.get(rank, 0)
-            if is_alive(pid):
-                self._parking.join(rank, settings, plan.rendezvous)
-                started: Event = TrainerStayed(generation=plan.generation, rank=rank, pid=pid)
-            else:
-                pid = await self._host.start_trainer(
-                    rank,
-                    self.spec.script,
-                    self.spec.arguments,
-                    self._starting.environment(plan, settings),
-                    log,
-                )
-                self.trainers[rank] = pid
-                started = TrainerStarted(generation=plan.generation, rank=rank, pid=pid)
-            self._beside.spawn(self._wait_for_end(plan.generation, local, rank, said_before))
-            self._log.write(started)
-        self._watchdog.watch(plan.generation, dict(self.trainers))
-
-    async def _end_parked(self) -> None:
-        """Kill the parked trainers: what this generation begins from is in no memory."""
-        await self._host.kill_all()
-        self._parking.forget()
-        self.trainers.clear()
-
-    async def _wait_for_end(self, generation: int, local: int, rank: int, said_before: int) -> None:
-        code = await self._host.wait_end(self.trainers[rank])
-        self._ended.add(rank)
-        said = log_end(self._folder / f"rank-{rank}.log", said_before) if code else ""
-        self._emit(
-            TrainerEnded(
-                generation,
-                rank,
-                code,
-                last_line(said) if code > 0 else "",
-                lost_peer=tells_of_lost_peer(said),
-                left_early=code == 0 and self.control.rank(local).phase != TrainerPhase.FINISHED,
-            )
-        )
+        self._beside.spawn(self.trainers.run(plan, machine))
 
     async def _on_message(self, generation: int, rank: int, message: dict[str, Any]) -> None:
+        self.trainers.hear(message["op"], generation, rank)
         if generation != self.generation:
             return
         match message["op"]:
@@ -218,8 +131,6 @@ class Machine:
                 own = {"generation": generation, "rank": rank}
                 self._log.write(Resumed.of_fields(told | own))
                 self._emit(TrainerResumed(generation, rank))
-            case "in_place" | "left":
-                self._parking.hear(message["op"], generation, rank)
             case "lost_peer":
                 self._emit(TrainerLostPeer(generation, rank, str(message["reason"])))
             case "held":
@@ -264,7 +175,7 @@ class Machine:
             effect.generation, effect.machine, thorough=effect.thorough
         )
         where = rendezvous.choose(self._listen, self._folder, effect.generation, self._ports)
-        parked = tuple(self.trainers)
+        parked = tuple(self.trainers.pids)
         self._emit(Inspected(effect.generation, held, persistent, where, effect.asked, parked))
 
     def offer(self, effect: Offer) -> None:
@@ -306,15 +217,16 @@ class Machine:
     def redundant(self, generation: int) -> None:
         """Let the trainers checkpoint: every replica that belongs here is settled."""
         self._redundant = generation
-        for rank in self.trainers:
+        for rank in self.trainers.pids:
             self.link.tell(generation, rank, {"op": "redundant"})
 
     def hold(self, generation: int) -> None:
         """Have the trainers hold once their next checkpoint is complete."""
-        self._hold = generation
-        if generation == self.generation:
-            for counters in self.control.ranks:
-                counters.hold = 1
+        self.trainers.hold(generation, is_current=generation == self.generation)
+
+    def _holds(self, rank: int, iteration: int) -> bool:
+        """Whether the own replica of a rank has an iteration whole."""
+        return iteration in self.memory.replica(rank).offered()
 
     def finalise(self, generation: int) -> None:
         """Write the digests of the final state."""
@@ -373,7 +285,7 @@ class Machine:
         return {
             "pid": os.getpid(),
             "fork_server_pid": self._host.pid,
-            "trainers": {str(rank): pid for rank, pid in self.trainers.items()},
+            "trainers": {str(rank): pid for rank, pid in self.trainers.pids.items()},
             "generation": self.generation,
             "machine": self.number,
             "segments": {str(r): name for r, name in self.memory.segments().items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from castor_runtime.agent.trainer_link import TrainerLink
@@ -49,6 +49,10 @@ class Parking:
         else:
             self._able[rank] = generation
 
+    def are_able(self, ranks: Iterable[int]) -> bool:
+        """Whether all of them can go on in place."""
+        return all(rank in self._able for rank in ranks)
+
     async def park(self, pids: Mapping[int, int]) -> None:
         """Have those leave that can; return when they have, or will not.
 
@@ -70,13 +74,7 @@ class Parking:
 
     def join(self, rank: int, settings: TrainerSettings, rendezvous: str) -> None:
         """Have a parked trainer join the generation of `settings`, whose ranks meet there."""
-        message = {
-            "op": "join",
-            "generation": settings.generation,
-            "settings": settings.to_json(),
-            "rendezvous": rendezvous,
-        }
-        self._link.tell(self._able[rank], rank, message)
+        self._link.tell(self._able[rank], rank, join_message(settings, rendezvous))
         self._left.discard(rank)
         self._able[rank] = settings.generation
 
@@ -84,3 +82,13 @@ class Parking:
         """Forget the trainers that were killed: all but those."""
         self._left &= keep
         self._able = {rank: known for rank, known in self._able.items() if rank in keep}
+
+
+def join_message(settings: TrainerSettings, rendezvous: str) -> dict[str, object]:
+    """Return the word to a trainer, or a spare, to join a generation."""
+    return {
+        "op": "join",
+        "generation": settings.generation,
+        "settings": settings.to_json(),
+        "rendezvous": rendezvous,
+    }

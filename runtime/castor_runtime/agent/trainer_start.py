@@ -6,6 +6,7 @@ from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_runtime.agent import rendezvous
 from castor_runtime.agent.options import AgentOptions
+from castor_runtime.agent.warm_spares import GENERATION as SPARES
 from castor_runtime.trainer import meeting
 from castor_runtime.trainer.agent_link import ENVIRONMENT, TrainerSettings
 from castor_runtime.trainer.nccl_order import launch_order
@@ -29,8 +30,10 @@ class TrainerStart:
         # Once: it may ask a name server, and a recovery must not wait for that.
         self._interfaces = rendezvous.interfaces(options.listen)
 
-    def settings(self, plan: Plan, machine: int, local: int, rank: int) -> TrainerSettings:
-        """Return a trainer's settings in the plan's generation."""
+    def settings(
+        self, plan: Plan, machine: int, local: int, rank: int, *, is_spare: bool = False
+    ) -> TrainerSettings:
+        """Return a trainer's settings in the plan's generation, or those of a spare for it."""
         spec = self._spec
         return TrainerSettings(
             job=spec.job,
@@ -38,14 +41,15 @@ class TrainerStart:
             rank=rank,
             machine=machine,
             local_rank=local,
-            generation=plan.generation,
+            generation=SPARES if is_spare else plan.generation,
             ranks_per_machine=spec.ranks_per_machine,
             replicas=spec.replicas,
             socket=self._socket,
             control=self._control,
             started_ns=spec.started_ns,
             folder=str(self._folder.resolve()),
-            built_alone=plan.in_place,
+            built_alone=plan.in_place or is_spare,
+            is_spare=is_spare,
             **spec.groups(),
         )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from array import array
 from enum import IntEnum
 from pathlib import Path
 from typing import Self
@@ -67,6 +68,11 @@ class RankControl:
 
     def __init__(self, slots: memoryview) -> None:
         self.slots = slots
+
+    @classmethod
+    def unseen(cls) -> RankControl:
+        """Return counters that nobody else sees: of a process that has no rank's place yet."""
+        return cls(memoryview(array("Q", bytes(8 * _SLOTS))))
 
     heartbeat = _Slot(0, "Counts up in a thread of the trainer, whatever its main thread does.")
     iteration = _Slot(1, "Iterations that the trainer has ended, from the start of the job.")

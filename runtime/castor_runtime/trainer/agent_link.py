@@ -55,6 +55,7 @@ class TrainerSettings(JobOptions, Document):
         folder: where files of this machine's trainers go; "" for beside the socket.
         built_alone: the others are in training: what is made before `Checkpointer.resume` is made
             without them, and meets them there.
+        is_spare: nobody's place is free yet: it waits there until it is told one.
     """
 
     job: str
@@ -70,6 +71,7 @@ class TrainerSettings(JobOptions, Document):
     started_ns: int
     folder: str = ""
     built_alone: bool = False
+    is_spare: bool = False
 
     @classmethod
     def from_environment(
@@ -134,7 +136,7 @@ class AgentLink:
         self._redundant = False
         self._lost = False
         self._generation = generation
-        self._left_up_to = 0
+        self._left_up_to = -1
         self._joins: deque[dict[str, Any]] = deque()
         self._on_leave: Callable[[int], None] = lambda _generation: None
         threading.Thread(target=self._read, name="castor-link", daemon=True).start()

@@ -40,7 +40,8 @@ def open_counters(settings: TrainerSettings) -> ControlBlock:
             f"{settings.control} is of run {block.run}, this trainer of run {settings.run}: start "
             "trainers by `castor agent`"
         )
-    block.rank(settings.local_rank).phase = TrainerPhase.STARTING
+    if not settings.is_spare:
+        block.rank(settings.local_rank).phase = TrainerPhase.STARTING
     return block
 
 

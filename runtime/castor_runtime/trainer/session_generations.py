@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
 from castor_policy.interleaving import NONE
-from castor_runtime.arena import Replica, TrainerPhase
+from castor_runtime.arena import RankControl, Replica, TrainerPhase
 from castor_runtime.state.protocol import DamagedError, State, Stateful
 from castor_runtime.state.sections import part_bytes
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
@@ -79,6 +80,8 @@ class SessionGenerations:
         self._in_place = in_place
         self._control_block = open_counters(settings)
         self._counters = self._control_block.rank(settings.local_rank)
+        if settings.is_spare:  # the rank has a trainer, who writes its counters
+            self._counters = RankControl.unseen()
         self._collectives = CollectiveCount(self._counters)
         self._heartbeat = Heartbeat(self._counters, self._collectives.update)
         self._link = AgentLink(settings.socket, settings.generation)
@@ -139,7 +142,11 @@ class SessionGenerations:
     def resume(self, user: Mapping[str, Stateful]) -> int:
         """See `Checkpointer.resume`; `user` is restored too."""
         self._counters.phase = TrainerPhase.LOADING
-        if self._settings.built_alone:
+        if self._settings.is_spare:
+            self._link.send("waits")
+            self._join_next()
+            self._counters.phase = TrainerPhase.LOADING
+        elif self._settings.built_alone:
             assert self._in_place is not None, "its groups can be connected"
             self._in_place.connect(self._settings, os.environ[VARIABLE], lambda: self._link.is_over)
             self._join()
@@ -255,6 +262,9 @@ class SessionGenerations:
     def _join_next(self) -> None:
         assert self._in_place is not None, "only then it joins again"
         order = self._link.join_order()
+        if self._settings.is_spare:
+            write_into(order["log"])
+            self._counters.slots = self._control_block.rank(self._settings.local_rank).slots
         self._settings = TrainerSettings.from_json(order["settings"])
         self.log.follow(self._settings)
         self._hello()
@@ -300,6 +310,16 @@ class SessionGenerations:
             mark = bytes.fromhex(self._within().fingerprint)
             self._opened[name] = Replica.open(name, run=self._settings.run, fingerprint=mark)
         return self._opened[name]
+
+
+def write_into(log: str) -> None:
+    """Have what this process writes to stdout and stderr go to another file from now on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    opened = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(opened, 1)
+    os.dup2(opened, 2)
+    os.close(opened)
 
 
 def _first_line(error: BaseException) -> str:
