@@ -119,6 +119,30 @@ def test_trainers_are_heard_and_told_by_generation_and_rank() -> None:
     asyncio.run(talk())
 
 
+def test_a_trainer_that_goes_on_is_known_by_the_generation_that_it_said_last() -> None:
+    async def talk() -> None:
+        heard = Heard()
+        link = TrainerLink("job", heard)
+        await link.open()
+        reader, writer = await connect(link, hello(1, 2), {"op": "left"}, hello(3, 2), {"op": "x"})
+        await heard.count(4)
+        assert [(g, m["op"]) for g, _, m in heard.messages] == [
+            (1, "hello"),
+            (1, "left"),
+            (3, "hello"),
+            (3, "x"),
+        ]
+        assert not link.tell(1, 2, {"op": "load"}), "an order of an older generation is not for it"
+        assert link.tell(3, 2, {"op": "leave"})
+        assert json.loads(await reader.readline()) == {"op": "leave"}
+        writer.close()
+        while link.tell(3, 2, {"op": "leave"}):
+            await asyncio.sleep(0.01)
+        await link.close()
+
+    asyncio.run(talk())
+
+
 CONNECTS = """
 import socket, sys
 link = socket.socket(socket.AF_UNIX)

@@ -103,6 +103,52 @@ def test_a_peer_that_is_silent_is_an_error_after_the_time_given() -> None:
     other.close()
 
 
+def test_ending_wakes_whoever_waits_and_leaves_nothing_to_ask_for() -> None:
+    one, other = ring(2, 2)
+    waits = one.post(0, [], [(1, torch.zeros(BYTES, dtype=torch.uint8))])
+    # Beyond what the kernel takes: nobody receives.
+    waits += one.post(0, [(1, torch.zeros(1 << 26, dtype=torch.uint8))], [])
+    one.end()
+    for work in waits:
+        with pytest.raises(StreamError, match=r"rank 1: (the connection was closed|.*Broken pipe)"):
+            work.wait()
+    with pytest.raises(StreamError):
+        wait_all(one.post(1, [], [(1, torch.zeros(1, dtype=torch.uint8))]))
+    # The peer sees it, too.
+    with pytest.raises(StreamError, match="from rank 0"):
+        wait_all(other.post(1, [], [(0, torch.zeros(1, dtype=torch.uint8))]))
+    one.close()
+    other.close()
+
+
+def test_whoever_waits_for_a_peer_that_does_not_connect_may_give_up() -> None:
+    asked: list[int] = []
+
+    def gives_up() -> bool:
+        asked.append(0)
+        return len(asked) == 2
+
+    def opened(rank: int, control: MemoryGroup) -> str:
+        sources = [1] if rank == 0 else []
+        try:
+            TcpStreams(
+                control,
+                [],
+                sources,
+                1,
+                address="127.0.0.1",
+                timeout_s=2 * WAIT_S,
+                gives_up=gives_up,
+            )
+        except StreamError as error:
+            return str(error)
+        return "connected"
+
+    said = in_ranks(2, opened)
+    assert said == ["rank 0 has no way for checkpoints: timed out", "connected"]
+    assert len(asked) == 2
+
+
 def test_who_has_no_token_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.create_connection
     strangers: list[socket.socket] = []
