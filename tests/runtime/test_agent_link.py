@@ -15,7 +15,7 @@ import pytest
 from castor_runtime.trainer.agent_link import AgentLink, AgentLostError
 from castor_runtime.trainer.swap.errors import LostRankError
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 
 
 class Agent:

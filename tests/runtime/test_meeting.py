@@ -12,7 +12,7 @@ from castor_runtime.ports import ANY_PORT
 from castor_runtime.trainer import meeting
 from castor_runtime.trainer.meeting import meet
 
-TIMEOUT = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=30)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from castor_runtime.trainer.agent_link import TrainerSettings
 
 pytestmark = pytest.mark.long  # together, not one by one
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 SETTINGS = TrainerSettings(
     job="job",
     run="ab" * 8,

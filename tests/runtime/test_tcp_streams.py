@@ -104,7 +104,7 @@ def test_a_peer_that_is_silent_is_an_error_after_the_time_given() -> None:
 
 
 def test_ending_wakes_whoever_waits_and_leaves_nothing_to_ask_for() -> None:
-    one, other = ring(2, 2)
+    one, other = ring(2, 2, timeout_s=WAIT_S / 2)
     waits = one.post(0, [], [(1, torch.zeros(BYTES, dtype=torch.uint8))])
     # Beyond what the kernel takes: nobody receives.
     waits += one.post(0, [(1, torch.zeros(1 << 26, dtype=torch.uint8))], [])
@@ -137,7 +137,7 @@ def test_whoever_waits_for_a_peer_that_does_not_connect_may_give_up() -> None:
                 sources,
                 1,
                 address="127.0.0.1",
-                timeout_s=2 * WAIT_S,
+                timeout_s=WAIT_S / 2,
                 gives_up=gives_up,
             )
         except StreamError as error:
