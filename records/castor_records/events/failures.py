@@ -340,7 +340,7 @@ class SpareStarted(Event):
     generation: Count
     rank: Count
     pid: Count
-    memory_bytes: Count
+    memory_bytes: Bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

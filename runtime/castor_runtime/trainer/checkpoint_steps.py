@@ -47,6 +47,8 @@ class Route:
         link: measured, the same on all ranks; None if nothing travels, or by no schedule.
         copy_link: from the buffer for received pieces to CPU memory, likewise; None: there is none.
         transfers: called when pieces begin to be under way, and when they have arrived.
+        spans_ns: that they travel in from the first one on, which these ranks, or those before
+            them, have agreed on; empty: they are still to be measured.
     """
 
     device: Device
@@ -56,6 +58,7 @@ class Route:
     link: Link | None
     copy_link: Link | None
     transfers: tuple[Callable[[], None], Callable[[], None]]
+    spans_ns: tuple[int, ...] = ()
 
 
 class Listener(Protocol):

@@ -70,8 +70,6 @@ class Replicator:
         asked_to_hold: says whether this machine's agent asks all ranks to hold.
         turn: this rank's, to write over its own replica where that has one buffer.
         listener: told of each checkpoint.
-        spans_ns: that checkpoints travel in from the first one on, which the same ranks, or those
-            before them, have agreed on; empty: they are still to be measured.
     """
 
     def __init__(
@@ -86,7 +84,6 @@ class Replicator:
         asked_to_hold: Callable[[], bool],
         turn: OwnTurn,
         listener: Listener,
-        spans_ns: tuple[int, ...] = (),
     ) -> None:
         self._settings = settings
         self._sections = sections
@@ -123,8 +120,8 @@ class Replicator:
             mu=Fraction(repr(settings.traffic.mu)),
             shortest_span_ns=round(settings.traffic.shortest_span_s * 1e9),
         )
-        if spans_ns:
-            self._travel_in(spans_ns, (agreed or 0) + 1, KEPT)
+        if route.spans_ns:
+            self._travel_in(route.spans_ns, (agreed or 0) + 1, KEPT)
         self._drifted = False
         self._holds = False
         self._left_out: int | None = None

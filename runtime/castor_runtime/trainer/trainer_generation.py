@@ -162,13 +162,13 @@ class TrainerGeneration:
                 None if learned is None else learned.link,
                 None if learned is None else learned.copy_link,
                 (self.idle.transfer_began, self.idle.transfer_ended),
+                () if learned is None else learned.spans_ns,
             ),
             agreed=loaded,
             missing=MissingReplicas(settings.recovery.redundancy, loaded, self._link),
             asked_to_hold=asked_to_hold,
             turn=OwnTurn(block.ranks, settings.local_rank),
             listener=listener,
-            spans_ns=() if learned is None else learned.spans_ns,
         )
 
     def learned(self, known: Learned | None) -> Learned | None:
