@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=1_000_000)
     parser.add_argument("--pace-s", type=float, default=0.0, help="sleep in each forward")
     parser.add_argument("--block", type=int, default=0, help="checkpoint every other block of so")
+    parser.add_argument("--in-place", action="store_true", help="of --system castor")
     parser.add_argument("--every", type=int, default=1, help="of --system deepspeed")
     parser.add_argument("--storage", type=Path)
     parser.add_argument("--staging", type=Path)
@@ -105,20 +107,20 @@ class CastorCheckpoints:
     def __init__(self, engine: Any, sampler: TextSampler, block: int) -> None:
         from castor import Checkpointer  # noqa: PLC0415 - the other systems do without
 
-        self._checkpointer = Checkpointer(engine, state={"sampler": sampler})
+        self.checkpointer = Checkpointer(engine, state={"sampler": sampler})
         self._block = block
 
     def load(self) -> int:
-        return self._checkpointer.resume()
+        return self.checkpointer.resume()
 
     def step(self, iteration: int, loss: torch.Tensor) -> bool:
         wanted = not self._block or (iteration - 1) // self._block % 2 == 1
         if wanted:
-            self._checkpointer.step(loss=loss)
+            self.checkpointer.step(loss=loss)
         return wanted
 
     def finish(self) -> None:
-        self._checkpointer.finish()
+        self.checkpointer.finish()
 
 
 class StorageCheckpoints:
@@ -202,6 +204,17 @@ def process_started_ns() -> int:
     return time.time_ns() - int(age_s * 1e9)
 
 
+def train_in_place(
+    checkpointer: Any, log: RankLog, train: Callable[[int], None], iterations: int
+) -> None:
+    """Train as a script does that goes on without a restart, and note when it does."""
+    while (done := checkpointer.done) < iterations:
+        with checkpointer.iteration():
+            train(done + 1)
+        if checkpointer.done <= done:
+            log.rolled_back(checkpointer.done)
+
+
 def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
@@ -228,7 +241,8 @@ def main() -> None:
     began = time.monotonic()
     start = checkpoints.load()
     log.write("loaded", iteration=start, seconds=time.monotonic() - began)
-    for iteration in range(start + 1, options.iterations + 1):
+
+    def train(iteration: int) -> None:
         began = time.monotonic()
         loss = engine(sampler.next_batch())
         engine.backward(loss)
@@ -241,6 +255,13 @@ def main() -> None:
             loss=float(loss.detach()),
             checkpointed=checkpointed,
         )
+
+    if options.in_place:
+        assert isinstance(checkpoints, CastorCheckpoints), "--in-place is Castor's"
+        train_in_place(checkpoints.checkpointer, log, train, options.iterations)
+    else:
+        for iteration in range(start + 1, options.iterations + 1):
+            train(iteration)
     checkpoints.finish()
     dist.destroy_process_group()
 

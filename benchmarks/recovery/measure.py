@@ -75,28 +75,27 @@ def measure_outages(
     say("an iteration without a sleep")
     work_s = real_iteration_s(out / "real", trial)
     scale = scaled(network, RANKS, max(ITERATION_S, 1.5 * work_s), work_s)
-    say("Castor, trainers killed")
-    trainer = outages.castor_outages(
-        out / "castor-rank", RANKS, scale, "rank", 4 if quick else 20, seed
+    machine, trainers = ("machine", 1 if quick else 4), 4 if quick else 20
+    ways = (
+        ("rank", 3 if quick else 12, outages.Way(in_place=True, warm_spares=True)),
+        ("rank", 3 if quick else 12, outages.Way(in_place=True)),
+        ("rank", trainers, outages.Way()),
+        (*machine, outages.Way(with_standbys=True, in_place=True)),
+        (*machine, outages.Way(with_standbys=True)),
+        (*machine, outages.Way()),
+        (*machine, outages.Way(lease_s=2.0)),
     )
-    say("Castor, machines killed")
-    machines = [
-        outages.castor_outages(
-            out / f"castor-machine-{'standby' if with_standbys else f'{lease_s:g}s'}",
-            RANKS,
-            scale,
-            "machine",
-            1 if quick else 4,
-            seed + k,
-            lease_s,
-            with_standbys=with_standbys,
+    results = []
+    for number, (kind, failures, way) in enumerate(ways):
+        say(f"Castor, {kind}s killed: {way}")
+        folder = out / f"castor-{number}"
+        results.append(
+            outages.castor_outages(folder, RANKS, scale, kind, failures, seed + number, way)
         )
-        for k, lease_s, with_standbys in ((4, 5.0, True), (1, 5.0, False), (2, 2.0, False))
-    ]
+    trainer = results[2]
     checkpoint_s = scale.state_bytes / scale.storage_bytes_per_s
     high = outages.highfreq_interval(checkpoint_s, trainer.iteration_s)
     straw = outages.strawman_interval(checkpoint_s, trainer.iteration_s)
-    results = [trainer, *machines]
     for name, interval, warm, failures in (
         ("HighFreq, DeepSpeed, cold", high, False, 2 if quick else 6),
         ("HighFreq, DeepSpeed, warm", high, True, 2 if quick else 6),

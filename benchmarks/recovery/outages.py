@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from rank_log import Outage, Record, find_outage, of_kind
+from rank_log import Outage, Record, find_outage, life_of, of_kind
 from samples import Spread
 from scale import PAPER_CHECKPOINT_S, STRAWMAN_INTERVAL_S, Scale, checkpoints
 from systems import (
@@ -105,6 +105,23 @@ class SystemResult:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How Castor recovers.
+
+    Attributes:
+        lease_s: after which a silent machine is lost.
+        with_standbys: a standby waits for each machine that will be lost.
+        in_place: the script goes on without a restart.
+        warm_spares: a spare stands beside each trainer.
+    """
+
+    lease_s: float = 5.0
+    with_standbys: bool = False
+    in_place: bool = False
+    warm_spares: bool = False
+
+
 # ---- Castor ------------------------------------------------------------------------------------
 
 
@@ -115,9 +132,7 @@ def castor_outages(
     kind: str,
     failures: int,
     seed: int,
-    lease_s: float = 5.0,
-    *,
-    with_standbys: bool = False,
+    way: Way,
 ) -> SystemResult:
     """Kill ranks or machines at instants uniform in an iteration.
 
@@ -128,16 +143,20 @@ def castor_outages(
         kind: "rank" or "machine".
         failures: how many.
         seed: of targets and instants.
-        lease_s: after which a silent machine is lost.
-        with_standbys: a standby waits for each machine that will be lost.
+        way: how it recovers.
     """
     rng = random.Random(seed)
     outages: list[Outage] = []
-    standbys = failures if with_standbys else 0
-    options = ("--lease", f"{lease_s}s", "--standby", str(standbys))
-    with castor(out, ranks, scale.job, *options) as run:
+    standbys = failures if way.with_standbys else 0
+    options = ("--lease", f"{way.lease_s}s", "--standby", str(standbys))
+    if way.warm_spares:
+        options = (*options, "--warm-spares")
+    job = (*scale.job, "--in-place") if way.in_place else scale.job
+    with castor(out, ranks, job, *options) as run:
         run.wait(lambda: run.ended(_WARM_UP), "the first iterations", START_LIMIT_S)
         iteration_s = iteration_s_of(run.logs())
+        if way.warm_spares:
+            run.wait(run.spares_stand, "spares", START_LIMIT_S)
         for _ in range(failures):
             time.sleep(rng.uniform(0, iteration_s))
             failure_ns = run.strike(f"{kind}:{rng.randrange(ranks)}")
@@ -145,11 +164,14 @@ def castor_outages(
             outages.append(outage)
             # Redundancy is back before the first checkpoint of a generation is made.
             run.wait(lambda: run.ended(outages[-1].reached + 3), "iterations after", START_LIMIT_S)
+            if way.warm_spares:
+                run.wait(run.spares_stand, "a spare after the one that was taken", START_LIMIT_S)
         entries, started_ns = run.entries(), run.started_ns
         repeated = _losses_agree(run.logs())
-    found_by = "a standby" if with_standbys else f"lease {lease_s:g} s"
+    found_by = "a standby" if way.with_standbys else f"lease {way.lease_s:g} s"
+    how = ", in place" * way.in_place + " with a warm spare" * way.warm_spares
     return SystemResult(
-        name=f"Castor, {'trainer' if kind == 'rank' else f'machine, {found_by},'} killed",
+        name=f"Castor, {'trainer' if kind == 'rank' else f'machine, {found_by},'} killed{how}",
         interval=1,
         iteration_s=iteration_s,
         checkpoint_s=Spread.of([seconds for seconds, _ in checkpoints(entries)]),
@@ -262,17 +284,17 @@ def _save_s(logs: list[list[Record]]) -> list[float]:
     """Return how long each checkpoint took until all ranks had it in storage."""
     seconds: dict[tuple[int, int], list[float]] = {}
     for records in logs:
-        lives = sorted({record["pid"] for record in records}, key=_order_of(records))
+        lives = sorted({life_of(record) for record in records}, key=_order_of(records))
         for record in of_kind(records, "saved"):
-            key = (lives.index(record["pid"]), record["iteration"])
+            key = (lives.index(life_of(record)), record["iteration"])
             seconds.setdefault(key, []).append(record["seconds"])
     return [max(found) for found in seconds.values() if len(found) == len(logs)]
 
 
-def _order_of(records: list[Record]) -> Callable[[int], int]:
+def _order_of(records: list[Record]) -> Callable[[tuple[int, int]], int]:
     first = {}
     for number, record in enumerate(records):
-        first.setdefault(record["pid"], number)
+        first.setdefault(life_of(record), number)
     return first.__getitem__
 
 

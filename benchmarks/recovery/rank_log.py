@@ -19,10 +19,19 @@ class RankLog:
     def __init__(self, folder: Path, rank: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"rank-{rank}.jsonl"
+        self._rollbacks = 0
+
+    def rolled_back(self, iteration: int) -> None:
+        """Note that this process goes on in place, from that iteration: it begins another life."""
+        self._rollbacks += 1
+        for kind in ("started", "built"):
+            self.write(kind)
+        self.write("loaded", iteration=iteration, seconds=0.0)
 
     def write(self, kind: str, *, time_ns: int = 0, **fields: Any) -> None:
         """Note something that happened now, or at `time_ns`."""
-        record = {"kind": kind, "time_ns": time_ns or time.time_ns(), "pid": os.getpid(), **fields}
+        life = {"pid": os.getpid(), "rollbacks": self._rollbacks}
+        record = {"kind": kind, "time_ns": time_ns or time.time_ns(), **life, **fields}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -40,6 +49,11 @@ def _read(path: Path) -> list[Record]:
         with contextlib.suppress(ValueError):  # a killed rank leaves half a line
             records.append(json.loads(line))
     return records
+
+
+def life_of(record: Record) -> tuple[int, int]:
+    """Return whose it is: of which process, and after how many rollbacks of it."""
+    return int(record["pid"]), int(record["rollbacks"])
 
 
 def of_kind(records: list[Record], kind: str) -> list[Record]:
@@ -80,17 +94,14 @@ class Outage:
 
 
 def find_outage(logs: list[list[Record]], failure_ns: int) -> Outage | None:
-    """Return what the failure at that time cost; None while no new iteration has ended.
-
-    All systems start all ranks anew, so that what belongs to which life shows in the process id.
-    """
+    """Return what the failure at that time cost; None while no new iteration has ended."""
     if not all(logs):
         return None
     before = [r for r in logs[0] if r["time_ns"] <= failure_ns]
-    old = before[-1]["pid"] if before else 0
+    old = life_of(before[-1]) if before else ()
     ended = of_kind(logs[0], "iteration_ended")
-    reached = max((r["iteration"] for r in ended if r["pid"] == old), default=0)
-    later = [r for r in ended if r["time_ns"] > failure_ns and r["pid"] != old]
+    reached = max((r["iteration"] for r in ended if life_of(r) == old), default=0)
+    later = [r for r in ended if r["time_ns"] > failure_ns and life_of(r) != old]
     new = next((r for r in later if r["iteration"] > reached), None)
     if new is None:
         return None
@@ -103,9 +114,10 @@ def find_outage(logs: list[list[Record]], failure_ns: int) -> Outage | None:
     }
 
     def since(instant_ns: int) -> float:
-        return (instant_ns - failure_ns) / 1e9
+        # A spare is built before it is needed.
+        return max(0.0, (instant_ns - failure_ns) / 1e9)
 
-    life = [record for record in later if record["pid"] == new["pid"]]
+    life = [record for record in later if life_of(record) == life_of(new)]
     return Outage(
         failure_ns=failure_ns,
         reached=reached,

@@ -19,7 +19,7 @@ from rank_log import Record, of_kind, read_logs
 from castor_records.event_log import merge
 from castor_records.events.event import Entry, Event
 from castor_records.events.event import of_kind as entries_of
-from castor_records.events.failures import Failed
+from castor_records.events.failures import Failed, SpareReady, SpareTaken
 from castor_runtime.launcher.control import ask
 from castor_runtime.launcher.run_folder import RunFolder
 
@@ -131,6 +131,12 @@ class CastorRun(SystemRun):
     def started_ns(self) -> int:
         """CLOCK_REALTIME of the events' zero."""
         return self.folder.run().started_ns
+
+    def spares_stand(self) -> bool:
+        """Whether a warm spare waits beside each trainer."""
+        entries = self.entries()
+        taken = len(list(entries_of(entries, SpareTaken)))
+        return len(list(entries_of(entries, SpareReady))) >= self.ranks + taken
 
     def kill_rank(self, rank: int) -> int:
         """Kill -9 a rank; return when."""

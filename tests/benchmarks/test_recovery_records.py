@@ -34,18 +34,24 @@ def life(pid: int, start_s: int, first: int, count: int, retrieval_s: float = 0.
     second = 10**9
     at = start_s * second
     records = [
-        {"kind": "started", "time_ns": at, "pid": pid},
-        {"kind": "built", "time_ns": at + second, "pid": pid},
+        {"kind": "started", "time_ns": at, "pid": pid, "rollbacks": 0},
+        {"kind": "built", "time_ns": at + second, "pid": pid, "rollbacks": 0},
         {
             "kind": "loaded",
             "time_ns": at + 2 * second,
             "pid": pid,
+            "rollbacks": 0,
             "iteration": first,
             "seconds": retrieval_s,
         },
     ]
     for k in range(1, count + 1):
-        ended = {"kind": "iteration_ended", "time_ns": at + (2 + k) * second, "pid": pid}
+        ended = {
+            "kind": "iteration_ended",
+            "time_ns": at + (2 + k) * second,
+            "pid": pid,
+            "rollbacks": 0,
+        }
         records.append(ended | {"iteration": first + k})
     return records
 

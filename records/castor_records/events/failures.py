@@ -344,6 +344,20 @@ class SpareStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpareReady(Event):
+    """A warm spare has built its engine, and waits; by the agent.
+
+    Attributes:
+        generation: 0: it has none.
+        rank: whose place it may take.
+    """
+
+    kind: ClassVar[str] = "spare_ready"
+    generation: Count
+    rank: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpareTaken(Event):
     """A warm spare takes its rank's place; by the agent.
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import psutil
 
-from castor_records.events.failures import SpareStarted
+from castor_records.events.failures import SpareReady, SpareStarted
 from castor_records.events.training import Warned
 from castor_runtime.agent.event_log import EventLog
 from castor_runtime.agent.parking import join_message
@@ -58,6 +58,7 @@ class WarmSpares:
     def waits(self, rank: int) -> None:
         """Take in that a spare is built."""
         self._waiting.add(rank)
+        self._log.write(SpareReady(generation=GENERATION, rank=rank))
 
     def forget(self) -> None:
         """Forget all: they were killed."""
