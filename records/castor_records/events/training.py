@@ -199,7 +199,7 @@ class Scheduled(Event):
         generation: of the trainer.
         rank: of the trainer.
         iteration: the first that it holds for.
-        reason: "start" or "drift".
+        reason: "start", "drift", or "kept": the spans of the generation before hold on.
         scheme: which kind of schedule.
         spans_ns: the idle spans that it was made for: the mean over all ranks.
         chunk_bytes: size of each chunk of this rank, in the order of sending.

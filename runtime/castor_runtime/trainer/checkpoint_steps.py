@@ -86,7 +86,7 @@ class Capture:
         meta: encoded.
         moment: the live state at the end of that iteration.
         profile: what the next checkpoints are scheduled by; None: as the one before.
-        reason: why it is handed over: "start" or "drift".
+        reason: why it is handed over: "start", "drift" or "kept".
         drifted: this rank's idle spans no longer fit the schedule.
     """
 
