@@ -157,4 +157,4 @@ def _make_replaceable_groups() -> None:
         store = meeting.meet(place, rank, world, meeting.PATIENCE)
         return groups.Connection(store, settings.generation)
 
-    groups.Groups(None if settings.built_alone else meet).install()
+    groups.Groups(None if settings.in_place else meet).install()

@@ -48,7 +48,7 @@ class TrainerStart:
             control=self._control,
             started_ns=spec.started_ns,
             folder=str(self._folder.resolve()),
-            built_alone=plan.in_place or is_spare,
+            in_place=plan.in_place or is_spare,
             is_spare=is_spare,
             **spec.groups(),
         )

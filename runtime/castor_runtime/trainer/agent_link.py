@@ -53,8 +53,8 @@ class TrainerSettings(JobOptions, Document):
         control: name of the control segment.
         started_ns: start of the run, CLOCK_REALTIME.
         folder: where files of this machine's trainers go; "" for beside the socket.
-        built_alone: the others are in training: what is made before `Checkpointer.resume` is made
-            without them, and meets them there.
+        in_place: some trainers stay from the generation before: what a new one makes before
+            `Checkpointer.resume` is made without them, and meets them there.
         is_spare: nobody's place is free yet: it waits there until it is told one.
     """
 
@@ -70,7 +70,7 @@ class TrainerSettings(JobOptions, Document):
     control: str
     started_ns: int
     folder: str = ""
-    built_alone: bool = False
+    in_place: bool = False
     is_spare: bool = False
 
     @classmethod

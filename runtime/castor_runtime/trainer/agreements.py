@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.distributed as dist
+import xxhash
 
 from castor_policy.chunk_schedule import Link
+from castor_runtime.state.meta import encode
 from castor_runtime.state.sections import Section, fingerprint, sections_digest
 from castor_runtime.trainer.agent_link import TrainerSettings
 from castor_runtime.trainer.span_profile import fold_spans
@@ -59,6 +61,35 @@ def agree_on_sizes(size_bytes: int, control: dist.ProcessGroup) -> list[int]:
         control: a gloo group of all ranks.
     """
     return [int.from_bytes(one, "big") for one in _of_all(size_bytes.to_bytes(8, "big"), control)]
+
+
+class DisagreementError(RuntimeError):
+    """Ranks that are to go on together have loaded different states; says which."""
+
+
+def check_shared(shared: Mapping[str, object], control: dist.ProcessGroup) -> None:
+    """Check that what all ranks share is the same on all of them, before they train on.
+
+    Args:
+        shared: by name, what this rank has loaded, as a checkpoint's meta may hold it.
+        control: a gloo group of all ranks.
+
+    Raises:
+        DisagreementError: it differs; the same on every rank.
+    """
+    digests = b"".join(xxhash.xxh3_128_digest(encode({"": value})) for value in shared.values())
+    every = _of_all(digests, control)
+    differing = [
+        name
+        for at, name in enumerate(shared)
+        if len({one[16 * at : 16 * at + 16] for one in every}) > 1
+    ]
+    if differing:
+        odd = [rank for rank, one in enumerate(every) if one != every[0]]
+        raise DisagreementError(
+            f"ranks {odd} have loaded another {' and another '.join(differing)} than rank 0: "
+            "training together would be wrong"
+        )
 
 
 def agree_on_spans(spans_ns: Sequence[int], control: dist.ProcessGroup) -> tuple[int, ...]:

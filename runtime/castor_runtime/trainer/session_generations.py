@@ -14,7 +14,7 @@ from castor_runtime.arena import RankControl, Replica, TrainerPhase
 from castor_runtime.state.protocol import DamagedError, State, Stateful
 from castor_runtime.state.sections import part_bytes
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
-from castor_runtime.trainer.agreements import Learned, agree_on_attempt
+from castor_runtime.trainer.agreements import Learned, agree_on_attempt, check_shared
 from castor_runtime.trainer.busy import BusySections
 from castor_runtime.trainer.collective_count import CollectiveCount
 from castor_runtime.trainer.in_place import InPlace, tells_of_lost_rank
@@ -109,7 +109,7 @@ class SessionGenerations:
         # Every rank makes the groups in this order.
         self._control = make_group("gloo", timedelta(seconds=timeout_s))
         self._collectives.leave_out(self._control)
-        if not settings.built_alone:
+        if not settings.in_place:
             self._join()
 
     @property
@@ -146,7 +146,7 @@ class SessionGenerations:
             self._link.send("waits")
             self._join_next()
             self._counters.phase = TrainerPhase.LOADING
-        elif self._settings.built_alone:
+        elif self._settings.in_place:
             assert self._in_place is not None, "its groups can be connected"
             self._in_place.connect(self._settings, os.environ[VARIABLE], lambda: self._link.is_over)
             self._join()
@@ -180,6 +180,8 @@ class SessionGenerations:
         self._link.send(
             "resumed", iteration=self._last, seconds={"wait": ordered - began, **seconds}
         )
+        if settings.in_place:
+            check_shared(shared_by_all(self._state), self._control)
         self._learned = here.learn(self._learned, self.log.measured)
         self._profiler.begin_anew(() if self._learned is None else self._learned.spans_ns)
         if settings.traffic.scheme != NONE:
@@ -310,6 +312,14 @@ class SessionGenerations:
             mark = bytes.fromhex(self._within().fingerprint)
             self._opened[name] = Replica.open(name, run=self._settings.run, fingerprint=mark)
         return self._opened[name]
+
+
+def shared_by_all(state: State) -> dict[str, object]:
+    """Return what every rank of a job has alike, by name."""
+    small = state.meta()
+    schedules = {name: small[name] for name in ("loss_scaler", "lr_scheduler") if name in small}
+    shared: dict[str, object] = {"count of iterations": state.iteration()}
+    return shared | schedules
 
 
 def write_into(log: str) -> None:
