@@ -69,7 +69,7 @@ class Agent:
         self.parking = Parking(self.link)
 
     async def _take(self, generation: int, rank: int, message: dict[str, Any]) -> None:
-        if message["op"] in ("in_place", "left"):
+        if message["op"] in ("in_place", "hello", "left"):
             self.parking.hear(message["op"], generation, rank)
         async with self._changed:
             self.heard.append((message["op"], generation, rank))
@@ -172,6 +172,16 @@ def test_a_trainer_that_joined_is_known_by_its_new_generation(
         await parked
         assert agent.parking.parked == {0}
         assert agent.heard[-1] == ("left", 3, 0)
+
+        # A generation may be over before it has said hello there.
+        agent.parking.join(0, replace(SETTINGS, generation=4), "127.0.0.1:9")
+        parked = asyncio.create_task(agent.park(pids))
+        assert (await trainer.hear())["op"] == "join"
+        assert await trainer.hear() == {"op": "leave", "generation": 4}
+        trainer.say("hello", generation=4, rank=0, pid=1)
+        trainer.say("left")
+        await parked
+        assert agent.parking.parked == {0}
 
         agent.parking.forget()
         await agent.park(pids)  # killed since: nobody is waited for, nor parked

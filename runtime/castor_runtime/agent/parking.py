@@ -29,6 +29,9 @@ class Parking:
         self._link = link
         self._able: dict[int, int] = {}
         """Rank -> the generation by which the link knows it."""
+        self._within: dict[int, int] = {}
+        """Rank -> the generation that it was told to join; the link knows it by that once it has
+        said hello there, which it may never do if that generation is over first."""
         self._left: set[int] = set()
 
     @property
@@ -40,13 +43,16 @@ class Parking:
         """Take in what a trainer has said.
 
         Args:
-            op: "in_place": it can go on so; "left": it has left, and writes no checkpoint memory.
+            op: "in_place": it can go on so; "hello": it has come to a generation; "left": it has
+                left, and writes no checkpoint memory.
             generation: by which the link knows it.
             rank: its rank.
         """
         if op == "left":
             self._left.add(rank)
-        else:
+        elif op == "in_place":
+            self._able[rank] = self._within[rank] = generation
+        elif rank in self._able:
             self._able[rank] = generation
 
     def are_able(self, ranks: Iterable[int]) -> bool:
@@ -62,8 +68,8 @@ class Parking:
         self._left &= pids.keys()
         waited = {rank for rank in pids if rank in self._able} - self._left
         for rank in waited:
-            generation = self._able[rank]
-            self._link.tell(generation, rank, {"op": "leave", "generation": generation})
+            message = {"op": "leave", "generation": self._within[rank]}
+            self._link.tell(self._able[rank], rank, message)
         until_s = time.monotonic() + LEAVE_S
         while (waited := waited - self._left) and time.monotonic() < until_s:
             for rank in tuple(waited):
@@ -76,12 +82,14 @@ class Parking:
         """Have a parked trainer join the generation of `settings`, whose ranks meet there."""
         self._link.tell(self._able[rank], rank, join_message(settings, rendezvous))
         self._left.discard(rank)
-        self._able[rank] = settings.generation
+        self._within[rank] = settings.generation
 
     def forget(self, keep: frozenset[int] = frozenset()) -> None:
-        """Forget the trainers that were killed: all but those."""
+        """Forget the trainers that have ended: all but those."""
         self._left &= keep
-        self._able = {rank: known for rank, known in self._able.items() if rank in keep}
+        for told in (self._able, self._within):
+            for rank in told.keys() - keep:
+                del told[rank]
 
 
 def join_message(settings: TrainerSettings, rendezvous: str) -> dict[str, object]:

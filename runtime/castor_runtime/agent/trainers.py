@@ -78,7 +78,7 @@ class Trainers:
 
     def hear(self, op: str, generation: int, rank: int) -> None:
         """Take in what a trainer, or a spare, says of itself; other words are nothing here."""
-        if op in ("in_place", "left"):
+        if op in ("in_place", "hello", "left"):
             self._parking.hear(op, generation, rank)
         elif op == "waits" and generation == SPARES:
             self._spares.waits(rank)
@@ -157,6 +157,7 @@ class Trainers:
         if is_alive(pid):
             self._parking.join(rank, settings, plan.rendezvous)
             return TrainerStayed(generation=generation, rank=rank, pid=pid)
+        self._parking.forget(frozenset(self.pids.keys() - {rank}))  # it ended while it was parked
         spare = self._spares.take(settings, plan.rendezvous, log) if plan.in_place else 0
         self.pids[rank] = spare or await self._start(plan, settings, log)
         kind = SpareTaken if spare else TrainerStarted
