@@ -24,13 +24,13 @@ from typing import Any
 
 from castor_records.events.event import E, Entry, Event, generation_of, of_kind, rank_of
 from castor_records.events.failures import (
+    JOINED,
     Detected,
     Failed,
     Planned,
     Replaced,
     Resumed,
     Retrieved,
-    TrainerStarted,
 )
 from castor_records.events.training import IterationEnded
 from castor_records.phases import MEASURED, Span
@@ -222,7 +222,8 @@ def _start(log: _Log, generation: int, failures: Sequence[Entry[Failed]]) -> tup
         ]
 
     failed_ns = min((entry.time_ns for entry in failures), default=None)
-    ended, begun = before(IterationEnded), [*before(TrainerStarted), *before(Resumed)]
+    ended = before(IterationEnded)
+    begun = [one for kind in (*JOINED, Resumed) for one in before(kind)]
     newest = max((of for of, _ in [*ended, *begun]), default=0)
     ended_ns = [time_ns for of, time_ns in ended if of == newest]
     begun_ns = [time_ns for of, time_ns in begun if of == newest]

@@ -24,13 +24,13 @@ from castor_records.events.event import (
     rank_of,
 )
 from castor_records.events.failures import (
+    JOINED,
     Detected,
     Failed,
     Redundant,
     Resumed,
     Retrieved,
     RunStarted,
-    TrainerStarted,
 )
 from castor_records.events.training import CheckpointCompleted, IterationEnded
 from castor_records.phases import Span
@@ -351,7 +351,7 @@ def _stopped_ns(log: _Log, rank: int, generation: int, start_ns: int) -> int:
 def _start_up(log: _Log, own: Sequence[Entry[Event]], generation: int) -> list[Stretch]:
     """Return what a trainer of `generation` did up to its first iteration, or to its end."""
     mine = [entry for entry in own if generation_of(entry.event) == generation]
-    begun = next((entry.time_ns for entry in of_kind(mine, TrainerStarted)), None)
+    begun = next((entry.time_ns for entry in mine if isinstance(entry.event, JOINED)), None)
     if begun is None:
         return []
     resumed = next(of_kind(mine, Resumed), None)

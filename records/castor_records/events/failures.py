@@ -8,7 +8,7 @@ one of the twins fills says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from castor_records.events.event import Event
 from castor_records.events.fields import Bytes, Count, Nanoseconds, Seconds
@@ -371,6 +371,10 @@ class SpareTaken(Event):
     generation: Count
     rank: Count
     pid: Count
+
+
+JOINED: Final = (TrainerStarted, TrainerStayed, SpareTaken)
+"""What tells that a rank's process begins its part in a generation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
