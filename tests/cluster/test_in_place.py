@@ -17,6 +17,9 @@ from castor_records.events.failures import (
     Detected,
     Replaced,
     Resumed,
+    SpareReady,
+    SpareStarted,
+    SpareTaken,
     TrainerStarted,
     TrainerStayed,
 )
@@ -169,3 +172,40 @@ def test_ranks_are_lost_before_there_is_a_checkpoint_and_in_a_recovery_and_one_i
         assert {lives.of(g).get(rank, lives.of(2)[rank]) for g in between} == {lives.of(2)[rank]}
     assert {rank for generation in between for rank in lives.anew.get(generation, {})} == {2, 3}
     lives.check(last + 1, lost={0, 3})
+
+
+def test_warm_spares_take_the_places_of_those_that_are_killed(
+    tmp_path: Path, program: tuple[str, ...], baseline: Any
+) -> None:
+    options = ("--nodes", "2", "--warm-spares", *program, "--iterations=60", "--in-place")
+    with running(tmp_path / "run", options) as run:
+
+        def spares(rank: int) -> list[int]:
+            """Return the processes of the rank's spares that have stood, in order."""
+            ready = [e for e in of_kind(run.events(), SpareReady) if e.event.rank == rank]
+            begun = [e.event for e in of_kind(run.events(), SpareStarted) if e.event.rank == rank]
+            return [one.pid for one in begun[: len(ready)]]
+
+        places = {}
+        for generation, rank in ((2, 1), (3, 0)):
+            run.wait_until(lambda: all(spares(r) for r in (0, 1)), "spares stand")
+            places[generation] = spares(rank)[-1]
+            os.kill(Lives(run.events()).of(generation - 1)[rank], signal.SIGKILL)
+            run.wait_until(
+                lambda g=generation: any(
+                    entry.event.generation == g for entry in of_kind(run.events(), IterationEnded)
+                ),
+                "trained with the spare",
+            )
+        trial = run.wait()
+    check_end(trial, baseline(2, 60))
+    taken = [entry.event for entry in trial.of(SpareTaken)]
+    assert [(one.generation, one.rank, one.pid) for one in taken] == [
+        (2, 1, places[2]),
+        (3, 0, places[3]),
+    ]
+    lives = Lives(trial.events)
+    assert lives.anew.keys() == {1}, "nobody is started where a spare stands"
+    assert lives.stayed == {2: {0: lives.anew[1][0]}, 3: {1: places[2]}}
+    # Another one stands beside the one that took a place.
+    assert len([e for e in trial.of(SpareStarted) if e.event.rank == 1]) >= 2

@@ -156,6 +156,7 @@ def _trainers(timeline: RecoveryTimeline) -> Iterator[Moment]:
     """Return what the trainers did last: those of earlier attempts are in the detections."""
     told = {
         Doing.STARTING: "forked: builds model and engine",
+        Doing.JOINING: "stays, or is a spare: meets the others",
         Doing.LOADING: "checks and loads its part",
     }
     trainers = [trainer for machine in timeline.machines for trainer in machine.trainers]

@@ -46,6 +46,7 @@ DOINGS: Final[Mapping[Doing, tuple[str, str, str]]] = MappingProxyType(
         Doing.REDONE: ("#EFA77C", "", "iteration done again later"),
         Doing.CUT_OFF: ("#FFFFFF", "//////", "iteration in flight, lost"),
         Doing.STARTING: ("#BFE1F4", "", "trainer builds model and engine"),
+        Doing.JOINING: ("#D9D2E9", "", "trainer meets the others anew"),
         Doing.WAITING: ("#DDDDDD", "", "waits for its part"),
         Doing.LOADING: ("#3B8FC4", "", "checks and loads its part"),
     }

@@ -31,6 +31,7 @@ from castor_records.events.failures import (
     Resumed,
     Retrieved,
     RunStarted,
+    TrainerStarted,
 )
 from castor_records.events.training import CheckpointCompleted, IterationEnded
 from castor_records.phases import Span
@@ -50,6 +51,8 @@ class Doing(StrEnum):
     """The iteration in flight when something failed."""
     STARTING = "starting"
     """From the fork until the script asks what to load."""
+    JOINING = "joining"
+    """It was there before: until it has met the others and asks what to load."""
     WAITING = "waiting"
     """It asks, and its part is not in its machine's memory yet."""
     LOADING = "loading"
@@ -351,21 +354,23 @@ def _stopped_ns(log: _Log, rank: int, generation: int, start_ns: int) -> int:
 def _start_up(log: _Log, own: Sequence[Entry[Event]], generation: int) -> list[Stretch]:
     """Return what a trainer of `generation` did up to its first iteration, or to its end."""
     mine = [entry for entry in own if generation_of(entry.event) == generation]
-    begun = next((entry.time_ns for entry in mine if isinstance(entry.event, JOINED)), None)
-    if begun is None:
+    joined = next((entry for entry in mine if isinstance(entry.event, JOINED)), None)
+    if joined is None:
         return []
+    begun = joined.time_ns
+    starting = Doing.STARTING if isinstance(joined.event, TrainerStarted) else Doing.JOINING
     resumed = next(of_kind(mine, Resumed), None)
     if resumed is None:
         following = log.in_generations(Detected, (generation + 1,))
         end_ns = following[0].time_ns if following else log.entries[-1].time_ns
-        return [Stretch(Doing.STARTING, begun, max(begun, end_ns))]
+        return [Stretch(starting, begun, max(begun, end_ns))]
     # What it says of itself was measured up to the moment at which it said so.
     said = resumed.event
     loading_ns = sum(_ns(seconds) for seconds in (said.verify, said.restore, said.storage))
     loading = max(begun, resumed.time_ns - loading_ns)
     waiting = max(begun, loading - _ns(said.wait))
     edges = [begun, waiting, loading, resumed.time_ns]
-    doings = (Doing.STARTING, Doing.WAITING, Doing.LOADING)
+    doings = (starting, Doing.WAITING, Doing.LOADING)
     return [
         Stretch(doing, since_ns, until_ns)
         for doing, (since_ns, until_ns) in zip(doings, pairwise(edges), strict=True)

@@ -78,9 +78,9 @@ class Trainers:
 
     def hear(self, op: str, generation: int, rank: int) -> None:
         """Take in what a trainer, or a spare, says of itself; other words are nothing here."""
-        if op in ("in_place", "hello", "left"):
+        if generation != SPARES and op in ("in_place", "hello", "left"):
             self._parking.hear(op, generation, rank)
-        elif op == "waits" and generation == SPARES:
+        elif generation == SPARES and op == "waits":
             self._spares.waits(rank)
 
     # ---- the end of a generation ---------------------------------------------------------------
