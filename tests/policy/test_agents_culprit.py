@@ -238,6 +238,7 @@ def test_a_symptom_never_names_its_own_rank(kinds: list[str]) -> None:
         "RuntimeError: [1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] "
         "via c10d key-value store by store->get('0'), but store->get('0') got error: closed",
         "[rank1]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)",
+        "castor_runtime.trainer.swap.errors.LostRankError: allreduce: the generation has ended",
         "ValueError: training failed\nRuntimeError: gloo/transport/tcp/pair.cc: Broken pipe\n",
     ],
 )

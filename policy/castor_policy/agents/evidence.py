@@ -87,9 +87,11 @@ _LOST_PEER = re.compile(
     r"gloo/transport|Connection (?:closed|reset) by (?:remote )?peer \[|NCCL|nccl[A-Z]\w+Error"
     r"|Dist(?:Backend|Network|Store)Error|\bTCPStore\b|ProcessGroup\w* |recvValue failed"
     r"|Socket Timeout|Application timeout caused pair closure|UCC ?error|RendezvousConnectionError"
-    r"|collective operation timeout|remote process (?:has )?exited",
+    r"|collective operation timeout|remote process (?:has )?exited|\bLostRankError\b",
 )
-"""What torch's own transports say once a peer has gone, in the last traceback of a trainer."""
+"""What torch's own transports say once a peer has gone, in the last traceback of a trainer.
+
+And what Castor's groups do where a script goes on in place, but meets it outside `iteration()`."""
 
 
 _DIES = re.compile(r"Traceback \(most recent|terminate called|Watchdog caught|Fatal Python error")

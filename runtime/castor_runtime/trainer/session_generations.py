@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from castor_policy.interleaving import NONE
-from castor_runtime.arena import RankControl, Replica, TrainerPhase
+from castor_runtime.arena import SHARED_MEMORY, RankControl, Replica, TrainerPhase
 from castor_runtime.state.protocol import DamagedError, State, Stateful
 from castor_runtime.state.sections import part_bytes
 from castor_runtime.trainer.agent_link import AgentLink, Heartbeat, TrainerSettings
@@ -88,7 +88,7 @@ class SessionGenerations:
         self.log = TrainerLog(settings, self._link, self._counters)
         self._profiler = Profiler(settings.traffic.profile_iterations)
         self._moments = Moments(state.sections, state.clone_at_capture, state.trained)
-        self._opened: dict[str, Replica] = {}
+        self._opened: dict[str, tuple[int, Replica]] = {}
         self._learned: Learned | None = None
         self._resumed = False
         self._tells_in_place = False
@@ -308,10 +308,15 @@ class SessionGenerations:
         )
 
     def _open(self, name: str) -> Replica:
-        if name not in self._opened:
-            mark = bytes.fromhex(self._within().fingerprint)
-            self._opened[name] = Replica.open(name, run=self._settings.run, fingerprint=mark)
-        return self._opened[name]
+        # Mappings outlive a generation; memory that was made anew since has its name, not its file.
+        file = (SHARED_MEMORY / name).stat().st_ino
+        known = self._opened.get(name)
+        if known is not None and known[0] == file:
+            return known[1]
+        mark = bytes.fromhex(self._within().fingerprint)
+        replica = Replica.open(name, run=self._settings.run, fingerprint=mark)
+        self._opened[name] = (file, replica)
+        return replica
 
 
 def shared_by_all(state: State) -> dict[str, object]:

@@ -94,7 +94,12 @@ class TrainerGeneration:
         self.idle = choose_spans(state.device(), self.gate)
         self.idle.tell_passed(self.launches.passed)
         self.watches_spans = settings.traffic.scheme != EAGER
-        self.fingerprint = agree_on_fingerprint(settings, state.sections, control)
+        try:
+            self.fingerprint = agree_on_fingerprint(settings, state.sections, control)
+        except BaseException:  # a rank was lost meanwhile: nobody else knows of the connections
+            self.exchanging.end()
+            self.exchanging.close()
+            raise
 
     def learn(
         self, known: Learned | None, tell: Callable[[LinkMeasurement], None]
