@@ -101,7 +101,8 @@ def main() -> int:
     if options.list:
         for seed in seeds:
             case = case_of(seed, options.iterations)
-            print(f"seed {seed}: castor train {' '.join(case.options(Path('KEPT')))} SCRIPT")
+            line = [*case.options(Path("KEPT")), *case.program(["SCRIPT"])]
+            print(f"seed {seed}: castor train {' '.join(line)}")
         return 0
     began_s = time.monotonic()
     sha256 = baseline(options.out, options.iterations)

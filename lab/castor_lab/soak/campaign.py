@@ -61,13 +61,20 @@ _SHAPES: Final = (
 )
 
 
+RESTART: Final = "restart"
+IN_PLACE: Final = "in place"
+WARM: Final = "in place, warm spares"
+_RECOVERS: Final = (RESTART, IN_PLACE, WARM)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What one seed stands for."""
+    """What one seed stands for; `recovers`: by a restart of all, or in place."""
 
     shape: Shape
     schedule: Schedule
     iterations: int
+    recovers: str = RESTART
 
     def needs(self, *kinds: FaultKind) -> bool:
         """Say whether a fault of one of these kinds is among its own."""
@@ -78,9 +85,17 @@ class Case:
         options = ["--lease=3s", *self.shape.options()]
         if not self.schedule.memory_survives or self.needs(FaultKind.STORAGEHANG, *_FULL):
             options += [f"--persist={persist}", "--persist-every=1s"]
+        if self.recovers == WARM:
+            options.append("--warm-spares")
         for fault in self.schedule.faults:
             options += ["--kill", str(fault)]
         return options
+
+    def program(self, program: Sequence[str]) -> list[str]:
+        """Return the script with its options."""
+        script, *rest = program
+        in_place = [] if self.recovers == RESTART else ["--in-place"]
+        return [script, f"--iterations={self.iterations}", *rest, *in_place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +105,7 @@ class Verdict:
     Attributes:
         seed: it.
         faults: its schedule as options of `castor train`.
-        shape: machines, ranks on each, replicas and standbys.
+        shape: machines, ranks on each, replicas and standbys, and how it recovers.
         memory_survives: nothing but the iteration in flight may be lost.
         wrong: what is not as it must be; empty if all is well.
         not_injected: faults that the run was over for.
@@ -120,7 +135,10 @@ def case_of(seed: int, iterations: int) -> Case:
     """
     rng = random.Random(f"shape {seed}")  # noqa: S311 - a shape, not a secret
     shape = rng.choices([s for _, s in _SHAPES], [weight for weight, _ in _SHAPES])[0]
-    return Case(shape, draw(seed, shape.placement, shape.ranks_per_machine, iterations), iterations)
+    schedule = draw(seed, shape.placement, shape.ranks_per_machine, iterations)
+    # Drawn apart: the faults of a seed stay what they were.
+    way = random.Random(f"way {seed}").choice(_RECOVERS)  # noqa: S311 - no secret either
+    return Case(shape, schedule, iterations, way)
 
 
 def run_seed(
@@ -137,15 +155,14 @@ def run_seed(
     Args:
         seed: of the schedule.
         folder: for the run, its output and its persistent checkpoints; emptied first.
-        program: the script and its arguments, but for --iterations.
+        program: the script and its arguments, but for --iterations; it takes --in-place.
         iterations: how many it trains.
         sha256: of the final state of the same program without failures.
         keep: keep the folder in any case.
     """
     case = case_of(seed, iterations)
     shutil.rmtree(folder, ignore_errors=True)
-    script, *rest = program
-    arguments = [*case.options(folder / "kept"), script, f"--iterations={iterations}", *rest]
+    arguments = [*case.options(folder / "kept"), *case.program(program)]
     try:
         with small_storage(folder / "kept") if case.needs(*_FULL) else nullcontext():
             trial = train(folder / "run", arguments)
@@ -244,7 +261,7 @@ def _verdict(case: Case, wrong: tuple[str, ...], **found: Any) -> Verdict:
         seed=case.schedule.seed,
         faults=str(case.schedule),
         shape=f"{shape.machines}x{shape.ranks_per_machine} ranks, "
-        f"{shape.replicas} replicas, {shape.standby} standby",
+        f"{shape.replicas} replicas, {shape.standby} standby, {case.recovers}",
         memory_survives=case.schedule.memory_survives,
         wrong=wrong,
         **found,
