@@ -15,7 +15,7 @@ from castor_policy.agents.effects import AskPersist, RootEffect
 from castor_policy.agents.events import ReportChanged, RootEvent, Tick
 from castor_policy.agents.root import Root
 from castor_sim.explore import peer_watch, session
-from castor_sim.explore.monitor import Monitor
+from castor_sim.explore.names import Names
 from castor_sim.explore.run import Search, run_seed
 from castor_sim.explore.schedule import Fault
 from castor_sim.explore.world import Shape, World
@@ -63,7 +63,7 @@ def work(kind: str, machines: int, monkeypatch: pytest.MonkeyPatch) -> Work:
         patched.setattr(roll_call.RollCall, "validate", lambda _: None)
         # A link that loses packets is looked at, and the more of them there are the more do.
         patched.setattr(peer_watch, "_BURST", 0.0)
-        count(Monitor, "reported", "reports", lambda *_: 1)
+        count(Names, "reported", "reports", lambda *_: 1)
         world = World(Shape(machines, standby=1, iterations=8), 1, (Fault(kind, 2.5, 2),))
         world.run()
     return Work(**{name: counts[name] for name in Work.__slots__})
