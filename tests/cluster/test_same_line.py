@@ -114,8 +114,10 @@ def test_hosts_begin_in_any_order_and_whoever_dies_comes_again_by_the_same_line(
     hosts.start("a", "b", "c")
     assert set(hosts.end().values()) == {0}
     assert hosts.final() == (ITERATIONS, baseline(2, ITERATIONS))
-    from_memory = '"tier":"own_memory"'
-    assert any(from_memory in log.read_text() for log in hosts.folder.glob("*/events.jsonl"))
+    # Who had been the spare may be back first, and fill the place of one that is not yet: from it.
+    from_memory = ('"tier":"own_memory"', '"tier":"peer"')
+    logs = [log.read_text() for log in hosts.folder.glob("*/events.jsonl")]
+    assert any(tier in log for log in logs for tier in from_memory)
     assert before >= 5
     assert not list(Path("/dev/shm").glob(f"*{hosts.job}*"))
 
