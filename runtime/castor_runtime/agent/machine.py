@@ -22,10 +22,7 @@ from castor_policy.agents.events import (
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Plan
 from castor_policy.recovery import Tier
-from castor_records.events.failures import (
-    Resumed,
-    Retrieved,
-)
+from castor_records.events.failures import Resumed, Retrieved
 from castor_records.events.line import event_of
 from castor_runtime.agent import rendezvous
 from castor_runtime.agent.event_log import EventLog

@@ -148,13 +148,11 @@ def _make_replaceable_groups() -> None:
     """Have this process's groups be such that it can go on in place; see docs/recovery.md."""
     settings = TrainerSettings.from_environment()
     assert settings is not None, "an agent starts a trainer with settings"
-    rank, world = settings.rank, len(settings.replicas) * settings.ranks_per_machine
-
     groups: Any = importlib.import_module("castor_runtime.trainer.swap.groups")
 
     def meet() -> Any:
         place = os.environ[meeting.VARIABLE]
-        store = meeting.meet(place, rank, world, meeting.PATIENCE)
+        store = meeting.meet(place, settings.rank, settings.world_size, meeting.PATIENCE)
         return groups.Connection(store, settings.generation)
 
     groups.Groups(None if settings.in_place else meet).install()

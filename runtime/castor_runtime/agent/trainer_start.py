@@ -55,12 +55,11 @@ class TrainerStart:
 
     def environment(self, plan: Plan, settings: TrainerSettings) -> dict[str, str]:
         """Return the variables of a trainer that is started."""
-        ranks = settings.ranks_per_machine
         return {
             "RANK": str(settings.rank),
-            "WORLD_SIZE": str(len(settings.replicas) * ranks),
+            "WORLD_SIZE": str(settings.world_size),
             "LOCAL_RANK": str(settings.local_rank),
-            "LOCAL_WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(settings.ranks_per_machine),
             "NODE_RANK": str(settings.machine),
             **meeting.environment(plan.rendezvous),
             **self._interfaces,

@@ -107,13 +107,16 @@ class Trainers:
     async def _end(self, parked: frozenset[int], spares: frozenset[int]) -> None:
         """Kill all trainers but the parked ranks, and all spares but those processes."""
         self._beside.cancel()
+        await self._kill_all_but(parked, spares)
+        await self._beside.wait()
+        self._ended.clear()
+
+    async def _kill_all_but(self, parked: frozenset[int], spares: frozenset[int]) -> None:
         await self._host.kill_all({self.pids[rank] for rank in parked} | spares)
         if not spares:
             self._spares.forget()
-        await self._beside.wait()
         self._parking.forget(parked)
         self.pids = {rank: self.pids[rank] for rank in sorted(parked)}
-        self._ended.clear()
 
     async def _let_turns_end(self) -> None:
         """Where memory is saved, let the trainers finish what they have begun to write over."""
@@ -135,7 +138,8 @@ class Trainers:
         """Have the parked ones join the plan's generation, and spares; fork the others."""
         await self._host.wait_ready()
         if self.pids and not plan.in_place:
-            await self._end_parked()
+            # What this generation begins from is in no memory.
+            await self._kill_all_but(frozenset(), frozenset())
         self._ranks = tuple(self._spec.ranks_of(machine))
         for counters in self._control.ranks:  # all of them first: what ranks turned to is compared
             counters.clear()
@@ -171,13 +175,6 @@ class Trainers:
             self._starting.environment(plan, settings),
             log,
         )
-
-    async def _end_parked(self) -> None:
-        """Kill the parked trainers: what this generation begins from is in no memory."""
-        await self._host.kill_all()
-        self._parking.forget()
-        self._spares.forget()
-        self.pids.clear()
 
     async def _keep_spares(self, plan: Plan, machine: int) -> None:
         def settings_of(rank: int) -> TrainerSettings:

@@ -95,6 +95,11 @@ class TrainerSettings(JobOptions, Document):
         return record | {"replicas": int_rows(record["replicas"])}
 
     @property
+    def world_size(self) -> int:
+        """How many ranks the job has."""
+        return len(self.replicas) * self.ranks_per_machine
+
+    @property
     def who(self) -> Who:
         """Whose events this trainer's are."""
         return {"generation": self.generation, "rank": self.rank}

@@ -31,9 +31,10 @@ def agree_on_fingerprint(
         ValueError: not every rank trains.
     """
     world = dist.get_world_size(control)
-    expected = len(settings.replicas) * settings.ranks_per_machine
-    if world != expected:
-        raise ValueError(f"{world} ranks train, but Castor started {expected}: use them all")
+    if world != settings.world_size:
+        raise ValueError(
+            f"{world} ranks train, but Castor started {settings.world_size}: use them all"
+        )
     return fingerprint(
         _of_all(sections_digest(sections), control), settings.ranks_per_machine, settings.replicas
     )

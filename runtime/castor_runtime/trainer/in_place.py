@@ -70,9 +70,8 @@ class InPlace:
             CannotSwapError: this process has made other groups than it would need.
         """
         os.environ.update(environment(place))
-        world = len(settings.replicas) * settings.ranks_per_machine
         try:
-            store = meet(place, settings.rank, world, self._timeout, gives_up)
+            store = meet(place, settings.rank, settings.world_size, self._timeout, gives_up)
         except RuntimeError as error:
             raise LostRankError(f"the first rank was not met: {error}") from error
         self._groups.connect_all(store, settings.generation, settings.rank)
