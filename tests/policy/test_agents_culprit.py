@@ -118,6 +118,29 @@ def test_an_agent_that_was_restarted_took_its_trainers_with_it() -> None:
     assert named(verdict(told, {1: SightKind.AGENT})) == [(1, -1, "agent")]
 
 
+def test_a_silent_agent_that_others_cannot_reach_is_named_where_nothing_better_is() -> (
+    None
+):
+    """Trainers that lost a killed agent's were quicker than its restart: nobody was named."""
+    told = [member(machine, lost_peer(machine)) for machine in (0, 2, 3)]
+    told[1] = replace(told[1], unreached=("node-1.1",))
+    found = verdict([told[0], member(1), *told[1:]])
+    assert named(found) == [(1, -1, "agent")]
+    assert not found.certain  # its lease may end, or what it restarts as may say more
+    assert found.culprits[0].cause == "agent node-1 does not answer"
+    assert len(found.others) == 3
+    # What it tells by itself comes first, and so does what another one does.
+    assert named(verdict([told[0], member(1, killed(1)), *told[1:]])) == [(1, 1, "signal")]
+    own = sight_of_end(3, 1, "ValueError: no such corpus")
+    assert named(verdict([told[0], member(1), told[1], member(3, own)])) == [(3, 3, "exit")]
+    # Who says it and is silent himself may be the one that is cut off.
+    cut_off = member(2, unreached=("node-1.1",))
+    assert named(verdict([told[0], member(1), cut_off, told[2]])) == []
+    # Of a life that had no part in the generation it says nothing.
+    old = replace(told[1], unreached=("node-1.0",))
+    assert named(verdict([told[0], member(1), old, told[2]])) == []
+
+
 def test_an_error_on_every_rank_names_all_of_them() -> None:
     told = [member(m, sight_of_end(m, 1, "SyntaxError: bad")) for m in range(4)]
     found = verdict(told)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +53,27 @@ def groups(store: HashStore, both: Callable[..., list[Any]]) -> Iterator[list[Re
     yield made
     for group in made:
         group.end(99)
+        group.let_go()
+
+
+def test_ranks_that_meet_in_a_file_wait_for_one_that_is_late(
+    tmp_path: Path, both: Callable[..., list[Any]]
+) -> None:
+    """A file's store says of a wait that was too short that it failed, as no other store does."""
+    path = str(tmp_path / "meeting")
+    patience = timedelta(seconds=30)
+    made = [ReplaceableGroup("all", range(SIZE), r, patience, GlooInside) for r in range(SIZE)]
+
+    def meet(group: ReplaceableGroup) -> float:
+        time.sleep(2.5 * group.rank())
+        file = dist.FileStore(path, SIZE)
+        file.set_timeout(patience)
+        group.connect(file, 1, group.rank())
+        return summed(group)
+
+    assert both(meet, made) == [3.0, 3.0]
+    for group in made:
+        group.end(1)
         group.let_go()
 
 

@@ -6,7 +6,8 @@ What is nearest the cause is named, and everybody else who saw something is quot
 2. an error of a trainer's own, a process that stands still, a rank that all others wait for, a part
    that cannot be had;
 3. an exit with code 0 while others trained on, if every other machine lost its connection;
-4. nobody: a lost connection is seen by everyone but who caused it.
+4. an agent that others cannot reach, and that says nothing of how its own trainers fare;
+5. nobody: a lost connection is seen by everyone but who caused it.
 
 Sights of the first kind need no others beside them. For the rest the root waits until every rank is
 accounted for, or for `window_s`: a symptom often comes sooner than what it is a symptom of.
@@ -14,7 +15,7 @@ accounted for, or for `window_s`: a symptom often comes sooner than what it is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from castor_policy.agents.agent_report import AgentReport, State
@@ -90,20 +91,23 @@ def judge(
     """
     agents = plan.agents
     seen: list[tuple[int, Sight]] = [(m, _sight_of_loss(agents[m], how)) for m, how in lost.items()]
-    silent = False
+    silent: set[int] = set()
     for machine, report in members.items():
         if report.generation != plan.generation:
-            silent = True
+            silent.add(machine)
             continue
         seen += [(machine, sight) for sight in seen_by(report)]
         seen += [(machine, sight_of_end(rank, 0, "")) for rank in report.ended]
-        silent |= not has_said_all(spec, report)
+        if not has_said_all(spec, report):
+            silent.add(machine)
     if still is not None:
         said = f"did not come ({still.reason})"
         seen += [
             (r // spec.ranks_per_machine, Sight(r, SightKind.STALL, said)) for r in still.ranks
         ]
-    named = _named(seen, silent=silent)
+    named = _named(seen, silent=bool(silent))
+    if not named:
+        named = [(m, _does_not_answer(agents[m])) for m in _unreached(plan, members, silent)]
     blamed = set(named)
     culprits = tuple(
         Culprit(machine, sight.rank, agents[machine], sight.kind, _cause(sight), sight.words)
@@ -169,6 +173,23 @@ def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int
     if left and not silent and len(left) <= len(cut_off) == len(seen) - len(left):
         return left
     return []
+
+
+def _unreached(
+    plan: Plan, members: Mapping[int, AgentReport], silent: Collection[int]
+) -> list[int]:
+    """Return the silent machines that one which is not silent has lost."""
+    said = {
+        name
+        for machine, report in members.items()
+        if machine not in silent
+        for name in report.unreached
+    }
+    return [machine for machine in sorted(silent) if plan.incarnations[machine] in said]
+
+
+def _does_not_answer(agent: str) -> Sight:
+    return Sight(-1, SightKind.AGENT, f"agent {agent} does not answer")
 
 
 def _cause(sight: Sight) -> str:

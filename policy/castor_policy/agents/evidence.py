@@ -26,7 +26,7 @@ class SightKind(StrEnum):
     UNREACHED = "unreached"
     """A machine's neighbours have no connection to it, and get none; see `neighbours`."""
     AGENT = "agent"
-    """An agent was restarted; its trainers died with it."""
+    """An agent was restarted, or does not answer; its trainers die with it."""
     ISOLATED = "isolated"
     """A machine says of itself that it was cut off or left behind."""
     SIGNAL = "signal"

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torch.distributed as dist
 from torch._C._distributed_c10d import ProcessGroup, ProcessGroupGloo, Store
 
 from castor_runtime.trainer.swap.errors import LostRankError
@@ -28,8 +27,10 @@ from castor_runtime.trainer.swap.inside import EndedOperations
 
 Address = tuple[str, int]
 
-_SLICE: Final = timedelta(seconds=0.05)
-"""So long a wait for a key goes on before it looks whether it was ended."""
+_OVERSHOOT: Final = 0.1
+"""A key is asked for again after this share of the time for which it was waited for, within:"""
+_SHORTEST_S: Final = 0.001
+_LONGEST_S: Final = 0.05
 
 _CLOSING_S: Final = 5.0
 """So long gloo may take to close sockets that were shut down; it takes milliseconds."""
@@ -111,17 +112,17 @@ class _Rendezvous(Store):
         return value
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
-        until = time.monotonic() + (timeout or self._timeout).total_seconds()
-        while True:
+        began = time.monotonic()
+        patience_s = (timeout or self._timeout).total_seconds()
+        # Stores differ in how long a short wait takes and in what it raises: a file's takes a
+        # second, and raises no DistStoreError. All of them can be asked.
+        while not self._store.check(keys):
             if self._ended.is_set():
                 raise LostRankError("the generation ended while its ranks came together")
-            try:
-                self._store.wait(keys, _SLICE)
-            except dist.DistStoreError:
-                if time.monotonic() > until:
-                    raise
-            else:
-                return
+            waited_s = time.monotonic() - began
+            if waited_s > patience_s:
+                raise LostRankError(f"{', '.join(keys)} did not come within {patience_s:g} s")
+            self._ended.wait(min(max(waited_s * _OVERSHOOT, _SHORTEST_S), _LONGEST_S))
 
 
 def _address(told: bytes) -> Address:
