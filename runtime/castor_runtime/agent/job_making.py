@@ -16,6 +16,7 @@ from castor_policy.agents.same_job import differences
 from castor_policy.agents.store_keys import job_prefix, plan_key, spec_key
 from castor_policy.store import Compare, Put, Store, StoreUnavailableError, Txn
 from castor_records.events.failures import RunStarted
+from castor_runtime.arena.removal import remove_run
 from castor_runtime.transport import Credentials, JobSecret
 
 
@@ -85,6 +86,8 @@ async def make_or_join(store: Store, own: JobSpec, say: Callable[[str], None]) -
         )
     plan = _plan(found.get(plan_key(own.job)))
     if plan is not None and plan.phase == Phase.FINISHED:
+        # An agent of it may have died here, and the job ended without it.
+        remove_run(own.job, made.run)
         say(f"job {own.job} has finished; to train anew, remove it first: castor rm {own.job}")
         return FINISHED
     if plan is not None and plan.phase == Phase.STOPPED:
