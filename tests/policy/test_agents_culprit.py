@@ -118,9 +118,7 @@ def test_an_agent_that_was_restarted_took_its_trainers_with_it() -> None:
     assert named(verdict(told, {1: SightKind.AGENT})) == [(1, -1, "agent")]
 
 
-def test_a_silent_agent_that_others_cannot_reach_is_named_where_nothing_better_is() -> (
-    None
-):
+def test_a_silent_agent_that_others_cannot_reach_is_named_where_nothing_better_is() -> None:
     """Trainers that lost a killed agent's were quicker than its restart: nobody was named."""
     told = [member(machine, lost_peer(machine)) for machine in (0, 2, 3)]
     told[1] = replace(told[1], unreached=("node-1.1",))

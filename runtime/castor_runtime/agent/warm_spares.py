@@ -89,7 +89,11 @@ class WarmSpares:
                 continue
             self._waiting.discard(rank)
             settings = settings_of(rank)
-            needed_bytes = int(psutil.Process(pid).memory_full_info().uss)
+            # The kernel goes through the whole map: that takes seconds where it is large.
+            try:
+                needed_bytes = await asyncio.to_thread(_unshared_bytes, pid)
+            except psutil.NoSuchProcess:
+                return  # and with that trainer its generation ends
             free_bytes = int(psutil.virtual_memory().available)
             if needed_bytes > free_bytes:
                 self._warn(settings, needed_bytes, free_bytes)
@@ -134,3 +138,8 @@ class WarmSpares:
             self._log.write(
                 Warned(generation=settings.generation, rank=settings.rank, message=message)
             )
+
+
+def _unshared_bytes(pid: int) -> int:
+    """Return what the memory of a process is that it shares with nobody."""
+    return int(psutil.Process(pid).memory_full_info().uss)

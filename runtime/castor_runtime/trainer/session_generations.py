@@ -141,11 +141,9 @@ class SessionGenerations:
 
     def resume(self, user: Mapping[str, Stateful]) -> int:
         """See `Checkpointer.resume`; `user` is restored too."""
-        self._counters.phase = TrainerPhase.LOADING
         if self._settings.is_spare:
             self._link.send("waits")
             self._join_next()
-            self._counters.phase = TrainerPhase.LOADING
         elif self._settings.in_place:
             assert self._in_place is not None, "its groups can be connected"
             self._in_place.connect(self._settings, os.environ[VARIABLE], lambda: self._link.is_over)
@@ -153,6 +151,7 @@ class SessionGenerations:
         return self._load(user)
 
     def _load(self, user: Mapping[str, Stateful]) -> int:
+        self._counters.phase = TrainerPhase.LOADING
         here, settings = self._within(), self._settings
         most = len(settings.persistence.tiers)
         loader = Loader(
@@ -250,7 +249,7 @@ class SessionGenerations:
             self._link.send("lost_peer", reason=_first_line(error))
             if not self._link.wait_over(self._timeout_s):
                 raise error
-        self._counters.phase = TrainerPhase.LOADING
+        self._counters.phase = TrainerPhase.STARTING
         if self._here is not None:
             # Spans that all ranks follow are the same on all; a checkpoint that was being made
             # with new ones was agreed on by all or by none of those that are left.
@@ -270,7 +269,6 @@ class SessionGenerations:
         self._settings = TrainerSettings.from_json(order["settings"])
         self.log.follow(self._settings)
         self._hello()
-        self._counters.phase = TrainerPhase.STARTING
         self._in_place.connect(self._settings, order["rendezvous"], lambda: self._link.is_over)
         self._join()
 
