@@ -137,17 +137,16 @@ def _run_script(request: dict[str, Any]) -> None:
     effects.check()
     threads = os.environ.get("OMP_NUM_THREADS", "")  # torch read the variable at import
     effects.release(int(threads) if threads.isdigit() else None)
-    if held(Path(script)).names_iteration:
-        _make_replaceable_groups()
+    settings = TrainerSettings.from_environment()
+    if settings is not None and held(Path(script)).names_iteration:
+        _make_replaceable_groups(settings)
     else:
         meeting.install()
     run_held(script)
 
 
-def _make_replaceable_groups() -> None:
+def _make_replaceable_groups(settings: TrainerSettings) -> None:
     """Have this process's groups be such that it can go on in place; see docs/recovery.md."""
-    settings = TrainerSettings.from_environment()
-    assert settings is not None, "an agent starts a trainer with settings"
     groups: Any = importlib.import_module("castor_runtime.trainer.swap.groups")
 
     def meet() -> Any:
