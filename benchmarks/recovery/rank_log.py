@@ -12,6 +12,9 @@ from typing import Any
 
 Record = dict[str, Any]
 
+_OF_A_TRAINER = ("loaded", "iteration_ended")
+"""What a spare notes only once it has taken a rank's place."""
+
 
 class RankLog:
     """Appends one JSON object a line; the lives of a rank follow each other in one file."""
@@ -97,7 +100,8 @@ def find_outage(logs: list[list[Record]], failure_ns: int) -> Outage | None:
     """Return what the failure at that time cost; None while no new iteration has ended."""
     if not all(logs):
         return None
-    before = [r for r in logs[0] if r["time_ns"] <= failure_ns]
+    trained = [r for r in logs[0] if r["kind"] in _OF_A_TRAINER]  # and not built, as a spare
+    before = [r for r in trained if r["time_ns"] <= failure_ns]
     old = life_of(before[-1]) if before else ()
     ended = of_kind(logs[0], "iteration_ended")
     reached = max((r["iteration"] for r in ended if life_of(r) == old), default=0)

@@ -80,6 +80,17 @@ def test_an_iteration_that_the_old_process_ends_after_the_kill_is_not_new():
     assert outage.new_s == pytest.approx(9.5)
 
 
+def test_a_spare_that_was_built_just_before_the_kill_has_not_trained():
+    # The trainer's 10 iterations end at 13 s, the spare has stood since 12.5 s, killed at 13.2 s.
+    trainer, spare = life(1, 1, 0, 10), life(2, 12, 10, 3)
+    spare[1]["time_ns"] = 13_100_000_000
+    logs = [sorted([*trainer, *spare], key=lambda record: record["time_ns"])]
+    outage = rank_log.find_outage(logs, 13_200_000_000)
+    assert (outage.reached, outage.lost) == (10, 0)
+    assert outage.built_s == 0.0
+    assert outage.new_s == pytest.approx(1.8)
+
+
 def test_half_a_line_of_a_killed_rank_is_skipped(tmp_path):
     log = rank_log.RankLog(tmp_path, 0)
     log.write("started")
