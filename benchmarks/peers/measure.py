@@ -21,7 +21,6 @@ from systems import BIN, FLOORS, HERE, System, environment
 from castor_records.run_files import RunFiles
 from castor_runtime.arena import remove_dead
 
-WARM_UP = 3
 _POLL_S = 0.1
 
 
@@ -96,7 +95,7 @@ def run(
     measured = Measured()
     began_s = time.time()
     shared_before = shared_bytes()
-    process = _start(system, ranks, state_bytes, WARM_UP + iterations, out, tier)
+    process = _start(system, ranks, state_bytes, system.warm_up + iterations, out, tier)
     logs = Logs(out / "log", ranks)
     deadline = time.monotonic() + limit_s
     kills: list[int] = []
@@ -104,14 +103,14 @@ def run(
         sampler = Sampler(
             process.pid,
             shared_before,
-            lambda: logs.saved() >= WARM_UP,
+            lambda: logs.saved() >= system.warm_up,
             lambda: _standby(out / "run"),
         )
-        _wait(process, lambda: logs.saved() >= WARM_UP, deadline)
+        _wait(process, lambda: logs.saved() >= system.warm_up, deadline)
         sampler.stop()
         measured.peak_bytes, measured.steady_bytes = sampler.peak_bytes, sampler.last_bytes
         measured.standby_bytes = sampler.standby_bytes
-        _wait(process, lambda: logs.saved() > WARM_UP + iterations, deadline)
+        _wait(process, lambda: logs.saved() > system.warm_up + iterations, deadline)
         kills.append(_kill_rank(logs, ranks - 1))
         if system.peer_copy and (out / "run").exists():
             _wait(process, lambda: _lives(logs) == 2 and logs.saved() > 0, deadline)
@@ -133,7 +132,7 @@ def run(
         shutil.rmtree(tier, ignore_errors=True)
     if (out / "run").exists():
         kills += _injected_ns(out / "run")
-    _collect(measured, logs.read(), WARM_UP, iterations, kills)
+    _collect(measured, logs.read(), system.warm_up, iterations, kills)
     if (out / "run" / "result.json").exists():
         _castor_recoveries(measured, out / "run")
     return measured
@@ -173,7 +172,8 @@ def _wait(process: subprocess.Popen[bytes], done: Any, deadline: float) -> None:
 
 
 def _kill_rank(logs: Logs, rank: int) -> int:
-    pid = logs.read()[rank][-1]["pid"]
+    # A spare of the rank has written into its log, too.
+    pid = next(e["pid"] for e in reversed(logs.read()[rank]) if e["kind"] == "saved")
     now_ns = time.time_ns()
     os.kill(pid, signal.SIGKILL)
     return now_ns
@@ -254,13 +254,13 @@ def _castor_recoveries(measured: Measured, run: Path) -> None:
 
 
 def _lives(logs: Logs) -> int:
-    return min(sum(e["kind"] == "started" for e in events) for events in logs.read())
+    return min(sum(e["kind"] == "recovered" for e in events) for events in logs.read())
 
 
 def _last_saved(events: list[dict[str, Any]]) -> int:
     last = 0
     for event in events:
-        if event["kind"] == "started":
+        if event["kind"] == "recovered":
             last = 0
         elif event["kind"] == "saved":
             last = event["iteration"]
@@ -272,11 +272,11 @@ def _first(events: list[dict[str, Any]], kind: str, iteration: int) -> Any:
 
 
 def _first_after(events: list[dict[str, Any]], instant_ns: int) -> Any:
-    """Return when the first iteration of a life begun after the instant ended."""
-    started = False
+    """Return when the first iteration ended that followed a recovery after the instant."""
+    recovered = False
     for event in events:
-        started = started or (event["kind"] == "started" and event["time_ns"] > instant_ns)
-        if started and event["kind"] == "iteration_ended":
+        recovered |= event["kind"] == "recovered" and event["time_ns"] > instant_ns
+        if recovered and event["kind"] == "iteration_ended":
             return event["time_ns"]
     return None
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 
 import torch
-from workload import Options, train
+from workload import Options, Restarted, train
 
 from castor import Checkpointer, TensorState
+from castor_lab.programs.went_back import WentBack
 from castor_runtime.arena import ControlBlock
 from castor_runtime.trainer.agent_link import TrainerSettings
 
 
-class CastorPeer:
+class CastorPeer(Restarted):
     """The agents hold the copies; restores and fetches are those of real recoveries."""
 
     def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:
@@ -20,11 +21,16 @@ class CastorPeer:
         settings = TrainerSettings.from_environment()
         if settings is None:
             raise SystemExit("start this with `castor train`")
-        self._checkpointer = Checkpointer(TensorState(state), update_after="capture")
+        self._went_back = WentBack()
+        self._checkpointer = Checkpointer(
+            TensorState(state), {"went_back": self._went_back}, update_after="capture"
+        )
         self._counters = ControlBlock.open(settings.control).rank(settings.local_rank)
 
     def recover(self) -> int:
-        return self._checkpointer.resume()
+        done = self._checkpointer.resume()
+        self._went_back.ask()
+        return done
 
     def save(self, iteration: int) -> None:
         del iteration

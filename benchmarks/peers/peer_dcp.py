@@ -12,10 +12,10 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
-from workload import Options, train
+from workload import Options, Restarted, train
 
 
-class Dcp:
+class Dcp(Restarted):
     """Keeps the newest two; one stager for all, without which each save allocates anew."""
 
     def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:

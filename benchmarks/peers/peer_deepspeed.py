@@ -12,7 +12,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import deepspeed
 import torch
 import torch.distributed as dist
-from workload import TENSORS, Options, train
+from workload import TENSORS, Options, Restarted, train
 
 # It would need a C++ compiler at the first start. (`deepspeed.comm.torch` is torch itself by now.)
 sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ def _tensors(engine: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-class DeepSpeed:
+class DeepSpeed(Restarted):
     """An engine whose optimizer states are the state that is updated, saved and checked."""
 
     def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:

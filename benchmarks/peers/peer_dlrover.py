@@ -6,10 +6,10 @@ import torch
 import torch.distributed as dist
 from dlrover.trainer.torch.flash_checkpoint.checkpointer import StorageType
 from dlrover.trainer.torch.flash_checkpoint.ddp import DdpCheckpointer
-from workload import Options, train
+from workload import Options, Restarted, train
 
 
-class DlRover:
+class DlRover(Restarted):
     """One shard a rank in the shared memory of its node's agent."""
 
     def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from lm_resiliency import InMemoryCkptConfig
 from lm_resiliency.checkpointing.manager import InMemoryCheckpointManager, RecoveryMode
 from lm_resiliency.checkpointing.transfer import TorchDistTransfer
-from workload import Options, train
+from workload import Options, Restarted, train
 
 
-class LmResiliency:
+class LmResiliency(Restarted):
     """All ranks see one folder, without which a restarted rank does not find its part."""
 
     def __init__(self, state: dict[str, torch.Tensor], asked: Options) -> None:

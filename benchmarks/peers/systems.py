@@ -27,6 +27,7 @@ class System:
         environment: added to.
         peer_copy: it keeps a copy in another rank's memory.
         note: what a reader must know.
+        warm_up: iterations before the timed ones; longer where spares are built in them.
     """
 
     name: str
@@ -36,6 +37,7 @@ class System:
     environment: dict[str, str] = field(default_factory=dict)
     peer_copy: bool = False
     note: str = ""
+    warm_up: int = 3
 
     @property
     def version(self) -> str:
@@ -60,12 +62,12 @@ def dlrover_run(ranks: int, out: Path, program: Sequence[str]) -> list[str]:
     return [sys.executable, str(HERE / "dlrover_job.py"), str(ranks), *program]
 
 
-def castor_train(memory: str, ranks: int, out: Path, program: Sequence[str]) -> list[str]:
+def castor_train(given: Sequence[str], ranks: int, out: Path, program: Sequence[str]) -> list[str]:
     """One machine a rank, m = 2, one standby; a machine is killed after the rank has recovered."""
     script, *options = program
     return [
         *(str(BIN / "castor"), "train", script, "--nodes", str(ranks), "--standby", "1"),
-        *("--replicas", "2", "--memory", memory, "--out", str(out / "run"), "--quiet"),
+        *("--replicas", "2", *given, "--out", str(out / "run"), "--quiet"),
         *("--", *options, "--machine-loss"),
     ]
 
@@ -77,16 +79,26 @@ SYSTEMS: dict[str, System] = {
         "Castor",
         "castor-ckpt",
         "peer_castor.py",
-        partial(castor_train, "fast"),
+        partial(castor_train, ("--memory", "fast")),
         peer_copy=True,
         note="updates go on once the state is copied, as in the others; by default Castor's wait "
         "until the replicas have arrived (Checkpointer's update_after)",
+    ),
+    "castor-in-place": System(
+        "Castor, in place",
+        "castor-ckpt",
+        "peer_castor_in_place.py",
+        partial(castor_train, ("--memory", "fast", "--warm-spares")),
+        peer_copy=True,
+        note="goes on without a restart (`Checkpointer.iteration()`); --warm-spares has a second "
+        "process beside each trainer, whose memory is counted",
+        warm_up=8,
     ),
     "castor-saving": System(
         "Castor, memory saved",
         "castor-ckpt",
         "peer_castor.py",
-        partial(castor_train, "saving"),
+        partial(castor_train, ("--memory", "saving")),
         peer_copy=True,
         note="one buffer less (--memory saving): the state is copied once the peers have theirs, "
         "and updates wait for that",

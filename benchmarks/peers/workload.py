@@ -8,7 +8,7 @@ A rank holds 64 float32 tensors. An iteration adds 1 to each of them, and then t
 
 After the timed iterations the state is spoilt and restored in place, fetched from a peer where the
 system can, and checked. From then on iterations follow each other until the rank is killed from
-outside; a restarted rank recovers, checks its state, and trains a few more iterations.
+outside; a rank that is restarted, or goes on in place, checks its state and trains on for a while.
 Everything is appended to rank-R.jsonl as it happens; times are CLOCK_REALTIME.
 """
 
@@ -19,6 +19,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -42,7 +43,7 @@ class Options:
         iterations: timed ones and those before, that are not counted.
         out: folder of the logs.
         tier: folder in memory (tmpfs) for systems that write files.
-        machine_loss: ranks are replaced once more after the first restart (Castor).
+        machine_loss: there is one more recovery after the first (Castor).
     """
 
     state_bytes: int
@@ -57,6 +58,14 @@ class Peer(Protocol):
 
     def recover(self) -> int:
         """Restore after a start; return how many iterations are done, 0 without a checkpoint."""
+        ...
+
+    def attempt(self) -> AbstractContextManager[object]:
+        """Return what an iteration, and the completion of its copy, are tried within."""
+        ...
+
+    def went_back(self) -> int | None:
+        """Return how many are done if a failure has set that back, without a restart; else None."""
         ...
 
     def save(self, iteration: int) -> None:
@@ -78,6 +87,18 @@ class Peer(Protocol):
     def close(self) -> None:
         """End in good order."""
         ...
+
+
+class Restarted:
+    """Of a peer whose ranks are all restarted after a failure."""
+
+    def attempt(self) -> AbstractContextManager[object]:
+        """See `Peer`."""
+        return nullcontext()
+
+    def went_back(self) -> int | None:
+        """See `Peer`."""
+        return None
 
 
 class Log:
@@ -140,33 +161,49 @@ def train(
     state = make_state(asked.state_bytes)
     fill(state, rank, 0)
     log.write("state_made")
-    peer = make_peer(state, asked)
-    done = peer.recover()
-    log.write("recovered", iteration=done, right=is_right(state, rank, done))
-    lives = 1 + sum('"started"' in line for line in _earlier(asked.out, rank))
-    last = _last_iteration(asked, lives, done)
-    while done < last:
-        done += 1
-        _iterate(peer, log, state, done)
-        if lives == 1 and done == asked.iterations:
-            _restores(peer, log, state, rank, done)
-            log.write("measured")
-        time.sleep(PAUSE_S)
-    peer.close()
-    log.write("finished", iteration=done)
+    loop = _Loop(asked, rank, log, state)
+    loop.train(make_peer(state, asked))
 
 
-def _earlier(out: Path, rank: int) -> list[str]:
-    """Return the log's lines without the last life's first."""
-    lines = (out / f"rank-{rank}.jsonl").read_text().splitlines()
-    starts = [i for i, line in enumerate(lines) if '"started"' in line]
-    return lines[: starts[-1]]
+class _Loop:
+    """The iterations of one process."""
 
+    def __init__(self, asked: Options, rank: int, log: Log, state: dict[str, torch.Tensor]) -> None:
+        self._asked, self._rank, self._log, self._state = asked, rank, log, state
+        self._done = self._last = self._lives = 0
 
-def _last_iteration(asked: Options, lives: int, done: int) -> int:
-    deaths = 2 if asked.machine_loss else 1
-    # Until its last death the orchestrator has it killed; the bound only ends a run gone wrong.
-    return done + AFTER_RESTART if lives > deaths else asked.iterations + 500
+    def train(self, peer: Peer) -> None:
+        """Train until the end, through failures that do not end this process."""
+        self._begin(peer.recover())
+        while self._done < self._last:
+            with peer.attempt():
+                self._go_back(peer)  # told of a failure between two iterations
+                self._done += 1
+                _iterate(peer, self._log, self._state, self._done)
+            self._go_back(peer)
+            if self._lives == 1 and self._done == self._asked.iterations:
+                _restores(peer, self._log, self._state, self._rank, self._done)
+                self._log.write("measured")
+            time.sleep(PAUSE_S)
+        peer.close()
+        self._log.write("finished", iteration=self._done)
+
+    def _go_back(self, peer: Peer) -> None:
+        done = peer.went_back()
+        if done is not None:
+            self._begin(done)
+
+    def _begin(self, done: int) -> None:
+        """Begin this rank's next life, in whatever process the one before was."""
+        self._done = done
+        right = is_right(self._state, self._rank, done)
+        self._log.write("recovered", iteration=done, right=right)
+        lines = (self._asked.out / f"rank-{self._rank}.jsonl").read_text().splitlines()
+        self._lives = sum('"recovered"' in line for line in lines)
+        deaths = 2 if self._asked.machine_loss else 1
+        # Until its last death the orchestrator has it killed; 500 only ends a run gone wrong.
+        more = AFTER_RESTART if self._lives > deaths else self._asked.iterations + 500
+        self._last = done + more
 
 
 def _iterate(peer: Peer, log: Log, state: dict[str, torch.Tensor], iteration: int) -> None:

@@ -32,6 +32,7 @@ from throttled_storage import ThrottledStorage, iteration_of, tag_of
 from castor_configs.model import load_model
 from castor_lab.programs.language_model import build_language_model
 from castor_lab.programs.text import TextSampler, read_text
+from castor_lab.programs.went_back import WentBack
 
 TEXT = Path(__file__).resolve().parents[2] / "examples" / "text" / "harbour.txt"
 
@@ -107,7 +108,10 @@ class CastorCheckpoints:
     def __init__(self, engine: Any, sampler: TextSampler, block: int) -> None:
         from castor import Checkpointer  # noqa: PLC0415 - the other systems do without
 
-        self.checkpointer = Checkpointer(engine, state={"sampler": sampler})
+        self.went_back = WentBack()
+        self.checkpointer = Checkpointer(
+            engine, state={"sampler": sampler, "went_back": self.went_back}
+        )
         self._block = block
 
     def load(self) -> int:
@@ -205,14 +209,20 @@ def process_started_ns() -> int:
 
 
 def train_in_place(
-    checkpointer: Any, log: RankLog, train: Callable[[int], None], iterations: int
+    castor: CastorCheckpoints, log: RankLog, train: Callable[[int], None], iterations: int
 ) -> None:
     """Train as a script does that goes on without a restart, and note when it does."""
-    while (done := checkpointer.done) < iterations:
-        with checkpointer.iteration():
-            train(done + 1)
-        if checkpointer.done <= done:
+    checkpointer = castor.checkpointer
+
+    def note() -> None:
+        if castor.went_back.ask():
             log.rolled_back(checkpointer.done)
+
+    while checkpointer.done < iterations:
+        with checkpointer.iteration():
+            note()  # told between two iterations
+            train(checkpointer.done + 1)
+        note()
 
 
 def main() -> None:
@@ -241,6 +251,8 @@ def main() -> None:
     began = time.monotonic()
     start = checkpoints.load()
     log.write("loaded", iteration=start, seconds=time.monotonic() - began)
+    if isinstance(checkpoints, CastorCheckpoints):
+        checkpoints.went_back.ask()
 
     def train(iteration: int) -> None:
         began = time.monotonic()
@@ -258,7 +270,7 @@ def main() -> None:
 
     if options.in_place:
         assert isinstance(checkpoints, CastorCheckpoints), "--in-place is Castor's"
-        train_in_place(checkpoints.checkpointer, log, train, options.iterations)
+        train_in_place(checkpoints, log, train, options.iterations)
     else:
         for iteration in range(start + 1, options.iterations + 1):
             train(iteration)

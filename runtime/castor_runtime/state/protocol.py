@@ -145,3 +145,24 @@ class State(Protocol):
             tell: called with each warning.
         """
         ...
+
+
+class InterruptedIteration(Protocol):
+    """What makes an engine forget an iteration in which another rank was lost."""
+
+    def throw_away(self) -> None:
+        """Bring the engine to where it stood when it was new, but for what `restore` sets."""
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """What a state has besides, whose engine can go on in this process where a rank is lost."""
+
+    def interrupted_iteration(self) -> InterruptedIteration:
+        """Return what throws one away; asked once, while the engine is new.
+
+        Raises:
+            CannotSwapError: this engine cannot forget it: the process has to be restarted.
+        """
+        ...

@@ -1,6 +1,6 @@
 """What it takes for a trainer to go on in place where a rank is lost: see docs/recovery.md.
 
-Its process groups are connected anew, and DeepSpeed forgets the iteration that was interrupted;
+Its process groups are connected anew, and its engine forgets the iteration that was interrupted;
 the state is then loaded as after a restart.
 """
 
@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Final
 
-from castor_runtime.state.protocol import State
+from castor_runtime.state.protocol import Interruptible, State
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.joining import training_timeout_s
 from castor_runtime.trainer.meeting import environment, meet
 from castor_runtime.trainer.swap.errors import CannotSwapError, LostRankError
@@ -42,8 +41,11 @@ class InPlace:
             )
         if groups.refusal:
             raise CannotSwapError(groups.refusal)
-        if not isinstance(state, DeepSpeedState):
-            raise CannotSwapError(f"{type(state).__name__} is no DeepSpeed engine's state")
+        if not isinstance(state, Interruptible):
+            raise CannotSwapError(
+                f"{type(state).__name__} has no `interrupted_iteration`, by which its engine "
+                "forgets one"
+            )
         self._groups: Final = groups
         self._interrupted: Final = state.interrupted_iteration()
         self._timeout: Final = timedelta(seconds=training_timeout_s())

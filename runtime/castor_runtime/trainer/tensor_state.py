@@ -10,7 +10,9 @@ import torch
 
 from castor_runtime.state.protocol import NoPersistentFormError, PersistentPart, Stateful
 from castor_runtime.state.sections import Section, Sections, lay_out
+from castor_runtime.trainer.left_gradients import LeftGradients
 from castor_runtime.trainer.optimizer_state import OptimizerState
+from castor_runtime.trainer.swap.errors import CannotSwapError
 
 _NO_FORM = "plain tensors have no persistent form: train without --persist"
 
@@ -102,6 +104,20 @@ class TensorState:
         """Refuse: see `write_template`."""
         del part
         raise NoPersistentFormError(_NO_FORM)
+
+    def interrupted_iteration(self) -> LeftGradients:
+        """Return what makes torch forget an iteration; see `Interruptible`.
+
+        Raises:
+            CannotSwapError: more than torch alone trains these tensors.
+        """
+        if type(self) is not TensorState:
+            raise CannotSwapError(
+                f"{type(self).__name__} does not say what an interrupted iteration leaves in its "
+                "engine: define `interrupted_iteration`"
+            )
+        tensors = [one for one in self.live() if one is not None]
+        return LeftGradients(tensors, self.optimizer)
 
     def write_template(self, path: Path) -> None:
         """Refuse: there is no persistent format of plain tensors."""
