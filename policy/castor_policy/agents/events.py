@@ -239,7 +239,7 @@ class TrainerEnded:
         generation: its trainer's.
         rank: its trainer's.
         code: its exit code.
-        reason: its last words.
+        reason: its last words, and the kernel's about it.
         lost_peer: they are those of a process that lost its connection to another.
         left_early: it ended with 0 and had not said that it had finished.
     """

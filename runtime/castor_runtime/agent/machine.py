@@ -268,6 +268,7 @@ class Machine:
             unlink_control: the control block is this life's, and goes with it.
         """
         await self.stop_trainers()
+        self.trainers.close()
         self.holding.close()
         await self.link.close()
         self.control.close(unlink=unlink_control)

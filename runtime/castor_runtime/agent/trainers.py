@@ -13,6 +13,7 @@ from castor_policy.checkpoint_memory import SAVING
 from castor_records.events.event import Event
 from castor_records.events.failures import SpareTaken, TrainerStarted, TrainerStayed
 from castor_runtime.agent.event_log import EventLog
+from castor_runtime.agent.kernel_log import KernelLog
 from castor_runtime.agent.log_tail import last_line, log_end
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.agent.parking import Parking
@@ -75,6 +76,7 @@ class Trainers:
         self._starting = TrainerStart(spec, options, link.address, control.name)
         self._spares = WarmSpares(link, log, options.folder)
         self._watchdog = Watchdog(spec, control, emit)
+        self._kernel_log = KernelLog()
 
     def hear(self, op: str, generation: int, rank: int) -> None:
         """Take in what a trainer, or a spare, says of itself; other words are nothing here."""
@@ -90,6 +92,10 @@ class Trainers:
         self._watchdog.stop()
         await self._let_turns_end()
         await self._end(frozenset(), frozenset())
+
+    def close(self) -> None:
+        """Start none any more; they are stopped."""
+        self._kernel_log.close()
 
     async def park(self) -> None:
         """Have the trainers leave that can, and kill the others; give up what was begun for any.
@@ -195,14 +201,17 @@ class Trainers:
         code = await self._host.wait_end(self.pids[rank])
         self._ended.add(rank)
         said = log_end(self._folder / f"rank-{rank}.log", said_before) if code else ""
+        kernel = self._kernel_log.why_ended(self.pids[rank]) if code else ""
+        words = (last_line(said) if code > 0 else "", f"the kernel: {kernel}" if kernel else "")
         phase = self._control.rank(local).phase
         self._emit(
             TrainerEnded(
                 generation,
                 rank,
                 code,
-                last_line(said) if code > 0 else "",
-                lost_peer=tells_of_lost_peer(said),
+                "; ".join(filter(None, words)),
+                # What its own machine did to it was no peer's doing, whatever it said last.
+                lost_peer=not kernel and tells_of_lost_peer(said),
                 left_early=code == 0 and phase != TrainerPhase.FINISHED,
             )
         )
