@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from castor_runtime.agent.kernel_log import KernelLog
+from castor_runtime.agent.kernel_log import KernelLog, KernelWord
 from tests.memory_cgroup import memory_cgroup, reason_without
 
 KILLED = "Memory cgroup out of memory: Killed process 8397 (python3) total-vm:221384kB"
@@ -47,8 +47,8 @@ def test_what_names_a_process_explains_its_end_alone_however_late(
 ) -> None:
     kernel, tell = log
     tell(said, 600.0)
-    assert kernel.why_ended(8397) == said
-    assert kernel.why_ended(839) == ""
+    assert kernel.why_ended(8397) == KernelWord(said, of_it=True)
+    assert kernel.why_ended(839) is None
 
 
 @pytest.mark.parametrize("said", [XID, MEMORY])
@@ -57,9 +57,9 @@ def test_what_names_nobody_explains_an_end_soon_after_it(
 ) -> None:
     kernel, tell = log
     tell(said, 600.0)
-    assert kernel.why_ended(1) == ""
+    assert kernel.why_ended(1) is None
     tell(said, 1.0)
-    assert kernel.why_ended(1) == said
+    assert kernel.why_ended(1) == KernelWord(said, of_it=False)
 
 
 def test_its_own_comes_before_nobodys_and_the_newest_first(log: tuple[KernelLog, Tell]) -> None:
@@ -68,13 +68,13 @@ def test_its_own_comes_before_nobodys_and_the_newest_first(log: tuple[KernelLog,
     tell(XID_OF_ONE, 2.0)
     tell(XID, 1.0)
     tell("usb 1-1: new high-speed USB device", 0.0)
-    assert kernel.why_ended(8397) == XID_OF_ONE
-    assert kernel.why_ended(1) == XID
+    assert kernel.why_ended(8397) == KernelWord(XID_OF_ONE, of_it=True)
+    assert kernel.why_ended(1) == KernelWord(XID, of_it=False)
 
 
 def test_where_the_log_cannot_be_read_nothing_is_said(tmp_path: Path) -> None:
     kernel = KernelLog(tmp_path / "none")
-    assert kernel.why_ended(1) == ""
+    assert kernel.why_ended(1) is None
     kernel.close()
 
 
@@ -89,4 +89,6 @@ def test_a_process_that_the_kernel_kills_for_its_memory_is_told_of() -> None:
         assert process.wait(60) == -signal.SIGKILL
     told = kernel.why_ended(process.pid)
     kernel.close()
-    assert f"ut of memory: Killed process {process.pid} (" in told
+    assert told is not None
+    assert told.of_it
+    assert f"ut of memory: Killed process {process.pid} (" in told.text

@@ -30,6 +30,14 @@ _OF_A_GPU = re.compile(r"NVRM: Xid \(.*?\): \d+(?:, pid='?(\d+))?")
 _OF_THE_MACHINE = re.compile(r"\[Hardware Error\]|Machine check|EDAC \w+: UE ")
 
 
+@dataclass(frozen=True, slots=True)
+class KernelWord:
+    """What the kernel says of a process's end; `of_it`: it names that process, and no doubt."""
+
+    text: str
+    of_it: bool
+
+
 class KernelLog:
     """The kernel's records from now on.
 
@@ -50,8 +58,8 @@ class KernelLog:
             os.close(self._file)
             self._file = None
 
-    def why_ended(self, pid: int) -> str:
-        """Return what explains a process's end, in the kernel's words; "" if nothing does.
+    def why_ended(self, pid: int) -> KernelWord | None:
+        """Return what explains a process's end; None: nothing does.
 
         Args:
             pid: of the process. Errors of a GPU without one, and of the machine, speak of any.
@@ -59,13 +67,13 @@ class KernelLog:
         self._told.extend(self._new())
         now_s = time.clock_gettime(time.CLOCK_MONOTONIC)
         newest_first = [*reversed(self._told)]
-        its_own = [one.text for one in newest_first if one.process == pid]
+        its_own = [KernelWord(one.text, of_it=True) for one in newest_first if one.process == pid]
         nobodys = [
-            one.text
+            KernelWord(one.text, of_it=False)
             for one in newest_first
             if one.process is None and now_s - one.since_boot_s < _FRESH_S
         ]
-        return next(iter([*its_own, *nobodys]), "")
+        return next(iter([*its_own, *nobodys]), None)
 
     def _new(self) -> list[_Record]:
         records: list[_Record] = []

@@ -201,8 +201,11 @@ class Trainers:
         code = await self._host.wait_end(self.pids[rank])
         self._ended.add(rank)
         said = log_end(self._folder / f"rank-{rank}.log", said_before) if code else ""
-        kernel = self._kernel_log.why_ended(self.pids[rank]) if code else ""
-        words = (last_line(said) if code > 0 else "", f"the kernel: {kernel}" if kernel else "")
+        kernel = self._kernel_log.why_ended(self.pids[rank]) if code else None
+        words = (
+            last_line(said) if code > 0 else "",
+            f"the kernel: {kernel.text}" if kernel else "",
+        )
         phase = self._control.rank(local).phase
         self._emit(
             TrainerEnded(
@@ -210,8 +213,8 @@ class Trainers:
                 rank,
                 code,
                 "; ".join(filter(None, words)),
-                # What its own machine did to it was no peer's doing, whatever it said last.
-                lost_peer=not kernel and tells_of_lost_peer(said),
+                # What was done to it was no peer's doing, whatever it said last.
+                lost_peer=not (kernel and kernel.of_it) and tells_of_lost_peer(said),
                 left_early=code == 0 and phase != TrainerPhase.FINISHED,
             )
         )
