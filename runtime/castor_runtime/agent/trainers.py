@@ -212,7 +212,7 @@ class Trainers:
                 generation,
                 rank,
                 code,
-                "; ".join(filter(None, words)),
+                "; ".join(one for one in words if one),
                 # What was done to it was no peer's doing, whatever it said last.
                 lost_peer=not (kernel and kernel.of_it) and tells_of_lost_peer(said),
                 left_early=code == 0 and phase != TrainerPhase.FINISHED,
