@@ -26,7 +26,7 @@ from systems import (
 from castor_policy.frequency import highfreq_interval_iterations, wasted_time_s
 from castor_records.events.event import Entry, Event
 from castor_records.events.event import of_kind as entries_of
-from castor_records.events.failures import Detected, Retrieved
+from castor_records.events.failures import Detected, Resumed, Retrieved
 
 _WARM_UP = 8
 _OUTAGE_LIMIT_S = 240.0
@@ -175,7 +175,9 @@ def castor_outages(
         interval=1,
         iteration_s=iteration_s,
         checkpoint_s=Spread.of([seconds for seconds, _ in checkpoints(entries)]),
-        retrieval_s=Spread.of([o.retrieval_s + _fetch_s(entries, o, started_ns) for o in outages]),
+        retrieval_s=Spread.of(
+            [_load_s(entries, o, started_ns) + _fetch_s(entries, o, started_ns) for o in outages]
+        ),
         outages=tuple(outages),
         detection_s=tuple(_detections(entries, kind, [o.failure_ns - started_ns for o in outages])),
         parts=_parts(run),
@@ -189,6 +191,21 @@ def _detections(entries: list[Entry[Event]], kind: str, failures_ns: list[int]) 
         entry.time_ns for entry in entries_of(entries, Detected) if entry.event.failure == wanted
     ]
     return [min(d for d in detected if d > at) / 1e9 - at / 1e9 for at in failures_ns]
+
+
+def _load_s(entries: list[Entry[Event]], outage: Outage, started_ns: int) -> float:
+    """Return how long the slowest rank took to load, from when it could have begun to.
+
+    By its own word: what the program sees of it is none where it goes on in place, and as long as
+    its spare has stood.
+    """
+    begin = outage.failure_ns - started_ns
+    end = begin + int(outage.new_s * 1e9)
+    return max(
+        (entry.event.wait or 0.0) + entry.event.loading_s
+        for entry in entries_of(entries, Resumed)
+        if begin < entry.time_ns < end
+    )
 
 
 def _fetch_s(entries: list[Entry[Event]], outage: Outage, started_ns: int) -> float:
