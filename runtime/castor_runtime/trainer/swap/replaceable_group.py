@@ -11,6 +11,7 @@ it was begun with: waited for when those are gone it raises, whatever became of 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,7 +19,14 @@ from typing import Any, Final, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, ProcessGroup, Store, Work
+from torch._C._distributed_c10d import (
+    HashStore,
+    PrefixStore,
+    ProcessGroup,
+    ProcessGroupGloo,
+    Store,
+    Work,
+)
 
 from castor_runtime.trainer.swap.errors import CannotSwapError, LostRankError
 from castor_runtime.trainer.swap.inside import Ended, Inside, MakeInside
@@ -72,6 +80,16 @@ _REFUSED: Final = (
 
 
 _ENDED: Final = Ended()
+_CPU: Final = torch.device("cpu")
+
+
+@functools.cache
+def _told_of_transport() -> ProcessGroupGloo:
+    """Return what DistributedDataParallel's log asks of a group that says it is gloo's.
+
+    It takes the group's backend for a `ProcessGroupGloo`, and sends nothing over it.
+    """
+    return ProcessGroupGloo(HashStore(), 0, 1, timedelta(minutes=1))
 
 
 class ReplaceableGroup(ProcessGroup):
@@ -94,6 +112,7 @@ class ReplaceableGroup(ProcessGroup):
         make_inside: MakeInside,
     ) -> None:
         super().__init__(ranks.index(rank), len(ranks))  # type: ignore[call-arg]
+        super()._register_backend(_CPU, ProcessGroup.BackendType.GLOO, _told_of_transport())
         self.ranks: Final = tuple(ranks)
         self._own_name = name
         self._own_description = ""
