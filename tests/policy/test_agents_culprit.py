@@ -118,6 +118,20 @@ def test_an_agent_that_was_restarted_took_its_trainers_with_it() -> None:
     assert named(verdict(told, {1: SightKind.AGENT})) == [(1, -1, "agent")]
 
 
+def test_who_left_is_named_though_some_only_wait_for_those_that_it_cut_off() -> None:
+    """In place nobody's trainers end, and connections break to who left, not to who waits."""
+    told = [member(0, lost_peer(0)), member(1), member(2, lost_peer(2)), finished(3)]
+    found = verdict(told)
+    assert named(found) == [(3, 3, "left")]
+    assert not found.certain  # who waits may have more to say
+    assert found.culprits[0].cause == "rank 3 exited with code 0 while others still trained"
+    # Whom somebody cannot reach, and who has not come to this generation, may have broken them.
+    for other in (replace(told[0], unreached=("node-1.1",)), told[0]):
+        behind = member(1, generation=0) if other is told[0] else member(1)
+        assert (3, 3, "left") not in named(verdict([other, behind, *told[2:]]))
+    assert named(verdict([member(0), member(1), member(2), finished(3)])) == []
+
+
 def test_a_silent_agent_that_others_cannot_reach_is_named_where_nothing_better_is() -> None:
     """Trainers that lost a killed agent's were quicker than its restart: nobody was named."""
     told = [member(machine, lost_peer(machine)) for machine in (0, 2, 3)]
@@ -168,9 +182,10 @@ def test_a_failure_of_a_thousand_machines_is_told_in_a_few_words() -> None:
 
 def test_a_rank_that_left_with_code_0_is_named_once_all_others_lost_their_connection() -> None:
     told = [member(0, lost_peer(0)), finished(1), member(2, lost_peer(2)), member(3)]
-    assert named(verdict(told)) == []
+    assert not verdict(told).certain
     found = verdict([*told[:3], member(3, lost_peer(3))])
     assert named(found) == [(1, 1, "left")]
+    assert found.certain
     assert found.culprits[0].cause == "rank 1 exited with code 0 while others still trained"
 
 

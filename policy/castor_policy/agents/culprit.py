@@ -5,7 +5,7 @@ What is nearest the cause is named, and everybody else who saw something is quot
 1. a lost lease or a restarted agent, and beside it whatever was killed by a signal;
 2. an error of a trainer's own, a process that stands still, a rank that all others wait for, a part
    that cannot be had;
-3. an exit with code 0 while others trained on, if every other machine lost its connection;
+3. an exit with code 0 while others trained on, if all others that say anything lost a connection;
 4. an agent that others cannot reach, and that says nothing of how its own trainers fare;
 5. nobody: a lost connection is seen by everyone but who caused it.
 
@@ -15,7 +15,7 @@ accounted for, or for `window_s`: a symptom often comes sooner than what it is a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from castor_policy.agents.agent_report import AgentReport, State
@@ -105,9 +105,11 @@ def judge(
         seen += [
             (r // spec.ranks_per_machine, Sight(r, SightKind.STALL, said)) for r in still.ranks
         ]
-    named = _named(seen, silent=bool(silent))
+    named = _named(seen, doubtful=_may_be_at_fault(plan, members, silent))
     if not named:
-        named = [(m, _does_not_answer(agents[m])) for m in _unreached(plan, members, silent)]
+        heard = [report for machine, report in members.items() if machine not in silent]
+        gone = _lost_to(heard, plan, silent)
+        named = [(machine, _does_not_answer(agents[machine])) for machine in gone]
     blamed = set(named)
     culprits = tuple(
         Culprit(machine, sight.rank, agents[machine], sight.kind, _cause(sight), sight.words)
@@ -159,8 +161,8 @@ def how_lost(agent: str, how: str) -> str:
             return f"agent {agent} renews its lease and answers nothing"
 
 
-def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int, Sight]]:
-    """Return those of the sights that name a culprit."""
+def _named(seen: Sequence[tuple[int, Sight]], *, doubtful: bool) -> list[tuple[int, Sight]]:
+    """Return those of the sights that name a culprit; `doubtful`: it may be who told nothing."""
     best = min((strength(sight.kind) for _, sight in seen), default=OWN + 1)
     if best <= OWN:
         # A machine that is gone and a process that was killed do not make each other happen.
@@ -168,24 +170,28 @@ def _named(seen: Sequence[tuple[int, Sight]], *, silent: bool) -> list[tuple[int
         return [pair for pair in seen if strength(pair[1].kind) <= least]
     left = [pair for pair in seen if pair[1].kind == SightKind.LEFT]
     cut_off = [pair for pair in seen if pair[1].kind == SightKind.CONNECTION]
-    # Where a machine is silent it may be the one that broke the connections; and where most have
-    # left, training was over for them, and whoever failed then failed alone.
-    if left and not silent and len(left) <= len(cut_off) == len(seen) - len(left):
+    # Where most have left, training was over for them, and whoever failed then failed alone.
+    if left and not doubtful and len(left) <= len(cut_off) == len(seen) - len(left):
         return left
     return []
 
 
-def _unreached(
+def _may_be_at_fault(
     plan: Plan, members: Mapping[int, AgentReport], silent: Collection[int]
-) -> list[int]:
-    """Return the silent machines that one which is not silent has lost."""
-    said = {
-        name
-        for machine, report in members.items()
-        if machine not in silent
-        for name in report.unreached
-    }
-    return [machine for machine in sorted(silent) if plan.incarnations[machine] in said]
+) -> bool:
+    """Whether one of the silent machines may be the one that broke the connections.
+
+    One that all others reach, and that is in the generation, is not: its trainers live, or it would
+    say so. They wait for each other, as those do that go on in place.
+    """
+    is_behind = any(members[one].generation != plan.generation for one in silent)
+    return is_behind or bool(_lost_to(members.values(), plan, silent))
+
+
+def _lost_to(witnesses: Iterable[AgentReport], plan: Plan, machines: Collection[int]) -> list[int]:
+    """Return those of some machines that one of the witnesses cannot reach."""
+    said = {name for report in witnesses for name in report.unreached}
+    return [machine for machine in sorted(machines) if plan.incarnations[machine] in said]
 
 
 def _does_not_answer(agent: str) -> Sight:
