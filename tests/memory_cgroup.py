@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from castor_runtime.agent.kernel_log import numbers_are_hosts
+
 _ROOT = Path("/sys/fs/cgroup")
 _LIMITS = (("memory.limit_in_bytes", _ROOT / "memory"), ("memory.max", _ROOT))
 """Of both versions of control groups, and where they are mounted."""
@@ -15,6 +17,8 @@ _LIMITS = (("memory.limit_in_bytes", _ROOT / "memory"), ("memory.max", _ROOT))
 
 def reason_without() -> str:
     """Return why none can be made here, or why the kernel's log cannot be read; "": both can."""
+    if not numbers_are_hosts():
+        return "takes the host's process numbers, which the kernel's log has"
     try:
         os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))
         with memory_cgroup(1 << 30):

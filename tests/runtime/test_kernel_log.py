@@ -29,7 +29,7 @@ def log(tmp_path: Path) -> Iterator[tuple[KernelLog, Tell]]:
     """One to whose file records are written, as long ago as is said."""
     path = tmp_path / "kmsg"
     os.mkfifo(path)
-    made = KernelLog(path)
+    made = KernelLog(path, has_hosts_numbers=True)
     with path.open("wb", buffering=0) as file:
 
         def tell(text: str, ago_s: float) -> None:
@@ -70,6 +70,15 @@ def test_its_own_comes_before_nobodys_and_the_newest_first(log: tuple[KernelLog,
     tell("usb 1-1: new high-speed USB device", 0.0)
     assert kernel.why_ended(8397) == KernelWord(XID_OF_ONE, of_it=True)
     assert kernel.why_ended(1) == KernelWord(XID, of_it=False)
+
+
+def test_in_a_container_the_hosts_numbers_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "kmsg")
+    kernel = KernelLog(tmp_path / "kmsg", has_hosts_numbers=False)
+    with (tmp_path / "kmsg").open("wb", buffering=0) as file:
+        file.write(f"3,1,{time.monotonic_ns() // 1000},-;{KILLED}\n".encode())
+        assert kernel.why_ended(8397) is None
+    kernel.close()
 
 
 def test_where_the_log_cannot_be_read_nothing_is_said(tmp_path: Path) -> None:

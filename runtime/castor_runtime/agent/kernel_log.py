@@ -1,7 +1,7 @@
 """What the kernel says of a process that it has killed, and of hardware that fails under it.
 
-`/dev/kmsg` gives a record at each read. It takes root, or CAP_SYSLOG, or `kernel.dmesg_restrict=0`;
-in a container its process numbers are the host's, and then nothing is found.
+`/dev/kmsg` gives a record at each read. It takes root, or CAP_SYSLOG, or `kernel.dmesg_restrict=0`.
+Its process numbers are the host's: in a container, which has its own, they say nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Final
 
 PATH: Final = Path("/dev/kmsg")
+
+_HOSTS_NUMBERS: Final = "pid:[4026531836]"
+"""The first process namespace's name: the kernel gives it the same number on every machine."""
 
 _RECORD_BYTES = 8192
 _MOST = 200
@@ -43,9 +46,13 @@ class KernelLog:
 
     Args:
         path: of the log.
+        has_hosts_numbers: processes have the numbers that the kernel's log calls them by.
     """
 
-    def __init__(self, path: Path = PATH) -> None:
+    def __init__(self, path: Path = PATH, *, has_hosts_numbers: bool | None = None) -> None:
+        self._knows_numbers = (
+            numbers_are_hosts() if has_hosts_numbers is None else has_hosts_numbers
+        )
         self._file: int | None = None
         self._told: deque[_Record] = deque(maxlen=_MOST)
         with contextlib.suppress(OSError):
@@ -67,7 +74,11 @@ class KernelLog:
         self._told.extend(self._new())
         now_s = time.clock_gettime(time.CLOCK_MONOTONIC)
         newest_first = [*reversed(self._told)]
-        its_own = [KernelWord(one.text, of_it=True) for one in newest_first if one.process == pid]
+        its_own = [
+            KernelWord(one.text, of_it=True)
+            for one in newest_first
+            if self._knows_numbers and one.process == pid
+        ]
         nobodys = [
             KernelWord(one.text, of_it=False)
             for one in newest_first
@@ -89,6 +100,14 @@ class KernelLog:
             if told := _read(record.decode(errors="replace")):
                 records.append(told)
         return records
+
+
+def numbers_are_hosts() -> bool:
+    """Return whether this process's number, and its children's, are those of the host."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()) == _HOSTS_NUMBERS
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
