@@ -114,15 +114,16 @@ class _Rendezvous(Store):
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         began = time.monotonic()
         patience_s = (timeout or self._timeout).total_seconds()
-        # Stores differ in how long a short wait takes and in what it raises: a file's takes a
-        # second, and raises no DistStoreError. All of them can be asked.
-        while not self._store.check(keys):
-            if self._ended.is_set():
-                raise LostRankError("the generation ended while its ranks came together")
+        while not self._ended.is_set():
+            # Stores differ in how long a short wait takes and in what it raises: a file's takes a
+            # second, and raises no DistStoreError. All of them can be asked.
+            if self._store.check(keys):
+                return
             waited_s = time.monotonic() - began
             if waited_s > patience_s:
                 raise LostRankError(f"{', '.join(keys)} did not come within {patience_s:g} s")
             self._ended.wait(min(max(waited_s * _OVERSHOOT, _SHORTEST_S), _LONGEST_S))
+        raise LostRankError("the generation ended while its ranks came together")
 
 
 def _address(told: bytes) -> Address:
