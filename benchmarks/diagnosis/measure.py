@@ -118,7 +118,6 @@ class Job:
         time.sleep(self._rng.uniform(0.0, 0.5))
         before = _generation(self._run.events())
         machine = self._rng.randrange(MACHINES)
-        self._struck[self._agent(machine)] += 1
         struck_ns = time.time_ns() - self._folder.run().started_ns
         if kind in OF_THE_SCRIPT:
             late = self._rng.choice(["", " late"])
@@ -144,6 +143,8 @@ class Job:
         first = [e for e in later if e.event.generation == before + 1]
         named = sorted({e.event.machine for e in first if e.event.machine is not None})
         told = next((e for e in first if e.event.machine == machine), first[0])
+        if machine in named:
+            self._struck[told.event.agent or ""] += 1
         for entry in of_kind(events, SetAside):
             agent = entry.event.agent
             if self._struck[agent] < SET_ASIDE_AFTER and agent not in self.wrongly_aside:
@@ -159,10 +160,6 @@ class Job:
             detection_s=(told.time_ns - struck_ns) / 1e9,
             more=max((e.event.generation or 0 for e in later), default=before + 1) - before - 1,
         )
-
-    def _agent(self, machine: int) -> str:
-        lives = [one for one in self._folder.records() if one.lives and one.machine == machine]
-        return lives[0].name if lives else ""
 
     def _wait(self, holds: Callable[[Sequence[Entry[Event]]], bool], what: str) -> None:
         self._run.wait_until(lambda: holds(self._run.events()), what, 120)

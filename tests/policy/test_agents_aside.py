@@ -12,6 +12,7 @@ from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.effects import Log, RequestMachine, WritePlan
 from castor_policy.agents.events import PlanChanged, ReportChanged
 from castor_policy.agents.evidence import Culprit, Sight, sight_of_end
+from castor_policy.agents.filling import Filling
 from castor_policy.agents.fitness import remembered
 from castor_policy.agents.history import (
     MOST_FAILURES,
@@ -332,3 +333,17 @@ def test_a_job_that_one_machine_alone_keeps_from_beginning_goes_on_without_it() 
     plan = written(decide(failed(start, saw(2, error, plan=start), "spare-0")))
     assert (plan.phase, plan.agents[2]) == (Phase.GATHER, "spare-0")
     assert written(decide(failed(start, saw(2, error, plan=start)))).phase == Phase.FAILED
+
+
+def test_who_is_named_first_and_then_found_to_be_gone_has_failed_once() -> None:
+    cause = "agent node-1 does not answer"
+    named = Culprit(1, -1, "node-1", "agent", cause)
+    once = (PastFailure("node-1", 60.0, cause),)
+    plan = loading(2, phase=Phase.GATHER, culprits=(named,), failures=once)
+    known = {name: report(name, 2) for name in NAMES} | {"node-1": None}
+    filled, _ = Filling(SPEC, 7).fill(plan, known, [], 0.0, 61.0)
+    assert [one.kind for one in filled.culprits] == ["agent", "lease"]
+    assert filled.failures == once
+    # Another one that is lost meanwhile has failed by itself.
+    filled, _ = Filling(SPEC, 7).fill(plan, known | {"node-3": None}, [], 0.0, 61.0)
+    assert [one.agent for one in filled.failures] == ["node-1", "node-3"]

@@ -105,12 +105,16 @@ class Filling:
                 effects += self.request([(machine, f"{plan.generation}-{machine}")], now_s)
         effects += newly_together(self._spec, plan.generation, before, domains)
         new = [gone for gone in lost if gone not in plan.culprits]
+        # Who was named for this generation's failure, and is now known to be gone, failed once.
+        named = {one.agent for one in plan.culprits}
         filled = replace(
             plan,
             agents=tuple(agents),
             incarnations=tuple(incarnations),
             culprits=(*plan.culprits, *new),
-            failures=remembered(self._spec, plan.failures, new, at_s),
+            failures=remembered(
+                self._spec, plan.failures, [one for one in new if one.agent not in named], at_s
+            ),
             fresh=tuple(sorted({*plan.fresh, *seated})),
         )
         return filled, effects
