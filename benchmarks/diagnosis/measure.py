@@ -165,10 +165,10 @@ class Job:
         self._run.wait_until(lambda: holds(self._run.events()), what, 120)
 
 
-def _generation(seen: Sequence[Entry[Event]], above: int = -1) -> int:
+def _generation(seen: Sequence[Entry[Event]], above: int = 0) -> int:
     """Return the newest generation that has ended an iteration; 0 without one above that."""
-    found = [e.event.generation or 0 for e in of_kind(seen, IterationEnded)]
-    return max((one for one in found if one > above), default=0)
+    newest = max((e.event.generation for e in of_kind(seen, IterationEnded)), default=0)
+    return newest if newest > above else 0
 
 
 def _ended_in(seen: Sequence[Entry[Event]], generation: int) -> int:
