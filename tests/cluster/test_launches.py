@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from castor_lab.soak.trial import Trial
+from castor_records.events.training import LinkMeasured, Scheduled
 
 pytestmark = pytest.mark.long
 
@@ -55,3 +56,8 @@ def test_deepspeed_launches_them_in_one_order_and_recovers(
         for mine in zip(*(life[:complete] for life in lives), strict=True):
             assert [one == mine[0] for one in mine] == [True] * RANKS
         assert any(map(launches_between_collectives, lives[0][:complete]))
+    # What was learned of the network is given to those that are started after a failure.
+    assert {entry.event.generation for entry in trial.of(LinkMeasured)} == {1}
+    again = [one.event for one in trial.of(Scheduled) if one.event.generation == 2]
+    kept = sorted(one.rank for one in again if one.reason == "kept")  # some may drift later
+    assert kept == list(range(RANKS))

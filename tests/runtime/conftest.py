@@ -296,8 +296,8 @@ class Generation:
             "op": "load",
             "iteration": self.iteration,
             "tier": tier,
-            "path": None,
             "segments": {str(held): name for held, name in segments.items()},
+            "learned": None,
         }
         self._links[rank].sendall(json.dumps(order).encode() + b"\n")
 

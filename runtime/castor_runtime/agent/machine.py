@@ -91,6 +91,8 @@ class Machine:
         self._asked: set[int] = set()
         self._described: dict[int, Described] = {}
         self._redundant = 0
+        self._learned: str | None = None
+        """What the trainers know of their network, in their own words."""
 
     # ---- trainers ------------------------------------------------------------------------------
 
@@ -130,6 +132,8 @@ class Machine:
                 self._emit(TrainerResumed(generation, rank))
             case "lost_peer":
                 self._emit(TrainerLostPeer(generation, rank, str(message["reason"])))
+            case "learned":
+                self._learned = str(message["learned"])
             case "held":
                 self._emit(TrainerHeld(generation, rank, int(message["iteration"])))
             case "corrupt":
@@ -206,6 +210,7 @@ class Machine:
             "tier": offer.tier,
             "tiers": list(self.spec.persistence.tiers) if offer.tier == Tier.STORAGE else None,
             "segments": {str(r): name for r, name in self.memory.segments().items()},
+            "learned": self._learned,
         }
         self.link.tell(offer.generation, rank, message)
         if self._redundant == offer.generation:

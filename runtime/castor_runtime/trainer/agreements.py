@@ -121,15 +121,30 @@ class Learned:
     copy_link: Link | None = None
     spans_ns: tuple[int, ...] = ()
 
+    def to_json(self) -> str:
+        """Return it as text, for another rank or a later process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Learned:
+        """Return what `to_json` has written."""
+        found = json.loads(text)
+        copy_link = found["copy_link"]
+        return cls(
+            Link(**found["link"]),
+            None if copy_link is None else Link(**copy_link),
+            tuple(found["spans_ns"]),
+        )
+
 
 def agree_on_learned(learned: Learned | None, control: dist.ProcessGroup) -> Learned | None:
     """Return what the first rank knows that knows anything; None: nobody does.
 
     Args:
-        learned: what this rank knows; ranks that know anything know the same.
+        learned: what this rank knows.
         control: a gloo group of all ranks.
     """
-    said = b"" if learned is None else json.dumps(asdict(learned)).encode()
+    said = b"" if learned is None else learned.to_json().encode()
     sizes = agree_on_sizes(len(said), control)
     if not any(sizes):
         return None
@@ -137,13 +152,7 @@ def agree_on_learned(learned: Learned | None, control: dist.ProcessGroup) -> Lea
     mine = said if dist.get_rank(control) == first else bytes(sizes[first])
     told = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
     dist.broadcast(told, first, control)
-    found = json.loads(told.numpy().tobytes())
-    copy_link = found["copy_link"]
-    return Learned(
-        Link(**found["link"]),
-        None if copy_link is None else Link(**copy_link),
-        tuple(found["spans_ns"]),
-    )
+    return Learned.from_json(told.numpy().tobytes().decode())
 
 
 def _of_all(said: bytes, control: dist.ProcessGroup) -> list[bytes]:

@@ -181,7 +181,11 @@ class SessionGenerations:
         )
         if settings.in_place:
             check_shared(shared_by_all(self._state), self._control)
+        if self._learned is None and order["learned"] is not None:
+            self._learned = Learned.from_json(order["learned"])
         self._learned = here.learn(self._learned, self.log.measured)
+        if self._learned is not None:
+            self.log.learned(self._learned)
         self._profiler.begin_anew(() if self._learned is None else self._learned.spans_ns)
         if settings.traffic.scheme != NONE:
             here.replicate(

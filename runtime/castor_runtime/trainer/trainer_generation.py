@@ -107,7 +107,7 @@ class TrainerGeneration:
         """Return what all ranks know of the network, or measure now; None: no schedule needs it.
 
         Args:
-            known: what this process knows of the generation before.
+            known: what this process knows of a generation before.
             tell: told of what is measured.
         """
         settings = self._settings

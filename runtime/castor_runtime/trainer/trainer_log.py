@@ -21,6 +21,7 @@ from castor_records.events.training import (
 )
 from castor_runtime.arena import RankControl
 from castor_runtime.trainer.agent_link import AgentLink, TrainerSettings
+from castor_runtime.trainer.agreements import Learned
 from castor_runtime.trainer.checkpoint_steps import Completed, Scheduled
 from castor_runtime.trainer.idle_spans import NetworkUse
 from castor_runtime.trainer.link_probe import LinkMeasurement
@@ -141,6 +142,10 @@ class TrainerLog:
         """Tell of the idle spans of the iterations up to this one."""
         self._link.event(profile.to_event(**self._who, iteration=iteration))
 
+    def learned(self, learned: Learned) -> None:
+        """Have the agent keep what is known of the network for who is started later."""
+        self._link.send("learned", learned=learned.to_json())
+
     def measured(self, measurement: LinkMeasurement) -> None:
         """Tell of the hop that checkpoints take."""
         self._link.event(measurement.to_event(**self._who))
@@ -178,6 +183,9 @@ class TrainerLog:
     def scheduled(self, scheduled: Scheduled) -> None:
         """Tell of a schedule that was made."""
         self._link.event(scheduled.to_event(**self._who))
+        traffic = scheduled.traffic
+        if traffic.link is not None:
+            self.learned(Learned(traffic.link, traffic.copy_link, tuple(traffic.spans_ns)))
 
     def completed(self, completed: Completed) -> None:
         """Tell of an iteration that is complete on every rank."""
