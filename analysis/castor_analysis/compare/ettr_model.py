@@ -176,24 +176,49 @@ def predict_ettr(
         exit_ns=recovery.exit_ns,
         unreached_ns=recovery.unreached_ns,
     )
+    return over_phases(
+        profile, operations, replicas, replay.blows, recovery.restore_ns, replay.wall_ns, phases
+    )
+
+
+def over_phases(
+    profile: StrategyCosts,
+    operations: Operations,
+    replicas: Sequence[Sequence[int]],
+    blows: Sequence[Blow],
+    restore_ns: Sequence[int],
+    wall_ns: int,
+    phases: int = 16,
+) -> EttrPrediction:
+    """Run failures in the exact engine, in each of several phases of the iteration.
+
+    Args:
+        profile: what checkpoints and recoveries cost.
+        operations: of the cluster.
+        replicas: for each machine, the machines that hold its shard, itself first.
+        blows: the failures, by time.
+        restore_ns: of each failure, until a replacement is there.
+        wall_ns: how long the run is.
+        phases: of the iteration in which it begins, evenly spread.
+    """
     ratios: list[float] = []
     tallies: list[Tally] = []
     for phase in range(phases):
         # As if training had begun so much sooner; that time is taken off again below.
-        ahead_ns = iteration_ns * phase // phases
+        ahead_ns = profile.iteration_ns * phase // phases
         tally = ExactEngine(
             profile,
             operations,
             replicas,
-            _strikes(replay.blows, recovery.restore_ns, ahead_ns),
-            horizon_ns=replay.wall_ns + ahead_ns,
+            _strikes(blows, restore_ns, ahead_ns),
+            horizon_ns=wall_ns + ahead_ns,
         ).run()
-        ratios.append((tally.useful_ns - ahead_ns) / replay.wall_ns)
+        ratios.append((tally.useful_ns - ahead_ns) / wall_ns)
         tallies.append(tally)
     lost_ns = statistics.mean(tally.lost_progress_ns for tally in tallies)
     return EttrPrediction(
         ettr=max(0.0, statistics.mean(ratios)),
-        iterations_lost=lost_ns / iteration_ns,
+        iterations_lost=lost_ns / profile.iteration_ns,
         tallies=tuple(tallies),
     )
 
