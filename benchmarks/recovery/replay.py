@@ -161,7 +161,7 @@ def table(runs: Sequence[Measured], simulated: Sequence[float]) -> Table:
             f"{median(one.outages_s) - one.iteration_s:.2f}" if one.outages_s else "",
             f"{one.ettr:.3f}",
             f"{ettr:.3f}",
-            f"{abs(ettr - one.ettr) / one.ettr:.1%}",
+            f"{ettr - one.ettr:+.3f}",
         )
         for one, ettr in zip(runs, simulated, strict=True)
     ]
@@ -175,7 +175,7 @@ def table(runs: Sequence[Measured], simulated: Sequence[float]) -> Table:
             "beyond an iteration (s)",
             "measured",
             "simulated",
-            "error",
+            "difference",
         ),
         rows,
         (

@@ -184,4 +184,5 @@ def useful(records: Sequence[Record], end_ns: int) -> float:
     following = next(record for record in ended if record["time_ns"] > end_ns)
     began_s = following["time_ns"] / 1e9 - following["seconds"]
     part = max(0.0, end_ns / 1e9 - began_s) / following["seconds"]
-    return float(following["iteration"] - 1 - ended[0]["iteration"]) + part
+    # A restart from the start has thrown the first one away, too.
+    return max(0.0, following["iteration"] - 1 - ended[0]["iteration"] + part)
