@@ -46,11 +46,12 @@ SECOND = 2
 
 
 class Model(torch.nn.Module):
-    """With a parameter that two modules use, and, if asked to, a block that is computed twice."""
+    """With, if asked to, a block that is computed twice, and a parameter that two modules use."""
 
-    def __init__(self, again: bool) -> None:
+    def __init__(self, again: bool, shares: bool) -> None:
         super().__init__()
         self.again = again
+        self.shares = shares
         self.first = torch.nn.Linear(7, 7)
         self.blocks = torch.nn.ModuleList(
             torch.nn.Sequential(torch.nn.Linear(7, 21), torch.nn.GELU(), torch.nn.Linear(21, 7))
@@ -62,25 +63,31 @@ class Model(torch.nn.Module):
         x = self.first(x)
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=True) if self.again else block(x)
-        return torch.nn.functional.linear(self.norm(x), self.first.weight).square().mean()
+        x = self.norm(x)
+        last = torch.nn.functional.linear(x, self.first.weight) if self.shares else self.first(x)
+        return last.square().mean()
 
 
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
-    "plain": ({}, {}, False),
+Case = tuple[dict[str, Any], dict[str, Any], bool, bool]
+CASES: dict[str, Case] = {
+    "plain": ({}, {}, False, True),
+    "nothing shared": ({}, {}, True, False),
     "checkpointed, clipped": (
         {"gradient_clipping": 0.1, "wall_clock_breakdown": True},
         {"overlap_comm": True},
+        True,
         True,
     ),
     "offloaded": (
         {"bf16": {"enabled": True}},
         {"offload_optimizer": {"device": "cpu"}, "sub_group_size": 100},
         False,
+        True,
     ),
 }
 
 
-def build(options: dict[str, Any], zero: dict[str, Any], again: bool) -> Any:
+def build(options: dict[str, Any], zero: dict[str, Any], again: bool, shares: bool) -> Any:
     torch.manual_seed(0)
     configuration = {
         "train_micro_batch_size_per_gpu": 2,
@@ -97,7 +104,7 @@ def build(options: dict[str, Any], zero: dict[str, Any], again: bool) -> Any:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 30,
     }
-    return deepspeed.initialize(model=Model(again), config=configuration | options)[0]
+    return deepspeed.initialize(model=Model(again, shares), config=configuration | options)[0]
 
 
 def iterate(engine: Any) -> None:
@@ -234,12 +241,13 @@ def attempt(what: Callable[[], None]) -> bool:
 class Trial:
     """One configuration's engine, and what was seen of it."""
 
-    def __init__(self, case: tuple[dict[str, Any], dict[str, Any], bool]) -> None:
+    def __init__(self, case: Case) -> None:
         self.engine = build(*case)
         self.state = DeepSpeedState(self.engine)
         self.interrupted = InterruptedIteration(self.engine)
         self.new = reached(self.engine)
         self.unlike: list[str] = []
+        self.traces = 0
         for _ in range(BEFORE):
             iterate(self.engine)
         self.part, self.meta = taken(self.state)
@@ -253,14 +261,16 @@ class Trial:
 
     def go_back(self, where: str) -> None:
         self.interrupted.throw_away()
+        self.traces += bool(self.interrupted.trace())
         found = different(self.new, reached(self.engine))
         if found:
             self.unlike.append(f"{where}: {found}")
         held = WholeSections.of(self.part, self.state.sections)
         self.state.restore(held, decode(self.meta))
+        assert self.interrupted.retrace(self.interrupted.trace())
 
 
-def tried(case: tuple[dict[str, Any], dict[str, Any], bool], counting: Counting) -> dict[str, Any]:
+def tried(case: Case, counting: Counting) -> dict[str, Any]:
     trial = Trial(case)
     wrong: list[int] = []
     attempts = {"without a trace": 0, "with one": 0}
@@ -280,7 +290,12 @@ def tried(case: tuple[dict[str, Any], dict[str, Any], bool], counting: Counting)
         # DeepSpeed has a trace of the model after two iterations, and gathers ahead then.
         interrupt("with one", n)
         if sum(attempts.values()) == before:
-            return {"attempts": attempts, "unlike": trial.unlike, "wrong": wrong}
+            return {
+                "attempts": attempts,
+                "unlike": trial.unlike,
+                "traces": trial.traces,
+                "wrong": wrong,
+            }
     raise AssertionError
 
 

@@ -32,6 +32,7 @@ from torch._C._distributed_c10d import TCPStore
 from castor_runtime.agent.preload import preload
 from castor_runtime.state.meta import decode, encode
 from castor_runtime.state.sections import WholeSections, copy_section, part_bytes
+from castor_runtime.trainer.agreements import agree_on_trace, all_can
 from castor_runtime.trainer.deepspeed_state import DeepSpeedState
 from castor_runtime.trainer.swap.errors import LostRankError
 from castor_runtime.trainer.swap.groups import Connection, Groups
@@ -79,6 +80,7 @@ class Trainer:
         self.generation = 1
         self.disturbed = False
         self.seconds: list[float] = []
+        self.traced: list[bool] = []
         blocks = list(self.engine.module)
         blocks[2].register_forward_pre_hook(lambda *_: self.pass_by("forward"))
         blocks[1].register_full_backward_hook(lambda *_: self.pass_by("backward"))
@@ -97,6 +99,11 @@ class Trainer:
         in_second = self.engine.micro_steps % BATCHES == 1 or where == "backward"
         if self.disturbed and DEATHS.get(at) == where and in_second:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def is_traced(self) -> bool:
+        """Whether parameters are gathered ahead."""
+        zero = self.engine.optimizer
+        return bool(zero.parameter_offload.get_param_coordinator().is_complete_trace())
 
     def copy(self) -> Copy:
         part = torch.zeros(part_bytes(self.state.sections), dtype=torch.uint8)
@@ -149,6 +156,9 @@ class Trainer:
         common = torch.tensor([newest])
         dist.all_reduce(common, dist.ReduceOp.MIN)
         self.load(int(common))
+        trace = agree_on_trace(self.interrupted.trace(), dist.group.WORLD)
+        assert all_can(self.interrupted.retrace(trace), dist.group.WORLD)
+        self.traced.append(self.is_traced())
         self.seconds.append(time.monotonic() - began)
 
     def train(self) -> None:
@@ -186,6 +196,7 @@ def live(rank: int, spare: int | None) -> None:
         "pid": os.getpid(),
         "digest": trainer.digest(),
         "swaps": trainer.seconds,
+        "traced": [*trainer.traced, trainer.is_traced()],
         "ranks": [
             trainer.engine.global_rank,
             *(one.ds_zero_partition_rank for one in trainer.engine.module.parameters()),

@@ -28,6 +28,8 @@ def test_spares_take_dead_ranks_places_and_the_end_is_that_of_no_death(tmp_path:
     assert [one["pid"] for one in came_to] == [ranks[0], spares[2], spares[1]]
     assert [set(one["ranks"]) for one in came_to] == [{0}, {1}, {2}]
     assert [len(one["swaps"]) for one in came_to] == [3, 1, 2]
+    # The order of the modules goes along, and what is trained next agrees with it.
+    assert [one["traced"] for one in came_to] == [[True] * 4, [True] * 2, [True] * 3]
     assert [any(map(any, one["padding"])) for one in came_to] == [False, False, True]
     for rank, one in enumerate(came_to):
         assert one["digest"] == store.get(f"undisturbed/{rank}").decode()

@@ -156,6 +156,22 @@ class InterruptedIteration(Protocol):
 
 
 @runtime_checkable
+class Retraceable(Protocol):
+    """What an `InterruptedIteration` has besides, whose engine goes by the order of its own work.
+
+    All ranks go by the same, or by none.
+    """
+
+    def trace(self) -> bytes:
+        """Return the order that was known when an iteration was thrown away; b"": none."""
+        ...
+
+    def retrace(self, trace: bytes) -> bool:
+        """Go by what another rank's `trace` returned (b"": by none); False: it cannot be."""
+        ...
+
+
+@runtime_checkable
 class Interruptible(Protocol):
     """What a state has besides, whose engine can go on in this process where a rank is lost."""
 

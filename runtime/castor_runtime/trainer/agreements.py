@@ -145,14 +145,44 @@ def agree_on_learned(learned: Learned | None, control: dist.ProcessGroup) -> Lea
         control: a gloo group of all ranks.
     """
     said = b"" if learned is None else learned.to_json().encode()
-    sizes = agree_on_sizes(len(said), control)
-    if not any(sizes):
-        return None
-    first = next(rank for rank, size in enumerate(sizes) if size)
+    told = _of_first(said, agree_on_sizes(len(said), control), control)
+    return Learned.from_json(told.decode()) if told else None
+
+
+def agree_on_trace(trace: bytes, control: dist.ProcessGroup) -> bytes:
+    """Return what all ranks know that know anything; b"": nobody does, or not all the same.
+
+    Args:
+        trace: what this rank knows; b"": nothing.
+        control: a gloo group of all ranks.
+    """
+    own = len(trace).to_bytes(8, "big") + xxhash.xxh3_128_digest(trace)
+    every = [one for one in _of_all(own, control) if any(one[:8])]
+    sizes = agree_on_sizes(len(trace), control)
+    return _of_first(trace, sizes, control) if len(set(every)) == 1 else b""
+
+
+def all_can(can: bool, control: dist.ProcessGroup) -> bool:
+    """Return whether every rank can.
+
+    Args:
+        can: whether this one can.
+        control: a gloo group of all ranks.
+    """
+    shared = torch.tensor([int(can)])
+    dist.all_reduce(shared, dist.ReduceOp.MIN, control)
+    return bool(shared[0])
+
+
+def _of_first(said: bytes, sizes: Sequence[int], control: dist.ProcessGroup) -> bytes:
+    """Return the word of the first rank that has any; `sizes` are those of all ranks' words."""
+    first = next((rank for rank, size in enumerate(sizes) if size), None)
+    if first is None:
+        return b""
     mine = said if dist.get_rank(control) == first else bytes(sizes[first])
     told = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
     dist.broadcast(told, first, control)
-    return Learned.from_json(told.numpy().tobytes().decode())
+    return told.numpy().tobytes()
 
 
 def _of_all(said: bytes, control: dist.ProcessGroup) -> list[bytes]:

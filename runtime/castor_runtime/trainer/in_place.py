@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Final
 
-from castor_runtime.state.protocol import Interruptible, State
+import torch.distributed as dist
+
+from castor_runtime.state.protocol import Interruptible, Retraceable, State
 from castor_runtime.trainer.agent_link import TrainerSettings
+from castor_runtime.trainer.agreements import agree_on_trace, all_can
 from castor_runtime.trainer.joining import training_timeout_s
 from castor_runtime.trainer.meeting import environment, meet
 from castor_runtime.trainer.swap.errors import CannotSwapError, LostRankError
@@ -77,6 +80,19 @@ class InPlace:
         except RuntimeError as error:
             raise LostRankError(f"the first rank was not met: {error}") from error
         self._groups.connect_all(store, settings.generation, settings.rank)
+
+    def retrace(self, control: dist.ProcessGroup) -> None:
+        """Have the engine go by the order of its work that survivors know; all ranks call it.
+
+        Args:
+            control: a gloo group of all ranks.
+        """
+        engine = self._interrupted
+        if not isinstance(engine, Retraceable):
+            return
+        trace = agree_on_trace(engine.trace(), control)
+        if trace and not all_can(engine.retrace(trace), control):
+            engine.retrace(b"")
 
 
 def tells_of_lost_rank(error: BaseException) -> bool:

@@ -181,6 +181,8 @@ class SessionGenerations:
         )
         if settings.in_place:
             check_shared(shared_by_all(self._state), self._control)
+            assert self._in_place is not None, "it has met the others by it"
+            self._in_place.retrace(self._control)
         if self._learned is None and order["learned"] is not None:
             self._learned = Learned.from_json(order["learned"])
         self._learned = here.learn(self._learned, self.log.measured)

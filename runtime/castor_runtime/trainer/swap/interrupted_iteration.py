@@ -4,7 +4,7 @@ Afterwards the engine stands as `deepspeed.initialize` returned it, apart from t
 checkpoint holds (`DeepSpeedState`): what is restored then is restored as after a restart, and
 that is exact. So no account is needed of where the iteration was interrupted, and survivors and a
 spare that never trained ask for the same collectives from then on. (They would not if survivors
-kept DeepSpeed's trace of the model: it is verified by collectives when it is made.)
+alone kept DeepSpeed's trace of the model: all ranks go by it, or none; see `retrace`.)
 
 What an iteration changes, and where it is set back:
 
@@ -26,6 +26,7 @@ and compares all that the engine reaches with what it was when it was built.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ from deepspeed.runtime.zero.parameter_offload import ZeROOrderedDict
 from deepspeed.runtime.zero.partition_parameters import AllGatherCoalescedHandle, free_param
 from deepspeed.runtime.zero.partitioned_param_coordinator import ZeRoTraceMode
 
+from castor_runtime.trainer.swap import module_order
 from castor_runtime.trainer.swap.errors import CannotSwapError
 
 VERSION: Final = "0.19.8"
@@ -68,19 +70,20 @@ _NEEDED: Final = {
         "parameter_offload",
         "torch_autocast_gradscaler",
     ),
-    "coordinator": tuple(
-        _COORDINATOR + name
-        for name in (
-            "active_backward_submodules",
-            "inflight_param_registry",
-            "n_available_params",
-            "ongoing_fetch_events",
-            "ongoing_fetch_leaf_module_events",
-            "params_to_release",
-            "profiler",
-            "step_id",
-            "trace_mode",
-        )
+    "coordinator": (
+        *module_order.NEEDED,
+        *(
+            _COORDINATOR + name
+            for name in (
+                "active_backward_submodules",
+                "inflight_param_registry",
+                "n_available_params",
+                "ongoing_fetch_events",
+                "ongoing_fetch_leaf_module_events",
+                "params_to_release",
+                "profiler",
+            )
+        ),
     ),
 }
 
@@ -116,6 +119,7 @@ class InterruptedIteration:
         self._is_external = [
             (parameter, parameter.is_external_param) for parameter in engine.module.parameters()
         ]
+        self._order: tuple[int, ...] = ()
 
     def throw_away(self) -> None:
         """Set the engine back to what it was when it was new, but for a checkpoint's state.
@@ -124,11 +128,37 @@ class InterruptedIteration:
         let go (`Groups.let_go_all`). Live state is void until it is restored.
         """
         get_accelerator().synchronize()
+        self._order = (
+            () if self._has_learned_external() else module_order.order_of(self._coordinator)
+        )
         self._forget_fetches()
         self._release()
         self._forget_forward()
         self._forget_gradients()
         self._forget_step()
+
+    def trace(self) -> bytes:
+        """Return the order of the modules that was known when an iteration was thrown away."""
+        return json.dumps(self._order).encode() if self._order else b""
+
+    def retrace(self, trace: bytes) -> bool:
+        """Go by that order of another rank, or by none again; False: it fits no module here.
+
+        Args:
+            trace: what another rank's `trace` returned; b"": there is none.
+        """
+        if trace:
+            return module_order.follow(
+                self._coordinator, self._engine.module.modules(), json.loads(trace)
+            )
+        self._forget_fetches()
+        return True
+
+    def _has_learned_external(self) -> bool:
+        """Whether a module was seen to use another one's parameters, which an order depends on."""
+        return any(
+            module._external_params.keys() != known.keys() for module, known in self._external
+        )
 
     def _forget_fetches(self) -> None:
         """Drop gathers under way and the trace of the model."""
