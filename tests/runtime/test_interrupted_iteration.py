@@ -39,13 +39,9 @@ def test_the_engine_stands_as_it_was_when_it_was_new(said: dict[str, Any]) -> No
     assert {case: one["unlike"][:3] for case, one in said.items() if one["unlike"]} == {}
 
 
-def test_an_order_is_kept_unless_it_hangs_on_what_modules_have_learned(
-    said: dict[str, Any],
-) -> None:
-    # That a module uses another one's parameter DeepSpeed learns in a forward.
-    kept = said["nothing shared"]
-    assert kept["traces"] > kept["attempts"]["with one"] > 10
-    assert [one["traces"] for one in said.values()] == [0, kept["traces"], 0, 0]
+def test_the_order_of_the_modules_is_kept_wherever_it_is_interrupted(said: dict[str, Any]) -> None:
+    for one in said.values():
+        assert one["traces"] > sum(one["attempts"].values()) > 20
 
 
 def test_what_training_comes_to_is_what_it_comes_to_undisturbed(said: dict[str, Any]) -> None:

@@ -38,8 +38,8 @@ from deepspeed.runtime.zero.parameter_offload import ZeROOrderedDict
 from deepspeed.runtime.zero.partition_parameters import AllGatherCoalescedHandle, free_param
 from deepspeed.runtime.zero.partitioned_param_coordinator import ZeRoTraceMode
 
-from castor_runtime.trainer.swap import module_order
 from castor_runtime.trainer.swap.errors import CannotSwapError
+from castor_runtime.trainer.swap.module_order import NEEDED, ModuleOrder
 
 VERSION: Final = "0.19.8"
 """Of DeepSpeed: its attributes have no public interface."""
@@ -71,7 +71,7 @@ _NEEDED: Final = {
         "torch_autocast_gradscaler",
     ),
     "coordinator": (
-        *module_order.NEEDED,
+        *NEEDED,
         *(
             _COORDINATOR + name
             for name in (
@@ -119,7 +119,7 @@ class InterruptedIteration:
         self._is_external = [
             (parameter, parameter.is_external_param) for parameter in engine.module.parameters()
         ]
-        self._order: tuple[int, ...] = ()
+        self._order: ModuleOrder | None = None
 
     def throw_away(self) -> None:
         """Set the engine back to what it was when it was new, but for a checkpoint's state.
@@ -128,9 +128,7 @@ class InterruptedIteration:
         let go (`Groups.let_go_all`). Live state is void until it is restored.
         """
         get_accelerator().synchronize()
-        self._order = (
-            () if self._has_learned_external() else module_order.order_of(self._coordinator)
-        )
+        self._order = ModuleOrder.of(self._coordinator, self._engine.module)
         self._forget_fetches()
         self._release()
         self._forget_forward()
@@ -139,7 +137,7 @@ class InterruptedIteration:
 
     def trace(self) -> bytes:
         """Return the order of the modules that was known when an iteration was thrown away."""
-        return json.dumps(self._order).encode() if self._order else b""
+        return b"" if self._order is None else json.dumps(self._order.to_json()).encode()
 
     def retrace(self, trace: bytes) -> bool:
         """Go by that order of another rank, or by none again; False: it fits no module here.
@@ -148,17 +146,11 @@ class InterruptedIteration:
             trace: what another rank's `trace` returned; b"": there is none.
         """
         if trace:
-            return module_order.follow(
-                self._coordinator, self._engine.module.modules(), json.loads(trace)
-            )
+            order = ModuleOrder.from_json(json.loads(trace))
+            return order.give(self._coordinator, self._engine.module)
         self._forget_fetches()
+        self._forget_forward()
         return True
-
-    def _has_learned_external(self) -> bool:
-        """Whether a module was seen to use another one's parameters, which an order depends on."""
-        return any(
-            module._external_params.keys() != known.keys() for module, known in self._external
-        )
 
     def _forget_fetches(self) -> None:
         """Drop gathers under way and the trace of the model."""
