@@ -2,7 +2,7 @@
 
     python benchmarks/recovery/replay.py              about 22 minutes on 2 cores
     python benchmarks/recovery/replay.py --quick      a look, about 5 minutes
-    python benchmarks/recovery/replay.py --publish    writes docs/results/replay.* too
+    python benchmarks/recovery/replay.py --publish    keeps what it found in docs/results
 
 A trainer is killed once in 60 iterations (a mean time between failures of about an hour at the
 paper's 62 s an iteration) and once in 10, at the same instants in each run: Castor without a
