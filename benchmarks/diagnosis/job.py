@@ -3,7 +3,8 @@
     castor train benchmarks/diagnosis/job.py -- --told FOLDER
 
 A rank that finds FOLDER/rank-R in an iteration takes it away and does what it says: "error",
-"leave" or "stall", before its forward or, with " late" behind it, between backward and step.
+"leave" or "stall", before its forward or, with " late" behind it, between backward and step; "odd":
+its loss is no number. "slow" stays: the rank is late in each iteration until the file is gone.
 """
 
 from __future__ import annotations
@@ -30,15 +31,24 @@ TEXT = Path(__file__).resolve().parents[2] / "examples" / "text" / "harbour.txt"
 SIZES = ("layers=1", "hidden=32", "heads=4", "sequence_length=32", "micro_batch=2", "vocab=320")
 
 
-def misbehave(told: Path, moment: str) -> None:
-    """Do what this rank is told for this moment."""
-    if not told.exists():
-        return
-    what, _, when = told.read_text().partition(" ")
+LATE_S = 0.25
+
+
+def misbehave(told: Path, moment: str) -> str:
+    """Do what this rank is told for this moment; return it."""
+    try:
+        what, _, when = told.read_text().partition(" ")
+    except FileNotFoundError:
+        return ""
     if when != moment:
-        return
+        return ""
+    if what == "slow":
+        time.sleep(LATE_S)
+        return what
     told.unlink()
     match what:
+        case "odd":
+            return what
         case "error":
             raise ArithmeticError("the loss is not finite")
         case "leave":
@@ -71,12 +81,12 @@ def main() -> None:
     told = options.told / f"rank-{rank}"
     while True:
         with nullcontext() if options.restart else checkpointer.iteration():
-            misbehave(told, "")
+            what = misbehave(told, "")
             loss = engine(sampler.next_batch())
             engine.backward(loss)
             misbehave(told, "late")
             engine.step()
-            checkpointer.step(loss=loss)
+            checkpointer.step(loss=float("nan") if what == "odd" else loss)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
     python benchmarks/diagnosis/measure.py                  200 faults, about 25 minutes on 2 cores
     python benchmarks/diagnosis/measure.py --faults 16      a look
     python benchmarks/diagnosis/measure.py --publish        writes docs/results/diagnosis.* too
+    python benchmarks/diagnosis/measure.py --kinds slow odd --faults 20     who is named as odd
 
 Each run is a job of four emulated machines and a standby that one fault after another happens to,
 drawn from its seed: the kind, the rank, the moment. Every other run goes on in place, with warm
-spares. A fault is judged by what the next generation names: its machine alone is right. Exit code
+spares. A fault is judged by what the next generation names, or, of the kinds that end none, by who
+is told to be odd: its machine alone is right. Exit code
 1 if fewer than 95 % are, or if a machine was set aside that had not failed three times.
 """
 
@@ -33,7 +35,8 @@ from castor_configs.atomic import write_text
 from castor_lab.soak.trial import Running, TrialTimeoutError
 from castor_records.events.event import Entry, Event, of_kind
 from castor_records.events.failures import Detected, SetAside
-from castor_records.events.training import IterationEnded
+from castor_records.events.training import IterationEnded, NotFinite, Slow
+from castor_runtime.launcher.event_lines import line_of
 from castor_runtime.launcher.run_folder import RunFolder
 
 JOB = Path(__file__).resolve().parent / "job.py"
@@ -49,8 +52,14 @@ KINDS = {
     "leave": "a rank's script exits with code 0",
     "stall": "a rank's script never comes back to training",
 }
+ODD: dict[str, tuple[str, type[Slow | NotFinite]]] = {
+    "slow": ("a rank is 0.25 s late in each iteration", Slow),
+    "odd": ("a rank's loss is no number", NotFinite),
+}
+"""What ends no generation; see `--kinds`."""
 OF_THE_SCRIPT = ("error", "leave", "stall")
 SET_ASIDE_AFTER = 3
+SLOW_LOOKS = 3
 GOAL = 0.95
 _AFTER = 2
 """Iterations that all ranks end before the next fault."""
@@ -103,6 +112,7 @@ class Job:
         ways = ["--warm-spares"] if seed % 2 else []
         program = [str(JOB), "--told", str(self._told), *(["--restart"] if not ways else [])]
         line = ["--nodes", str(MACHINES), "--standby", "1", "--lease", "3s", "--stall", "3s"]
+        line += ["--slow-looks", str(SLOW_LOOKS)]
         self._run = Running(out / f"run-{seed}", ["--overwrite", *line, *ways, *program])
         self._folder = RunFolder(self._run.folder)
         self._struck: Counter[str] = Counter()
@@ -116,9 +126,11 @@ class Job:
         """
         self._wait(lambda seen: _ended_in(seen, _generation(seen)) >= _AFTER, "training")
         time.sleep(self._rng.uniform(0.0, 0.5))
+        if kind in ODD:
+            return self._odd(kind, self._rng.randrange(MACHINES))
         before = _generation(self._run.events())
         machine = self._rng.randrange(MACHINES)
-        struck_ns = time.time_ns() - self._folder.run().started_ns
+        struck_ns = self._now_ns()
         if kind in OF_THE_SCRIPT:
             late = self._rng.choice(["", " late"])
             write_text(self._told / f"rank-{machine}", kind + late)
@@ -127,6 +139,36 @@ class Job:
         self._wait(lambda seen: _ended_in(seen, _generation(seen, above=before)) >= 1, "recovery")
         time.sleep(0.5)
         return self._score(kind, machine, before, struck_ns)
+
+    def _odd(self, kind: str, machine: int) -> Score:
+        """Have a rank be odd for a while; return who is told to be."""
+        _, event = ODD[kind]
+        earlier = len(self._told_of(event))
+        told, struck_ns = self._told / f"rank-{machine}", self._now_ns()
+        write_text(told, kind)
+        self._wait(lambda _: len(self._told_of(event)) > earlier, kind)
+        told.unlink(missing_ok=True)
+        if event is Slow:  # only when that is over it can be told again
+            self._wait(lambda _: len(self._told_of(event)) > earlier + 1, "its end")
+        time.sleep(0.5)
+        found = self._told_of(event)[earlier:]
+        return Score(
+            seed=self._seed,
+            kind=kind,
+            way=self._way,
+            machine=machine,
+            named=tuple(sorted({entry.event.machine for entry in found})),
+            how=event.kind,
+            cause=(line_of(found[0].event) or ("", ""))[0],
+            detection_s=(found[0].time_ns - struck_ns) / 1e9,
+            more=0,
+        )
+
+    def _told_of(self, kind: type[Slow | NotFinite]) -> list[Entry[Slow | NotFinite]]:
+        return list(of_kind(self._run.events(), kind))
+
+    def _now_ns(self) -> int:
+        return time.time_ns() - self._folder.run().started_ns
 
     def close(self) -> None:
         """End it."""
@@ -186,13 +228,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--each", type=int, default=20, help="faults of one job")
     parser.add_argument("--seed", type=int, default=1, help="of the first job")
     parser.add_argument("--out", type=Path, default=Path("out/diagnosis"))
+    parser.add_argument(
+        "--kinds", nargs="+", choices=[*KINDS, *ODD], default=[*KINDS], metavar="KIND"
+    )
     parser.add_argument("--publish", action="store_true", help="write docs/results too")
     return parser.parse_args()
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Score], list[str], list[str]]:
     """Return the scores, the machines that were set aside wrongly, and what went wrong."""
-    kinds = [kind for _ in range(-(-options.faults // len(KINDS))) for kind in KINDS]
+    kinds = [*options.kinds] * -(-options.faults // len(options.kinds))
     kinds = kinds[: options.faults]
     random.Random(options.seed).shuffle(kinds)
     scores: list[Score] = []
@@ -229,7 +274,8 @@ def table(scores: Sequence[Score]) -> list[str]:
         "| fault | faults | right | nobody | another named | seen as | median (s) | most (s) |",
         "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
     ]
-    for kind, what in [*KINDS.items(), ("", "all")]:
+    odd = {kind: what for kind, (what, _) in ODD.items()}
+    for kind, what in [*KINDS.items(), *odd.items(), ("", "all")]:
         those = [one for one in scores if kind in ("", one.kind)]
         if not those:
             continue

@@ -138,6 +138,8 @@ class WatchLimits(Options):
         stall_factor: no sign of life for so many times the median iteration is a stall,
         stall_s: but never sooner than this, for evaluations and the user's own checkpoints.
         startup_s: patience with the start of a generation, which imports, loads and compiles.
+        slow_share: a rank is slow where all wait for it for this share of an iteration; 0: none is,
+        slow_looks: in so many looks in a row (`slow_ranks`).
     """
 
     lease_s: float = option(
@@ -183,6 +185,23 @@ class WatchLimits(Options):
         "Trainers may import, load and compile for so long.",
         least=SHORTEST_LIMIT_S,
         why=_LOADED,
+    )
+    slow_share: float = option(
+        0.2,
+        Unit.SHARE,
+        "A rank that all others wait for, for this share of each iteration, is named as slow; "
+        "0: none is.",
+        above=0,
+        most=1,
+        empty=True,
+    )
+    slow_looks: int = option(
+        10,
+        Unit.COUNT,
+        "It is named after so many looks in a row, each of an iteration or a second, whichever is "
+        "longer.",
+        metavar="N",
+        least=1,
     )
 
 

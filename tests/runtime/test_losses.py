@@ -34,7 +34,7 @@ def test_a_number_is_told_at_once() -> None:
     link = Link()
     log = log_to(link)
     for iteration, loss in enumerate((None, 2, torch.tensor([0.5], requires_grad=True)), 1):
-        log.iteration_ended(iteration, loss, 1.0, None)
+        log.iteration_ended(iteration, loss, 1.0, 0.5, None)
     assert link.told() == [(1, None), (2, 2.0), (3, 0.5)]
 
 
@@ -43,13 +43,13 @@ def test_training_does_not_wait_for_a_loss_that_a_gpu_computes(cuda: FakeCuda) -
     log = log_to(link)
     loss = cuda.tensor(torch.tensor([0.5]))
     cuda.launch("the loss", writes=[loss], takes_ns=10_000_000)
-    log.iteration_ended(1, loss, 1.0, None)
+    log.iteration_ended(1, loss, 1.0, 0.5, None)
     assert not link.told()
     cuda.host_works(5_000_000)
-    log.iteration_ended(2, None, 1.0, None)
+    log.iteration_ended(2, None, 1.0, 0.5, None)
     assert not link.told(), "in their order"
     cuda.host_works(6_000_000)
-    log.iteration_ended(3, None, 1.0, None)
+    log.iteration_ended(3, None, 1.0, 0.5, None)
     assert link.told() == [(1, 0.5), (2, None), (3, None)]
     assert not cuda.host_waits_by
     assert not cuda.faults
@@ -61,7 +61,7 @@ def test_an_iteration_is_told_before_its_checkpoint_and_at_the_end(cuda: FakeCud
     loss = cuda.tensor(torch.tensor(0.25))
     for iteration in (1, 2):
         cuda.launch("the loss", writes=[loss], takes_ns=10_000_000)
-        log.iteration_ended(iteration, loss, 1.0, None)
+        log.iteration_ended(iteration, loss, 1.0, 0.5, None)
     log.tell_iterations(1)
     assert link.told() == [(1, 0.25)]
     log.tell_iterations(2)

@@ -33,6 +33,8 @@ class IterationEnded(Event):
         idle_s: of them, neither a collective nor checkpoint traffic was under way on this rank; of
             the iteration before, where a GPU trains.
         train_busy_s: of them, a collective was under way; likewise.
+        own_s: of them, this rank neither waited in a collective nor for a checkpoint, nor was it
+            in a busy section.
     """
 
     kind: ClassVar[str] = "iteration_ended"
@@ -43,6 +45,7 @@ class IterationEnded(Event):
     seconds: Seconds | None = None
     idle_s: Seconds | None = None
     train_busy_s: Seconds | None = None
+    own_s: Seconds | None = None
 
     def check(self) -> None:
         """Check that it took time."""
@@ -261,6 +264,60 @@ class Busy(Event):
     iteration: Count
     what: str
     seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slow(Event):
+    """All others wait for a rank, iteration after iteration; told when that begins, and ends.
+
+    A generation begins without a slow rank, and none is told to be over when it ends.
+
+    Attributes:
+        generation: of the trainer.
+        rank: that is waited for; it tells of itself.
+        machine: its.
+        iteration: the newest that had ended.
+        over: it is slow no more; the figures are then of all the time in which it was.
+        own_s: what it takes of an iteration itself, in the mean.
+        others_s: the median of what the others do.
+        costs_s: the difference, which every iteration of the job takes longer.
+        share: of an iteration, that is that.
+        iterations: over which it was slow so far.
+        lost_s: what they have taken longer, all of them together.
+    """
+
+    kind: ClassVar[str] = "slow"
+    generation: Count
+    rank: Count
+    machine: Count
+    iteration: Count
+    over: bool
+    own_s: Seconds
+    others_s: Seconds
+    costs_s: Seconds
+    share: Share
+    iterations: Count
+    lost_s: Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotFinite(Event):
+    """A rank's loss is infinite or no number, and those of most others are: told once.
+
+    Until all are finite again, or the generation ends.
+
+    Attributes:
+        generation: of the trainer.
+        rank: whose loss it is; it tells of itself.
+        machine: its.
+        iteration: of that loss.
+    """
+
+    kind: ClassVar[str] = "not_finite"
+    generation: Count
+    rank: Count
+    machine: Count
+    iteration: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

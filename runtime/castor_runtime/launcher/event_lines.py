@@ -7,7 +7,9 @@ from typing import Final
 
 from castor_records.events import failures as f
 from castor_records.events import storing as s
+from castor_records.events import training as t
 from castor_records.events.event import Event
+from castor_runtime.launcher.odd_ranks import not_finite_words, slow_words
 
 ALWAYS: Final[tuple[type[Event], ...]] = (f.Failed, f.Detected, f.SetAside)
 """Said even where little is to be said."""
@@ -48,6 +50,16 @@ def _(event: f.Failed) -> _Line:
 def _(event: f.Detected) -> _Line:
     who = "" if event.machine is None else f"machine {event.machine} ({event.agent}): "
     return f"detected: {who}{event.cause}", "yellow"
+
+
+@_line.register
+def _(event: t.Slow) -> _Line:
+    return slow_words(event), "" if event.over else "yellow"
+
+
+@_line.register
+def _(event: t.NotFinite) -> _Line:
+    return not_finite_words(event), "yellow"
 
 
 @_line.register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +21,7 @@ from castor_runtime.arena.replica import Replica
 from castor_runtime.launcher.accounts import Accounts
 from castor_runtime.launcher.job_view import JobView
 from castor_runtime.launcher.machine_requests import waiting
+from castor_runtime.launcher.odd_ranks import not_finite, slow_now
 from castor_runtime.launcher.run_folder import AgentRecord, RunFolder
 from castor_runtime.stores.versions import fault_of
 
@@ -80,6 +81,8 @@ def status_document(
         "attempts": 0 if plan is None else plan.attempts,
         "last_failure": _last_failure(plan),
         "failures": _failures(plan),
+        "slow": _odd(slow_now, entries, plan),
+        "not_finite": _odd(not_finite, entries, plan),
         "standbys": [
             _machine(None, n, view.reports[n], records.get(n))
             | {"set_aside": _aside(plan, view.reports[n])}
@@ -197,6 +200,17 @@ def _failures(plan: Plan | None) -> dict[str, dict[str, Any]]:
         times = found.get(one.agent, {"times": 0})["times"] + 1
         found[one.agent] = {"times": times, "last": one.cause}
     return found
+
+
+def _odd(
+    find: Callable[[Iterable[Entry[Event]], int], Sequence[Event]],
+    entries: Sequence[Entry[Event]] | None,
+    plan: Plan | None,
+) -> list[dict[str, Any]]:
+    """Return what the newest events of some kind say of ranks in the plan's generation."""
+    if plan is None or plan.is_over:
+        return []
+    return [dict(event.fields()) for event in find(entries or (), plan.generation)]
 
 
 def _aside(plan: Plan | None, report: AgentReport) -> str:

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from castor_configs.readable import format_bytes, format_seconds
+from castor_records.events.training import NotFinite, Slow
+from castor_runtime.launcher.odd_ranks import not_finite_words, slow_words
 
 _LINE_LENGTH: Final = 200
 _CAUSES_SHOWN: Final = 8
@@ -242,7 +244,7 @@ _WISHES = {
 
 
 def why(document: Mapping[str, Any]) -> list[str]:
-    """Return what failed of late, and which machines are set aside for it."""
+    """Return who is slow, what failed of late, and which machines are set aside for it."""
     lines = [f"waits: {document['waits_for']}"] if document["waits_for"] else []
     lines += [
         f"{_WISHES[one['kind']].format(**one)}: {one['progress']}" for one in document["wishes"]
@@ -258,6 +260,8 @@ def why(document: Mapping[str, Any]) -> list[str]:
         ]
     )
     lines += _first([f"refused: {one['agent']}: {one['reason']}" for one in document["refused"]])
+    lines += [slow_words(Slow.of_fields(one)) for one in document["slow"]]
+    lines += [not_finite_words(NotFinite.of_fields(one)) for one in document["not_finite"]]
     last = document["last_failure"]
     if last is not None:
         named = "; ".join(f"machine {one['machine']}: {one['cause']}" for one in last["culprits"])

@@ -109,6 +109,7 @@ class AgentCollector(Collector):
             "castor_generation": _one(0 if plan is None else plan.generation),
             "castor_places_empty": _one(0 if plan is None else plan.agents.count("")),
             "castor_iteration": _one(counts.iteration),
+            "castor_slow_rank_seconds": _one(max(counts.slow_s.values(), default=0.0)),
             "castor_checkpoint_iteration": _one(counts.complete),
             "castor_checkpoint_lag_iterations": _one(max(0, counts.iteration - counts.complete)),
             "castor_checkpoint_age_seconds": _one(age_s),

@@ -51,6 +51,11 @@ FAMILIES: Final = (
     Family("castor_iterations_redone_total", COUNTER, "Of them, those that had ended here before."),
     Family("castor_iteration_seconds", HISTOGRAM, "Time of an iteration of the first rank here."),
     Family(
+        "castor_slow_rank_seconds",
+        GAUGE,
+        "What all ranks wait in each iteration for the slowest rank here, while it is named.",
+    ),
+    Family(
         "castor_checkpoint_iteration",
         GAUGE,
         "Newest iteration that is complete in memory on every rank.",

@@ -24,6 +24,7 @@ from castor_records.events.training import (
     CheckpointLeftOut,
     IterationEnded,
     LinkMeasured,
+    Slow,
 )
 from castor_runtime.metrics.outage_clock import OutageClock
 
@@ -48,6 +49,7 @@ class Counts:
         iterations_redone: of them, those that had ended here before.
         iteration_buckets: how many took up to each of `BUCKETS_S`, and more.
         iteration_s: what all of them took.
+        slow_s: what ranks here that are named as slow cost in an iteration, by rank.
         complete: the newest iteration that is complete in memory on every rank.
         complete_at_s: when that was heard; None: never.
         checkpoints: by what became of them.
@@ -75,6 +77,7 @@ class Counts:
     iterations_redone: int = 0
     iteration_buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
     iteration_s: float = 0.0
+    slow_s: dict[int, float] = field(default_factory=dict)
     complete: int = 0
     complete_at_s: float | None = None
     checkpoints: Counter[str] = field(default_factory=Counter)
@@ -156,6 +159,13 @@ class Tally:
     def _resumed(self, event: Resumed, now_s: float) -> None:
         self._begun_s = now_s if self._begun_s is None else self._begun_s
         self._clock.resumed(event.generation or 0, now_s)
+        self._counts.slow_s.clear()
+
+    @_take.register(Slow)
+    def _slow(self, event: Slow, _: float) -> None:
+        self._counts.slow_s.pop(event.rank, None)
+        if not event.over:
+            self._counts.slow_s[event.rank] = event.costs_s
 
     @_take.register(LinkMeasured)
     def _measured(self, event: LinkMeasured, _: float) -> None:

@@ -14,8 +14,11 @@ from castor_runtime.arena import Replica
 from castor_runtime.trainer.device import Device
 from castor_runtime.trainer.idle_spans import Gate
 from castor_runtime.trainer.launches import Launches
+from castor_runtime.trainer.losses import Loss
 from castor_runtime.trainer.meta_room import MetaRooms
 from castor_runtime.trainer.moment import Moment
+from castor_runtime.trainer.own_time import Pace
+from castor_runtime.trainer.rank_words import RankWord
 from castor_runtime.trainer.span_profile import SpanProfile
 from castor_runtime.trainer.traffic import Traffic
 
@@ -88,11 +91,15 @@ class Capture:
         profile: what the next checkpoints are scheduled by; None: as the one before.
         reason: why it is handed over: "start", "drift" or "kept".
         drifted: this rank's idle spans no longer fit the schedule.
+        pace: of the iterations since the one before that was handed over.
+        losses: theirs, each behind its iteration; known once the moment is captured.
     """
 
     iteration: int
     meta: bytes
     moment: Moment
+    pace: Pace
+    losses: tuple[tuple[int, Loss], ...] = ()
     profile: SpanProfile | None = None
     reason: str = ""
     drifted: bool = False
@@ -112,6 +119,8 @@ class Completed:
         sent_s: from its hand-over until the last piece lay in CPU memory.
         commit_s: of records and agreement.
         drifted: some rank's idle spans no longer fit the schedule; the same on all ranks.
+        iterations: that ended since the one before.
+        ranks: what each rank says of itself in those; the same on all ranks.
     """
 
     iteration: int
@@ -123,6 +132,8 @@ class Completed:
     sent_s: float
     commit_s: float
     drifted: bool
+    iterations: int
+    ranks: tuple[RankWord, ...]
 
 
 @dataclass(frozen=True, slots=True)

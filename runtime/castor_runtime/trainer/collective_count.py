@@ -1,4 +1,4 @@
-"""Counts the collectives that training has begun, whoever calls them.
+"""Counts the collectives that training has begun, whoever calls them, and the waits for them.
 
 Every process group numbers its collectives as they are begun, so that a library's or the user's
 own count like DeepSpeed's, and one that never ends has been counted. A rank that does not come to a
@@ -14,6 +14,7 @@ from torch.distributed import distributed_c10d
 
 from castor_runtime.arena import RankControl
 from castor_runtime.trainer.swap.errors import LostRankError
+from castor_runtime.trainer.swap.replaceable_group import ReplaceableGroup
 
 
 class CollectiveCount:
@@ -36,6 +37,15 @@ class CollectiveCount:
         every, shared = count(self._apart)
         self._counters.collectives = every
         self._counters.shared_collectives = shared
+
+    def waited_ns(self) -> int:
+        """Return for how long this process has waited in them, where groups tell (gloo's do)."""
+        groups = list(distributed_c10d._world.pg_map)
+        told = (g.waited_ns for g in groups if isinstance(g, ReplaceableGroup) and self._has(g))
+        return sum(told)
+
+    def _has(self, group: dist.ProcessGroup) -> bool:
+        return not any(group is one for one in self._apart)
 
 
 def count(apart: tuple[dist.ProcessGroup, ...]) -> tuple[int, int]:

@@ -50,6 +50,7 @@ from castor_runtime.trainer.last_copy import last_copy
 from castor_runtime.trainer.missing_replicas import MissingReplicas
 from castor_runtime.trainer.moment import Moment
 from castor_runtime.trainer.own_last import Agreement, LivePart, OwnLast
+from castor_runtime.trainer.rank_words import Agreed, RankWord, heard, said, said_by
 from castor_runtime.trainer.records import Records, ReplicationError
 from castor_runtime.trainer.traffic import Traffic
 
@@ -123,6 +124,7 @@ class Replicator:
         if route.spans_ns:
             self._travel_in(route.spans_ns, (agreed or 0) + 1, KEPT)
         self._drifted = False
+        self._ranks: tuple[RankWord, ...] = ()
         self._holds = False
         self._left_out: int | None = None
         self._changed = threading.Condition()
@@ -292,6 +294,8 @@ class Replicator:
                 sent_s=captured - began + exchanged.sent_s,
                 commit_s=ended - sent,
                 drifted=self._drifted,
+                iterations=capture.pace.iterations,
+                ranks=self._ranks,
             )
         )
 
@@ -372,23 +376,24 @@ class Replicator:
         return bool(turned[0])
 
     def _words(self, capture: Capture, *, torn: bool) -> torch.Tensor:
-        # MIN: a rank that has drifted, whose state was torn, or that is to hold says -1.
         hold = self._holds or self._asked_to_hold()
-        mine = [capture.iteration, -int(capture.drifted), -int(torn), -int(hold)]
-        return torch.tensor(mine, dtype=torch.int64)
+        mine = Agreed(capture.iteration, capture.drifted, torn, hold)
+        word = said_by(capture.pace, capture.losses)
+        return said(mine, word, self._settings.rank, self._settings.world_size)
 
     def _take(self, shared: torch.Tensor, capture: Capture) -> bool:
         """Take in what all ranks agreed on; False if one had to leave the iteration out."""
-        lowest = int(shared[0])
-        if lowest != capture.iteration:
+        agreed, self._ranks = heard(shared)
+        if agreed.iteration != capture.iteration:
             raise ReplicationError(
-                f"ranks checkpoint different iterations: {lowest} and {capture.iteration}; call "
-                "Checkpointer.step() on every rank after every engine.step()"
+                f"ranks checkpoint different iterations: {agreed.iteration} and "
+                f"{capture.iteration}; call Checkpointer.step() on every rank after every "
+                "engine.step()"
             )
-        self._drifted = bool(shared[1])
-        if shared[2]:
+        self._drifted = agreed.drifted
+        if agreed.torn:
             return False
-        self._agreed, self._holds = capture.iteration, bool(shared[3])
+        self._agreed, self._holds = capture.iteration, agreed.hold
         return True
 
     def _reschedule(self, capture: Capture) -> None:

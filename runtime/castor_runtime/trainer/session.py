@@ -47,13 +47,17 @@ class TrainerSession(SessionGenerations):
         self._last = iteration
         measured = here.idle.end_iteration()
         use = measured[1] if measured is not None and here.watches_spans else None
-        self.log.iteration_ended(iteration, loss, began - self._ended_at, use)
+        seconds = began - self._ended_at
+        own_s = self._own_time.end_iteration(seconds)
+        known = self.log.iteration_ended(iteration, loss, seconds, own_s, use)
         self._ended_at = began
         if measured is not None:
             self._profiler.add(measured[0])
         if here.replicator is None:
             self._due_profile(here, drift=False)
-        elif is_due(iteration, self._settings.traffic.checkpoint_every):
+            return True
+        self._losses.append((iteration, known))
+        if is_due(iteration, self._settings.traffic.checkpoint_every):
             self._checkpoint(here, here.replicator, meta, began)
         return True
 
@@ -66,7 +70,7 @@ class TrainerSession(SessionGenerations):
     ) -> None:
         self._taken = self._last
         here.let_all_go()
-        here.waiting(replicator.wait_complete)
+        self._wait(replicator.wait_complete)
         # Where updates do not wait for replication, all ranks know of it here, and not before.
         self._holds_next = replicator.holds
         encoded = encode(meta())
@@ -83,19 +87,23 @@ class TrainerSession(SessionGenerations):
         here.idle.close_gate()
         here.launches.expect()
         self.log.handed_over()
-        replicator.start(Capture(self._last, encoded, moment, profile, reason, drifted))
-        here.waiting(here.launches.handed_over)
+        pace, losses = self._own_time.take(), tuple(self._losses)
+        self._losses.clear()
+        replicator.start(
+            Capture(self._last, encoded, moment, pace, losses, profile, reason, drifted)
+        )
+        self._wait(here.launches.handed_over)
         if blocks or settles or moment.settling:
             here.gate.open()
             here.launches.let_all_go()
-            here.waiting(replicator.wait_complete if blocks else replicator.wait_state_free)
+            self._wait(replicator.wait_complete if blocks else replicator.wait_state_free)
         self.log.add_blocked(time.monotonic() - began)
 
     @contextmanager
     def busy(self, what: str, limit_s: float) -> Iterator[None]:
         """See `Checkpointer.busy`."""
         began = time.monotonic()
-        with self._busy(limit_s):
+        with self._busy(limit_s), self._own_time.others():
             yield
         self.log.busy(self._last, what, time.monotonic() - began)
 
@@ -110,10 +118,15 @@ class TrainerSession(SessionGenerations):
         with self.log.blocked(here.idle.stands_since_s):
             here.let_all_go()
             only_captured = self._update_after == "capture" and not self._holds_next
-            here.waiting(replicator.wait_state_free if only_captured else replicator.wait_complete)
+            self._wait(replicator.wait_state_free if only_captured else replicator.wait_complete)
             # An iteration that had to be left out is no place to hold at: it would be lost.
             if replicator.holds and not only_captured and replicator.agreed == self._taken:
                 self._hold(replicator)
+
+    def _wait(self, wait: Callable[[], None]) -> None:
+        """Wait for the checkpoint, and so for others."""
+        with self._own_time.others():
+            self._within().waiting(wait)
 
     def _hold(self, replicator: Replicator) -> NoReturn:
         """Go no further: every rank is here, and all that was trained is complete everywhere.

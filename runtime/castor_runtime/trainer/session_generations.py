@@ -26,8 +26,10 @@ from castor_runtime.trainer.joining import (
     open_exchange,
 )
 from castor_runtime.trainer.loading import Loader
+from castor_runtime.trainer.losses import Loss
 from castor_runtime.trainer.meeting import VARIABLE
 from castor_runtime.trainer.moment import Moments
+from castor_runtime.trainer.own_time import OwnTime
 from castor_runtime.trainer.records import ReplicationError
 from castor_runtime.trainer.span_profile import Profiler
 from castor_runtime.trainer.traffic import Traffic
@@ -100,6 +102,9 @@ class SessionGenerations:
         self._holds_next = False
         """The checkpoint that was handed over last is the one to hold after."""
         self._ended_at = time.monotonic()
+        self._own_time = OwnTime(self._collectives.waited_ns)
+        self._losses: list[tuple[int, Loss]] = []
+        """Of the iterations since the last one that was handed over."""
         self._busy = BusySections(self._counters)
         self._here: TrainerGeneration | None = None
         """What there is of this generation; None while it has not met the others in it."""
@@ -204,6 +209,8 @@ class SessionGenerations:
         self._counters.phase = TrainerPhase.TRAINING
         here.watch_collectives()
         self._ended_at = time.monotonic()
+        self._own_time.begin()
+        self._losses.clear()
         return self._last
 
     def _within(self) -> TrainerGeneration:

@@ -26,6 +26,7 @@ from castor_runtime.trainer.checkpoint_steps import Completed, Scheduled
 from castor_runtime.trainer.idle_spans import NetworkUse
 from castor_runtime.trainer.link_probe import LinkMeasurement
 from castor_runtime.trainer.losses import Loss, read_loss
+from castor_runtime.trainer.rank_comparison import RankComparison
 from castor_runtime.trainer.span_profile import SpanProfile
 
 _SHOWN = 4
@@ -38,6 +39,7 @@ class _Ended:
     iteration: int
     loss: Loss
     seconds: float
+    own_s: float
     use: NetworkUse | None
 
 
@@ -78,21 +80,23 @@ class TrainerLog:
         self.newest: NewestCheckpoint | None = None
         self._telling = threading.Lock()
         self._untold: deque[_Ended] = deque()
+        self._comparison = RankComparison(settings, link.event)
 
     def follow(self, settings: TrainerSettings) -> None:
         """Tell of another generation; what was under way in the one before is forgotten."""
         self._settings, self._who = settings, settings.who
         self._blocked_s, self._waits = 0.0, None
         self.newest = None
+        self._comparison = RankComparison(settings, self._link.event)
         with self._telling:
             self._untold.clear()
 
     # ---- training -------------------------------------------------------------------------------
 
     def iteration_ended(
-        self, iteration: int, loss: Any, seconds: float, use: NetworkUse | None
-    ) -> None:
-        """Tell of an iteration once its loss is known; on the CPU that is now.
+        self, iteration: int, loss: Any, seconds: float, own_s: float, use: NetworkUse | None
+    ) -> Loss:
+        """Tell of an iteration once its loss is known; on the CPU that is now. Return the loss.
 
         Nothing waits for that. A checkpoint holds what the iteration left: it is told after it.
 
@@ -100,13 +104,15 @@ class TrainerLog:
             iteration: which.
             loss: as the script gave it.
             seconds: that it took.
+            own_s: of that, what this rank took itself.
             use: of its idle spans, where they are watched.
         """
         self._counters.iteration = iteration
-        ended = _Ended(iteration, read_loss(loss), seconds, use)
+        ended = _Ended(iteration, read_loss(loss), seconds, own_s, use)
         with self._telling:
             self._untold.append(ended)
             self._tell(-1)
+        return ended.loss
 
     def tell_iterations(self, up_to: int) -> None:
         """Tell of all iterations up to this one; waits where a loss is not known."""
@@ -127,6 +133,7 @@ class TrainerLog:
                     seconds=ended.seconds,
                     idle_s=None if use is None else use.idle_ns / 1e9,
                     train_busy_s=None if use is None else use.train_busy_ns / 1e9,
+                    own_s=ended.own_s,
                 )
             )
 
@@ -211,6 +218,7 @@ class TrainerLog:
                 commit_s=completed.commit_s,
             )
         )
+        self._comparison.take(completed)
 
     def left_out(self, iteration: int, torn: tuple[str, ...]) -> None:
         """Tell of an iteration that has no checkpoint, and of the sections that changed here."""

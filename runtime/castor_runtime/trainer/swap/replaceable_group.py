@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final, NoReturn
@@ -126,6 +127,8 @@ class ReplaceableGroup(ProcessGroup):
         self._generation = 0
         self._ended = 0
         """No generation up to this one is connected again."""
+        self.waited_ns = 0
+        """For how long collectives were waited for, in this process."""
 
     def connect(self, store: Store, generation: int, rank: int) -> None:
         """Connect with the other ranks' groups of that name; each calls it for that generation.
@@ -280,10 +283,12 @@ class HeldWork(Work):
         """Wait for the collective; raise `LostRankError` when it never ends."""
         group, inside = self._group, self._inside
         group.check(inside)
+        began_ns = time.monotonic_ns()
         try:
             done = self._work.wait(*timeout, **named)
         except RuntimeError as error:
             group.fail(inside, error)
+        group.waited_ns += time.monotonic_ns() - began_ns
         group.check(inside)
         return done
 
