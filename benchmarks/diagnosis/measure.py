@@ -8,8 +8,8 @@
 Each run is a job of four emulated machines and a standby that one fault after another happens to,
 drawn from its seed: the kind, the rank, the moment. Every other run goes on in place, with warm
 spares. A fault is judged by what the next generation names, or, of the kinds that end none, by who
-is told to be odd: its machine alone is right. Exit code
-1 if fewer than 95 % are, or if a machine was set aside that had not failed three times.
+is told to be odd: its machine alone is right. Exit code 1 if fewer than 95 % are, or if a machine
+was set aside that had not failed three times.
 """
 
 from __future__ import annotations

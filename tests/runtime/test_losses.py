@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from castor_lab.fake_cuda import FakeCuda
+from castor_policy.membership import LIMITS
 from castor_records.events.event import Event
 from castor_runtime.trainer.trainer_log import TrainerLog
 
@@ -26,7 +27,7 @@ class Link:
 
 
 def log_to(link: Link) -> TrainerLog:
-    settings: Any = SimpleNamespace(who={"generation": 0, "rank": 0}, rank=0)
+    settings: Any = SimpleNamespace(who={"generation": 0, "rank": 0}, rank=0, limits=LIMITS)
     return TrainerLog(settings, link, SimpleNamespace())  # type: ignore[arg-type]  # stand-ins
 
 

@@ -1,10 +1,9 @@
 """How much of an iteration a rank takes itself, and how much it waits for others.
 
-Measured by the host's clock, from outside of what trains: an iteration is as long as it is, and
-every wait in a collective, for a checkpoint, or in a busy section of the script is taken off. A
-wait of 1 us is not worth a clock of its own; two readings of the clock a wait are all that it costs
-(benchmarks/collectives). Where a GPU does the work, the host does not wait for it in collectives:
-all ranks then seem to take all of the time themselves, and none is told from the others.
+By the host's clock: an iteration is as long as it is, and every wait in a collective, for a
+checkpoint, or in a busy section of the script is taken off. That costs two readings of the clock a
+wait (benchmarks/collectives). Where a GPU does the work, its host does not wait in collectives: all
+ranks then seem to take all of that time themselves, and none is told from the others by it.
 """
 
 from __future__ import annotations
