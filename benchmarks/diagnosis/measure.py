@@ -59,7 +59,7 @@ ODD: dict[str, tuple[str, type[Slow | NotFinite]]] = {
 """What ends no generation; see `--kinds`."""
 OF_THE_SCRIPT = ("error", "leave", "stall")
 SET_ASIDE_AFTER = 3
-SLOW_LOOKS = 3
+SLOW_LOOKS = 5
 GOAL = 0.95
 _AFTER = 2
 """Iterations that all ranks end before the next fault."""
