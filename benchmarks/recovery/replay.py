@@ -42,6 +42,7 @@ from castor_configs.atomic import write_text
 from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.tally import Operations
 
+NAME: Final = "replay"
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs" / "results"
 REPLICAS: Final = ((0, 1), (1, 0), (2, 3), (3, 2))
 NAMES: Final = {
@@ -233,13 +234,13 @@ def main() -> None:
         "",
         f"`{command}`, {about['date']}, commit {provenance()['commit']}, seed {options.seed}, "
         f"{about['seconds']} s; {os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}. All values: [replay.json](replay.json).",
+        f"{platform.python_version()}. All values: [{NAME}.json]({NAME}.json).",
         "",
         found.to_markdown(),
     ]
     for folder in (options.out, *([DOCS] if options.publish else [])):
-        write_text(folder / "replay.json", json.dumps(about, indent=1) + "\n")
-        write_text(folder / "replay.md", "\n".join(page).rstrip() + "\n")
+        write_text(folder / f"{NAME}.json", json.dumps(about, indent=1) + "\n")
+        write_text(folder / f"{NAME}.md", "\n".join(page).rstrip() + "\n")
 
 
 if __name__ == "__main__":
