@@ -98,6 +98,6 @@ def _recovery_s(setup: Setup, strategy: str) -> float:
         setup.detections[strategy].typical_ns,
         profile.serialise_ns if profile.memory_every else 0,
         retrieved,
-        profile.warm_up_ns,
+        profile.warm_up_alone_ns if profile.in_place else profile.warm_up_ns,
     )
     return sum(parts_ns) / NS_PER_S

@@ -64,6 +64,8 @@ class Summary:
         wasted_s: seconds by part.
         failures: by kind, and `spare` for those that hit no machine of the job.
         recovered_from: failures by what their recovery loaded from.
+        recoveries: resumptions of training.
+        recoveries_in_place: those of them that restarted only the trainers that were lost.
         iterations: iterations kept.
         wall_s: simulated time.
         gpu_hours_lost: GPU hours in which nothing useful was trained.
@@ -77,6 +79,7 @@ class Summary:
     failures: dict[str, float]
     recovered_from: dict[str, float]
     recoveries: float
+    recoveries_in_place: float
     iterations: Interval
     wall_s: float
     gpu_hours_lost: Interval
@@ -91,6 +94,7 @@ class Summary:
             "failures": self.failures,
             "recovered_from": self.recovered_from,
             "recoveries": self.recoveries,
+            "recoveries_in_place": self.recoveries_in_place,
             "iterations": self.iterations.as_json(),
             "wall_time_s": self.wall_s,
             "gpu_hours_lost": self.gpu_hours_lost.as_json(),
@@ -129,6 +133,7 @@ def summarise(tallies: Sequence[Tally], *, gpus: int, price_per_gpu_hour: float)
         },
         recovered_from={name: mean(f"recovered_{name}") for name in SOURCE_NAMES},
         recoveries=mean("recoveries"),
+        recoveries_in_place=mean("recoveries_in_place"),
         iterations=interval_of([tally.iterations for tally in tallies], least=0),
         wall_s=mean("wall_ns", NS_PER_S),
         gpu_hours_lost=interval_of(hours, least=0),

@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from castor_policy import membership, period, recovery
+from castor_policy import in_place, membership, period, recovery
 from castor_traces.fetch import cache_folder
 
 
@@ -22,7 +22,7 @@ def _cache_folder() -> str:
     compiled into it would go unseen; the folder's name carries a digest of all of them.
     """
     digest = hashlib.sha256(numba.__version__.encode() + np.__version__.encode())
-    files = [Path(module.__file__ or "") for module in (membership, period, recovery)]
+    files = [Path(module.__file__ or "") for module in (in_place, membership, period, recovery)]
     for file in [*files, *sorted(Path(__file__).parent.glob("*.py"))]:
         digest.update(file.read_bytes())
     folder = cache_folder().parent / "numba"

@@ -6,7 +6,9 @@ that the closed form between failures is held against a simulation that does not
 
 from __future__ import annotations
 
+from castor_policy.in_place import SPARES_AFTER
 from castor_policy.period import is_due
+from castor_sim.activity import Activity
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.simpy_failures import Process
 
@@ -28,6 +30,7 @@ class ExactEngine(SimpyEngine):
     _stall_began_ns = -1
     _memory_complete = -1
     _storage_complete = -1
+    _spares_ns = -1
     _segment = 0
 
     def training(self) -> Process:
@@ -37,13 +40,15 @@ class ExactEngine(SimpyEngine):
         self._done = self.start
         self._stalled_ns = 0
         self._stall_began_ns = -1
-        self._memory_complete = self._storage_complete = -1
+        self._memory_complete = self._storage_complete = self._spares_ns = -1
         while True:
             for chunk_ns in chunks_ns(costs.iteration_ns):
                 yield env.timeout(chunk_ns)
             self._done += 1
             if self._done == self.target:
                 return
+            if self._done == self.start + SPARES_AFTER:
+                self._spares_ns = self.now_ns - self.segment_ns
             if costs.memory_every and is_due(self._done, costs.memory_every):
                 yield from self._stall(costs.memory_stall_ns)
                 env.process(self._transfer(costs.memory_transfer_ns, self._done, memory=True))
@@ -69,12 +74,13 @@ class ExactEngine(SimpyEngine):
             self._storage_complete = iteration
 
     def _job_trains(self) -> bool:
-        return self._activity == 0
+        return self._time.activity == Activity.TRAINING
 
-    def trained(self, elapsed_ns: int) -> tuple[int, int, int, int]:
+    def trained(self, elapsed_ns: int) -> tuple[int, int, int, int, int]:
         """Return what was counted one by one; see `SimpyEngine.trained`."""
         assert elapsed_ns == self.now_ns - self.segment_ns, "expected the present time"
         stalled_ns = self._stalled_ns
         if self._stall_began_ns >= 0:
             stalled_ns += self.now_ns - self._stall_began_ns
-        return self._done, stalled_ns, self._memory_complete, self._storage_complete
+        complete = (self._memory_complete, self._storage_complete)
+        return self._done, stalled_ns, *complete, self._spares_ns

@@ -30,6 +30,10 @@ class Arrays(NamedTuple):
     waiting: NDArray[np.int64]
     down: NDArray[np.int8]
     back_ns: NDArray[np.int64]
+    trainers_lost: NDArray[np.int8]
+    ended: NDArray[np.int64]
+    spare_ns: NDArray[np.int64]
+    spareless: NDArray[np.int64]
     record: NDArray[np.int8]
 
 
@@ -57,6 +61,10 @@ def _arrays(operations: Operations, queue_room: int, record_room: int) -> Arrays
         waiting=zeros(positions),
         down=np.zeros(fleet, np.int8),
         back_ns=np.zeros(fleet, np.int64),
+        trainers_lost=np.zeros(positions, np.int8),
+        ended=zeros(positions),
+        spare_ns=zeros(positions),
+        spareless=zeros(positions),
         record=np.zeros(record_room, np.int8),
     )
 
@@ -144,6 +152,7 @@ def _tally(state: np.void, wall_ns: int, useful_ns: int) -> Tally:
         warm_up_ns=figures["warm_up_ns"],
         iterations=figures["iterations"],
         recoveries=figures["recoveries"],
+        recoveries_in_place=figures["recoveries_in_place"],
         software_failures=figures["software_failures"],
         hardware_failures=figures["hardware_failures"],
         spare_failures=figures["spare_failures"],

@@ -13,29 +13,31 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
+from castor_policy.in_place import goes_on_in_place
 from castor_policy.membership import detection_ns, known_ns
 from castor_policy.period import is_due, last_due
 from castor_policy.recovery import (
     NO_ITERATION,
     NOTHING,
     OWN_MEMORY,
-    OWN_ONLY,
     PEER,
     SCRATCH,
     STORAGE,
-    WHOLE,
     assign_sources,
     choose,
 )
 from castor_sim import path
 from castor_sim.compiled import compiled
 from castor_sim.jump_machines import arrive, has_standby, lose_cloud, lose_fleet, vacant
+from castor_sim.jump_memory import become_whole, lose_memory, retrieved
+from castor_sim.jump_trainers import begin_generation, lose_trainers, start_spares, train
 from castor_sim.strategy_costs import NEVER_NS
 from castor_sim.tally import PENDING
 
 COMPILED_FROM = (
     assign_sources,
     choose,
+    goes_on_in_place,
     detection_ns,
     known_ns,
     is_due,
@@ -46,6 +48,7 @@ COMPILED_FROM = (
     path.stalled_ns,
     path.memory_checkpoint_at,
     path.storage_checkpoint_at,
+    path.spares_begun_at,
 )
 """The shared functions in this kernel; each is the object that the simpy engine calls."""
 
@@ -56,6 +59,7 @@ iterations_at = path.iterations_at
 stalled_ns = path.stalled_ns
 memory_checkpoint_at = path.memory_checkpoint_at
 storage_checkpoint_at = path.storage_checkpoint_at
+spares_begun_at = path.spares_begun_at
 end_of_iteration_ns = path.end_of_iteration_ns
 
 TRAINING, DETECTION, SERIALISATION, REPLACEMENT_WAIT, RETRIEVAL, WARM_UP = range(6)
@@ -67,13 +71,16 @@ _FIELDS = [
     # Checkpoints and memory.
     "memory_iteration", "storage_iteration", "all_memory", "lost", "partial", "whole_ns",
     "tier", "heaviest",
+    # Trainers and their spares.
+    "ended", "restarted", "in_place", "next_warm_up_ns", "spares_ns", "spareless",
     # Machines.
     "outstanding", "ready_ns", "standbys", "waiting", "queued", "sequence",
     # Failures of the recovery that is under way, and the next row of the record of sources.
     "episode_software", "episode_hardware", "recorded",
     # The tally.
     "train_ns", "stall_ns", "detection_ns", "serialisation_ns", "replacement_wait_ns",
-    "retrieval_ns", "warm_up_ns", "recoveries", "software_failures", "hardware_failures",
+    "retrieval_ns", "warm_up_ns", "recoveries", "recoveries_in_place",
+    "software_failures", "hardware_failures",
     "spare_failures", "standby_empty", "own_memory", "peer", "storage", "scratch", "pending",
 ]  # fmt: skip
 
@@ -81,18 +88,6 @@ STATE = np.dtype([(name, np.int64) for name in _FIELDS])
 
 FULL = -2
 """Returned by `advance`: the queue of machines under repair needs more room."""
-
-
-@compiled
-def _become_whole(s, a):
-    for index in range(s.lost):
-        a.memory_state[a.lost[index]] = WHOLE
-    for index in range(s.partial):
-        a.memory_state[a.partial[index]] = WHOLE
-    s.lost = 0
-    s.partial = 0
-    s.all_memory = WHOLE
-    s.whole_ns = NEVER_NS
 
 
 @compiled
@@ -104,9 +99,12 @@ def _settle_training(s, a, p, now_ns):
     storage = storage_checkpoint_at(p, s.start, done, elapsed_ns)
     if memory >= 0:
         s.memory_iteration = memory
-        _become_whole(s, a)
+        become_whole(s, a)
     if storage >= 0:
         s.storage_iteration = storage
+    spares_ns = spares_begun_at(p, s.start, done)
+    if spares_ns >= 0:
+        start_spares(s, a, p, s.segment_ns + spares_ns)
     s.iterations = done
     s.stall_ns += stalled
     s.progress_ns = s.start * p.iteration_ns + elapsed_ns - stalled
@@ -143,27 +141,6 @@ def _plan(s, a, replicas):
         a.load,
         a.sources,
     )
-
-
-@compiled
-def _retrieved(s, a, p, now_ns):
-    if p.memory_every == 0:
-        return
-    s.memory_iteration = s.restored
-    if s.tier == SCRATCH:
-        _become_whole(s, a)
-        s.all_memory = NOTHING
-    elif s.tier == STORAGE:
-        _become_whole(s, a)
-        s.all_memory = OWN_ONLY
-    for index in range(s.lost):
-        position = a.lost[index]
-        a.memory_state[position] = OWN_ONLY
-        a.partial[s.partial] = position
-        s.partial += 1
-    s.lost = 0
-    if s.partial > 0 or s.all_memory == OWN_ONLY:
-        s.whole_ns = now_ns + p.replicate_ns
 
 
 @compiled
@@ -219,19 +196,23 @@ def _next_activity(s, a, p, replicas, target):
         s.activity_end_ns = NEVER_NS
     elif s.activity == RETRIEVAL:
         _attribute(s, a, p, s.tier)
-        _retrieved(s, a, p, now_ns)
+        retrieved(s, a, p, now_ns)
         s.activity = WARM_UP
-        s.activity_end_ns = now_ns + p.warm_up_ns
+        s.activity_end_ns = now_ns + s.next_warm_up_ns
     else:
         s.recoveries += 1
+        s.recoveries_in_place += s.in_place
+        train(s, a)
         s.progress_ns = s.restored * p.iteration_ns
         s.start = s.restored
         _enter_training(s, p, now_ns, target)
 
 
 @compiled
-def _end_wait(s, p, now_ns):
+def _end_wait(s, a, p, o, now_ns):
     _book(s, now_ns)
+    in_memory = s.tier in (OWN_MEMORY, PEER)
+    s.next_warm_up_ns = begin_generation(s, a, p, o, in_memory, now_ns)
     s.activity = RETRIEVAL
     if s.tier == STORAGE:
         s.activity_end_ns = now_ns + p.retrieve_storage_ns
@@ -259,26 +240,9 @@ def _run_until(s, a, p, o, replicas, until_ns, target):
                 return
             s.now_ns = activity_end_ns
             if s.activity == REPLACEMENT_WAIT:
-                _end_wait(s, p, activity_end_ns)
+                _end_wait(s, a, p, o, activity_end_ns)
             else:
                 _next_activity(s, a, p, replicas, target)
-
-
-@compiled
-def _lose_memory(s, a, position):
-    memory = a.memory_state[position]
-    if memory == NOTHING:
-        return
-    if memory == OWN_ONLY:
-        index = 0
-        while a.partial[index] != position:
-            index += 1
-        s.partial -= 1
-        for later in range(index, s.partial):
-            a.partial[later] = a.partial[later + 1]
-    a.memory_state[position] = NOTHING
-    a.lost[s.lost] = position
-    s.lost += 1
 
 
 @compiled
@@ -286,7 +250,7 @@ def _leave(s, a, p, now_ns):
     if s.activity == TRAINING:
         _settle_training(s, a, p, now_ns)
     if s.whole_ns <= now_ns:
-        _become_whole(s, a)
+        become_whole(s, a)
     s.whole_ns = NEVER_NS
     _book(s, now_ns)
 
@@ -321,7 +285,8 @@ def _strike(s, a, p, o, now_ns, machine, hardware, restore_ns, detected_ns):
         a.record[s.recorded] = 1 if hardware else 0
         s.recorded += 1
     if hardware or p.memory_in_trainer:
-        _lose_memory(s, a, position)
+        lose_memory(s, a, position)
+    lose_trainers(s, a, position, hardware)
 
 
 @compiled
@@ -388,5 +353,6 @@ def begin(s_array, p, target):
     s.storage_iteration = NO_ITERATION
     s.whole_ns = NEVER_NS
     s.tier = SCRATCH
+    s.spares_ns = NEVER_NS
     s.struck_ns = -1
     _enter_training(s, p, 0, target)

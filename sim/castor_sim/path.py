@@ -11,6 +11,7 @@ which is the oracle for both, does not use them.
 
 from __future__ import annotations
 
+from castor_policy.in_place import SPARES_AFTER
 from castor_policy.period import is_due, last_due
 from castor_sim.strategy_costs import StrategyCosts
 
@@ -85,3 +86,10 @@ def storage_checkpoint_at(costs: StrategyCosts, start: int, done: int, elapsed_n
             return iteration
         iteration -= costs.storage_every
     return -1
+
+
+def spares_begun_at(costs: StrategyCosts, start: int, done: int) -> int:
+    """Return when warm spares were started, `done` being the last iteration that ended, or -1."""
+    if done - start < SPARES_AFTER:
+        return -1
+    return end_of_iteration_ns(costs, start, start + SPARES_AFTER)

@@ -12,7 +12,6 @@ docs/simulator.md states the model in full.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
 from functools import partial
 
 import simpy
@@ -41,30 +40,14 @@ from castor_records.events.failures import (
     Serialised,
 )
 from castor_sim import path
+from castor_sim.activity import Activity, TimeSpent
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
 from castor_sim.memory import Memory
 from castor_sim.simpy_failures import RUN_ENDS, STRIKES_LAST, LateEvent, Process, batches
 from castor_sim.strategy_costs import NEVER_NS, StrategyCosts
 from castor_sim.strikes import Strikes
-from castor_sim.tally import (
-    HARDWARE,
-    PENDING,
-    SOFTWARE,
-    SOURCE_NAMES,
-    Operations,
-    Tally,
-)
-
-
-class Activity(IntEnum):
-    """What the job is doing; each has a bucket of its own."""
-
-    TRAINING = 0
-    DETECTION = 1
-    SERIALISATION = 2
-    REPLACEMENT_WAIT = 3
-    RETRIEVAL = 4
-    WARM_UP = 5
+from castor_sim.tally import HARDWARE, PENDING, SOFTWARE, SOURCE_NAMES, Operations, Tally
+from castor_sim.trainers import Trainers
 
 
 class SimpyEngine:
@@ -108,14 +91,13 @@ class SimpyEngine:
         # Progress. `start` is the iteration that this segment of training began from.
         self.start = 0
         self.segment_ns = 0
-        self._activity = Activity.TRAINING
-        self._since_ns = 0
-        self._total_ns = [0] * len(Activity)
+        self._time = TimeSpent()
         self._progress_ns = 0
         self._restored = 0
         # Checkpoints: the newest complete one of each tier, and what is whole in memory.
         self._storage_iteration = NO_ITERATION
         self._memory = Memory(operations.positions)
+        self._trainers = Trainers(costs, operations.positions)
         self._detected_ns = 0
         self._tier = SCRATCH
         self._heaviest = 0
@@ -151,11 +133,11 @@ class SimpyEngine:
         else:
             yield self.env.event()
 
-    def trained(self, elapsed_ns: int) -> tuple[int, int, int, int]:
+    def trained(self, elapsed_ns: int) -> tuple[int, int, int, int, int]:
         """Return what `elapsed_ns` of this segment brought.
 
-        The last iteration that ended, the time stalled, and the newest complete memory and
-        storage checkpoints (-1: none in this segment).
+        The last iteration that ended, the time stalled, the newest complete memory and storage
+        checkpoints, and when in it spares were started (-1: not in this segment).
         """
         costs, start = self.costs, self.start
         done = path.iterations_at(costs, start, elapsed_ns)
@@ -164,6 +146,7 @@ class SimpyEngine:
             path.stalled_ns(costs, start, done, elapsed_ns),
             path.memory_checkpoint_at(costs, start, done, elapsed_ns),
             path.storage_checkpoint_at(costs, start, done, elapsed_ns),
+            path.spares_begun_at(costs, start, done),
         )
 
     def _train_and_recover(self, finished: SimpyEvent) -> Process:
@@ -188,11 +171,13 @@ class SimpyEngine:
     def _settle_training(self) -> None:
         """Book the training since the segment began; note which checkpoints it completed."""
         elapsed_ns = self.now_ns - self.segment_ns
-        done, stalled_ns, memory, storage = self.trained(elapsed_ns)
+        done, stalled_ns, memory, storage, spares_ns = self.trained(elapsed_ns)
         if memory >= 0:
             self._memory.completed(memory)
         if storage >= 0:
             self._storage_iteration = storage
+        if spares_ns >= 0:
+            self._trainers.start_spares(self.segment_ns + spares_ns)
         self.tally.iterations = done
         self.tally.checkpoint_stall_ns += stalled_ns
         self._progress_ns = self.start * self.costs.iteration_ns + elapsed_ns - stalled_ns
@@ -234,6 +219,7 @@ class SimpyEngine:
             self._count(hardware)
             if hardware or self.costs.memory_in_trainer:
                 self._memory.lose(position)
+            self._trainers.lose(position, machine=bool(hardware))
             kind = "hardware" if hardware else "software"
             self._emit(partial(Failed, machine=machine, position=position, failure=kind))
         if struck:
@@ -252,16 +238,13 @@ class SimpyEngine:
     def _leave(self) -> None:
         """Close the activity that goes on now; replication in the background stops with it."""
         now_ns = self.now_ns
-        if self._activity == Activity.TRAINING:
+        if self._time.activity == Activity.TRAINING:
             self._settle_training()
         self._memory.interrupted(now_ns)
-        self._enter(self._activity)
+        self._enter(self._time.activity)
 
     def _enter(self, activity: Activity) -> None:
-        now_ns = self.now_ns
-        self._total_ns[self._activity] += now_ns - self._since_ns
-        self._activity = activity
-        self._since_ns = now_ns
+        self._time.enter(activity, self.now_ns)
 
     def _machine_arrived(self) -> None:
         if self._arrival is not None:
@@ -279,11 +262,13 @@ class SimpyEngine:
         self._enter(Activity.REPLACEMENT_WAIT)
         yield from self._replacement()
         self._emit(Replaced)
+        in_memory = self._tier in (OWN_MEMORY, PEER)
+        warm_up_ns = self._trainers.begin(in_memory=in_memory, now_ns=self.now_ns)
         self._enter(Activity.RETRIEVAL)
         yield env.timeout(self._retrieval_ns())
         self._retrieved()
         self._enter(Activity.WARM_UP)
-        yield env.timeout(costs.warm_up_ns)
+        yield env.timeout(warm_up_ns)
         self._resume()
 
     def _plan(self) -> None:
@@ -347,6 +332,8 @@ class SimpyEngine:
             )
         )
         self.tally.recoveries += 1
+        self.tally.recoveries_in_place += self._trainers.in_place
+        self._trainers.train()
         self._progress_ns = kept_ns
         self.start = self._restored
         self._enter(Activity.TRAINING)
@@ -369,8 +356,8 @@ class SimpyEngine:
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> None:
-        tally, now_ns = self.tally, self.now_ns
-        activity = self._activity
+        tally = self.tally
+        activity = self._time.activity
         self._enter(activity)
         if activity == Activity.TRAINING:
             self._settle_training()
@@ -381,15 +368,8 @@ class SimpyEngine:
             tally.useful_ns = self._restored * self.costs.iteration_ns
             tally.iterations = self._restored
             self._attribute(PENDING)
-        total = self._total_ns
-        tally.wall_ns = now_ns
-        trained_ns = total[Activity.TRAINING] - tally.checkpoint_stall_ns
-        tally.lost_progress_ns = trained_ns - tally.useful_ns
-        tally.detection_ns = total[Activity.DETECTION]
-        tally.serialisation_ns = total[Activity.SERIALISATION]
-        tally.replacement_wait_ns = total[Activity.REPLACEMENT_WAIT]
-        tally.retrieval_ns = total[Activity.RETRIEVAL]
-        tally.warm_up_ns = total[Activity.WARM_UP]
+        tally.wall_ns = self.now_ns
+        self._time.book(tally)
         tally.standby_empty = self._machines.standby_empty
         self._emit(lambda: RunEnded(iteration=tally.iterations))
         tally.check()

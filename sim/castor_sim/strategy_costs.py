@@ -42,8 +42,14 @@ class StrategyCosts(NamedTuple):
         retrieve_storage_ns: for all ranks to load the persistent checkpoint.
         replicate_ns: from the end of retrieval until every replica is back in place, in the
             background.
-        warm_up_ns: from the end of retrieval to the start of the first iteration.
+        warm_up_ns: from the end of retrieval to the start of the first iteration, where all
+            trainers are restarted.
         memory_in_trainer: 1 if a software failure takes that machine's memory copy with it.
+        in_place: 1 if trainers that are not lost keep their processes (`castor_policy.in_place`).
+        warm_up_in_place_ns: warm-up of such a recovery where a warm spare takes each lost place.
+        warm_up_alone_ns: the same where a process has to build its engine for one of them.
+        warm_spares: 1 if there is a warm spare beside each machine's trainers.
+        spare_build_ns: from the start of a spare until it can take a place.
     """
 
     iteration_ns: int
@@ -60,6 +66,11 @@ class StrategyCosts(NamedTuple):
     replicate_ns: int = 0
     warm_up_ns: int = 0
     memory_in_trainer: int = 0
+    in_place: int = 0
+    warm_up_in_place_ns: int = 0
+    warm_up_alone_ns: int = 0
+    warm_spares: int = 0
+    spare_build_ns: int = 0
 
 
 def check_costs(

@@ -67,7 +67,8 @@ class Tally:
 
     A failure is booked when every rank has its shard. `spare_failures` hit machines that did not
     work for the job; `standby_empty` counts lost machines for which no standby was ready.
-    `recoveries` counts resumptions of training.
+    `recoveries` counts resumptions of training, `recoveries_in_place` those that restarted only the
+    trainers that were lost.
     """
 
     wall_ns: int = 0
@@ -81,6 +82,7 @@ class Tally:
     warm_up_ns: int = 0
     iterations: int = 0
     recoveries: int = 0
+    recoveries_in_place: int = 0
     software_failures: int = 0
     hardware_failures: int = 0
     spare_failures: int = 0

@@ -55,6 +55,11 @@ def profiles(draw: st.DrawFn) -> StrategyCosts:
         replicate_ns=draw(small),
         warm_up_ns=draw(small),
         memory_in_trainer=draw(st.integers(0, 1)),
+        in_place=draw(st.sampled_from([0, 1, 1])),
+        warm_up_in_place_ns=draw(small),
+        warm_up_alone_ns=draw(small),
+        warm_spares=draw(st.integers(0, 1)),
+        spare_build_ns=draw(small),
     )
     check_costs(profile)
     return profile

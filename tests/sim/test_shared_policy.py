@@ -11,12 +11,21 @@ import pytest
 
 import castor_sim
 from castor_configs import schemes
-from castor_policy import interleaving, membership, period, recovery
-from castor_sim import jump_kernel, memory, path, simpy_engine
+from castor_policy import in_place, interleaving, membership, period, recovery
+from castor_sim import (
+    jump_kernel,
+    jump_memory,
+    jump_trainers,
+    memory,
+    path,
+    simpy_engine,
+    trainers,
+)
 
 DECISIONS = (
     recovery.choose,
     recovery.assign_sources,
+    in_place.goes_on_in_place,
     membership.known_ns,
     membership.detection_ns,
     period.is_due,
@@ -29,6 +38,7 @@ CLOSED_FORMS = (
     path.stalled_ns,
     path.memory_checkpoint_at,
     path.storage_checkpoint_at,
+    path.spares_begun_at,
 )
 
 
@@ -37,7 +47,9 @@ def test_both_engines_call_the_very_objects_of_the_policy() -> None:
         assert engine.choose is recovery.choose
         assert engine.known_ns is membership.known_ns
         assert engine.NO_ITERATION is recovery.NO_ITERATION
-    for holder in (memory, jump_kernel):
+    for holder in (trainers, jump_trainers):
+        assert holder.goes_on_in_place is in_place.goes_on_in_place
+    for holder in (memory, jump_memory):
         for state in ("WHOLE", "OWN_ONLY", "NOTHING"):
             assert getattr(holder, state) is getattr(recovery, state)
 
@@ -46,7 +58,7 @@ def test_the_kernel_compiles_those_objects_and_what_it_calls_by_these_names() ->
     assert set(jump_kernel.COMPILED_FROM) == {*DECISIONS, *CLOSED_FORMS}
     for function in jump_kernel.COMPILED_FROM:
         # numba resolves a name through the globals of the module that calls it.
-        modules = (jump_kernel, membership, path, recovery)
+        modules = (jump_kernel, jump_trainers, membership, path, recovery)
         callers = [module for module in modules if hasattr(module, function.__name__)]
         assert callers
         assert all(getattr(module, function.__name__) is function for module in callers)
@@ -105,6 +117,23 @@ BOTH: dict[str, Decision] = {
         (
             ("recovery.choose", "castor_sim.simpy_engine:SimpyEngine._choose"),
             ("recovery.choose", "castor_sim.jump_kernel:_plan"),
+        ),
+    ),
+    "whether all trainers are restarted": Decision(
+        (
+            *RUNTIME_AGENTS,
+            ("in_place.goes_on_in_place", "castor_policy.agents.gathering:decided"),
+        ),
+        (
+            ("in_place.goes_on_in_place", "castor_sim.trainers:Trainers.begin"),
+            ("in_place.goes_on_in_place", "castor_sim.jump_trainers:begin_generation"),
+        ),
+    ),
+    "when warm spares are started": Decision(
+        (("in_place.SPARES_AFTER", "castor_runtime.agent.warm_spares:WarmSpares.keep"),),
+        (
+            ("in_place.SPARES_AFTER", "castor_sim.path:spares_begun_at"),
+            ("in_place.SPARES_AFTER", "castor_sim.exact_engine:ExactEngine.training"),
         ),
     ),
     "which peer serves whom": Decision(

@@ -218,19 +218,23 @@ def draw_all(
 def comparison_table(document: Mapping[str, Any]) -> Table:
     """Return the comparison of strategies as a table for a terminal of 80 columns."""
     job, currency, seeds = document["job"], document["currency"], document["seeds"]
+    in_place = any(row["recoveries_in_place"] for row in document["strategies"].values())
     runs = "1 replication" if seeds == 1 else f"{seeds} replications"
     table = Table(
         title=f"{document['name']}: {job['machines']} machines, {runs}",
         caption="effective: useful training time over wall time, with its 95 % interval; failed:"
         " machines of the job, each time one fails; resumed: recoveries, one for all that fails"
-        " during it; own, peer, storage: where the failed machines' shards came from, storage with"
-        " starts from scratch",
+        " during it; "
+        + ("in place: those that did not restart all trainers; " if in_place else "")
+        + "own, peer, storage: where the failed machines' shards came from, storage with starts"
+        " from scratch",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("strategy", overflow="fold")
     table.add_column("effective", justify="right", no_wrap=True)
     table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("resumed", justify="right", no_wrap=True)
+    resumed = "resumed/\nin place" if in_place else "resumed"
+    table.add_column(resumed, justify="right", no_wrap=True)
     table.add_column("own/peer/\nstorage", justify="right", no_wrap=True)
     table.add_column(f"lost {currency}", justify="right", no_wrap=True)
     strategies = document["strategies"].items()
@@ -244,7 +248,9 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
             name,
             f"{ratio['mean']:.4f} ±{half:.4f}" if known else f"{ratio['mean']:.4f}",
             f"{row['failures']['total']:.1f}",
-            f"{row['recoveries']:.1f}",
+            f"{row['recoveries']:.0f}/{row['recoveries_in_place']:.0f}"
+            if in_place
+            else f"{row['recoveries']:.1f}",
             f"{sources['own_memory']:.0f}/{sources['peer']:.0f}/{from_storage:.0f}",
             f"{row['money_lost']['mean']:,.0f}",
         )

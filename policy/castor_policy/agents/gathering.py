@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from castor_policy.agents.agent_report import AgentReport, State
 from castor_policy.agents.job_spec import JobSpec
 from castor_policy.agents.plan import Phase, Plan
+from castor_policy.in_place import goes_on_in_place
 from castor_policy.placement import Placement
 from castor_policy.recovery import Tier, plan_recovery
 
@@ -79,8 +80,7 @@ def decided(
         sources=tuple(sources),
         addresses=tuple(report.address for report in reports),
         rendezvous=reports[0].rendezvous,
-        # What is built without the others has to be loaded over.
-        in_place=in_memory and any(report.parked for report in reports),
+        in_place=goes_on_in_place(in_memory, sum(len(report.parked) for report in reports)),
         script=reports[0].script,
         waits_for="",
     )

@@ -14,6 +14,7 @@ from typing import Final
 
 import psutil
 
+from castor_policy.in_place import SPARES_AFTER
 from castor_records.events.failures import SpareReady, SpareStarted
 from castor_records.events.training import Warned
 from castor_runtime.agent.event_log import EventLog
@@ -24,9 +25,6 @@ from castor_runtime.trainer.agent_link import TrainerSettings
 
 GENERATION: Final = 0
 """By which the link knows spares: trainers' begin with 1."""
-
-_ITERATIONS: Final = 2
-"""So many are trained before spares are started: the first ones are slower, and watched."""
 
 _LOOK_S: Final = 0.1
 
@@ -82,7 +80,7 @@ class WarmSpares:
             iterations: how many all trainers have ended.
             begun_at: how many they began with.
         """
-        while iterations() < begun_at + _ITERATIONS:
+        while iterations() < begun_at + SPARES_AFTER:
             await asyncio.sleep(_LOOK_S)
         for rank, pid in trainers.items():
             if is_alive(self._pids.get(rank, 0)):
