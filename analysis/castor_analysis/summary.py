@@ -71,6 +71,7 @@ class Summary:
         gpu_hours_lost: GPU hours in which nothing useful was trained.
         money_lost: those at the given price.
         standby_empty: lost machines that found no standby ready.
+        set_aside: slow machines whose place a standby took.
     """
 
     replications: int
@@ -85,6 +86,7 @@ class Summary:
     gpu_hours_lost: Interval
     money_lost: Interval
     standby_empty: float
+    set_aside: float
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `castor simulate --json` prints for a strategy."""
@@ -100,6 +102,7 @@ class Summary:
             "gpu_hours_lost": self.gpu_hours_lost.as_json(),
             "money_lost": self.money_lost.as_json(),
             "standby_empty": self.standby_empty,
+            "set_aside": self.set_aside,
             "replications": self.replications,
         }
 
@@ -139,6 +142,7 @@ def summarise(tallies: Sequence[Tally], *, gpus: int, price_per_gpu_hour: float)
         gpu_hours_lost=interval_of(hours, least=0),
         money_lost=interval_of([hour * price_per_gpu_hour for hour in hours], least=0),
         standby_empty=mean("standby_empty"),
+        set_aside=mean("set_aside"),
     )
 
 

@@ -39,7 +39,7 @@ class TimeSpent:
     def book(self, tally: Tally) -> None:
         """Write the totals into a tally whose useful time and stalls are known."""
         total = self._total_ns
-        trained_ns = total[Activity.TRAINING] - tally.checkpoint_stall_ns
+        trained_ns = total[Activity.TRAINING] - tally.slow_ns - tally.checkpoint_stall_ns
         tally.lost_progress_ns = trained_ns - tally.useful_ns
         tally.detection_ns = total[Activity.DETECTION]
         tally.serialisation_ns = total[Activity.SERIALISATION]

@@ -35,7 +35,8 @@ class ExactEngine(SimpyEngine):
 
     def training(self) -> Process:
         """Train iteration by iteration, with the transfers as processes beside it."""
-        costs, env = self.costs, self.env
+        costs = self.costs
+        self._clock, self._at_ns = self._pace.clock, 0
         self._segment += 1
         self._done = self.start
         self._stalled_ns = 0
@@ -43,29 +44,39 @@ class ExactEngine(SimpyEngine):
         self._memory_complete = self._storage_complete = self._spares_ns = -1
         while True:
             for chunk_ns in chunks_ns(costs.iteration_ns):
-                yield env.timeout(chunk_ns)
+                yield from self._train_for(chunk_ns)
             self._done += 1
             if self._done == self.target:
                 return
             if self._done == self.start + SPARES_AFTER:
-                self._spares_ns = self.now_ns - self.segment_ns
+                self._spares_ns = self._at_ns
             if costs.memory_every and is_due(self._done, costs.memory_every):
                 yield from self._stall(costs.memory_stall_ns)
-                env.process(self._transfer(costs.memory_transfer_ns, self._done, memory=True))
+                self._begin_transfer(costs.memory_transfer_ns, memory=True)
             if costs.storage_every and is_due(self._done, costs.storage_every):
                 yield from self._stall(costs.storage_stall_ns)
-                env.process(self._transfer(costs.storage_transfer_ns, self._done, memory=False))
+                self._begin_transfer(costs.storage_transfer_ns, memory=False)
+
+    def _train_for(self, duration_ns: int) -> Process:
+        """Let so much time of the segment pass, after what has ended in it last."""
+        self._at_ns += duration_ns
+        yield from self._clock.reach(self._at_ns)
 
     def _stall(self, stall_ns: int) -> Process:
-        self._stall_began_ns = self.now_ns
-        yield self.env.timeout(stall_ns)
+        self._stall_began_ns = self._at_ns
+        yield from self._train_for(stall_ns)
         self._stalled_ns += stall_ns
         self._stall_began_ns = -1
 
-    def _transfer(self, transfer_ns: int, iteration: int, *, memory: bool) -> Process:
-        segment = self._segment
+    def _begin_transfer(self, transfer_ns: int, *, memory: bool) -> None:
+        began_ns = self._at_ns
+        self.env.process(self._transfer(began_ns, transfer_ns, self._done, memory=memory))
+
+    def _transfer(self, at_ns: int, transfer_ns: int, iteration: int, *, memory: bool) -> Process:
+        segment, clock = self._segment, self._clock
         for chunk_ns in chunks_ns(transfer_ns):
-            yield self.env.timeout(chunk_ns)
+            at_ns += chunk_ns
+            yield from clock.reach(at_ns)
             if segment != self._segment or not self._job_trains():
                 return
         if memory:
@@ -78,9 +89,9 @@ class ExactEngine(SimpyEngine):
 
     def trained(self, elapsed_ns: int) -> tuple[int, int, int, int, int]:
         """Return what was counted one by one; see `SimpyEngine.trained`."""
-        assert elapsed_ns == self.now_ns - self.segment_ns, "expected the present time"
+        assert elapsed_ns == self._clock.elapsed_ns(), "expected the present time"
         stalled_ns = self._stalled_ns
         if self._stall_began_ns >= 0:
-            stalled_ns += self.now_ns - self._stall_began_ns
+            stalled_ns += elapsed_ns - self._stall_began_ns
         complete = (self._memory_complete, self._storage_complete)
         return self._done, stalled_ns, *complete, self._spares_ns

@@ -20,6 +20,7 @@ from castor_sim.detection import DetectionConfig
 from castor_sim.experiment import Experiment, OwnStrategy, load_strategy, of_strategy
 from castor_sim.failure_config import stream
 from castor_sim.job import NS_PER_S, Job
+from castor_sim.pace import Slowdown
 from castor_sim.strategy_costs import MAX_HORIZON_NS, StrategyCosts, check_costs
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
@@ -27,7 +28,7 @@ from castor_traces.domains import domain_numbers
 from castor_traces.edit import rescale, shuffle_machines
 from castor_traces.failure_stream import FailureProcess
 from castor_traces.library import load_any
-from castor_traces.random_draws import Draws, uniform_ns
+from castor_traces.random_draws import Draws, Integers, Words, uniform_ns
 from castor_traces.trace import Trace
 
 YEAR_NS = 365 * 86_400 * NS_PER_S
@@ -111,29 +112,52 @@ class Setup:
         source = stream(self.process, self.replayed(seed), seed, self.horizon_ns)
         if source is None:
             return
-        replacement = self.experiment.replacement
-        fleet = self.operations.fleet
         kept = Draws(seed, "kept")
         which = Draws(seed, "which machine")
         restore = Draws(seed, "replacement")
-        low_ns, high_ns = replacement.provision
         for block in source.blocks():
             rows = len(block)
             machine = block.machine
             drawn = which.integers(rows, source.machines).astype(np.int32)
             machine = np.where(machine < 0, drawn, machine).astype(np.int32)
-            words = restore.words(rows)
-            if fleet:
-                repair_ns = replacement.repair.distribution().durations_ns(words)
-                restore_ns = np.where(block.duration_ns < 0, repair_ns, block.duration_ns)
-            else:
-                restore_ns = uniform_ns(words, low_ns, high_ns + 1) + np.int64(replacement.setup)
+            restore_ns = self._restore_ns(restore.words(rows))
+            if self.operations.fleet:
+                restore_ns = np.where(block.duration_ns < 0, restore_ns, block.duration_ns)
             # Whoever is away for longer than any run never comes back; sums stay within int64.
             restore_ns = np.minimum(restore_ns, MAX_HORIZON_NS)
             strikes = Strikes(block.time_ns, machine, block.hardware.astype(np.int8), restore_ns)
             if failures.keep < 1:
                 strikes = strikes.rows(kept.uniform(rows) < failures.keep)
             yield strikes
+
+    def _restore_ns(self, words: Words) -> Integers:
+        """Return for a word each how long a machine is away: in repair, or on its way."""
+        replacement = self.experiment.replacement
+        if self.operations.fleet:
+            return replacement.repair.distribution().durations_ns(words)
+        low_ns, high_ns = replacement.provision
+        return uniform_ns(words, low_ns, high_ns + 1) + np.int64(replacement.setup)
+
+    @property
+    def slows(self) -> bool:
+        """Whether machines or links are slow at times."""
+        return bool(self.experiment.stragglers or self.experiment.slow_links)
+
+    def slowdowns(self, seed: int) -> list[Slowdown]:
+        """Return the slow machines of one replication, by time; see `strikes`."""
+        found: list[Slowdown] = []
+        stragglers, links = self.experiment.stragglers, self.experiment.slow_links
+        where = (self.operations.fleet or self.job.machines, seed, self.horizon_ns)
+        if stragglers:
+            found += stragglers.slowdowns(stragglers.training_speed(), *where, "stragglers")
+        if links:
+            speed = links.training_speed(self.job.iteration_ns, self.job.network_idle_ns)
+            found += links.slowdowns(speed, *where, "slow links")
+        found.sort(key=lambda one: one.time_ns)
+        words = Draws(seed, "set aside").words(len(found))
+        away_ns = np.minimum(self._restore_ns(words), MAX_HORIZON_NS).tolist()
+        pairs = zip(found, away_ns, strict=True)
+        return [one._replace(restore_ns=restore_ns) for one, restore_ns in pairs]
 
 
 def load_setup(path: str | Path, overrides: tuple[str, ...] = ()) -> Setup:

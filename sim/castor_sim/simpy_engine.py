@@ -43,10 +43,11 @@ from castor_sim import path
 from castor_sim.activity import Activity, TimeSpent
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
 from castor_sim.memory import Memory
+from castor_sim.pace import Pace, Slowdown
 from castor_sim.simpy_failures import RUN_ENDS, STRIKES_LAST, LateEvent, Process, batches
 from castor_sim.strategy_costs import NEVER_NS, StrategyCosts
 from castor_sim.strikes import Strikes
-from castor_sim.tally import HARDWARE, PENDING, SOFTWARE, SOURCE_NAMES, Operations, Tally
+from castor_sim.tally import HARDWARE, PENDING, SOFTWARE, Operations, Tally
 from castor_sim.trainers import Trainers
 
 
@@ -61,6 +62,7 @@ class SimpyEngine:
         horizon_ns: the run ends here at the latest.
         target_iterations: the run ends with this iteration, if not 0.
         observe: called with each event, if given.
+        slowdowns: machines that are slow for a while, in order of time.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class SimpyEngine:
         target_iterations: int = 0,
         observe: Callable[[Entry[Event]], None] | None = None,
         record_sources: bool = False,
+        slowdowns: Iterable[Slowdown] = (),
     ) -> None:
         self.env = simpy.Environment(initial_time=0)
         self.costs = costs
@@ -88,6 +91,7 @@ class SimpyEngine:
         self._arrival: SimpyEvent | None = None
         kind = FleetMachines if operations.fleet else CloudMachines
         self._machines: Machines = kind(self.env, operations, self._machine_arrived)
+        self._pace = Pace(self.env, self._machines, slowdowns, self._set_aside)
         # Progress. `start` is the iteration that this segment of training began from.
         self.start = 0
         self.segment_ns = 0
@@ -129,7 +133,7 @@ class SimpyEngine:
         """Train from `start` until a failure interrupts; return when the target is reached."""
         if self.target:
             end_ns = path.end_of_iteration_ns(self.costs, self.start, self.target)
-            yield self.env.timeout(end_ns)
+            yield from self._pace.clock.reach(end_ns)
         else:
             yield self.env.event()
 
@@ -170,14 +174,15 @@ class SimpyEngine:
 
     def _settle_training(self) -> None:
         """Book the training since the segment began; note which checkpoints it completed."""
-        elapsed_ns = self.now_ns - self.segment_ns
+        elapsed_ns = self._pace.clock.elapsed_ns()
         done, stalled_ns, memory, storage, spares_ns = self.trained(elapsed_ns)
         if memory >= 0:
             self._memory.completed(memory)
         if storage >= 0:
             self._storage_iteration = storage
         if spares_ns >= 0:
-            self._trainers.start_spares(self.segment_ns + spares_ns)
+            self._trainers.start_spares(self._pace.clock.wall_ns(spares_ns))
+        self.tally.slow_ns += self.now_ns - self.segment_ns - elapsed_ns
         self.tally.iterations = done
         self.tally.checkpoint_stall_ns += stalled_ns
         self._progress_ns = self.start * self.costs.iteration_ns + elapsed_ns - stalled_ns
@@ -206,6 +211,7 @@ class SimpyEngine:
             )
             if hardware:
                 position = machines.lose(machine, restore_ns, detected_ns)
+                self._pace.replaced(machine)
             else:
                 position = machines.position(machine)
             if position == OUTSIDE:
@@ -216,22 +222,39 @@ class SimpyEngine:
                 struck = True
             # What is known sooner of a later failure does not tell of an earlier one.
             self._detected_ns = max(self._detected_ns, detected_ns)
-            self._count(hardware)
-            if hardware or self.costs.memory_in_trainer:
-                self._memory.lose(position)
-            self._trainers.lose(position, machine=bool(hardware))
-            kind = "hardware" if hardware else "software"
-            self._emit(partial(Failed, machine=machine, position=position, failure=kind))
+            if hardware:
+                self.tally.hardware_failures += 1
+                self._hit(machine, position, "hardware", is_lost=True)
+            else:
+                self.tally.software_failures += 1
+                self._hit(machine, position, "software", is_lost=False)
         if struck:
             self._enter(Activity.DETECTION)
             self._job.interrupt()
 
-    def _count(self, hardware: int) -> None:
-        if hardware:
-            self.tally.hardware_failures += 1
-        else:
-            self.tally.software_failures += 1
-        self._episode.append(HARDWARE if hardware else SOFTWARE)
+    def _hit(self, machine: int, position: int, failure: str, *, is_lost: bool) -> None:
+        """Take in what of a position is gone: its machine, or its trainers alone."""
+        if is_lost or self.costs.memory_in_trainer:
+            self._memory.lose(position)
+        self._trainers.lose(position, machine=is_lost)
+        self._episode.append(HARDWARE if is_lost else SOFTWARE)
+        self._emit(partial(Failed, machine=machine, position=position, failure=failure))
+
+    def _set_aside(self, slow: Slowdown) -> bool:
+        """Give the place of a slow machine to a standby; return whether it was done."""
+        position = self._machines.position(slow.machine)
+        trains = self._time.activity == Activity.TRAINING
+        if position == OUTSIDE or not trains or not self._machines.has_standby():
+            return False
+        self._leave()
+        self._detected_ns = self.now_ns
+        self._machines.lose(slow.machine, slow.restore_ns, self.now_ns)
+        self._pace.replaced(slow.machine)
+        self.tally.set_aside += 1
+        self._hit(slow.machine, position, "set aside", is_lost=True)
+        self._enter(Activity.DETECTION)
+        self._job.interrupt()
+        return True
 
     # ------------------------------------------------------------------ activities
 
@@ -274,11 +297,8 @@ class SimpyEngine:
     def _plan(self) -> None:
         self._choose()
         self._emit(Detected)
-        self._emit(
-            lambda: Planned(
-                iteration=self._restored, tier=str(TIERS[self._tier]), lost=len(self._memory.lost)
-            )
-        )
+        tier, lost = str(TIERS[self._tier]), len(self._memory.lost)
+        self._emit(lambda: Planned(iteration=self._restored, tier=tier, lost=lost))
 
     def _choose(self) -> None:
         """Choose iteration and tier by the shared policy."""
@@ -338,17 +358,16 @@ class SimpyEngine:
         self.start = self._restored
         self._enter(Activity.TRAINING)
         self.segment_ns = self.now_ns
+        self._pace.train()
 
     def _attribute(self, tier: int) -> None:
         """Count each failure since the last retrieval by what it was recovered from."""
-        tally = self.tally
         for kind in self._episode:
             source = tier
             if tier in (OWN_MEMORY, PEER):
                 in_memory = kind == SOFTWARE and not self.costs.memory_in_trainer
                 source = OWN_MEMORY if in_memory else PEER
-            name = f"recovered_{SOURCE_NAMES[source]}"
-            setattr(tally, name, getattr(tally, name) + 1)
+            self.tally.recovered(source)
             if self.sources is not None:
                 self.sources.append(source)
         self._episode.clear()
@@ -356,8 +375,7 @@ class SimpyEngine:
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> None:
-        tally = self.tally
-        activity = self._time.activity
+        tally, activity = self.tally, self._time.activity
         self._enter(activity)
         if activity == Activity.TRAINING:
             self._settle_training()

@@ -13,10 +13,13 @@ from castor_sim.strikes import Strikes
 Process = Generator[SimpyEvent, None, None]
 Batch = tuple[int, list[tuple[int, int, int]]]
 
-STRIKES_LAST = EventPriority(2)
-"""simpy's priorities are 0 (urgent) and 1 (normal); failures come after both."""
+SET_ASIDE = EventPriority(2)
+"""simpy's priorities are 0 (urgent) and 1 (normal); who is set aside goes after what ends."""
 
-RUN_ENDS = EventPriority(3)
+STRIKES_LAST = EventPriority(3)
+"""Failures come after all of them."""
+
+RUN_ENDS = EventPriority(4)
 
 
 class LateEvent(SimpyEvent):

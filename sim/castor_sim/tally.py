@@ -16,6 +16,7 @@ PENDING = len(TIERS)
 SOURCE_NAMES = (*map(str, TIERS), "pending")
 
 WASTE_KINDS = (
+    "slow",
     "lost_progress",
     "checkpoint_stall",
     "detection",
@@ -24,7 +25,7 @@ WASTE_KINDS = (
     "retrieval",
     "warm_up",
 )
-"""The kinds of wasted time, in the order in which a failure brings them about."""
+"""The kinds of wasted time; after slow training in the order in which failures bring them about."""
 
 
 class Operations(NamedTuple):
@@ -65,6 +66,9 @@ class Tally:
     a recovery from memory counts its software failures as `own_memory`, its lost machines as
     `peer`; one from storage counts all of its failures as `storage`.
 
+    `slow_ns` is what slow machines and links have added to training, thrown away or not;
+    `set_aside` counts machines that were replaced for it, each as a lost one in `recovered_*`.
+
     A failure is booked when every rank has its shard. `spare_failures` hit machines that did not
     work for the job; `standby_empty` counts lost machines for which no standby was ready.
     `recoveries` counts resumptions of training, `recoveries_in_place` those that restarted only the
@@ -73,6 +77,7 @@ class Tally:
 
     wall_ns: int = 0
     useful_ns: int = 0
+    slow_ns: int = 0
     lost_progress_ns: int = 0
     checkpoint_stall_ns: int = 0
     detection_ns: int = 0
@@ -85,6 +90,7 @@ class Tally:
     recoveries_in_place: int = 0
     software_failures: int = 0
     hardware_failures: int = 0
+    set_aside: int = 0
     spare_failures: int = 0
     standby_empty: int = 0
     recovered_own_memory: int = 0
@@ -97,6 +103,11 @@ class Tally:
         """Return every figure by its name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def recovered(self, source: int) -> None:
+        """Count a failure by the code of what its recovery loaded from."""
+        name = f"recovered_{SOURCE_NAMES[source]}"
+        setattr(self, name, getattr(self, name) + 1)
+
     def wasted_ns(self) -> int:
         """Return the sum of all wasted time."""
         return sum(getattr(self, f"{part}_ns") for part in WASTE_KINDS)
@@ -106,5 +117,5 @@ class Tally:
         total = self.useful_ns + self.wasted_ns()
         assert total == self.wall_ns, f"parts sum to {total} ns, wall time is {self.wall_ns} ns"
         recovered = sum(getattr(self, f"recovered_{name}") for name in SOURCE_NAMES)
-        failures = self.software_failures + self.hardware_failures
+        failures = self.software_failures + self.hardware_failures + self.set_aside
         assert recovered == failures, f"{failures} failures, {recovered} accounted for"

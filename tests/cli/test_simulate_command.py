@@ -27,6 +27,22 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
+def test_slow_machines_are_said_to_be_for_the_simpy_engine() -> None:
+    slow = ("--set", 'stragglers={rate="1/day", speed=0.5, set_aside_after="1h"}')
+    standby = ("--set", "replacement.standbys=1", "--set", "failures.hardware_share=0.5")
+    short = ("--set", 'duration="5d"', "--seeds", "2", "--jobs", "1")
+    words = ("simulate", "gpt2-100b-p4d", *short, *slow, *standby, "--json")
+    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    said = " ".join(result.stderr.split())
+    assert "note: the compiled engine knows no slow machines; the simpy engine runs" in said
+    document = json.loads(result.stdout)
+    assert document["engine"] == "simpy"
+    row = document["strategies"]["gemini"]
+    assert row["wasted_time_s"]["slow"] > 0
+    assert row["set_aside"] > 0
+    assert sum(row["recovered_from"].values()) == row["failures"]["total"] + row["set_aside"]
+
+
 def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     monkeypatch.setattr(sys, "argv", ["castor", *words])
     with pytest.raises(SystemExit) as stopped:

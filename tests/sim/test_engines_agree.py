@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from castor_policy.placement import place
 from castor_sim import jump_engine
 from castor_sim.exact_engine import ExactEngine
+from castor_sim.pace import Slowdown
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.strategy_costs import StrategyCosts, check_costs
 from castor_sim.strikes import Strikes
@@ -119,3 +120,27 @@ def test_the_three_engines_agree_to_the_nanosecond(run: dict) -> None:
     expected = outcome(ExactEngine, run)
     assert outcome(SimpyEngine, run) == expected
     assert jump_outcome(run) == expected
+
+
+@st.composite
+def slow_runs(draw: st.DrawFn) -> dict:
+    run = draw(runs())
+    machines = max(run["operations"].fleet, run["operations"].positions)
+    slowdown = st.builds(
+        Slowdown,
+        time_ns=st.integers(0, run["horizon_ns"]),
+        machine=st.integers(0, machines - 1),
+        # Halves and fifths make ends of iterations and changes of pace fall together.
+        speed=st.sampled_from([1, 200, 333, 500, 500, 999]),
+        duration_ns=st.integers(0, 80),
+        set_aside_ns=st.sampled_from([0, 1, 6, 20]),
+        restore_ns=st.integers(0, 60),
+    )
+    slowdowns = draw(st.lists(slowdown, min_size=1, max_size=8))
+    return run | {"slowdowns": sorted(slowdowns, key=lambda one: one.time_ns)}
+
+
+@settings(max_examples=3 * settings.default.max_examples)
+@given(slow_runs())
+def test_the_simpy_engines_agree_where_machines_are_slow(run: dict) -> None:
+    assert outcome(SimpyEngine, run) == outcome(ExactEngine, run)

@@ -31,7 +31,7 @@ from castor_policy.frequency_two_tier import TwoTier
 from castor_policy.placement import place
 from castor_sim.experiment import Experiment
 from castor_sim.job import NS_PER_S
-from castor_sim.run import Engine, replications
+from castor_sim.run import engine_for, replications
 from castor_sim.strategies import Gemini
 from castor_sim.strategy_costs import StrategyCosts
 from castor_sim.tally import Tally
@@ -319,6 +319,6 @@ def _simulate(
     """Run strategies of one case against the same failures."""
     setup = case.resolve(tables, standbys=standbys)
     runs: dict[str, list[Tally]] = {name: [] for name in setup.costs}
-    for name, _seed, tally in replications(setup, Engine.JUMP, jobs):
+    for name, _seed, tally in replications(setup, engine_for(setup), jobs):
         runs[name].append(tally)
     return summarise_runs(setup, runs)

@@ -32,6 +32,7 @@ NS_PER_S: Final = 1e9
 #: Colour and hatch of every part of the time; hatches tell neighbours apart in grey.
 _LOOK: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
+        "slow": (picture_style.GREEN, "...."),
         LOST_PROGRESS: (picture_style.VERMILION, ""),
         "checkpoint_stall": (picture_style.GREY, "////"),
         "detection": (picture_style.YELLOW, ""),

@@ -22,7 +22,7 @@ from castor_configs.atomic import write_text
 from castor_configs.dump import dump_toml
 from castor_configs.errors import InputError
 from castor_policy.version import __version__
-from castor_sim.run import Engine, replications
+from castor_sim.run import engine_for, replications
 from castor_sim.setup import Setup, load_setup
 from castor_sim.tally import Tally
 from castor_traces.write import format_trace
@@ -102,7 +102,7 @@ def key_of(setup: Setup) -> str:
     parts = {
         "castor": __version__,
         "sources": sources_digest(),
-        "engine": Engine.JUMP.value,
+        "engine": engine_for(setup).value,
         "experiment": dump_toml(setup.experiment),
         "cluster": dump_toml(setup.cluster),
         "model": dump_toml(setup.model),
@@ -139,7 +139,7 @@ def _trace_digest(setup: Setup) -> str | None:
 
 def _run(setup: Setup, key: str) -> dict[str, Any]:
     tallies: dict[str, list[Tally]] = {name: [] for name in setup.costs}
-    for name, _seed, tally in replications(setup, Engine.JUMP):
+    for name, _seed, tally in replications(setup, engine_for(setup)):
         tallies[name].append(tally)
     return {
         "schema": SCHEMA,

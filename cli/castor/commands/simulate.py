@@ -81,7 +81,7 @@ def simulate(
     from castor_configs.atomic import output_files
     from castor_configs.dump import dump_toml
     from castor_configs.errors import InputError
-    from castor_sim.run import Engine
+    from castor_sim.run import Engine, engine_for
 
     if plot and out is None:
         raise InputError("needs --out DIR to put the pictures into", key="--plot")
@@ -96,8 +96,14 @@ def simulate(
         reads = read_files(setup, experiment)
         output_files(out, result_files(setup, plot=plot), overwrite=overwrite, reads=reads)
         clear_result(out)
-    chosen = Engine.EXACT if exact_iterations else Engine(engine.value)
+    wanted = Engine.EXACT if exact_iterations else Engine(engine.value)
+    chosen = engine_for(setup, wanted)
     say_source(setup)
+    if chosen != wanted:
+        STDERR.print(
+            "note: the compiled engine knows no slow machines; the simpy engine runs, more slowly",
+            style="yellow",
+        )
     runs = run_all(setup, chosen, jobs or os.cpu_count() or 1)
     tallies = {name: [tally for _seed, tally in of_seeds] for name, of_seeds in runs.items()}
     summaries = summarise_runs(setup, tallies)
@@ -219,6 +225,7 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
     """Return the comparison of strategies as a table for a terminal of 80 columns."""
     job, currency, seeds = document["job"], document["currency"], document["seeds"]
     in_place = any(row["recoveries_in_place"] for row in document["strategies"].values())
+    aside = any(row["set_aside"] for row in document["strategies"].values())
     runs = "1 replication" if seeds == 1 else f"{seeds} replications"
     table = Table(
         title=f"{document['name']}: {job['machines']} machines, {runs}",
@@ -226,8 +233,9 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
         " machines of the job, each time one fails; resumed: recoveries, one for all that fails"
         " during it; "
         + ("in place: those that did not restart all trainers; " if in_place else "")
-        + "own, peer, storage: where the failed machines' shards came from, storage with starts"
-        " from scratch",
+        + "own, peer, storage: where the failed machines' shards came from, "
+        + ("those of slow machines set aside too, " if aside else "")
+        + "storage with starts from scratch",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("strategy", overflow="fold")

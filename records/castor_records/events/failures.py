@@ -48,7 +48,8 @@ class Failed(Event):
     Attributes:
         machine: which one is struck; nothing: none that trains, such as the store or a standby.
         position: simulated: which place in the job the machine filled.
-        failure: "hardware" (the machine and its memory are gone) or "software".
+        failure: "hardware" (the machine and its memory are gone) or "software"; simulated: "set
+            aside" (it was slow, and a standby takes its place).
         target: real: what was struck, as `castor train --kill` names it.
         agent: real: of the machine.
         rank: real: whose trainer was struck, if one was.

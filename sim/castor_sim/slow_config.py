@@ -1,0 +1,83 @@
+"""The `[stragglers]` and `[slow_links]` tables of an experiment, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from castor_configs.quantities import Nanoseconds, RatePerSecond
+from castor_configs.schema import ConfigModel
+from castor_sim.failure_config import PhaseNs, RepairConfig
+from castor_sim.pace import FULL_SPEED, Slowdown
+from castor_traces.generators import Marks, PoissonFailures
+
+
+class DurationConfig(RepairConfig):
+    """Log-normal times for which a machine is slow."""
+
+    median: Nanoseconds = 3600 * 10**9
+    """Half of the times are over by then."""
+    mean: Nanoseconds = 2 * 3600 * 10**9
+    """Their mean; at least the median."""
+
+
+class SlowConfig(ConfigModel):
+    """What all tables of slow machines share: they become slow independently of each other."""
+
+    rate: RatePerSecond
+    """How often one machine becomes slow."""
+    set_aside_after: Annotated[PhaseNs, Field(gt=0)] | None = None
+    """Where a standby is free it takes the place of a machine that has been slow for so long;
+    looked at as often. By default slow machines are waited for."""
+    duration: DurationConfig = DurationConfig()
+
+    def slowdowns(
+        self, speed: float, machines: int, seed: int, horizon_ns: int, kind: str
+    ) -> Iterator[Slowdown]:
+        """Yield the slowdowns of one replication.
+
+        Args:
+            speed: of training with one of them, in shares of full speed.
+            machines: how many there are.
+            seed: of the replication.
+            horizon_ns: its end.
+            kind: names the stream that they are drawn from.
+        """
+        if not self.rate:
+            return
+        marks = Marks(hardware_share=1.0, hardware_repair=self.duration.distribution())
+        process = PoissonFailures(machines, self.rate, marks=marks)
+        thousandths = min(FULL_SPEED - 1, max(1, round(speed * FULL_SPEED)))
+        for block in process.blocks(seed, horizon_ns, kind):
+            columns = (block.time_ns, block.machine, block.duration_ns)
+            for time_ns, machine, duration_ns in zip(
+                *(one.tolist() for one in columns), strict=True
+            ):
+                yield Slowdown(
+                    time_ns, machine, thousandths, duration_ns, self.set_aside_after or 0
+                )
+
+
+class StragglersConfig(SlowConfig):
+    """Machines that compute more slowly for a while; all others wait for them."""
+
+    speed: Annotated[float, Field(ge=0.001, le=0.999)] = 0.7
+    """Of such a machine, as a share of full speed."""
+
+    def training_speed(self) -> float:
+        """Return that of the job."""
+        return self.speed
+
+
+class SlowLinksConfig(SlowConfig):
+    """Links that carry less for a while: that much longer the network is busy in each iteration."""
+
+    bandwidth: Annotated[float, Field(ge=0.001, le=0.999)] = 0.5
+    """Of such a link, as a share of its full bandwidth."""
+
+    def training_speed(self, iteration_ns: int, network_idle_ns: int) -> float:
+        """Return that of the job, of which an iteration keeps the network idle for a time."""
+        busy_ns = max(0, iteration_ns - network_idle_ns)
+        return iteration_ns / (iteration_ns + busy_ns * (1 / self.bandwidth - 1))
