@@ -72,6 +72,7 @@ class Summary:
         money_lost: those at the given price.
         standby_empty: lost machines that found no standby ready.
         set_aside: slow machines whose place a standby took.
+        corruptions: silent errors that were seen.
     """
 
     replications: int
@@ -87,6 +88,7 @@ class Summary:
     money_lost: Interval
     standby_empty: float
     set_aside: float
+    corruptions: float
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `castor simulate --json` prints for a strategy."""
@@ -103,6 +105,7 @@ class Summary:
             "money_lost": self.money_lost.as_json(),
             "standby_empty": self.standby_empty,
             "set_aside": self.set_aside,
+            "corruptions": self.corruptions,
             "replications": self.replications,
         }
 
@@ -143,6 +146,7 @@ def summarise(tallies: Sequence[Tally], *, gpus: int, price_per_gpu_hour: float)
         money_lost=interval_of([hour * price_per_gpu_hour for hour in hours], least=0),
         standby_empty=mean("standby_empty"),
         set_aside=mean("set_aside"),
+        corruptions=mean("corruptions"),
     )
 
 

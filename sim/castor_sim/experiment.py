@@ -29,9 +29,9 @@ from castor_sim import strategies as built_in
 from castor_sim.detection import DetectionConfig
 from castor_sim.failure_config import FailuresConfig, ReplacementConfig
 from castor_sim.iteration_config import IterationConfig
-from castor_sim.slow_config import SlowLinksConfig, StragglersConfig
 from castor_sim.strategies import BUILT_IN, STRATEGIES, PlacementName, Strategy
 from castor_sim.strategy_costs import MAX_HORIZON_NS
+from castor_sim.trouble_config import CorruptionConfig, SlowLinksConfig, StragglersConfig
 
 
 class TrainingConfig(ConfigModel):
@@ -140,6 +140,7 @@ class Experiment(ConfigModel):
     failures: FailuresConfig
     stragglers: StragglersConfig | None = None
     slow_links: SlowLinksConfig | None = None
+    silent_corruption: CorruptionConfig | None = None
     strategies: Annotated[
         dict[Name, SerializeAsAny[AnyStrategy]], BeforeValidator(_kind_from_name)
     ] = Field(min_length=1)

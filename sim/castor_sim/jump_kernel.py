@@ -49,6 +49,7 @@ COMPILED_FROM = (
     path.memory_checkpoint_at,
     path.storage_checkpoint_at,
     path.spares_begun_at,
+    path.retrieval_ns,
 )
 """The shared functions in this kernel; each is the object that the simpy engine calls."""
 
@@ -60,6 +61,7 @@ stalled_ns = path.stalled_ns
 memory_checkpoint_at = path.memory_checkpoint_at
 storage_checkpoint_at = path.storage_checkpoint_at
 spares_begun_at = path.spares_begun_at
+retrieval_ns = path.retrieval_ns
 end_of_iteration_ns = path.end_of_iteration_ns
 
 TRAINING, DETECTION, SERIALISATION, REPLACEMENT_WAIT, RETRIEVAL, WARM_UP = range(6)
@@ -214,12 +216,7 @@ def _end_wait(s, a, p, o, now_ns):
     in_memory = s.tier in (OWN_MEMORY, PEER)
     s.next_warm_up_ns = begin_generation(s, a, p, o, in_memory, now_ns)
     s.activity = RETRIEVAL
-    if s.tier == STORAGE:
-        s.activity_end_ns = now_ns + p.retrieve_storage_ns
-    elif s.tier == SCRATCH:
-        s.activity_end_ns = now_ns
-    else:
-        s.activity_end_ns = now_ns + max(p.retrieve_own_ns, s.heaviest * p.retrieve_peer_ns)
+    s.activity_end_ns = now_ns + retrieval_ns(p, s.tier, s.heaviest)
 
 
 @compiled

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from castor_policy.in_place import SPARES_AFTER
 from castor_policy.period import is_due, last_due
+from castor_policy.recovery import SCRATCH, STORAGE
 from castor_sim.strategy_costs import StrategyCosts
 
 
@@ -93,3 +94,18 @@ def spares_begun_at(costs: StrategyCosts, start: int, done: int) -> int:
     if done - start < SPARES_AFTER:
         return -1
     return end_of_iteration_ns(costs, start, start + SPARES_AFTER)
+
+
+def retrieval_ns(costs: StrategyCosts, tier: int, heaviest: int) -> int:
+    """Return how long it takes until every rank has its shard.
+
+    Args:
+        costs: the strategy's figures.
+        tier: the code of where from.
+        heaviest: the largest number of ranks that one machine's memory serves.
+    """
+    if tier == STORAGE:
+        return costs.retrieve_storage_ns
+    if tier == SCRATCH:
+        return 0
+    return max(costs.retrieve_own_ns, heaviest * costs.retrieve_peer_ns)

@@ -44,12 +44,12 @@ def run_once(
         observe: called with each event; the simpy engines only.
 
     Raises:
-        ValueError: `observe` with the jump engine, which has no events to show, or slow machines,
-            which it does not know (`engine_for`).
+        ValueError: `observe` with the jump engine, which has no events to show, or what it does
+            not know, slow machines and silent errors (`engine_for`).
     """
     if engine == Engine.JUMP:
-        if setup.slows:
-            raise ValueError("the jump engine knows no slow machines; use the simpy engine")
+        if setup.has_troubles:
+            raise ValueError("the jump engine knows failures alone; use the simpy engine")
         if observe is not None:
             raise ValueError("the jump engine shows no events; use the simpy engine")
         return jump_engine.run(
@@ -69,13 +69,13 @@ def run_once(
         horizon_ns=setup.horizon_ns,
         target_iterations=setup.target_iterations,
         observe=observe,
-        slowdowns=setup.slowdowns(seed),
+        troubles=setup.troubles(seed),
     ).run()
 
 
 def engine_for(setup: Setup, wanted: Engine = Engine.JUMP) -> Engine:
     """Return the engine that runs an experiment: the wanted one, if that knows all of it."""
-    return Engine.SIMPY if wanted == Engine.JUMP and setup.slows else wanted
+    return Engine.SIMPY if wanted == Engine.JUMP and setup.has_troubles else wanted
 
 
 def seeds_of(setup: Setup) -> range:

@@ -24,6 +24,7 @@ from castor_sim.pace import Slowdown
 from castor_sim.strategy_costs import MAX_HORIZON_NS, StrategyCosts, check_costs
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
+from castor_sim.troubles import Troubles
 from castor_traces.domains import domain_numbers
 from castor_traces.edit import rescale, shuffle_machines
 from castor_traces.failure_stream import FailureProcess
@@ -139,9 +140,19 @@ class Setup:
         return uniform_ns(words, low_ns, high_ns + 1) + np.int64(replacement.setup)
 
     @property
-    def slows(self) -> bool:
-        """Whether machines or links are slow at times."""
-        return bool(self.experiment.stragglers or self.experiment.slow_links)
+    def has_troubles(self) -> bool:
+        """Whether anything goes wrong beside failures."""
+        told = self.experiment
+        return bool(told.stragglers or told.slow_links or told.silent_corruption)
+
+    def troubles(self, seed: int) -> Troubles:
+        """Return what goes wrong in one replication beside failures."""
+        silent = self.experiment.silent_corruption
+        if silent is None:
+            return Troubles(self.slowdowns(seed))
+        machines = self.operations.fleet or self.job.machines
+        found = tuple(silent.corruptions(machines, seed, self.horizon_ns))
+        return Troubles(self.slowdowns(seed), found, silent.persistent_kept)
 
     def slowdowns(self, seed: int) -> list[Slowdown]:
         """Return the slow machines of one replication, by time; see `strikes`."""

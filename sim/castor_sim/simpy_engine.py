@@ -19,28 +19,18 @@ from simpy.events import Event as SimpyEvent
 
 from castor_policy.membership import known_ns
 from castor_policy.recovery import (
-    NO_ITERATION,
+    NOTHING,
     OWN_MEMORY,
     PEER,
     SCRATCH,
-    STORAGE,
     TIERS,
     choose,
 )
+from castor_records.events import failures as told
 from castor_records.events.event import Entry, Event
-from castor_records.events.failures import (
-    Detected,
-    Failed,
-    Planned,
-    Replaced,
-    Resumed,
-    Retrieved,
-    RunEnded,
-    RunStarted,
-    Serialised,
-)
 from castor_sim import path
 from castor_sim.activity import Activity, TimeSpent
+from castor_sim.corruption import Integrity, Persisted
 from castor_sim.machines import OUTSIDE, CloudMachines, FleetMachines, Machines
 from castor_sim.memory import Memory
 from castor_sim.pace import Pace, Slowdown
@@ -49,6 +39,7 @@ from castor_sim.strategy_costs import NEVER_NS, StrategyCosts
 from castor_sim.strikes import Strikes
 from castor_sim.tally import HARDWARE, PENDING, SOFTWARE, Operations, Tally
 from castor_sim.trainers import Trainers
+from castor_sim.troubles import NO_TROUBLES, Troubles
 
 
 class SimpyEngine:
@@ -62,7 +53,7 @@ class SimpyEngine:
         horizon_ns: the run ends here at the latest.
         target_iterations: the run ends with this iteration, if not 0.
         observe: called with each event, if given.
-        slowdowns: machines that are slow for a while, in order of time.
+        troubles: what goes wrong beside failures.
     """
 
     def __init__(
@@ -76,7 +67,7 @@ class SimpyEngine:
         target_iterations: int = 0,
         observe: Callable[[Entry[Event]], None] | None = None,
         record_sources: bool = False,
-        slowdowns: Iterable[Slowdown] = (),
+        troubles: Troubles = NO_TROUBLES,
     ) -> None:
         self.env = simpy.Environment(initial_time=0)
         self.costs = costs
@@ -91,15 +82,18 @@ class SimpyEngine:
         self._arrival: SimpyEvent | None = None
         kind = FleetMachines if operations.fleet else CloudMachines
         self._machines: Machines = kind(self.env, operations, self._machine_arrived)
-        self._pace = Pace(self.env, self._machines, slowdowns, self._set_aside)
+        self._pace = Pace(self.env, self._machines, troubles.slowdowns, self._set_aside)
+        self._integrity = Integrity(
+            self.env, troubles.corruptions, self._iterations_done, self._corruption_seen
+        )
         # Progress. `start` is the iteration that this segment of training began from.
         self.start = 0
         self.segment_ns = 0
         self._time = TimeSpent()
         self._progress_ns = 0
         self._restored = 0
-        # Checkpoints: the newest complete one of each tier, and what is whole in memory.
-        self._storage_iteration = NO_ITERATION
+        # Checkpoints: those that are complete.
+        self._persisted = Persisted(costs.storage_every, troubles.persistent_kept)
         self._memory = Memory(operations.positions)
         self._trainers = Trainers(costs, operations.positions)
         self._detected_ns = 0
@@ -109,7 +103,7 @@ class SimpyEngine:
 
     def run(self) -> Tally:
         """Run to the horizon or the target; return what it came to."""
-        self._emit(lambda: RunStarted(positions=self.operations.positions))
+        self._emit(lambda: told.RunStarted(positions=self.operations.positions))
         finished = self.env.event()
         self._job = self.env.process(self._train_and_recover(finished))
         self.env.process(self._strike_all())
@@ -179,7 +173,7 @@ class SimpyEngine:
         if memory >= 0:
             self._memory.completed(memory)
         if storage >= 0:
-            self._storage_iteration = storage
+            self._persisted.completed(self.start, storage)
         if spares_ns >= 0:
             self._trainers.start_spares(self._pace.clock.wall_ns(spares_ns))
         self.tally.slow_ns += self.now_ns - self.segment_ns - elapsed_ns
@@ -229,8 +223,7 @@ class SimpyEngine:
                 self.tally.software_failures += 1
                 self._hit(machine, position, "software", is_lost=False)
         if struck:
-            self._enter(Activity.DETECTION)
-            self._job.interrupt()
+            self._detect()
 
     def _hit(self, machine: int, position: int, failure: str, *, is_lost: bool) -> None:
         """Take in what of a position is gone: its machine, or its trainers alone."""
@@ -238,7 +231,7 @@ class SimpyEngine:
             self._memory.lose(position)
         self._trainers.lose(position, machine=is_lost)
         self._episode.append(HARDWARE if is_lost else SOFTWARE)
-        self._emit(partial(Failed, machine=machine, position=position, failure=failure))
+        self._emit(partial(told.Failed, machine=machine, position=position, failure=failure))
 
     def _set_aside(self, slow: Slowdown) -> bool:
         """Give the place of a slow machine to a standby; return whether it was done."""
@@ -252,9 +245,26 @@ class SimpyEngine:
         self._pace.replaced(slow.machine)
         self.tally.set_aside += 1
         self._hit(slow.machine, position, "set aside", is_lost=True)
+        self._detect()
+        return True
+
+    def _iterations_done(self) -> int:
+        if self._time.activity != Activity.TRAINING:
+            return -1
+        return self.trained(self._pace.clock.elapsed_ns())[0]
+
+    def _corruption_seen(self) -> None:
+        """Go back behind a silent error, whatever the job is doing."""
+        self._leave()
+        self._detected_ns = max(self._detected_ns, self.now_ns)
+        self.tally.corruptions += 1
+        self._emit(partial(told.Failed, failure="silent error"))
+        self._episode.append(SOFTWARE)
+        self._detect()
+
+    def _detect(self) -> None:
         self._enter(Activity.DETECTION)
         self._job.interrupt()
-        return True
 
     # ------------------------------------------------------------------ activities
 
@@ -281,14 +291,14 @@ class SimpyEngine:
         self._enter(Activity.SERIALISATION)
         if self._tier in (OWN_MEMORY, PEER):
             yield env.timeout(costs.serialise_ns)
-            self._emit(Serialised)
+            self._emit(told.Serialised)
         self._enter(Activity.REPLACEMENT_WAIT)
         yield from self._replacement()
-        self._emit(Replaced)
+        self._emit(told.Replaced)
         in_memory = self._tier in (OWN_MEMORY, PEER)
         warm_up_ns = self._trainers.begin(in_memory=in_memory, now_ns=self.now_ns)
         self._enter(Activity.RETRIEVAL)
-        yield env.timeout(self._retrieval_ns())
+        yield env.timeout(path.retrieval_ns(costs, self._tier, self._heaviest))
         self._retrieved()
         self._enter(Activity.WARM_UP)
         yield env.timeout(warm_up_ns)
@@ -296,17 +306,17 @@ class SimpyEngine:
 
     def _plan(self) -> None:
         self._choose()
-        self._emit(Detected)
+        self._emit(told.Detected)
         tier, lost = str(TIERS[self._tier]), len(self._memory.lost)
-        self._emit(lambda: Planned(iteration=self._restored, tier=tier, lost=lost))
+        self._emit(lambda: told.Planned(iteration=self._restored, tier=tier, lost=lost))
 
     def _choose(self) -> None:
         """Choose iteration and tier by the shared policy."""
         memory = self._memory
         self._restored, self._tier, self._heaviest = choose(
             memory.iteration,
-            memory.most_held,
-            self._storage_iteration,
+            memory.most_held if memory.iteration <= self._integrity.limit else NOTHING,
+            self._persisted.newest(self._integrity.limit),
             memory.lost,
             len(memory.lost),
             self.replicas,
@@ -326,30 +336,21 @@ class SimpyEngine:
             else:
                 return
 
-    def _retrieval_ns(self) -> int:
-        costs = self.costs
-        if self._tier == STORAGE:
-            return costs.retrieve_storage_ns
-        if self._tier == SCRATCH:
-            return 0
-        return max(costs.retrieve_own_ns, self._heaviest * costs.retrieve_peer_ns)
-
     def _retrieved(self) -> None:
         """Every rank has its shard; replicas of others follow in the background."""
         self._attribute(self._tier)
-        self._emit(lambda: Retrieved(iteration=self._restored))
+        self._emit(partial(told.Retrieved, iteration=self._restored))
+        self._persisted.loaded(self._restored)
+        self._integrity.loaded(self._restored)
         if self.costs.memory_every == 0:
             return
         self._memory.retrieved(self._restored, self._tier, self.now_ns + self.costs.replicate_ns)
 
     def _resume(self) -> None:
-        kept_ns = self._restored * self.costs.iteration_ns
+        kept_ns, tier = self._restored * self.costs.iteration_ns, str(TIERS[self._tier])
+        lost_ns = self._progress_ns - kept_ns
         self._emit(
-            lambda: Resumed(
-                iteration=self._restored,
-                tier=str(TIERS[self._tier]),
-                lost_progress_ns=self._progress_ns - kept_ns,
-            )
+            lambda: told.Resumed(iteration=self._restored, tier=tier, lost_progress_ns=lost_ns)
         )
         self.tally.recoveries += 1
         self.tally.recoveries_in_place += self._trainers.in_place
@@ -389,7 +390,7 @@ class SimpyEngine:
         tally.wall_ns = self.now_ns
         self._time.book(tally)
         tally.standby_empty = self._machines.standby_empty
-        self._emit(lambda: RunEnded(iteration=tally.iterations))
+        self._emit(lambda: told.RunEnded(iteration=tally.iterations))
         tally.check()
 
     def _emit(self, make: Callable[[], Event]) -> None:

@@ -67,7 +67,8 @@ class Tally:
     `peer`; one from storage counts all of its failures as `storage`.
 
     `slow_ns` is what slow machines and links have added to training, thrown away or not;
-    `set_aside` counts machines that were replaced for it, each as a lost one in `recovered_*`.
+    `set_aside` counts machines that were replaced for it, each as a lost one in `recovered_*`;
+    `corruptions` silent errors that were seen, each as a software failure there.
 
     A failure is booked when every rank has its shard. `spare_failures` hit machines that did not
     work for the job; `standby_empty` counts lost machines for which no standby was ready.
@@ -91,6 +92,7 @@ class Tally:
     software_failures: int = 0
     hardware_failures: int = 0
     set_aside: int = 0
+    corruptions: int = 0
     spare_failures: int = 0
     standby_empty: int = 0
     recovered_own_memory: int = 0
@@ -117,5 +119,6 @@ class Tally:
         total = self.useful_ns + self.wasted_ns()
         assert total == self.wall_ns, f"parts sum to {total} ns, wall time is {self.wall_ns} ns"
         recovered = sum(getattr(self, f"recovered_{name}") for name in SOURCE_NAMES)
-        failures = self.software_failures + self.hardware_failures + self.set_aside
+        failures = self.software_failures + self.hardware_failures
+        failures += self.set_aside + self.corruptions
         assert recovered == failures, f"{failures} failures, {recovered} accounted for"

@@ -34,7 +34,7 @@ def test_slow_machines_are_said_to_be_for_the_simpy_engine() -> None:
     words = ("simulate", "gpt2-100b-p4d", *short, *slow, *standby, "--json")
     result = CliRunner().invoke(app, list(words), catch_exceptions=False)
     said = " ".join(result.stderr.split())
-    assert "note: the compiled engine knows no slow machines; the simpy engine runs" in said
+    assert "note: the compiled engine knows failures alone; the simpy engine runs" in said
     document = json.loads(result.stdout)
     assert document["engine"] == "simpy"
     row = document["strategies"]["gemini"]

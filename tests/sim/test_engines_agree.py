@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from castor_policy.placement import place
 from castor_sim import jump_engine
+from castor_sim.corruption import Corruption
 from castor_sim.exact_engine import ExactEngine
 from castor_sim.pace import Slowdown
 from castor_sim.simpy_engine import SimpyEngine
 from castor_sim.strategy_costs import StrategyCosts, check_costs
 from castor_sim.strikes import Strikes
 from castor_sim.tally import Operations
+from castor_sim.troubles import Troubles
 
 
 def strikes_of(rows: list[tuple[int, int, int, int]], blocks: int = 1) -> list[Strikes]:
@@ -123,7 +125,7 @@ def test_the_three_engines_agree_to_the_nanosecond(run: dict) -> None:
 
 
 @st.composite
-def slow_runs(draw: st.DrawFn) -> dict:
+def troubled_runs(draw: st.DrawFn) -> dict:
     run = draw(runs())
     machines = max(run["operations"].fleet, run["operations"].positions)
     slowdown = st.builds(
@@ -136,11 +138,16 @@ def slow_runs(draw: st.DrawFn) -> dict:
         set_aside_ns=st.sampled_from([0, 1, 6, 20]),
         restore_ns=st.integers(0, 60),
     )
-    slowdowns = draw(st.lists(slowdown, min_size=1, max_size=8))
-    return run | {"slowdowns": sorted(slowdowns, key=lambda one: one.time_ns)}
+    corruption = st.builds(Corruption, st.integers(0, run["horizon_ns"]), st.integers(0, 60))
+    troubles = Troubles(
+        sorted(draw(st.lists(slowdown, max_size=8)), key=lambda one: one.time_ns),
+        sorted(draw(st.lists(corruption, max_size=8)), key=lambda one: one.time_ns),
+        persistent_kept=draw(st.integers(1, 4)),
+    )
+    return run | {"troubles": troubles}
 
 
 @settings(max_examples=3 * settings.default.max_examples)
-@given(slow_runs())
-def test_the_simpy_engines_agree_where_machines_are_slow(run: dict) -> None:
+@given(troubled_runs())
+def test_the_simpy_engines_agree_on_slow_machines_and_silent_errors(run: dict) -> None:
     assert outcome(SimpyEngine, run) == outcome(ExactEngine, run)

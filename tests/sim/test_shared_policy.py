@@ -13,6 +13,7 @@ import castor_sim
 from castor_configs import schemes
 from castor_policy import in_place, interleaving, membership, period, recovery
 from castor_sim import (
+    corruption,
     jump_kernel,
     jump_memory,
     jump_trainers,
@@ -39,6 +40,7 @@ CLOSED_FORMS = (
     path.memory_checkpoint_at,
     path.storage_checkpoint_at,
     path.spares_begun_at,
+    path.retrieval_ns,
 )
 
 
@@ -46,7 +48,8 @@ def test_both_engines_call_the_very_objects_of_the_policy() -> None:
     for engine in (simpy_engine, jump_kernel):
         assert engine.choose is recovery.choose
         assert engine.known_ns is membership.known_ns
-        assert engine.NO_ITERATION is recovery.NO_ITERATION
+    for holder in (corruption, jump_kernel):
+        assert holder.NO_ITERATION is recovery.NO_ITERATION
     for holder in (trainers, jump_trainers):
         assert holder.goes_on_in_place is in_place.goes_on_in_place
     for holder in (memory, jump_memory):

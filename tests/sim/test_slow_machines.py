@@ -12,9 +12,10 @@ from castor_sim.pace import Slowdown
 from castor_sim.run import Engine, engine_for, run_once
 from castor_sim.setup import Setup, load_setup
 from castor_sim.simpy_engine import SimpyEngine
-from castor_sim.slow_config import SlowLinksConfig
 from castor_sim.strategy_costs import NEVER_NS, StrategyCosts
 from castor_sim.tally import Operations, Tally
+from castor_sim.trouble_config import SlowLinksConfig
+from castor_sim.troubles import Troubles
 
 PAIRS = [[0, 1], [1, 0]]
 TWO = Operations(2)
@@ -49,7 +50,7 @@ def both(one_block):
                 horizon_ns=horizon_ns,
                 target_iterations=target_iterations,
                 record_sources=True,
-                slowdowns=slowdowns,
+                troubles=Troubles(slowdowns),
             )
             tallies.append((engine.run(), engine.sources or []))
         assert tallies[0] == tallies[1]
@@ -179,7 +180,7 @@ def test_the_compiled_engine_refuses_them_and_the_simpy_engine_runs() -> None:
     assert engine_for(setup, Engine.JUMP) == Engine.SIMPY
     assert engine_for(setup, Engine.EXACT) == Engine.EXACT
     assert engine_for(setup_of(), Engine.JUMP) == Engine.JUMP
-    with pytest.raises(ValueError, match="knows no slow machines; use the simpy engine"):
+    with pytest.raises(ValueError, match="knows failures alone; use the simpy engine"):
         run_once(setup, "gemini", 1, Engine.JUMP)
     # At any time some of 16 are slow for the share 1 - exp(-16 * 2 / 24); half of that is lost.
     slow = run_once(setup_of(STRAGGLERS, 'failures={process="none"}'), "gemini", 1, Engine.SIMPY)

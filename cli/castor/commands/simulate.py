@@ -101,7 +101,7 @@ def simulate(
     say_source(setup)
     if chosen != wanted:
         STDERR.print(
-            "note: the compiled engine knows no slow machines; the simpy engine runs, more slowly",
+            "note: the compiled engine knows failures alone; the simpy engine runs, more slowly",
             style="yellow",
         )
     runs = run_all(setup, chosen, jobs or os.cpu_count() or 1)
@@ -224,8 +224,9 @@ def draw_all(
 def comparison_table(document: Mapping[str, Any]) -> Table:
     """Return the comparison of strategies as a table for a terminal of 80 columns."""
     job, currency, seeds = document["job"], document["currency"], document["seeds"]
-    in_place = any(row["recoveries_in_place"] for row in document["strategies"].values())
-    aside = any(row["set_aside"] for row in document["strategies"].values())
+    rows = document["strategies"].values()
+    in_place = any(row["recoveries_in_place"] for row in rows)
+    troubles = any(row["set_aside"] + row["corruptions"] for row in rows)
     runs = "1 replication" if seeds == 1 else f"{seeds} replications"
     table = Table(
         title=f"{document['name']}: {job['machines']} machines, {runs}",
@@ -234,7 +235,7 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
         " during it; "
         + ("in place: those that did not restart all trainers; " if in_place else "")
         + "own, peer, storage: where the failed machines' shards came from, "
-        + ("those of slow machines set aside too, " if aside else "")
+        + ("after silent errors and for slow machines, too, " if troubles else "")
         + "storage with starts from scratch",
         box=box.SIMPLE_HEAD,
     )

@@ -49,7 +49,7 @@ class Failed(Event):
         machine: which one is struck; nothing: none that trains, such as the store or a standby.
         position: simulated: which place in the job the machine filled.
         failure: "hardware" (the machine and its memory are gone) or "software"; simulated: "set
-            aside" (it was slow, and a standby takes its place).
+            aside" (it was slow, and a standby takes its place), "silent error" (that is seen now).
         target: real: what was struck, as `castor train --kill` names it.
         agent: real: of the machine.
         rank: real: whose trainer was struck, if one was.

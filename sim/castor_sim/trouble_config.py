@@ -1,4 +1,4 @@
-"""The `[stragglers]` and `[slow_links]` tables of an experiment, and what they stand for."""
+"""What goes wrong beside failures: tables of an experiment, and what they stand for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from castor_configs.quantities import Nanoseconds, RatePerSecond
-from castor_configs.schema import ConfigModel
+from castor_configs.schema import ConfigModel, Count
+from castor_sim.corruption import Corruption
 from castor_sim.failure_config import PhaseNs, RepairConfig
 from castor_sim.pace import FULL_SPEED, Slowdown
 from castor_traces.generators import Marks, PoissonFailures
@@ -81,3 +82,40 @@ class SlowLinksConfig(SlowConfig):
         """Return that of the job, of which an iteration keeps the network idle for a time."""
         busy_ns = max(0, iteration_ns - network_idle_ns)
         return iteration_ns / (iteration_ns + busy_ns * (1 / self.bandwidth - 1))
+
+
+class SeenConfig(RepairConfig):
+    """Log-normal times until a silent error is seen."""
+
+    median: Nanoseconds = 3600 * 10**9
+    """Half of the errors are seen by then."""
+    mean: Nanoseconds = 3 * 3600 * 10**9
+    """Their mean; at least the median."""
+
+
+class CorruptionConfig(ConfigModel):
+    """Errors in what machines compute, that are seen later; checkpoints since then hold them."""
+
+    rate: RatePerSecond
+    """How often one machine errs."""
+    persistent_kept: Annotated[Count, Field(le=1_000_000)] = 2
+    """Persistent checkpoints that are kept, as `castor train --persist-keep` has it; one from
+    before the error is loaded, else training starts anew."""
+    seen_after: SeenConfig = SeenConfig()
+
+    def corruptions(self, machines: int, seed: int, horizon_ns: int) -> Iterator[Corruption]:
+        """Yield those of one replication.
+
+        Args:
+            machines: how many there are.
+            seed: of the replication.
+            horizon_ns: its end.
+        """
+        if not self.rate:
+            return
+        marks = Marks(hardware_share=1.0, hardware_repair=self.seen_after.distribution())
+        process = PoissonFailures(machines, self.rate, marks=marks)
+        for block in process.blocks(seed, horizon_ns, "silent corruption"):
+            columns = (block.time_ns.tolist(), block.duration_ns.tolist())
+            for time_ns, seen_after_ns in zip(*columns, strict=True):
+                yield Corruption(time_ns, seen_after_ns)
