@@ -147,7 +147,7 @@ def troubled_runs(draw: st.DrawFn) -> dict:
     return run | {"troubles": troubles}
 
 
-@settings(max_examples=3 * settings.default.max_examples)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(troubled_runs())
 def test_the_simpy_engines_agree_on_slow_machines_and_silent_errors(run: dict) -> None:
     assert outcome(SimpyEngine, run) == outcome(ExactEngine, run)
