@@ -19,6 +19,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -26,6 +27,26 @@ from pathlib import Path
 from typing import Any
 
 from castor_runtime.processes import die_with_parent
+
+
+def code_of(work: Callable[[], object]) -> int:
+    """Run `work` as an interpreter runs its main program; return the code that it ends with."""
+    try:
+        work()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stderr.write(end.code + "\n")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - its traceback belongs into its log
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def run_exit_handlers() -> None:
+    """Do what an interpreter does at its end, which os._exit leaves out."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
 
 
 class ForkServer(ABC):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from castor_lab.soak.trial import Running, Trial, running, train
+from castor_lab.soak.trial import Running, Trial, running, train, warm_starts
 
 Train = Callable[..., Trial]
 
@@ -24,6 +24,16 @@ def all_cores_busy() -> Iterator[None]:
     for burner in burners:
         burner.kill()
         burner.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_once() -> Iterator[None]:
+    """All runs here are forked from one process, but for those whose interpreter must be another.
+
+    Each would import torch and DeepSpeed by itself, longer than most of them train.
+    """
+    with warm_starts():
+        yield
 
 
 @pytest.fixture

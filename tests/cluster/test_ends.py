@@ -20,6 +20,7 @@ from castor_lab.soak.trial import plain, train
 from castor_records.events.failures import Detected, TrainerStarted
 from castor_records.events.storing import Persisted
 from castor_records.events.training import IterationEnded
+from castor_runtime.launcher.run_folder import RunFolder
 
 pytestmark = pytest.mark.long
 
@@ -97,6 +98,11 @@ def test_what_a_killed_run_leaves_is_cleaned_by_the_next(start: Any) -> None:
 def test_a_launcher_killed_alone_takes_all_with_it(start: Any) -> None:
     run = start(iterations=10000)
     run.wait_until(lambda: run.iteration() >= 5, "training")
+    agents = RunFolder(run.folder).records()
+    trainers = [pid for one in agents for pid in one.trainers.values()]
+    forked = [one.fork_server_pid for one in agents]
+    assert len(trainers) == 4
+    assert {run.process.pid, *(one.pid for one in agents), *forked, *trainers} <= {*run.processes()}
     run.process.kill()
     trial = run.wait()
     assert trial.code == -signal.SIGKILL

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from castor_configs.errors import InputError
+from castor_lab.soak.warm_start import TOKEN, TOKEN_LENGTH, WarmProcess, WarmStart
 from castor_records.events.event import E, Entry, Event, of_kind
 from castor_records.events.line import parse_line
 from castor_records.events.training import IterationEnded
@@ -29,7 +30,6 @@ from castor_runtime.arena.removal import free
 from castor_runtime.launcher.control import ask
 from castor_runtime.processes import is_alive, send
 
-_TOKEN = "CASTOR_TRIAL"  # noqa: S105 - the name of a variable
 _SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies, not a temporary file
 _DEATH_S: Final = 10.0
 """For the kernel to carry out, on a loaded machine, what the end of a parent brings about."""
@@ -78,6 +78,34 @@ class Trial:
         return list(of_kind(self.events, kind))
 
 
+_warm: WarmStart | None = None
+
+
+@contextmanager
+def warm_starts() -> Iterator[None]:
+    """Inside the `with`, fork runs from one process that has imported all, where that can be."""
+    global _warm  # noqa: PLW0603 - like the imports themselves, of all of this process
+    with contextlib.closing(WarmStart()) as _warm:
+        yield
+    _warm = None
+
+
+def _start(
+    command: Sequence[str], output: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes] | WarmProcess:
+    with output.open("wb") as file:
+        if _warm is not None and _warm.can_start(environment):
+            return _warm.start(command, output, environment)
+        return subprocess.Popen(  # noqa: S603 - our own command, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
 class Running:
     """A run that is going on.
 
@@ -92,20 +120,13 @@ class Running:
     ) -> None:
         self.folder = folder
         self.job = f"t{secrets.token_hex(4)}"
-        self._token = secrets.token_hex(8)
+        self._token = secrets.token_hex(TOKEN_LENGTH // 2)
         self._output = folder.with_name(folder.name + "-output.txt")
         self._output.parent.mkdir(parents=True, exist_ok=True)
         command = [str(Path(sys.executable).with_name("castor")), "train", *arguments]
         command[2:2] = ["--job", self.job, "--out", str(folder)]
-        with self._output.open("wb") as output:
-            self.process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {}), _TOKEN: self._token},
-                start_new_session=True,
-            )
+        token = {TOKEN: self._token}
+        self.process = _start(command, self._output, {**os.environ, **(environment or {}), **token})
 
     def output(self) -> str:
         """Return what it has printed so far."""
@@ -142,7 +163,7 @@ class Running:
 
     def processes(self) -> dict[int, str]:
         """Return the live processes of this run: number -> command line."""
-        sign = f"{_TOKEN}={self._token}".encode()
+        sign = f"{TOKEN}={self._token}".encode()
         found = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or not is_alive(int(entry.name)):

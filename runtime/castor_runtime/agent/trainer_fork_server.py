@@ -11,7 +11,6 @@ dies with the agent. It is asked, beside what every `ForkServer` is:
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import importlib
@@ -19,7 +18,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import traceback
 from base64 import b64decode
 from collections.abc import Callable, Sequence
@@ -30,7 +28,7 @@ from castor_runtime.agent.import_effects import import_effects
 from castor_runtime.agent.preload import preload
 from castor_runtime.agent.script_files import ScriptFiles, held, hold, run_held
 from castor_runtime.arena.own_turn import TURN_S
-from castor_runtime.fork_server import ForkServer
+from castor_runtime.fork_server import ForkServer, code_of, run_exit_handlers
 from castor_runtime.named import named
 from castor_runtime.persistent.address import require_usable
 from castor_runtime.processes import die_with_parent
@@ -110,21 +108,11 @@ def _lead_group() -> None:
 
 def _ended_by(work: Callable[[], object]) -> int:
     """Run `work` as an interpreter runs its main program, to its exit handlers; return its code."""
-    code = 0
-    try:
-        work()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if isinstance(end.code, str):
-            sys.stderr.write(end.code + "\n")
-    except BaseException:  # noqa: BLE001 - a trainer's traceback belongs into its log
-        traceback.print_exc()
-        code = 1
+    code = code_of(work)
     wait_for_last_copy(TURN_S)
     if code == 0:
         # os._exit follows, which spares a forked process the torch runtime's own tear-down.
-        threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter's own end does
-        atexit._run_exitfuncs()
+        run_exit_handlers()
     return code
 
 

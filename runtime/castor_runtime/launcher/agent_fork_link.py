@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from castor_runtime.agent.options import AgentOptions
 from castor_runtime.fork_server_link import ForkServerLink
@@ -72,23 +72,8 @@ class AgentForkLink(ForkServerLink):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs, self._log.open("ab") as log:
-            # Popen's thread must outlive the server (PDEATHSIG goes by thread): the event loop's.
-            self._process = subprocess.Popen(  # noqa: S603 - this very interpreter, our module
-                [
-                    sys.executable,
-                    "-m",
-                    "castor_runtime.launcher.agent_fork_server",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    str(self._script),
-                    *self._entries,
-                ],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-            )
+            arguments = [str(os.getpid()), str(self._script), *self._entries]
+            self._process = start_server(arguments, theirs, log, self._environment)
         await self.connect(ours)
 
     @property
@@ -150,6 +135,32 @@ class AgentForkLink(ForkServerLink):
         """See `ForkServerLink.lost`."""
         for name, pid in sorted(self.pids.items()):
             self.ended(name, pid, -signal.SIGKILL)
+
+
+def start_server(
+    arguments: Sequence[str],
+    link: socket.socket,
+    log: BinaryIO,
+    environment: Mapping[str, str] | None,
+) -> subprocess.Popen[bytes]:
+    """Start the server's process; `castor_lab.soak.warm_start` has another way.
+
+    Args:
+        arguments: of `agent_fork_server.main`, but for the descriptor of the link.
+        link: the server's end.
+        log: where its output goes.
+        environment: its own, and of all below it; None for this process's.
+    """
+    # Popen's thread must outlive the server (PDEATHSIG goes by thread): the event loop's.
+    module = "castor_runtime.launcher.agent_fork_server"
+    return subprocess.Popen(  # noqa: S603 - this very interpreter, our module
+        [sys.executable, "-m", module, str(link.fileno()), *arguments],
+        pass_fds=(link.fileno(),),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=environment,
+    )
 
 
 def inherited_environment() -> dict[str, str]:

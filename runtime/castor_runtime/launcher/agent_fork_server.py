@@ -78,6 +78,12 @@ class AgentForkServer(ForkServer):
         return code
 
 
+def freeze() -> None:
+    """Leave what is there out of all collections: a child's would copy the pages that all share."""
+    gc.collect()
+    gc.freeze()
+
+
 def main(arguments: list[str]) -> int:
     """Run the server: FD PARENT SCRIPT AGENT_MAIN PRELOAD ("" for none)."""
     descriptor, parent, script, agent_main, preload = arguments
@@ -95,8 +101,7 @@ def main(arguments: list[str]) -> int:
         traceback.print_exc()
         server.send(op="unfit", reason=f"{type(error).__name__}: {error}")
         return 1
-    gc.collect()
-    gc.freeze()  # so that a child's collector does not copy the pages that all share
+    freeze()
     threads = len(list(Path("/proc/self/task").iterdir()))
     server.send(op="ready", seconds=time.monotonic() - began, threads=threads)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
