@@ -110,8 +110,23 @@ def program() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
+def imported_once() -> Iterator[None]:
+    """Runs are forked from one process, but for those whose interpreter must be another.
+
+    Each would import torch and DeepSpeed by itself, longer than most of them train.
+    """
+    from castor_lab.soak.trial import warm_starts  # noqa: PLC0415 - few tests train
+
+    with warm_starts():
+        yield
+
+
+@pytest.fixture(scope="session")
 def baseline(
-    tmp_path_factory: pytest.TempPathFactory, worker_id: str, program: tuple[str, ...]
+    tmp_path_factory: pytest.TempPathFactory,
+    worker_id: str,
+    program: tuple[str, ...],
+    imported_once: None,
 ) -> Callable[[int, int], str]:
     """SHA-256 of the final state without failures, by ranks and iterations; one run each.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from castor_lab.soak.trial import Running, Trial, running, train, warm_starts
+from castor_lab.soak.trial import Running, Trial, running, train
 
 Train = Callable[..., Trial]
 
@@ -26,14 +26,16 @@ def all_cores_busy() -> Iterator[None]:
         burner.wait()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def imported_once() -> Iterator[None]:
-    """All runs here are forked from one process, but for those whose interpreter must be another.
+@pytest.fixture(autouse=True)
+def forked(imported_once: None) -> None:
+    """All runs here are forked."""
 
-    Each would import torch and DeepSpeed by itself, longer than most of them train.
-    """
-    with warm_starts():
-        yield
+
+@pytest.fixture
+def waiting(tmp_path: Path, program: tuple[str, ...]) -> Callable[[int], tuple[str, ...]]:
+    """The training program, but after that iteration it waits until the test makes the file go."""
+    script = Path(__file__).with_name("waiting_program.py")
+    return lambda at: (str(script), str(tmp_path / "go"), str(at), *program)
 
 
 @pytest.fixture
@@ -56,12 +58,18 @@ def castor_train(tmp_path: Path, program: tuple[str, ...]) -> Train:
 
 @pytest.fixture
 def start(
-    tmp_path: Path, program: tuple[str, ...], request: pytest.FixtureRequest
+    tmp_path: Path,
+    program: tuple[str, ...],
+    waiting: Callable[[int], tuple[str, ...]],
+    request: pytest.FixtureRequest,
 ) -> Callable[..., Running]:
     """Start `castor train` with a small model; the test looks on and waits for its end."""
 
-    def begin(*options: str, iterations: int = 30, name: str = "run") -> Running:
-        line = ["--lease", "3s", *options, *program, "--iterations", str(iterations)]
+    def begin(
+        *options: str, iterations: int = 30, name: str = "run", waits_at: int | None = None
+    ) -> Running:
+        trained = program if waits_at is None else waiting(waits_at)
+        line = ["--lease", "3s", *options, *trained, "--iterations", str(iterations)]
         block = running(tmp_path / name, line)
         run = block.__enter__()
         request.addfinalizer(lambda: block.__exit__(None, None, None))

@@ -59,8 +59,8 @@ def test_an_interrupted_run_leaves_nothing(start: Any, number: signal.Signals) -
     assert trial.processes_left == trial.memory_left == ()
 
 
-def test_whoever_watches_a_run_sees_its_result(start: Any) -> None:
-    run = start(iterations=200)
+def test_whoever_watches_a_run_sees_its_result(start: Any, tmp_path: Path) -> None:
+    run = start("--nodes", "2", waits_at=5)
     run.wait_until(lambda: run.iteration() >= 1, "training")
     code = "from castor.app import main; main()"
     # From the store alone, as on another machine: a socket that is this user's only.
@@ -76,11 +76,15 @@ def test_whoever_watches_a_run_sees_its_result(start: Any) -> None:
     run.wait_until(lambda: told()["complete_iteration"] > 0, "complete in memory")
     assert all(one["memory_bytes"] for one in told()["machines"])
     watching = [sys.executable, "-c", code, "status", "--watch", "--json", "--run", str(run.folder)]
-    watched = subprocess.run(watching, capture_output=True, text=True, timeout=120, check=True)
+    with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as watched:
+        assert watched.stdout is not None
+        assert "outcome" not in json.loads(watched.stdout.readline())
+        (tmp_path / "go").touch()
+        last = json.loads(watched.stdout.read().splitlines()[-1])
     trial = run.wait(60)
-    last = json.loads(watched.stdout.splitlines()[-1])
+    assert watched.returncode == 0
     assert last == trial.result
-    assert (last["outcome"], last["iterations"]) == ("finished", 200)
+    assert (last["outcome"], last["iterations"]) == ("finished", 30)
 
 
 def test_what_a_killed_run_leaves_is_cleaned_by_the_next(start: Any) -> None:
@@ -186,8 +190,8 @@ def all_cores_busy() -> Iterator[None]:
 
 def test_no_false_alarm_on_a_loaded_machine(castor_train: Any) -> None:
     with all_cores_busy():
-        trial = castor_train("--lease", "5s", iterations=200)
+        trial = castor_train("--lease", "5s", iterations=100)
     assert trial.code == 0, trial.output
-    assert trial.result["iterations"] == 200
+    assert trial.result["iterations"] == 100
     assert trial.of(Detected) == []
     assert trial.recoveries == []

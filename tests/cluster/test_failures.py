@@ -183,7 +183,7 @@ def test_an_agent_that_wakes_after_a_standby_took_its_place_disturbs_nobody(
     start: Any, baseline: Any
 ) -> None:
     """Case c05: the agent alone is stopped beyond its lease, while its trainers go on."""
-    run = start("--nodes", "2", "--standby", "1", iterations=100)
+    run = start("--nodes", "2", "--standby", "1", iterations=60)
     run.wait_until(lambda: run.iteration() >= 5, "training")
     record = json.loads((run.folder / "agents" / "node-1" / "agent.json").read_text())
     os.kill(record["pid"], signal.SIGSTOP)
@@ -193,7 +193,7 @@ def test_an_agent_that_wakes_after_a_standby_took_its_place_disturbs_nobody(
         os.kill(record["pid"], signal.SIGCONT)
     trial = run.wait(120)
     sys.stdout.write(trial.output)
-    check_end(trial, baseline(2, 100), 100)
+    check_end(trial, baseline(2, 60), 60)
     (recovery,) = trial.recoveries
     check_recovery(recovery, "hardware", own(2, rank_1="node-0"))
     (replaced,) = trial.of(Replaced)

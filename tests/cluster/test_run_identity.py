@@ -62,7 +62,7 @@ def test_a_second_run_of_a_name_is_refused_and_the_first_ends_well(
     start: Any, tmp_path: Path
 ) -> None:
     """Case c12: two terminals, one --job, different --out, and then a rank of the first dies."""
-    first = start("--nodes", "2", iterations=600)
+    first = start("--nodes", "2", waits_at=5)
     first.wait_until(lambda: first.iteration() >= 2, "training")
     other = tmp_path / "other"
     said = castor(
@@ -77,6 +77,7 @@ def test_a_second_run_of_a_name_is_refused_and_the_first_ends_well(
     assert (first.folder / "run.json").read_bytes() == before
     assert f"a run of job {first.job} is alive" in castor("clean", "--job", first.job, code=2)
     first.inject("rank:1@now")
+    (tmp_path / "go").touch()
     trial = first.wait()
     assert trial.code == 0, trial.output
     (recovery,) = trial.recoveries
@@ -85,10 +86,11 @@ def test_a_second_run_of_a_name_is_refused_and_the_first_ends_well(
 
 
 def test_one_command_twice_at_once_makes_two_jobs(
-    tmp_path: Path, baseline: Any, program: Any
+    tmp_path: Path, baseline: Any, waiting: Any
 ) -> None:
     """Case c11: the same in two terminals, with nothing named; then a rank of the first dies."""
-    command = [CASTOR, "train", "--nodes", "2", "--lease", "3s", *program, "--iterations", "100"]
+    line = ("--nodes", "2", "--lease", "3s", *waiting(10), "--iterations", "30")
+    command = [CASTOR, "train", *line]
     runs: dict[Path, subprocess.Popen[bytes]] = {}
 
     def trains(folder: Path) -> bool:
@@ -114,10 +116,11 @@ def test_one_command_twice_at_once_makes_two_jobs(
         answer = ask(first / "control.sock", {"op": "inject", "fault": "rank:1@now"})
         assert answer is not None
         assert answer["ok"], answer
+        (tmp_path / "go").touch()
         codes = [process.wait(200) for process in runs.values()]
     assert codes == [0, 0]
     results = [json.loads((folder / "result.json").read_text()) for folder in runs]
-    assert [result["final_state_sha256"] for result in results] == [baseline(2, 100)] * 2
+    assert [result["final_state_sha256"] for result in results] == [baseline(2, 30)] * 2
     assert [len(result["recoveries"]) for result in results] == [1, 0]
     jobs = {result["job"] for result in results}
     assert len(jobs) == 2
