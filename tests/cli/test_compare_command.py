@@ -21,6 +21,7 @@ from castor_records.events.training import (
     SpansProfiled,
 )
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RANKS = 2
 SIZE = 1_500_000
 COMPUTE_NS = 40_000_000
@@ -254,11 +255,19 @@ def test_of_a_report_all_is_written_or_nothing(
 
 
 @pytest.mark.long
-def test_an_experiment_predicts_every_run_and_is_calibrated_on_none(runs: list[str]) -> None:
-    words = ["compare", *runs, "--sim", "gpt2-40b-p3dn", "--json"]
+def test_an_experiment_predicts_every_run_and_is_calibrated_on_none(
+    runs: list[str], tmp_path: Path
+) -> None:
+    model, experiment = tmp_path / "model.toml", tmp_path / "experiment.toml"
+    # Four layers of its 128: each of four runs is simulated.
+    whole = (CONFIGS / "models" / "gpt2-40b.toml").read_text()
+    model.write_text(whole.replace("layers = 128", "layers = 4"))
+    whole = (CONFIGS / "experiments" / "gpt2-40b-p3dn.toml").read_text()
+    experiment.write_text(whole.replace('model = "gpt2-40b"', f'model = "{model}"'))
+    words = ["compare", *runs, "--sim", str(experiment), "--json"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert "gpt2-40b-p3dn has 8 GPUs on a machine, and these runs 1:" in result.stderr
+    assert f"{experiment} has 8 GPUs on a machine, and these runs 1:" in result.stderr
     document = json.loads(result.stdout)
     assert document["calibrated_on"] == []
     assert {point["runs"][0] for point in document["held_out"]} == {Path(run).name for run in runs}

@@ -29,10 +29,10 @@ def many_points(percents: range) -> list[str]:
 
 
 # Enough work that a sweep lasts for seconds: an outage test must come in the middle of it.
-LONG = many_points(range(10, 22))
+LONG = many_points(range(10, 16))
 # Is interrupted, and must not be over before that on a machine that is busy elsewhere.
 ENDLESS = many_points(range(10, 150))
-LONG_POINTS = 24
+LONG_POINTS = 12
 SHORT = ["opt-175b", "--over", "replicas=1,2", "--seeds", "2", "--set", 'duration="9d"']
 
 
