@@ -25,6 +25,11 @@ from pathlib import Path
 atexit.register(lambda: Path(sys.argv[1]).write_text("left well"))
 print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], __name__, neighbour.NAME)
 """,
+    "lists": """
+import sys
+for name in ("deepspeed.runtime.zero.muon.muon_optimizer", "torch._inductor.compile_fx"):
+    print(name in sys.modules)
+""",
     "neighbour": "NAME = 'beside the script'\n",
     "leaves": "import sys; sys.exit(7)",
     "says_why": "import sys; sys.exit('no such corpus')",
@@ -98,7 +103,7 @@ async def live(folder: Path, pid: int, link: Any) -> None:
     found = life.found
     forks.preload(read_script(Path(life.script("speaks"))), ["s3://bucket/job"])
     await forks.wait_ready()
-    for name in ("leaves", "says_why", "raises"):
+    for name in ("leaves", "says_why", "raises", "lists"):
         found[name] = await life.ends(name)
     left = folder / "left"
     found["speaks"] = {**await life.ends("speaks", str(left)), "atexit": left.read_text()}

@@ -58,6 +58,10 @@ def test_the_host_has_one_thread(life: dict[str, Any]) -> None:
     assert life["threads"] == 1
 
 
+def test_what_every_engine_imports_is_there_and_no_compiler(life: dict[str, Any]) -> None:
+    assert life["lists"] == {"code": 0, "log": "True\nFalse\n", "last_words": "False"}
+
+
 def test_a_script_may_compute_while_it_is_imported(life: dict[str, Any]) -> None:
     """Its threads do not reach the trainer's process, which would wait for them for ever."""
     assert life["computes"]["code"] == 0
