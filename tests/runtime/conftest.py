@@ -81,7 +81,7 @@ def cuda() -> Iterator[FakeCuda]:
         yield fake
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def host() -> Iterator[Host]:
     warm = Host()
     yield warm
