@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from castor_lab.soak.trial import Running, plain
+from castor_lab.soak.trial import Process, Running, plain, start_castor
 from castor_records.event_log import merge
 from castor_records.recoveries import last_iteration
 from castor_runtime.launcher.control import ask
@@ -90,8 +90,7 @@ def test_one_command_twice_at_once_makes_two_jobs(
 ) -> None:
     """Case c11: the same in two terminals, with nothing named; then a rank of the first dies."""
     line = ("--nodes", "2", "--lease", "3s", *waiting(10), "--iterations", "30")
-    command = [CASTOR, "train", *line]
-    runs: dict[Path, subprocess.Popen[bytes]] = {}
+    runs: dict[Path, Process] = {}
 
     def trains(folder: Path) -> bool:
         logs = [log.read_text() for log in folder.glob("agents/*/events.jsonl")]
@@ -99,13 +98,13 @@ def test_one_command_twice_at_once_makes_two_jobs(
 
     with ExitStack() as stack:
         for number in (1, 2):
-            said = stack.enter_context((tmp_path / f"{number}.txt").open("wb"))
-            process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+            said = tmp_path / f"{number}.txt"
+            process = start_castor(["train", *line], said, folder=tmp_path)
             stack.callback(process.wait, 60)
             stack.callback(process.terminate)
             deadline_s = time.monotonic() + 120
             while not (new := [f for f in (tmp_path / "out").glob("*") if f not in runs]):
-                assert process.poll() is None, (tmp_path / f"{number}.txt").read_text()
+                assert process.poll() is None, said.read_text()
                 assert time.monotonic() < deadline_s
                 time.sleep(0.1)
             runs[new[0]] = process
@@ -160,25 +159,22 @@ class Agents:
     def __init__(self, run: Running, folder: Path) -> None:
         self._run = run
         self.folder = folder
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
 
     def _store(self) -> str:
         return str(json.loads((self._run.folder / "run.json").read_text())["store"])
 
     def start(self, name: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [
-                    *(CASTOR, "agent", "--store", self._store(), "--job", self._run.job),
-                    *("--name", name, "--domain", f"rack-{name}"),
-                    *("--secret", str(self._run.folder / "secret")),
-                    *("--folder", str(self.folder / name)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+        self.processes[name] = start_castor(
+            [
+                *("agent", "--store", self._store(), "--job", self._run.job),
+                *("--name", name, "--domain", f"rack-{name}"),
+                *("--secret", str(self._run.folder / "secret")),
+                *("--folder", str(self.folder / name)),
+            ],
+            self.folder / f"{name}.log",
+            environment={"OMP_NUM_THREADS": "1"},
+        )
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from castor_lab.soak.trial import Process, start_castor
 from castor_records.event_log import merge
 from castor_records.recoveries import last_iteration
 from castor_runtime.launcher.final_state import final_state
@@ -34,12 +35,12 @@ class Hosts:
         self.folder = folder
         self.store = store
         self._program = program
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
         (folder / "secret").write_bytes(os.urandom(32))
 
     def line(self, name: str, *options: str) -> list[str]:
         return [
-            *(CASTOR, "run", "--nnodes", "2:3", "--job", self.job, "--store", self.store),
+            *("run", "--nnodes", "2:3", "--job", self.job, "--store", self.store),
             *("--secret", str(self.folder / "secret"), "--lease", "3s", "--name", name),
             *("--folder", str(self.folder / name), *options, *self._program),
             *("--iterations", str(ITERATIONS)),
@@ -47,14 +48,11 @@ class Hosts:
 
     def start(self, *names: str) -> None:
         for name in names:
-            with (self.folder / f"{name}.log").open("ab") as log:
-                self.processes[name] = subprocess.Popen(
-                    self.line(name),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
-                )
+            self.processes[name] = start_castor(
+                self.line(name),
+                self.folder / f"{name}.log",
+                environment={"OMP_NUM_THREADS": "1"},
+            )
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -125,10 +123,10 @@ def test_hosts_begin_in_any_order_and_whoever_dies_comes_again_by_the_same_line(
     assert before >= 5
     assert not list(Path("/dev/shm").glob(f"*{hosts.job}*"))
 
-    again = hosts.castor(*hosts.line("a")[1:])
+    again = hosts.castor(*hosts.line("a"))
     assert (again.returncode, again.stdout) == (0, "")
     assert f"has finished; to train anew, remove it first: castor rm {hosts.job}" in again.stderr
-    other = hosts.castor(*hosts.line("a", "--mu", "0.5")[1:])
+    other = hosts.castor(*hosts.line("a", "--mu", "0.5"))
     assert other.returncode == 2
     assert "traffic.mu is 0.5 here and 0.9 in the job" in other.stderr
     removal = ("rm", hosts.job, "--store", hosts.store)

@@ -90,18 +90,36 @@ def warm_starts() -> Iterator[None]:
     _warm = None
 
 
-def _start(
-    command: Sequence[str], output: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes] | WarmProcess:
-    with output.open("wb") as file:
+Process = subprocess.Popen[bytes] | WarmProcess
+
+
+def start_castor(
+    arguments: Sequence[str],
+    output: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Process:
+    """Start the command `castor` in a session of its own.
+
+    Args:
+        arguments: of the command.
+        output: a file; what it prints is written at its end.
+        environment: on top of this process's own.
+        folder: where it runs; None for this process's.
+    """
+    command = [str(Path(sys.executable).with_name("castor")), *arguments]
+    environment = {**os.environ, **(environment or {})}
+    with output.open("ab") as file:
         if _warm is not None and _warm.can_start(environment):
-            return _warm.start(command, output, environment)
+            return _warm.start(command, output, environment, folder or Path.cwd())
         return subprocess.Popen(  # noqa: S603 - our own command, no shell
             command,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
+            cwd=folder,
             start_new_session=True,
         )
 
@@ -123,10 +141,12 @@ class Running:
         self._token = secrets.token_hex(TOKEN_LENGTH // 2)
         self._output = folder.with_name(folder.name + "-output.txt")
         self._output.parent.mkdir(parents=True, exist_ok=True)
-        command = [str(Path(sys.executable).with_name("castor")), "train", *arguments]
-        command[2:2] = ["--job", self.job, "--out", str(folder)]
-        token = {TOKEN: self._token}
-        self.process = _start(command, self._output, {**os.environ, **(environment or {}), **token})
+        self._output.write_bytes(b"")
+        self.process = start_castor(
+            ["train", "--job", self.job, "--out", str(folder), *arguments],
+            self._output,
+            environment={**(environment or {}), TOKEN: self._token},
+        )
 
     def output(self) -> str:
         """Return what it has printed so far."""

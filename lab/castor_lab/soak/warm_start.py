@@ -1,10 +1,11 @@
-"""Runs of `castor train` that are forked from a process which has imported all that they import.
+"""Processes of `castor` that are forked from one which has imported all that they import.
 
 A run imports torch and DeepSpeed once (`castor_runtime.launcher.agent_fork_server`), which takes
 ten seconds of a processor: more than most short runs train for. Here one process imports them once
 for all runs of whoever asks. It forks, for each run, the launcher, which runs the very script
 `castor`; and, below the launcher, the process that agents are forked from, which waits until the
-launcher starts it. From there on nothing differs from a run that was started as a command.
+launcher starts it. From there on nothing differs from a run that was started as a command. An agent
+(`castor agent`, `castor run`) forks the process that its trainers are forked from by itself.
 
 What an interpreter reads at its start cannot be changed afterwards: `can_start` says whether an
 environment is one for it.
@@ -52,7 +53,7 @@ _MODULES: Final = (
 
 
 class WarmProcess:
-    """A launcher that was forked; what `subprocess.Popen` has, as far as runs are asked for it.
+    """A process that was forked; what `subprocess.Popen` has, as far as runs are asked for it.
 
     Args:
         server: what it was forked from.
@@ -97,7 +98,7 @@ class WarmProcess:
 
 
 class WarmStart:
-    """The process that runs are forked from; it ends with this one, and its runs with it."""
+    """The process that runs are forked from; it ends with this one, and what it has forked, too."""
 
     def __init__(self) -> None:
         self._environment = {**dict.fromkeys(_ONE_THREAD, "1"), **os.environ}
@@ -121,14 +122,15 @@ class WarmStart:
         return all(environment.get(name) == self._environment.get(name) for name in named)
 
     def start(
-        self, command: Sequence[str], output: Path, environment: Mapping[str, str]
+        self, command: Sequence[str], output: Path, environment: Mapping[str, str], folder: Path
     ) -> WarmProcess:
-        """Fork a launcher.
+        """Fork a process of `castor`, in a session of its own.
 
         Args:
             command: the script `castor`, and its arguments.
-            output: a file that gets what it prints.
-            environment: all of it, with a token.
+            output: a file; what the process prints is written at its end.
+            environment: all of it.
+            folder: where it runs.
         """
         self._started += 1
         name = str(self._started)
@@ -138,7 +140,7 @@ class WarmStart:
             "command": list(command),
             "output": str(output),
             "environment": dict(environment),
-            "folder": os.getcwd(),  # noqa: PTH109 - as text
+            "folder": str(folder),
         }
         self._link.sendall(json.dumps(request).encode() + b"\n")
         while name not in self._pids:
@@ -176,8 +178,8 @@ class WarmStart:
         return True
 
 
-class _LauncherForkServer(ForkServer):
-    """Forks launchers; its requests are those of `WarmStart.start`."""
+class _CastorForkServer(ForkServer):
+    """Forks processes of `castor`; its requests are those of `WarmStart.start`."""
 
     def take(self, request: dict[str, Any]) -> None:
         """See `ForkServer.take`."""
@@ -207,7 +209,8 @@ class _Forked:
 
 def _launch(request: dict[str, Any]) -> int:
     environment = request["environment"]
-    _show_token(environment[TOKEN])
+    if TOKEN in environment:
+        _show_token(environment[TOKEN])
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(request["folder"])
@@ -276,7 +279,7 @@ def main(arguments: list[str]) -> int:
     """Run the server: the descriptor of its link."""
     (descriptor,) = arguments
     os.setsid()  # a Ctrl-C at the terminal is for whoever asks
-    server = _LauncherForkServer(socket.socket(fileno=int(descriptor)))
+    server = _CastorForkServer(socket.socket(fileno=int(descriptor)))
     preload()
     for name in _MODULES:
         importlib.import_module(name)
