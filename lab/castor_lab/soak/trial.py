@@ -213,6 +213,7 @@ class Running:
         pids = [*self.processes()]
         send(pids, signal.SIGSTOP)
         send(pids, signal.SIGKILL)
+        self.process.kill()  # were its sign not seen, it would be waited for, for ever
         self.process.wait()
 
     def wait(self, timeout_s: float = 300) -> Trial:
