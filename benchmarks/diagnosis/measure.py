@@ -20,6 +20,7 @@ import os
 import platform
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -108,7 +109,9 @@ class Job:
         self._seed, self._rng = seed, random.Random(seed)
         self._way = "in place" if seed % 2 else "restart"
         self._told = out / f"told-{seed}"
-        self._told.mkdir(parents=True, exist_ok=True)
+        for old in (self._told, out / f"run-{seed}"):  # their events would count as this job's
+            shutil.rmtree(old, ignore_errors=True)
+        self._told.mkdir(parents=True)
         ways = ["--warm-spares"] if seed % 2 else []
         program = [str(JOB), "--told", str(self._told), *(["--restart"] if not ways else [])]
         line = ["--nodes", str(MACHINES), "--standby", "1", "--lease", "3s", "--stall", "3s"]

@@ -159,6 +159,13 @@ class MemoryGroup(dist.ProcessGroup):
 
         return self._collective(inputs[0], take)
 
+    def broadcast(  # type: ignore[override]  # likewise
+        self, tensors: list[torch.Tensor], opts: Any
+    ) -> dist.Work:
+        """Give every rank the tensor of one of them."""
+        root = int(opts.rootRank)
+        return self._collective(tensors[0], lambda given: tensors[0].copy_(given[root]))
+
     def barrier(self, opts: Any = None) -> dist.Work:
         """Wait for all ranks."""
         del opts

@@ -179,7 +179,7 @@ def _of_first(said: bytes, sizes: Sequence[int], control: dist.ProcessGroup) -> 
     first = next((rank for rank, size in enumerate(sizes) if size), None)
     if first is None:
         return b""
-    mine = said if dist.get_rank(control) == first else bytes(sizes[first])
+    mine = said if control.rank() == first else bytes(sizes[first])
     told = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
     dist.broadcast(told, first, control)
     return told.numpy().tobytes()
