@@ -323,7 +323,7 @@ def test_a_twin_that_calls_another_function_is_noticed(monkeypatch: pytest.Monke
     assert uses(call)
     session = (ROOT / "runtime/castor_runtime/trainer/session.py").read_text(encoding="utf-8")
     for broken in (
-        session.replace("elif is_due(", "elif self._is_due("),
+        session.replace("if is_due(", "if self._is_due("),
         session.replace("castor_policy.period import is_due", "castor_runtime.own import is_due"),
         session + "\ndef is_due(iteration, every): return True\n",
     ):
