@@ -143,7 +143,7 @@ def start_server(
     log: BinaryIO,
     environment: Mapping[str, str] | None,
 ) -> subprocess.Popen[bytes]:
-    """Start the server's process; `castor_lab.soak.warm_start` has another way.
+    """Start the server's process; a module variable, so that tests can start it another way.
 
     Args:
         arguments: of `agent_fork_server.main`, but for the descriptor of the link.
