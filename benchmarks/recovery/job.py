@@ -34,6 +34,7 @@ from castor_lab.programs.language_model import build_language_model
 from castor_lab.programs.text import TextSampler, read_text
 from castor_lab.programs.went_back import WentBack
 
+LAYER_S = 0.2
 TEXT = Path(__file__).resolve().parents[2] / "examples" / "text" / "harbour.txt"
 
 # It would be compiled by a C++ compiler at the first collective; Castor switches it off as well.
@@ -60,6 +61,19 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def compute(seconds: float) -> None:
+    """Sleep as long as a larger model would compute.
+
+    What computes cannot leave an iteration. So a long time is cut into layers', with a collective
+    between two of them as ZeRO-3 has it.
+    """
+    layers = max(1, round(seconds / LAYER_S))
+    for layer in range(layers):
+        if layer:
+            dist.all_reduce(torch.zeros(1))
+        time.sleep(seconds / layers)
+
+
 def build_engine(options: argparse.Namespace) -> Any:
     torch.manual_seed(options.seed)
     sizes = {
@@ -74,7 +88,7 @@ def build_engine(options: argparse.Namespace) -> Any:
     shape = load_model("gpt2-tiny", overrides=[f"{key}={value}" for key, value in sizes.items()])
     model = build_language_model(shape, dropout=0.1)
     if options.pace_s:
-        model.register_forward_pre_hook(lambda *_: time.sleep(options.pace_s))
+        model.register_forward_pre_hook(lambda *_: compute(options.pace_s))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     engine, *_ = deepspeed.initialize(
         model=model,
