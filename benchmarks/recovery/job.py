@@ -35,6 +35,8 @@ from castor_lab.programs.text import TextSampler, read_text
 from castor_lab.programs.went_back import WentBack
 
 LAYER_S = 0.2
+"""How long what computes goes on without a collective."""
+
 TEXT = Path(__file__).resolve().parents[2] / "examples" / "text" / "harbour.txt"
 
 # It would be compiled by a C++ compiler at the first collective; Castor switches it off as well.

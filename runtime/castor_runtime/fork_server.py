@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -47,6 +48,12 @@ def run_exit_handlers() -> None:
     """Do what an interpreter does at its end, which os._exit leaves out."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+
+
+def freeze() -> None:
+    """Leave what is there out of all collections: a child's would copy the pages that all share."""
+    gc.collect()
+    gc.freeze()
 
 
 class ForkServer(ABC):

@@ -46,19 +46,11 @@ class SlowConfig(ConfigModel):
             horizon_ns: its end.
             kind: names the stream that they are drawn from.
         """
-        if not self.rate:
-            return
-        marks = Marks(hardware_share=1.0, hardware_repair=self.duration.distribution())
-        process = PoissonFailures(machines, self.rate, marks=marks)
         thousandths = min(FULL_SPEED - 1, max(1, round(speed * FULL_SPEED)))
-        for block in process.blocks(seed, horizon_ns, kind):
-            columns = (block.time_ns, block.machine, block.duration_ns)
-            for time_ns, machine, duration_ns in zip(
-                *(one.tolist() for one in columns), strict=True
-            ):
-                yield Slowdown(
-                    time_ns, machine, thousandths, duration_ns, self.set_aside_after or 0
-                )
+        aside_ns = self.set_aside_after or 0
+        arrivals = _arrivals(self.rate, self.duration, machines, seed, horizon_ns, kind)
+        for time_ns, machine, duration_ns in arrivals:
+            yield Slowdown(time_ns, machine, thousandths, duration_ns, aside_ns)
 
 
 class StragglersConfig(SlowConfig):
@@ -111,11 +103,19 @@ class CorruptionConfig(ConfigModel):
             seed: of the replication.
             horizon_ns: its end.
         """
-        if not self.rate:
-            return
-        marks = Marks(hardware_share=1.0, hardware_repair=self.seen_after.distribution())
-        process = PoissonFailures(machines, self.rate, marks=marks)
-        for block in process.blocks(seed, horizon_ns, "silent corruption"):
-            columns = (block.time_ns.tolist(), block.duration_ns.tolist())
-            for time_ns, seen_after_ns in zip(*columns, strict=True):
-                yield Corruption(time_ns, seen_after_ns)
+        kind = "silent corruption"
+        arrivals = _arrivals(self.rate, self.seen_after, machines, seed, horizon_ns, kind)
+        for time_ns, _, seen_after_ns in arrivals:
+            yield Corruption(time_ns, seen_after_ns)
+
+
+def _arrivals(
+    rate: float, lasting: RepairConfig, machines: int, seed: int, horizon_ns: int, kind: str
+) -> Iterator[tuple[int, int, int]]:
+    """Yield what comes over machines independently of each other: when, over which, how long."""
+    if not rate:
+        return
+    marks = Marks(hardware_share=1.0, hardware_repair=lasting.distribution())
+    for block in PoissonFailures(machines, rate, marks=marks).blocks(seed, horizon_ns, kind):
+        columns = (block.time_ns, block.machine, block.duration_ns)
+        yield from zip(*(one.tolist() for one in columns), strict=True)

@@ -190,8 +190,8 @@ def all_cores_busy() -> Iterator[None]:
 
 def test_no_false_alarm_on_a_loaded_machine(castor_train: Any) -> None:
     with all_cores_busy():
-        trial = castor_train("--lease", "5s", iterations=100)
+        trial = castor_train("--lease", "5s", iterations=200)
     assert trial.code == 0, trial.output
-    assert trial.result["iterations"] == 100
+    assert trial.result["iterations"] == 200
     assert trial.of(Detected) == []
     assert trial.recoveries == []

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from castor_runtime.agent.preload import preload
-from castor_runtime.fork_server import ForkServer, code_of, run_exit_handlers
+from castor_runtime.fork_server import ForkServer, code_of, freeze, run_exit_handlers
 from castor_runtime.launcher import agent_fork_link, agent_fork_server
 from castor_runtime.processes import die_with_parent
 
@@ -285,7 +285,7 @@ def main(arguments: list[str]) -> int:
         importlib.import_module(name)
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"a fork copies one of {threads} threads"
-    agent_fork_server.freeze()
+    freeze()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         server.serve()
     return 0

@@ -12,7 +12,6 @@ dies with the agent. It is asked, beside what every `ForkServer` is:
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
 import signal
@@ -28,7 +27,7 @@ from castor_runtime.agent.import_effects import import_effects
 from castor_runtime.agent.preload import preload
 from castor_runtime.agent.script_files import ScriptFiles, held, hold, run_held
 from castor_runtime.arena.own_turn import TURN_S
-from castor_runtime.fork_server import ForkServer, code_of, run_exit_handlers
+from castor_runtime.fork_server import ForkServer, code_of, freeze, run_exit_handlers
 from castor_runtime.named import named
 from castor_runtime.persistent.address import require_usable
 from castor_runtime.processes import die_with_parent
@@ -76,8 +75,7 @@ class TrainerForkServer(ForkServer):
             hold(ScriptFiles(request["script"], sources))
             preload(Path(request["script"]))
             _import_writers(request["tiers"])
-            gc.collect()
-            gc.freeze()  # so that a child's collector does not copy the pages that all share
+            freeze()
         elif request["op"] == "start":
             self._start(request, lambda: _run_script(request))
         else:

@@ -13,7 +13,6 @@ after so many "seconds", with so many "threads".
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import socket
 import sys
@@ -25,7 +24,7 @@ from typing import Any, Final
 from castor_configs.errors import InputError
 from castor_policy.agents.exit_codes import REFUSED
 from castor_runtime.agent.options import AgentOptions
-from castor_runtime.fork_server import ForkServer
+from castor_runtime.fork_server import ForkServer, freeze
 from castor_runtime.named import named
 from castor_runtime.processes import adopt_orphans, die_with_parent
 
@@ -76,12 +75,6 @@ class AgentForkServer(ForkServer):
             sys.stderr.write(f"castor: {error}\n")
             return REFUSED
         return code
-
-
-def freeze() -> None:
-    """Leave what is there out of all collections: a child's would copy the pages that all share."""
-    gc.collect()
-    gc.freeze()
 
 
 def main(arguments: list[str]) -> int:

@@ -156,10 +156,10 @@ def agree_on_trace(trace: bytes, control: dist.ProcessGroup) -> bytes:
         trace: what this rank knows; b"": nothing.
         control: a gloo group of all ranks.
     """
-    own = len(trace).to_bytes(8, "big") + xxhash.xxh3_128_digest(trace)
-    every = [one for one in _of_all(own, control) if any(one[:8])]
-    sizes = agree_on_sizes(len(trace), control)
-    return _of_first(trace, sizes, control) if len(set(every)) == 1 else b""
+    every = _of_all(len(trace).to_bytes(8, "big") + xxhash.xxh3_128_digest(trace), control)
+    sizes = [int.from_bytes(one[:8], "big") for one in every]
+    differ = len({one for one, size in zip(every, sizes, strict=True) if size}) > 1
+    return b"" if differ else _of_first(trace, sizes, control)
 
 
 def all_can(can: bool, control: dist.ProcessGroup) -> bool:

@@ -36,7 +36,7 @@ from castor_runtime.arena import Replica
 from castor_runtime.arena.own_turn import OwnTurn
 from castor_runtime.state.sections import Section, part_bytes
 from castor_runtime.trainer.agent_link import TrainerSettings
-from castor_runtime.trainer.agreements import agree_on_sizes, agree_on_spans
+from castor_runtime.trainer.agreements import agree_on_sizes, agree_on_spans, all_can
 from castor_runtime.trainer.checkpoint_steps import (
     Capture,
     Completed,
@@ -371,9 +371,7 @@ class Replicator:
         if not told:  # another rank of this machine was quicker, or a peer is gone
             agreement.wait()
             self._take(shared, capture)
-        turned = torch.tensor([int(whole)], dtype=torch.int64)
-        dist.all_reduce(turned, dist.ReduceOp.MIN, self._control)
-        return bool(turned[0])
+        return all_can(whole, self._control)
 
     def _words(self, capture: Capture, *, torn: bool) -> torch.Tensor:
         hold = self._holds or self._asked_to_hold()

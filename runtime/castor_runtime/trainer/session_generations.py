@@ -191,8 +191,8 @@ class SessionGenerations:
         if self._learned is None and order["learned"] is not None:
             self._learned = Learned.from_json(order["learned"])
         self._learned = here.learn(self._learned, self.log.measured)
-        if self._learned is not None:
-            self.log.learned(self._learned)
+        if self._learned is not None and not self._learned.spans_ns:
+            self.log.learned(self._learned)  # else the schedule tells of it
         self._profiler.begin_anew(() if self._learned is None else self._learned.spans_ns)
         if settings.traffic.scheme != NONE:
             here.replicate(

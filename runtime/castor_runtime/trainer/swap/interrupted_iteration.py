@@ -39,12 +39,11 @@ from deepspeed.runtime.zero.partition_parameters import AllGatherCoalescedHandle
 from deepspeed.runtime.zero.partitioned_param_coordinator import ZeRoTraceMode
 
 from castor_runtime.trainer.swap.errors import CannotSwapError
-from castor_runtime.trainer.swap.module_order import NEEDED, ModuleOrder
+from castor_runtime.trainer.swap.module_order import NEEDED, OWN, ModuleOrder
 
 VERSION: Final = "0.19.8"
 """Of DeepSpeed: its attributes have no public interface."""
 
-_COORDINATOR: Final = "_PartitionedParameterCoordinator__"
 _NEEDED: Final = {
     "engine": (
         "_running_engine_step",
@@ -73,7 +72,7 @@ _NEEDED: Final = {
     "coordinator": (
         *NEEDED,
         *(
-            _COORDINATOR + name
+            OWN + name
             for name in (
                 "active_backward_submodules",
                 "inflight_param_registry",
@@ -157,14 +156,14 @@ class InterruptedIteration:
         coordinator = self._coordinator
 
         def own(name: str) -> Any:
-            return getattr(coordinator, _COORDINATOR + name)
+            return getattr(coordinator, OWN + name)
 
         own("inflight_param_registry").clear()
         AllGatherCoalescedHandle.free_buffer()
         coordinator._clear_trace_structures()
-        vars(coordinator)[_COORDINATOR + "trace_mode"] = ZeRoTraceMode.INVALID
-        vars(coordinator)[_COORDINATOR + "step_id"] = 0
-        vars(coordinator)[_COORDINATOR + "n_available_params"] = 0
+        vars(coordinator)[OWN + "trace_mode"] = ZeRoTraceMode.INVALID
+        vars(coordinator)[OWN + "step_id"] = 0
+        vars(coordinator)[OWN + "n_available_params"] = 0
         coordinator.hierarchy = 0
         own("ongoing_fetch_events").clear()
         own("ongoing_fetch_leaf_module_events").clear()

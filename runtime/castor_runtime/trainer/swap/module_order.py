@@ -19,9 +19,11 @@ from typing import Any, Final
 
 from deepspeed.runtime.zero.partitioned_param_coordinator import ZeRoTraceMode
 
-_OWN: Final = "_PartitionedParameterCoordinator__"
+OWN: Final = "_PartitionedParameterCoordinator__"
+"""Before the names of the coordinator's private attributes."""
+
 NEEDED: Final = tuple(
-    _OWN + name
+    OWN + name
     for name in (
         "most_recent_step_id_param_fetched_for",
         "param_order",
@@ -55,7 +57,7 @@ class ModuleOrder:
         if not coordinator.is_complete_trace():
             return None
         return cls(
-            tuple(int(module.ds_id) for module in vars(coordinator)[_OWN + "submodule_order"]),
+            tuple(int(module.ds_id) for module in vars(coordinator)[OWN + "submodule_order"]),
             {
                 int(module.ds_id): tuple(int(one.ds_id) for one in module._external_params.values())
                 for module in model.modules()
@@ -89,17 +91,17 @@ class ModuleOrder:
         for number, row in self.borrowed.items():
             modules[number]._external_params = {id(parameters[one]): parameters[one] for one in row}
         own = vars(coordinator)
-        own[_OWN + "trace_mode"] = ZeRoTraceMode.RECORD
+        own[OWN + "trace_mode"] = ZeRoTraceMode.RECORD
         for number in self.modules:
             coordinator.record_module(modules[number])
-            own[_OWN + "step_id"] += 1
+            own[OWN + "step_id"] += 1
         coordinator.construct_parameter_trace_from_module_trace()
         for name in ("submodule_order", "param_order"):
-            own[_OWN + name] = tuple(own[_OWN + name])
-        own[_OWN + "trace_mode"] = ZeRoTraceMode.COMPLETE
+            own[OWN + name] = tuple(own[OWN + name])
+        own[OWN + "trace_mode"] = ZeRoTraceMode.COMPLETE
         # As `reset_step` leaves them between two iterations.
-        own[_OWN + "param_queue"] = deque(own[_OWN + "param_order"])
-        own[_OWN + "most_recent_step_id_param_fetched_for"].clear()
-        own[_OWN + "step_id_module_fetched_for"].clear()
-        own[_OWN + "step_id"] = 0
+        own[OWN + "param_queue"] = deque(own[OWN + "param_order"])
+        own[OWN + "most_recent_step_id_param_fetched_for"].clear()
+        own[OWN + "step_id_module_fetched_for"].clear()
+        own[OWN + "step_id"] = 0
         return True
